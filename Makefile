@@ -1,0 +1,55 @@
+# `make` lists the targets. Everything runs in .venv, which the first target that needs it makes.
+PYTHON ?= python3
+# DVC's stages say `python`: the environment's.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo petfaces ui test test-slow lint constraints clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED)  ## make .venv with the versions of constraints.txt
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one: make PYTHON=python3.11")'
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	.venv/bin/uv pip install --quiet --python .venv/bin/python --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)  ## the whole pipeline on drawn faces, then the leaderboard (under five minutes)
+	@python -m pipeline.config data=sample
+	dvc repro
+	@python -m pipeline.tracking sync
+	@python -m pipeline.leaderboard
+
+petfaces: $(INSTALLED)  ## the same on the real faces; PETFACES_MIRROR=DIRECTORY_OR_URL for a copy of the archive
+	@python -m pipeline.config data=petfaces
+	dvc repro
+	@python -m pipeline.tracking sync
+	@python -m pipeline.leaderboard
+
+ui: $(INSTALLED)  ## MLflow's page, with links to its training side
+	@python -m pipeline.tracking ui
+
+test: $(INSTALLED)  ## the tests (offline, on drawn faces)
+	pytest
+
+test-slow: $(INSTALLED)  ## the tests that take minutes
+	pytest -m slow
+
+lint: $(INSTALLED)  ## style and format, as pre-commit and CI check them
+	ruff check .
+	ruff format --check .
+
+constraints: $(INSTALLED)  ## raise constraints.txt to the newest versions that fit pyproject.toml
+	uv pip compile --quiet --upgrade --extra dev --no-emit-index-url --no-header --no-annotate \
+		--output-file constraints.new pyproject.toml
+	{ head -1 constraints.txt; cat constraints.new; echo uv==$$(uv --version | cut -d' ' -f2); } > constraints.part
+	mv constraints.part constraints.txt && rm constraints.new
+
+clean:  ## delete caches of tests and tools; data, runs and MLflow's store stay
+	rm -rf .pytest_cache .ruff_cache .hypothesis *.egg-info build
+	find pipeline models tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Code of what is trained. Imports nothing from `pipeline`; weights live elsewhere."""

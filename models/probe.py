@@ -1,0 +1,61 @@
+"""A regularised linear head on frozen features: multinomial logistic regression."""
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def fit_head(
+    train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray], strengths: list[float]
+) -> tuple[np.ndarray, np.ndarray, list[dict[str, float]]]:
+    """Fits a head for each strength of regularisation and keeps the best on validation.
+
+    Features are standardised for the fit, since the penalty treats all alike; scale and shift are then
+    folded into the head, so that it works on the features as they are.
+
+    Args:
+        train: features N×C and labels N, every class among them.
+        val: the same, for the choice.
+        strengths: inverse strengths, scikit-learn's C, from strong regularisation to weak.
+
+    Returns:
+        Weight, classes×C, bias, classes, and a row per strength: `C`, `val/top1`, `val/loss`. Between
+        strengths with equal `val/top1` the lower `val/loss` wins.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+
+    features, labels = train
+    mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
+    rows, heads = [], []
+    solver = None
+    for strength in strengths:
+        start = solver
+        solver = LogisticRegression(C=strength, max_iter=1000, warm_start=True)
+        if start is not None:  # from the stronger one's solution: fewer steps, the same optimum
+            solver.coef_, solver.intercept_, solver.classes_ = start.coef_, start.intercept_, start.classes_
+        solver.fit((features - mean) / scale, labels)
+        probabilities = solver.predict_proba((val[0] - mean) / scale)
+        right = solver.classes_[probabilities.argmax(axis=1)] == val[1]
+        loss = log_loss(val[1], probabilities, labels=solver.classes_)
+        rows.append({"C": strength, "val/top1": float(right.mean()), "val/loss": float(loss)})
+        heads.append(_unfold(solver, mean, scale))
+    best = max(range(len(rows)), key=lambda place: (rows[place]["val/top1"], -rows[place]["val/loss"]))
+    return *heads[best], rows
+
+
+def _unfold(solver, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The head on raw features; two classes, which scikit-learn solves with one row, get two."""
+    coefficients, intercept = solver.coef_, solver.intercept_
+    if len(coefficients) == 1:
+        coefficients = np.concatenate([-coefficients, coefficients]) / 2
+        intercept = np.concatenate([-intercept, intercept]) / 2
+    weight = coefficients / scale
+    return weight, intercept - weight @ mean
+
+
+def set_head(head: nn.Linear, weight: np.ndarray, bias: np.ndarray) -> None:
+    """Puts a fitted head into a network's last layer."""
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(weight))
+        head.bias.copy_(torch.from_numpy(bias))

@@ -1,0 +1,135 @@
+"""One rule for configuration: ``conf/`` < ``params.yaml`` < the command line, composed by Hydra alone."""
+
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
+PARAMS = ROOT / "params.yaml"
+
+# Nothing phones home unasked; a person's own setting wins.
+for _name, _value in {"NO_ALBUMENTATIONS_UPDATE": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}.items():
+    os.environ.setdefault(_name, _value)
+
+
+# Hydra would write below the working directory; the project's folders are below its root.
+OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
+
+
+class UserError(Exception):
+    """Something a person can mend: the message says in one line what, where and what to do."""
+
+
+def main_checkout() -> Path:
+    """The checkout that holds the stores: ROOT, unless this is one of DVC's temporary copies."""
+    parts = ROOT.parts
+    for place in range(len(parts) - 2):
+        if parts[place : place + 3] == (".dvc", "tmp", "exps"):
+            return Path(*parts[:place])
+    return ROOT
+
+
+def from_root(path: str | Path, base: Path = ROOT) -> Path:
+    """Resolves a relative path from `base`, not from where the program was started; `~` is the home."""
+    return base / Path(path).expanduser()
+
+
+def _choices(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+def _keys(tree: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in tree:
+        value = tree._get_node(key)
+        if isinstance(value, DictConfig) and len(value):
+            yield from _keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def store_params() -> None:
+    """Hands ``params.yaml`` to Hydra as the config `params`, which ``conf/config.yaml`` lists.
+
+    A string under the name of a config group chooses that group; any other key is a value.
+
+    Raises:
+        UserError: a key or a choice that ``conf/`` does not know.
+    """
+    params = OmegaConf.load(PARAMS)
+    known = set(_keys(OmegaConf.load(CONF / "config.yaml")))
+    groups, values = [], {}
+    for key, value in params.items():
+        if (CONF / key).is_dir():
+            if value not in _choices(key):
+                raise UserError(
+                    f"params.yaml: {key}: {value} is not known; choose one of {', '.join(_choices(key))}"
+                )
+            groups.append({f"override /{key}": value})
+        else:
+            values[key] = value
+    unknown = set(_keys(OmegaConf.create(values))) - known
+    if unknown:
+        raise UserError(f"params.yaml: {', '.join(sorted(unknown))} is not a key of conf/config.yaml")
+    ConfigStore.instance().store("params", {"defaults": groups, **values}, package="_global_")
+
+
+def compose(*overrides: str) -> DictConfig:
+    """The configuration that a stage would get with these overrides; for tests and programs."""
+    store_params()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("config", list(overrides))
+
+
+def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
+    """Makes a Hydra program of a stage's function; a UserError ends it in one line and status 1."""
+
+    @functools.wraps(function)
+    def guarded(cfg: DictConfig) -> object:
+        try:
+            return function(cfg)
+        except UserError as error:
+            sys.exit(f"error: {error}")
+
+    def program() -> None:
+        try:
+            store_params()
+        except UserError as error:
+            sys.exit(f"error: {error}")
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(guarded)()
+
+    return program
+
+
+def choose(group: str, choice: str) -> None:
+    """Writes the choice of a config group into ``params.yaml``, comments kept; nothing if it stands there.
+
+    Raises:
+        UserError: the choice is not known, or ``params.yaml`` has no such key.
+    """
+    if choice not in _choices(group):
+        raise UserError(
+            f"{group}={choice} is not known; choose one of {', '.join(_choices(group)) or 'none'}"
+        )
+    text = PARAMS.read_text()
+    changed, found = re.subn(rf"(?m)^({group}: *)[^\s#]+", rf"\g<1>{choice}", text)
+    if not found:
+        raise UserError(f"params.yaml has no key {group}")
+    if changed != text:
+        PARAMS.write_text(changed)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or "=" not in sys.argv[1]:
+        sys.exit("usage: python -m pipeline.config GROUP=CHOICE   (writes it into params.yaml)")
+    try:
+        choose(*sys.argv[1].split("=", 1))
+    except UserError as mistake:
+        sys.exit(f"error: {mistake}")

@@ -1,0 +1,161 @@
+"""Packed pictures as PyTorch sees them: the pack, datasets, the sampler and the loaders."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pipeline import portable
+from pipeline.config import UserError
+
+
+@dataclass
+class Pack:
+    """Pictures of one data set with their labels and splits.
+
+    Attributes:
+        table: a row a picture, by path: the pack's index with `split`, `group` and `target` (class number).
+        classes: class names, sorted.
+        summary: what ``pack.json`` says.
+        split_sha256: of the assignment.
+    """
+
+    folder: Path
+    table: pandas.DataFrame
+    classes: list[str]
+    summary: dict
+    split_sha256: str
+
+    @classmethod
+    def open(cls, place: Path) -> "Pack":
+        """Opens ``pack/`` and ``split.csv`` in a data set's folder.
+
+        Raises:
+            UserError: they are not there, or do not belong together.
+        """
+        if not (place / "split.csv").is_file() or not (place / "pack/pack.json").is_file():
+            raise UserError(f"{place} has no packed pictures; run: dvc repro split")
+        index = pandas.read_csv(place / "pack/index.csv", keep_default_na=False, dtype={"phash": str})
+        split = pandas.read_csv(place / "split.csv", keep_default_na=False)
+        if list(split["path"]) != list(index["path"]):
+            raise UserError(f"{place}/split.csv is of another pack; run: dvc repro split")
+        table = index.assign(split=split["split"], group=split["group"])
+        classes = sorted(table["label"].unique())
+        table["target"] = table["label"].map({name: number for number, name in enumerate(classes)})
+        return cls(
+            folder=place / "pack",
+            table=table,
+            classes=classes,
+            summary=json.loads((place / "pack/pack.json").read_text()),
+            split_sha256=hashlib.sha256((place / "split.csv").read_bytes()).hexdigest(),
+        )
+
+    def rows(self, split: str) -> np.ndarray:
+        """Row numbers of a split."""
+        return np.flatnonzero(self.table["split"] == split)
+
+    def species(self) -> list[str]:
+        """Species of each class, empty where unknown."""
+        return [self.table["species"][self.table["label"] == name].iloc[0] for name in self.classes]
+
+
+class Pictures(Dataset):
+    """Pictures of some rows, sized for a network.
+
+    An item is asked for by (epoch, place) or by place alone, so that a worker needs to know nothing of the
+    training's progress.
+
+    Args:
+        pack: where they come from.
+        rows: row numbers of the pack's table.
+        size: uint8 H×W×3, seed → uint8 size×size×3; the seed is None where nothing is drawn.
+        seed: of the augmentation.
+    """
+
+    def __init__(
+        self, pack: Pack, rows: np.ndarray, size: Callable[[np.ndarray, int | None], np.ndarray], seed: int
+    ):
+        table = pack.table.iloc[rows]
+        self.file = pack.folder / "pixels.bin"
+        self.places = table[["offset", "height", "width"]].to_numpy()
+        self.targets = table["target"].to_numpy()
+        self.rows, self.size, self.seed = rows, size, seed
+        self._pixels: np.memmap | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def picture(self, place: int) -> np.ndarray:
+        """The packed picture, uint8 H×W×3."""
+        if self._pixels is None:  # opened in the process that reads: a mapping does not travel
+            self._pixels = np.memmap(self.file, dtype=np.uint8, mode="r")
+        offset, height, width = self.places[place]
+        return self._pixels[offset : offset + height * width * 3].reshape(height, width, 3)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> tuple[torch.Tensor, int]:
+        epoch, place = item if isinstance(item, tuple) else (None, item)
+        seed = None
+        if epoch is not None:
+            # From the picture's row, not from its place in a batch: workers and batches don't matter.
+            stream = np.random.SeedSequence([self.seed, epoch, int(self.rows[place])])
+            seed = int(stream.generate_state(1)[0])
+        picture = self.size(self.picture(place), seed)
+        return torch.from_numpy(np.array(picture)), int(self.targets[place])
+
+
+class EpochSampler(Sampler):
+    """Places in an order that seed and epoch alone decide, shared out over processes.
+
+    Yields (epoch, place). Each process gets equally many, since DDP waits for all; what is left over of an
+    epoch (less than a batch) comes up in another one, for the order changes.
+    """
+
+    def __init__(self, length: int, seed: int, batch_size: int, rank: int = 0, world: int = 1):
+        self.length, self.seed, self.rank, self.world = length, seed, rank, world
+        self.epoch = 0
+        # Whole batches only: a last one of three pictures would unsettle BatchNorm.
+        self.used = (
+            max(length // (batch_size * world), 1) * batch_size * world
+            if length >= batch_size * world
+            else length // world * world
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.used // self.world
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)[: self.used]
+        return iter([(self.epoch, int(place)) for place in order[self.rank :: self.world]])
+
+
+def still(sizing: dict) -> Callable[[np.ndarray, int | None], np.ndarray]:
+    """Sizes pictures without chance, as everywhere outside training.
+
+    Args:
+        sizing: a card's `input`.
+    """
+    keys = ("size", "interpolation", "crop", "crop_pct")
+    arguments = {key: sizing[key] for key in keys}
+    return lambda picture, seed: portable.to_square(picture, **arguments)
+
+
+def loader(pictures: Pictures, batch_size: int, workers: int, sampler: Sampler | None = None) -> DataLoader:
+    """Batches of uint8 pictures N×H×W×3 and class numbers N."""
+    return DataLoader(
+        pictures,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )

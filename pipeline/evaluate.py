@@ -1,0 +1,135 @@
+"""Stage evaluate: one candidate on the test split, once, on one device."""
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from pipeline import config
+from pipeline.config import ROOT, UserError
+
+
+def evaluate(
+    train: Path, place: Path, out: Path, resamples: int, threads: int, workers: int
+) -> dict[str, float]:
+    """Judges the model of a train folder.
+
+    Writes ``metrics.json``, ``predictions.csv`` (a row a test picture), ``probabilities.npy`` (float32,
+    pictures × classes, in the same order), ``classes.csv`` (recall and precision of each class),
+    ``confusions.csv`` (pairs that were confused, most first) and two pictures.
+
+    Args:
+        train: train's folder.
+        place: the data set's folder.
+        out: where to.
+        resamples: of the bootstrap.
+        threads: of torch.
+        workers: that read pictures.
+
+    Returns:
+        What ``metrics.json`` says; intervals are ``…/low`` and ``…/high``.
+
+    Raises:
+        UserError: the model knows other classes than the data.
+    """
+    import numpy as np
+    import torch
+
+    from models.classifier import TOP, load
+    from pipeline import scores
+    from pipeline.data import Pack
+    from pipeline.train import predict
+
+    torch.set_num_threads(threads)
+    model, card = load(train)
+    pack = Pack.open(place)
+    if card["classes"] != pack.classes:
+        raise UserError(f"{train} knows other classes than {place}; run: dvc repro train")
+    rows = pack.rows("test")
+    targets = pack.table["target"].to_numpy()[rows]
+    probabilities = predict(model, card, pack, rows, 32, workers)
+    predicted = probabilities.argmax(axis=1)
+
+    metrics: dict[str, float] = {"test/pictures": len(rows)}
+    for k in TOP:
+        right = scores.topk(probabilities, targets, min(k, len(pack.classes)))
+        metrics[f"test/top{k}"] = float(right.mean())
+        metrics[f"test/top{k}/low"], metrics[f"test/top{k}/high"] = scores.interval(right, resamples)
+    matrix = scores.confusion_matrix(targets, predicted, len(pack.classes))
+    shown = np.maximum(matrix.sum(axis=1), 1)
+    recall = matrix.diagonal() / shown
+    metrics["test/mean_per_class"] = float(recall[matrix.sum(axis=1) > 0].mean())
+    species = scores.species_right(probabilities, targets, card["species"])
+    if species is not None:
+        metrics["test/species"] = float(species.mean())
+    metrics["test/calibration_error"] = scores.calibration_error(probabilities, targets)
+
+    unfinished = out.with_name(out.name + ".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    np.save(unfinished / "probabilities.npy", probabilities)
+    paths = pack.table["path"].to_numpy()[rows]
+    _table(
+        unfinished / "predictions.csv",
+        ["path", "label", "predicted", "probability"],
+        [
+            [path, pack.classes[target], pack.classes[guess], f"{row.max():.6f}"]
+            for path, target, guess, row in zip(paths, targets, predicted, probabilities, strict=True)
+        ],
+    )
+    precision = matrix.diagonal() / np.maximum(matrix.sum(axis=0), 1)
+    _table(
+        unfinished / "classes.csv",
+        ["label", "pictures", "recall", "precision"],
+        [
+            [name, int(matrix[number].sum()), f"{recall[number]:.4f}", f"{precision[number]:.4f}"]
+            for number, name in enumerate(pack.classes)
+        ],
+    )
+    wrong = matrix - np.diag(matrix.diagonal())
+    order = np.argsort(-wrong, axis=None, kind="stable")[: np.count_nonzero(wrong)]
+    pairs = [divmod(int(place), len(pack.classes)) for place in order]
+    _table(
+        unfinished / "confusions.csv",
+        ["label", "taken_for", "pictures"],
+        [[pack.classes[true], pack.classes[guess], int(wrong[true, guess])] for true, guess in pairs],
+    )
+    scores.draw(pack, rows, probabilities, f"{card['name']} on {card['data']}, test", unfinished)
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(unfinished, out)
+    return metrics
+
+
+def _table(file: Path, columns: list[str], rows: list[list]) -> None:
+    with open(file, "w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+@config.stage
+def main(cfg: DictConfig) -> None:
+    runs = ROOT / "runs" / cfg.data.name
+    name = cfg.model.name
+    if not (runs / "train" / name / "model.json").is_file():
+        raise UserError(f"runs/{cfg.data.name}/train/{name} has no trained model; run: dvc repro train")
+    metrics = evaluate(
+        runs / "train" / name,
+        ROOT / "data" / cfg.data.name,
+        runs / "evaluate" / name,
+        cfg.evaluate.resamples,
+        cfg.trainer.threads,
+        cfg.trainer.workers,
+    )
+    print(
+        f"evaluate: {name} on {cfg.data.name}, test top-1 {metrics['test/top1']:.1%} "
+        f"({metrics['test/top1/low']:.1%}–{metrics['test/top1/high']:.1%}), top-3 {metrics['test/top3']:.1%}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""The table that compares candidates, from the files; as a program it prints it.
+
+``python -m pipeline.leaderboard`` shows the data set of params.yaml.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from pipeline import config
+from pipeline.config import ROOT, UserError
+
+# Heading, source (train's or evaluate's metrics.json), key, how to show it.
+COLUMNS = (
+    ("top-1", "evaluate", "test/top1", "{:.1%}"),
+    ("top-3", "evaluate", "test/top3", "{:.1%}"),
+    ("top-5", "evaluate", "test/top5", "{:.1%}"),
+    ("mean per class", "evaluate", "test/mean_per_class", "{:.1%}"),
+    ("cat or dog", "evaluate", "test/species", "{:.1%}"),
+    ("calibration error", "evaluate", "test/calibration_error", "{:.3f}"),
+    ("val top-1", "train", "val/top1", "{:.1%}"),
+    ("parameters", "train", "parameters", "{:,}"),
+    ("multiply-adds", "train", "multiply_adds", "{:,}"),
+    ("pictures seen", "train", "pictures_seen", "{:,}"),
+)
+
+
+def rows(runs: Path, models: list[str]) -> list[dict]:
+    """A row a candidate, best top-1 first: `model` and the figures under their keys.
+
+    Raises:
+        UserError: a candidate has not been evaluated.
+    """
+    table = []
+    for name in models:
+        row: dict = {"model": name}
+        for stage in ("train", "evaluate"):
+            file = runs / stage / name / "metrics.json"
+            if not file.is_file():
+                raise UserError(f"{file} is missing; run: dvc repro")
+            row |= json.loads(file.read_text())
+        table.append(row)
+    return sorted(table, key=lambda row: -row["test/top1"])
+
+
+def cells(row: dict) -> list[str]:
+    """A row as people read it; the interval of top-1 stands beside it."""
+    shown = [form.format(row[key]) if key in row else "–" for _, _, key, form in COLUMNS]
+    shown[0] += f" ({row['test/top1/low']:.1%}–{row['test/top1/high']:.1%})"
+    return [row["model"], *shown]
+
+
+def markdown(table: list[dict]) -> str:
+    """The table in Markdown."""
+    heading = ["model", *(title for title, *_ in COLUMNS)]
+    lines = ["| " + " | ".join(heading) + " |", "|---" + "|--:" * len(COLUMNS) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(cells(row)) + " |" for row in table)]) + "\n"
+
+
+def show(runs: Path, models: list[str]) -> None:
+    """Prints the table with wall times, the champion, and where to look next."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline import tracking
+
+    name = runs.name
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    table = Table(title=f"{name}: test split, with 95 % bootstrap interval")
+    for heading in ("model", *(title for title, *_ in COLUMNS), "training time"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for row in rows(runs, models):
+        seconds = tracking.wall_seconds(runs / "train" / row["model"])
+        table.add_row(*cells(row), f"{seconds:,.0f} s" if seconds else "–")
+    console.print(table)
+    decision = json.loads((runs / "register/decision.json").read_text())
+    card = json.loads((runs / "register/champion/train/model.json").read_text())
+    print(f"Champion of {name}: {card['name']} ({decision['reason']}).")
+    if card["drawings"]:
+        print("It was trained on drawings and knows no photographs. The real faces: make petfaces")
+    print(f"Report:       reports/{name}/README.md")
+    print("Runs, curves: make ui")
+    print("One photo:    .venv/bin/python -m pipeline.predict PHOTO")
+
+
+def main() -> None:
+    try:
+        cfg = config.compose()
+        show(ROOT / "runs" / cfg.data.name, list(cfg.models))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

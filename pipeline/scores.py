@@ -1,0 +1,91 @@
+"""How right a table of probabilities is, in figures and in pictures."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import figures
+from pipeline.data import Pack, Pictures
+
+SHOWN = 24  # worst mistakes on one sheet
+
+
+def confusion_matrix(targets: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Counts, rows true and columns predicted, classes × classes."""
+    matrix = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(matrix, (targets, predicted), 1)
+    return matrix
+
+
+def interval(right: np.ndarray, resamples: int) -> tuple[float, float]:
+    """95 % bootstrap interval (percentile) of the mean of 0/1 values."""
+    rng = np.random.default_rng(0)
+    means = [right[rng.integers(0, len(right), len(right))].mean() for _ in range(resamples)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def topk(probabilities: np.ndarray, targets: np.ndarray, k: int) -> np.ndarray:
+    """Whether each picture's class is among its k most probable, N bool."""
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+    return (best == targets[:, None]).any(axis=1)
+
+
+def species_right(probabilities: np.ndarray, targets: np.ndarray, species: list[str]) -> np.ndarray | None:
+    """Whether the more probable species is the true one, N bool; None where a class has none or all the same."""
+    kinds = sorted(set(species))
+    if "" in kinds or len(kinds) < 2:
+        return None
+    member = np.array([[name == kind for kind in kinds] for name in species], dtype=float)
+    return (probabilities @ member).argmax(axis=1) == member[targets].argmax(axis=1)
+
+
+def calibration_error(probabilities: np.ndarray, targets: np.ndarray) -> float:
+    """Expected calibration error with 15 equal bins (Guo et al. 2017, arXiv:1706.04599)."""
+    import torch
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    error = multiclass_calibration_error(
+        torch.from_numpy(probabilities),
+        torch.from_numpy(targets),
+        probabilities.shape[1],
+        n_bins=15,
+        norm="l1",
+    )
+    return float(error)
+
+
+def worst(probabilities: np.ndarray, targets: np.ndarray, count: int = SHOWN) -> np.ndarray:
+    """Places of the wrong predictions, surest first."""
+    predicted, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    wrong = np.flatnonzero(predicted != targets)
+    return wrong[np.argsort(-sure[wrong], kind="stable")][:count]
+
+
+def draw(pack: Pack, rows: np.ndarray, probabilities: np.ndarray, title: str, folder: Path) -> None:
+    """Writes ``confusion.png`` and ``mistakes.png`` into a folder.
+
+    Args:
+        pack: the pictures.
+        rows: which of them were judged.
+        probabilities: rows × classes.
+        title: of both figures.
+        folder: where to.
+    """
+    targets = pack.table["target"].to_numpy()[rows]
+    predicted = probabilities.argmax(axis=1)
+    matrix = confusion_matrix(targets, predicted, len(pack.classes))
+    figures.confusion(matrix, pack.classes, title, folder / "confusion.png")
+    pictures = Pictures(pack, rows, lambda picture, seed: picture, seed=0)
+    shown = worst(probabilities, targets)
+    captions = [
+        f"{pack.classes[targets[place]]}\ntaken for {pack.classes[predicted[place]]}\n"
+        f"{probabilities[place].max():.0%}"
+        for place in shown
+    ]
+    figures.mistakes(
+        [pictures.picture(place) for place in shown],
+        captions,
+        f"{title}: surest mistakes",
+        folder / "mistakes.png",
+    )

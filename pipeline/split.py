@@ -1,0 +1,110 @@
+"""Stage split: near-duplicates into groups, groups into train, val and test, class by class."""
+
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig
+
+from pipeline import config
+from pipeline.config import ROOT, UserError
+
+SPLITS = ("train", "val", "test")
+
+
+def near_duplicates(hashes: list[str], distance: int) -> np.ndarray:
+    """Groups perceptual hashes that differ in at most `distance` bits, chains included.
+
+    Every pair is compared, a row against all later ones: a second for 10,000 pictures, growing with the
+    square. Cleverer indexes help only at distances too small to find a photo that was cropped again.
+
+    Args:
+        hashes: hexadecimal, all of one length, a multiple of 64 bits.
+        distance: in bits.
+
+    Returns:
+        int array, a group number a picture; groups are numbered by their first picture.
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    words = np.frombuffer(bytes.fromhex("".join(hashes)), dtype=np.uint64).reshape(len(hashes), -1)
+    rows, columns = [], []
+    for picture in range(len(words) - 1):
+        differ = np.bitwise_count(words[picture + 1 :] ^ words[picture]).sum(axis=1, dtype=np.uint16)
+        near = np.flatnonzero(differ <= distance)
+        rows += [picture] * len(near)
+        columns += list(near + picture + 1)
+    graph = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(hashes), len(hashes)))
+    return connected_components(graph, directed=False)[1]
+
+
+def assign(labels: list[str], groups: np.ndarray, shares: dict[str, float], seed: int) -> np.ndarray:
+    """Deals groups to splits so that each class keeps its shares and no group is divided.
+
+    A group counts for the class of its first picture. scikit-learn's StratifiedGroupKFold keeps such
+    shares only on average over classes; here each class has at least one picture in every split.
+
+    Args:
+        labels: class of each picture.
+        groups: group of each picture.
+        shares: of `val` and `test`; the rest trains.
+        seed: moves the splits.
+
+    Returns:
+        Array of split names, one a picture.
+
+    Raises:
+        UserError: a class has fewer groups than there are splits.
+    """
+    labels = np.asarray(labels)
+    split_of_group = np.full(groups.max() + 1, "train", dtype="<U5")
+    first = np.unique(groups, return_index=True)[1]
+    sizes = np.bincount(groups)
+    for number, label in enumerate(np.unique(labels)):
+        own = groups[first[labels[first] == label]]
+        if len(own) < len(SPLITS):
+            raise UserError(
+                f"class '{label}' has {len(own)} different picture(s), fewer than the {len(SPLITS)} splits; "
+                "add pictures or drop it"
+            )
+        # A class draws from its own stream: a new class does not move the others.
+        dealt = np.random.default_rng([seed, number]).permutation(own)
+        total = sizes[own].sum()
+        for split, share in shares.items():
+            wanted, taken = max(1, round(total * share)), 0
+            while taken < wanted and len(dealt) > 1 + (split == "val"):
+                split_of_group[dealt[0]] = split
+                taken += sizes[dealt[0]]
+                dealt = dealt[1:]
+    return split_of_group[groups]
+
+
+def split(pack: Path, target: Path, cfg: DictConfig) -> None:
+    """Writes ``split.csv``: path, label, group, split."""
+    import pandas
+
+    if cfg.val <= 0 or cfg.test <= 0 or cfg.val + cfg.test >= 1:
+        raise UserError(
+            f"split.val={cfg.val} and split.test={cfg.test} must be above 0 and leave something to train on"
+        )
+    index = pandas.read_csv(pack / "index.csv", keep_default_na=False, dtype={"phash": str})
+    groups = near_duplicates(list(index["phash"]), cfg.distance)
+    index["group"] = groups
+    index["split"] = assign(list(index["label"]), groups, {"val": cfg.val, "test": cfg.test}, cfg.seed)
+    index.to_csv(target, columns=["path", "label", "group", "split"], index=False)
+    counts = index["split"].value_counts()
+    repeated = int((np.bincount(groups) > 1).sum())
+    print(
+        f"split: {', '.join(f'{counts[name]} {name}' for name in SPLITS)}; "
+        f"{repeated} groups of near-duplicates"
+    )
+
+
+@config.stage
+def main(cfg: DictConfig) -> None:
+    place = ROOT / "data" / cfg.data.name
+    split(place / "pack", place / "split.csv", cfg.split)
+
+
+if __name__ == "__main__":
+    main()
