@@ -88,8 +88,8 @@ def _noise(table: list[dict], sure: dict) -> str:
     p = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
     within = "within the noise of this test split" if p >= 0.05 else "more than the noise of this test split"
     return (
-        f"`{first}` before `{second}`: of {len(sure[first][1])} test pictures {wins} are right with the first "
-        f"alone and {losses} with the second alone (exact McNemar p = {p:.2g}), {within}.\n"
+        f"`{first}` before `{second}`: of {len(sure[first][1])} test pictures {wins} are right with the "
+        f"first alone and {losses} with the second alone (exact McNemar p = {p:.2g}), {within}.\n"
     )
 
 
@@ -156,8 +156,8 @@ def _page(
         "## Data",
         "",
         f"{summary['pictures']:,} pictures in {summary['classes']} classes: {split['train']:,} train, "
-        f"{split['val']:,} val, {split['test']:,} test; {repeated} groups of near-duplicates, none across splits. "
-        f"Content `{summary['content'][:16]}`.",
+        f"{split['val']:,} val, {split['test']:,} test; {repeated} groups of near-duplicates, none "
+        f"across splits. Content `{summary['content'][:16]}`.",
         "",
         f"Quarantined: {len(quarantine)}.",
         *(f"- `{row['path']}`: {row['reason']}" for row in quarantine),

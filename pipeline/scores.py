@@ -32,7 +32,7 @@ def topk(probabilities: np.ndarray, targets: np.ndarray, k: int) -> np.ndarray:
 
 
 def species_right(probabilities: np.ndarray, targets: np.ndarray, species: list[str]) -> np.ndarray | None:
-    """Whether the more probable species is the true one, N bool; None where a class has none or all the same."""
+    """Whether the more probable species is the true one, N bool; None without two known species."""
     kinds = sorted(set(species))
     if "" in kinds or len(kinds) < 2:
         return None

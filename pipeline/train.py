@@ -218,7 +218,8 @@ def _fit(model, card: dict, pack, cfg: DictConfig, run, rows: list[dict], work: 
                 if not os.isatty(2):  # the bar tells it on a terminal
                     print(
                         f"train: {cfg.model.name} epoch {epoch}/{cfg.model.epochs}, "
-                        f"loss {figures['train/loss']:.3f}, val top-1 {figures['val/top1']:.1%}, {time.monotonic() - self.began:.0f} s",
+                        f"loss {figures['train/loss']:.3f}, val top-1 {figures['val/top1']:.1%}, "
+                        f"{time.monotonic() - self.began:.0f} s",
                         flush=True,
                     )
 
