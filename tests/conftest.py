@@ -1,0 +1,113 @@
+"""A copy of the project in a temporary folder, in which every test works: the checkout is never touched.
+
+The copy's configuration is made small (few drawings, few epochs, small pictures), and `dvc repro` runs there
+once; the tests look at what it leaves.
+"""
+
+import atexit
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+_FOLDER = Path(tempfile.mkdtemp(prefix="petfaces-test-"))
+atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
+HOUSE = _FOLDER / "petfaces"
+# A checkout's surroundings must not decide: no mirror, no server, no data.
+for _name in ("PETFACES_MIRROR", "MLFLOW_TRACKING_URI", "LOCAL_RANK"):
+    os.environ.pop(_name, None)
+
+
+def _run(*command: str, cwd: Path = HOUSE, **environment: str) -> subprocess.CompletedProcess:
+    """Runs a program with the tests' Python first on the path; output is kept together as text."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, "PATH": path, "COLUMNS": "150", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def _change(file: str, *changes: tuple[str, str], house: Path = HOUSE) -> None:
+    """Replaces text in a file of the copy; a text that is not there is an error of the test."""
+    text = (house / file).read_text()
+    for old, new in changes:
+        assert old in text, f"{file} has no '{old}'"
+        text = text.replace(old, new)
+    (house / file).write_text(text)
+
+
+def _copy(target: Path) -> None:
+    listed = _run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=CHECKOUT)
+    for name in listed.stdout.splitlines():
+        if (CHECKOUT / name).is_file() and not name.startswith("reports/") and name != "dvc.lock":
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(CHECKOUT / name, target / name)
+    _change(
+        "conf/data/sample.yaml", ("per_class: 40", "per_class: 7"), ("side: 48", "side: 32"), house=target
+    )
+    _change("conf/data/sample.yaml", ("epochs: 20", "epochs: 2"), house=target)
+    _change("conf/data/petfaces.yaml", ("side: 96", "side: 32"), ("epochs: 60", "epochs: 1"), house=target)
+    _change("conf/model/probe.yaml", ("size: null ", "size: 64 "), house=target)
+    _change("conf/model/finetune.yaml", ("size: 160 ", "size: 64 "), ("epochs: 6", "epochs: 1"), house=target)
+    for command in (
+        ["git", "init", "-q"],
+        ["git", "add", "-A"],
+        ["git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "copy"],
+    ):
+        assert _run(*command, cwd=target).returncode == 0
+
+
+HOUSE.mkdir()
+_copy(HOUSE)
+# Before any test module is imported: `pipeline` and `models` are the copy's, in this process too.
+sys.path.insert(0, str(HOUSE))
+os.environ["PYTHONPATH"] = str(HOUSE)
+os.chdir(HOUSE)
+
+
+@pytest.fixture(scope="session")
+def house() -> Path:
+    """The copy's root."""
+    return HOUSE
+
+
+@pytest.fixture(scope="session")
+def run():
+    """Runs a program in the copy."""
+    return _run
+
+
+@pytest.fixture(scope="session")
+def change():
+    """Replaces text in a file of the copy."""
+    return _change
+
+
+@pytest.fixture(scope="session")
+def repro(house: Path) -> subprocess.CompletedProcess:
+    """The first `dvc repro` of the copy, which leaves a champion."""
+    if not (house / ".dvc/tmp").exists():
+        (house / ".dvc").mkdir(exist_ok=True)
+    done = _run("dvc", "repro")
+    assert done.returncode == 0, done.stdout
+    return done
+
+
+@pytest.fixture
+def restored(house: Path):
+    """Puts params.yaml and conf/ back as they were, after a test that changes them."""
+    kept = {file: file.read_bytes() for file in [house / "params.yaml", *(house / "conf").rglob("*.yaml")]}
+    yield
+    for file, data in kept.items():
+        if file.read_bytes() != data:
+            file.write_bytes(data)

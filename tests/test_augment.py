@@ -1,0 +1,70 @@
+"""Augmentation is drawn anew each epoch and is the same however many workers draw it."""
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from pipeline import augment, config
+from pipeline.config import UserError
+from pipeline.data import EpochSampler, Pack, Pictures, loader
+
+
+@pytest.fixture
+def learning(repro, house):
+    pack = Pack.open(house / "data/sample")
+    transforms = OmegaConf.to_container(config.compose("model=scratch").augment.transforms)
+    return Pictures(pack, pack.rows("train"), augment.build(transforms, 32), seed=3)
+
+
+def _epoch(pictures, epoch, workers):
+    sampler = EpochSampler(len(pictures), seed=3, batch_size=16)
+    sampler.set_epoch(epoch)
+    batches = list(loader(pictures, 16, workers, sampler))
+    return torch.cat([batch for batch, _ in batches]), torch.cat([labels for _, labels in batches])
+
+
+def test_same_pictures_with_0_2_or_3_workers(learning):
+    alone, labels = _epoch(learning, 0, 0)
+    for workers in (2, 3):
+        pictures, same = _epoch(learning, 0, workers)
+        assert torch.equal(alone, pictures)
+        assert torch.equal(labels, same)
+
+
+def test_every_epoch_draws_anew(learning):
+    _, place = next(iter(EpochSampler(len(learning), 3, 16)))
+    first, second = learning[(0, place)][0], learning[(1, place)][0]
+    assert not torch.equal(first, second)
+    assert torch.equal(first, learning[(0, place)][0])
+
+
+def test_processes_share_an_epoch_without_overlap():
+    parts = [list(EpochSampler(103, 1, 8, rank, 2)) for rank in range(2)]
+    assert len(parts[0]) == len(parts[1]) == 48
+    assert not set(parts[0]) & set(parts[1])
+
+
+def test_what_an_epoch_leaves_over_comes_up_in_another():
+    seen = set()
+    for epoch in range(5):
+        sampler = EpochSampler(40, 1, 16)
+        sampler.set_epoch(epoch)
+        seen |= {place for _, place in sampler}
+    assert seen == set(range(40))
+
+
+def test_fewer_pictures_than_a_batch_still_train():
+    assert len(list(EpochSampler(5, 1, 32))) == 5
+
+
+def test_a_transform_or_argument_that_is_not_known_is_told():
+    with pytest.raises(UserError, match="no transform 'Flipp'"):
+        augment.build([{"Flipp": {}}], 32)
+    with pytest.raises(UserError, match="HorizontalFlip has no argument q"):
+        augment.build([{"HorizontalFlip": {"q": 1}}], 32)
+
+
+def test_pictures_of_any_shape_come_out_square():
+    for transforms in ([], [{"RandomResizedCrop": {"scale": [0.5, 1.0]}}]):
+        assert augment.build(transforms, 32)(np.zeros((80, 96, 3), np.uint8), 1).shape == (32, 32, 3)

@@ -1,0 +1,93 @@
+"""conf/ < params.yaml < command line; whatever is not known is an error."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from pipeline import config
+
+GROUPS = {
+    group: sorted(f.stem for f in (config.CONF / group).glob("*.yaml"))
+    for group in ("data", "model", "augment", "trainer")
+}
+
+
+@pytest.mark.parametrize(("data", "model"), itertools.product(GROUPS["data"], GROUPS["model"]))
+def test_every_shipped_model_composes_with_every_data_set(data, model):
+    cfg = config.compose(f"data={data}", f"model={model}")
+    OmegaConf.resolve(cfg.model)
+    assert cfg.data.name == data
+    assert cfg.model.name == model
+
+
+@pytest.mark.parametrize(("augment", "trainer"), itertools.product(GROUPS["augment"], GROUPS["trainer"]))
+def test_every_shipped_augmentation_composes_with_every_trainer(augment, trainer):
+    cfg = config.compose(f"augment={augment}", f"trainer={trainer}")
+    assert "transforms" in cfg.augment
+    assert cfg.trainer.devices >= 1
+
+
+def test_a_model_brings_its_augmentation_and_the_command_line_wins():
+    assert config.compose("model=scratch").augment.mixup > 0
+    assert config.compose("model=scratch", "augment=none").augment.mixup == 0
+
+
+def test_params_win_over_conf_and_the_command_line_over_params(house, restored, change):
+    change("params.yaml", ("\nseed: 1 ", "\nseed: 5 "), ("data: sample ", "data: petfaces "))
+    assert config.compose().seed == 5
+    assert config.compose().data.name == "petfaces"
+    assert config.compose("seed=7", "data=sample").seed == 7
+    assert config.compose("seed=7", "data=sample").data.name == "sample"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sead: 3\n", "sead is not a key"),
+        ("trainer: tpu\n", "trainer: tpu is not known"),
+        ("split: {sed: 1}\n", "split.sed is not"),
+    ],
+)
+def test_an_unknown_key_or_choice_in_params_ends_in_one_line(house, restored, run, text, message):
+    params = house / "params.yaml"
+    kept = [line for line in params.read_text().splitlines(keepends=True) if not line.startswith("trainer:")]
+    plain = "".join(kept) if text.startswith("trainer") else params.read_text()
+    if text.startswith("split"):
+        plain = plain[: plain.index("split:")]
+    params.write_text(plain + text)
+    done = run("python", "-m", "pipeline.split")
+    assert done.returncode == 1
+    assert message in done.stdout
+    assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("override", ["sead=1", "model.lrr=1", "data=moon"])
+def test_an_unknown_override_is_an_error_that_names_it(run, override):
+    done = run("python", "-m", "pipeline.split", override)
+    assert done.returncode != 0
+    assert override.split("=")[0].split(".")[-1] in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_params_and_model_configs_share_no_key():
+    shared = set(config._keys(OmegaConf.load(config.PARAMS)))
+    for file in (config.CONF / "model").glob("*.yaml"):
+        own = set(OmegaConf.load(file)) - {"defaults", "name"}
+        assert not own & {key.split(".")[0] for key in shared}, file
+
+
+def test_a_choice_is_written_with_comments_kept(house, restored):
+    before = config.PARAMS.read_text()
+    config.choose("data", "petfaces")
+    after = config.PARAMS.read_text()
+    assert after == before.replace("data: sample", "data: petfaces")
+    with pytest.raises(config.UserError, match="moon is not known"):
+        config.choose("data", "moon")
+
+
+def test_stores_of_a_temporary_copy_are_the_main_checkouts(monkeypatch):
+    copy = Path("/home/someone/faces/.dvc/tmp/exps/standalone/tmp1")
+    monkeypatch.setattr(config, "ROOT", copy)
+    assert config.main_checkout() == Path("/home/someone/faces")

@@ -1,0 +1,42 @@
+"""Imports point one way, and what need not be heavy starts light."""
+
+import ast
+import sys
+
+import pytest
+
+HEAVY = ("torch", "timm", "mlflow", "pandas", "sklearn", "albumentations", "matplotlib", "onnxruntime")
+
+
+@pytest.mark.parametrize(
+    "module", ["fetch", "pack", "split", "train", "evaluate", "register", "report", "predict", "tracking"]
+)
+def test_a_stage_starts_without_the_heavy_libraries(run, module):
+    code = f"import sys, pipeline.{module}; print([name for name in {HEAVY} if name in sys.modules])"
+    assert run(sys.executable, "-c", code).stdout.strip() == "[]"
+
+
+def _imports(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+@pytest.mark.parametrize(("library", "only"), [("mlflow", "tracking"), ("albumentations", "augment")])
+def test_one_module_alone_imports(house, library, only):
+    files = [*(house / "pipeline").glob("*.py"), *(house / "models").glob("*.py")]
+    users = {file.stem for file in files if any(name.split(".")[0] == library for name in _imports(file))}
+    assert users == {only}
+
+
+def test_models_import_nothing_of_the_pipeline(house):
+    for file in (house / "models").glob("*.py"):
+        assert not any(name.startswith("pipeline") for name in _imports(file)), file
+
+
+def test_what_a_registered_model_carries_imports_nothing_of_the_project(house):
+    assert not any(
+        name.startswith(("pipeline", "models", "mlflow")) for name in _imports(house / "pipeline/portable.py")
+    )

@@ -1,0 +1,173 @@
+"""What the networks promise: size, weights from three places, and a saved model that answers as before."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hydra.utils import instantiate
+from safetensors.torch import save_file
+
+from models import classifier, pretrained, probe
+from pipeline import config, portable
+
+REAL = Path(__file__).resolve().parents[2] / "shared/data/oxford-iiit-pet/images.tar.gz"
+
+
+def test_scratch_has_at_most_3_million_parameters():
+    net = instantiate(config.compose("model=scratch").model.net, num_classes=37)
+    assert sum(parameter.numel() for parameter in net.parameters()) <= 3_000_000
+
+
+@pytest.mark.parametrize("side", [32, 50, 96, 128])
+def test_scratch_takes_any_size_and_starts_finite(side):
+    net = instantiate(config.compose("model=scratch").model.net, num_classes=5)
+    assert torch.isfinite(net(torch.randn(2, 3, side, side))).all()
+
+
+def test_the_packages_weights_load_strictly_and_none_is_left_as_it_was():
+    torch.manual_seed(0)
+    fresh = timm.create_model("tf_efficientnet_lite0").state_dict()
+    loaded = pretrained.imagenet_from_package("tf_efficientnet_lite0").state_dict()
+    weights = [name for name in fresh if name.endswith("weight")]
+    assert all(not torch.equal(fresh[name], loaded[name]) for name in weights)
+
+
+@pytest.mark.skipif(not REAL.is_file(), reason="needs real photos in ../shared/data")
+def test_a_cats_photo_comes_out_as_an_imagenet_cat():
+    import tarfile
+
+    net = pretrained.imagenet_from_package("tf_efficientnet_lite0").eval()
+    sizing = pretrained.preprocessing(net)
+    cats = found = 0
+    with tarfile.open(REAL) as archive:
+        for member in archive:
+            if Path(member.name).name.startswith(("Persian_1", "Egyptian_Mau_1", "Bengal_1")) and cats < 20:
+                picture = np.asarray(portable.read_picture(archive.extractfile(member).read()))
+                sized = portable.to_square(
+                    picture, sizing["size"], sizing["interpolation"], "center", sizing["crop_pct"]
+                )
+                x = (
+                    torch.from_numpy(sized.copy()).float() / 255 - torch.tensor(sizing["mean"])
+                ) / torch.tensor(sizing["std"])
+                with torch.no_grad():
+                    found += int(net(x.permute(2, 0, 1)[None]).argmax()) in range(281, 286)
+                cats += 1
+    assert cats == 20
+    assert found >= 16
+
+
+def test_weights_from_a_file_pass_over_the_head_alone(tmp_path):
+    backbone = "resnet10t"
+    given = timm.create_model(backbone, num_classes=11)
+    save_file(given.state_dict(), tmp_path / "given.safetensors")
+    torch.save({"state_dict": given.state_dict()}, tmp_path / "given.pth")
+    for file in ("given.safetensors", "given.pth"):
+        net = pretrained.create(5, backbone, "file", str(tmp_path / file))
+        assert torch.equal(net.state_dict()["conv1.0.weight"], given.state_dict()["conv1.0.weight"])
+        assert net.get_classifier().out_features == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"backbone": "resnet1800"}, "timm has no model 'resnet1800'"),
+        ({"backbone": "resnet18", "weights": "package"}, "no package carries weights of 'resnet18'"),
+        ({"backbone": "resnet18", "weights": "file", "file": "/no/such"}, "'/no/such' is no file"),
+        ({"backbone": "resnet18", "weights": "moon"}, "weights=moon is not known"),
+    ],
+)
+def test_weights_that_cannot_be_had_are_told(arguments, message):
+    with pytest.raises(pretrained.WeightsError, match=message):
+        pretrained.create(5, **arguments)
+
+
+def test_a_file_of_another_network_or_of_no_network_is_told(tmp_path):
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    (tmp_path / "none.pth").write_bytes(b"no weights")
+    with pytest.raises(pretrained.WeightsError, match="of another network"):
+        pretrained.create(5, "resnet10t", "file", str(tmp_path / "other.safetensors"))
+    with pytest.raises(pretrained.WeightsError, match="can't be read as weights"):
+        pretrained.create(5, "resnet10t", "file", str(tmp_path / "none.pth"))
+
+
+def test_an_unreachable_hub_is_told(monkeypatch):
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: (_ for _ in ()).throw(OSError("no route")))
+    with pytest.raises(pretrained.WeightsError, match="the hub did not give weights of 'resnet18'"):
+        pretrained.create(5, "resnet18", "hub")
+
+
+def test_top_k_is_clamped_to_the_number_of_classes():
+    metrics = classifier.topk_metrics(2, "val/")
+    figures = metrics(torch.eye(2), torch.tensor([0, 1]))
+    assert {key: float(value) for key, value in figures.items()} == {
+        "val/top1": 1,
+        "val/top3": 1,
+        "val/top5": 1,
+    }
+
+
+def test_top1_counts_pictures_not_classes():
+    metrics = classifier.topk_metrics(3, "")
+    logits = torch.nn.functional.one_hot(torch.tensor([0, 0, 0, 0]), 3).float()
+    assert float(metrics(logits, torch.tensor([0, 0, 0, 1]))["top1"]) == 0.75
+
+
+def _classifier(**arguments) -> classifier.Classifier:
+    net = pretrained.create(4, "tf_efficientnet_lite0")
+    return classifier.Classifier(net, 4, [0.5] * 3, [0.5] * 3, lr=1e-3, **arguments)
+
+
+def test_finetuning_learns_slower_further_below():
+    model = _classifier(layer_decay=0.75)
+    model._trainer = type("Trainer", (), {"estimated_stepping_batches": 10})()
+    groups = model.configure_optimizers()["optimizer"].param_groups
+    rate = {id(p): group["initial_lr"] for group in groups for p in group["params"]}
+    stem, head = rate[id(model.net.conv_stem.weight)], rate[id(model.net.classifier.weight)]
+    assert head == pytest.approx(1e-3)
+    assert stem < head / 2
+
+
+def test_frozen_batchnorm_keeps_its_statistics_in_training():
+    for freeze in (True, False):
+        model = _classifier(freeze_batchnorm=freeze).train()
+        before = model.net.bn1.running_mean.clone()
+        model(torch.randint(0, 255, (4, 64, 64, 3), dtype=torch.uint8))
+        assert torch.equal(before, model.net.bn1.running_mean) == freeze
+
+
+def test_a_probes_head_works_on_raw_features_as_it_was_fitted():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), 40)
+    features = (rng.normal(size=(120, 8)) * 5 + 3 + 4 * labels[:, None] * rng.normal(size=8)).astype(
+        np.float32
+    )
+    weight, bias, rows = probe.fit_head((features, labels), (features, labels), [1e-3, 1.0])
+    head = torch.nn.Linear(8, 3)
+    probe.set_head(head, weight, bias)
+    found = head(torch.from_numpy(features)).argmax(dim=1).numpy()
+    assert (found == labels).mean() == max(row["val/top1"] for row in rows) > 0.9
+
+
+def test_a_probe_of_two_classes_has_two_outputs():
+    features = np.array([[0.0], [1.0], [10.0], [11.0]], dtype=np.float32)
+    weight, bias, _ = probe.fit_head(
+        (features, np.array([0, 0, 1, 1])), (features, np.array([0, 0, 1, 1])), [1.0]
+    )
+    assert weight.shape == (2, 1)
+    assert ((features @ weight.T + bias).argmax(axis=1) == [0, 0, 1, 1]).all()
+
+
+def test_a_saved_model_answers_as_before_in_both_memory_layouts(tmp_path):
+    card = json.loads("""{"name": "x", "classes": ["a", "b", "c", "d"],
+        "net": {"_target_": "models.scratch.ScratchCNN", "widths": [8, 16], "depths": [1, 1]},
+        "input": {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.2]}}""")
+    pictures = torch.randint(0, 255, (3, 40, 40, 3), dtype=torch.uint8)
+    for layout in (False, True):
+        model = classifier.build(card, channels_last=layout).eval()
+        (tmp_path / str(layout)).mkdir()
+        classifier.save(model, card | {"channels_last": layout}, tmp_path / str(layout))
+        again, _ = classifier.load(tmp_path / str(layout))
+        assert torch.equal(model(pictures), again(pictures))

@@ -1,0 +1,90 @@
+"""The gate before the alias: first, other data, significantly better, or not."""
+
+import csv
+import json
+
+import pytest
+
+from pipeline import register
+from pipeline.register import Candidate
+
+
+def _candidate(folder, right, classes=("a", "b"), paths=None) -> Candidate:
+    """A candidate whose test predictions are right where `right` says so."""
+    parts = [folder / part for part in ("train", "evaluation", "portable")]
+    for part in parts:
+        part.mkdir(parents=True)
+    (parts[0] / "model.json").write_text(json.dumps({"classes": list(classes)}))
+    with open(parts[1] / "predictions.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "predicted"])
+        for number, good in enumerate(right):
+            writer.writerow([(paths or "p{}").format(number), "a", "a" if good else "b"])
+    return Candidate(*parts)
+
+
+def _decide(tmp_path, challenger, champion, **other):
+    new = _candidate(tmp_path / "new", challenger)
+    old = _candidate(tmp_path / "old", champion, **other)
+    return register.decide(new, old, looks=3, significance=0.05)
+
+
+def test_the_first_becomes_champion(tmp_path):
+    outcome = register.decide(_candidate(tmp_path, [True]), None, 0, 0.05)
+    assert outcome == {"promoted": True, "reason": "the first champion", "paired_test": None, "looks": 0}
+
+
+def test_a_significant_win_promotes_and_the_look_is_counted(tmp_path):
+    outcome = _decide(tmp_path, [True] * 90 + [False] * 10, [True] * 80 + [False] * 20)
+    assert outcome["promoted"]
+    assert outcome["paired_test"]["wins"] == 10
+    assert outcome["looks"] == 4
+
+
+def test_a_win_within_the_noise_does_not(tmp_path):
+    outcome = _decide(tmp_path, [True] * 83 + [False] * 17, [True] * 80 + [False] * 20)
+    assert not outcome["promoted"]
+    assert "not significantly better" in outcome["reason"]
+    assert outcome["looks"] == 4
+
+
+def test_a_significant_loss_does_not(tmp_path):
+    assert not _decide(tmp_path, [True] * 60 + [False] * 40, [True] * 90 + [False] * 10)["promoted"]
+
+
+def test_equal_answers_do_not(tmp_path):
+    assert not _decide(tmp_path, [True, False], [True, False])["promoted"]
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [({"paths": "q{}"}, "another test split"), ({"classes": ("a", "c")}, "another list of classes")],
+)
+def test_a_champion_judged_on_other_data_is_replaced_without_a_test(tmp_path, other, reason):
+    outcome = _decide(tmp_path, [False] * 9, [True] * 9, **other)
+    assert outcome["promoted"]
+    assert reason in outcome["reason"]
+    assert outcome["paired_test"] is None
+    assert outcome["looks"] == 0
+
+
+def test_the_export_is_checked_against_what_was_evaluated(repro, house, tmp_path):
+    import shutil
+
+    import numpy as np
+
+    runs = house / "runs/sample"
+    folders = [runs / "train/scratch", runs / "evaluate/scratch", runs / "register/candidates/scratch"]
+    register.check_export(Candidate(*folders), house / "data/sample")
+    shutil.copytree(folders[1], tmp_path / "other")
+    shifted = np.roll(np.load(folders[1] / "probabilities.npy"), 1, axis=1)
+    np.save(tmp_path / "other/probabilities.npy", shifted)
+    with pytest.raises(register.UserError, match="differs from the evaluated one"):
+        register.check_export(Candidate(folders[0], tmp_path / "other", folders[2]), house / "data/sample")
+
+
+def test_an_exported_model_tells_no_path_of_the_machine_that_made_it(repro, house):
+    for file in (house / "runs/sample/register").rglob("model.onnx"):
+        data = file.read_bytes()
+        assert str(house).encode() not in data
+        assert b"site-packages" not in data

@@ -1,0 +1,141 @@
+"""`dvc repro` does what changed and nothing else, and leaves a champion and a report."""
+
+import io
+import json
+import re
+import tarfile
+
+import pytest
+
+from pipeline import sample
+
+REPORT = {
+    "README.md",
+    "calibration.png",
+    "classes.csv",
+    "confusion-probe.png",
+    "confusion-scratch.png",
+    "confusions.csv",
+    "curves.csv",
+    "curves.png",
+    "leaderboard.csv",
+    "leaderboard.png",
+    "metrics.json",
+}
+
+
+def _changed(status: str) -> set[str]:
+    """Stages that `dvc status` names."""
+    return set(re.findall(r"^([a-z@]+):$", status, re.MULTILINE))
+
+
+def test_it_runs_the_stages_in_order_and_leaves_a_champion(repro, house):
+    stages = re.findall(r"Running stage '(\w+)", repro.stdout)
+    assert list(dict.fromkeys(stages)) == [
+        "fetch",
+        "pack",
+        "split",
+        "train",
+        "evaluate",
+        "register",
+        "report",
+    ]
+    decision = json.loads((house / "runs/sample/register/decision.json").read_text())
+    assert decision["promoted"]
+    assert (house / "runs/sample/register/champion/portable/model.onnx").is_file()
+
+
+def test_a_second_one_does_nothing(repro, run, house):
+    before = {path: path.read_bytes() for path in (house / "reports").rglob("*") if path.is_file()}
+    done = run("dvc", "repro")
+    assert "Running stage" not in done.stdout
+    assert done.returncode == 0
+    assert {path: path.read_bytes() for path in (house / "reports").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "first"),
+    [
+        ("params.yaml", "split:\n  seed: 1", "split:\n  seed: 2", {"split"}),
+        ("params.yaml", "\nseed: 1 ", "\nseed: 2 ", {"train@scratch", "train@probe"}),
+        ("conf/model/scratch.yaml", "dropout: 0.2", "dropout: 0.3", {"train@scratch"}),
+        ("conf/model/probe.yaml", "3e-2]", "1e-1]", {"train@probe"}),
+        ("conf/model/finetune.yaml", "lr: ", "lr: 1", set()),
+        ("conf/data/sample.yaml", "per_class: 7", "per_class: 8", {"fetch"}),
+        ("params.yaml", "max_side: 128", "max_side: 100", {"pack"}),
+    ],
+)
+def test_a_change_reruns_from_its_stage(repro, run, house, restored, change, file, old, new, first):
+    change(file, (old, new))
+    assert _changed(run("dvc", "status").stdout) == first
+
+
+def test_the_report_is_complete_small_and_tells_no_time_or_path(repro, house):
+    folder = house / "reports/sample"
+    assert {file.name for file in folder.iterdir()} == REPORT
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 1_000_000
+    page = (folder / "README.md").read_text()
+    assert "Drawings, not photographs" in page
+    assert "not a picture of a known format" in page
+    assert str(house) not in page
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert set(metrics) == {"scratch", "probe"}
+    assert (
+        metrics["probe"]["test/top1/low"]
+        <= metrics["probe"]["test/top1"]
+        <= metrics["probe"]["test/top1/high"]
+    )
+    assert metrics["probe"]["test/top1"] <= metrics["probe"]["test/top3"] <= metrics["probe"]["test/top5"]
+    assert 0 <= metrics["probe"]["test/species"] <= 1
+
+
+def test_dvc_shows_the_metrics(repro, run):
+    shown = run("dvc", "metrics", "show", "--json").stdout
+    assert '"test/top1"' in shown
+    assert "probe" in shown
+
+
+def test_the_leaderboard_is_printed_with_wall_times(repro, run):
+    shown = run("python", "-m", "pipeline.leaderboard").stdout
+    assert "Champion of sample" in shown
+    assert "drawings" in shown
+    assert re.search(r"\d+ s ", shown)
+
+
+def test_one_photo_is_named_and_a_bad_one_is_told(repro, run, tmp_path):
+    (_, data), *_ = sample.pictures(1, seed=9)
+    (tmp_path / "face.jpg").write_bytes(data)
+    (tmp_path / "bad.jpg").write_bytes(b"nothing")
+    done = run("python", "-m", "pipeline.predict", "face.jpg", "bad.jpg", "gone.jpg", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "%" in done.stdout
+    assert "error: bad.jpg: not a picture of a known format" in done.stdout
+    assert "error: gone.jpg: No such file" in done.stdout
+    assert "knows no photographs" in done.stdout
+    assert run("python", "-m", "pipeline.predict", "face.jpg", cwd=tmp_path).returncode == 0
+    missing = run("python", "-m", "pipeline.predict", "face.jpg", "--model", "petfaces", cwd=tmp_path)
+    assert missing.returncode == 1
+    assert "no champion of 'petfaces'" in missing.stdout
+
+
+@pytest.mark.slow
+def test_to_petfaces_and_back_deletes_no_report_and_retrains_nothing(
+    repro, run, house, restored, change, tmp_path
+):
+    with tarfile.open(tmp_path / "petfaces.tar.gz", "w:gz") as archive:
+        for name, data in sample.pictures(7, seed=4):
+            member = tarfile.TarInfo(name.replace("sample/", "petfaces/", 1))
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    before = {path: path.read_bytes() for path in (house / "reports/sample").iterdir()}
+    change("params.yaml", ("data: sample ", "data: petfaces "))
+    there = run("dvc", "repro", PETFACES_MIRROR=str(tmp_path))
+    assert there.returncode == 0, there.stdout
+    assert "Running stage 'train@scratch'" in there.stdout
+    assert {path: path.read_bytes() for path in (house / "reports/sample").iterdir()} == before
+    change("params.yaml", ("data: petfaces ", "data: sample "))
+    back = run("dvc", "repro")
+    assert back.returncode == 0, back.stdout
+    assert "Running stage 'train" not in back.stdout
+    assert {file.name for file in (house / "reports/petfaces").iterdir()} == REPORT
+    assert {path: path.read_bytes() for path in (house / "reports/sample").iterdir()} == before

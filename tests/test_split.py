@@ -1,0 +1,69 @@
+"""Near-duplicates never cross a split; every class is in every split; the seed is the split's own."""
+
+import imagehash
+import numpy as np
+import pandas
+import pytest
+
+from pipeline import sample, split
+from pipeline.config import UserError
+from pipeline.pack import HASH_SIDE
+
+SHARES = {"val": 0.15, "test": 0.15}
+
+
+def _hash(image) -> str:
+    return str(imagehash.phash(image, hash_size=HASH_SIDE))
+
+
+def test_a_photo_saved_again_smaller_and_brighter_is_its_near_duplicate():
+    rng = np.random.Generator(np.random.PCG64(3))
+    face, stranger = (sample.draw(sample.BREEDS["dog_pug"], rng) for _ in range(2))
+    again = face.resize((face.width * 3 // 4, face.height * 3 // 4)).point(lambda value: min(255, value + 12))
+    groups = split.near_duplicates([_hash(face), _hash(stranger), _hash(again)], 56)
+    assert groups[0] == groups[2] != groups[1]
+
+
+def test_chains_of_near_duplicates_are_one_group():
+    hashes = [f"{(1 << (8 * n)) - 1:064x}" for n in range(4)]  # each 8 bits from the next, 24 end to end
+    assert len(set(split.near_duplicates(hashes, 8))) == 1
+    assert len(set(split.near_duplicates(hashes, 7))) == 4
+
+
+def test_no_group_crosses_a_split_and_every_class_is_in_each():
+    rng = np.random.default_rng(0)
+    labels = [f"class{n}" for n in rng.integers(0, 12, 600)]
+    groups = np.unique(np.minimum(np.arange(600), rng.integers(0, 600, 600)), return_inverse=True)[1]
+    splits = split.assign(labels, groups, SHARES, seed=1)
+    table = pandas.DataFrame({"label": labels, "group": groups, "split": splits})
+    assert (table.groupby("group")["split"].nunique() == 1).all()
+
+
+def test_shares_are_kept_within_each_class():
+    labels = [f"class{n % 5}" for n in range(500)]
+    splits = split.assign(labels, np.arange(500), SHARES, seed=1)
+    counts = pandas.crosstab(np.array(labels), splits)
+    assert (counts["val"] == 15).all()
+    assert (counts["test"] == 15).all()
+
+
+def test_three_pictures_of_a_class_are_enough_and_two_are_told():
+    splits = split.assign(["a"] * 3, np.arange(3), SHARES, seed=1)
+    assert sorted(splits) == ["test", "train", "val"]
+    with pytest.raises(UserError, match=r"class 'b' has 2 different"):
+        split.assign(["a"] * 9 + ["b"] * 2, np.arange(11), SHARES, seed=1)
+
+
+def test_the_seed_moves_the_splits_and_nothing_else_does():
+    labels = [f"class{n % 5}" for n in range(200)]
+    one, same, other = (split.assign(labels, np.arange(200), SHARES, seed=seed) for seed in (1, 1, 2))
+    assert (one == same).all()
+    assert (one != other).any()
+
+
+def test_a_new_class_does_not_move_the_others():
+    labels = ["a"] * 40 + ["b"] * 40
+    more = [*labels, *["c"] * 40]
+    before = split.assign(labels, np.arange(80), SHARES, seed=1)
+    after = split.assign(more, np.arange(120), SHARES, seed=1)
+    assert (after[:80] == before).all()

@@ -1,0 +1,174 @@
+"""Files are the truth and MLflow the mirror: what it lacks comes back, once, and a model loads from it."""
+
+import io
+import os
+import shutil
+
+import mlflow
+import numpy as np
+import pandas
+import pytest
+from PIL import Image
+
+from pipeline import tracking
+
+NAME = "sample"
+
+
+@pytest.fixture
+def client(repro):
+    """MLflow's own client on the copy's store."""
+    tracking._client.cache_clear()
+    return tracking._client()
+
+
+@pytest.fixture
+def lost(repro, house, client):
+    """MLflow's store is gone; afterwards the former one stands there again."""
+    kept = house.parent / "kept"
+    kept.mkdir()
+
+    def forget():
+        tracking._client.cache_clear()
+        mlflow.tracking._tracking_service.utils._get_sqlalchemy_store.cache_clear() if hasattr(
+            mlflow.tracking._tracking_service.utils._get_sqlalchemy_store, "cache_clear"
+        ) else None
+
+    stores = [path for path in house.iterdir() if path.name.startswith(("mlflow.db", "mlartifacts"))]
+    for path in stores:
+        shutil.move(path, kept / path.name)
+    forget()
+    yield
+    for path in [path for path in house.iterdir() if path.name.startswith(("mlflow.db", "mlartifacts"))]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in list(kept.iterdir()):
+        shutil.move(path, house / path.name)
+    kept.rmdir()
+    forget()
+
+
+def _runs(client):
+    experiment = client.get_experiment_by_name(NAME)
+    return client.search_runs([experiment.experiment_id], max_results=1000)
+
+
+def test_a_run_tells_its_data_commit_device_curves_and_figures(client):
+    (run,) = [
+        run
+        for run in _runs(client)
+        if run.data.tags.get("model") == "scratch" and "evaluation" in run.data.tags
+    ]
+    assert run.data.params["model.lr"]
+    assert run.data.params["seed"] == "1"
+    assert {"commit", "dirty", "device", "content", "machine"} <= set(run.data.tags)
+    assert {"best/val/top1", "val/top1", "train/loss", "test/top1", "test/top3", "wall_seconds"} <= set(
+        run.data.metrics
+    )
+    assert len(client.get_metric_history(run.info.run_id, "val/top1")) == 2
+    (given,) = run.inputs.dataset_inputs
+    assert given.dataset.name == NAME
+    files = {file.path for file in client.list_artifacts(run.info.run_id, "train")}
+    assert {"train/config.yaml", "train/confusion.png", "train/mistakes.png"} <= files
+    assert {"params.yaml", "dvc.lock"} & {file.path for file in client.list_artifacts(run.info.run_id)}
+
+
+def test_the_champion_loads_without_unpickling_and_answers(client, house, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    monkeypatch.setattr("pickle.load", None)
+    model = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
+    rng = np.random.default_rng(0)
+    array = rng.integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    # Three ways in: bytes, arrays, and a table longer than a batch.
+    for pictures in ([buffer.getvalue()], [array], [array] * 40):
+        answer = model.predict(pandas.DataFrame({"image": pictures}))
+        assert len(answer) == len(pictures)
+        assert list(answer.columns) == ["labels", "probabilities"]
+        assert len(answer["labels"][0]) == 5
+        assert answer["probabilities"][0] == sorted(answer["probabilities"][0], reverse=True)
+        assert 0 < sum(answer["probabilities"][0]) <= 1 + 1e-6
+    both = model.predict(pandas.DataFrame({"image": [buffer.getvalue(), array]}))
+    assert both["labels"][0] == both["labels"][1]
+
+
+def test_a_bad_picture_in_a_table_is_named_by_its_row(client):
+    model = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
+    with pytest.raises(Exception, match="row 0: not a picture"):
+        model.predict(pandas.DataFrame({"image": [b"no picture"]}))
+
+
+def test_a_registered_version_says_what_it_is(client):
+    version = client.get_model_version_by_alias(NAME, "champion")
+    assert "test top-1" in version.description
+    assert "drawings" in version.description
+    assert {"weights", "data", "commit", "dirty", "promoted"} <= set(version.tags)
+    assert client.get_run(version.run_id).data.tags["content"]
+
+
+def test_sync_brings_runs_versions_and_champion_back_once(lost, house):
+    for _ in range(2):
+        tracking.sync()
+        client = tracking._client()
+        runs = [run for run in _runs(client) if "evaluation" in run.data.tags]
+        assert len(runs) == 2
+        assert all(run.data.tags["restored"] == "true" for run in runs)
+        assert all(run.info.status == "FINISHED" for run in runs)
+        assert len(client.search_model_versions(f"name='{NAME}'")) == 2
+        champion = client.get_model_version_by_alias(NAME, "champion")
+        assert champion.tags["promoted"] == "the first champion"
+    model = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
+    assert (
+        len(model.predict(pandas.DataFrame({"image": [np.zeros((50, 50, 3), np.uint8)]}))["labels"][0]) == 5
+    )
+
+
+def test_with_an_empty_store_dvc_trains_nothing(lost, run):
+    done = run("dvc", "repro")
+    assert done.returncode == 0
+    assert "Running stage 'train" not in done.stdout
+
+
+def test_an_unreachable_server_stops_no_training(repro, run, house):
+    done = run(
+        "python",
+        "-m",
+        "pipeline.train",
+        "model=scratch",
+        "data.epochs=1",
+        "out=runs/single/offline",
+        MLFLOW_TRACKING_URI="http://127.0.0.1:9",
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",
+    )
+    assert done.returncode == 0, done.stdout
+    assert "pipeline.tracking sync" in done.stdout
+    assert (house / "runs/single/offline/weights.safetensors").is_file()
+
+
+def test_a_sweep_is_nested_under_one_parent_and_touches_no_dvc_out(repro, run, house, client, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in (house / "runs/sample").rglob("*")}
+    done = run(
+        "python",
+        "-m",
+        "pipeline.train",
+        "--multirun",
+        "model=scratch,probe",
+        "seed=1,2",
+        "data.epochs=1",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout
+    assert {path: path.stat().st_mtime_ns for path in (house / "runs/sample").rglob("*")} == before
+    assert not list(tmp_path.iterdir())
+    (sweep,) = (house / "runs/sweeps").iterdir()
+    assert len(list(sweep.glob("*/weights.safetensors"))) == 4
+    (parent,) = [run for run in _runs(client) if run.data.tags.get("sweep") == sweep.name]
+    jobs = [run for run in _runs(client) if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(jobs) == 4
+    assert {run.info.run_name for run in jobs} >= {"model=probe seed=2 data.epochs=1"}
+
+
+def test_the_page_links_to_the_training_side(client):
+    link = tracking.experiment_link(NAME, "http://127.0.0.1:5000")
+    assert link.endswith("/runs?workflowType=machine_learning")
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
