@@ -3,6 +3,8 @@ PYTHON ?= python3
 # DVC's stages say `python`: the environment's.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 INSTALLED := .venv/.installed
+# Each stage is a process of its own with thousands of modules behind it: compiled once, not at every start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo petfaces ui test test-slow lint constraints clean
@@ -22,13 +24,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## the whole pipeline on drawn faces, then the leaderboard (under five minutes)
 	@python -m pipeline.config data=sample
 	dvc repro
-	@python -m pipeline.tracking sync
 	@python -m pipeline.leaderboard
 
 petfaces: $(INSTALLED)  ## the same on the real faces; PETFACES_MIRROR=DIRECTORY_OR_URL for a copy of the archive
 	@python -m pipeline.config data=petfaces
 	dvc repro
-	@python -m pipeline.tracking sync
 	@python -m pipeline.leaderboard
 
 ui: $(INSTALLED)  ## MLflow's page, with links to its training side

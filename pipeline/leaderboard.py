@@ -1,6 +1,6 @@
-"""The table that compares candidates, from the files; as a program it prints it.
+"""The table that compares candidates, from the files.
 
-``python -m pipeline.leaderboard`` shows the data set of params.yaml.
+``python -m pipeline.leaderboard`` prints that of the data set in params.yaml, once MLflow holds what it tells of.
 """
 
 import json
@@ -85,7 +85,10 @@ def show(runs: Path, models: list[str]) -> None:
 
 def main() -> None:
     try:
+        from pipeline import tracking
+
         cfg = config.compose()
+        tracking.sync()
         show(ROOT / "runs" / cfg.data.name, list(cfg.models))
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -144,6 +144,14 @@ def _fit_head(model, card: dict, pack, cfg: DictConfig) -> list[dict]:
     return [{"step": step, **row} for step, row in enumerate(tried)]
 
 
+def _device(cfg: DictConfig):
+    """Where this process computes outside Lightning's loop: the trainer's own device."""
+    import torch
+
+    wanted = cfg.trainer.accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available()
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if wanted else torch.device("cpu")
+
+
 def _trainer(cfg: DictConfig, callbacks: list):
     """Lightning's Trainer as ``conf/trainer/`` says.
 
@@ -306,14 +314,16 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     work = config.main_checkout() / "runs/.work" / f"{out.parent.name}-{out.name}-{os.getpid()}"
     rows: list[dict] = []
     try:
+        device = _device(cfg)
         if cfg.model.head == "probe":
+            model.to(device)
             rows += _fit_head(model, card, pack, cfg)
         if cfg.model.epochs > 0:
             _fit(model, card, pack, cfg, run, rows, work)
         if not leader:
             return {}
-        tracking.device(run, torch.cuda.get_device_name() if model.device.type == "cuda" else "cpu")
-        model = model.cpu() if cfg.trainer.accelerator == "cpu" else model
+        tracking.device(run, torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu")
+        model.to(device)
         metrics = _judge(model, card, pack, cfg, unfinished := out.with_name(out.name + ".part"))
         metrics |= _effort(rows) | model.cpu().cost(card["input"]["size"])
         save(model, card, unfinished)

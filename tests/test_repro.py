@@ -59,7 +59,7 @@ def test_a_second_one_does_nothing(repro, run, house):
         ("params.yaml", "split:\n  seed: 1", "split:\n  seed: 2", {"split"}),
         ("params.yaml", "\nseed: 1 ", "\nseed: 2 ", {"train@scratch", "train@probe"}),
         ("conf/model/scratch.yaml", "dropout: 0.2", "dropout: 0.3", {"train@scratch"}),
-        ("conf/model/probe.yaml", "3e-2]", "1e-1]", {"train@probe"}),
+        ("conf/model/probe.yaml", ", 1.0]", ", 2.0]", {"train@probe"}),
         ("conf/model/finetune.yaml", "lr: ", "lr: 1", set()),
         ("conf/data/sample.yaml", "per_class: 7", "per_class: 8", {"fetch"}),
         ("params.yaml", "max_side: 128", "max_side: 100", {"pack"}),
