@@ -1,6 +1,6 @@
 """The table that compares candidates, from the files.
 
-``python -m pipeline.leaderboard`` prints that of the data set in params.yaml, once MLflow holds what it tells of.
+``python -m pipeline.leaderboard`` prints that of the data set in params.yaml, once MLflow holds all of it.
 """
 
 import json

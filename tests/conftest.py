@@ -96,8 +96,6 @@ def change():
 @pytest.fixture(scope="session")
 def repro(house: Path) -> subprocess.CompletedProcess:
     """The first `dvc repro` of the copy, which leaves a champion."""
-    if not (house / ".dvc/tmp").exists():
-        (house / ".dvc").mkdir(exist_ok=True)
     done = _run("dvc", "repro")
     assert done.returncode == 0, done.stdout
     return done
