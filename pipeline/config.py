@@ -9,11 +9,15 @@ from pathlib import Path
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 PARAMS = ROOT / "params.yaml"
+
+SHARED = ("data", "trainer")  # groups that params.yaml may choose; the others belong to a model
 
 # Nothing phones home unasked; a person's own setting wins.
 for _name, _value in {"NO_ALBUMENTATIONS_UPDATE": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}.items():
@@ -68,6 +72,10 @@ def store_params() -> None:
     groups, values = [], {}
     for key, value in params.items():
         if (CONF / key).is_dir():
+            if key not in SHARED:
+                raise UserError(
+                    f"params.yaml: {key} belongs to one model; choose it in conf/model/ or by {key}={value}"
+                )
             if value not in _choices(key):
                 raise UserError(
                     f"params.yaml: {key}: {value} is not known; choose one of {', '.join(_choices(key))}"
@@ -93,9 +101,20 @@ def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
 
     @functools.wraps(function)
     def guarded(cfg: DictConfig) -> object:
+        job = HydraConfig.get()
         try:
+            for group in ("data", "model"):
+                # DVC knows a choice by its file's name, the stages by the name in it.
+                if cfg[group].name != job.runtime.choices[group]:
+                    raise UserError(
+                        f"conf/{group}/{job.runtime.choices[group]}.yaml says name: {cfg[group].name}; "
+                        "file and name must be the same"
+                    )
             return function(cfg)
         except UserError as error:
+            if job.mode == RunMode.MULTIRUN:  # the sweep's other jobs go on
+                print(f"error: {error}", file=sys.stderr)
+                return float("nan")
             sys.exit(f"error: {error}")
 
     def program() -> None:

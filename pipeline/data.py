@@ -41,8 +41,10 @@ class Pack:
         """
         if not (place / "split.csv").is_file() or not (place / "pack/pack.json").is_file():
             raise UserError(f"{place} has no packed pictures; run: dvc repro split")
-        index = pandas.read_csv(place / "pack/index.csv", keep_default_na=False, dtype={"phash": str})
-        split = pandas.read_csv(place / "split.csv", keep_default_na=False)
+        # Names stay text: folders called 001 and 002, or None, are classes too.
+        text = dict.fromkeys(("path", "label", "species", "breed", "sha256", "phash", "split"), str)
+        index = pandas.read_csv(place / "pack/index.csv", keep_default_na=False, dtype=text)
+        split = pandas.read_csv(place / "split.csv", keep_default_na=False, dtype=text)
         if list(split["path"]) != list(index["path"]):
             raise UserError(f"{place}/split.csv is of another pack; run: dvc repro split")
         table = index.assign(split=split["split"], group=split["group"])
@@ -112,19 +114,20 @@ class Pictures(Dataset):
 class EpochSampler(Sampler):
     """Places in an order that seed and epoch alone decide, shared out over processes.
 
-    Yields (epoch, place). Each process gets equally many, since DDP waits for all; what is left over of an
-    epoch (less than a batch) comes up in another one, for the order changes.
+    Yields (epoch, place). Each process gets equally many, since DDP waits for all; what an epoch leaves over
+    (less than a batch of all processes) comes up in another one, for the order changes.
     """
 
     def __init__(self, length: int, seed: int, batch_size: int, rank: int = 0, world: int = 1):
         self.length, self.seed, self.rank, self.world = length, seed, rank, world
         self.epoch = 0
-        # Whole batches only: a last one of three pictures would unsettle BatchNorm.
-        self.used = (
-            max(length // (batch_size * world), 1) * batch_size * world
-            if length >= batch_size * world
-            else length // world * world
-        )
+        # Whole batches only: a last one of three pictures would unsettle BatchNorm. Little data is one batch.
+        step = batch_size * world if length >= batch_size * world else world
+        self.used = length // step * step
+        if not self.used:
+            raise UserError(
+                f"{length} pictures can't be shared out over {world} processes; set trainer.devices=1"
+            )
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before each epoch."""

@@ -41,7 +41,6 @@ def evaluate(
     from models.classifier import TOP, load
     from pipeline import scores
     from pipeline.data import Pack
-    from pipeline.train import predict
 
     torch.set_num_threads(threads)
     model, card = load(train)
@@ -50,7 +49,7 @@ def evaluate(
         raise UserError(f"{train} knows other classes than {place}; run: dvc repro train")
     rows = pack.rows("test")
     targets = pack.table["target"].to_numpy()[rows]
-    probabilities = predict(model, card, pack, rows, 32, workers)
+    probabilities = scores.predict(model, card, pack, rows, 32, workers)
     predicted = probabilities.argmax(axis=1)
 
     metrics: dict[str, float] = {"test/pictures": len(rows)}

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +12,30 @@ import torch
 
 from models.classifier import Classifier
 from models.pretrained import pooled_features
-from pipeline import config
+from pipeline import config, portable
 from pipeline.data import Pack, Pictures, loader, still
 
 CACHE = Path("data/.cache/features")  # in the main checkout
 
 
-def backbone_key(model: Classifier, card: dict) -> str:
-    """Hash of all that a feature depends on but the picture: weights without the head, sizing, layout."""
+def backbone_key(model: Classifier, card: dict, batch_size: int) -> str:
+    """Hash of all that a feature's bits depend on but the picture.
+
+    That is the weights without the head, sizing and its code, and what moves the last bits: layout, batch,
+    threads, device, versions.
+    """
     head = model.net.pretrained_cfg["classifier"]
-    digest = hashlib.sha256(
-        json.dumps([card["net"]["backbone"], card["input"], model.channels_last], sort_keys=True).encode()
-    )
+    around = [
+        card["net"]["backbone"],
+        card["input"],
+        model.channels_last,
+        batch_size,
+        torch.get_num_threads(),
+        model.device.type,
+        [version(name) for name in ("torch", "timm", "pillow", "numpy")],
+    ]
+    digest = hashlib.sha256(json.dumps(around, sort_keys=True).encode())
+    digest.update(Path(portable.__file__).read_bytes())
     for name, value in sorted(model.net.state_dict().items()):
         if not name.startswith(head):
             digest.update(name.encode())
@@ -38,7 +51,7 @@ def features(
     Kept in one file a backbone under the pictures' hashes: a second head, a relabelled picture or another
     split computes nothing, a new picture only itself.
     """
-    file = config.main_checkout() / CACHE / f"{backbone_key(model, card)[:24]}.npz"
+    file = config.main_checkout() / CACHE / f"{backbone_key(model, card, batch_size)[:24]}.npz"
     known: dict[str, np.ndarray] = {}
     if file.is_file():
         with np.load(file) as stored:

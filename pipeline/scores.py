@@ -5,9 +5,21 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import figures
-from pipeline.data import Pack, Pictures
+from pipeline.data import Pack, Pictures, loader, still
 
 SHOWN = 24  # worst mistakes on one sheet
+
+
+def predict(model, card: dict, pack: Pack, rows: np.ndarray, batch_size: int, workers: int) -> np.ndarray:
+    """Probabilities, rows × classes float32, from one process; the same code for validation and test."""
+    import torch
+
+    model.eval()
+    parts = []
+    with torch.inference_mode():
+        for pictures, _ in loader(Pictures(pack, rows, still(card["input"]), seed=0), batch_size, workers):
+            parts.append(model(pictures.to(model.device)).softmax(dim=1).float().cpu().numpy())
+    return np.concatenate(parts)
 
 
 def confusion_matrix(targets: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Stage split: near-duplicates into groups, groups into train, val and test, class by class."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -60,22 +61,26 @@ def assign(labels: list[str], groups: np.ndarray, shares: dict[str, float], seed
     split_of_group = np.full(groups.max() + 1, "train", dtype="<U5")
     first = np.unique(groups, return_index=True)[1]
     sizes = np.bincount(groups)
-    for number, label in enumerate(np.unique(labels)):
+    for label in np.unique(labels):
         own = groups[first[labels[first] == label]]
         if len(own) < len(SPLITS):
             raise UserError(
                 f"class '{label}' has {len(own)} different picture(s), fewer than the {len(SPLITS)} splits; "
                 "add pictures or drop it"
             )
-        # A class draws from its own stream: a new class does not move the others.
-        dealt = np.random.default_rng([seed, number]).permutation(own)
+        # A class draws from its own stream, by its name: a new class does not move the others.
+        name = int.from_bytes(hashlib.sha256(str(label).encode()).digest()[:8], "big")
+        dealt = list(np.random.default_rng([seed, name]).permutation(own))
         total = sizes[own].sum()
-        for split, share in shares.items():
+        for place, (split, share) in enumerate(shares.items()):
             wanted, taken = max(1, round(total * share)), 0
-            while taken < wanted and len(dealt) > 1 + (split == "val"):
-                split_of_group[dealt[0]] = split
-                taken += sizes[dealt[0]]
-                dealt = dealt[1:]
+            for group in list(dealt):
+                # A group too big for what is left of the share stays in train; the first one counts always.
+                fits = taken + sizes[group] <= wanted or taken == 0
+                if taken < wanted and fits and len(dealt) > len(shares) - place:
+                    split_of_group[group] = split
+                    taken += sizes[group]
+                    dealt.remove(group)
     return split_of_group[groups]
 
 
@@ -87,7 +92,7 @@ def split(pack: Path, target: Path, cfg: DictConfig) -> None:
         raise UserError(
             f"split.val={cfg.val} and split.test={cfg.test} must be above 0 and leave something to train on"
         )
-    index = pandas.read_csv(pack / "index.csv", keep_default_na=False, dtype={"phash": str})
+    index = pandas.read_csv(pack / "index.csv", keep_default_na=False, dtype=str)
     groups = near_duplicates(list(index["phash"]), cfg.distance)
     index["group"] = groups
     index["split"] = assign(list(index["label"]), groups, {"val": cfg.val, "test": cfg.test}, cfg.seed)

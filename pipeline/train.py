@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import config
@@ -185,9 +187,10 @@ def _trainer(cfg: DictConfig, callbacks: list):
             use_distributed_sampler=False,  # EpochSampler shares out by itself, without padding
             num_sanity_val_steps=0,
         )
-    except (MisconfigurationException, RuntimeError) as error:
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
         raise UserError(
-            f"trainer: {str(error).splitlines()[0]}; this machine may have fewer devices, try trainer=cpu"
+            f"trainer: {' '.join(str(error).split())[:300]}; "
+            "this machine may have fewer devices, try trainer=cpu"
         ) from error
 
 
@@ -243,29 +246,16 @@ def _fit(model, card: dict, pack, cfg: DictConfig, run, rows: list[dict], work: 
     rank, world = int(os.environ.get("LOCAL_RANK", 0)), trainer.world_size
     sampler = EpochSampler(len(learning), cfg.seed, batch, rank, world)
     quiet = range(rank, len(watched), world)
+    # Lightning keeps the modes it finds, and computing features has left the network judging.
+    model.train()
     trainer.fit(
         model,
         loader(learning, batch, workers, sampler),
         loader(watched, batch, workers, quiet),
     )
-    model.load_state_dict(
-        torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-    )
-
-
-def predict(model, card: dict, pack, rows, batch_size: int, workers: int):
-    """Probabilities, rows×classes float32, from one process; the same code for validation and test."""
-    import numpy as np
-    import torch
-
-    from pipeline.data import Pictures, loader, still
-
-    model.eval()
-    parts = []
-    with torch.inference_mode():
-        for pictures, _ in loader(Pictures(pack, rows, still(card["input"]), seed=0), batch_size, workers):
-            parts.append(model(pictures.to(model.device)).softmax(dim=1).float().cpu().numpy())
-    return np.concatenate(parts)
+    if trainer.is_global_zero:  # the others are done, and the file goes with the work folder
+        best_state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+        model.load_state_dict(best_state)
 
 
 def _write_curves(rows: list[dict], file: Path) -> None:
@@ -302,6 +292,8 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     from pipeline.data import Pack
 
     out = config.from_root(cfg.out)
+    if out.exists() and any(out.iterdir()) and not (out / "model.json").is_file():
+        raise UserError(f"out={out} holds something else than a trained model; name another folder")
     pack = Pack.open(ROOT / "data" / cfg.data.name)
     torch.set_num_threads(cfg.trainer.threads)
     pl.seed_everything(cfg.seed, verbose=False)
@@ -353,7 +345,7 @@ def _judge(model, card: dict, pack, cfg: DictConfig, folder: Path) -> dict[str, 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     rows = pack.rows("val")
-    probabilities = predict(model, card, pack, rows, cfg.model.batch_size, cfg.trainer.workers)
+    probabilities = scores.predict(model, card, pack, rows, cfg.model.batch_size, cfg.trainer.workers)
     targets = pack.table["target"].to_numpy()[rows]
     scores.draw(pack, rows, probabilities, f"{cfg.model.name} on {cfg.data.name}, validation", folder)
     figures = topk_metrics(len(pack.classes), "val/")(
@@ -363,7 +355,7 @@ def _judge(model, card: dict, pack, cfg: DictConfig, folder: Path) -> dict[str, 
 
 
 def _effort(rows: list[dict]) -> dict[str, int]:
-    """Epochs run and pictures shown in training; a probe sees each picture once, without a gradient."""
+    """Epochs run, and pictures shown to the network with a gradient: none for a probe."""
     epochs = [row for row in rows if "epoch" in row]
     return {
         "epochs": len(epochs),
@@ -400,9 +392,6 @@ def _own_processes(overrides: list[str], out: str) -> Iterator[None]:
 
 @config.stage
 def main(cfg: DictConfig) -> float | None:
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
     job = HydraConfig.get()
     name = sweep = None
     if job.mode == RunMode.MULTIRUN:
