@@ -17,9 +17,9 @@ def evaluate(
 ) -> dict[str, float]:
     """Judges the model of a train folder.
 
-    Writes ``metrics.json``, ``predictions.csv`` (a row a test picture), ``probabilities.npy`` (float32,
-    pictures × classes, in the same order), ``classes.csv`` (recall and precision of each class),
-    ``confusions.csv`` (pairs that were confused, most first) and two pictures.
+    Writes ``metrics.json``, ``model.sha256`` (which model was judged), ``predictions.csv`` (a row a test
+    picture), ``probabilities.npy`` (float32, pictures × classes, in the same order), ``classes.csv`` (recall
+    and precision of each class), ``confusions.csv`` (pairs that were confused, most first) and two pictures.
 
     Args:
         train: train's folder.
@@ -39,7 +39,7 @@ def evaluate(
     import torch
 
     from models.classifier import TOP, load
-    from pipeline import scores
+    from pipeline import scores, tracking
     from pipeline.data import Pack
 
     torch.set_num_threads(threads)
@@ -70,14 +70,17 @@ def evaluate(
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    (unfinished / "model.sha256").write_text(tracking.model_hash(train) + "\n")
     np.save(unfinished / "probabilities.npy", probabilities)
-    paths = pack.table["path"].to_numpy()[rows]
+    judged = pack.table.iloc[rows]
     _table(
         unfinished / "predictions.csv",
-        ["path", "label", "predicted", "probability"],
+        ["path", "sha256", "label", "predicted", "probability"],
         [
-            [path, pack.classes[target], pack.classes[guess], f"{row.max():.6f}"]
-            for path, target, guess, row in zip(paths, targets, predicted, probabilities, strict=True)
+            [path, sha256, label, pack.classes[guess], f"{row.max():.6f}"]
+            for path, sha256, label, guess, row in zip(
+                judged["path"], judged["sha256"], judged["label"], predicted, probabilities, strict=True
+            )
         ],
     )
     precision = matrix.diagonal() / np.maximum(matrix.sum(axis=0), 1)

@@ -75,7 +75,7 @@ def show(runs: Path, models: list[str]) -> None:
     console.print(table)
     decision = json.loads((runs / "register/decision.json").read_text())
     card = json.loads((runs / "register/champion/train/model.json").read_text())
-    print(f"Champion of {name}: {card['name']} ({decision['reason']}).")
+    print(f"Champion of {name}: {card['name']} ({decision['champion']['reason']}).")
     if card["drawings"]:
         print("It was trained on drawings and knows no photographs. The real faces: make petfaces")
     print(f"Report:       reports/{name}/README.md")
@@ -88,8 +88,12 @@ def main() -> None:
         from pipeline import tracking
 
         cfg = config.compose()
-        tracking.sync()
-        show(ROOT / "runs" / cfg.data.name, list(cfg.models))
+        runs = ROOT / "runs" / cfg.data.name
+        if not (runs / "register/decision.json").is_file():
+            raise UserError(f"nothing was registered on {cfg.data.name} yet; run: dvc repro")
+        with tracking.reachable():
+            tracking.sync()
+        show(runs, list(cfg.models))
     except UserError as error:
         sys.exit(f"error: {error}")
 

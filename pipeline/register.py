@@ -15,6 +15,8 @@ from omegaconf import DictConfig
 from pipeline import config
 from pipeline.config import ROOT, UserError
 
+PARTS = ("train", "evaluation", "portable")  # folders of a champion's copy
+
 # float32 in another order of sums; what is more than that is a wrong export.
 TOLERANCE = 1e-3
 
@@ -40,8 +42,8 @@ class Candidate:
         return json.loads((self.evaluation / "metrics.json").read_text())
 
     def judged(self) -> list[tuple[str, str]]:
-        """Path and class of the test pictures, in order."""
-        return [(row["path"], row["label"]) for row in self._predictions()]
+        """Hash and class of the test pictures, in order."""
+        return [(row["sha256"], row["label"]) for row in self._predictions()]
 
     def right(self) -> list[bool]:
         """Whether each test picture's class was found."""
@@ -78,7 +80,7 @@ def check_export(candidate: Candidate, place: Path) -> None:
         )
 
 
-def decide(challenger: Candidate, champion: Candidate | None, looks: int, significance: float) -> dict:
+def decide(challenger: Candidate, champion: Candidate | None, significance: float) -> dict:
     """Whether the challenger becomes champion, and why.
 
     The test is McNemar's, exact: of the pictures on which the two differ, the challenger must win more than
@@ -87,22 +89,22 @@ def decide(challenger: Candidate, champion: Candidate | None, looks: int, signif
     Args:
         challenger: the best on validation.
         champion: the one in office, or None.
-        looks: paired tests made on this test split so far.
         significance: level of the test, two-sided.
 
     Returns:
-        `promoted`, `reason`, `paired_test` (wins, losses, p) or None, and the new number of `looks`.
+        `promoted`, `reason`, and `paired_test` (wins, losses, p), which is None where none was made.
     """
     from scipy.stats import binomtest
 
+    def without_test(reason: str) -> dict:
+        return {"promoted": True, "reason": reason, "paired_test": None}
+
     if champion is None:
-        return {"promoted": True, "reason": "the first champion", "paired_test": None, "looks": 0}
+        return without_test("the first champion")
     if challenger.card["classes"] != champion.card["classes"]:
-        reason = "the champion knew another list of classes"
-        return {"promoted": True, "reason": reason, "paired_test": None, "looks": 0}
+        return without_test("the champion before it knew another list of classes")
     if challenger.judged() != champion.judged():
-        reason = "the champion was judged on another test split"
-        return {"promoted": True, "reason": reason, "paired_test": None, "looks": 0}
+        return without_test("the champion before it was judged on another test split")
     pairs = list(zip(challenger.right(), champion.right(), strict=True))
     wins, losses = pairs.count((True, False)), pairs.count((False, True))
     p = float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
@@ -111,33 +113,15 @@ def decide(challenger: Candidate, champion: Candidate | None, looks: int, signif
     reason = (
         f"{verdict} than the champion on {len(pairs)} test pictures: {wins} won, {losses} lost, p = {p:.3f}"
     )
-    return {
-        "promoted": promoted,
-        "reason": reason,
-        "paired_test": {"wins": wins, "losses": losses, "p": p},
-        "looks": looks + 1,
-    }
-
-
-def _in_office(name: str, kept: Path) -> Candidate | None:
-    """The present champion's files: of MLflow's alias, which a person may have set, else the kept copy."""
-    from pipeline import tracking
-
-    folders = [kept / part for part in ("train", "evaluation", "portable")]
-    here = Candidate(*folders) if all(folder.is_dir() for folder in folders) else None
-    alias = tracking.champion(name)
-    if alias is None or (here and tracking.weights_hash(here.train) == alias[1]):
-        return here
-    shutil.rmtree(kept, ignore_errors=True)
-    tracking.download_version(name, alias[0], kept)
-    return Candidate(*folders)
+    return {"promoted": promoted, "reason": reason, "paired_test": {"wins": wins, "losses": losses, "p": p}}
 
 
 def register(runs: Path, place: Path, models: list[str], significance: float) -> dict:
     """Registers the candidates of a data set and settles who is champion.
 
-    Writes ``register/decision.json``, the exported models in ``register/candidates/``, and the champion's
-    files in ``register/champion/``: they are what restores a lost registry.
+    Who is in office is the one thing that a stage asks of MLflow: the registry is where people set the alias.
+    What the stage leaves restores a lost registry: ``register/decision.json``, the exported models in
+    ``register/candidates/``, and all files of the champion, old or new, in ``register/champion/``.
 
     Args:
         runs: the data set's folder under ``runs/``.
@@ -150,67 +134,67 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
     """
     from pipeline import export, tracking
 
-    out = runs / "register"
-    decision_file = out / "decision.json"
-    former = json.loads(decision_file.read_text()) if decision_file.is_file() else {}
-    candidates, versions = {}, {}
-    shutil.rmtree(out / "candidates", ignore_errors=True)
-    for name in models:
-        candidate = Candidate(runs / "train" / name, runs / "evaluate" / name, out / "candidates" / name)
+    name, out = runs.name, runs / "register"
+    candidates, versions, hashes = {}, {}, {}
+    for model in models:
+        candidate = Candidate(runs / "train" / model, runs / "evaluate" / model, out / "candidates" / model)
         export.to_onnx(candidate.train, candidate.portable)
         check_export(candidate, place)
-        candidates[name] = candidate
-        versions[name] = tracking.ensure_version(candidate.train, candidate.evaluation, candidate.portable)
-        print(f"register: {name} is version {versions[name]} of {runs.name}", flush=True)
+        candidates[model], hashes[model] = candidate, tracking.model_hash(candidate.train)
+        versions[model] = tracking.ensure_version(candidate.train, candidate.evaluation, candidate.portable)
+        print(f"register: {model} is version {versions[model]} of {name}", flush=True)
     # Between equals the first of params.yaml's list.
-    best = max(models, key=lambda name: candidates[name].validation["val/top1"])
-    challenger = candidates[best]
-    champion = _in_office(runs.name, out / "champion")
-    if champion and tracking.weights_hash(champion.train) == tracking.weights_hash(challenger.train):
-        outcome = {
-            "promoted": False,
-            "reason": former.get("reason", "the challenger is the champion already"),
-            "paired_test": None,
-            "looks": former.get("looks", 0),
-        }
+    best = max(models, key=lambda model: candidates[model].validation["val/top1"])
+    in_office = tracking.champion(name)
+    if in_office and in_office[1] in hashes.values():
+        # One of today's candidates: its files are here, judged by today's code.
+        (model, *_) = (model for model, known in hashes.items() if known == in_office[1])
+        champion = candidates[model]
+    elif in_office:
+        folders = [out / "former" / part for part in PARTS]
+        tracking.download_version(name, in_office[0], out / "former")
+        champion = Candidate(*folders)
     else:
-        outcome = decide(challenger, champion, former.get("looks", 0), significance)
+        champion = None
+
+    if champion is candidates[best]:
+        outcome = {"promoted": False, "reason": "the challenger is the champion already", "paired_test": None}
+    else:
+        outcome = decide(candidates[best], champion, significance)
+    if outcome["paired_test"]:
+        tracking.count_look(name, versions[best], in_office[1], outcome["reason"])
     if outcome["promoted"]:
-        shutil.rmtree(out / "champion", ignore_errors=True)
-        for part, source in (
-            ("train", challenger.train),
-            ("evaluation", challenger.evaluation),
-            ("portable", challenger.portable),
-        ):
-            shutil.copytree(source, out / "champion" / part)
-        tracking.promote(runs.name, versions[best], outcome["reason"])
-    elif champion:
-        # The alias may be missing though the files tell of a champion: a lost database.
-        number = tracking.ensure_version(champion.train, champion.evaluation, champion.portable)
-        if tracking.champion(runs.name) is None:
-            tracking.promote(runs.name, number, outcome["reason"])
-    office = Candidate(*(out / "champion" / part for part in ("train", "evaluation", "portable")))
+        champion = candidates[best]
+        tracking.promote(name, versions[best], outcome["reason"])
+    for part, source in zip(PARTS, (champion.train, champion.evaluation, champion.portable), strict=True):
+        shutil.copytree(source, out / "champion" / part, dirs_exist_ok=True)
+    shutil.rmtree(out / "former", ignore_errors=True)
+    split = json.loads((candidates[best].train / "lineage.json").read_text())["data"]["split"]
     decision = {
+        "candidates": hashes,
         "challenger": best,
-        "champion": {
-            "model": office.card["name"],
-            "weights": tracking.weights_hash(office.train),
-            "test/top1": office.test["test/top1"],
-        },
         **outcome,
+        "looks": tracking.looks(name, split),
+        "champion": {
+            "model": champion.card["name"],
+            "sha256": tracking.model_hash(champion.train),
+            "test/top1": champion.test["test/top1"],
+            "reason": tracking.promoted_because(name, tracking.champion(name)[0]),
+        },
     }
-    decision_file.write_text(json.dumps(decision, indent=2) + "\n")
+    (out / "decision.json").write_text(json.dumps(decision, indent=2) + "\n")
     return decision
 
 
 @config.stage
 def main(cfg: DictConfig) -> None:
-    decision = register(
-        ROOT / "runs" / cfg.data.name,
-        ROOT / "data" / cfg.data.name,
-        list(cfg.models),
-        cfg.register.significance,
-    )
+    from pipeline import tracking
+
+    runs = ROOT / "runs" / cfg.data.name
+    # DVC has cleared the folder; a run by hand does the same.
+    shutil.rmtree(runs / "register", ignore_errors=True)
+    with tracking.reachable():
+        decision = register(runs, ROOT / "data" / cfg.data.name, list(cfg.models), cfg.register.significance)
     champion = decision["champion"]
     print(
         f"register: champion is {champion['model']} (test top-1 {champion['test/top1']:.1%}); "

@@ -131,7 +131,8 @@ def _page(
         "shown in training.",
         "",
         _noise(table, sure),
-        f"Champion: `{decision['champion']['model']}` ({decision['reason']}). "
+        f"Champion: `{decision['champion']['model']}` ({decision['champion']['reason']}). "
+        f"Challenger: `{decision['challenger']}` ({decision['reason']}). "
         f"Paired tests made on this test split: {decision['looks']}.",
         "",
         "![test top-1 with intervals](leaderboard.png)",

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -37,11 +38,14 @@ def uri() -> str:
 @cache
 def _client():
     import logging
+    import warnings
 
     import mlflow
 
     for name in ("mlflow.store.db.utils", "alembic"):  # a page of migrations at the first start
         logging.getLogger(name).setLevel(logging.WARNING)
+    # MLflow would like an example with each model; signature and description say what goes in.
+    warnings.filterwarnings("ignore", message=".*input example was not provided.*")
     mlflow.set_tracking_uri(uri())
     return mlflow.MlflowClient()
 
@@ -68,6 +72,23 @@ def _find(experiment: str, **tags: str):
     query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
     runs = _client().search_runs([experiment], query, max_results=1, order_by=["start_time ASC"])
     return runs[0] if runs else None
+
+
+@contextmanager
+def reachable() -> Iterator[None]:
+    """Ends what can't do without MLflow in one line.
+
+    Raises:
+        UserError: the server or the store does not answer as it should.
+    """
+    import mlflow
+
+    try:
+        yield
+    except mlflow.exceptions.MlflowException as error:
+        raise UserError(
+            f"MLflow at {uri()} does not answer: {_line(error)}; nothing is lost, try again"
+        ) from error
 
 
 # ---------------------------------------------------------------- runs
@@ -114,9 +135,14 @@ class Run:
             self.run_id = None
 
 
+def _line(error: Exception) -> str:
+    """The first line of what an error says, or its kind."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
 def _warn(error: Exception) -> None:
     print(
-        f"warning: MLflow at {uri()} can't be written ({str(error).splitlines()[0][:200]}); "
+        f"warning: MLflow at {uri()} can't be written ({_line(error)}); "
         "the files are complete, send them later by: python -m pipeline.tracking sync",
         file=sys.stderr,
     )
@@ -126,18 +152,18 @@ def start(card: dict, settings: dict, lineage: dict, name: str, sweep: str | Non
     """Starts the run of a training; settings as `ensure` finds them in ``config.yaml``."""
     import platform
 
+    run = Run(None)
     try:
-        run_id = _create(card, settings, lineage, name, sweep)
-        _client().set_tag(
-            run_id, "machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
-        )
+        run.run_id = _create(card, settings, lineage, name, sweep)
+        machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
+        _client().set_tag(run.run_id, "machine", machine)
         for file in ("params.yaml", "dvc.lock"):
             if (ROOT / file).is_file():
-                _client().log_artifact(run_id, ROOT / file)
-        return Run(run_id)
+                _client().log_artifact(run.run_id, ROOT / file)
     except Exception as error:
         _warn(error)
-        return Run(None)
+        run.run_id = None
+    return run
 
 
 def device(run: Run, name: str) -> None:
@@ -189,7 +215,9 @@ def _parent(experiment: str, sweep: str) -> str:
     """The run that a sweep's jobs are nested under; jobs may start together: one makes it, all find it."""
     from filelock import FileLock
 
-    with FileLock(config.main_checkout() / "runs" / ".sweep.lock"):
+    runs = config.main_checkout() / "runs"
+    runs.mkdir(exist_ok=True)
+    with FileLock(runs / ".sweep.lock"):
         found = _find(experiment, sweep=sweep)
         if found:
             return found.info.run_id
@@ -304,15 +332,16 @@ def wall_seconds(folder: Path) -> float | None:
 # ---------------------------------------------------------------- registry
 
 
-def weights_hash(folder: Path) -> str:
-    """Of a train folder's weights: what a registered version is known by."""
-    return hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
+def model_hash(folder: Path) -> str:
+    """Of a train folder's weights and card (classes, sizing): what a registered version is known by."""
+    whole = hashlib.sha256((folder / "weights.safetensors").read_bytes())
+    whole.update((folder / "model.json").read_bytes())
+    return whole.hexdigest()
 
 
-def _version(name: str, weights: str):
-    """The version with these weights, or None."""
-    # SQLite's search over tags is slow on many versions, but a registry has hundreds, not millions.
-    found = _client().search_model_versions(f"name='{name}' and tags.weights='{weights}'", max_results=1)
+def _version(name: str, model: str):
+    """The version with this hash, or None."""
+    found = _client().search_model_versions(f"name='{name}' and tags.model_sha256='{model}'", max_results=1)
     return found[0] if found else None
 
 
@@ -330,11 +359,11 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
     import mlflow
 
     card = json.loads((folder / "model.json").read_text())
-    name, weights = card["data"], weights_hash(folder)
-    run_id = ensure(folder, evaluation)
-    found = _version(name, weights)
+    name, model = card["data"], model_hash(folder)
+    found = _version(name, model)
     if found:
         return found.version
+    run_id = ensure(folder, evaluation)
     from mlflow.models import ModelSignature
     from mlflow.types.schema import Array, ColSpec, Schema
 
@@ -346,7 +375,7 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
         Schema([ColSpec("binary", "image")]),
         Schema([ColSpec(Array("string"), "labels"), ColSpec(Array("double"), "probabilities")]),
     )
-    ended = _client().get_run(run_id).info.status
+    before = _client().get_run(run_id).info
     with mlflow.start_run(run_id=run_id):
         logged = mlflow.pyfunc.log_model(
             name="model",
@@ -356,12 +385,12 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
             signature=signature,
             pip_requirements=_requirements(),
         )
-    _client().set_terminated(run_id, ended)
+    _client().set_terminated(run_id, before.status, before.end_time)  # registering is no part of the training
     figures = json.loads((evaluation / "metrics.json").read_text())
     validation = json.loads((folder / "metrics.json").read_text())
     lineage = json.loads((folder / "lineage.json").read_text())
     tags = {
-        "weights": weights,
+        "model_sha256": model,
         "model": card["name"],
         "data": lineage["data"]["content"],
         "split": lineage["data"]["split"],
@@ -388,7 +417,7 @@ def _requirements() -> list[str]:
 
 
 def champion(name: str) -> tuple[str, str] | None:
-    """Version number and weights' hash of the champion of a data set, or None."""
+    """Version number and model hash of the champion of a data set, or None."""
     import mlflow
 
     try:
@@ -397,7 +426,7 @@ def champion(name: str) -> tuple[str, str] | None:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
-    return version.version, version.tags.get("weights", "")
+    return version.version, version.tags.get("model_sha256", "")
 
 
 def download_version(name: str, number: str, target: Path) -> None:
@@ -420,35 +449,69 @@ def promote(name: str, number: str, reason: str) -> None:
     _client().set_registered_model_alias(name, "champion", number)
 
 
+def promoted_because(name: str, number: str) -> str:
+    """Why a version became champion; a person may have set the alias by hand."""
+    return _client().get_model_version(name, number).tags.get("promoted", "set by hand")
+
+
+def count_look(name: str, number: str, champion_model: str, outcome: str) -> None:
+    """Notes on the challenger that it was tested against a champion; the same pair again is the same look."""
+    _client().set_model_version_tag(name, number, f"tested_against_{champion_model[:12]}", outcome[:500])
+
+
+def looks(name: str, split: str) -> int:
+    """How many paired tests were made on a test split."""
+    versions = _client().search_model_versions(f"name='{name}' and tags.split='{split}'", max_results=10_000)
+    return sum(tag.startswith("tested_against_") for version in versions for tag in version.tags)
+
+
 # ---------------------------------------------------------------- programs
 
 
 def sync() -> None:
     """Writes into MLflow whatever of the files under ``runs/`` it lacks; what is there stays as it is."""
     runs = versions = 0
-    folders = sorted(
-        path.parent for path in (ROOT / "runs").rglob("lineage.json") if ".work" not in path.parts
-    )
-    for folder in folders:
-        if "register" in folder.relative_to(ROOT / "runs").parts:
-            continue  # a copy of a champion: it comes with its version
-        evaluation = folder.parent.parent / "evaluate" / folder.name
-        ensure(folder, evaluation if (evaluation / "metrics.json").is_file() else None)
+    for folder in _trained(ROOT / "runs"):
+        ensure(folder, _judged(folder))
         runs += 1
     for file in sorted((ROOT / "runs").glob("*/register/decision.json")):
-        name, place = file.parent.parent.name, file.parent
-        for portable in sorted((place / "candidates").iterdir()):
-            train, evaluation = (place.parent / stage / portable.name for stage in ("train", "evaluate"))
-            if (train / "lineage.json").is_file() and (evaluation / "metrics.json").is_file():
-                ensure_version(train, evaluation, portable)
+        place, decision = file.parent, json.loads(file.read_text())
+        name = place.parent.name
+        for model, known in decision["candidates"].items():
+            folder = place.parent / "train" / model
+            # After a training that was not registered yet, the exported models are those of the former one.
+            if (
+                (folder / "model.json").is_file()
+                and model_hash(folder) == known
+                and (judged := _judged(folder))
+            ):
+                ensure_version(folder, judged, place / "candidates" / model)
                 versions += 1
         kept = place / "champion"
         number = ensure_version(kept / "train", kept / "evaluation", kept / "portable")
         if champion(name) is None:
-            promote(name, number, json.loads(file.read_text())["reason"])
+            promote(name, number, decision["champion"]["reason"])
     print(
         f"tracking: MLflow at {uri()} holds the {runs} runs and {versions} candidates that the files tell of"
     )
+
+
+def _trained(runs: Path) -> list[Path]:
+    """Finished train folders of DVC, sweeps and single runs; no champion's copy, nothing cut short."""
+    folders = (path.parent for path in runs.rglob("lineage.json"))
+    left_out = {"register", ".work"}
+    return sorted(
+        folder
+        for folder in folders
+        if not left_out & set(folder.relative_to(runs).parts) and folder.suffix != ".part"
+    )
+
+
+def _judged(folder: Path) -> Path | None:
+    """The evaluation of a train folder, unless it is of a former model there."""
+    evaluation = folder.parent.parent / "evaluate" / folder.name
+    known = evaluation / "model.sha256"
+    return evaluation if known.is_file() and known.read_text().strip() == model_hash(folder) else None
 
 
 def experiment_link(name: str, host: str) -> str:
@@ -463,6 +526,10 @@ def ui(port: int = 5000) -> None:
     """Serves MLflow's page on this machine until Ctrl-C, which ends its helpers too."""
     import signal
 
+    if uri().startswith("http"):
+        for experiment in _client().search_experiments():
+            print(f"{experiment.name}: {experiment_link(experiment.name, uri())}")
+        return
     host = f"http://127.0.0.1:{port}"
     # A link for each data set that has runs; MLflow's own start page is its GenAI side.
     for experiment in _client().search_experiments():
@@ -490,6 +557,8 @@ def ui(port: int = 5000) -> None:
         if server.poll() is None:
             os.killpg(server.pid, signal.SIGTERM)
             server.wait()
+    if server.returncode > 0:
+        raise UserError(f"MLflow's page did not start; if port {port} is taken, name another: --port 5001")
 
 
 def main(arguments: list[str]) -> None:
@@ -504,7 +573,8 @@ def main(arguments: list[str]) -> None:
     page.add_argument("--port", type=int, default=5000)
     chosen = parser.parse_args(arguments)
     try:
-        sync() if chosen.command == "sync" else ui(chosen.port)
+        with reachable():
+            sync() if chosen.command == "sync" else ui(chosen.port)
     except UserError as error:
         sys.exit(f"error: {error}")
 

@@ -90,7 +90,7 @@ def test_a_registered_version_says_what_it_is(client):
     version = client.get_model_version_by_alias(NAME, "champion")
     assert "test top-1" in version.description
     assert "drawings" in version.description
-    assert {"weights", "data", "commit", "dirty", "promoted"} <= set(version.tags)
+    assert {"model_sha256", "data", "commit", "dirty", "promoted"} <= set(version.tags)
     assert client.get_run(version.run_id).data.tags["content"]
 
 
