@@ -19,8 +19,13 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _download(url: str, sha256: str | None) -> Path:
+def _download(url: str, sha256: str | None, again: bool = False) -> Path:
     """Fetches one address, with a progress bar on a terminal.
+
+    Args:
+        url: the address.
+        sha256: of the file, if known; a file that fits is not fetched again.
+        again: fetch it even where a former download lies, because nothing tells whether that was whole.
 
     Raises:
         UserError: the address can't be reached, or the file is not the promised one.
@@ -30,6 +35,8 @@ def _download(url: str, sha256: str | None) -> Path:
 
     folder = config.main_checkout() / DOWNLOADS / hashlib.sha256(url.encode()).hexdigest()[:12]
     name = Path(urllib.parse.urlparse(url).path).name
+    if again:
+        (folder / name).unlink(missing_ok=True)
     try:
         return Path(
             pooch.retrieve(
@@ -49,6 +56,17 @@ def _download(url: str, sha256: str | None) -> Path:
         raise UserError(f"{url}: the file's sha256 is not {sha256}; try again, or use a mirror") from error
 
 
+def _sums(url: str) -> str:
+    """Text of a mirror's SHA256SUMS, read anew each time; empty where it has none."""
+    import requests
+
+    try:
+        answer = requests.get(url, timeout=30)
+    except requests.exceptions.RequestException:
+        return ""  # the archive itself will tell what is wrong
+    return answer.text if answer.ok else ""
+
+
 def _promised(sums: str, name: str) -> str | None:
     """The checksum that the text of a SHA256SUMS file promises for a file."""
     for line in sums.splitlines():
@@ -66,11 +84,8 @@ def _from_mirror(mirror: str, name: str) -> Path:
     """
     if mirror.startswith(("http://", "https://")):
         base = mirror.rstrip("/")
-        try:
-            promised = _promised(_download(f"{base}/SHA256SUMS", None).read_text(), name)
-        except UserError:
-            promised = None  # a mirror need not have one
-        return _download(f"{base}/{name}", promised)
+        promised = _promised(_sums(f"{base}/SHA256SUMS"), name)
+        return _download(f"{base}/{name}", promised, again=promised is None)
     folder = config.from_root(mirror, config.main_checkout())
     file = folder / name
     if not file.is_file():

@@ -58,7 +58,11 @@ def curves(rows: dict[str, list[dict]], file: Path) -> None:
             x = [point["epoch"] for point in epochs]
             left.plot(x, [100 * point["val/top1"] for point in epochs], color=colour, label=name)
             right.plot(
-                x, [point["train/loss"] for point in epochs], color=colour, ls="--", label=f"{name}, train"
+                x,
+                [point.get("train/loss") or np.nan for point in epochs],
+                color=colour,
+                ls="--",
+                label=f"{name}, train",
             )
             right.plot(x, [point["val/loss"] for point in epochs], color=colour, label=f"{name}, val")
         else:

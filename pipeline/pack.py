@@ -39,7 +39,7 @@ def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
                     )
                 yield str(path), stream.extractfile(member).read()
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{archive} is damaged ({error}); delete it and run fetch again") from error
+        raise UserError(f"{archive} is damaged ({error}); fetch it anew: dvc repro -f fetch") from error
 
 
 def _decode(task: tuple[str, bytes, int]) -> dict:

@@ -91,6 +91,7 @@ def _build(cfg: DictConfig, card: dict):
     Raises:
         UserError: the backbone is unknown or its weights can't be had.
     """
+    from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
     from models.classifier import Classifier
@@ -102,8 +103,10 @@ def _build(cfg: DictConfig, card: dict):
         net_config["file"] = str(config.from_root(net_config["file"]))
     try:
         net = instantiate(net_config, num_classes=classes)
-    except WeightsError as error:
-        raise UserError(str(error)) from error
+    except InstantiationException as error:  # Hydra's cover around what the network's code raised
+        if isinstance(error.__cause__, WeightsError):
+            raise UserError(str(error.__cause__)) from error
+        raise
     if None in card["input"].values():
         own = preprocessing(net)
         card["input"] = {key: own[key] if value is None else value for key, value in card["input"].items()}
@@ -132,7 +135,11 @@ def _build(cfg: DictConfig, card: dict):
 
 
 def _fit_head(model, card: dict, pack, cfg: DictConfig) -> list[dict]:
-    """Fits the linear head on cached features; returns a curve row per strength of regularisation."""
+    """Fits the linear head on cached features.
+
+    Returns:
+        Curve rows: one per strength of regularisation, or epoch 0 of a fine-tuning.
+    """
     from models import probe
     from pipeline.features import features
 
@@ -143,6 +150,9 @@ def _fit_head(model, card: dict, pack, cfg: DictConfig) -> list[dict]:
         parts[split] = (x, pack.table["target"].to_numpy()[rows])
     weight, bias, tried = probe.fit_head(parts["train"], parts["val"], list(cfg.model.strengths))
     probe.set_head(model.net.get_classifier(), weight, bias)
+    if cfg.model.epochs > 0:  # fine-tuning begins where the kept head stands
+        start = min(tried, key=lambda row: row["val/loss"])
+        return [{"step": 0, "epoch": 0, "pictures_seen": 0, **start}]
     return [{"step": step, **row} for step, row in enumerate(tried)]
 
 
@@ -358,7 +368,7 @@ def _effort(rows: list[dict]) -> dict[str, int]:
     """Epochs run, and pictures shown to the network with a gradient: none for a probe."""
     epochs = [row for row in rows if "epoch" in row]
     return {
-        "epochs": len(epochs),
+        "epochs": int(epochs[-1]["epoch"]) if epochs else 0,
         "pictures_seen": int(epochs[-1]["pictures_seen"]) if epochs else 0,
     }
 

@@ -27,10 +27,12 @@ for _name in ("PETFACES_MIRROR", "MLFLOW_TRACKING_URI", "LOCAL_RANK"):
 def _run(*command: str, cwd: Path = HOUSE, **environment: str) -> subprocess.CompletedProcess:
     """Runs a program with the tests' Python first on the path; output is kept together as text."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    # MLflow puts the address that this process uses into the environment; a program has to find its own.
+    inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     return subprocess.run(
         command,
         cwd=cwd,
-        env={**os.environ, "PATH": path, "COLUMNS": "150", **environment},
+        env={**inherited, "PATH": path, "COLUMNS": "150", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

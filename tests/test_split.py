@@ -37,6 +37,16 @@ def test_no_group_crosses_a_split_and_every_class_is_in_each():
     splits = split.assign(labels, groups, SHARES, seed=1)
     table = pandas.DataFrame({"label": labels, "group": groups, "split": splits})
     assert (table.groupby("group")["split"].nunique() == 1).all()
+    assert (table.groupby("label")["split"].nunique() == 3).all()
+
+
+def test_a_big_group_does_not_swell_a_split():
+    groups = np.concatenate([np.zeros(20, int), np.arange(1, 21)])
+    for seed in range(20):
+        counts = dict(
+            zip(*np.unique(split.assign(["a"] * 40, groups, SHARES, seed), return_counts=True), strict=True)
+        )
+        assert counts["train"] >= 14 and counts["val"] + counts["test"] >= 2
 
 
 def test_shares_are_kept_within_each_class():
@@ -63,7 +73,7 @@ def test_the_seed_moves_the_splits_and_nothing_else_does():
 
 def test_a_new_class_does_not_move_the_others():
     labels = ["a"] * 40 + ["b"] * 40
-    more = [*labels, *["c"] * 40]
+    more = ["0"] * 40 + labels + ["c"] * 40  # before and after them in the order of names
     before = split.assign(labels, np.arange(80), SHARES, seed=1)
-    after = split.assign(more, np.arange(120), SHARES, seed=1)
-    assert (after[:80] == before).all()
+    after = split.assign(more, np.arange(160), SHARES, seed=1)
+    assert (after[40:120] == before).all()
