@@ -3,7 +3,7 @@ PYTHON ?= python3
 # DVC's stages say `python`: the environment's.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 INSTALLED := .venv/.installed
-# Each stage is a process of its own with thousands of modules behind it: compiled once, not at every start.
+# Each stage is a process of its own with thousands of modules behind it: compiled once, at installation.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one: make PYTHON=python3.11")'
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	.venv/bin/uv pip install --quiet --python .venv/bin/python --constraint constraints.txt --editable '.[dev]'
+	.venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: $(INSTALLED)  ## the whole pipeline on drawn faces, then the leaderboard (under five minutes)

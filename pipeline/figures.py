@@ -66,7 +66,8 @@ def curves(rows: dict[str, list[dict]], file: Path) -> None:
             )
             right.plot(x, [point["val/loss"] for point in epochs], color=colour, label=f"{name}, val")
         else:
-            left.axhline(100 * max(point["val/top1"] for point in points), color=colour, ls=":", label=name)
+            kept = min(points, key=lambda point: point["val/loss"])  # as models/probe.py chooses
+            left.axhline(100 * kept["val/top1"], color=colour, ls=":", label=name)
     left.set(xlabel="epoch", ylabel="val top-1, %")
     right.set(xlabel="epoch", ylabel="loss")
     for axes in (left, right):

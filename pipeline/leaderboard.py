@@ -15,9 +15,9 @@ COLUMNS = (
     ("top-1", "evaluate", "test/top1", "{:.1%}"),
     ("top-3", "evaluate", "test/top3", "{:.1%}"),
     ("top-5", "evaluate", "test/top5", "{:.1%}"),
-    ("mean per class", "evaluate", "test/mean_per_class", "{:.1%}"),
+    ("per class", "evaluate", "test/mean_per_class", "{:.1%}"),
     ("cat or dog", "evaluate", "test/species", "{:.1%}"),
-    ("calibration error", "evaluate", "test/calibration_error", "{:.3f}"),
+    ("calibration", "evaluate", "test/calibration_error", "{:.3f}"),
     ("val top-1", "train", "val/top1", "{:.1%}"),
     ("parameters", "train", "parameters", "{:,}"),
     ("multiply-adds", "train", "multiply_adds", "{:,}"),
@@ -46,14 +46,19 @@ def rows(runs: Path, models: list[str]) -> list[dict]:
 def cells(row: dict) -> list[str]:
     """A row as people read it; the interval of top-1 stands beside it."""
     shown = [form.format(row[key]) if key in row else "–" for _, _, key, form in COLUMNS]
-    shown[0] += f" ({row['test/top1/low']:.1%}–{row['test/top1/high']:.1%})"
+    shown.insert(1, f"{row['test/top1/low']:.1%}–{row['test/top1/high']:.1%}")
     return [row["model"], *shown]
+
+
+def headings() -> list[str]:
+    """Of the columns of `cells`."""
+    first, *others = (title for title, *_ in COLUMNS)
+    return ["model", first, "95 % interval", *others]
 
 
 def markdown(table: list[dict]) -> str:
     """The table in Markdown."""
-    heading = ["model", *(title for title, *_ in COLUMNS)]
-    lines = ["| " + " | ".join(heading) + " |", "|---" + "|--:" * len(COLUMNS) + "|"]
+    lines = ["| " + " | ".join(headings()) + " |", "|---" + "|--:" * (len(headings()) - 1) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(cells(row)) + " |" for row in table)]) + "\n"
 
 
@@ -65,9 +70,9 @@ def show(runs: Path, models: list[str]) -> None:
     from pipeline import tracking
 
     name = runs.name
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    table = Table(title=f"{name}: test split, with 95 % bootstrap interval")
-    for heading in ("model", *(title for title, *_ in COLUMNS), "training time"):
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    table = Table(title=f"{name}: test split, with the 95 % bootstrap interval of top-1")
+    for heading in (*headings(), "training time"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for row in rows(runs, models):
         seconds = tracking.wall_seconds(runs / "train" / row["model"])

@@ -93,6 +93,13 @@ def _noise(table: list[dict], sure: dict) -> str:
     )
 
 
+def _challenger(decision: dict) -> str:
+    """The best on validation, and what became of it."""
+    if decision["promoted"]:
+        return "the same"
+    return f"`{decision['challenger']}` ({decision['reason']})"
+
+
 def _page(
     runs: Path, place: Path, table: list[dict], classes: list[dict], confusions: list[dict], sure: dict
 ) -> str:
@@ -127,12 +134,13 @@ def _page(
         "## Leaderboard",
         "",
         leaderboard.markdown(table),
-        "Test split, brackets: 95 % bootstrap interval. Multiply-adds are of one picture; pictures seen are "
+        "Test split; the interval is top-1's, by bootstrap. Per class: mean recall of the classes. "
+        "Calibration: expected error, lower is better. Multiply-adds are of one picture; pictures seen are "
         "shown in training.",
         "",
         _noise(table, sure),
         f"Champion: `{decision['champion']['model']}` ({decision['champion']['reason']}). "
-        f"Challenger: `{decision['challenger']}` ({decision['reason']}). "
+        f"Challenger: {_challenger(decision)}. "
         f"Paired tests made on this test split: {decision['looks']}.",
         "",
         "![test top-1 with intervals](leaderboard.png)",
