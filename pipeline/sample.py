@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SIDE = 96  # pixels; a breed's marks are still visible and a picture is drawn in about 2 ms
+SIDE = 96  # pixels; a breed's marks are still visible
 
 
 @dataclass(frozen=True)
