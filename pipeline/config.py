@@ -1,10 +1,12 @@
 """One rule for configuration: ``conf/`` < ``params.yaml`` < the command line, composed by Hydra alone."""
 
+import errno
 import functools
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
@@ -96,6 +98,25 @@ def compose(*overrides: str) -> DictConfig:
         return hydra.compose("config", list(overrides))
 
 
+@contextmanager
+def told() -> Iterator[None]:
+    """Ends what the machine refuses (permissions, a full disk) in one line.
+
+    Raises:
+        UserError: in place of such an OSError; others are mistakes of the code and come through.
+    """
+    try:
+        yield
+    except OSError as error:
+        refused = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
+        if error.errno not in refused:
+            raise
+        raise UserError(
+            f"{error.filename or 'a file'} can't be read or written ({error.strerror}); "
+            "make room or give permission, or name another place"
+        ) from error
+
+
 def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
     """Makes a Hydra program of a stage's function; a UserError ends it in one line and status 1."""
 
@@ -110,7 +131,8 @@ def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
                         f"conf/{group}/{job.runtime.choices[group]}.yaml says name: {cfg[group].name}; "
                         "file and name must be the same"
                     )
-            return function(cfg)
+            with told():
+                return function(cfg)
         except UserError as error:
             if job.mode == RunMode.MULTIRUN:  # the sweep's other jobs go on
                 print(f"error: {error}", file=sys.stderr)

@@ -11,7 +11,7 @@ import pandas
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pipeline import portable
+from pipeline import portable, schema
 from pipeline.config import UserError
 
 
@@ -41,10 +41,12 @@ class Pack:
         """
         if not (place / "split.csv").is_file() or not (place / "pack/pack.json").is_file():
             raise UserError(f"{place} has no packed pictures; run: dvc repro split")
-        # Names stay text: folders called 001 and 002, or None, are classes too.
-        text = dict.fromkeys(("path", "label", "species", "breed", "sha256", "phash", "split"), str)
-        index = pandas.read_csv(place / "pack/index.csv", keep_default_na=False, dtype=text)
-        split = pandas.read_csv(place / "split.csv", keep_default_na=False, dtype=text)
+        summary = json.loads((place / "pack/pack.json").read_text())
+        if summary["schema"] != schema.VERSION:
+            raise UserError(
+                f"{place}/pack was written by another version of this project; run: dvc repro pack"
+            )
+        index, split = schema.read_index(place / "pack"), schema.read_split(place / "split.csv")
         if list(split["path"]) != list(index["path"]):
             raise UserError(f"{place}/split.csv is of another pack; run: dvc repro split")
         table = index.assign(split=split["split"], group=split["group"])
@@ -54,7 +56,7 @@ class Pack:
             folder=place / "pack",
             table=table,
             classes=classes,
-            summary=json.loads((place / "pack/pack.json").read_text()),
+            summary=summary,
             split_sha256=hashlib.sha256((place / "split.csv").read_bytes()).hexdigest(),
         )
 

@@ -2,47 +2,95 @@
 
 import hashlib
 import json
+import lzma
 import multiprocessing
 import os
 import re
 import shutil
+import stat
 import tarfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from omegaconf import DictConfig
 
-from pipeline import config
+from pipeline import config, schema
 from pipeline.config import ROOT, UserError
 
-SCHEMA = 1  # raised when pixels or index change their meaning
+MAX_BYTES = 64_000_000  # of one encoded picture
+LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")  # what systems leave beside pictures
+# Folders above class folders that tell an official split; val may be missing.
+OFFICIAL = {
+    **dict.fromkeys(("train", "training", "trainval"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 HASH_SIDE = 16  # perceptual hash of 256 bits: 64 confuse faces that fill the frame alike
 SPECIES = ("cat", "dog")
 
 
-def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
-    """Streams (path, bytes) of an archive's files, in the archive's order.
+def _refuse(archive: Path, name: str) -> UserError:
+    return UserError(f"{archive}: member '{name}' is no plain file inside the archive; refused")
+
+
+def members(archive: Path) -> Iterator[tuple[str, bytes | None]]:
+    """Streams (path, bytes) of an archive's files, in the archive's order; bytes above MAX_BYTES are None.
+
+    Args:
+        archive: tar, compressed or not, or zip.
 
     Raises:
         UserError: the archive is damaged, or a member is not a plain file inside it.
     """
     try:
-        with tarfile.open(archive, "r|*") as stream:
-            for member in stream:
-                path = PurePosixPath(member.name)
-                if member.isdir():
-                    continue
-                if path.is_absolute() or ".." in path.parts or not member.isfile():
-                    raise UserError(
-                        f"{archive}: member '{member.name}' is no plain file inside the archive; refused"
-                    )
-                yield str(path), stream.extractfile(member).read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{archive} is damaged ({error}); fetch it anew: dvc repro -f fetch") from error
+        read = _zip_members if zipfile.is_zipfile(archive) else _tar_members
+        for name, data in read(archive):
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts:
+                raise _refuse(archive, name)
+            if not any(part.startswith(".") or part in LITTER for part in path.parts):
+                yield str(path), data
+    # RuntimeError: a zip with a password. NotImplementedError: a zip's method that Python does not know.
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
+        raise _damaged(archive, error) from error
+    except (EOFError, OSError, RuntimeError, ValueError) as error:
+        raise _damaged(archive, error) from error
 
 
-def _decode(task: tuple[str, bytes, int]) -> dict:
+def _damaged(archive: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{archive} is damaged ({error or type(error).__name__}); fetch it anew: dvc repro -f fetch"
+    )
+
+
+def _tar_members(archive: Path) -> Iterator[tuple[str, bytes | None]]:
+    with tarfile.open(archive, "r|*") as stream:
+        for member in stream:
+            if member.isdir():
+                continue
+            if not member.isfile():
+                raise _refuse(archive, member.name)
+            # A size is told before the bytes come: a sparse member of a terabyte costs nothing.
+            yield member.name, stream.extractfile(member).read() if member.size <= MAX_BYTES else None
+
+
+def _zip_members(archive: Path) -> Iterator[tuple[str, bytes | None]]:
+    with zipfile.ZipFile(archive) as stream:
+        for member in stream.infolist():
+            if member.is_dir():
+                continue
+            kind = member.external_attr >> 16
+            if kind and stat.S_IFMT(kind) not in (0, stat.S_IFREG):
+                raise _refuse(archive, member.filename)
+            with stream.open(member) as file:  # what the directory says of the size need not be true
+                data = file.read(MAX_BYTES + 1)
+            yield member.filename, data if len(data) <= MAX_BYTES else None
+
+
+def _decode(task: tuple[str, bytes | None, int]) -> dict:
     """One picture: its pixels, its hashes, or the reason why it can't be used."""
     import imagehash
     from PIL import Image
@@ -50,6 +98,8 @@ def _decode(task: tuple[str, bytes, int]) -> dict:
     from pipeline import portable
 
     path, data, max_side = task
+    if data is None:
+        return {"path": path, "reason": f"more than {MAX_BYTES:,} bytes"}
     try:
         pixels = portable.shrink(portable.read_picture(data), max_side)
     except portable.UnreadableError as reason:
@@ -64,16 +114,31 @@ def _decode(task: tuple[str, bytes, int]) -> dict:
     }
 
 
-def _labels(path: str) -> dict:
-    """Class, species and breed of a path ``…/<class>/<breed>_<number>.<ending>``."""
+def labels(path: str, classes: str) -> dict:
+    """What a path ``[…/][<split>/]<folder>/<breed>_<number>.<ending>`` tells of its picture.
+
+    Args:
+        path: within the archive.
+        classes: `folder`, or `breed`: the file's name up to its number, after the folder's species.
+
+    Returns:
+        `label` (empty where there is no class folder), `species`, `breed` and `official` (`train`, `val`,
+        `test` or empty).
+    """
     parts = PurePosixPath(path)
-    label = parts.parent.name
-    species = label.split("_", 1)[0]
+    folder = parts.parent.name
+    species = folder.split("_", 1)[0].lower()
+    species = species if species in SPECIES else ""
+    breed = re.sub(r"_\d+$", "", parts.stem)
+    label = folder
+    if classes == "breed" and folder:
+        label = f"{species}_{breed}" if species else breed
     return {
         "path": path,
         "label": label,
-        "species": species if species in SPECIES else "",
-        "breed": re.sub(r"_\d+$", "", parts.stem),
+        "species": species,
+        "breed": breed,
+        "official": OFFICIAL.get(parts.parent.parent.name.lower(), ""),
     }
 
 
@@ -87,24 +152,32 @@ def content_hash(index) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def pack(archive: Path, folder: Path, max_side: int) -> dict:
+def pack(archive: Path, folder: Path, max_side: int, classes: str = "folder") -> dict:
     """Packs an archive.
 
     Writes ``pixels.bin`` (uint8, the pictures end to end, each height × width × 3), ``index.csv`` (a row a
     picture, by path), ``quarantine.csv`` (what can't be used, with the reason) and ``pack.json``.
 
+    Args:
+        archive: tar or zip.
+        folder: made anew; the old one stays until the new one is whole.
+        max_side: pixels of the longer side that are kept.
+        classes: what names a class, `folder` or `breed`.
+
     Returns:
         What ``pack.json`` says.
 
     Raises:
-        UserError: the archive is damaged, or holds no usable picture in a class folder.
+        UserError: the archive is damaged, or holds no usable pictures in class folders.
     """
     import pandas
 
+    if classes not in ("folder", "breed"):
+        raise UserError(f"pack.classes={classes} is not known: folder or breed")
     unfinished = folder.with_name(folder.name + ".part")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    rows, quarantine, offset = [], [], 0
+    rows, quarantine, offset, seen = [], [], 0, set()
     # Spawned, not forked: the parent may have threads. Decoding goes on while the archive is being read.
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     spawn = multiprocessing.get_context("spawn")
@@ -112,35 +185,37 @@ def pack(archive: Path, folder: Path, max_side: int) -> dict:
         ProcessPoolExecutor(workers, mp_context=spawn) as pool,
         open(unfinished / "pixels.bin", "wb") as pixels,
     ):
-        for result in _in_order(
-            pool, ((path, data, max_side) for path, data in _members(archive)), workers * 32
-        ):
+        tasks = ((path, data, max_side) for path, data in members(archive))
+        for result in _in_order(pool, tasks, workers * 32):
+            known = labels(result["path"], classes)
+            if "reason" not in result and not known["label"]:
+                result["reason"] = "in no class folder"
+            elif "reason" not in result and result["path"] in seen:
+                result["reason"] = "its path comes twice in the archive; the first is used"
             if "reason" in result:
-                quarantine.append(result)
+                quarantine.append({"path": result["path"], "reason": result["reason"]})
                 continue
+            seen.add(result["path"])
             raw = result.pop("pixels")
-            rows.append({**_labels(result.pop("path")), **result, "offset": offset})
+            rows.append({**known, **result, "offset": offset})
             pixels.write(raw)
             offset += len(raw)
-    if not rows:
-        raise UserError(
-            f"{archive} holds no usable picture; it should hold folders of pictures, a folder a class"
-        )
-    nameless = [row["path"] for row in rows if not row["label"]]
-    if nameless:
-        raise UserError(
-            f"{archive}: '{nameless[0]}' lies in no class folder; "
-            "put each picture in a folder named as its class"
-        )
+    if any(row["official"] for row in rows):
+        # Beside train/cat/1.jpg, test/2.jpg has no class; without such folders "train" may be a vehicle.
+        stray = [row for row in rows if row["label"].lower() in OFFICIAL and not row["official"]]
+        quarantine += [{"path": row["path"], "reason": "in no class folder"} for row in stray]
+        rows = [row for row in rows if row not in stray]
+    index = pandas.DataFrame(rows)
+    if not rows or index["label"].nunique() < 2:
+        raise UserError(_too_few(archive, rows, quarantine))
 
-    index = pandas.DataFrame(rows).sort_values("path", kind="stable")
-    columns = ["path", "label", "species", "breed", "sha256", "phash", "height", "width", "offset"]
-    index.to_csv(unfinished / "index.csv", columns=columns, index=False)
+    index = index.sort_values("path", kind="stable")
+    index.to_csv(unfinished / "index.csv", columns=[*schema.TEXT, *schema.NUMBERS], index=False)
     pandas.DataFrame(quarantine, columns=["path", "reason"]).sort_values("path").to_csv(
         unfinished / "quarantine.csv", index=False
     )
     summary = {
-        "schema": SCHEMA,
+        "schema": schema.VERSION,
         "max_side": max_side,
         "pictures": len(rows),
         "classes": int(index["label"].nunique()),
@@ -151,6 +226,23 @@ def pack(archive: Path, folder: Path, max_side: int) -> dict:
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(unfinished, folder)
     return summary
+
+
+def _too_few(archive: Path, rows: list[dict], quarantine: list[dict]) -> str:
+    """Why there is nothing to learn from an archive, and what it should hold."""
+    wanted = "it should hold folders of pictures, a folder a class"
+    if rows:
+        return f"{archive} has pictures of one class only, '{rows[0]['label']}'; {wanted}, two at least"
+    if not quarantine:
+        return f"{archive} holds no files; {wanted}"
+    flat = [entry for entry in quarantine if entry["reason"] == "in no class folder"]
+    if flat:
+        return (
+            f"{archive}: '{flat[0]['path']}' lies in no class folder; "
+            "put each picture in a folder named as its class"
+        )
+    first = quarantine[0]
+    return f"{archive} holds no usable picture ('{first['path']}': {first['reason']}); {wanted}"
 
 
 def _in_order(pool: ProcessPoolExecutor, tasks: Iterator[tuple], ahead: int) -> Iterator[dict]:
@@ -167,7 +259,7 @@ def _in_order(pool: ProcessPoolExecutor, tasks: Iterator[tuple], ahead: int) -> 
 @config.stage
 def main(cfg: DictConfig) -> None:
     place = ROOT / "data" / cfg.data.name
-    summary = pack(place / "archive", place / "pack", cfg.pack.max_side)
+    summary = pack(place / "archive", place / "pack", cfg.pack.max_side, cfg.pack.classes)
     print(
         f"pack: {summary['pictures']:,} pictures in {summary['classes']} classes, "
         f"{summary['quarantined']} quarantined (see data/{cfg.data.name}/pack/quarantine.csv)"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
-from pipeline import config
+from pipeline import config, schema
 from pipeline.config import ROOT, UserError
 
 SPLITS = ("train", "val", "test")
@@ -48,26 +48,29 @@ def assign(labels: list[str], groups: np.ndarray, shares: dict[str, float], seed
     Args:
         labels: class of each picture.
         groups: group of each picture.
-        shares: of `val` and `test`; the rest trains.
+        shares: of `val` and `test`, or of those of them that are dealt; the rest trains.
         seed: moves the splits.
 
     Returns:
         Array of split names, one a picture.
 
     Raises:
-        UserError: a class has fewer groups than there are splits.
+        UserError: classes have fewer groups than there are splits.
     """
     labels = np.asarray(labels)
-    split_of_group = np.full(groups.max() + 1, "train", dtype="<U5")
+    split_of_group = np.full(groups.max() + 1, "train", dtype="<U7")
     first = np.unique(groups, return_index=True)[1]
     sizes = np.bincount(groups)
-    for label in np.unique(labels):
-        own = groups[first[labels[first] == label]]
-        if len(own) < len(SPLITS):
-            raise UserError(
-                f"class '{label}' has {len(own)} different picture(s), fewer than the {len(SPLITS)} splits; "
-                "add pictures or drop it"
-            )
+    own_groups = {label: groups[first[labels[first] == label]] for label in np.unique(labels)}
+    small = {label: len(own) for label, own in own_groups.items() if len(own) <= len(shares)}
+    if small:
+        named = ", ".join(f"'{label}' ({count})" for label, count in list(small.items())[:8])
+        more = f" and {len(small) - 8} more" if len(small) > 8 else ""
+        raise UserError(
+            f"{len(small)} class(es) have fewer different pictures than the {len(shares) + 1} splits: "
+            f"{named}{more}; add pictures or take the folder away"
+        )
+    for label, own in own_groups.items():
         # A class draws from its own stream, by its name: a new class does not move the others.
         name = int.from_bytes(hashlib.sha256(str(label).encode()).digest()[:8], "big")
         dealt = list(np.random.default_rng([seed, name]).permutation(own))
@@ -84,18 +87,45 @@ def assign(labels: list[str], groups: np.ndarray, shares: dict[str, float], seed
     return split_of_group[groups]
 
 
-def split(pack: Path, target: Path, cfg: DictConfig) -> None:
-    """Writes ``split.csv``: path, label, group, split."""
-    import pandas
+def keep_official(official: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Keeps the split that the data brings, less what would tell its answers.
 
+    Args:
+        official: `train`, `val`, `test` or empty, one a picture.
+        groups: of near-duplicates, one a picture.
+
+    Returns:
+        Array, one a picture: `val` and `test` as they came; `dropped` for a picture whose near-duplicate
+        stands in test, or for one of train whose near-duplicate stands in val; `train` for the rest.
+    """
+    result = np.where(np.isin(official, ("val", "test")), official, "train").astype("<U7")
+    for guarded in ("test", "val"):
+        known = np.isin(groups, groups[result == guarded])
+        result[known & (result != guarded) & (result != "test")] = "dropped"
+    return result
+
+
+def split(pack: Path, target: Path, cfg: DictConfig) -> None:
+    """Writes ``split.csv``: path, label, group, split (`train`, `val`, `test` or `dropped`)."""
     if cfg.val <= 0 or cfg.test <= 0 or cfg.val + cfg.test >= 1:
         raise UserError(
             f"split.val={cfg.val} and split.test={cfg.test} must be above 0 and leave something to train on"
         )
-    index = pandas.read_csv(pack / "index.csv", keep_default_na=False, dtype=str)
+    index = schema.read_index(pack)
     groups = near_duplicates(list(index["phash"]), cfg.distance)
-    index["group"] = groups
-    index["split"] = assign(list(index["label"]), groups, {"val": cfg.val, "test": cfg.test}, cfg.seed)
+    official = index["official"].to_numpy() if cfg.official else np.full(len(index), "")
+    result = keep_official(official, groups)
+    # What the data does not bring is dealt from what is left to train on.
+    shares = {name: cfg[name] for name in ("val", "test") if name not in result}
+    free = result == "train"
+    if set(index["label"]) != set(index["label"][free]):
+        missing = sorted(set(index["label"]) - set(index["label"][free]))
+        raise UserError(f"class(es) without a picture to train on: {', '.join(missing[:8])}; add some")
+    if shares:
+        # Groups are numbered anew: assign wants them without gaps.
+        own = np.unique(groups[free], return_inverse=True)[1]
+        result[free] = assign(list(index["label"][free]), own, shares, cfg.seed)
+    index["group"], index["split"] = groups, result
     index.to_csv(target, columns=["path", "label", "group", "split"], index=False)
     counts = index["split"].value_counts()
     repeated = int((np.bincount(groups) > 1).sum())
@@ -103,6 +133,11 @@ def split(pack: Path, target: Path, cfg: DictConfig) -> None:
         f"split: {', '.join(f'{counts[name]} {name}' for name in SPLITS)}; "
         f"{repeated} groups of near-duplicates"
     )
+    if any(official):
+        kept = " and ".join(name for name in ("val", "test") if name in official)
+        print(f"split: {kept or 'no split'} as the data brings it")
+    for path in index["path"][index["split"] == "dropped"]:
+        print(f"split: dropped {path}: a near-duplicate stands in test or val")
 
 
 @config.stage

@@ -310,8 +310,11 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     settings, lineage, card = settings_of(cfg), lineage_of(pack, cfg.trainer.threads), _card(cfg, pack)
     model = _build(cfg, card)
     leader = int(os.environ.get("LOCAL_RANK", 0)) == 0
-    run = tracking.Run(None)
+    run, unfinished = tracking.Run(None), out.with_name(out.name + ".part")
     if leader:
+        # Now, not after an hour: a folder that can't be written is told before anything is trained.
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
         run = tracking.start(card, settings, lineage, name or f"{cfg.model.name} seed={cfg.seed}", sweep)
     work = config.main_checkout() / "runs/.work" / f"{out.parent.name}-{out.name}-{os.getpid()}"
     rows: list[dict] = []
@@ -326,7 +329,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
             return {}
         tracking.device(run, torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu")
         model.to(device)
-        metrics = _judge(model, card, pack, cfg, unfinished := out.with_name(out.name + ".part"))
+        metrics = _judge(model, card, pack, cfg, unfinished)
         metrics |= _effort(rows) | model.cpu().cost(card["input"]["size"])
         save(model, card, unfinished)
         _write_curves(rows, unfinished / "curves.csv")
@@ -340,6 +343,8 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
         raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        if leader:
+            shutil.rmtree(unfinished, ignore_errors=True)
     run.push(rows)
     run.finish(out)
     return metrics
@@ -352,8 +357,6 @@ def _judge(model, card: dict, pack, cfg: DictConfig, folder: Path) -> dict[str, 
     from models.classifier import topk_metrics
     from pipeline import scores
 
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     rows = pack.rows("val")
     probabilities = scores.predict(model, card, pack, rows, cfg.model.batch_size, cfg.trainer.workers)
     targets = pack.table["target"].to_numpy()[rows]

@@ -91,3 +91,13 @@ def test_stores_of_a_temporary_copy_are_the_main_checkouts(monkeypatch):
     copy = Path("/home/someone/faces/.dvc/tmp/exps/standalone/tmp1")
     monkeypatch.setattr(config, "ROOT", copy)
     assert config.main_checkout() == Path("/home/someone/faces")
+
+
+def test_what_the_machine_refuses_is_told_and_mistakes_of_the_code_are_not_hidden():
+    with (
+        pytest.raises(config.UserError, match=r"x can't be read or written \(No space left on device\)"),
+        config.told(),
+    ):
+        raise OSError(28, "No space left on device", "x")
+    with pytest.raises(FileNotFoundError), config.told():
+        raise FileNotFoundError(2, "No such file", "x")

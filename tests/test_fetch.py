@@ -1,45 +1,106 @@
-"""fetch brings the promised file or says in one line why not; nothing half done stands in its place."""
+"""fetch brings the promised pictures or says in one line why not; nothing half done stands in their place."""
 
+import functools
 import hashlib
 import http.server
+import io
+import tarfile
 import threading
+import zipfile
 
 import pytest
+from PIL import Image
 
-from pipeline import config, fetch
+from pipeline import config, download, fetch, oxford
 from pipeline.config import UserError
 
-FILE = b"not really an archive, but fetch does not open it"
+FILE = b"not really an archive, but fetch does not open it" * 40_000  # 2 MB: several chunks
 
 
-@pytest.fixture
-def petfaces(monkeypatch, tmp_path):
-    """Pet Faces' configuration, downloads in a folder of the test."""
-    monkeypatch.setattr(fetch, "DOWNLOADS", tmp_path / "downloads")
-    cfg = config.compose("data=petfaces")
-    cfg.data.source.bytes = len(FILE)
-    return cfg
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder, with ranges, and breaks off where it is told to."""
+
+    protocol_version = "HTTP/1.0"
+
+    def __init__(self, *arguments, asked: list, broken: dict, **options):
+        self.asked, self.broken = asked, broken
+        super().__init__(*arguments, **options)
+
+    def log_message(self, *arguments):
+        pass
+
+    def do_GET(self):
+        file = self.translate_path(self.path)
+        try:
+            with open(file, "rb") as stream:
+                data = stream.read()
+        except OSError:
+            self.send_error(404)
+            return
+        wanted = self.headers.get("Range")
+        self.asked.append((self.path, wanted))
+        etag = f'"{hashlib.sha256(data).hexdigest()[:8]}"'
+        start = 0
+        if wanted and self.headers.get("If-Range") == etag:
+            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+        if start >= len(data):
+            self.send_error(416)
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(data) - start))
+        self.send_header("ETag", etag)
+        self.end_headers()
+        breaks = self.broken.get(self.path.strip("/"), [])
+        self.wfile.write(data[start : breaks.pop(0)] if breaks else data[start:])
+
+
+class _Server:
+    """A stand-in for published addresses and mirrors on loopback.
+
+    Attributes:
+        folder: what it serves.
+        address: where.
+        asked: (path, Range header) of every GET.
+        broken: path → places at which its next answers break off.
+    """
+
+    def __init__(self, folder):
+        self.folder, self.asked, self.broken = folder, [], {}
+        handler = functools.partial(_Handler, directory=str(folder), asked=self.asked, broken=self.broken)
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.address = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self):
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self._server.shutdown()
+        self._server.server_close()
 
 
 @pytest.fixture
 def server(tmp_path):
-    """A stand-in for the published address: serves tmp_path/served on loopback."""
-    folder = tmp_path / "served"
-    folder.mkdir()
+    (tmp_path / "served").mkdir()
+    with _Server(tmp_path / "served") as running:
+        yield running
 
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *arguments):
-            super().__init__(*arguments, directory=str(folder))
 
-        def log_message(self, *arguments):
-            pass
+@pytest.fixture
+def petfaces(monkeypatch, tmp_path):
+    """Pet Faces' configuration without a rebuild, downloads in a folder of the test."""
+    monkeypatch.setattr(download, "DOWNLOADS", tmp_path / "downloads")
+    cfg = config.compose("data=petfaces")
+    cfg.data.source.files[0].bytes = len(FILE)
+    cfg.data.source.rebuild = None
+    return cfg
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
-        thread = threading.Thread(target=served.serve_forever)
-        thread.start()
-        yield folder, f"http://127.0.0.1:{served.server_port}"
-        served.shutdown()
-        thread.join()
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+# ---------------------------------------------------------------- mirrors
 
 
 def test_a_mirror_directory_stands_in(petfaces, tmp_path):
@@ -64,8 +125,7 @@ def test_the_environment_names_a_mirror_and_relative_ones_start_at_the_root(
 def test_a_mirrors_own_checksums_are_enforced(petfaces, tmp_path):
     (tmp_path / "petfaces.tar.gz").write_bytes(FILE)
     petfaces.fetch.mirror = str(tmp_path)
-    good = hashlib.sha256(FILE).hexdigest()
-    (tmp_path / "SHA256SUMS").write_text(f"{good}  petfaces.tar.gz\n")
+    (tmp_path / "SHA256SUMS").write_text(f"{_sha256(FILE)}  petfaces.tar.gz\n")
     fetch.fetch(petfaces, tmp_path / "archive")
     (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  petfaces.tar.gz\n")
     with pytest.raises(UserError, match="SHA256SUMS promises"):
@@ -77,50 +137,274 @@ def test_a_mirror_that_differs_from_the_published_file_is_used_and_told(petfaces
     (tmp_path / "petfaces.tar.gz").write_bytes(FILE + b"!")
     petfaces.fetch.mirror = str(tmp_path)
     fetch.fetch(petfaces, tmp_path / "archive")
-    assert "differs from the published file" in capsys.readouterr().out
+    told = f"differs from the published file ({len(FILE) + 1:,} bytes, not {len(FILE):,})"
+    assert told in capsys.readouterr().out
 
 
-def test_a_mirror_without_the_file_is_told(petfaces, tmp_path):
-    petfaces.fetch.mirror = str(tmp_path)
-    with pytest.raises(UserError, match=r"has no file petfaces\.tar\.gz"):
-        fetch.fetch(petfaces, tmp_path / "archive")
-
-
-def test_the_published_file_is_downloaded_once(petfaces, tmp_path, server):
-    folder, address = server
-    (folder / "petfaces.tar.gz").write_bytes(FILE)
-    petfaces.data.source.urls = [f"{address}/gone.tar.gz", f"{address}/petfaces.tar.gz"]
-    fetch.fetch(petfaces, tmp_path / "archive")
-    (folder / "petfaces.tar.gz").unlink()
-    fetch.fetch(petfaces, tmp_path / "again")
-    assert (tmp_path / "again").read_bytes() == FILE
+def test_a_mirror_without_the_file_is_told(petfaces, tmp_path, server):
+    for mirror in (str(tmp_path), server.address):
+        petfaces.fetch.mirror = mirror
+        with pytest.raises(UserError, match=r"has no file petfaces\.tar\.gz|petfaces\.tar\.gz answers 404"):
+            fetch.fetch(petfaces, tmp_path / "archive")
 
 
 def test_a_mirror_address_stands_in_and_its_checksums_are_enforced(petfaces, tmp_path, server):
-    folder, address = server
-    (folder / "petfaces.tar.gz").write_bytes(FILE)
-    (folder / "SHA256SUMS").write_text(f"{'0' * 64}  petfaces.tar.gz\n")
-    petfaces.fetch.mirror = address
-    with pytest.raises(UserError, match="sha256"):
+    (server.folder / "petfaces.tar.gz").write_bytes(FILE)
+    (server.folder / "SHA256SUMS").write_text(f"{'0' * 64}  petfaces.tar.gz\n")
+    petfaces.fetch.mirror = server.address
+    with pytest.raises(UserError, match="the sha256 of what came is not 0000"):
         fetch.fetch(petfaces, tmp_path / "archive")
-    (folder / "SHA256SUMS").unlink()
+    (server.folder / "SHA256SUMS").unlink()
     fetch.fetch(petfaces, tmp_path / "archive")
     assert (tmp_path / "archive").read_bytes() == FILE
 
 
+# ---------------------------------------------------------------- published addresses
+
+
+def test_the_published_file_is_downloaded_once_from_the_first_address_that_has_it(petfaces, tmp_path, server):
+    (server.folder / "petfaces.tar.gz").write_bytes(FILE)
+    file = petfaces.data.source.files[0]
+    file.urls = [f"{server.address}/gone.tar.gz", f"{server.address}/petfaces.tar.gz"]
+    file.hash = f"sha256:{_sha256(FILE)}"
+    fetch.fetch(petfaces, tmp_path / "archive")
+    (server.folder / "petfaces.tar.gz").unlink()
+    file.urls = file.urls[1:]
+    fetch.fetch(petfaces, tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == FILE
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_was(petfaces, tmp_path, server, capsys):
+    (server.folder / "petfaces.tar.gz").write_bytes(FILE)
+    server.broken["petfaces.tar.gz"] = [700_000, 1_500_000]
+    petfaces.data.source.files[0].urls = [f"{server.address}/petfaces.tar.gz"]
+    fetch.fetch(petfaces, tmp_path / "archive")
+    assert (tmp_path / "archive").read_bytes() == FILE
+    starts = [int((wanted or "bytes=0-").removeprefix("bytes=").rstrip("-")) for _, wanted in server.asked]
+    # Each time all but the last, unfinished chunk was kept.
+    assert starts == [0, *(at // download.CHUNK * download.CHUNK for at in (700_000, 1_500_000))]
+    assert f"broke off at {starts[1]:,} bytes" in capsys.readouterr().out
+
+
+def test_another_call_goes_on_with_what_an_ended_one_left(tmp_path, server, monkeypatch):
+    (server.folder / "petfaces.tar.gz").write_bytes(FILE)
+    url = f"{server.address}/petfaces.tar.gz"
+    server.broken["petfaces.tar.gz"] = [900_000]
+    monkeypatch.setattr(download, "DOWNLOADS", tmp_path / "downloads")
+    monkeypatch.setattr(download, "ATTEMPTS", 0)  # ended at the first break
+    with pytest.raises(UserError, match="can't be fetched"):
+        download._download(url, None)
+    assert download._download(url, f"sha256:{_sha256(FILE)}").read_bytes() == FILE
+    assert server.asked[-1][1] == f"bytes={900_000 // download.CHUNK * download.CHUNK}-"
+
+
+def test_a_file_that_changed_in_between_is_fetched_whole(tmp_path, server, monkeypatch):
+    (server.folder / "petfaces.tar.gz").write_bytes(FILE)
+    url = f"{server.address}/petfaces.tar.gz"
+    server.broken["petfaces.tar.gz"] = [900_000]
+    monkeypatch.setattr(download, "DOWNLOADS", tmp_path / "downloads")
+    monkeypatch.setattr(download, "ATTEMPTS", 0)
+    with pytest.raises(UserError):
+        download._download(url, None)
+    (server.folder / "petfaces.tar.gz").write_bytes(FILE[::-1])
+    assert download._download(url, None).read_bytes() == FILE[::-1]
+
+
+def test_a_server_that_always_breaks_off_is_given_up(tmp_path, server, monkeypatch):
+    (server.folder / "petfaces.tar.gz").write_bytes(FILE)
+    server.broken["petfaces.tar.gz"] = [900_000] * 100  # never a byte beyond
+    monkeypatch.setattr(download, "DOWNLOADS", tmp_path / "downloads")
+    with pytest.raises(UserError, match="can't be fetched"):
+        download._download(f"{server.address}/petfaces.tar.gz", None)
+
+
 def test_another_size_or_checksum_than_published_is_refused(petfaces, tmp_path, server):
-    folder, address = server
-    (folder / "petfaces.tar.gz").write_bytes(FILE + b"!")
-    petfaces.data.source.urls = [f"{address}/petfaces.tar.gz"]
-    with pytest.raises(UserError, match="bytes came"):
+    (server.folder / "petfaces.tar.gz").write_bytes(FILE + b"!")
+    file = petfaces.data.source.files[0]
+    file.urls = [f"{server.address}/petfaces.tar.gz"]
+    with pytest.raises(UserError, match="gave another file than was published"):
         fetch.fetch(petfaces, tmp_path / "archive")
-    petfaces.data.source.sha256 = "0" * 64
-    with pytest.raises(UserError, match="sha256 is not"):
+    file.hash = f"md5:{'0' * 32}"
+    with pytest.raises(UserError, match="the md5 of what came is not 0000"):
         fetch.fetch(petfaces, tmp_path / "archive")
     assert not (tmp_path / "archive").exists()
 
 
 def test_no_network_is_told_with_the_way_out(petfaces, tmp_path):
-    petfaces.data.source.urls = ["http://127.0.0.1:9/petfaces.tar.gz"]
-    with pytest.raises(UserError, match="PETFACES_MIRROR"):
+    petfaces.data.source.files[0].urls = ["http://127.0.0.1:9/petfaces.tar.gz"]
+    with pytest.raises(UserError, match=r"can't be fetched .* PETFACES_MIRROR"):
         fetch.fetch(petfaces, tmp_path / "archive")
+
+
+# ---------------------------------------------------------------- Oxford-IIIT Pet
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    archive.addfile(member, io.BytesIO(data))
+
+
+def _photo(colour: str) -> bytes:
+    """300 × 200 pixels, grey, with a head of 120 × 100 at (50, 40)."""
+    image = Image.new("RGB", (300, 200), "grey")
+    image.paste(colour, (50, 40, 170, 140))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def _box(left: int, top: int, right: int, bottom: int) -> bytes:
+    return (
+        f"<annotation><object><name>cat</name><bndbox><xmin>{left}</xmin><ymin>{top}</ymin>"
+        f"<xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox></object></annotation>"
+    ).encode()
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """A mirror with a stand-in for Oxford-IIIT Pet: four photos, three boxes."""
+    folder = tmp_path / "mirror/oxford-iiit-pet"
+    folder.mkdir(parents=True)
+    with tarfile.open(folder / "images.tar.gz", "w:gz") as images:
+        for name in ("Abyssinian_1", "american_bulldog_2", "american_pit_bull_terrier_3", "pug_4", "pug_99"):
+            _add(images, f"images/{name}.jpg", _photo("red"))
+        _add(images, "images/Abyssinian_101.mat", b"not a photo")
+    with tarfile.open(folder / "annotations.tar.gz", "w:gz") as annotations:
+        _add(
+            annotations,
+            "annotations/trainval.txt",
+            b"#head\nAbyssinian_1 1 1 1\namerican_bulldog_2 2 2 1\n",
+        )
+        _add(annotations, "annotations/test.txt", b"american_pit_bull_terrier_3 3 2 2\npug_4 4 2 3\n")
+        _add(annotations, "annotations/xmls/Abyssinian_1.xml", _box(50, 40, 170, 140))
+        _add(annotations, "annotations/xmls/american_bulldog_2.xml", _box(50, 40, 170, 140))
+        _add(
+            annotations, "annotations/xmls/american_pit_bull_terrier_3.xml", _box(50, 40, 114, 140)
+        )  # 64 wide
+        _add(annotations, "annotations/xmls/._pug_4.xml", b"\0not xml")
+    return tmp_path / "mirror"
+
+
+def _names(archive) -> set[str]:
+    with tarfile.open(archive) as opened:
+        return set(opened.getnames())
+
+
+def test_oxfords_photos_come_in_class_folders_under_their_official_split(pets, tmp_path):
+    cfg = config.compose("data=oxford", f"fetch.mirror={pets}")
+    fetch.fetch(cfg, tmp_path / "archive")
+    assert _names(tmp_path / "archive") == {
+        "oxford/trainval/cat_Abyssinian/Abyssinian_1.jpg",
+        "oxford/trainval/dog_american_bulldog/american_bulldog_2.jpg",
+        "oxford/test/dog_american_pit_bull_terrier/american_pit_bull_terrier_3.jpg",
+        "oxford/test/dog_pug/pug_4.jpg",
+    }
+
+
+def test_petfaces_are_cut_from_oxfords_photos_where_their_archive_is_gone_and_it_says_so(
+    pets, tmp_path, capsys
+):
+    cfg = config.compose("data=petfaces", f"fetch.mirror={pets}")
+    fetch.fetch(cfg, tmp_path / "archive")
+    assert _names(tmp_path / "archive") == {
+        "petfaces/cat_Abyssinian/Abyssinian_1.jpg",
+        "petfaces/dog_american/american_bulldog_2.jpg",
+    }
+    told = capsys.readouterr().out
+    assert "has no file petfaces.tar.gz" in told
+    assert "rebuilding it from oxford's photos" in told
+    assert "cut 2 faces" in told
+    with tarfile.open(tmp_path / "archive") as archive:
+        face = Image.open(archive.extractfile("petfaces/cat_Abyssinian/Abyssinian_1.jpg")).convert("RGB")
+    assert face.size == (120, 100)
+    red, green, _ = face.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+    assert red > 240 and green < 15  # the head, nothing of what is around it
+
+
+@pytest.mark.parametrize(
+    ("box", "is_face"),
+    [
+        ((0, 0, 65, 65), True),
+        ((0, 0, 64, 90), False),  # both sides over 64
+        ((0, 0, 140, 100), True),
+        ((0, 0, 141, 100), False),  # at most 1.40 wide
+        ((0, 0, 100, 142), True),
+        ((0, 0, 100, 143), False),  # at most 1.42 tall
+    ],
+)
+def test_the_rule_by_which_petfaces_was_cut(box, is_face):
+    assert oxford._is_face(box) is is_face
+
+
+def test_neither_the_archive_nor_the_photos_is_one_line(tmp_path):
+    cfg = config.compose("data=petfaces", f"fetch.mirror={tmp_path}")
+    with pytest.raises(UserError, match=r"petfaces\.tar\.gz.*nor can it be rebuilt.*images\.tar\.gz") as told:
+        fetch.fetch(cfg, tmp_path / "archive")
+    assert "\n" not in str(told.value)
+
+
+def test_annotations_that_are_none_are_told(tmp_path):
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        _add(archive, "readme.txt", b"hello")
+    with pytest.raises(UserError, match="is it Oxford-IIIT Pet's"):
+        oxford.annotations(tmp_path / "a.tar.gz")
+    (tmp_path / "b.tar.gz").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="is damaged"):
+        oxford.annotations(tmp_path / "b.tar.gz")
+
+
+# ---------------------------------------------------------------- a person's own pictures
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Two class folders of a person, with what systems leave in them."""
+    for name in ("cats/1.jpg", "cats/2.png", "dogs/more/3.jpg", ".git/config", "cats/.DS_Store"):
+        (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "own" / name).write_bytes(name.encode())
+    return tmp_path / "own"
+
+
+def _fetch_folder(path, target):
+    fetch.fetch(config.compose("data=folder", f"fetch.path={path}"), target)
+
+
+def test_a_persons_folders_become_one_archive_with_the_same_bytes_each_time(own, tmp_path):
+    _fetch_folder(own, tmp_path / "archive")
+    _fetch_folder(own, tmp_path / "again")
+    assert _names(tmp_path / "archive") == {"cats/1.jpg", "cats/2.png", "dogs/more/3.jpg"}
+    assert (tmp_path / "archive").read_bytes() == (tmp_path / "again").read_bytes()
+
+
+def test_a_persons_archive_is_taken_as_it_is(own, tmp_path):
+    with zipfile.ZipFile(tmp_path / "own.zip", "w") as archive:
+        archive.write(own / "cats/1.jpg", "cats/1.jpg")
+    _fetch_folder(tmp_path / "own.zip", tmp_path / "archive")
+    assert (tmp_path / "archive").read_bytes() == (tmp_path / "own.zip").read_bytes()
+
+
+def test_wrong_paths_are_told(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").write_text("hello")
+    for name, message in (
+        ("nowhere", "is not there"),
+        ("empty", "is empty; put pictures there, a folder a class"),
+        ("text", "neither a directory nor a tar or zip"),
+    ):
+        with pytest.raises(UserError, match=message):
+            _fetch_folder(tmp_path / name, tmp_path / "archive")
+    assert not (tmp_path / "archive").exists()
+
+
+def test_the_folder_for_ones_own_pictures_is_there_empty_and_not_in_git(house, run, tmp_path):
+    with pytest.raises(UserError, match="photos is empty"):
+        _fetch_folder("photos", tmp_path / "archive")
+    face = house / "photos/cats/1.jpg"
+    face.parent.mkdir()
+    try:
+        face.write_bytes(b"mine")
+        assert run("git", "status", "--porcelain", "photos").stdout == ""
+    finally:
+        face.unlink()
+        face.parent.rmdir()

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import zipfile
 
 import numpy as np
 import pandas
@@ -30,6 +31,13 @@ def _archive(path, files: dict[str, bytes]):
     return path
 
 
+def _zip(path, files: dict[str, bytes]):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
 def test_unusable_files_are_quarantined_with_the_reason_and_usable_ones_are_not(tmp_path):
     sample.write_archive(tmp_path / "archive", per_class=1, seed=1)
     summary = pack.pack(tmp_path / "archive", tmp_path / "pack", 128)
@@ -46,10 +54,11 @@ def test_unusable_files_are_quarantined_with_the_reason_and_usable_ones_are_not(
 
 def test_the_pack_holds_the_pixels_that_the_portable_model_sees(tmp_path):
     data = _picture(300, 200)
-    pack.pack(_archive(tmp_path / "archive", {"a/b/x_1.jpg": data}), tmp_path / "pack", 128)
-    (row,) = pandas.read_csv(tmp_path / "pack/index.csv").to_dict("records")
+    files = {"a/b/x_1.jpg": data, "a/c/y_1.jpg": _picture()}
+    pack.pack(_archive(tmp_path / "archive", files), tmp_path / "pack", 128)
+    row, _ = pandas.read_csv(tmp_path / "pack/index.csv").to_dict("records")
     assert (row["height"], row["width"], row["label"], row["breed"]) == (85, 128, "b", "x")
-    pixels = np.fromfile(tmp_path / "pack/pixels.bin", dtype=np.uint8).reshape(85, 128, 3)
+    pixels = np.fromfile(tmp_path / "pack/pixels.bin", dtype=np.uint8)[: 85 * 128 * 3].reshape(85, 128, 3)
     assert np.array_equal(pixels, portable.shrink(portable.read_picture(data), 128))
 
 
@@ -110,17 +119,122 @@ def test_a_member_outside_the_archive_is_refused(tmp_path, name):
         pack.pack(_archive(tmp_path / "archive", {name: _picture()}), tmp_path / "pack", 128)
 
 
-def test_links_and_devices_are_refused(tmp_path):
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_are_refused(tmp_path, kind):
     with tarfile.open(tmp_path / "archive", "w") as archive:
         member = tarfile.TarInfo("a/b/x_1.jpg")
-        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        member.type, member.linkname = kind, "/etc/passwd"
         archive.addfile(member)
+    with pytest.raises(UserError, match=r"'a/b/x_1\.jpg' is no plain file"):
+        pack.pack(tmp_path / "archive", tmp_path / "pack", 128)
+
+
+def test_a_link_in_a_zip_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "archive", "w") as archive:
+        member = zipfile.ZipInfo("a/b/x_1.jpg")
+        member.external_attr = 0o120777 << 16
+        archive.writestr(member, "/etc/passwd")
     with pytest.raises(UserError, match="no plain file"):
         pack.pack(tmp_path / "archive", tmp_path / "pack", 128)
 
 
+def test_a_bomb_in_an_archive_is_quarantined_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr(pack, "MAX_BYTES", 50_000)
+    bomb = bytes(pack.MAX_BYTES + 1)
+    files = {"a/b/x_1.jpg": _picture(), "a/c/x_2.jpg": _picture(), "a/b/bomb.png": bomb}
+    _zip(tmp_path / "zip", files)
+    _archive(tmp_path / "tar", files)
+    for archive in ("zip", "tar"):
+        assert dict(pack.members(tmp_path / archive))["a/b/bomb.png"] is None
+        summary = pack.pack(tmp_path / archive, tmp_path / "pack", 128)
+        assert (summary["pictures"], summary["quarantined"]) == (2, 1)
+        quarantine = pandas.read_csv(tmp_path / "pack/quarantine.csv", index_col="path")["reason"]
+        assert quarantine["a/b/bomb.png"].startswith("more than")
+
+
+def test_a_sparse_member_of_a_terabyte_is_not_read(tmp_path):
+    with tarfile.open(tmp_path / "archive", "w") as archive:
+        member = tarfile.TarInfo("a/b/x_1.jpg")
+        member.size = 1 << 40
+        archive.addfile(member)  # the header alone
+    with pytest.raises(UserError, match=r"is damaged|no usable picture"):
+        pack.pack(tmp_path / "archive", tmp_path / "pack", 128)
+
+
+def test_a_zip_is_read_as_a_tar_is(tmp_path):
+    files = {
+        "b/x_1.jpg": _picture(),
+        "c/y_1.jpg": _picture(40, 40),
+        "__MACOSX/b/._x_1.jpg": b"",
+        "b/.DS_Store": b"",
+    }
+    one = pack.pack(_zip(tmp_path / "zip", files), tmp_path / "one", 128)
+    other = pack.pack(_archive(tmp_path / "tar", files), tmp_path / "other", 128)
+    assert one == other
+    assert one["quarantined"] == 0  # what systems leave beside pictures is no picture
+    assert (tmp_path / "one/pixels.bin").read_bytes() == (tmp_path / "other/pixels.bin").read_bytes()
+
+
+def test_a_zip_with_a_password_is_told(tmp_path):
+    archive = _zip(tmp_path / "zip", {"b/x_1.jpg": b"secret"})
+    data = bytearray(archive.read_bytes())
+    for header, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # the flag in both headers
+        data[data.index(header) + place] |= 1
+    archive.write_bytes(data)
+    with pytest.raises(UserError, match=r"encrypted|password"):
+        pack.pack(archive, tmp_path / "pack", 128)
+
+
+def test_class_folders_or_breeds_are_the_classes():
+    path = "petfaces/dog_american/american_bulldog_12.jpg"
+    assert pack.labels(path, "folder") == {
+        "path": path,
+        "label": "dog_american",
+        "species": "dog",
+        "breed": "american_bulldog",
+        "official": "",
+    }
+    assert pack.labels(path, "breed")["label"] == "dog_american_bulldog"
+    assert pack.labels("pets/mine/tom_1.jpg", "breed")["label"] == "tom"
+
+
+def test_an_unknown_choice_of_classes_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"pack\.classes=fur is not known: folder or breed"):
+        pack.pack(tmp_path / "archive", tmp_path / "pack", 128, "fur")
+
+
+def test_folders_above_class_folders_tell_the_official_split(tmp_path):
+    names = ("train/cat/1", "valid/cat/2", "Test/cat/3", "train/dog/4", "other/dog/5", "test/6")
+    files = {f"pets/{name}.jpg": _picture() for name in names}
+    pack.pack(_archive(tmp_path / "archive", files), tmp_path / "pack", 128)
+    index = pandas.read_csv(tmp_path / "pack/index.csv", keep_default_na=False, index_col="path")
+    assert dict(zip(index.index.str.split("/").str[-1], index["official"], strict=True)) == {
+        "1.jpg": "train",
+        "2.jpg": "val",
+        "3.jpg": "test",
+        "4.jpg": "train",
+        "5.jpg": "",
+    }
+    assert "pets/test/6.jpg,in no class folder" in (tmp_path / "pack/quarantine.csv").read_text()
+
+
+def test_a_class_called_train_is_a_class_where_no_split_is_told(tmp_path):
+    files = {"train/1.jpg": _picture(), "car/2.jpg": _picture()}
+    assert pack.pack(_archive(tmp_path / "archive", files), tmp_path / "pack", 128)["classes"] == 2
+
+
+def test_a_path_that_comes_twice_is_used_once_and_told(tmp_path):
+    with tarfile.open(tmp_path / "archive", "w") as archive:
+        for name in ("b/x_1.jpg", "b/x_1.jpg", "c/y_1.jpg"):
+            member = tarfile.TarInfo(name)
+            member.size = len(_picture())
+            archive.addfile(member, io.BytesIO(_picture()))
+    assert pack.pack(tmp_path / "archive", tmp_path / "pack", 128)["pictures"] == 2
+    assert "comes twice" in (tmp_path / "pack/quarantine.csv").read_text()
+
+
 def test_a_truncated_archive_is_named_and_the_old_pack_stays(tmp_path):
-    archive = _archive(tmp_path / "archive", {f"a/b/x_{n}.jpg": _picture() for n in range(9)})
+    archive = _archive(tmp_path / "archive", {f"a/{n % 2}/x_{n}.jpg": _picture() for n in range(9)})
     pack.pack(archive, tmp_path / "pack", 128)
     before = (tmp_path / "pack/pack.json").read_bytes()
     archive.write_bytes(archive.read_bytes()[:5000])
@@ -132,8 +246,12 @@ def test_a_truncated_archive_is_named_and_the_old_pack_stays(tmp_path):
 def test_an_archive_without_pictures_or_class_folders_is_told(tmp_path):
     with pytest.raises(UserError, match="no usable picture"):
         pack.pack(_archive(tmp_path / "none", {"a/readme.txt": b"hello"}), tmp_path / "pack", 128)
-    with pytest.raises(UserError, match="no class folder"):
+    with pytest.raises(UserError, match=r"'x_1\.jpg' lies in no class folder"):
         pack.pack(_archive(tmp_path / "flat", {"x_1.jpg": _picture()}), tmp_path / "pack", 128)
+    with pytest.raises(UserError, match="one class only, 'b'"):
+        pack.pack(_archive(tmp_path / "one", {"b/x_1.jpg": _picture()}), tmp_path / "pack", 128)
+    with pytest.raises(UserError, match="holds no files"):
+        pack.pack(_archive(tmp_path / "empty", {}), tmp_path / "pack", 128)
 
 
 def test_the_datas_hash_knows_pictures_and_labels_but_not_paths_or_order(tmp_path):

@@ -1,11 +1,13 @@
 """Near-duplicates never cross a split; every class is in every split; the seed is the split's own."""
 
+import hashlib
+
 import imagehash
 import numpy as np
 import pandas
 import pytest
 
-from pipeline import sample, split
+from pipeline import config, sample, split
 from pipeline.config import UserError
 from pipeline.pack import HASH_SIDE
 
@@ -60,7 +62,7 @@ def test_shares_are_kept_within_each_class():
 def test_three_pictures_of_a_class_are_enough_and_two_are_told():
     splits = split.assign(["a"] * 3, np.arange(3), SHARES, seed=1)
     assert sorted(splits) == ["test", "train", "val"]
-    with pytest.raises(UserError, match=r"class 'b' has 2 different"):
+    with pytest.raises(UserError, match=r"1 class\(es\) have fewer .* than the 3 splits: 'b' \(2\)"):
         split.assign(["a"] * 9 + ["b"] * 2, np.arange(11), SHARES, seed=1)
 
 
@@ -77,3 +79,57 @@ def test_a_new_class_does_not_move_the_others():
     before = split.assign(labels, np.arange(80), SHARES, seed=1)
     after = split.assign(more, np.arange(160), SHARES, seed=1)
     assert (after[40:120] == before).all()
+
+
+def test_an_official_split_is_kept_and_near_duplicates_of_its_answers_are_dropped():
+    official = np.array(["train", "train", "val", "test", "train", "val", "test", ""])
+    groups = np.array([0, 1, 2, 3, 3, 3, 4, 5])  # a train and a val picture look like test picture 3
+    kept = split.keep_official(official, groups)
+    assert list(kept) == ["train", "train", "val", "test", "dropped", "dropped", "test", "train"]
+    kept = split.keep_official(np.array(["train", "train", "val"]), np.array([0, 1, 1]))
+    assert list(kept) == ["train", "dropped", "val"]
+
+
+def _pack(folder, rows: list[tuple[str, str, str]]):
+    """An index of (path, official, hash) without pixels, two classes by turns."""
+    folder.mkdir()
+    table = pandas.DataFrame(rows, columns=["path", "official", "phash"])
+    table["label"] = [f"class{number % 2}" for number in range(len(rows))]
+    for column in ("species", "breed", "sha256", "height", "width", "offset"):
+        table[column] = ""
+    table.to_csv(folder / "index.csv", index=False)
+    return folder
+
+
+def _far_apart(count: int) -> list[str]:
+    return [hashlib.sha256(bytes([number])).hexdigest() for number in range(count)]
+
+
+@pytest.fixture
+def official(tmp_path):
+    hashes = _far_apart(24)
+    hashes[1] = hashes[20]  # train's picture 1 is test's picture 20
+    rows = [(f"{n:02}", "test" if n >= 18 else "train", hashes[n]) for n in range(24)]
+    return _pack(tmp_path / "pack", rows)
+
+
+def test_val_is_dealt_from_train_where_only_a_test_split_comes_with_the_data(official, tmp_path, capsys):
+    cfg = config.compose().split
+    split.split(official, tmp_path / "split.csv", cfg)
+    table = pandas.read_csv(tmp_path / "split.csv", dtype=str)
+    assert list(table["split"][18:]) == ["test"] * 6
+    assert set(table["split"][:18]) == {"train", "val", "dropped"}
+    told = capsys.readouterr().out
+    assert "test as the data brings it" in told
+    assert "dropped 01" in told
+    cfg.official = False
+    split.split(official, tmp_path / "split.csv", cfg)
+    assert set(pandas.read_csv(tmp_path / "split.csv")["split"]) == {"train", "val", "test"}
+    assert list(pandas.read_csv(tmp_path / "split.csv")["split"][18:]) != ["test"] * 6
+
+
+def test_a_class_that_only_the_test_split_has_is_told(tmp_path):
+    hashes = _far_apart(20)
+    rows = [(f"{n:02}", "test" if n % 2 else "train", hashes[n]) for n in range(20)]
+    with pytest.raises(UserError, match="without a picture to train on: class1"):
+        split.split(_pack(tmp_path / "pack", rows), tmp_path / "split.csv", config.compose().split)

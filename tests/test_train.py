@@ -124,12 +124,20 @@ def test_a_killed_training_leaves_no_half_folder(repro, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "_write_curves", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train.train(config.compose(f"out={tmp_path / 'out'}", "model=scratch", "data.epochs=1"))
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_more_devices_than_there_are_is_told(repro, tmp_path):
     with pytest.raises(UserError, match="trainer=cpu"):
         train.train(config.compose(f"out={tmp_path / 'out'}", "trainer=gpu", "trainer.devices=64"))
+
+
+def test_a_directory_that_cannot_be_written_is_one_line_before_anything_is_trained(repro, run):
+    done = run("python", "-m", "pipeline.train", "model=scratch", "out=/dev/null/here")
+    assert done.returncode == 1
+    assert "/dev/null/here" in done.stdout
+    assert "name another place" in done.stdout
+    assert done.stdout.count("\n") == 1
 
 
 def test_an_unknown_backbone_is_told(repro, tmp_path):

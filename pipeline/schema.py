@@ -1,0 +1,23 @@
+"""The pack's index, known to who writes it and to who reads it."""
+
+from pathlib import Path
+
+VERSION = 2  # raised when pixels or index change their meaning
+# Of text, even where it looks like numbers: folders called 001 and 002, or None, are classes too.
+TEXT = ("path", "label", "species", "breed", "official", "sha256", "phash")
+NUMBERS = ("height", "width", "offset")
+
+
+def read_index(pack: Path):
+    """The table of a pack's pictures, a row a picture, by path."""
+    import pandas
+
+    return pandas.read_csv(pack / "index.csv", keep_default_na=False, dtype=dict.fromkeys(TEXT, str))
+
+
+def read_split(file: Path):
+    """The table of an assignment: path, label, group and split, in the index's order."""
+    import pandas
+
+    text = dict.fromkeys(("path", "label", "split"), str)
+    return pandas.read_csv(file, keep_default_na=False, dtype=text)
