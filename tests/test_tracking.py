@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline import tracking
+from pipeline.tracking import store
 
 NAME = "sample"
 
@@ -17,18 +18,18 @@ NAME = "sample"
 @pytest.fixture
 def client(repro):
     """MLflow's own client on the copy's store."""
-    tracking._client.cache_clear()
-    return tracking._client()
+    store.client.cache_clear()
+    return store.client()
 
 
 @pytest.fixture(scope="module")
 def emptied(repro, run, tmp_path_factory):
     """A client on an empty store into which `sync` was called twice."""
-    store = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+    address = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
     for _ in range(2):
-        done = run("python", "-m", "pipeline.tracking", "sync", MLFLOW_TRACKING_URI=store)
+        done = run("python", "-m", "pipeline.tracking", "sync", MLFLOW_TRACKING_URI=address)
         assert done.returncode == 0, done.stdout
-    return mlflow.MlflowClient(store, store)
+    return mlflow.MlflowClient(address, address)
 
 
 def _runs(client):
@@ -104,13 +105,15 @@ def test_sync_brings_runs_versions_and_champion_back_once(emptied):
 
 
 def test_a_restored_run_tells_what_the_first_one_told(emptied, client):
-    def told(store):
+    def told(client):
         (run,) = [
             run
-            for run in _runs(store)
+            for run in _runs(client)
             if run.data.tags.get("model") == "scratch" and "evaluation" in run.data.tags
         ]
-        curve = [(point.step, point.value) for point in store.get_metric_history(run.info.run_id, "val/top1")]
+        curve = [
+            (point.step, point.value) for point in client.get_metric_history(run.info.run_id, "val/top1")
+        ]
         figures = {key: value for key, value in run.data.metrics.items() if key != "wall_seconds"}
         return run.data.params, figures, curve, run.data.tags["content"], run.data.tags["evaluation"]
 
@@ -127,8 +130,8 @@ def test_a_fresh_clone_with_the_cache_trains_nothing_and_gets_its_champion_back(
     assert not any(f"Running stage '{stage}" in done.stdout for stage in ("train", "evaluate", "register"))
     done = run("python", "-m", "pipeline.tracking", "sync", cwd=clone, PYTHONPATH=str(clone))
     assert done.returncode == 0, done.stdout
-    store = f"sqlite:///{clone / 'mlflow.db'}"
-    assert mlflow.MlflowClient(store, store).get_model_version_by_alias(NAME, "champion").version
+    address = f"sqlite:///{clone / 'mlflow.db'}"
+    assert mlflow.MlflowClient(address, address).get_model_version_by_alias(NAME, "champion").version
     for file in (house / "reports/sample").iterdir():
         assert (clone / "reports/sample" / file.name).read_bytes() == file.read_bytes()
 
