@@ -6,7 +6,7 @@ from pipeline.config import ROOT
 from pipeline.tracking.folders import judged, model_hash, trained
 from pipeline.tracking.registry import champion, ensure_version, promote
 from pipeline.tracking.runs import ensure
-from pipeline.tracking.store import uri
+from pipeline.tracking.store import shown
 
 
 def sync() -> None:
@@ -32,6 +32,4 @@ def sync() -> None:
         number = ensure_version(kept / "train", kept / "evaluation", kept / "portable")
         if champion(name) is None:
             promote(name, number, decision["champion"]["reason"])
-    print(
-        f"tracking: MLflow at {uri()} holds the {runs} runs and {versions} candidates that the files tell of"
-    )
+    print(f"tracking: MLflow at {shown()} holds all {runs} runs and {versions} candidates of the files")

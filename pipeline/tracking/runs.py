@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline import config
 from pipeline.config import ROOT
 from pipeline.tracking.folders import digest, read_curves
-from pipeline.tracking.store import client, experiment_id, find_run, first_line, uri
+from pipeline.tracking.store import client, experiment_id, find_run, silent
 
 
 class Run:
@@ -56,8 +56,8 @@ class Run:
 
 def _warn(error: Exception) -> None:
     print(
-        f"warning: MLflow at {uri()} can't be written ({first_line(error)}); "
-        "the files are complete, send them later by: python -m pipeline.tracking sync",
+        f"warning: {silent(error)}; the files are complete, send them later by: "
+        "python -m pipeline.tracking sync",
         file=sys.stderr,
     )
 
