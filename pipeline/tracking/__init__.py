@@ -9,7 +9,7 @@ however often they are called::
 """
 
 from pipeline.tracking.folders import digest, model_hash, read_curves
-from pipeline.tracking.page import experiment_link, ui
+from pipeline.tracking.page import links, ui
 from pipeline.tracking.registry import (
     champion,
     count_look,
@@ -32,7 +32,7 @@ __all__ = [
     "download_version",
     "ensure",
     "ensure_version",
-    "experiment_link",
+    "links",
     "looks",
     "model_hash",
     "promote",

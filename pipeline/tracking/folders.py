@@ -1,13 +1,104 @@
 """The folders that train and evaluate leave: which there are, what they hold, what they are known by."""
 
+import csv
 import hashlib
+import json
+from dataclasses import dataclass
 from pathlib import Path
+
+from pipeline.config import ROOT, UserError
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a train folder tells of a model: its card, its configuration, its lineage, its figures."""
+
+    folder: Path
+    card: dict
+    settings: dict
+    lineage: dict
+    metrics: dict
+
+    @classmethod
+    def open(cls, folder: Path) -> "Trained":
+        """Reads the files.
+
+        Raises:
+            UserError: one is missing, damaged or of an older form.
+        """
+        import yaml
+
+        file = folder / "config.yaml"
+        try:
+            settings = yaml.safe_load(file.read_text())
+            known = isinstance(settings, dict) and "seed" in settings
+        except (OSError, ValueError, yaml.YAMLError):
+            known = False
+        if not known:
+            raise UserError(f"{_near(file)} is missing, damaged or of an older form")
+        return cls(
+            folder,
+            card=read(folder / "model.json", "name", "data", "drawings"),
+            settings=settings,
+            lineage=read(folder / "lineage.json", "data", "commit", "dirty"),
+            metrics=read(folder / "metrics.json", "val/top1"),
+        )
+
+    @property
+    def name(self) -> str:
+        """Of its run: the overrides of a sweep's job, the model and seed of any other."""
+        usual = f"{self.card['name']} seed={self.settings['seed']}"
+        return job_names(self.sweep).get(_key(self.settings), usual)
+
+    @property
+    def sweep(self) -> str | None:
+        """Name of the sweep that it was a job of."""
+        return self.folder.parent.name if self.folder.parent.parent == ROOT / "runs/sweeps" else None
+
+
+def read(file: Path, *keys: str) -> dict:
+    """A JSON file's object.
+
+    Raises:
+        UserError: it is missing or damaged, or lacks one of the keys.
+    """
+    try:
+        tree = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{_near(file)} is missing or damaged") from error
+    lacks = [key for key in keys if not isinstance(tree, dict) or key not in tree]
+    if lacks:
+        raise UserError(f"{_near(file)} is of an older form, it has no {', '.join(lacks)}")
+    return tree
+
+
+def _near(file: Path) -> Path:
+    return file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
+
+
+def _key(settings: dict) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def job_names(sweep: str | None) -> dict[str, str]:
+    """What a sweep's jobs are called, by the hash of their settings."""
+    file = ROOT / "runs/sweeps" / str(sweep) / "jobs.json"
+    try:
+        return json.loads(file.read_text()) if sweep else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def name_job(sweep: str, settings: dict, name: str) -> None:
+    """Keeps a job's overrides, which its folder does not hold, beside the folders of the sweep."""
+    file = ROOT / "runs/sweeps" / sweep / "jobs.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    names = job_names(sweep) | {_key(settings): name}
+    file.write_text(json.dumps(names, indent=2) + "\n")
 
 
 def read_curves(folder: Path) -> list[dict]:
     """Rows of ``curves.csv``; what a row does not have is None."""
-    import csv
-
     with open(folder / "curves.csv", newline="") as file:
         return [
             {key: float(value) if value else None for key, value in row.items()}

@@ -1,9 +1,9 @@
 """The model registry: versions, the alias `champion`, and the looks at the test split."""
 
-import json
 from pathlib import Path
 
-from pipeline.tracking.folders import model_hash
+from pipeline.tracking import notes
+from pipeline.tracking.folders import Trained, model_hash, read
 from pipeline.tracking.runs import ensure
 from pipeline.tracking.store import client
 
@@ -28,11 +28,14 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
 
     Returns:
         The version's number.
+
+    Raises:
+        UserError: a file is missing, damaged or of an older form.
     """
     import mlflow
 
-    card = json.loads((folder / "model.json").read_text())
-    name, model = card["data"], model_hash(folder)
+    trained = Trained.open(folder)
+    name, model = trained.card["data"], model_hash(folder)
     found = _version(name, model)
     if found:
         return found.version
@@ -42,7 +45,11 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
 
     if not client().search_registered_models(f"name='{name}'"):
         client().create_registered_model(
-            name, description=f"Breeds of {name}: bytes or uint8 arrays in, five labels out."
+            name,
+            description=f"Names the breed in a photo cropped to the head; trained on `{name}`. "
+            "In: a column `image` of encoded pictures or uint8 arrays, height × width × 3. "
+            "Out: five `labels`, best first, and their `probabilities`. "
+            f"In use: the alias `champion` (`models:/{name}@champion`).",
         )
     signature = ModelSignature(
         Schema([ColSpec("binary", "image")]),
@@ -51,7 +58,7 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
     before = client().get_run(run_id).info
     with mlflow.start_run(run_id=run_id):
         logged = mlflow.pyfunc.log_model(
-            name="model",
+            name=trained.card["name"],
             loader_module="portable",
             code_paths=[str(PORTABLE)],
             data_path=str(portable),
@@ -59,26 +66,23 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
             pip_requirements=_requirements(),
         )
     client().set_terminated(run_id, before.status, before.end_time)  # registering is no part of the training
-    figures = json.loads((evaluation / "metrics.json").read_text())
-    validation = json.loads((folder / "metrics.json").read_text())
-    lineage = json.loads((folder / "lineage.json").read_text())
+    lineage = trained.lineage
     tags = {
         "model_sha256": model,
-        "model": card["name"],
+        "model": trained.card["name"],
         "data": lineage["data"]["content"],
         "split": lineage["data"]["split"],
         "commit": str(lineage["commit"]),
         "dirty": str(lineage["dirty"]).lower(),
     }
-    description = (
-        f"{card['name']} on {name}: test top-1 {figures['test/top1']:.1%}, top-3 {figures['test/top3']:.1%}; "
-        f"validation top-1 {validation['val/top1']:.1%}; commit {str(lineage['commit'])[:8]}"
-        f"{' with uncommitted changes' if lineage['dirty'] else ''}."
-    )
-    if card["drawings"]:
-        description += " Trained on drawings: it knows no photographs."
+    test = read(evaluation / "metrics.json", "test/top1")
     version = client().create_model_version(
-        name, logged.model_uri, run_id=run_id, tags=tags, description=description, model_id=logged.model_id
+        name,
+        logged.model_uri,
+        run_id=run_id,
+        tags=tags,
+        description=notes.version(trained, test, before.experiment_id, run_id),
+        model_id=logged.model_id,
     )
     return version.version
 
