@@ -191,9 +191,9 @@ def main(cfg: DictConfig) -> None:
     from pipeline import tracking
 
     runs = ROOT / "runs" / cfg.data.name
-    # DVC has cleared the folder; a run by hand does the same.
-    shutil.rmtree(runs / "register", ignore_errors=True)
     with tracking.reachable():
+        # DVC has cleared the folder; a run by hand does the same, once MLflow is there.
+        shutil.rmtree(runs / "register", ignore_errors=True)
         decision = register(runs, ROOT / "data" / cfg.data.name, list(cfg.models), cfg.register.significance)
     champion = decision["champion"]
     print(

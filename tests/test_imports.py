@@ -26,9 +26,11 @@ def _imports(file):
 
 @pytest.mark.parametrize(("library", "only"), [("mlflow", "tracking"), ("albumentations", "augment")])
 def test_one_module_alone_imports(house, library, only):
-    files = [*(house / "pipeline").glob("*.py"), *(house / "models").glob("*.py")]
-    users = {file.stem for file in files if any(name.split(".")[0] == library for name in _imports(file))}
-    assert users == {only}
+    files = [*(house / "pipeline").rglob("*.py"), *(house / "models").glob("*.py")]
+    users = {file for file in files if any(name.split(".")[0] == library for name in _imports(file))}
+    assert users
+    # A module, or the modules of a package.
+    assert {file.relative_to(house / "pipeline").with_suffix("").parts[0] for file in users} == {only}
 
 
 def test_models_import_nothing_of_the_pipeline(house):

@@ -1,7 +1,10 @@
 """Files are the truth and MLflow the mirror: what it lacks comes back, once, and a model loads from it."""
 
 import io
+import json
 import os
+import shutil
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 from PIL import Image
 
 from pipeline import tracking
+from pipeline.tracking import folders, notes, store
 
 NAME = "sample"
 
@@ -17,18 +21,18 @@ NAME = "sample"
 @pytest.fixture
 def client(repro):
     """MLflow's own client on the copy's store."""
-    tracking._client.cache_clear()
-    return tracking._client()
+    store.client.cache_clear()
+    return store.client()
 
 
 @pytest.fixture(scope="module")
 def emptied(repro, run, tmp_path_factory):
     """A client on an empty store into which `sync` was called twice."""
-    store = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+    address = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
     for _ in range(2):
-        done = run("python", "-m", "pipeline.tracking", "sync", MLFLOW_TRACKING_URI=store)
+        done = run("python", "-m", "pipeline.tracking", "sync", MLFLOW_TRACKING_URI=address)
         assert done.returncode == 0, done.stdout
-    return mlflow.MlflowClient(store, store)
+    return mlflow.MlflowClient(address, address)
 
 
 def _runs(client):
@@ -60,6 +64,25 @@ def test_a_run_tells_its_data_commit_device_curves_and_figures(client):
     assert {"params.yaml", "dvc.lock"} & {file.path for file in client.list_artifacts(run.info.run_id)}
 
 
+def test_a_run_and_its_experiment_say_what_they_are(client, house):
+    run = _judged(client, "scratch")
+    note = run.data.tags["mlflow.note.content"]
+    assert f"test top-1 **{run.data.metrics['test/top1']:.1%}**" in note
+    assert f"validation top-1 {run.data.metrics['best/val/top1']:.1%}" in note
+    assert run.data.tags["commit"][:8] in note
+    assert str(house) not in note
+    experiment = client.get_experiment_by_name(NAME)
+    assert "`best/val/top1`" in experiment.tags["mlflow.note.content"]
+
+
+def test_a_note_that_a_person_has_written_stays(client, house):
+    run = _judged(client, "probe")
+    client.set_tag(run.info.run_id, "mlflow.note.content", "the one with my photos")
+    client.set_tag(run.info.run_id, "evaluation", "another")
+    tracking.ensure(house / "runs/sample/train/probe", house / "runs/sample/evaluate/probe")
+    assert client.get_run(run.info.run_id).data.tags["mlflow.note.content"] == "the one with my photos"
+
+
 def test_the_champion_loads_without_unpickling_and_answers(client, house, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     monkeypatch.setattr("pickle.load", None)
@@ -86,12 +109,19 @@ def test_a_bad_picture_in_a_table_is_named_by_its_row(client):
         model.predict(pandas.DataFrame({"image": [b"no picture"]}))
 
 
-def test_a_registered_version_says_what_it_is(client):
+def test_a_registered_version_says_what_it_is(client, house):
     version = client.get_model_version_by_alias(NAME, "champion")
-    assert "test top-1" in version.description
+    run = client.get_run(version.run_id)
+    judged = json.loads((house / f"runs/sample/evaluate/{version.tags['model']}/metrics.json").read_text())
+    assert f"test top-1 **{judged['test/top1']:.1%}**" in version.description
+    assert f"{judged['test/top1/low']:.1%}–{judged['test/top1/high']:.1%}" in version.description
+    assert f"content `{version.tags['data'][:12]}`" in version.description
+    assert f"commit: `{version.tags['commit'][:8]}`" in version.description
+    assert f"(#/experiments/{run.info.experiment_id}/runs/{version.run_id})" in version.description
     assert "drawings" in version.description
+    assert str(house) not in version.description
     assert {"model_sha256", "data", "commit", "dirty", "promoted"} <= set(version.tags)
-    assert client.get_run(version.run_id).data.tags["content"]
+    assert run.data.tags["content"]
 
 
 def test_sync_brings_runs_versions_and_champion_back_once(emptied):
@@ -104,15 +134,18 @@ def test_sync_brings_runs_versions_and_champion_back_once(emptied):
 
 
 def test_a_restored_run_tells_what_the_first_one_told(emptied, client):
-    def told(store):
+    def told(client):
         (run,) = [
             run
-            for run in _runs(store)
+            for run in _runs(client)
             if run.data.tags.get("model") == "scratch" and "evaluation" in run.data.tags
         ]
-        curve = [(point.step, point.value) for point in store.get_metric_history(run.info.run_id, "val/top1")]
+        curve = [
+            (point.step, point.value) for point in client.get_metric_history(run.info.run_id, "val/top1")
+        ]
         figures = {key: value for key, value in run.data.metrics.items() if key != "wall_seconds"}
-        return run.data.params, figures, curve, run.data.tags["content"], run.data.tags["evaluation"]
+        note = run.data.tags["mlflow.note.content"].partition("- written from its files")[0]
+        return run.data.params, figures, curve, note, run.data.tags["content"], run.data.tags["evaluation"]
 
     assert told(emptied) == told(client)
 
@@ -127,26 +160,29 @@ def test_a_fresh_clone_with_the_cache_trains_nothing_and_gets_its_champion_back(
     assert not any(f"Running stage '{stage}" in done.stdout for stage in ("train", "evaluate", "register"))
     done = run("python", "-m", "pipeline.tracking", "sync", cwd=clone, PYTHONPATH=str(clone))
     assert done.returncode == 0, done.stdout
-    store = f"sqlite:///{clone / 'mlflow.db'}"
-    assert mlflow.MlflowClient(store, store).get_model_version_by_alias(NAME, "champion").version
+    address = f"sqlite:///{clone / 'mlflow.db'}"
+    assert mlflow.MlflowClient(address, address).get_model_version_by_alias(NAME, "champion").version
     for file in (house / "reports/sample").iterdir():
         assert (clone / "reports/sample" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_an_unreachable_server_stops_no_training(repro, run, house):
-    done = run(
-        "python",
-        "-m",
-        "pipeline.train",
-        "model=scratch",
-        "data.epochs=1",
-        "out=runs/single/offline",
-        MLFLOW_TRACKING_URI="http://127.0.0.1:9",
-        MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",
-    )
-    assert done.returncode == 0, done.stdout
-    assert "pipeline.tracking sync" in done.stdout
-    assert (house / "runs/single/offline/weights.safetensors").is_file()
+def test_an_unfit_store_stops_no_training_and_is_told_once(repro, run, house, tmp_path):
+    (tmp_path / "letter.db").write_text("no database " * 100)
+    for number, address in enumerate(["http://127.0.0.1:9", f"sqlite:///{tmp_path}/letter.db"]):
+        done = run(
+            "python",
+            "-m",
+            "pipeline.train",
+            "model=scratch",
+            "data.epochs=1",
+            f"out=runs/single/offline{number}",
+            MLFLOW_TRACKING_URI=address,
+            MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",
+        )
+        assert done.returncode == 0, done.stdout
+        assert done.stdout.count("warning: ") == 1
+        assert "pipeline.tracking sync" in done.stdout
+        assert (house / f"runs/single/offline{number}/weights.safetensors").is_file()
 
 
 def test_a_sweep_is_nested_under_one_parent_and_touches_no_dvc_out(repro, run, house, client, tmp_path):
@@ -171,8 +207,94 @@ def test_a_sweep_is_nested_under_one_parent_and_touches_no_dvc_out(repro, run, h
     assert len(jobs) == 4
     assert {run.info.run_name for run in jobs} >= {"model=probe seed=2 data.epochs=1"}
 
+    assert parent.info.run_name == "sweep model=scratch,probe seed=1,2 data.epochs=1"
+    best = max(jobs, key=lambda run: run.data.metrics["best/val/top1"])
+    assert parent.data.metrics["best/val/top1"] == best.data.metrics["best/val/top1"]
+    note = parent.data.tags["mlflow.note.content"]
+    assert note.startswith("4 of 4 jobs finished.")
+    assert all(f"[{job.info.run_name}](#/experiments/" in note for job in jobs)
+    assert f"**{best.data.metrics['best/val/top1']:.1%}**" in note
+
+    # The files alone tell the same.
+    address = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert run("python", "-m", "pipeline.tracking", "sync", MLFLOW_TRACKING_URI=address).returncode == 0
+    (again,) = [
+        run
+        for run in _runs(mlflow.MlflowClient(address, address))
+        if run.data.tags.get("sweep") == sweep.name
+    ]
+    assert again.info.run_name == parent.info.run_name
+    assert again.data.metrics == parent.data.metrics
+
+
+def test_a_run_that_breaks_off_says_why(repro, run, house, client):
+    done = run("python", "-m", "pipeline.train", "trainer.accelerator=abacus", "seed=77")
+    assert done.returncode == 1
+    (failed,) = [run for run in _runs(client) if run.data.params.get("seed") == "77"]
+    assert failed.info.status == "FAILED"
+    assert failed.data.tags["mlflow.note.content"].startswith("Broke off: UserError: trainer:")
+    assert str(house) not in failed.data.tags["mlflow.note.content"]
+
+
+def test_a_run_that_mlflow_takes_only_half_of_is_taken_back(client, house, monkeypatch, capsys):
+    folder = house / "runs/sample/train/probe"
+    trained = folders.Trained.open(folder)
+    before = {run.info.run_id for run in _runs(client)}
+
+    def broken(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(client, "log_inputs", broken)
+    assert tracking.start(trained.card, trained.settings, trained.lineage, "half").run_id is None
+    assert "disk full" in capsys.readouterr().err
+    assert {run.info.run_id for run in _runs(client)} == before
+
+
+def test_files_of_an_older_form_are_told_and_passed_over(client, house, capsys):
+    file = house / "runs/sample/register/decision.json"
+    whole = file.read_text()
+    old = house / "runs/single/old"
+    old.mkdir(parents=True)
+    try:
+        file.write_text('{"challenger": "probe", "champion": {"reason": "the first champion"}}')
+        (old / "lineage.json").write_text("{}")
+        tracking.sync()
+    finally:
+        file.write_text(whole)
+        shutil.rmtree(old)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("warning: passed over: runs/single/old/config.yaml is missing")
+    assert lines[1].startswith("warning: passed over: runs/sample/register/decision.json is of an older form")
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("{house}/data/sample has no pack", "data/sample has no pack"),
+        ("no such file: {home}/photos", "no such file: ~/photos"),
+    ],
+)
+def test_a_page_shows_no_path_of_the_machine(house, message, shown):
+    assert notes.without_paths(message.format(house=house, home=Path.home())) == shown
+
+
+def test_a_long_sweep_has_a_short_name(client):
+    jobs = [(f"model=probe lr={number}", f"id{number}", number / 100, "FINISHED") for number in range(50)]
+    name, note = notes.sweep("1", jobs)
+    assert name == "sweep model=probe lr=0…49(50)"
+    assert "Best on validation: [model=probe lr=49](#/experiments/1/runs/id49), top-1 **49.0%**" in note
+    assert "and 30 more" in note
+
 
 def test_the_page_links_to_the_training_side(client):
-    link = tracking.experiment_link(NAME, "http://127.0.0.1:5000")
-    assert link.endswith("/runs?workflowType=machine_learning")
+    links = dict(tracking.links("http://127.0.0.1:5000"))
+    experiment = client.get_experiment_by_name(NAME)
+    runs = (
+        f"http://127.0.0.1:5000/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning"
+    )
+    assert links["sample: runs"] == f"{runs}&viewStateShareKey=comparison"
+    assert links["sample: versions"] == "http://127.0.0.1:5000/#/models/sample?workflowType=machine_learning"
+    view = json.loads(client.get_experiment_by_name(NAME).tags["mlflow.sharedViewState.comparison"])
+    assert "metrics.`test/top1`" in json.loads(view["state"])["selectedColumns"]
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"

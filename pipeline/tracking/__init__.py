@@ -1,0 +1,47 @@
+"""MLflow, the mirror of the files; the modules of this package alone import mlflow.
+
+What a stage needs it reads from files. A run or a version that MLflow lacks (another machine, a lost
+database, an outage of the server) is written from the same files by `ensure` and `ensure_version`, once,
+however often they are called::
+
+    python -m pipeline.tracking sync    # brings back whatever MLflow lacks
+    python -m pipeline.tracking ui      # the page, opened on its training side
+"""
+
+from pipeline.tracking.folders import digest, model_hash, read_curves
+from pipeline.tracking.page import links, ui
+from pipeline.tracking.registry import (
+    champion,
+    count_look,
+    download_version,
+    ensure_version,
+    looks,
+    promote,
+    promoted_because,
+)
+from pipeline.tracking.replay import sync
+from pipeline.tracking.runs import Run, device, ensure, start, wall_seconds
+from pipeline.tracking.store import reachable, uri
+
+__all__ = [
+    "Run",
+    "champion",
+    "count_look",
+    "device",
+    "digest",
+    "download_version",
+    "ensure",
+    "ensure_version",
+    "links",
+    "looks",
+    "model_hash",
+    "promote",
+    "promoted_because",
+    "reachable",
+    "read_curves",
+    "start",
+    "sync",
+    "ui",
+    "uri",
+    "wall_seconds",
+]

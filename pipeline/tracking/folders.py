@@ -1,0 +1,139 @@
+"""The folders that train and evaluate leave: which there are, what they hold, what they are known by."""
+
+import csv
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import ROOT, UserError
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a train folder tells of a model: its card, its configuration, its lineage, its figures."""
+
+    folder: Path
+    card: dict
+    settings: dict
+    lineage: dict
+    metrics: dict
+
+    @classmethod
+    def open(cls, folder: Path) -> "Trained":
+        """Reads the files.
+
+        Raises:
+            UserError: one is missing, damaged or of an older form.
+        """
+        import yaml
+
+        file = folder / "config.yaml"
+        try:
+            settings = yaml.safe_load(file.read_text())
+            known = isinstance(settings, dict) and "seed" in settings
+        except (OSError, ValueError, yaml.YAMLError):
+            known = False
+        if not known:
+            raise UserError(f"{_near(file)} is missing, damaged or of an older form")
+        return cls(
+            folder,
+            card=read(folder / "model.json", "name", "data", "drawings"),
+            settings=settings,
+            lineage=read(folder / "lineage.json", "data", "commit", "dirty"),
+            metrics=read(folder / "metrics.json", "val/top1"),
+        )
+
+    @property
+    def name(self) -> str:
+        """Of its run: the overrides of a sweep's job, the model and seed of any other."""
+        usual = f"{self.card['name']} seed={self.settings['seed']}"
+        return job_names(self.sweep).get(_key(self.settings), usual)
+
+    @property
+    def sweep(self) -> str | None:
+        """Name of the sweep that it was a job of."""
+        return self.folder.parent.name if self.folder.parent.parent == ROOT / "runs/sweeps" else None
+
+
+def read(file: Path, *keys: str) -> dict:
+    """A JSON file's object.
+
+    Raises:
+        UserError: it is missing or damaged, or lacks one of the keys.
+    """
+    try:
+        tree = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{_near(file)} is missing or damaged") from error
+    lacks = [key for key in keys if not isinstance(tree, dict) or key not in tree]
+    if lacks:
+        raise UserError(f"{_near(file)} is of an older form, it has no {', '.join(lacks)}")
+    return tree
+
+
+def _near(file: Path) -> Path:
+    return file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
+
+
+def _key(settings: dict) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def job_names(sweep: str | None) -> dict[str, str]:
+    """What a sweep's jobs are called, by the hash of their settings."""
+    file = ROOT / "runs/sweeps" / str(sweep) / "jobs.json"
+    try:
+        return json.loads(file.read_text()) if sweep else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def name_job(sweep: str, settings: dict, name: str) -> None:
+    """Keeps a job's overrides, which its folder does not hold, beside the folders of the sweep."""
+    file = ROOT / "runs/sweeps" / sweep / "jobs.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    names = job_names(sweep) | {_key(settings): name}
+    file.write_text(json.dumps(names, indent=2) + "\n")
+
+
+def read_curves(folder: Path) -> list[dict]:
+    """Rows of ``curves.csv``; what a row does not have is None."""
+    with open(folder / "curves.csv", newline="") as file:
+        return [
+            {key: float(value) if value else None for key, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def digest(folder: Path) -> str:
+    """Hash of a folder's files by name and bytes."""
+    whole = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        whole.update(f"{file.relative_to(folder)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return whole.hexdigest()
+
+
+def model_hash(folder: Path) -> str:
+    """Of a train folder's weights and card (classes, sizing): what a registered version is known by."""
+    whole = hashlib.sha256((folder / "weights.safetensors").read_bytes())
+    whole.update((folder / "model.json").read_bytes())
+    return whole.hexdigest()
+
+
+def trained(runs: Path) -> list[Path]:
+    """Finished train folders of DVC, sweeps and single runs; no champion's copy, nothing cut short."""
+    folders = (path.parent for path in runs.rglob("lineage.json"))
+    left_out = {"register", ".work"}
+    return sorted(
+        folder
+        for folder in folders
+        if not left_out & set(folder.relative_to(runs).parts) and folder.suffix != ".part"
+    )
+
+
+def judged(folder: Path) -> Path | None:
+    """The evaluation of a train folder, unless it is of a former model there."""
+    evaluation = folder.parent.parent / "evaluate" / folder.name
+    known = evaluation / "model.sha256"
+    return evaluation if known.is_file() and known.read_text().strip() == model_hash(folder) else None

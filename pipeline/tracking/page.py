@@ -1,0 +1,115 @@
+"""MLflow's page: the links that open it where people look, and the server behind them."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+from pipeline.config import UserError
+from pipeline.tracking.store import client, reachable, uri
+
+# A saved view of the runs table, as the page's own "Views" menu keeps it: an experiment's tag. It carries
+# what a link can't: columns and their widths. A person may change or delete it there.
+VIEW = "comparison"
+COLUMNS = {  # canonical name: width in pixels
+    "metrics.`best/val/top1`": 120,
+    "metrics.`test/top1`": 120,
+    "metrics.`test/top3`": 120,
+    "metrics.`wall_seconds`": 120,
+    "tags.`model`": 100,
+    "attributes.`Models`": 120,
+    "attributes.`Dataset`": 170,
+}
+STATE = {
+    "searchFilter": "",
+    "orderByKey": "attributes.start_time",
+    "orderByAsc": False,
+    "startTime": "ALL",
+    "lifecycleFilter": "Active",
+    "modelVersionFilter": "All Runs",
+    "datasetsFilter": [],
+    "selectedColumns": list(COLUMNS),
+    "columnWidths": COLUMNS,
+}
+ENTRANCE = "workflowType=machine_learning"  # MLflow's own start page is its GenAI side
+
+
+def _view(experiment) -> str:
+    """Makes sure that an experiment has the saved view; what a link says to open it."""
+    key = f"mlflow.sharedViewState.{VIEW}"
+    if key not in experiment.tags:
+        now = int(time.time() * 1000)
+        envelope = {"name": VIEW, "createdAt": now, "updatedAt": now, "state": json.dumps(STATE)}
+        client().set_experiment_tag(experiment.experiment_id, key, json.dumps(envelope))
+    return f"viewStateShareKey={VIEW}"
+
+
+def links(host: str) -> list[tuple[str, str]]:
+    """What can be looked at, and where: each data set's runs and versions."""
+    found = []
+    models = {model.name for model in client().search_registered_models()}
+    for experiment in client().search_experiments():
+        name, page = experiment.name, f"{host}/#/experiments/{experiment.experiment_id}/runs?{ENTRANCE}"
+        if name == "Default":  # MLflow's own; nothing here writes into it
+            continue
+        found.append((f"{name}: runs", f"{page}&{_view(experiment)}"))
+        if name in models:
+            found.append((f"{name}: versions", f"{host}/#/models/{name}?{ENTRANCE}"))
+    return [*found, ("all models", f"{host}/#/models?{ENTRANCE}")] if models else found
+
+
+def _print(host: str) -> None:
+    table = links(host)
+    width = max((len(what) for what, _ in table), default=0)
+    for what, where in table:
+        print(f"{what:<{width}}  {where}", flush=True)
+    if not table:
+        print(f"{host}  (no runs yet: dvc repro)", flush=True)
+
+
+def ui(port: int = 5000) -> None:
+    """Serves MLflow's page on this machine until Ctrl-C, which ends its helpers too.
+
+    Raises:
+        UserError: the page does not start.
+    """
+    import signal
+
+    if uri().startswith("http"):
+        _print(uri().rstrip("/"))
+        return
+    client()
+    host = f"http://127.0.0.1:{port}"
+    taken = UserError(f"port {port} is taken; name another: python -m pipeline.tracking ui --port {port + 1}")
+    if _listens(port):
+        raise taken
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri(), "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
+    # Its job runner, for evaluations by language models, would start seven processes more.
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
+    server = subprocess.Popen(command, env={**os.environ, **quiet}, start_new_session=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        while server.poll() is None and not _listens(port):
+            time.sleep(0.2)
+        if server.poll() is None:
+            with reachable():
+                _print(host)
+            print("Ctrl-C ends it.", flush=True)
+        server.wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait()
+    if server.returncode > 0:
+        raise UserError("MLflow's page did not start; what it says stands above")
+
+
+def _listens(port: int) -> bool:
+    import socket
+
+    with socket.socket() as door:
+        return door.connect_ex(("127.0.0.1", port)) == 0

@@ -1,0 +1,142 @@
+"""The model registry: versions, the alias `champion`, and the looks at the test split."""
+
+from pathlib import Path
+
+from pipeline.tracking import notes
+from pipeline.tracking.folders import Trained, model_hash, read
+from pipeline.tracking.runs import ensure
+from pipeline.tracking.store import client
+
+PORTABLE = Path(__file__).parents[1] / "portable.py"  # the code that a registered model carries along
+MODEL_FILES = ("model.json", "model.onnx")  # what it consists of, beside that
+REQUIREMENTS = ("numpy", "pandas", "pillow", "onnxruntime")  # of portable.py, at the versions installed here
+
+
+def _version(name: str, model: str):
+    """The version with this hash, or None."""
+    found = client().search_model_versions(f"name='{name}' and tags.model_sha256='{model}'", max_results=1)
+    return found[0] if found else None
+
+
+def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
+    """Makes the registry hold these weights, once, under the name of their data.
+
+    Args:
+        folder: train's.
+        evaluation: evaluate's.
+        portable: holds ``model.onnx`` and ``model.json``.
+
+    Returns:
+        The version's number.
+
+    Raises:
+        UserError: a file is missing, damaged or of an older form.
+    """
+    import mlflow
+
+    trained = Trained.open(folder)
+    name, model = trained.card["data"], model_hash(folder)
+    found = _version(name, model)
+    if found:
+        return found.version
+    run_id = ensure(folder, evaluation)
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import Array, ColSpec, Schema
+
+    if not client().search_registered_models(f"name='{name}'"):
+        client().create_registered_model(
+            name,
+            description=f"Names the breed in a photo cropped to the head; trained on `{name}`. "
+            "In: a column `image` of encoded pictures or uint8 arrays, height × width × 3. "
+            "Out: five `labels`, best first, and their `probabilities`. "
+            f"In use: the alias `champion` (`models:/{name}@champion`).",
+        )
+    signature = ModelSignature(
+        Schema([ColSpec("binary", "image")]),
+        Schema([ColSpec(Array("string"), "labels"), ColSpec(Array("double"), "probabilities")]),
+    )
+    before = client().get_run(run_id).info
+    with mlflow.start_run(run_id=run_id):
+        logged = mlflow.pyfunc.log_model(
+            name=trained.card["name"],
+            loader_module="portable",
+            code_paths=[str(PORTABLE)],
+            data_path=str(portable),
+            signature=signature,
+            pip_requirements=_requirements(),
+        )
+    client().set_terminated(run_id, before.status, before.end_time)  # registering is no part of the training
+    lineage = trained.lineage
+    tags = {
+        "model_sha256": model,
+        "model": trained.card["name"],
+        "data": lineage["data"]["content"],
+        "split": lineage["data"]["split"],
+        "commit": str(lineage["commit"]),
+        "dirty": str(lineage["dirty"]).lower(),
+    }
+    test = read(evaluation / "metrics.json", "test/top1")
+    version = client().create_model_version(
+        name,
+        logged.model_uri,
+        run_id=run_id,
+        tags=tags,
+        description=notes.version(trained, test, before.experiment_id, run_id),
+        model_id=logged.model_id,
+    )
+    return version.version
+
+
+def _requirements() -> list[str]:
+    from importlib.metadata import version
+
+    return [f"{name}=={version(name)}" for name in REQUIREMENTS]
+
+
+def champion(name: str) -> tuple[str, str] | None:
+    """Version number and model hash of the champion of a data set, or None."""
+    import mlflow
+
+    try:
+        version = client().get_model_version_by_alias(name, "champion")
+    except mlflow.exceptions.MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+    return version.version, version.tags.get("model_sha256", "")
+
+
+def download_version(name: str, number: str, target: Path) -> None:
+    """Brings a version's files back as ``train/``, ``evaluation/`` and ``portable/`` in `target`."""
+    import mlflow
+
+    version = client().get_model_version(name, number)
+    for part in ("train", "evaluation"):
+        mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=part, dst_path=str(target))
+    model = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{number}"))
+    (target / "portable").mkdir(parents=True)
+    for file in MODEL_FILES:
+        (source,) = model.rglob(file)
+        (target / "portable" / file).write_bytes(source.read_bytes())
+
+
+def promote(name: str, number: str, reason: str) -> None:
+    """Makes a version the champion and notes why."""
+    client().set_model_version_tag(name, number, "promoted", reason[:500])
+    client().set_registered_model_alias(name, "champion", number)
+
+
+def promoted_because(name: str, number: str) -> str:
+    """Why a version became champion; a person may have set the alias by hand."""
+    return client().get_model_version(name, number).tags.get("promoted", "set by hand")
+
+
+def count_look(name: str, number: str, champion_model: str, outcome: str) -> None:
+    """Notes on the challenger that it was tested against a champion; the same pair again is the same look."""
+    client().set_model_version_tag(name, number, f"tested_against_{champion_model[:12]}", outcome[:500])
+
+
+def looks(name: str, split: str) -> int:
+    """How many paired tests were made on a test split."""
+    versions = client().search_model_versions(f"name='{name}' and tags.split='{split}'", max_results=10_000)
+    return sum(tag.startswith("tested_against_") for version in versions for tag in version.tags)

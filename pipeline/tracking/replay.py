@@ -1,0 +1,57 @@
+"""What MLflow lacks, written from the files again."""
+
+import sys
+from pathlib import Path
+
+from pipeline.config import ROOT, UserError
+from pipeline.tracking.folders import judged, model_hash, read, trained
+from pipeline.tracking.registry import champion, ensure_version, promote
+from pipeline.tracking.runs import ensure
+from pipeline.tracking.store import shown
+
+
+def sync() -> None:
+    """Writes into MLflow whatever of the files under ``runs/`` it lacks; what is there stays as it is.
+
+    Files that an older version of this project or a broken disk left are told and passed over.
+    """
+    runs = versions = 0
+    for folder in trained(ROOT / "runs"):
+        try:
+            ensure(folder, judged(folder))
+            runs += 1
+        except (UserError, OSError) as error:
+            _skip(error)
+    for file in sorted((ROOT / "runs").glob("*/register/decision.json")):
+        try:
+            versions += _registered(file)
+        except (UserError, OSError) as error:
+            _skip(error)
+    print(f"tracking: MLflow at {shown()} holds the {runs} runs and {versions} candidates of the files")
+
+
+def _registered(file: Path) -> int:
+    """Brings back the versions and the champion of a data set; returns how many candidates."""
+    decision = read(file, "candidates", "champion")
+    if not isinstance(decision["candidates"], dict) or "reason" not in decision["champion"]:
+        raise UserError(f"{file.relative_to(ROOT)} is of an older form")
+    place, name, versions = file.parent, file.parent.parent.name, 0
+    for model, known in decision["candidates"].items():
+        folder = place.parent / "train" / model
+        # After a training that was not registered yet, the exported models are those of the former one.
+        if (
+            (folder / "model.json").is_file()
+            and model_hash(folder) == known
+            and (evaluation := judged(folder))
+        ):
+            ensure_version(folder, evaluation, place / "candidates" / model)
+            versions += 1
+    kept = place / "champion"
+    number = ensure_version(kept / "train", kept / "evaluation", kept / "portable")
+    if champion(name) is None:
+        promote(name, number, decision["champion"]["reason"])
+    return versions
+
+
+def _skip(error: Exception) -> None:
+    print(f"warning: passed over: {error}; make it again, or delete it", file=sys.stderr)

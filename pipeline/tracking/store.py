@@ -1,0 +1,198 @@
+"""Where MLflow keeps its runs: the address, the client, and one clear line when the store can't be used."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from pipeline import config
+from pipeline.config import UserError
+
+# An unreachable server is told within seconds; the files wait for it.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+
+LOCK_SECONDS = 20  # to wait for another program's transaction, as MLflow does
+
+
+def uri() -> str:
+    """The tracking server, or the SQLite file of the main checkout."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{config.main_checkout() / 'mlflow.db'}"
+
+
+def shown() -> str:
+    """The address as messages tell it, without a password."""
+    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", uri())
+
+
+@cache
+def client():
+    """MLflow's client on a store that was found usable.
+
+    Raises:
+        UserError: the store is older or newer than this MLflow, can't be written, or is something else.
+    """
+    import logging
+    import warnings
+
+    import mlflow
+    from filelock import FileLock
+
+    # A page of migrations at the first start, and of traceback for what is told in one line here.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # MLflow would like an example with each model; signature and description say what goes in.
+    warnings.filterwarnings("ignore", message=".*input example was not provided.*")
+    runs = config.main_checkout() / "runs"
+    runs.mkdir(exist_ok=True)
+    with FileLock(runs / ".mlflow.lock"):  # two first starts at once would both make the tables
+        check()
+        mlflow.set_tracking_uri(uri())
+        return mlflow.MlflowClient()
+
+
+def check() -> None:
+    """Looks at a database before MLflow opens it: MLflow would migrate an older one unasked, without a copy.
+
+    Raises:
+        UserError: as `client` says.
+    """
+    scheme = uri().partition(":")[0] if ":" in uri() else ""
+    if scheme in ("", "file"):
+        folder = uri().removeprefix("file://").removeprefix("file:")
+        raise UserError(
+            f"MLFLOW_TRACKING_URI={uri()} names a folder of files, which MLflow no longer writes; unset it, "
+            f"or bring its runs into a new database: mlflow migrate-filestore --source {folder} "
+            "--target sqlite:///migrated.db"
+        )
+    if scheme.partition("+")[0] not in ("sqlite", "postgresql", "mysql", "mssql"):
+        return  # a server looks after its own
+    from sqlalchemy import create_engine, inspect
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import DBAPIError
+
+    address = make_url(uri())
+    lite = address.get_backend_name() == "sqlite"
+    try:
+        if lite and not (address.database or "").startswith((":", "file:")):
+            Path(address.database or "").parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(address, connect_args={"timeout": LOCK_SECONDS} if lite else {})
+        try:
+            with engine.connect() as connection:
+                _check_schema(connection, set(inspect(connection).get_table_names()))
+                if lite:  # a database that is open for reading only shows it at the first write
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                    connection.exec_driver_sql("CREATE TABLE writable (x INTEGER)")
+                    connection.exec_driver_sql("ROLLBACK")
+        finally:
+            engine.dispose()
+    except DBAPIError as error:
+        raise UserError(f"MLflow's store {shown()} {_trouble(error.orig)}") from error
+    except OSError as error:
+        raise UserError(f"MLflow's store {shown()} can't be made: {error.strerror}") from error
+    except ImportError as error:
+        raise UserError(f"MLflow's store {shown()} needs a driver: pip install {error.name}") from error
+
+
+def _check_schema(connection, tables: set[str]) -> None:
+    import mlflow
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+
+    found = MigrationContext.configure(connection).get_current_revision()
+    if not tables - {"alembic_version"}:
+        return  # a new one
+    other = "or name another one: MLFLOW_TRACKING_URI=sqlite:///other.db"
+    if found is None:
+        some = ", ".join(sorted(tables)[:3])
+        raise UserError(
+            f"{shown()} is a database of something else than MLflow (tables {some}); move it away, {other}"
+        )
+    script = ScriptDirectory(str(Path(mlflow.__file__).parent / "store/db_migrations"))
+    try:
+        script.get_revision(found)
+    except CommandError as error:
+        raise UserError(
+            f"MLflow's store {shown()} was written by a newer MLflow (its schema {found} is unknown to "
+            f"{mlflow.__version__}); install that one, {other}"
+        ) from error
+    if found != script.get_current_head():
+        raise UserError(
+            f"MLflow's store {shown()} was written by an older MLflow (schema {found}, {mlflow.__version__} "
+            f"has {script.get_current_head()}); copy it, then run: mlflow db upgrade {shown()}"
+        )
+
+
+def _trouble(error: BaseException) -> str:
+    """What is wrong with a database, and what to do."""
+    name = getattr(error, "sqlite_errorname", "")
+    other = "or name another store: MLFLOW_TRACKING_URI=sqlite:///other.db"
+    if name.startswith("SQLITE_NOTADB"):
+        return f"is not a database; move it away, {other}"
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return f"is locked by another program for {LOCK_SECONDS} s; end that one, then try again"
+    if name.startswith("SQLITE_READONLY"):
+        return f"can be read only; make it and its folder writable, {other}"
+    if name.startswith("SQLITE_CANTOPEN"):
+        return f"can't be opened: a folder, or in one that can't be written; mend that, {other}"
+    return f"can't be used: {first_line(error)}"
+
+
+def experiment_id(name: str) -> str:
+    """Id of the experiment of a data set, made where it is missing."""
+    import mlflow
+
+    found = client().get_experiment_by_name(name)
+    if found:
+        return found.experiment_id
+    artifacts = (config.main_checkout() / "mlartifacts").as_uri() if uri().startswith("sqlite") else None
+    try:
+        return client().create_experiment(name, artifact_location=artifacts)
+    except mlflow.exceptions.MlflowException:  # another process was quicker
+        found = client().get_experiment_by_name(name)
+        if not found:
+            raise
+        return found.experiment_id
+
+
+def find_run(experiment: str, **tags: str):
+    """The oldest run with these tags, or None."""
+    query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    runs = client().search_runs([experiment], query, max_results=1, order_by=["start_time ASC"])
+    return runs[0] if runs else None
+
+
+@contextmanager
+def reachable() -> Iterator[None]:
+    """Ends what can't do without MLflow in one line, before it begins where the store is unfit.
+
+    Raises:
+        UserError: the server or the store does not answer as it should.
+    """
+    import mlflow
+
+    try:
+        client().search_experiments(max_results=1)
+        yield
+    except mlflow.exceptions.MlflowException as error:
+        raise UserError(f"{silent(error)}; nothing is lost, try again") from error
+
+
+def silent(error: Exception) -> str:
+    """What went wrong with MLflow, in one line."""
+    if isinstance(error, UserError):
+        return str(error)
+    return f"MLflow at {shown()} does not answer: {first_line(error)}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind."""
+    from requests.exceptions import ConnectionError as NoConnectionError
+
+    if isinstance(error.__cause__ or error.__context__, NoConnectionError):
+        return "no connection"
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
