@@ -42,6 +42,7 @@ class Classifier(pl.LightningModule):
         freeze_batchnorm: keep the statistics that a pretrained backbone brought.
         channels_last: memory layout; it changes the weights' last bits, so it is a choice, not a guess.
         seed: of dropout and mixup; each step draws from its own stream.
+        class_weights: of each class in the training loss, or None: all alike.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Classifier(pl.LightningModule):
         freeze_batchnorm: bool = False,
         channels_last: bool = False,
         seed: int = 0,
+        class_weights: list[float] | None = None,
     ):
         super().__init__()
         self.channels_last = channels_last
@@ -66,6 +68,8 @@ class Classifier(pl.LightningModule):
         # Not saved with the weights: they belong to the card, which makes them.
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        weights = None if class_weights is None else torch.tensor(class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
         self.num_classes = num_classes
         self.lr, self.weight_decay, self.warmup, self.layer_decay = lr, weight_decay, warmup, layer_decay
         self.label_smoothing, self.mixup, self.seed = label_smoothing, mixup, seed
@@ -101,7 +105,9 @@ class Classifier(pl.LightningModule):
         if self.mixup > 0:
             share = float(torch.distributions.Beta(self.mixup, self.mixup).sample())
             x, targets = x.lerp(x.flip(0), share), targets.lerp(targets.flip(0), share)
-        loss = nn.functional.cross_entropy(self.net(x), targets, label_smoothing=self.label_smoothing)
+        loss = nn.functional.cross_entropy(
+            self.net(x), targets, weight=self.class_weights, label_smoothing=self.label_smoothing
+        )
         self.log(
             "train/loss",
             loss,

@@ -82,7 +82,9 @@ def imagenet_from_package(backbone: str) -> nn.Module:
     return net
 
 
-def create(num_classes: int, backbone: str, weights: str | None = None, file: str | None = None) -> nn.Module:
+def create(
+    num_classes: int, backbone: str, weights: str | None = None, file: str | None = None, **options: object
+) -> nn.Module:
     """A timm backbone with a new head.
 
     Args:
@@ -90,6 +92,7 @@ def create(num_classes: int, backbone: str, weights: str | None = None, file: st
         backbone: a name that timm knows.
         weights: `package`, `hub`, `file`, or None for random weights (a saved model brings its own).
         file: safetensors or a PyTorch state dict, for `file`; the head's weights in it are passed over.
+        options: timm's own, such as `img_size` of a ViT that is to see other sizes than it was trained with.
 
     Raises:
         WeightsError: unknown backbone, or weights that can't be had.
@@ -105,13 +108,13 @@ def create(num_classes: int, backbone: str, weights: str | None = None, file: st
         return net
     if weights == "hub":
         try:
-            return timm.create_model(backbone, pretrained=True, num_classes=num_classes)
+            return timm.create_model(backbone, pretrained=True, num_classes=num_classes, **options)
         except Exception as error:  # the hub's client raises many kinds
             raise WeightsError(
                 f"the hub did not give weights of '{backbone}' ({type(error).__name__}); go online, or use "
                 "model.net.weights=package, or model.net.weights=file with model.net.file=PATH"
             ) from error
-    net = timm.create_model(backbone, pretrained=False, num_classes=num_classes)
+    net = timm.create_model(backbone, pretrained=False, num_classes=num_classes, **options)
     if weights == "file":
         _load_file(net, file)
     elif weights is not None:

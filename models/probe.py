@@ -6,7 +6,10 @@ from torch import nn
 
 
 def fit_head(
-    train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray], strengths: list[float]
+    train: tuple[np.ndarray, np.ndarray],
+    val: tuple[np.ndarray, np.ndarray],
+    strengths: list[float],
+    balanced: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, list[dict[str, float]]]:
     """Fits a head for each strength of regularisation and keeps the best on validation.
 
@@ -17,6 +20,7 @@ def fit_head(
         train: features N×C and labels N, every class among them.
         val: the same, for the choice.
         strengths: inverse strengths, scikit-learn's C, from strong regularisation to weak.
+        balanced: whether each class counts alike, however many pictures it has.
 
     Returns:
         Weight, classes×C, bias, classes, and a row per strength: `C`, `val/top1`, `val/loss`. The lowest
@@ -31,7 +35,9 @@ def fit_head(
     solver = None
     for strength in strengths:
         start = solver
-        solver = LogisticRegression(C=strength, max_iter=1000, warm_start=True)
+        solver = LogisticRegression(
+            C=strength, max_iter=1000, warm_start=True, class_weight="balanced" if balanced else None
+        )
         if start is not None:  # from the stronger one's solution: fewer steps, the same optimum
             solver.coef_, solver.intercept_, solver.classes_ = start.coef_, start.intercept_, start.classes_
         solver.fit((features - mean) / scale, labels)

@@ -118,10 +118,26 @@ class EpochSampler(Sampler):
 
     Yields (epoch, place). Each process gets equally many, since DDP waits for all; what an epoch leaves over
     (less than a batch of all processes) comes up in another one, for the order changes.
+
+    Args:
+        length: number of pictures.
+        seed: of the order.
+        batch_size: of one process.
+        rank: this process.
+        world: number of processes.
+        chances: of each picture to be drawn, with replacement; None: each comes once an epoch.
     """
 
-    def __init__(self, length: int, seed: int, batch_size: int, rank: int = 0, world: int = 1):
-        self.length, self.seed, self.rank, self.world = length, seed, rank, world
+    def __init__(
+        self,
+        length: int,
+        seed: int,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        chances: np.ndarray | None = None,
+    ):
+        self.length, self.seed, self.rank, self.world, self.chances = length, seed, rank, world, chances
         self.epoch = 0
         # Whole batches only: a last one of three pictures would unsettle BatchNorm. Little data is one batch.
         step = batch_size * world if length >= batch_size * world else world
@@ -139,8 +155,18 @@ class EpochSampler(Sampler):
         return self.used // self.world
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)[: self.used]
+        rng = np.random.default_rng([self.seed, self.epoch])
+        if self.chances is None:
+            order = rng.permutation(self.length)[: self.used]
+        else:
+            order = rng.choice(self.length, self.used, p=self.chances)
         return iter([(self.epoch, int(place)) for place in order[self.rank :: self.world]])
+
+
+def balanced_chances(targets: np.ndarray) -> np.ndarray:
+    """Chances of pictures, summing to 1, by which every class is drawn equally often."""
+    counts = np.bincount(targets)
+    return 1 / (counts[targets] * np.count_nonzero(counts))
 
 
 def still(sizing: dict) -> Callable[[np.ndarray, int | None], np.ndarray]:

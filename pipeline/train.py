@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,121 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline import config
 from pipeline.config import ROOT, UserError
-
-# What can change a result; params.yaml, dvc.lock and reports change by running: no reason to call it dirty.
-CODE = ("pipeline", "models", "conf", "dvc.yaml", "constraints.txt", "pyproject.toml")
-# Choices that change where and how fast, not what.
-WITHOUT_EFFECT = ("out", "models", "fetch", "evaluate", "register")
-
-
-def settings_of(cfg: DictConfig) -> dict:
-    """The resolved configuration as plain values, less what has no effect on the result."""
-    tree = OmegaConf.to_container(cfg, resolve=False)
-    for key in WITHOUT_EFFECT:
-        tree.pop(key, None)
-    return OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
-
-
-def lineage_of(pack, threads: int) -> dict:
-    """Where a result comes from: data, code, environment; no clock, no host."""
-    from importlib.metadata import version
-
-    def git(*arguments: str) -> str | None:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    changed = git("status", "--porcelain", "--", *CODE)
-    packages = (
-        "torch",
-        "torchvision",
-        "timm",
-        "pytorch-lightning",
-        "albumentations",
-        "numpy",
-        "scikit-learn",
-        "pillow",
-    )
-    return {
-        "data": {
-            "name": pack.folder.parent.name,
-            "content": pack.summary["content"],
-            "split": pack.split_sha256,
-            "pictures": len(pack.table),
-            "classes": len(pack.classes),
-        },
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": changed is None or changed != "",
-        "environment": {
-            "python": ".".join(map(str, sys.version_info[:3])),
-            "threads": threads,
-            **{name: version(name) for name in packages},
-        },
-    }
-
-
-def _card(cfg: DictConfig, pack) -> dict:
-    """What rebuilds the trained model and prepares its pictures; goes with the weights everywhere."""
-    net = OmegaConf.to_container(cfg.model.net, resolve=True)
-    sizing = OmegaConf.to_container(cfg.model.input, resolve=True)
-    return {
-        "name": cfg.model.name,
-        "data": cfg.data.name,
-        "drawings": cfg.data.drawings,
-        "classes": pack.classes,
-        "species": pack.species(),
-        "net": net,
-        "input": {"max_side": pack.summary["max_side"], **sizing},
-        "channels_last": cfg.model.channels_last,
-    }
-
-
-def _build(cfg: DictConfig, card: dict):
-    """The untrained classifier; fills the card's `input` from the backbone where the config leaves it open.
-
-    Raises:
-        UserError: the backbone is unknown or its weights can't be had.
-    """
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
-    from models.classifier import Classifier
-    from models.pretrained import WeightsError, preprocessing
-
-    classes = len(card["classes"])
-    net_config = dict(card["net"])
-    if net_config.get("file"):
-        net_config["file"] = str(config.from_root(net_config["file"]))
-    try:
-        net = instantiate(net_config, num_classes=classes)
-    except InstantiationException as error:  # Hydra's cover around what the network's code raised
-        if isinstance(error.__cause__, WeightsError):
-            raise UserError(str(error.__cause__)) from error
-        raise
-    if None in card["input"].values():
-        own = preprocessing(net)
-        card["input"] = {key: own[key] if value is None else value for key, value in card["input"].items()}
-    if "weights" in card["net"]:
-        # The saved model brings its weights: restoring it needs no package, hub or file.
-        card["net"] |= {"weights": None, "file": None}
-    knobs = (
-        "lr",
-        "weight_decay",
-        "warmup",
-        "label_smoothing",
-        "layer_decay",
-        "freeze_batchnorm",
-        "channels_last",
-    )
-    chosen = {key: cfg.model[key] for key in knobs if key in cfg.model}
-    return Classifier(
-        net,
-        classes,
-        card["input"]["mean"],
-        card["input"]["std"],
-        mixup=cfg.augment.mixup,
-        seed=cfg.seed,
-        **chosen,
-    )
+from pipeline.lineage import lineage_of, settings_of
 
 
 def _fit_head(model, card: dict, pack, cfg: DictConfig) -> list[dict]:
@@ -148,7 +33,8 @@ def _fit_head(model, card: dict, pack, cfg: DictConfig) -> list[dict]:
         rows = pack.rows(split)
         x = features(model, card, pack, rows, cfg.model.batch_size, cfg.trainer.workers)
         parts[split] = (x, pack.table["target"].to_numpy()[rows])
-    weight, bias, tried = probe.fit_head(parts["train"], parts["val"], list(cfg.model.strengths))
+    balanced = cfg.model.balance != "none"
+    weight, bias, tried = probe.fit_head(parts["train"], parts["val"], list(cfg.model.strengths), balanced)
     probe.set_head(model.net.get_classifier(), weight, bias)
     if cfg.model.epochs > 0:  # fine-tuning begins where the kept head stands
         start = min(tried, key=lambda row: row["val/loss"])
@@ -210,7 +96,7 @@ def _fit(model, card: dict, pack, cfg: DictConfig, run, rows: list[dict], work: 
     import torch
 
     from pipeline import augment
-    from pipeline.data import EpochSampler, Pictures, loader, still
+    from pipeline.data import EpochSampler, Pictures, balanced_chances, loader, still
 
     batch, workers, size = cfg.model.batch_size, cfg.trainer.workers, card["input"]["size"]
     learning = Pictures(
@@ -254,7 +140,8 @@ def _fit(model, card: dict, pack, cfg: DictConfig, run, rows: list[dict], work: 
     trainer = _trainer(cfg, callbacks)
     # Known before the processes are: the launcher starts them within fit.
     rank, world = int(os.environ.get("LOCAL_RANK", 0)), trainer.world_size
-    sampler = EpochSampler(len(learning), cfg.seed, batch, rank, world)
+    chances = balanced_chances(learning.targets) if cfg.model.balance == "sampler" else None
+    sampler = EpochSampler(len(learning), cfg.seed, batch, rank, world, chances)
     quiet = range(rank, len(watched), world)
     # Lightning keeps the modes it finds, and computing features has left the network judging.
     model.train()
@@ -298,7 +185,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     import torch
 
     from models.classifier import save
-    from pipeline import tracking
+    from pipeline import network, tracking
     from pipeline.data import Pack
 
     out = config.from_root(cfg.out)
@@ -307,8 +194,14 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     pack = Pack.open(ROOT / "data" / cfg.data.name)
     torch.set_num_threads(cfg.trainer.threads)
     pl.seed_everything(cfg.seed, verbose=False)
-    settings, lineage, card = settings_of(cfg), lineage_of(pack, cfg.trainer.threads), _card(cfg, pack)
-    model = _build(cfg, card)
+    settings, lineage, card = (
+        settings_of(cfg),
+        lineage_of(pack, cfg.trainer.threads),
+        network.card_of(cfg, pack),
+    )
+    model, started = network.build(cfg, card, pack)
+    if started:
+        lineage["start"] = started
     leader = int(os.environ.get("LOCAL_RANK", 0)) == 0
     run, unfinished = tracking.Run(None), out.with_name(out.name + ".part")
     if leader:

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from pipeline import augment, config
 from pipeline.config import UserError
-from pipeline.data import EpochSampler, Pack, Pictures, loader
+from pipeline.data import EpochSampler, Pack, Pictures, balanced_chances, loader
 
 
 @pytest.fixture
@@ -68,3 +68,13 @@ def test_a_transform_or_argument_that_is_not_known_is_told():
 def test_pictures_of_any_shape_come_out_square():
     for transforms in ([], [{"RandomResizedCrop": {"scale": [0.5, 1.0]}}]):
         assert augment.build(transforms, 32)(np.zeros((80, 96, 3), np.uint8), 1).shape == (32, 32, 3)
+
+
+def test_a_balanced_sampler_draws_every_class_alike_and_the_same_each_time():
+    targets = np.array([0] * 900 + [1] * 90 + [2] * 10)
+    sampler = EpochSampler(1000, 1, 10, chances=balanced_chances(targets))
+    places = [place for _, place in sampler]
+    assert (np.bincount(targets[places]) > 250).all()
+    assert [place for _, place in sampler] == places
+    sampler.set_epoch(1)
+    assert [place for _, place in sampler] != places

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ import torch
 from hydra.utils import instantiate
 from safetensors.torch import save_file
 
-from models import classifier, pretrained, probe
-from pipeline import config, portable
+from models import classifier, pretrained, probe, scratch
+from pipeline import config, network, portable
 
 REAL = Path(__file__).resolve().parents[2] / "shared/data/oxford-iiit-pet/images.tar.gz"
 
@@ -118,6 +119,68 @@ def test_top1_counts_pictures_not_classes():
 def _classifier(**arguments) -> classifier.Classifier:
     net = pretrained.create(4, "tf_efficientnet_lite0")
     return classifier.Classifier(net, 4, [0.5] * 3, [0.5] * 3, lr=1e-3, **arguments)
+
+
+GPU_PRESETS = ("resnet50", "convnext_tiny", "efficientnetv2_s", "dinov2_s")
+
+
+@pytest.mark.parametrize("name", GPU_PRESETS)
+def test_a_preset_for_a_gpu_is_built_and_takes_a_step(name):
+    pack = SimpleNamespace(classes=["a", "b", "c"], species=lambda: [""] * 3, summary={"max_side": 96})
+    # Its weights need the hub: random ones, and small pictures, do for the shapes.
+    cfg = config.compose(f"model={name}", "model.net.weights=null", "model.input.size=70")
+    card = network.card_of(cfg, pack)
+    model, started = network.build(cfg, card, pack)
+    assert started is None
+    assert None not in card["input"].values()
+    model._trainer = SimpleNamespace(estimated_stepping_batches=10)
+    groups = model.configure_optimizers()["optimizer"].param_groups
+    assert min(group["lr"] for group in groups) < max(group["lr"] for group in groups)
+    pictures = torch.randint(0, 255, (2, 70, 70, 3), dtype=torch.uint8)
+    assert pretrained.pooled_features(model.net, model.normalise(pictures)).shape == (
+        2,
+        model.net.get_classifier().in_features,
+    )
+    before = model.net.get_classifier().weight.clone()
+    torch.nn.functional.cross_entropy(model.train()(pictures), torch.tensor([0, 2])).backward()
+    torch.optim.SGD(model.parameters(), 0.1).step()
+    assert not torch.equal(before, model.net.get_classifier().weight)
+
+
+def test_every_class_weighs_alike_and_a_picture_one_on_average():
+    targets = np.array([0] * 6 + [1] * 3 + [2])
+    weights = np.array(network.class_weights(targets, 3))
+    assert np.allclose(weights * np.bincount(targets), 10 / 3)
+    assert weights[targets].mean() == pytest.approx(1)
+
+
+def test_class_weights_count_in_the_loss():
+    pictures = torch.randint(0, 255, (4, 32, 32, 3), dtype=torch.uint8)
+    labels = torch.tensor([0, 0, 0, 1])
+
+    def loss(weights):
+        torch.manual_seed(0)
+        model = classifier.Classifier(
+            scratch.ScratchCNN(2, [8], [1]), 2, [0.5] * 3, [0.5] * 3, class_weights=weights
+        )
+        model.log = lambda *_, **__: None
+        return float(model.eval().training_step((pictures, labels), 0))
+
+    assert loss(None) == pytest.approx(loss([1.0, 1.0]))
+    assert loss([2.0, 2.0]) == pytest.approx(2 * loss(None))
+    assert loss([0.0, 1.0]) < loss(None)
+
+
+def test_a_balanced_head_hears_the_small_class():
+    rng = np.random.default_rng(0)
+    labels = np.array([0] * 200 + [1] * 10)
+    features = (rng.normal(size=(210, 4)) + labels[:, None]).astype(np.float32)
+
+    def found(balanced):
+        weight, bias, _ = probe.fit_head((features, labels), (features, labels), [1.0], balanced)
+        return ((features @ weight.T + bias).argmax(axis=1) == 1)[labels == 1].mean()
+
+    assert found(True) > found(False)
 
 
 def test_finetuning_learns_slower_further_below():

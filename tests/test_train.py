@@ -3,9 +3,12 @@
 import json
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
-from pipeline import config, features, train
+from models import scratch
+from pipeline import config, features, network, train
 from pipeline.config import UserError
 
 FILES = {
@@ -115,6 +118,64 @@ def test_finetuning_starts_from_the_probe_and_changes_the_backbone(once):
     metrics = json.loads((tuned / "metrics.json").read_text())
     assert metrics["epochs"] == 1
     assert json.loads((tuned / "model.json").read_text())["net"]["weights"] is None
+
+
+def test_a_training_starts_from_a_folder_or_a_version_and_notes_which(once, house):
+    from pipeline.tracking import champion, model_hash
+
+    first = once("model=scratch")
+    # No step that counts: what comes out is what it started from.
+    still = ("model=scratch", "data.epochs=1", "model.lr=1e-30", "model.weight_decay=0")
+    again = once(*still, f"model.start={first}")
+    one, two = (load_file(folder / "weights.safetensors") for folder in (first, again))
+    assert all(
+        torch.equal(one[name], two[name]) for name in one if "running" not in name and "num_" not in name
+    )
+    assert json.loads((again / "lineage.json").read_text())["start"] == model_hash(first)
+    assert "start" not in json.loads((first / "lineage.json").read_text())
+    kind = json.loads((house / "runs/sample/register/decision.json").read_text())["champion"]["model"]
+    registered = once(f"model={kind}", "model.start=models:/sample@champion", "seed=3", "data.epochs=1")
+    assert json.loads((registered / "lineage.json").read_text())["start"] == champion("sample")[1]
+
+
+def test_a_heads_rows_are_kept_by_the_classes_names(once):
+    first = once("model=scratch")
+    card = json.loads((first / "model.json").read_text())
+    card["classes"] = ["a new one", card["classes"][7], card["classes"][3]]
+    net = scratch.ScratchCNN(3, card["net"]["widths"], card["net"]["depths"])
+    before = net.head.weight[0].clone()
+    network._start(net, card, str(first))
+    old = load_file(first / "weights.safetensors")
+    assert torch.equal(net.head.weight, torch.stack([before, old["head.weight"][7], old["head.weight"][3]]))
+    assert torch.equal(net.stem[0].weight, old["stem.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ("nowhere", "holds no trained model"),
+        ("runs/sample/train/probe", "is of another network"),
+        ("models:/sample/99", "has no models:/sample/99"),
+        ("models:/sample@nobody", "has no models:/sample@nobody"),
+    ],
+)
+def test_a_start_that_cannot_be_is_told(repro, tmp_path, start, message):
+    with pytest.raises(UserError, match=message):
+        train.train(config.compose(f"out={tmp_path / 'out'}", "model=scratch", f"model.start={start}"))
+
+
+def test_an_unknown_balance_is_told(repro, tmp_path):
+    with pytest.raises(UserError, match=r"model\.balance=some is not known: none, weights, sampler"):
+        train.train(config.compose(f"out={tmp_path / 'out'}", "model=scratch", "model.balance=some"))
+
+
+@pytest.mark.parametrize("balance", ["weights", "sampler"])
+def test_balance_changes_what_is_learnt(once, balance, repro):
+    # The sample's classes differ by a picture or two: enough to tell.
+    plain, balanced = (
+        once("model=scratch", "data.epochs=1", f"model.balance={b}") for b in ("none", balance)
+    )
+    assert _weights(plain) != _weights(balanced)
 
 
 def test_a_killed_training_leaves_no_half_folder(repro, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from pipeline.tracking.page import links, ui
 from pipeline.tracking.registry import (
     champion,
     count_look,
+    download_train,
     download_version,
     ensure_version,
     looks,
@@ -29,6 +30,7 @@ __all__ = [
     "count_look",
     "device",
     "digest",
+    "download_train",
     "download_version",
     "ensure",
     "ensure_version",

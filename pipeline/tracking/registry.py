@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from pipeline.config import UserError
 from pipeline.tracking import notes
 from pipeline.tracking.folders import Trained, model_hash, read
 from pipeline.tracking.runs import ensure
-from pipeline.tracking.store import client
+from pipeline.tracking.store import client, uri
 
 PORTABLE = Path(__file__).parents[1] / "portable.py"  # the code that a registered model carries along
 MODEL_FILES = ("model.json", "model.onnx")  # what it consists of, beside that
@@ -118,6 +119,38 @@ def download_version(name: str, number: str, target: Path) -> None:
     for file in MODEL_FILES:
         (source,) = model.rglob(file)
         (target / "portable" / file).write_bytes(source.read_bytes())
+
+
+def download_train(address: str, target: Path) -> Path:
+    """Brings the train folder of a registered version into `target`.
+
+    Args:
+        address: ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``.
+        target: a directory.
+
+    Raises:
+        UserError: the registry has no such version.
+    """
+    import mlflow
+
+    name, _, alias = address.removeprefix("models:/").partition("@")
+    name, _, number = name.partition("/")
+    try:
+        if alias:
+            version = client().get_model_version_by_alias(name, alias)
+        else:
+            version = client().get_model_version(name, number)
+    except mlflow.exceptions.MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise UserError(
+            f"the registry at {uri()} has no {address}; "
+            "name one as models:/NAME/VERSION or models:/NAME@ALIAS"
+        ) from error
+    found = mlflow.artifacts.download_artifacts(
+        run_id=version.run_id, artifact_path="train", dst_path=str(target)
+    )
+    return Path(found)
 
 
 def promote(name: str, number: str, reason: str) -> None:

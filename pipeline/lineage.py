@@ -1,0 +1,58 @@
+"""What a result comes from: the choices, the data, the code and the environment; no clock, no host."""
+
+import subprocess
+import sys
+
+from omegaconf import DictConfig, OmegaConf
+
+from pipeline.config import ROOT
+
+# What can change a result; params.yaml, dvc.lock and reports change by running: no reason to call it dirty.
+CODE = ("pipeline", "models", "conf", "dvc.yaml", "constraints.txt", "pyproject.toml")
+# Choices that change where and how fast, not what.
+WITHOUT_EFFECT = ("out", "models", "fetch", "evaluate", "register")
+
+
+def settings_of(cfg: DictConfig) -> dict:
+    """The resolved configuration as plain values, less what has no effect on the result."""
+    tree = OmegaConf.to_container(cfg, resolve=False)
+    for key in WITHOUT_EFFECT:
+        tree.pop(key, None)
+    return OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+
+
+def lineage_of(pack, threads: int) -> dict:
+    """Where a result comes from: data, code, environment; no clock, no host."""
+    from importlib.metadata import version
+
+    def git(*arguments: str) -> str | None:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    changed = git("status", "--porcelain", "--", *CODE)
+    packages = (
+        "torch",
+        "torchvision",
+        "timm",
+        "pytorch-lightning",
+        "albumentations",
+        "numpy",
+        "scikit-learn",
+        "pillow",
+    )
+    return {
+        "data": {
+            "name": pack.folder.parent.name,
+            "content": pack.summary["content"],
+            "split": pack.split_sha256,
+            "pictures": len(pack.table),
+            "classes": len(pack.classes),
+        },
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": changed is None or changed != "",
+        "environment": {
+            "python": ".".join(map(str, sys.version_info[:3])),
+            "threads": threads,
+            **{name: version(name) for name in packages},
+        },
+    }

@@ -1,0 +1,156 @@
+"""The classifier that a configuration describes, before training, and the card that rebuilds it."""
+
+import json
+import tempfile
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from pipeline import config
+from pipeline.config import UserError
+
+BALANCE = ("none", "weights", "sampler")
+
+
+def card_of(cfg: DictConfig, pack) -> dict:
+    """What rebuilds the trained model and prepares its pictures; goes with the weights everywhere."""
+    net = OmegaConf.to_container(cfg.model.net, resolve=True)
+    sizing = OmegaConf.to_container(cfg.model.input, resolve=True)
+    return {
+        "name": cfg.model.name,
+        "data": cfg.data.name,
+        "drawings": cfg.data.drawings,
+        "classes": pack.classes,
+        "species": pack.species(),
+        "net": net,
+        "input": {"max_side": pack.summary["max_side"], **sizing},
+        "channels_last": cfg.model.channels_last,
+    }
+
+
+def build(cfg: DictConfig, card: dict, pack):
+    """The untrained classifier; fills the card's `input` from the backbone where the config leaves it open.
+
+    Returns:
+        The classifier, and the hash of the model that it starts from, or None.
+
+    Raises:
+        UserError: the backbone is unknown, its weights can't be had, or the start is of another network.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    from models.classifier import Classifier
+    from models.pretrained import WeightsError, preprocessing
+
+    classes = len(card["classes"])
+    net_config = dict(card["net"])
+    if cfg.model.balance not in BALANCE:
+        raise UserError(f"model.balance={cfg.model.balance} is not known: {', '.join(BALANCE)}")
+    if cfg.model.start and "weights" in net_config:
+        net_config |= {"weights": None, "file": None}  # the start brings them
+    if net_config.get("file"):
+        net_config["file"] = str(config.from_root(net_config["file"]))
+    try:
+        net = instantiate(net_config, num_classes=classes)
+    except InstantiationException as error:  # Hydra's cover around what the network's code raised
+        if isinstance(error.__cause__, WeightsError):
+            raise UserError(str(error.__cause__)) from error
+        raise
+    started = _start(net, card, cfg.model.start) if cfg.model.start else None
+    if None in card["input"].values():
+        own = preprocessing(net)
+        card["input"] = {key: own[key] if value is None else value for key, value in card["input"].items()}
+    if "weights" in card["net"]:
+        # The saved model brings its weights: restoring it needs no package, hub or file.
+        card["net"] |= {"weights": None, "file": None}
+    knobs = (
+        "lr",
+        "weight_decay",
+        "warmup",
+        "label_smoothing",
+        "layer_decay",
+        "freeze_batchnorm",
+        "channels_last",
+    )
+    chosen = {key: cfg.model[key] for key in knobs if key in cfg.model}
+    if cfg.model.balance == "weights":
+        chosen["class_weights"] = class_weights(pack.table["target"].to_numpy()[pack.rows("train")], classes)
+    classifier = Classifier(
+        net,
+        classes,
+        card["input"]["mean"],
+        card["input"]["std"],
+        mixup=cfg.augment.mixup,
+        seed=cfg.seed,
+        **chosen,
+    )
+    return classifier, started
+
+
+def class_weights(targets, classes: int) -> list[float]:
+    """Of each class in the loss: as much in all as the others, 1 on average over the pictures."""
+    import numpy as np
+
+    counts = np.bincount(targets, minlength=classes)
+    return (len(targets) / (classes * np.maximum(counts, 1))).tolist()
+
+
+def _start(net, card: dict, start: str) -> str:
+    """Loads the weights of a trained model of the same network; its head by the classes' names.
+
+    A class that the start does not know keeps the new head's random row.
+
+    Args:
+        net: the network, changed in place.
+        card: of the model to be trained.
+        start: a train folder, or ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS`` of the registry.
+
+    Returns:
+        The start's hash, for the lineage.
+
+    Raises:
+        UserError: there is no such model, or it is of another network.
+    """
+    from safetensors.torch import load_file
+
+    from pipeline import tracking
+
+    with tempfile.TemporaryDirectory() as downloaded:
+        if start.startswith("models:/"):
+            with tracking.reachable():
+                folder = tracking.download_train(start, Path(downloaded))
+        else:
+            folder = config.from_root(start)
+        if not (folder / "model.json").is_file() or not (folder / "weights.safetensors").is_file():
+            raise UserError(
+                f"model.start={start} holds no trained model; name a train folder (runs/DATA/train/MODEL), "
+                "models:/NAME/VERSION or models:/NAME@ALIAS"
+            )
+        former = json.loads((folder / "model.json").read_text())
+        state = load_file(folder / "weights.safetensors")
+        known = tracking.model_hash(folder)
+    if _structure(former["net"]) != _structure(card["net"]):
+        raise UserError(
+            f"model.start={start} is of another network ({_structure(former['net'])}) "
+            f"than this one ({_structure(card['net'])}); choose the same model and backbone"
+        )
+    head = getattr(net, "pretrained_cfg", {}).get("classifier", "head")
+    own = net.state_dict()
+    rows = {name: row for row, name in enumerate(former["classes"])}
+    kept = [(row, rows[name]) for row, name in enumerate(card["classes"]) if name in rows]
+    for name in (f"{head}.weight", f"{head}.bias"):
+        taught, state[name] = state[name], own[name].clone()
+        for row, old in kept:
+            state[name][row] = taught[old]
+    net.load_state_dict(state)
+    print(
+        f"train: starts from {start}; its head knows {len(kept)} of {len(card['classes'])} classes",
+        flush=True,
+    )
+    return known
+
+
+def _structure(net: dict) -> dict:
+    """What of a network's arguments decides its shape."""
+    return {key: value for key, value in net.items() if key not in ("weights", "file")}
