@@ -3,6 +3,8 @@ PYTHON ?= python3
 # DVC's stages say `python`: the environment's.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 INSTALLED := .venv/.installed
+# cpu spares 4 GB of CUDA libraries; empty is what the package index gives.
+TORCH ?=
 # Each stage is a process of its own with thousands of modules behind it: compiled once, at installation.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -18,7 +20,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one: make PYTHON=python3.11")'
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	.venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python --constraint constraints.txt --editable '.[dev]'
+	.venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python \
+		$(if $(TORCH),--torch-backend=$(TORCH)) --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: $(INSTALLED)  ## the whole pipeline on drawn faces, then the leaderboard (under five minutes)
