@@ -42,7 +42,8 @@ def report(runs: Path, place: Path, models: list[str], target: Path) -> None:
     """
     import numpy as np
 
-    from pipeline import figures, tracking
+    from pipeline import curves as curve_files
+    from pipeline import figures
 
     unfinished = target.with_name(f".{target.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -53,7 +54,7 @@ def report(runs: Path, place: Path, models: list[str], target: Path) -> None:
     metrics = {row["model"]: {key: value for key, value in row.items() if key != "model"} for row in table}
     (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
 
-    curves = {name: tracking.read_curves(runs / "train" / name) for name in order}
+    curves = {name: curve_files.read(runs / "train" / name) for name in order}
     _write(unfinished / "curves.csv", [{"model": name, **row} for name in order for row in curves[name]])
     figures.curves(curves, unfinished / "curves.png")
     percent = [[100 * row[f"test/top1{end}"] for row in table] for end in ("", "/low", "/high")]

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from pipeline import config
+from pipeline import config, curves
 from pipeline.config import ROOT, UserError
 
 # An unreachable server is told within seconds; the files wait for it.
@@ -240,17 +240,6 @@ def _log_curves(run_id: str, rows: list[dict]) -> None:
         _client().log_batch(run_id, metrics=metrics[first : first + 1000])
 
 
-def read_curves(folder: Path) -> list[dict]:
-    """Rows of ``curves.csv``; what a row does not have is None."""
-    import csv
-
-    with open(folder / "curves.csv", newline="") as file:
-        return [
-            {key: float(value) if value else None for key, value in row.items()}
-            for row in csv.DictReader(file)
-        ]
-
-
 def digest(folder: Path) -> str:
     """Hash of a folder's files by name and bytes."""
     whole = hashlib.sha256()
@@ -266,9 +255,10 @@ def _complete(run_id: str, folder: Path, extra: dict[str, float]) -> None:
     now = int(time.time() * 1000)
     final = json.loads((folder / "metrics.json").read_text()) | extra
     # Figures that also have a curve stand under best/, for the last step's need not be the best one's.
-    curves = {key for row in read_curves(folder) for key in row}
+    followed = {key for row in curves.read(folder) for key in row}
     metrics = [
-        Metric(f"best/{key}" if key in curves else key, float(value), now, 0) for key, value in final.items()
+        Metric(f"best/{key}" if key in followed else key, float(value), now, 0)
+        for key, value in final.items()
     ]
     _client().log_batch(run_id, metrics=metrics)
     _client().log_artifacts(run_id, folder, "train")
@@ -295,7 +285,7 @@ def ensure(folder: Path, evaluation: Path | None = None) -> str:
         sweep = folder.parent.name if folder.parent.parent == sweeps else None
         name = f"{card['name']} seed={settings['seed']}"
         run_id = _create(card, settings, lineage, name, sweep, restored="true")
-        _log_curves(run_id, read_curves(folder))
+        _log_curves(run_id, curves.read(folder))
         _complete(run_id, folder, {})
     if evaluation:
         _ensure_evaluation(run_id, evaluation)

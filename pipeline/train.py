@@ -1,6 +1,5 @@
 """Stage train: one model from one configuration; `train(cfg)` serves DVC, single runs and sweeps alike."""
 
-import csv
 import json
 import os
 import shutil
@@ -69,71 +68,6 @@ def lineage_of(pack, threads: int) -> dict:
     }
 
 
-def _card(cfg: DictConfig, pack) -> dict:
-    """What rebuilds the trained model and prepares its pictures; goes with the weights everywhere."""
-    net = OmegaConf.to_container(cfg.model.net, resolve=True)
-    sizing = OmegaConf.to_container(cfg.model.input, resolve=True)
-    return {
-        "name": cfg.model.name,
-        "data": cfg.data.name,
-        "drawings": cfg.data.drawings,
-        "classes": pack.classes,
-        "species": pack.species(),
-        "net": net,
-        "input": {"max_side": pack.summary["max_side"], **sizing},
-        "channels_last": cfg.model.channels_last,
-    }
-
-
-def _build(cfg: DictConfig, card: dict):
-    """The untrained classifier; fills the card's `input` from the backbone where the config leaves it open.
-
-    Raises:
-        UserError: the backbone is unknown or its weights can't be had.
-    """
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
-    from models.classifier import Classifier
-    from models.pretrained import WeightsError, preprocessing
-
-    classes = len(card["classes"])
-    net_config = dict(card["net"])
-    if net_config.get("file"):
-        net_config["file"] = str(config.from_root(net_config["file"]))
-    try:
-        net = instantiate(net_config, num_classes=classes)
-    except InstantiationException as error:  # Hydra's cover around what the network's code raised
-        if isinstance(error.__cause__, WeightsError):
-            raise UserError(str(error.__cause__)) from error
-        raise
-    if None in card["input"].values():
-        own = preprocessing(net)
-        card["input"] = {key: own[key] if value is None else value for key, value in card["input"].items()}
-    if "weights" in card["net"]:
-        # The saved model brings its weights: restoring it needs no package, hub or file.
-        card["net"] |= {"weights": None, "file": None}
-    knobs = (
-        "lr",
-        "weight_decay",
-        "warmup",
-        "label_smoothing",
-        "layer_decay",
-        "freeze_batchnorm",
-        "channels_last",
-    )
-    chosen = {key: cfg.model[key] for key in knobs if key in cfg.model}
-    return Classifier(
-        net,
-        classes,
-        card["input"]["mean"],
-        card["input"]["std"],
-        mixup=cfg.augment.mixup,
-        seed=cfg.seed,
-        **chosen,
-    )
-
-
 def _fit_head(model, card: dict, pack, cfg: DictConfig) -> list[dict]:
     """Fits the linear head on cached features.
 
@@ -154,14 +88,6 @@ def _fit_head(model, card: dict, pack, cfg: DictConfig) -> list[dict]:
         start = min(tried, key=lambda row: row["val/loss"])
         return [{"step": 0, "epoch": 0, "pictures_seen": 0, **start}]
     return [{"step": step, **row} for step, row in enumerate(tried)]
-
-
-def _device(cfg: DictConfig):
-    """Where this process computes outside Lightning's loop: the trainer's own device."""
-    import torch
-
-    wanted = cfg.trainer.accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available()
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if wanted else torch.device("cpu")
 
 
 def _trainer(cfg: DictConfig, callbacks: list):
@@ -268,14 +194,6 @@ def _fit(model, card: dict, pack, cfg: DictConfig, run, rows: list[dict], work: 
         model.load_state_dict(best_state)
 
 
-def _write_curves(rows: list[dict], file: Path) -> None:
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    with open(file, "w", newline="") as stream:
-        writer = csv.DictWriter(stream, keys, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) -> dict[str, float]:
     """Trains one model and leaves one folder, ``cfg.out``.
 
@@ -298,7 +216,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     import torch
 
     from models.classifier import save
-    from pipeline import tracking
+    from pipeline import curves, networks, tracking
     from pipeline.data import Pack
 
     out = config.from_root(cfg.out)
@@ -307,8 +225,9 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     pack = Pack.open(ROOT / "data" / cfg.data.name)
     torch.set_num_threads(cfg.trainer.threads)
     pl.seed_everything(cfg.seed, verbose=False)
-    settings, lineage, card = settings_of(cfg), lineage_of(pack, cfg.trainer.threads), _card(cfg, pack)
-    model = _build(cfg, card)
+    settings, lineage = settings_of(cfg), lineage_of(pack, cfg.trainer.threads)
+    card = networks.card(cfg, pack)
+    model = networks.build(cfg, card)
     leader = int(os.environ.get("LOCAL_RANK", 0)) == 0
     run = tracking.Run(None)
     if leader:
@@ -316,7 +235,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     work = config.main_checkout() / "runs/.work" / f"{out.parent.name}-{out.name}-{os.getpid()}"
     rows: list[dict] = []
     try:
-        device = _device(cfg)
+        device = networks.device(cfg)
         if cfg.model.head == "probe":
             model.to(device)
             rows += _fit_head(model, card, pack, cfg)
@@ -329,7 +248,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
         metrics = _judge(model, card, pack, cfg, unfinished := out.with_name(out.name + ".part"))
         metrics |= _effort(rows) | model.cpu().cost(card["input"]["size"])
         save(model, card, unfinished)
-        _write_curves(rows, unfinished / "curves.csv")
+        curves.write(rows, unfinished / "curves.csv")
         for file, tree in (("metrics.json", metrics), ("lineage.json", lineage)):
             (unfinished / file).write_text(json.dumps(tree, indent=2) + "\n")
         (unfinished / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))

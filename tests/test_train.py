@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from pipeline import config, features, train
+from pipeline import config, curves, features, train
 from pipeline.config import UserError
 
 FILES = {
@@ -83,11 +83,9 @@ def test_dirty_means_code_and_configuration_not_what_running_changes(repro, hous
 
 
 def test_kept_weights_are_those_of_the_best_epoch(once):
-    from pipeline.tracking import read_curves
-
     folder = once("model=scratch", "data.epochs=4")
     metrics = json.loads((folder / "metrics.json").read_text())
-    rows = read_curves(folder)
+    rows = curves.read(folder)
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert metrics["val/top1"] == pytest.approx(max(row["val/top1"] for row in rows))
     assert metrics["pictures_seen"] == rows[-1]["pictures_seen"] > 0
@@ -121,7 +119,7 @@ def test_a_killed_training_leaves_no_half_folder(repro, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "_write_curves", interrupt)
+    monkeypatch.setattr(curves, "write", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train.train(config.compose(f"out={tmp_path / 'out'}", "model=scratch", "data.epochs=1"))
     assert not (tmp_path / "out").exists()
