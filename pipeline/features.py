@@ -70,12 +70,15 @@ def _compute(model: Classifier, pictures: Pictures, batch_size: int, workers: in
 
     model.eval()
     parts = []
+    # Whole batches only: a batch of one takes another path through the processor, with other last bits.
+    length = len(pictures)
+    places = np.resize(np.arange(length), -(-length // batch_size) * batch_size).tolist()
     with torch.inference_mode():
-        for batch, _ in tqdm(loader(pictures, batch_size, workers), desc="features", disable=None):
+        for batch, _ in tqdm(loader(pictures, batch_size, workers, places), desc="features", disable=None):
             parts.append(
                 pooled_features(model.net, model.normalise(batch.to(model.device))).float().cpu().numpy()
             )
-    return np.concatenate(parts)
+    return np.concatenate(parts)[:length]
 
 
 def _store(file: Path, known: dict[str, np.ndarray]) -> None:

@@ -20,13 +20,12 @@ def _close(figure: plt.Figure, file: Path) -> None:
 def confusion(matrix: np.ndarray, classes: list[str], title: str, file: Path) -> None:
     """A confusion matrix, rows true and columns predicted, each row as shares of its class."""
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    side = max(3.0, 0.22 * len(classes))
+    side = min(max(3.0, 0.22 * len(classes)), 10.0)
     figure, axes = plt.subplots(figsize=(side, side))
     image = axes.imshow(shares, cmap="viridis", vmin=0, vmax=1)
-    ticks = range(len(classes)) if len(classes) <= 80 else []
-    names = classes if len(classes) <= 80 else []
-    axes.set_xticks(ticks, names, rotation=90, fontsize=6)
-    axes.set_yticks(ticks, names, fontsize=6)
+    names = classes if len(classes) <= 80 else []  # more do not fit
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
+    axes.set_yticks(range(len(names)), names, fontsize=6)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(title, fontsize=9)
@@ -49,7 +48,10 @@ def mistakes(pictures: list[np.ndarray], captions: list[str], title: str, file: 
 
 
 def curves(rows: dict[str, list[dict]], file: Path) -> None:
-    """Validation top-1 and losses by epoch, a line a model; models without epochs are a level line."""
+    """Validation top-1 and losses by epoch, a line a model.
+
+    Models without epochs are a level line; models of which nothing was measured are left out.
+    """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
     for number, (name, points) in enumerate(rows.items()):
         colour = f"C{number}"
@@ -65,7 +67,7 @@ def curves(rows: dict[str, list[dict]], file: Path) -> None:
                 label=f"{name}, train",
             )
             right.plot(x, [point["val/loss"] for point in epochs], color=colour, label=f"{name}, val")
-        else:
+        elif points:
             kept = min(points, key=lambda point: point["val/loss"])  # as models/probe.py chooses
             left.axhline(100 * kept["val/top1"], color=colour, ls=":", label=name)
     left.set(xlabel="epoch", ylabel="val top-1, %")

@@ -5,6 +5,7 @@
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from pipeline import config
@@ -23,6 +24,7 @@ COLUMNS = (
     ("multiply-adds", "train", "multiply_adds", "{:,}"),
     ("pictures seen", "train", "pictures_seen", "{:,}"),
 )
+NOISE = 0.05  # p-value from which a difference counts as noise
 
 
 def rows(runs: Path, models: list[str]) -> list[dict]:
@@ -62,6 +64,59 @@ def markdown(table: list[dict]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(cells(row)) + " |" for row in table)]) + "\n"
 
 
+def compare(predictions: dict[str, list[dict]]) -> list[dict]:
+    """Whether candidates differ by more than chance, by exact McNemar tests on the same test pictures.
+
+    Args:
+        predictions: by model, best first; of each the test pictures in the same order.
+
+    Returns:
+        A row for each candidate against the best and against its neighbour above: `first`, `second`, `wins`
+        and `losses` of the first, `pictures`, `p`, and `noise`, whether chance alone would do.
+    """
+    import numpy as np
+
+    from pipeline import scores
+
+    right = {
+        name: np.array([row["label"] == row["predicted"] for row in rows], dtype=bool)
+        for name, rows in predictions.items()
+    }
+    best, *others = predictions
+    rows = []
+    for first, second in dict.fromkeys([*((best, other) for other in others), *pairwise(predictions)]):
+        wins, losses, p = scores.mcnemar(right[first], right[second])
+        pictures = len(right[first])
+        rows.append({"first": first, "second": second, "wins": wins, "losses": losses, "pictures": pictures})
+        rows[-1] |= {"p": p, "noise": p >= NOISE}
+    return rows
+
+
+def verdict(row: dict) -> str:
+    """A row of `compare` in words."""
+    first, second = row["first"], row["second"]
+    judged = (
+        f"{first} and {second}: within the noise"
+        if row["noise"]
+        else f"{first} before {second}: more than noise"
+    )
+    return (
+        f"{judged}. Of {row['pictures']:,} test pictures {row['wins']} are right with {first} alone and "
+        f"{row['losses']} with {second} alone (exact McNemar p = {row['p']:.2g})."
+    )
+
+
+def caution(verdicts: list[dict]) -> str:
+    """What the verdicts do not say."""
+    if not verdicts:
+        return "One candidate only: nothing is compared."
+    several = ", and none is corrected for their number" if len(verdicts) > 1 else ""
+    return (
+        "A test compares two trained models on this split: another seed or split may turn the order"
+        f"{several}."
+    )
+
+
 def show(runs: Path, models: list[str]) -> None:
     """Prints the table with wall times, the champion, and where to look next."""
     from rich.console import Console
@@ -83,7 +138,7 @@ def show(runs: Path, models: list[str]) -> None:
     print(f"Champion of {name}: {card['name']} ({decision['champion']['reason']}).")
     if card["drawings"]:
         print("It was trained on drawings and knows no photographs. The real faces: make petfaces")
-    print(f"Report:       reports/{name}/README.md")
+    print(f"Report:       reports/{name}/index.html")
     print("Runs, curves: make ui")
     print("One photo:    .venv/bin/python -m pipeline.predict PHOTO")
 

@@ -94,7 +94,9 @@ def decide(challenger: Candidate, champion: Candidate | None, significance: floa
     Returns:
         `promoted`, `reason`, and `paired_test` (wins, losses, p), which is None where none was made.
     """
-    from scipy.stats import binomtest
+    import numpy as np
+
+    from pipeline import scores
 
     def without_test(reason: str) -> dict:
         return {"promoted": True, "reason": reason, "paired_test": None}
@@ -105,13 +107,12 @@ def decide(challenger: Candidate, champion: Candidate | None, significance: floa
         return without_test("the champion before it knew another list of classes")
     if challenger.judged() != champion.judged():
         return without_test("the champion before it was judged on another test split")
-    pairs = list(zip(challenger.right(), champion.right(), strict=True))
-    wins, losses = pairs.count((True, False)), pairs.count((False, True))
-    p = float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+    right = np.array(challenger.right())
+    wins, losses, p = scores.mcnemar(right, np.array(champion.right()))
     promoted = wins > losses and p < significance
     verdict = "significantly better" if promoted else "not significantly better"
     reason = (
-        f"{verdict} than the champion on {len(pairs)} test pictures: {wins} won, {losses} lost, p = {p:.3f}"
+        f"{verdict} than the champion on {len(right)} test pictures: {wins} won, {losses} lost, p = {p:.3f}"
     )
     return {"promoted": promoted, "reason": reason, "paired_test": {"wins": wins, "losses": losses, "p": p}}
 

@@ -1,20 +1,26 @@
-"""Stage report: tables and plots of a data set's candidates into ``reports/<data>/``, small enough for git.
+"""Stage report: page, tables and plots of a data set's candidates in ``reports/<data>/``, fit for git.
 
 The folder is no DVC out: DVC deletes outs that a new choice of data no longer names. Nothing in it tells a
-time, a host or a run, so that equal runs give equal files. No picture of a real pet goes in.
+time, a host or a run, so that equal runs give equal files. Pictures stand in ``pictures/`` beside the page;
+git knows those of drawings, and ignores those of real pets.
 """
 
 import csv
 import json
 import os
 import shutil
-from collections import Counter
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from pipeline import config, leaderboard
-from pipeline.config import ROOT
+from pipeline.config import ROOT, UserError
+
+ABOUT = (
+    "Test split; the interval is top-1's, by bootstrap. Per class: mean recall of the classes. "
+    "Calibration: expected error, lower is better. Multiply-adds are of one picture; pictures seen are "
+    "shown in training."
+)
 
 
 def _read(file: Path) -> list[dict]:
@@ -39,137 +45,162 @@ def report(runs: Path, place: Path, models: list[str], target: Path) -> None:
         place: its folder under ``data/``.
         models: names of the candidates.
         target: the folder, made anew.
-    """
-    import numpy as np
 
-    from pipeline import figures, tracking
+    Raises:
+        UserError: a stage before has not run.
+    """
+    if not (place / "audit.csv").is_file():
+        raise UserError(f"{place}/audit.csv is missing; run: dvc repro audit")
+    table = leaderboard.rows(runs, models)
+    decision = json.loads((runs / "register/decision.json").read_text())
+    predictions = {row["model"]: _read(runs / "evaluate" / row["model"] / "predictions.csv") for row in table}
+    verdicts = leaderboard.compare(predictions)
 
     unfinished = target.with_name(f".{target.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    table = leaderboard.rows(runs, models)
-    order = [row["model"] for row in table]
-    _write(unfinished / "leaderboard.csv", table)
-    metrics = {row["model"]: {key: value for key, value in row.items() if key != "model"} for row in table}
-    (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-
-    curves = {name: tracking.read_curves(runs / "train" / name) for name in order}
-    _write(unfinished / "curves.csv", [{"model": name, **row} for name in order for row in curves[name]])
-    figures.curves(curves, unfinished / "curves.png")
-    percent = [[100 * row[f"test/top1{end}"] for row in table] for end in ("", "/low", "/high")]
-    figures.leaderboard(order, *percent, runs.name, unfinished / "leaderboard.png")
-
-    classes, confusions, sure = [], [], {}
-    for name in order:
-        evaluation = runs / "evaluate" / name
-        classes += [{"model": name, **row} for row in _read(evaluation / "classes.csv")]
-        confusions += [{"model": name, **row} for row in _read(evaluation / "confusions.csv")]
-        shutil.copyfile(evaluation / "confusion.png", unfinished / f"confusion-{name}.png")
-        predictions = _read(evaluation / "predictions.csv")
-        right = np.array([row["label"] == row["predicted"] for row in predictions], dtype=float)
-        sure[name] = (np.array([float(row["probability"]) for row in predictions]), right)
-    _write(unfinished / "classes.csv", classes)
-    _write(unfinished / "confusions.csv", confusions)
-    figures.calibration(sure, unfinished / "calibration.png")
-    (unfinished / "README.md").write_text(_page(runs, place, table, classes, confusions, sure))
+    _tables(runs, place, table, unfinished)
+    _plots(runs, table, predictions, unfinished)
+    _page(runs, place, table, predictions, verdicts, decision, unfinished)
+    (unfinished / "README.md").write_text(_readme(runs, table, verdicts, decision))
     shutil.rmtree(target, ignore_errors=True)
     os.replace(unfinished, target)
 
 
-def _noise(table: list[dict], sure: dict) -> str:
-    """A frank line on whether the two best differ, by their paired intervals."""
-    from scipy.stats import binomtest
+def _tables(runs: Path, place: Path, table: list[dict], folder: Path) -> None:
+    """Figures of all candidates for programs: JSON for DVC, CSV for the rest."""
+    from pipeline import curves
 
-    if len(table) < 2:
-        return "One candidate only: nothing is compared.\n"
-    first, second = (row["model"] for row in table[:2])
-    wins = int(((sure[first][1] == 1) & (sure[second][1] == 0)).sum())
-    losses = int(((sure[first][1] == 0) & (sure[second][1] == 1)).sum())
-    p = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
-    within = "within the noise of this test split" if p >= 0.05 else "more than the noise of this test split"
-    return (
-        f"`{first}` before `{second}`: of {len(sure[first][1])} test pictures {wins} are right with the "
-        f"first alone and {losses} with the second alone (exact McNemar p = {p:.2g}), {within}.\n"
+    _write(folder / "leaderboard.csv", table)
+    metrics = {row["model"]: {key: value for key, value in row.items() if key != "model"} for row in table}
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    for name in ("classes", "confusions"):
+        rows = {row["model"]: _read(runs / "evaluate" / row["model"] / f"{name}.csv") for row in table}
+        _write(folder / f"{name}.csv", [{"model": model, **row} for model in rows for row in rows[model]])
+    points = {row["model"]: curves.read(runs / "train" / row["model"]) for row in table}
+    _write(folder / "curves.csv", [{"model": model, **row} for model in points for row in points[model]])
+    shutil.copyfile(place / "audit.csv", folder / "audit.csv")
+
+
+def _plots(runs: Path, table: list[dict], predictions: dict[str, list[dict]], folder: Path) -> None:
+    import numpy as np
+
+    from pipeline import curves, figures
+
+    names = list(predictions)
+    figures.curves({name: curves.read(runs / "train" / name) for name in names}, folder / "curves.png")
+    percent = [[100 * row[f"test/top1{end}"] for row in table] for end in ("", "/low", "/high")]
+    figures.leaderboard(names, *percent, runs.name, folder / "leaderboard.png")
+    sure = {
+        name: (
+            np.array([float(row["probability"]) for row in rows]),
+            np.array([row["label"] == row["predicted"] for row in rows], dtype=float),
+        )
+        for name, rows in predictions.items()
+    }
+    figures.calibration(sure, folder / "calibration.png")
+    for name in names:
+        shutil.copyfile(runs / "evaluate" / name / "confusion.png", folder / f"confusion-{name}.png")
+
+
+def _confidence(predictions: list[dict]) -> dict:
+    """How sure a model was of its test pictures on average, and how often it was right."""
+    sure = sum(float(row["probability"]) for row in predictions) / len(predictions)
+    right = sum(row["label"] == row["predicted"] for row in predictions) / len(predictions)
+    return {"sure": sure, "right": right}
+
+
+def _page(
+    runs: Path,
+    place: Path,
+    table: list[dict],
+    predictions: dict[str, list[dict]],
+    verdicts: list[dict],
+    decision: dict,
+    folder: Path,
+) -> None:
+    """``index.html`` with its pictures."""
+    from pipeline import page
+    from pipeline.data import Pack
+
+    pack = Pack.open(place)
+    tile = page.Tiles(pack, folder)
+    best = table[0]["model"]
+    recalls = {row["label"]: float(row["recall"]) for row in _read(runs / "evaluate" / best / "classes.csv")}
+    doubted = _read(place / "audit.csv")
+    dropped = pack.table[pack.table["split"] == "dropped"]
+    classes = page.counts(pack, recalls)
+    tested = [row for row in classes["rows"] if row["recall"] is not None]
+    page.write(
+        folder,
+        name=runs.name,
+        drawings=_card(runs, best)["drawings"],
+        summary=pack.summary,
+        split_sha256=pack.split_sha256,
+        best=best,
+        headings=leaderboard.headings(),
+        rows=[leaderboard.cells(row) for row in table],
+        intervals=page.intervals(table),
+        about=ABOUT,
+        verdicts=[{**row, "words": leaderboard.verdict(row)} for row in verdicts],
+        caution=leaderboard.caution(verdicts),
+        decision=decision,
+        challenger=_challenger(decision),
+        confused=page.confused(predictions[best], _read(runs / "evaluate" / best / "confusions.csv"), tile),
+        wrong=sum(row["label"] != row["predicted"] for row in predictions[best]),
+        judged=len(predictions[best]),
+        mistakes=page.mistakes(predictions[best], tile),
+        weakest=sorted(tested, key=lambda row: row["recall"])[:5],
+        confidence={name: _confidence(rows) for name, rows in predictions.items()},
+        classes=classes,
+        quarantine=_read(place / "pack/quarantine.csv"),
+        dropped=list(dropped["path"]),
+        near_duplicates=page.near_duplicates(pack, tile),
+        doubted=doubted,
+        suspicious=[{**row, **tile(row["path"])} for row in doubted[: page.SUSPICIOUS]],
     )
+
+
+def _card(runs: Path, model: str) -> dict:
+    return json.loads((runs / "train" / model / "model.json").read_text())
 
 
 def _challenger(decision: dict) -> str:
     """The best on validation, and what became of it."""
     if decision["promoted"]:
         return "the same"
-    return f"`{decision['challenger']}` ({decision['reason']})"
+    return f"{decision['challenger']} ({decision['reason']})"
 
 
-def _page(
-    runs: Path, place: Path, table: list[dict], classes: list[dict], confusions: list[dict], sure: dict
-) -> str:
+def _readme(runs: Path, table: list[dict], verdicts: list[dict], decision: dict) -> str:
     """``README.md`` of the folder: what a forge shows when it is opened."""
-    name = runs.name
-    decision = json.loads((runs / "register/decision.json").read_text())
-    card = json.loads((runs / "train" / table[0]["model"] / "model.json").read_text())
-    summary = json.loads((place / "pack/pack.json").read_text())
-    quarantine = _read(place / "pack/quarantine.csv")
-    split = Counter(row["split"] for row in _read(place / "split.csv"))
-    groups = Counter(row["group"] for row in _read(place / "split.csv"))
-    repeated = sum(count > 1 for count in groups.values())
     best = table[0]["model"]
-    weakest = sorted((row for row in classes if row["model"] == best), key=lambda row: float(row["recall"]))[
-        :5
-    ]
-    pairs = [row for row in confusions if row["model"] == best][:5]
+    champion = decision["champion"]
+    drawings = (
+        "**Drawings, not photographs**: these figures say that the pipeline works, "
+        "nothing about real pets.\n\n"
+    )
     lines = [
-        f"# {name}",
+        f"# {runs.name}",
         "",
-        "Drawn by `dvc repro report`; change nothing here by hand.",
-        *(
-            [
-                "",
-                "**Drawings, not photographs**: these figures say that the pipeline works, "
-                "nothing about real pets.",
-            ]
-            if card["drawings"]
-            else []
-        ),
-        "",
-        "## Leaderboard",
+        (drawings if _card(runs, best)["drawings"] else "")
+        + "Drawn by `dvc repro report`; change nothing here by hand. The whole report, with mistakes, labels "
+        "to check and the state of the data, is the page [index.html](index.html): open it from disk.",
         "",
         leaderboard.markdown(table),
-        "Test split; the interval is top-1's, by bootstrap. Per class: mean recall of the classes. "
-        "Calibration: expected error, lower is better. Multiply-adds are of one picture; pictures seen are "
-        "shown in training.",
+        ABOUT,
         "",
-        _noise(table, sure),
-        f"Champion: `{decision['champion']['model']}` ({decision['champion']['reason']}). "
-        f"Challenger: {_challenger(decision)}. "
+        *(f"- {leaderboard.verdict(row)}" for row in verdicts),
+        *([""] if verdicts else []),
+        leaderboard.caution(verdicts),
+        "",
+        f"Champion: `{champion['model']}` ({champion['reason']}). Challenger: {_challenger(decision)}. "
         f"Paired tests made on this test split: {decision['looks']}.",
         "",
         "![test top-1 with intervals](leaderboard.png)",
         "![learning curves](curves.png)",
         "![calibration](calibration.png)",
-        "",
-        f"## Where `{best}` errs",
-        "",
-        "Weakest classes: "
-        + ", ".join(f"{row['label']} {float(row['recall']):.0%} of {row['pictures']}" for row in weakest)
-        + ".",
-        "",
-        "Most confused: "
-        + (
-            ", ".join(f"{row['label']} taken for {row['taken_for']} ({row['pictures']})" for row in pairs)
-            or "none"
-        )
-        + ".",
-        "",
-        f"![confusions](confusion-{best}.png)",
-        "",
-        "## Data",
-        "",
-        f"{summary['pictures']:,} pictures in {summary['classes']} classes: {split['train']:,} train, "
-        f"{split['val']:,} val, {split['test']:,} test; {repeated} groups of near-duplicates, none "
-        f"across splits. Content `{summary['content'][:16]}`.",
-        "",
-        f"Quarantined: {len(quarantine)}.",
-        *(f"- `{row['path']}`: {row['reason']}" for row in quarantine),
+        f"![confusions of {best}](confusion-{best}.png)",
     ]
     return "\n".join(lines) + "\n"
 
@@ -178,7 +209,7 @@ def _page(
 def main(cfg: DictConfig) -> None:
     name = cfg.data.name
     report(ROOT / "runs" / name, ROOT / "data" / name, list(cfg.models), ROOT / "reports" / name)
-    print(f"report: reports/{name}/README.md")
+    print(f"report: reports/{name}/index.html")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,24 @@ def interval(right: np.ndarray, resamples: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def mcnemar(first: np.ndarray, second: np.ndarray) -> tuple[int, int, float]:
+    """McNemar's test, exact, of two models on the same pictures.
+
+    Only the pictures on which they differ count: were both equally good, each would win half of them.
+
+    Args:
+        first: whether each picture's class was found, N bool.
+        second: the same of the other model.
+
+    Returns:
+        Pictures that the first alone found, that the second alone found, and the two-sided p-value.
+    """
+    from scipy.stats import binomtest
+
+    wins, losses = int((first & ~second).sum()), int((~first & second).sum())
+    return wins, losses, float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+
+
 def topk(probabilities: np.ndarray, targets: np.ndarray, k: int) -> np.ndarray:
     """Whether each picture's class is among its k most probable, N bool."""
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]

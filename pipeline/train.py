@@ -1,6 +1,5 @@
 """Stage train: one model from one configuration; `train(cfg)` serves DVC, single runs and sweeps alike."""
 
-import csv
 import json
 import os
 import shutil
@@ -40,14 +39,6 @@ def _fit_head(model, card: dict, pack, cfg: DictConfig) -> list[dict]:
         start = min(tried, key=lambda row: row["val/loss"])
         return [{"step": 0, "epoch": 0, "pictures_seen": 0, **start}]
     return [{"step": step, **row} for step, row in enumerate(tried)]
-
-
-def _device(cfg: DictConfig):
-    """Where this process computes outside Lightning's loop: the trainer's own device."""
-    import torch
-
-    wanted = cfg.trainer.accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available()
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if wanted else torch.device("cpu")
 
 
 def _trainer(cfg: DictConfig, callbacks: list):
@@ -155,14 +146,6 @@ def _fit(model, card: dict, pack, cfg: DictConfig, run, rows: list[dict], work: 
         model.load_state_dict(best_state)
 
 
-def _write_curves(rows: list[dict], file: Path) -> None:
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    with open(file, "w", newline="") as stream:
-        writer = csv.DictWriter(stream, keys, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) -> dict[str, float]:
     """Trains one model and leaves one folder, ``cfg.out``.
 
@@ -185,7 +168,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     import torch
 
     from models.classifier import save
-    from pipeline import network, tracking
+    from pipeline import curves, networks, tracking
     from pipeline.data import Pack
 
     out = config.from_root(cfg.out)
@@ -197,9 +180,9 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     settings, lineage, card = (
         settings_of(cfg),
         lineage_of(pack, cfg.trainer.threads),
-        network.card_of(cfg, pack),
+        networks.card(cfg, pack),
     )
-    model, started = network.build(cfg, card, pack)
+    model, started = networks.build(cfg, card, pack)
     if started:
         lineage["start"] = started
     leader = int(os.environ.get("LOCAL_RANK", 0)) == 0
@@ -212,7 +195,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     work = config.main_checkout() / "runs/.work" / f"{out.parent.name}-{out.name}-{os.getpid()}"
     rows: list[dict] = []
     try:
-        device = _device(cfg)
+        device = networks.device(cfg)
         if cfg.model.head == "probe":
             model.to(device)
             rows += _fit_head(model, card, pack, cfg)
@@ -225,7 +208,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
         metrics = _judge(model, card, pack, cfg, unfinished)
         metrics |= _effort(rows) | model.cpu().cost(card["input"]["size"])
         save(model, card, unfinished)
-        _write_curves(rows, unfinished / "curves.csv")
+        curves.write(rows, unfinished / "curves.csv")
         for file, tree in (("metrics.json", metrics), ("lineage.json", lineage)):
             (unfinished / file).write_text(json.dumps(tree, indent=2) + "\n")
         (unfinished / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))

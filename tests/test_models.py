@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from safetensors.torch import save_file
 
 from models import classifier, pretrained, probe, scratch
-from pipeline import config, network, portable
+from pipeline import config, networks, portable
 
 REAL = Path(__file__).resolve().parents[2] / "shared/data/oxford-iiit-pet/images.tar.gz"
 
@@ -129,8 +129,8 @@ def test_a_preset_for_a_gpu_is_built_and_takes_a_step(name):
     pack = SimpleNamespace(classes=["a", "b", "c"], species=lambda: [""] * 3, summary={"max_side": 96})
     # Its weights need the hub: random ones, and small pictures, do for the shapes.
     cfg = config.compose(f"model={name}", "model.net.weights=null", "model.input.size=70")
-    card = network.card_of(cfg, pack)
-    model, started = network.build(cfg, card, pack)
+    card = networks.card(cfg, pack)
+    model, started = networks.build(cfg, card, pack)
     assert started is None
     assert None not in card["input"].values()
     model._trainer = SimpleNamespace(estimated_stepping_batches=10)
@@ -149,7 +149,7 @@ def test_a_preset_for_a_gpu_is_built_and_takes_a_step(name):
 
 def test_every_class_weighs_alike_and_a_picture_one_on_average():
     targets = np.array([0] * 6 + [1] * 3 + [2])
-    weights = np.array(network.class_weights(targets, 3))
+    weights = np.array(networks.class_weights(targets, 3))
     assert np.allclose(weights * np.bincount(targets), 10 / 3)
     assert weights[targets].mean() == pytest.approx(1)
 

@@ -8,7 +8,7 @@ import yaml
 from safetensors.torch import load_file
 
 from models import scratch
-from pipeline import config, features, network, train
+from pipeline import config, curves, features, networks, train
 from pipeline.config import UserError
 
 FILES = {
@@ -86,11 +86,9 @@ def test_dirty_means_code_and_configuration_not_what_running_changes(repro, hous
 
 
 def test_kept_weights_are_those_of_the_best_epoch(once):
-    from pipeline.tracking import read_curves
-
     folder = once("model=scratch", "data.epochs=4")
     metrics = json.loads((folder / "metrics.json").read_text())
-    rows = read_curves(folder)
+    rows = curves.read(folder)
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert metrics["val/top1"] == pytest.approx(max(row["val/top1"] for row in rows))
     assert metrics["pictures_seen"] == rows[-1]["pictures_seen"] > 0
@@ -144,7 +142,7 @@ def test_a_heads_rows_are_kept_by_the_classes_names(once):
     card["classes"] = ["a new one", card["classes"][7], card["classes"][3]]
     net = scratch.ScratchCNN(3, card["net"]["widths"], card["net"]["depths"])
     before = net.head.weight[0].clone()
-    network._start(net, card, str(first))
+    networks._start(net, card, str(first))
     old = load_file(first / "weights.safetensors")
     assert torch.equal(net.head.weight, torch.stack([before, old["head.weight"][7], old["head.weight"][3]]))
     assert torch.equal(net.stem[0].weight, old["stem.0.weight"])
@@ -182,7 +180,7 @@ def test_a_killed_training_leaves_no_half_folder(repro, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "_write_curves", interrupt)
+    monkeypatch.setattr(curves, "write", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train.train(config.compose(f"out={tmp_path / 'out'}", "model=scratch", "data.epochs=1"))
     assert not list(tmp_path.iterdir())

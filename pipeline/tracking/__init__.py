@@ -8,7 +8,7 @@ however often they are called::
     python -m pipeline.tracking ui      # the page, opened on its training side
 """
 
-from pipeline.tracking.folders import digest, model_hash, read_curves
+from pipeline.tracking.folders import digest, model_hash
 from pipeline.tracking.page import links, ui
 from pipeline.tracking.registry import (
     champion,
@@ -40,7 +40,6 @@ __all__ = [
     "promote",
     "promoted_because",
     "reachable",
-    "read_curves",
     "start",
     "sync",
     "ui",

@@ -1,6 +1,5 @@
 """The folders that train and evaluate leave: which there are, what they hold, what they are known by."""
 
-import csv
 import hashlib
 import json
 from dataclasses import dataclass
@@ -95,15 +94,6 @@ def name_job(sweep: str, settings: dict, name: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     names = job_names(sweep) | {_key(settings): name}
     file.write_text(json.dumps(names, indent=2) + "\n")
-
-
-def read_curves(folder: Path) -> list[dict]:
-    """Rows of ``curves.csv``; what a row does not have is None."""
-    with open(folder / "curves.csv", newline="") as file:
-        return [
-            {key: float(value) if value else None for key, value in row.items()}
-            for row in csv.DictReader(file)
-        ]
 
 
 def digest(folder: Path) -> str:

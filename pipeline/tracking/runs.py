@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline import config
+from pipeline import config, curves
 from pipeline.config import ROOT
 from pipeline.tracking import notes
-from pipeline.tracking.folders import Trained, digest, name_job, read, read_curves
+from pipeline.tracking.folders import Trained, digest, name_job, read
 from pipeline.tracking.store import client, experiment_id, find_run, silent
 
 NOTE = "mlflow.note.content"  # the description that MLflow's page shows
@@ -261,7 +261,7 @@ def ensure(folder: Path, evaluation: Path | None = None) -> str:
             trained.card, trained.settings, trained.lineage, trained.name, trained.sweep, restored="true"
         )
         try:
-            _log_curves(run_id, read_curves(folder))
+            _log_curves(run_id, curves.read(folder))
             _complete(run_id, trained, {})
         except Exception:
             _discard(run_id)

@@ -1,6 +1,7 @@
 """The classifier that a configuration describes, before training, and the card that rebuilds it."""
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from pipeline.config import UserError
 BALANCE = ("none", "weights", "sampler")
 
 
-def card_of(cfg: DictConfig, pack) -> dict:
+def card(cfg: DictConfig, pack) -> dict:
     """What rebuilds the trained model and prepares its pictures; goes with the weights everywhere."""
     net = OmegaConf.to_container(cfg.model.net, resolve=True)
     sizing = OmegaConf.to_container(cfg.model.input, resolve=True)
@@ -154,3 +155,11 @@ def _start(net, card: dict, start: str) -> str:
 def _structure(net: dict) -> dict:
     """What of a network's arguments decides its shape."""
     return {key: value for key, value in net.items() if key not in ("weights", "file")}
+
+
+def device(cfg: DictConfig):
+    """Where this process computes outside Lightning's loop: the trainer's own device."""
+    import torch
+
+    wanted = cfg.trainer.accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available()
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if wanted else torch.device("cpu")

@@ -1,0 +1,152 @@
+"""The audit finds labels that are wrong, by pictures that it has not seen, whatever the data's shape."""
+
+import csv
+import io
+import tarfile
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from pipeline import audit, config, pack, sample, split
+from pipeline.config import UserError
+
+
+def _features(classes: int, each: int, apart: float = 4.0) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures of classes that lie apart: features N×24 and class numbers N."""
+    rng = np.random.default_rng(0)
+    targets = np.repeat(np.arange(classes), each)
+    centres = rng.normal(size=(classes, 24))
+    return centres[targets] * apart + rng.normal(size=(len(targets), 24)), targets
+
+
+def _found(features, targets, groups=None):
+    groups = np.arange(len(targets)) if groups is None else groups
+    probabilities, judged = audit.out_of_fold(features, targets, groups)
+    known = np.flatnonzero(judged)
+    return known[audit.suspicious(probabilities[known], targets[known])].tolist()
+
+
+def test_labels_swapped_on_purpose_are_found_and_nothing_else():
+    features, targets = _features(6, 20)
+    targets[3], targets[50] = 2, 0
+    assert sorted(_found(features, targets)) == [3, 50]
+
+
+def test_the_worst_comes_first():
+    own = np.full(40, 0.9)
+    own[[4, 11, 30]] = 0.02, 0.001, 0.01
+    probabilities = np.stack([own, 1 - own], axis=1)
+    probabilities[20:] = probabilities[20:, ::-1]
+    assert audit.suspicious(probabilities, np.repeat([0, 1], 20)).tolist() == [11, 30, 4]
+
+
+def test_a_near_duplicate_does_not_vouch_for_a_wrong_label():
+    features, targets = _features(4, 12)
+    copies = np.concatenate([features, features[[3]] + 0.01])  # the same photo twice, both wrongly labelled
+    labels = np.concatenate([targets, [2]])
+    labels[3] = 2
+    groups = np.concatenate([np.arange(48), [3]])
+    assert sorted(_found(copies, labels, groups)) == [3, 48]
+
+
+@pytest.mark.parametrize(("classes", "each"), [(2, 5), (200, 6), (3, 3), (2, 2)])
+def test_small_and_many_classes_are_judged_whole(classes, each):
+    features, targets = _features(classes, each)
+    probabilities, judged = audit.out_of_fold(features, targets, np.arange(len(targets)))
+    assert judged.all()
+    assert np.allclose(probabilities.sum(axis=1), 1)
+    assert len(audit.suspicious(probabilities, targets)) < len(targets) / 4
+
+
+def test_a_class_of_one_photo_is_passed_over_not_accused():
+    features, targets = _features(4, 10)
+    groups = np.arange(40)
+    groups[targets == 1] = 10  # one photo, ten times
+    probabilities, judged = audit.out_of_fold(features, targets, groups)
+    assert (judged == (targets != 1)).all()
+    assert _found(features, targets, groups) == []
+    assert not probabilities[:, 1].any()
+
+
+def test_one_class_alone_is_no_error():
+    features, targets = _features(1, 10)
+    assert _found(features, targets) == []
+
+
+def _packed(place, swap: tuple[str, str] | None = None):
+    """Packs and splits drawings of three breeds; of `swap`, the picture lies in the other's folder."""
+    place.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(place / "archive", "w") as archive:
+        for name in ("cat_Bombay", "dog_beagle", "dog_samoyed"):
+            for number in range(12):
+                rng = np.random.Generator(np.random.PCG64([7, number, len(name)]))
+                buffer = io.BytesIO()
+                sample.draw(sample.BREEDS[name], rng).save(buffer, "JPEG")
+                path = f"tiny/{name}/{name}_{number}.jpg"
+                member = tarfile.TarInfo(swap[1] if swap and path == swap[0] else path)
+                member.size = buffer.tell()
+                archive.addfile(member, io.BytesIO(buffer.getvalue()))
+    pack.pack(place / "archive", place / "pack", 128)
+    split.split(
+        place / "pack",
+        place / "split.csv",
+        OmegaConf.create(dict(seed=1, val=0.2, test=0.2, distance=20, official=True)),
+    )
+
+
+def test_a_picture_in_the_wrong_folder_comes_first_with_the_right_name(tmp_path):
+    wrong = "tiny/cat_Bombay/stray_99.jpg"
+    _packed(tmp_path, ("tiny/dog_beagle/dog_beagle_4.jpg", wrong))
+    cfg = config.compose("model=probe", "model.input.size=128")
+    rows = audit.audit(cfg, tmp_path)
+    assert (rows[0]["path"], rows[0]["label"], rows[0]["suggested"]) == (
+        wrong,
+        "cat_Bombay",
+        "dog_beagle",
+    )
+    assert float(rows[0]["own_probability"]) < float(rows[0]["suggested_probability"])
+    with open(tmp_path / "audit.csv", newline="") as file:
+        assert list(csv.DictReader(file)) == rows
+    before = (tmp_path / "audit.csv").read_bytes()
+    audit.audit(cfg, tmp_path)
+    assert (tmp_path / "audit.csv").read_bytes() == before
+    assert "cat_Bombay" in (tmp_path / "split.csv").read_text()  # no label was changed
+
+
+def test_the_probe_finds_the_audits_features(tmp_path, monkeypatch):
+    from pipeline import features, networks
+    from pipeline.data import Pack
+
+    _packed(tmp_path)
+    cfg = config.compose("model=probe")
+    audit.audit(cfg, tmp_path)
+    monkeypatch.setattr(features, "_compute", lambda *_: pytest.fail("features were computed again"))
+    packed = Pack.open(tmp_path)
+    card = networks.card(cfg, packed)
+    model, _ = networks.build(cfg, card, packed)
+    rows = packed.rows("train")
+    assert features.features(model, card, packed, rows, cfg.model.batch_size, 0).shape == (len(rows), 1280)
+
+
+def test_features_do_not_depend_on_which_pictures_came_along(tmp_path, monkeypatch):
+    from pipeline import features, networks
+    from pipeline.data import Pack
+
+    _packed(tmp_path)
+    cfg = config.compose("model=probe")
+    packed = Pack.open(tmp_path)
+    card = networks.card(cfg, packed)
+    model, _ = networks.build(cfg, card, packed)
+
+    def computed(folder, *parts):
+        monkeypatch.setattr(features, "CACHE", tmp_path / folder)
+        done = [features.features(model, card, packed, np.array(part), 16, 0) for part in parts]
+        return np.concatenate(done)
+
+    assert np.array_equal(computed("at-once", range(20)), computed("by-and-by", range(19), [19]))
+
+
+def test_a_model_without_a_frozen_backbone_is_told(tmp_path):
+    with pytest.raises(UserError, match="model=probe"):
+        audit.audit(config.compose("model=scratch"), tmp_path)

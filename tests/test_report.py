@@ -1,0 +1,298 @@
+"""The report shows what there is, loads nothing from elsewhere, and stands whatever the data's shape."""
+
+import io
+import json
+import re
+import subprocess
+import tarfile
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+from pipeline import audit, config, curves, evaluate, leaderboard, networks, pack, page, report, scores, split
+from pipeline.config import UserError
+
+POINT = {"step": 0, "C": 0.1, "val/top1": 0.5, "val/loss": 1.0}
+EPOCH = {"step": 0, "epoch": 1, "val/top1": 0.5, "val/loss": 1.0, "train/loss": 1.2}
+
+
+class Page(HTMLParser):
+    """What a page holds: text, and the attributes of each tag."""
+
+    def __init__(self, file):
+        super().__init__()
+        self.words, self.tags, self._hidden = [], [], False
+        self.feed(file.read_text())
+        self.text = " ".join("".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.words.append("" if tag == "wbr" else " ")
+        self._hidden = tag in ("style", "script")
+
+    def handle_endtag(self, tag):
+        self._hidden = False
+
+    def handle_data(self, data):
+        if not self._hidden:
+            self.words.append(data)
+
+    def all(self, *names):
+        return [attributes for tag, attributes in self.tags if tag in names]
+
+
+def _blob(rng) -> bytes:
+    small = Image.fromarray(rng.integers(0, 256, (6, 5, 3), dtype=np.uint8))
+    buffer = io.BytesIO()
+    small.resize((50, 60), Image.Resampling.BICUBIC).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _data(place, labels: list[str], each: int, more: dict[str, bytes] | None = None):
+    """Packs and splits blobs, so many of each class, and some files more."""
+    rng = np.random.default_rng(5)
+    files = {f"tiny/{label}/{label}_{number}.png": _blob(rng) for label in labels for number in range(each)}
+    place.mkdir(parents=True)
+    with tarfile.open(place / "archive", "w") as archive:
+        for name, data in (files | (more or {})).items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    pack.pack(place / "archive", place / "pack", 128)
+    choice = OmegaConf.create({"seed": 1, "val": 0.2, "test": 0.2, "distance": 8, "official": True})
+    split.split(place / "pack", place / "split.csv", choice)
+    return place
+
+
+def _audited(place, *rows: tuple) -> None:
+    lines = [",".join(audit.COLUMNS), *(",".join(map(str, row)) for row in rows)]
+    (place / "audit.csv").write_text("\n".join(lines) + "\n")
+
+
+def _judged(runs, place, monkeypatch, model: str, wrong: int, points: list[dict], drawings=True) -> None:
+    """Leaves train's and evaluate's folders of a model that errs in the first `wrong` test pictures."""
+    from models import classifier
+    from pipeline.data import Pack
+
+    packed = Pack.open(place)
+    cfg = config.compose("model=scratch", "model.net.widths=[4]", "model.net.depths=[1]")
+    card = networks.card(cfg, packed) | {"name": model, "data": runs.name, "drawings": drawings}
+    folder = runs / "train" / model
+    folder.mkdir(parents=True)
+    classifier.save(networks.build(cfg, card, packed)[0], card, folder)
+    curves.write(points, folder / "curves.csv")
+    cost = {"val/top1": 0.5, "parameters": 1234, "multiply_adds": 5678, "pictures_seen": 0}
+    (folder / "metrics.json").write_text(json.dumps(cost))
+
+    def answer(_, card, packed, rows, *__):
+        targets = packed.table["target"].to_numpy()[rows]
+        targets[:wrong] = (targets[:wrong] + 1) % len(packed.classes)
+        sure = np.linspace(0.6, 0.9, len(rows))
+        others = (1 - sure) / (len(packed.classes) - 1)
+        probabilities = np.repeat(others[:, None], len(packed.classes), axis=1)
+        probabilities[np.arange(len(rows)), targets] = sure
+        return probabilities.astype(np.float32)
+
+    monkeypatch.setattr(scores, "predict", answer)
+    evaluate.evaluate(folder, place, runs / "evaluate" / model, 20, 1, 0)
+    champion = {"model": model, "reason": "the first champion"}
+    decision = {"promoted": True, "challenger": model, "reason": "x", "looks": 0, "champion": champion}
+    (runs / "register").mkdir(exist_ok=True)
+    (runs / "register/decision.json").write_text(json.dumps(decision))
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """Three classes with every flaw, two candidates, reported."""
+    rng = np.random.default_rng(9)
+    twin = _blob(rng)
+    flaws = {
+        "tiny/cat_a/cat_a_90.png": twin,
+        "tiny/dog_b/dog_b_90.png": twin,
+        "tiny/dog_b/dog_b_91.png": b"<html>404</html>",
+        "tiny/dog_c/<b>&.png": b"",
+    }
+    place = _data(tmp_path / "data/tiny", ["cat_a", "dog_b", "dog_c"], 12, flaws)
+    _audited(place, ("tiny/cat_a/cat_a_3.png", "cat_a", "dog_b", 0.01, 0.97))
+    runs = tmp_path / "runs/tiny"
+    _judged(runs, place, monkeypatch, "weak", 5, [EPOCH])
+    _judged(runs, place, monkeypatch, "strong", 2, [POINT])
+    report.report(runs, place, ["weak", "strong"], tmp_path / "reports/tiny")
+    return tmp_path
+
+
+def test_the_page_says_what_is_wrong_with_the_data(tiny):
+    page = Page(tiny / "reports/tiny/index.html")
+    assert "tiny/dog_b/dog_b_91.png not a picture of a known format" in page.text
+    assert "tiny/dog_c/<b>&.png empty file" in page.text  # shown, not obeyed
+    assert "2 pictures in 1 group" in page.text
+    assert "In 1 group the labels differ" in page.text
+    assert "1 of 38 labels look improbable" in page.text
+    assert any(image["alt"] == "cat_a/cat_a_3.png" for image in page.all("img"))
+    assert [row["path"] for row in pandas.read_csv(tiny / "reports/tiny/audit.csv").to_dict("records")] == [
+        "tiny/cat_a/cat_a_3.png"
+    ]
+
+
+def test_the_page_shows_the_best_models_mistakes_surest_first(tiny):
+    page = Page(tiny / "reports/tiny/index.html")
+    assert "The worst mistakes of strong" in page.text
+    assert "2 of 7 test pictures were named wrongly; these, surest first" in page.text
+    first = pandas.read_csv(tiny / "runs/tiny/evaluate/strong/predictions.csv").iloc[:2]
+    shown = re.findall(r"(\w+) taken for (\w+) (\d+) % sure", page.text)
+    assert [(label, other) for label, other, _ in shown] == list(
+        zip(first["label"][::-1], first["predicted"][::-1], strict=True)
+    )
+
+
+def test_the_page_loads_nothing_from_elsewhere_and_every_picture_is_there(tiny):
+    folder = tiny / "reports/tiny"
+    text = (folder / "index.html").read_text()
+    page = Page(folder / "index.html")
+    assert not re.search(r"https?:|//\w|@import|url\(", text)
+    assert not page.all("script", "iframe", "object", "embed", "link", "base")
+    loaded = [image["src"] for image in page.all("img")]
+    assert len(loaded) > 12
+    for address in [*loaded, *(link["href"] for link in page.all("a") if not link["href"].startswith("#"))]:
+        assert (folder / address).is_file(), address
+    assert {f"pictures/{file.name}" for file in (folder / "pictures").iterdir()} <= set(loaded)
+
+
+def test_the_page_can_be_read_without_eyes(tiny):
+    page = Page(tiny / "reports/tiny/index.html")
+    assert all(image["alt"] for image in page.all("img"))
+    assert all(header.get("scope") in ("col", "row") for header in page.all("th"))
+    named = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    assert {link["href"][1:] for link in page.all("a") if link["href"].startswith("#")} <= named
+    assert page.all("html")[0]["lang"] == "en"
+
+
+def test_equal_results_give_equal_bytes_and_tell_no_place(tiny):
+    def whole(folder):
+        return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+    report.report(tiny / "runs/tiny", tiny / "data/tiny", ["weak", "strong"], tiny / "again/tiny")
+    assert whole(tiny / "again/tiny") == whole(tiny / "reports/tiny")
+    for name in ("index.html", "README.md"):
+        assert str(tiny) not in (tiny / "reports/tiny" / name).read_text()
+
+
+def test_pictures_of_drawings_go_into_git_and_those_of_pets_do_not(house):
+    def ignored(path):
+        return subprocess.run(["git", "check-ignore", "-q", path], cwd=house).returncode == 0
+
+    assert ignored("reports/petfaces/pictures/0123.jpg")
+    assert ignored("reports/oxford/pictures/0123.jpg")
+    assert not ignored("reports/sample/pictures/0123.jpg")
+    assert not ignored("reports/petfaces/index.html")
+
+
+def test_where_pictures_are_kept_out_of_git_the_page_says_so(tiny, monkeypatch):
+    (card_file,) = (tiny / "runs/tiny/train").glob("strong/model.json")
+    card_file.write_text(json.dumps(json.loads(card_file.read_text()) | {"drawings": False}))
+    report.report(tiny / "runs/tiny", tiny / "data/tiny", ["weak", "strong"], tiny / "reports/tiny")
+    text = Page(tiny / "reports/tiny/index.html").text
+    assert "not in git" in text
+    assert "Drawings, not photographs" not in text
+
+
+@pytest.mark.parametrize(("labels", "each"), [(["a", "b"], 5), ([f"class {n:03}" for n in range(200)], 3)])
+def test_small_and_many_classes_are_reported(tmp_path, monkeypatch, labels, each):
+    place, runs, target = (
+        _data(tmp_path / "data/x", labels, each),
+        tmp_path / "runs/x",
+        tmp_path / "reports/x",
+    )
+    _audited(place)
+    _judged(runs, place, monkeypatch, "one", 1, [POINT])
+    report.report(runs, place, ["one"], target)
+    page = Page(target / "index.html")
+    assert "One candidate only" in page.text
+    assert "One candidate only" in (target / "README.md").read_text()
+    assert all(label in page.text for label in labels)
+    assert sum(file.stat().st_size for file in target.rglob("*") if file.is_file()) < 1_000_000
+    with Image.open(target / "confusion-one.png") as plot:
+        assert max(plot.size) < 1500
+
+
+def test_no_mistakes_no_curves_and_nothing_suspicious_are_said(tmp_path, monkeypatch):
+    place, runs, target = (
+        _data(tmp_path / "data/x", ["a", "b"], 9),
+        tmp_path / "runs/x",
+        tmp_path / "reports/x",
+    )
+    _audited(place)
+    _judged(runs, place, monkeypatch, "perfect", 0, [])
+    _judged(runs, place, monkeypatch, "other", 0, [])
+    report.report(runs, place, ["perfect", "other"], target)
+    page = Page(target / "index.html")
+    assert "every test picture was named rightly" in page.text
+    assert "None found by a linear head" in page.text
+    assert "perfect and other: within the noise" in page.text
+
+
+def test_dropped_pictures_are_counted_and_named(tmp_path, monkeypatch):
+    place, runs, target = (
+        _data(tmp_path / "data/x", ["a", "b"], 9),
+        tmp_path / "runs/x",
+        tmp_path / "reports/x",
+    )
+    table = pandas.read_csv(place / "split.csv")
+    gone = table.index[table["split"] == "train"][0]
+    table.loc[gone, "split"] = "dropped"
+    table.to_csv(place / "split.csv", index=False)
+    _audited(place)
+    _judged(runs, place, monkeypatch, "one", 0, [POINT])
+    report.report(runs, place, ["one"], target)
+    text = Page(target / "index.html").text
+    assert "1 picture, near-duplicates of official test pictures" in text
+    assert table.loc[gone, "path"] in text
+
+
+def test_a_report_without_an_audit_names_the_stage(tmp_path):
+    with pytest.raises(UserError, match="dvc repro audit"):
+        report.report(tmp_path / "runs/x", tmp_path / "data/x", ["one"], tmp_path / "reports/x")
+
+
+def _predictions(right: list[int]) -> list[dict]:
+    return [{"label": "a", "predicted": "a" if good else "b"} for good in right]
+
+
+def test_each_candidate_is_compared_with_the_best_and_with_its_neighbour():
+    rows = leaderboard.compare(
+        {
+            "x": _predictions([1] * 40),
+            "y": _predictions([1] * 38 + [0] * 2),
+            "z": _predictions([1] * 20 + [0] * 20),
+        }
+    )
+    assert [(row["first"], row["second"], row["noise"]) for row in rows] == [
+        ("x", "y", True),
+        ("x", "z", False),
+        ("y", "z", False),
+    ]
+    assert "x and y: within the noise. Of 40 test pictures 2 are right with x alone" in leaderboard.verdict(
+        rows[0]
+    )
+    assert "none is corrected" in leaderboard.caution(rows)
+
+
+def test_pictures_are_bounded_in_size_and_number(tmp_path, monkeypatch):
+    labels = [f"c{n}" for n in range(30)]
+    rng = np.random.default_rng(2)
+    twins = {f"tiny/{label}/t_{n}.png": blob for label in labels for blob in [_blob(rng)] for n in (1, 2)}
+    place, runs = _data(tmp_path / "data/x", labels, 9, twins), tmp_path / "runs/x"
+    paths = pandas.read_csv(place / "split.csv")["path"]
+    _audited(place, *((path, "c1", "c2", 0.1, 0.8) for path in paths[::3]))
+    _judged(runs, place, monkeypatch, "one", 60, [POINT])
+    report.report(runs, place, ["one"], tmp_path / "reports/x")
+    files = list((tmp_path / "reports/x/pictures").iterdir())
+    most = page.PAIRS * 3 * page.EXAMPLES + page.MISTAKES + page.SUSPICIOUS + page.GROUPS * page.MEMBERS
+    assert 40 < len(files) <= most
+    for file in files:
+        with Image.open(file) as picture:
+            assert max(picture.size) <= page.SIDE
