@@ -67,7 +67,7 @@ def test_a_run_tells_its_data_commit_device_curves_and_figures(client):
 def test_a_run_and_its_experiment_say_what_they_are(client, house):
     run = _judged(client, "scratch")
     note = run.data.tags["mlflow.note.content"]
-    assert f"test top-1 **{run.data.metrics['test/top1']:.1%}**" in note
+    assert f"scratch: test top-1 {run.data.metrics['test/top1']:.1%} (" in note
     assert f"validation top-1 {run.data.metrics['best/val/top1']:.1%}" in note
     assert run.data.tags["commit"][:8] in note
     assert str(house) not in note
@@ -113,11 +113,11 @@ def test_a_registered_version_says_what_it_is(client, house):
     version = client.get_model_version_by_alias(NAME, "champion")
     run = client.get_run(version.run_id)
     judged = json.loads((house / f"runs/sample/evaluate/{version.tags['model']}/metrics.json").read_text())
-    assert f"test top-1 **{judged['test/top1']:.1%}**" in version.description
+    assert f"{version.tags['model']}: test top-1 {judged['test/top1']:.1%} (" in version.description
     assert f"{judged['test/top1/low']:.1%}–{judged['test/top1/high']:.1%}" in version.description
     assert f"content `{version.tags['data'][:12]}`" in version.description
     assert f"commit: `{version.tags['commit'][:8]}`" in version.description
-    assert f"(#/experiments/{run.info.experiment_id}/runs/{version.run_id})" in version.description
+    assert f"(#/experiments/{run.info.experiment_id}/runs/{version.run_id}?" in version.description
     assert "drawings" in version.description
     assert str(house) not in version.description
     assert {"model_sha256", "data", "commit", "dirty", "promoted"} <= set(version.tags)
@@ -212,7 +212,8 @@ def test_a_sweep_is_nested_under_one_parent_and_touches_no_dvc_out(repro, run, h
     assert parent.data.metrics["best/val/top1"] == best.data.metrics["best/val/top1"]
     note = parent.data.tags["mlflow.note.content"]
     assert note.startswith("4 of 4 jobs finished.")
-    assert all(f"[{job.info.run_name}](#/experiments/" in note for job in jobs)
+    assert all(f"/runs/{job.info.run_id}?" in note for job in jobs)
+    assert "[model=probe seed=2](#/experiments/" in note
     assert f"**{best.data.metrics['best/val/top1']:.1%}**" in note
 
     # The files alone tell the same.
@@ -282,9 +283,9 @@ def test_a_page_shows_no_path_of_the_machine(house, message, shown):
 def test_a_long_sweep_has_a_short_name(client):
     jobs = [(f"model=probe lr={number}", f"id{number}", number / 100, "FINISHED") for number in range(50)]
     name, note = notes.sweep("1", jobs)
-    assert name == "sweep model=probe lr=0…49(50)"
-    assert "Best on validation: [model=probe lr=49](#/experiments/1/runs/id49), top-1 **49.0%**" in note
-    assert "and 30 more" in note
+    assert name == "sweep lr=0…49(50) model=probe"
+    assert "Best on validation: top-1 **49.0%** with [lr=49](#/experiments/1/runs/id49?" in note
+    assert "and 30 more, down to 0.0%" in note
 
 
 def test_the_page_links_to_the_training_side(client):

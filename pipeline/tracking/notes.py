@@ -7,11 +7,14 @@ from pipeline.tracking.folders import Trained
 
 JOBS = 20  # of a sweep that its note lists, best first
 VALUES = 4  # of a key that its name spells out
+# MLflow's table of versions shows a note's first thirty characters without their Markdown: the figure comes
+# first, and not in bold. Its Markdown tables have no space between the columns: these are lists.
+ENTRANCE = "workflowType=machine_learning"  # MLflow's own start page is its GenAI side
 
 
 def run_link(experiment: str, run_id: str) -> str:
     """Of a run's page, from any other page of the same MLflow."""
-    return f"#/experiments/{experiment}/runs/{run_id}"
+    return f"#/experiments/{experiment}/runs/{run_id}?{ENTRANCE}"
 
 
 def experiment(trained: Trained) -> str:
@@ -24,7 +27,7 @@ def experiment(trained: Trained) -> str:
         "- `val/…`, `train/…`: curves, a point an epoch (of a probe: a strength of regularisation)\n"
         "- `test/…`: the test split, looked at once per candidate\n"
         "- a sweep is one run that holds its jobs\n\n"
-        f"Registered versions: [{data['name']}](#/models/{data['name']})\n"
+        f"Registered versions: [{data['name']}](#/models/{data['name']}?{ENTRANCE})\n"
     )
 
 
@@ -44,23 +47,8 @@ def run(trained: Trained, test: dict | None, restored: bool = False) -> str:
 
 def version(trained: Trained, test: dict, experiment: str, run_id: str) -> str:
     """A registered version: figures, data, commit, and where it was trained."""
-    rows = [
-        f"| top-{k} | {_percent(test, f'test/top{k}')} | {_interval(test, f'test/top{k}')} "
-        f"| {_percent(trained.metrics, f'val/top{k}')} |"
-        for k in (1, 3, 5)
-        if f"test/top{k}" in test
-    ]
-    parts = [
-        _summary(trained, test),
-        "",
-        "| | test | 95 % interval | validation |",
-        "|---|--:|--:|--:|",
-        *rows,
-        "",
-        *_origin(trained),
-        f"- trained in the run [{trained.name}]({run_link(experiment, run_id)})",
-    ]
-    return "\n".join(parts) + "\n"
+    trained_in = f"- trained in the run [{trained.name}]({run_link(experiment, run_id)})"
+    return "\n".join([_summary(trained, test), "", *_origin(trained), trained_in]) + "\n"
 
 
 def sweep(experiment: str, jobs: list[tuple[str, str, float | None, str]]) -> tuple[str, str]:
@@ -74,29 +62,29 @@ def sweep(experiment: str, jobs: list[tuple[str, str, float | None, str]]) -> tu
     for name, *_ in jobs:
         for override in name.split():
             key, _, value = override.partition("=")
-            if value and value not in chosen.setdefault(key, []):
+            if value not in chosen.setdefault(key, []):
                 chosen[key].append(value)
-    title = " ".join(f"{key}={_values(values)}" for key, values in chosen.items())
+    varied = [key for key, values in chosen.items() if len(values) > 1]
+    same = [key for key in chosen if key not in varied]
+    title = " ".join(["sweep", *(f"{key}={_values(chosen[key])}" for key in (*varied, *same))])
+
+    def linked(name: str, run_id: str) -> str:
+        differs = [override for override in name.split() if override.partition("=")[0] in varied]
+        return f"[{' '.join(differs) or name}]({run_link(experiment, run_id)})"
+
     done = sorted((job for job in jobs if job[2] is not None), key=lambda job: -job[2])
-    counts = [f"{len(done)} of {len(jobs)} jobs finished"]
+    summary = f"{len(done)} of {len(jobs)} jobs finished"
     for status in ("RUNNING", "FAILED"):
         if number := sum(job[3] == status for job in jobs):
-            counts.append(f"{number} {status.lower()}")
-    parts = [", ".join(counts) + "."]
-    if done:
-        name, run_id, top1, _ = done[0]
-        parts[0] += (
-            f" Best on validation: [{name}]({run_link(experiment, run_id)}), top-1 **{top1:.1%}**"
-            f" (the worst: {done[-1][2]:.1%})."
-        )
-        parts += ["", "| job | validation top-1 |", "|---|--:|"]
-        parts += [
-            f"| [{name}]({run_link(experiment, run_id)}) | {top1:.1%} |"
-            for name, run_id, top1, _ in done[:JOBS]
-        ]
-        if len(done) > JOBS:
-            parts += ["", f"and {len(done) - JOBS} more"]
-    return f"sweep {title}".strip(), "\n".join(parts) + "\n"
+            summary += f", {number} {status.lower()}"
+    if not done:
+        return title, f"{summary}.\n"
+    best, *_ = done
+    parts = [f"{summary}. Best on validation: top-1 **{best[2]:.1%}** with {linked(*best[:2])}.", ""]
+    parts += [f"1. {top1:.1%} {linked(name, run_id)}" for name, run_id, top1, _ in done[:JOBS]]
+    if len(done) > JOBS:
+        parts += ["", f"and {len(done) - JOBS} more, down to {done[-1][2]:.1%}"]
+    return title, "\n".join(parts) + "\n"
 
 
 def failed(reason: str) -> str:
@@ -118,19 +106,24 @@ def _values(values: list[str]) -> str:
 
 
 def _summary(trained: Trained, test: dict | None) -> str:
-    card, metrics = trained.card, trained.metrics
-    text = f"**{card['name']}** on {card['data']}, seed {trained.settings['seed']}: "
+    figures = []
     if test:
-        text += f"test top-1 **{_percent(test, 'test/top1')}**"
-        if interval := _interval(test, "test/top1"):
-            text += f" (95 % interval {interval})"
-        text += f", top-3 {_percent(test, 'test/top3')}; "
-    text += f"validation top-1 {'' if test else '**'}{metrics['val/top1']:.1%}{'' if test else '**'}"
-    if "val/top3" in metrics:
-        text += f", top-3 {metrics['val/top3']:.1%}"
-    if card["drawings"]:
-        text += ". Trained on drawings: it knows no photographs"
-    return text + "."
+        figures.append("test " + _tops(test, "test"))
+    figures.append("validation " + _tops(trained.metrics, "val"))
+    warning = " Trained on drawings: it knows no photographs." if trained.card["drawings"] else ""
+    return f"{trained.card['name']}: {'; '.join(figures)}.{warning}"
+
+
+def _tops(figures: dict, split: str) -> str:
+    """Top-1 to top-5, each with its interval where there is one."""
+    shown = []
+    for k in (1, 3, 5):
+        key = f"{split}/top{k}"
+        if key in figures:
+            ends = [figures.get(f"{key}/{end}") for end in ("low", "high")]
+            interval = f" ({ends[0]:.1%}–{ends[1]:.1%})" if None not in ends else ""
+            shown.append(f"top-{k} {figures[key]:.1%}{interval}")
+    return ", ".join(shown)
 
 
 def _origin(trained: Trained) -> list[str]:
@@ -142,17 +135,9 @@ def _origin(trained: Trained) -> list[str]:
     if metrics.get("epochs"):
         cost.append(f"{metrics['epochs']} epochs")
     return [
-        f"- data: {data['name']}, {data['pictures']:,} pictures, {data['classes']} classes, "
+        f"- data: {data['name']}, {data['pictures']:,} pictures of {data['classes']} classes, "
         f"content `{data['content'][:12]}`, split `{data['split'][:12]}`",
-        f"- commit: `{commit}`{' with uncommitted changes' if trained.lineage['dirty'] else ''}",
+        f"- commit: `{commit}`{' with uncommitted changes' if trained.lineage['dirty'] else ''}; "
+        f"seed {trained.settings['seed']}",
         *([f"- cost: {', '.join(cost)}"] if cost else []),
     ]
-
-
-def _percent(figures: dict, key: str) -> str:
-    return f"{figures[key]:.1%}" if key in figures else "–"
-
-
-def _interval(figures: dict, key: str) -> str:
-    low, high = figures.get(f"{key}/low"), figures.get(f"{key}/high")
-    return f"{low:.1%}–{high:.1%}" if low is not None and high is not None else ""

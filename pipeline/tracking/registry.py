@@ -69,8 +69,8 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
     client().set_terminated(run_id, before.status, before.end_time)  # registering is no part of the training
     lineage = trained.lineage
     tags = {
-        "model_sha256": model,
         "model": trained.card["name"],
+        "model_sha256": model,
         "data": lineage["data"]["content"],
         "split": lineage["data"]["split"],
         "commit": str(lineage["commit"]),

@@ -16,6 +16,7 @@ from pipeline.tracking.store import client, experiment_id, find_run, silent
 
 NOTE = "mlflow.note.content"  # the description that MLflow's page shows
 PARENT = "mlflow.parentRunId"
+DIGITS = 5  # of final figures: a table's cell holds them, and single precision is not shown as a difference
 COUNTERS = ("step", "epoch", "pictures_seen")  # of curves.csv: a chart of them is a straight line
 
 
@@ -133,8 +134,12 @@ def _create(card: dict, settings: dict, lineage: dict, name: str, sweep: str | N
         tags[PARENT] = _parent(experiment, sweep)
     run_id = client().create_run(experiment, tags=tags).info.run_id
     try:
-        # The whole is an artifact; longer values MLflow would cut.
-        params = [Param(key, str(value)) for key, value in _flat(settings) if len(str(value)) <= 250]
+        # The whole is an artifact; MLflow would cut longer values, and where the data are from is the data's.
+        params = [
+            Param(key, str(value))
+            for key, value in _flat(settings)
+            if len(str(value)) <= 250 and not key.startswith("data.source.")
+        ]
         client().log_batch(run_id, params=params)
         data = lineage["data"]
         dataset = Dataset(
@@ -220,7 +225,7 @@ def _complete(run_id: str, trained: Trained, extra: dict[str, float]) -> None:
     now = int(time.time() * 1000)
     # val/… is a curve, whose last point need not be that of the kept weights.
     metrics = [
-        Metric(f"best/{key}" if key.startswith("val/") else key, float(value), now, 0)
+        Metric(f"best/{key}" if key.startswith("val/") else key, round(float(value), DIGITS), now, 0)
         for key, value in (trained.metrics | extra).items()
     ]
     client().log_batch(run_id, metrics=metrics)
@@ -280,7 +285,9 @@ def _ensure_evaluation(run_id: str, trained: Trained, folder: Path) -> None:
     now = int(time.time() * 1000)
     figures = read(folder / "metrics.json", "test/top1")
     metrics = [
-        Metric(key, float(value), now, 0) for key, value in figures.items() if isinstance(value, int | float)
+        Metric(key, round(float(value), DIGITS), now, 0)
+        for key, value in figures.items()
+        if isinstance(value, int | float)
     ]
     client().log_batch(run_id, metrics=metrics)
     client().log_artifacts(run_id, folder, "evaluation")
