@@ -171,12 +171,9 @@ def device(run: Run, name: str) -> None:
     run._attempt(lambda: _client().set_tag(run.run_id, "device", name))
 
 
-def _flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def params(settings: dict) -> dict[str, str]:
+    """A configuration as MLflow's parameters; the whole is an artifact, longer values MLflow would cut."""
+    return {key: str(value) for key, value in config.flat(settings) if len(str(value)) <= 250}
 
 
 def _create(card: dict, settings: dict, lineage: dict, name: str, sweep: str | None, **tags: str) -> str:
@@ -196,9 +193,7 @@ def _create(card: dict, settings: dict, lineage: dict, name: str, sweep: str | N
     if sweep:
         tags["mlflow.parentRunId"] = _parent(experiment, sweep)
     run_id = _client().create_run(experiment, tags=tags).info.run_id
-    # The whole is an artifact; longer values MLflow would cut.
-    params = [Param(key, str(value)) for key, value in _flat(settings) if len(str(value)) <= 250]
-    _client().log_batch(run_id, params=params)
+    _client().log_batch(run_id, params=[Param(key, value) for key, value in params(settings).items()])
     data = lineage["data"]
     dataset = Dataset(
         name=data["name"],
@@ -327,6 +322,79 @@ def wall_seconds(folder: Path) -> float | None:
         _warn(error)
         return None
     return run.data.metrics.get("wall_seconds") if run else None
+
+
+# ---------------------------------------------------------------- sweeps
+
+
+@contextmanager
+def _asked() -> Iterator[None]:
+    """Whatever goes wrong while MLflow is only asked is no more than an answer that is missing.
+
+    Raises:
+        UserError: says so in one line.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"MLflow at {uri()} does not answer ({_line(error)})") from error
+
+
+def _experiments() -> list[str]:
+    """Ids of all experiments; none, and no database made, where there is none yet."""
+    if uri().startswith("sqlite:///") and not Path(uri().removeprefix("sqlite:///")).is_file():
+        return []
+    return [experiment.experiment_id for experiment in _client().search_experiments()]
+
+
+def sweep_of(word: str) -> str | None:
+    """The sweep of a run with this id or name, be it the parent or a job; None where there is no such run.
+
+    Raises:
+        UserError: MLflow does not answer.
+    """
+    import mlflow
+
+    with _asked():
+        places = _experiments()
+        if not places:
+            return None
+        try:
+            run = _client().get_run(word)
+        except mlflow.exceptions.MlflowException:
+            quoted = word.replace("'", "")
+            found = _client().search_runs(places, f"attributes.run_name = '{quoted}'", max_results=1)
+            if not found:
+                return None
+            run = found[0]
+        parent = run.data.tags.get("mlflow.parentRunId")
+        return (_client().get_run(parent) if parent else run).data.tags.get("sweep")
+
+
+def sweep_runs(sweep: str) -> list[dict]:
+    """What MLflow saw of a sweep's jobs, oldest first: name, status, reason (of failure), params, seconds.
+
+    Raises:
+        UserError: MLflow does not answer.
+    """
+    with _asked():
+        places = _experiments()
+        if not places:
+            return []
+        runs = []
+        for parent in _client().search_runs(places, f"tags.sweep = '{sweep}'"):
+            query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+            runs += _client().search_runs(places, query, max_results=10_000, order_by=["start_time ASC"])
+        return [
+            {
+                "name": run.info.run_name,
+                "status": run.info.status,
+                "reason": run.data.tags.get("failed_by", ""),
+                "params": run.data.params,
+                "seconds": run.data.metrics.get("wall_seconds"),
+            }
+            for run in runs
+        ]
 
 
 # ---------------------------------------------------------------- registry
