@@ -53,6 +53,8 @@ class Speller:
 
     def __init__(self):
         self._composed = functools.cache(config.compose)
+        self._files = functools.cache(_files)
+        self._plain = functools.cache(self._flat)
 
     def words(self, settings: dict) -> Words:
         """The fewest words that compose to these settings.
@@ -71,53 +73,67 @@ class Speller:
         own = self._composed(*(f"{key}={value}" for key, value in choices.items()))
         default = set()
         for group in OTHERS:
-            brought = _nearest(group, OmegaConf.to_container(own[group], resolve=True))
-            choices[group] = _nearest(group, settings[group], brought)
+            brought = self._nearest(group, OmegaConf.to_container(own[group], resolve=True))
+            choices[group] = self._nearest(group, settings[group], brought)
             if choices[group] == brought:
                 default.add(group)
         base = self._composed(*(f"{key}={value}" for key, value in choices.items()))
-        return Words(choices, *_values(base, settings), frozenset(default))
+        plain = self._plain(*choices.values())
+        unknown = {key: value for key, value in config.flat(settings) if key not in plain}
+        return Words(choices, _values(base, plain, settings), unknown, frozenset(default))
+
+    def _flat(self, *chosen: str) -> dict:
+        """What choices compose to, flat."""
+        words = (f"{group}={choice}" for group, choice in zip(NAMED + OTHERS, chosen, strict=True))
+        return dict(config.flat(OmegaConf.to_container(self._composed(*words), resolve=True)))
+
+    def _nearest(self, group: str, tree: dict, preferred: str | None = None) -> str:
+        """The file of a group that leaves the least to say; of equals, the preferred one."""
+        files = self._files(group)
+
+        def left(choice: str) -> tuple[int, bool, str]:
+            plain = files[choice]
+            said = [value for key, value in config.flat(tree) if key not in plain or plain[key] != value]
+            return sum(map(len, map(str, said))), choice != preferred, choice
+
+        return min(files, key=left)
 
 
-def _nearest(group: str, tree: dict, preferred: str | None = None) -> str:
-    """The file of a group that leaves the least to say; of equals, the preferred one."""
-
-    def left(choice: str) -> tuple[int, bool, str]:
-        plain = dict(config.flat(OmegaConf.to_container(OmegaConf.load(CONF / group / f"{choice}.yaml"))))
-        said = [value for key, value in config.flat(tree) if key not in plain or plain[key] != value]
-        return sum(map(len, map(str, said))), choice != preferred, choice
-
-    return min(config.choices(group), key=left)
+def _files(group: str) -> dict[str, dict]:
+    """The files of a group by name, each flat."""
+    return {
+        choice: dict(config.flat(OmegaConf.to_container(OmegaConf.load(CONF / group / f"{choice}.yaml"))))
+        for choice in config.choices(group)
+    }
 
 
-def _values(base: DictConfig, settings: dict) -> tuple[dict, dict]:
-    """What differs from a composed configuration and does not follow from what else differs; the unknown."""
-    wanted = dict(config.flat(settings))
+def _values(base: DictConfig, plain: dict, settings: dict) -> dict:
+    """What differs from a composed configuration and does not follow from what else differs.
 
-    def differing(tree: DictConfig) -> dict:
-        plain = dict(config.flat(OmegaConf.to_container(tree, resolve=True)))
-        return {key: value for key, value in wanted.items() if key in plain and plain[key] != value}
+    Args:
+        base: composed, with its interpolations.
+        plain: the same, resolved and flat.
+        settings: what is wanted.
+    """
+    wanted = {key: value for key, value in config.flat(settings) if key in plain}
 
     def follows(key: str) -> bool:
         *parents, last = key.split(".")
-        node = base
-        for parent in parents:
-            node = node[parent]
+        node = functools.reduce(lambda tree, parent: tree[parent], parents, base)
         return OmegaConf.is_interpolation(node, last)
 
-    values = {key: value for key, value in differing(base).items() if not follows(key)}
+    values = {key: value for key, value in wanted.items() if plain[key] != value and not follows(key)}
     said = base.copy()
     for key, value in values.items():
         OmegaConf.update(said, key, value)
-    values |= differing(said)
-    known = dict(config.flat(OmegaConf.to_container(base, resolve=True)))
-    return values, {key: value for key, value in wanted.items() if key not in known}
+    now = dict(config.flat(OmegaConf.to_container(said, resolve=True)))
+    return values | {key: value for key, value in wanted.items() if now.get(key) != value}
 
 
 def text(words: Words, comment: list[str]) -> str:
     """The file of ``conf/experiment/``; data and model always, for its figures are theirs."""
-    lines = [f"# {line}".rstrip() for line in comment]
-    lines += ["# @package _global_", "defaults:"]
+    # Hydra looks for the package in a file's first 512 bytes only.
+    lines = ["# @package _global_", *(f"# {line}".rstrip() for line in comment), "defaults:"]
     lines += [
         f"  - override /{group}: {choice}"
         for group, choice in words.choices.items()
@@ -154,20 +170,20 @@ def save(name: str, words: Words, settings: dict, comment: list[str]) -> Path:
     file = check_name(name)
     file.parent.mkdir(exist_ok=True)
     file.write_text(text(words, comment))
+    kept = False
     try:
-        composed = dict(
-            config.flat(OmegaConf.to_container(config.compose(f"experiment={name}"), resolve=True))
-        )
+        composed = OmegaConf.to_container(config.compose(f"experiment={name}"), resolve=True)
+        plain = dict(config.flat(composed))
         lost = [
             key
             for key, value in config.flat(settings)
-            if key != "seed" and (key not in composed or composed[key] != value)
+            if key != "seed" and (key not in plain or plain[key] != value)
         ]
-    except BaseException:
-        file.unlink()
-        raise
+        kept = not lost
+    finally:
+        if not kept:
+            file.unlink()
     if lost:
-        file.unlink()
         raise UserError(
             f"conf/ has changed since this sweep and can't say {', '.join(lost[:5])} any more; "
             "nothing is written"

@@ -3,6 +3,7 @@
 import math
 import statistics
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pipeline.sweep_jobs import ABSENT, Job, Sweep
 
@@ -95,43 +96,48 @@ def _spread(ranked: list[Candidate]) -> tuple[float, int] | None:
     return math.sqrt(squares / freedom), freedom
 
 
-def belief(sweep: Sweep, ranked: list[Candidate], metric: Metric) -> list[str]:
-    """Frank sentences on how much of the order is chance."""
+def _lead(ranked: list[Candidate], metric: Metric) -> str:
+    """Whether the best is more than chance before the next, by the spread over seeds of their models."""
     from scipy.stats import t
 
+    best, second = ranked[:2]
+    models = {item.jobs[0].settings["model"]["name"] for item in (best, second)}
+    spread = _spread([item for item in ranked if item.jobs[0].settings["model"]["name"] in models])
+    gap = abs(best.mean - second.mean)
+    lead = f"The best is {metric.difference(gap)} before the next" if gap else "The best ties with the next"
+    if spread is None:
+        return (
+            f"{lead}, but no such configuration ran with a second seed: how much of the differences is "
+            "chance is not known. Add seed=1,2,3 to the sweep."
+        )
+    deviation, freedom = spread
+    if deviation == 0:
+        return f"{lead}. The seed changes nothing here, so it can't tell how much of that is chance."
+    noise = deviation * math.sqrt(1 / len(best.figures) + 1 / len(second.figures))
+    reach = float(t.ppf(0.975, freedom)) * noise
+    verdict = "within the spread over seeds" if gap <= reach else "more than the spread over seeds"
+    return (
+        f"{lead}: {verdict}. Seeds alone set two such configurations apart by up to "
+        f"{metric.difference(reach)} (95 %, from a standard deviation of {metric.difference(deviation)} with "
+        f"{freedom} degree{'s' if freedom > 1 else ''} of freedom)."
+    )
+
+
+def belief(sweep: Sweep, ranked: list[Candidate], metric: Metric) -> list[str]:
+    """Frank sentences on how much of the order is chance."""
     ranked = [item for item in ranked if not math.isnan(item.mean)]
     if not ranked:
-        return [f"No job has a {metric.title}: there is nothing to choose."]
+        return [f"No job has left a {metric.title}: there is nothing to choose."]
     best, said = ranked[0], []
-    spread = _spread(ranked)
-    if len(ranked) == 1:
-        if spread:
-            said.append(
-                f"One configuration with {len(best.figures)} seeds: nothing to choose. Over the seeds "
-                f"{metric.title} spreads by {metric.difference(spread[0])} (standard deviation)."
-            )
-        else:
-            said.append("One job only: nothing is compared.")
-    elif spread is None:
-        gap = metric.difference(abs(best.mean - ranked[1].mean))
+    if len(ranked) > 1:
+        said.append(_lead(ranked, metric))
+    elif spread := _spread(ranked):
         said.append(
-            f"The best is {gap} before the next, but each configuration ran with one seed: how much of the "
-            "differences is chance is not known. Add seed=1,2,3 to the sweep."
+            f"One configuration with {len(best.figures)} seeds: nothing to choose. Over the seeds "
+            f"{metric.title} spreads by {metric.difference(spread[0])} (standard deviation)."
         )
     else:
-        deviation, freedom = spread
-        second = ranked[1]
-        gap = abs(best.mean - second.mean)
-        noise = deviation * math.sqrt(1 / len(best.figures) + 1 / len(second.figures))
-        reach = float(t.ppf(0.975, freedom)) * noise
-        verdict = "within the spread over seeds" if gap <= reach else "more than the spread over seeds"
-        said.append(
-            f"The best is {metric.difference(gap)} before the next. Seeds alone set two such configurations "
-            f"apart by up to {metric.difference(reach)} (95 %, from a standard deviation of "
-            f"{metric.difference(deviation)} with {freedom} degrees of freedom): {verdict}."
-        )
-        if deviation == 0:
-            said.append("The seed changes nothing in these models; other pictures would.")
+        said.append("One job only: nothing is compared.")
     if metric.percent:
         job = best.jobs[0]
         pictures = round(job.lineage["data"]["pictures"] * job.settings["split"]["val"])
@@ -143,7 +149,7 @@ def belief(sweep: Sweep, ranked: list[Candidate], metric: Metric) -> list[str]:
         )
     lost = sum(math.isnan(metric.of(job)) for job in sweep.finished)
     if lost:
-        said.append(f"{lost} finished jobs have no {metric.title} (NaN) and can't be best.")
+        said.append(f"Jobs that finished without a {metric.title} (NaN), and can't be best: {lost}.")
     return said
 
 
@@ -153,8 +159,8 @@ def is_number(value: object) -> bool:
 
 
 def is_log(values: list) -> bool:
-    """Numbers that span more than a decade."""
-    return min(values) > 0 and max(values) > 10 * min(values)
+    """Numbers that span a decade or more."""
+    return min(values) > 0 and max(values) >= 10 * min(values)
 
 
 @dataclass
@@ -198,23 +204,26 @@ def importance(jobs: list[Job], parameters: list[str], metric: Metric) -> tuple[
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder
 
-    table, choices = {}, []
+    table, choices, rng = {}, [], np.random.default_rng(0)
     for parameter in parameters:
         values = [job.value(parameter) for job in jobs]
-        if all(is_number(value) or value == ABSENT for value in values):
-            table[parameter] = [np.nan if value == ABSENT else float(value) for value in values]
+        there = [value for value in values if value != ABSENT]
+        # Where a model has no such key any value will do: a mark of its own would tell the model.
+        values = [there[rng.integers(len(there))] if value == ABSENT else value for value in values]
+        if all(map(is_number, values)):
+            table[parameter] = [float(value) for value in values]
         else:
             table[parameter] = [str(value) for value in values]
             choices.append(parameter)
     x, y = pd.DataFrame(table), np.array([metric.of(job) for job in jobs])
-    forest = RandomForestRegressor(300, oob_score=True, random_state=0)
+    forest = RandomForestRegressor(200, oob_score=True, random_state=0)
     model = make_pipeline(
         make_column_transformer((OneHotEncoder(), choices), remainder="passthrough"),
         forest,
     )
     model.fit(x, y)
     found = permutation_importance(
-        model, x, y, scoring="neg_root_mean_squared_error", n_repeats=20, random_state=0
+        model, x, y, scoring="neg_root_mean_squared_error", n_repeats=10, random_state=0
     )
     told = (
         f"Of jobs that it was not shown the forest explains {max(forest.oob_score_, 0):.0%} of the variance"
@@ -223,23 +232,48 @@ def importance(jobs: list[Job], parameters: list[str], metric: Metric) -> tuple[
     return dict(zip(parameters, found.importances_mean.tolist(), strict=True)), told
 
 
+def _groups(jobs: list[Job], parameter: str) -> list[tuple[str, list[Job]]]:
+    """Jobs by a parameter's value; numbers that hardly repeat are quartered."""
+    found: dict[str, list[Job]] = {}
+    for job in jobs:
+        found.setdefault(repr(job.value(parameter)), []).append(job)
+    if len(found) > 8 and all(is_number(job.value(parameter)) for job in jobs):
+        ranked = sorted(jobs, key=lambda job: job.value(parameter))
+        cuts = [round(part * len(ranked) / 4) for part in range(5)]
+        quarters = [ranked[low:high] for low, high in pairwise(cuts)]
+        return [
+            (f"{short(some[0].value(parameter))} to {short(some[-1].value(parameter))}", some)
+            for some in quarters
+        ]
+    return [(short(some[0].value(parameter)), some) for some in found.values()]
+
+
 def effects(sweep: Sweep, metric: Metric) -> tuple[list[Effect], str]:
     """Of each parameter, the most important first, and a sentence on the importance."""
     jobs = [job for job in sweep.finished if not math.isnan(metric.of(job))]
     weights, told = importance(jobs, sweep.parameters, metric)
     found = []
     for parameter in sweep.parameters:
-        groups: dict[str, list[Job]] = {}
-        for job in jobs:
-            groups.setdefault(repr(job.value(parameter)), []).append(job)
         means = [
-            (short(some[0].value(parameter)), statistics.fmean(map(metric.of, some)), len(some))
-            for some in groups.values()
+            (value, statistics.fmean(map(metric.of, some)), len(some))
+            for value, some in _groups([job for job in jobs if job.value(parameter) != ABSENT], parameter)
         ]
         means.sort(key=lambda row: -row[1] if metric.larger else row[1])
         if means:
             found.append(Effect(parameter, means, weights.get(parameter)))
     return sorted(found, key=lambda item: -(item.importance if weights else item.range)), told
+
+
+def labels(values: list, limit: int) -> dict[str, str]:
+    """A label for each distinct value, by its `repr`; values that shorten to the same text are numbered."""
+    found: dict[str, str] = {}
+    for value in values:
+        if repr(value) not in found:
+            text, place = short(value, limit), 2
+            while text in found.values():
+                text, place = f"{short(value, limit)} ({place})", place + 1
+            found[repr(value)] = text
+    return found
 
 
 def short(value: object, limit: int = 40) -> str:

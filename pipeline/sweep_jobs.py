@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import yaml
 from omegaconf import OmegaConf
 
 from pipeline import config, tracking
@@ -22,6 +23,7 @@ from pipeline.config import ROOT, UserError
 from pipeline.experiment import NAMED, Speller, Words
 
 SWEEPS = ROOT / "runs/sweeps"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # hundreds of files; libyaml's is faster by far
 ABSENT = "–"  # a model that has no such key
 
 
@@ -127,11 +129,11 @@ def _read(folder: Path) -> Job:
         return job
     try:
         job.metrics = json.loads((folder / "metrics.json").read_text())
-        job.settings = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+        job.settings = yaml.load((folder / "config.yaml").read_text(), Loader=_LOADER)
         job.lineage = json.loads((folder / "lineage.json").read_text())
         job.drawings = json.loads((folder / "model.json").read_text())["drawings"]
         job.metrics["val/loss"] = _kept(tracking.read_curves(folder))["val/loss"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         job.reason = f"unreadable: {type(error).__name__} {error}"
         return job
     job.status = "finished"

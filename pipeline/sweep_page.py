@@ -2,10 +2,12 @@
 
 import json
 import math
+from itertools import cycle
 from pathlib import Path
+from statistics import fmean
 from urllib.parse import quote
 
-from pipeline.sweep_effects import METRICS, Candidate, Effect, Metric, is_log, is_number, short
+from pipeline.sweep_effects import METRICS, Candidate, Effect, Metric, is_log, is_number, labels, short
 from pipeline.sweep_jobs import ABSENT, Job, Sweep
 
 COLOURS = ("#2f8fd0", "#e8590c", "#2b9a66", "#a256c9", "#c2255c", "#8a7d00")  # legible on white and on black
@@ -26,7 +28,7 @@ def _thin(ticks: list, limit: int = 12) -> list:
 
 
 def _axis(values: list) -> dict:
-    """A parallel axis: numbers where all are, log where they span more than a decade, else places."""
+    """A parallel axis: numbers where all are, log where they span a decade, else places."""
     distinct = _distinct(values)
     if all(is_number(value) for value in values):
         scale = math.log10 if is_log(values) else float
@@ -45,11 +47,11 @@ def _axis(values: list) -> dict:
             "ticktext": [f"{value:.4g}" for value in ticks],
         }
     places = {repr(value): place for place, value in enumerate(distinct)}
-    ticks = _thin(distinct)
+    ticks, names = _thin(distinct), labels(distinct, 16)
     return {
         "values": [places[repr(value)] for value in values],
         "tickvals": [places[repr(value)] for value in ticks],
-        "ticktext": [short(value, 16) for value in ticks],
+        "ticktext": [names[repr(value)] for value in ticks],
         "range": [-0.2, len(distinct) - 0.8],
     }
 
@@ -63,7 +65,8 @@ def _parallel(jobs: list[Job], parameters: list[str], metric: Metric):
     if len({job.settings["seed"] for job in jobs}) > 1:
         shown.append("seed")
     dimensions = [{"label": short(name, 24), **_axis([job.value(name) for job in jobs])} for name in shown]
-    dimensions.append({"label": metric.title, "values": figures})
+    form = ".1f" if metric.percent else ".3f"
+    dimensions.append({"label": _unit(metric), "values": figures, "tickformat": form})
     return go.Figure(
         go.Parcoords(
             dimensions=dimensions,
@@ -122,23 +125,35 @@ def _unit(metric: Metric) -> str:
     return f"{metric.title}, %" if metric.percent else metric.title
 
 
+def _means(x: list, y: list[float], line: dict, **more: object):
+    """A line through the mean at each place."""
+    import plotly.graph_objects as go
+
+    places = sorted(set(x), key=_order)
+    means = [fmean(value for place, value in zip(x, y, strict=True) if place == at) for at in places]
+    return go.Scatter(x=places, y=means, mode="lines", line=line, showlegend=False, hoverinfo="skip", **more)
+
+
 def _against(jobs: list[Job], parameter: str, parameters: list[str], metric: Metric):
     """The metric against one parameter: boxes where values repeat often, else points; a colour a model."""
     import plotly.graph_objects as go
 
+    colours = dict(zip({job.settings["model"]["name"]: None for job in jobs}, cycle(COLOURS), strict=False))
+    jobs = [job for job in jobs if job.value(parameter) != ABSENT]
     values = [job.value(parameter) for job in jobs]
     numbers = all(is_number(value) for value in values)
     distinct = _distinct(values)
     boxes = len(jobs) >= 5 * len(distinct) and len(distinct) <= 8
+    names = labels(distinct, 16)
     models: dict[str, list[Job]] = {}
     for job in jobs:
         models.setdefault(job.settings["model"]["name"], []).append(job)
     traces = []
-    for place, (model, some) in enumerate(models.items()):
-        colour = COLOURS[place % len(COLOURS)]
+    for model, some in models.items():
+        colour = colours[model]
         continuous = numbers and not boxes
         common = {
-            "x": [job.value(parameter) if continuous else short(job.value(parameter), 16) for job in some],
+            "x": [job.value(parameter) if continuous else names[repr(job.value(parameter))] for job in some],
             "y": [metric.of(job) for job in some],
             "text": [_label(job, parameters, metric) for job in some],
             "hoverinfo": "text",
@@ -148,21 +163,26 @@ def _against(jobs: list[Job], parameter: str, parameters: list[str], metric: Met
         if boxes:
             traces.append(go.Box(**common, boxpoints="all", jitter=0.4, pointpos=0, line={"width": 1.5}))
         else:
-            traces.append(go.Scatter(**common, mode="markers"))
+            traces.append(go.Scatter(**common, mode="markers", legendgroup=model))
+            if 2 <= len(distinct) <= 12 and len(some) > len(distinct):
+                line = {"color": colour, "width": 1.5}
+                traces.append(_means(common["x"], common["y"], line, legendgroup=model))
     axis: dict = {"title": {"text": short(parameter)}}
     if numbers and not boxes:
         axis |= {"type": "log" if is_log(values) else "linear"}
         if len(distinct) <= 8:
             axis |= {"tickvals": distinct, "ticktext": [f"{value:g}" for value in distinct]}
+        else:
+            axis |= {"tickformat": "~g", "dtick": 1} if is_log(values) else {}
     else:
-        axis |= {"type": "category", "categoryarray": [short(value, 16) for value in distinct]}
+        axis |= {"type": "category", "categoryarray": list(names.values())}
     return go.Figure(
         traces,
         {
             "height": 320,
             "xaxis": axis,
             "yaxis": {"title": {"text": _unit(metric)}},
-            "boxmode": "group",
+            "boxmode": "overlay" if parameter == "model" else "group",
             "showlegend": len(models) > 1,
             "legend": {"orientation": "h", "y": 1.15},
             "margin": {"l": 60, "r": 20, "t": 30, "b": 50},
