@@ -1,4 +1,4 @@
-"""One rule for configuration: ``conf/`` < ``params.yaml`` < the command line, composed by Hydra alone."""
+"""One rule for configuration: ``conf/`` < ``params.yaml`` < experiment < the command line, by Hydra alone."""
 
 import errno
 import functools
@@ -48,7 +48,8 @@ def from_root(path: str | Path, base: Path = ROOT) -> Path:
     return base / Path(path).expanduser()
 
 
-def _choices(group: str) -> list[str]:
+def choices(group: str) -> list[str]:
+    """Names of the files of a config group."""
     return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
@@ -59,6 +60,15 @@ def _keys(tree: DictConfig, prefix: str = "") -> Iterator[str]:
             yield from _keys(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"
+
+
+def flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """The values of a plain tree under dotted keys; a list is one value."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def store_params() -> None:
@@ -78,9 +88,9 @@ def store_params() -> None:
                 raise UserError(
                     f"params.yaml: {key} belongs to one model; choose it in conf/model/ or by {key}={value}"
                 )
-            if value not in _choices(key):
+            if value not in choices(key):
                 raise UserError(
-                    f"params.yaml: {key}: {value} is not known; choose one of {', '.join(_choices(key))}"
+                    f"params.yaml: {key}: {value} is not known; choose one of {', '.join(choices(key))}"
                 )
             groups.append({f"override /{key}": value})
         else:
@@ -155,10 +165,8 @@ def choose(group: str, choice: str) -> None:
     Raises:
         UserError: the choice is not known, or ``params.yaml`` has no such key.
     """
-    if choice not in _choices(group):
-        raise UserError(
-            f"{group}={choice} is not known; choose one of {', '.join(_choices(group)) or 'none'}"
-        )
+    if choice not in choices(group):
+        raise UserError(f"{group}={choice} is not known; choose one of {', '.join(choices(group)) or 'none'}")
     text = PARAMS.read_text()
     changed, found = re.subn(rf"(?m)^({group}: *)[^\s#]+", rf"\g<1>{choice}", text)
     if not found:

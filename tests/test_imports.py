@@ -10,7 +10,19 @@ HEAVY = ("torch", "timm", "mlflow", "pandas", "sklearn", "albumentations", "matp
 
 @pytest.mark.parametrize(
     "module",
-    ["fetch", "pack", "split", "audit", "train", "evaluate", "register", "report", "predict", "tracking"],
+    [
+        "fetch",
+        "pack",
+        "split",
+        "audit",
+        "train",
+        "evaluate",
+        "register",
+        "report",
+        "predict",
+        "sweeps",
+        "tracking",
+    ],
 )
 def test_a_stage_starts_without_the_heavy_libraries(run, module):
     code = f"import sys, pipeline.{module}; print([name for name in {HEAVY} if name in sys.modules])"

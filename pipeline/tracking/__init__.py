@@ -21,8 +21,9 @@ from pipeline.tracking.registry import (
     promoted_because,
 )
 from pipeline.tracking.replay import sync
-from pipeline.tracking.runs import Run, device, ensure, start, wall_seconds
+from pipeline.tracking.runs import Run, device, ensure, params, start, wall_seconds
 from pipeline.tracking.store import reachable, uri
+from pipeline.tracking.sweeps import sweep_of, sweep_runs
 
 __all__ = [
     "Run",
@@ -37,10 +38,13 @@ __all__ = [
     "links",
     "looks",
     "model_hash",
+    "params",
     "promote",
     "promoted_because",
     "reachable",
     "start",
+    "sweep_of",
+    "sweep_runs",
     "sync",
     "ui",
     "uri",

@@ -4,7 +4,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -108,12 +107,16 @@ def device(run: Run, name: str) -> None:
     run._attempt(lambda: client().set_tag(run.run_id, "device", name))
 
 
-def _flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def params(settings: dict) -> dict[str, str]:
+    """A configuration as MLflow's parameters; the whole is an artifact.
+
+    MLflow would cut longer values, and where the data are from is the data's.
+    """
+    return {
+        key: str(value)
+        for key, value in config.flat(settings)
+        if len(str(value)) <= 250 and not key.startswith("data.source.")
+    }
 
 
 def _create(card: dict, settings: dict, lineage: dict, name: str, sweep: str | None, **tags: str) -> str:
@@ -134,13 +137,7 @@ def _create(card: dict, settings: dict, lineage: dict, name: str, sweep: str | N
         tags[PARENT] = _parent(experiment, sweep)
     run_id = client().create_run(experiment, tags=tags).info.run_id
     try:
-        # The whole is an artifact; MLflow would cut longer values, and where the data are from is the data's.
-        params = [
-            Param(key, str(value))
-            for key, value in _flat(settings)
-            if len(str(value)) <= 250 and not key.startswith("data.source.")
-        ]
-        client().log_batch(run_id, params=params)
+        client().log_batch(run_id, params=[Param(key, value) for key, value in params(settings).items()])
         data = lineage["data"]
         dataset = Dataset(
             name=data["name"],

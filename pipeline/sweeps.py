@@ -1,0 +1,185 @@
+"""A sweep's page: ``python -m pipeline.sweeps NAME``; without a name it lists the sweeps.
+
+It reads the jobs' folders, writes ``runs/sweeps/<name>/index.html``, prints the best configurations, and with
+``--save`` writes the best one as a file of ``conf/experiment/``.
+"""
+
+import argparse
+import sys
+
+from pipeline import config, experiment
+from pipeline.config import UserError
+
+SHOWN = 10  # configurations on the terminal
+
+
+def _cost(candidate) -> str:
+    """What a training of the candidate costs."""
+    from pipeline.sweep_page import duration
+
+    job = candidate.jobs[0]
+    seen = [item.metrics.get("pictures_seen") for item in candidate.jobs]
+    said = [
+        f"{job.metrics[key]:,} {title}"
+        for key, title in (("parameters", "parameters"), ("multiply_adds", "multiply-adds a picture"))
+        if key in job.metrics
+    ]
+    if None not in seen:
+        said.append(f"{max(seen):,} pictures seen")
+    timed = [item.seconds for item in candidate.jobs if item.seconds is not None]
+    if timed:
+        said.append(f"{duration(max(timed))} of wall time in the sweep")
+    return ", ".join(said)
+
+
+def _comment(name: str, sweep, candidate, metric, believed: list[str]) -> list[str]:
+    """What an experiment opens with: its command, its cost, the result to expect."""
+    import textwrap
+
+    seeds = ", ".join(map(str, candidate.seeds))
+    result = f"{metric.title} {candidate.show(metric)} on {candidate.jobs[0].settings['data']['name']}, " + (
+        f"mean of seeds {seeds} (lowest–highest)" if len(candidate.figures) > 1 else f"seed {seeds} alone"
+    )
+    paragraphs = [
+        f"python -m pipeline.train experiment={name}",
+        f"Cost: {_cost(candidate)}.",
+        f"Expect: {result}.",
+        f"The best of {len(sweep.finished)} jobs of the sweep {sweep.name}. {believed[0]}",
+    ]
+    return [line for paragraph in paragraphs for line in textwrap.wrap(paragraph, 105)]
+
+
+def _table(sweep, ranked: list, metric) -> None:
+    """Prints the best configurations."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.sweep_effects import short
+    from pipeline.sweep_page import duration
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    table = Table(title=f"sweep {sweep.name}: {len(sweep.finished)} of {len(sweep.jobs)} jobs finished")
+    table.add_column(metric.title, justify="right")
+    for title in (*sweep.parameters, "seeds", "jobs", "wall time"):
+        table.add_column(title)
+    for candidate in ranked[:SHOWN]:
+        timed = [job.seconds for job in candidate.jobs if job.seconds is not None]
+        table.add_row(
+            candidate.show(metric),
+            *(short(candidate.jobs[0].value(name)) for name in sweep.parameters),
+            ", ".join(map(str, candidate.seeds)),
+            ", ".join(job.name for job in candidate.jobs),
+            duration(sum(timed) / len(timed) if timed else None),
+        )
+    console.print(table)
+    if len(ranked) > SHOWN:
+        print(f"and {len(ranked) - SHOWN} more configurations on the page")
+
+
+def show(word: str, key: str, name: str | None) -> None:
+    """Writes a sweep's page and tells its best configurations.
+
+    Args:
+        word: the sweep's name, or its parent run's name or id in MLflow.
+        key: of the metric.
+        name: of the experiment to save the best configuration as.
+
+    Raises:
+        UserError: no such sweep, no finished job, or the experiment can't be saved.
+    """
+    import math
+
+    from pipeline import sweep_effects, sweep_jobs, sweep_page
+
+    if name:
+        experiment.check_name(name)
+    metric = sweep_effects.METRICS[key]
+    sweep = sweep_jobs.read(sweep_jobs.resolve(word))
+    ranked = sweep_effects.candidates(sweep, metric)
+    believed = sweep_effects.belief(sweep, ranked, metric)
+    best = ranked[0] if ranked and not math.isnan(ranked[0].mean) else None
+    comment = _comment(name or "NAME", sweep, best, metric, believed) if best else []
+    text = experiment.text(best.jobs[0].words, comment) if best else ""
+    page = sweep_jobs.SWEEPS / sweep.name / "index.html"
+    sweep_page.write(sweep, ranked, metric, believed, sweep_effects.effects(sweep, metric), text, page)
+    if ranked:
+        _table(sweep, ranked, metric)
+    for sentence in (*sweep.notes, *believed):
+        print(sentence)
+    for job in sweep.jobs:
+        if job.status != "finished":
+            print(
+                f"job {job.name}: {job.status}{': ' + job.reason if job.reason else ''} {job.said}".rstrip()
+            )
+    if best and not name:
+        print(f"\nThe best, for conf/experiment/ (--save NAME writes it):\n\n{text}")
+    print(f"page: {page.relative_to(config.ROOT)}")
+    if name:
+        if best is None:
+            raise UserError(f"no job of {sweep.name} has a {metric.title}: nothing to save")
+        experiment.save(name, best.jobs[0].words, best.jobs[0].settings, comment)
+        print(f"saved: conf/experiment/{name}.yaml; run it: python -m pipeline.train experiment={name}")
+
+
+def overview(key: str) -> None:
+    """Prints the sweeps that there are."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline import sweep_jobs
+    from pipeline.sweep_effects import METRICS, candidates
+
+    metric = METRICS[key]
+    known = sweep_jobs.names()
+    if not known:
+        print("no sweeps yet; one is: python -m pipeline.train --multirun model=scratch,probe seed=1,2")
+        return
+    table = Table(title="sweeps")
+    for title in ("name", "data", "jobs", f"best {metric.title}"):
+        table.add_column(title)
+    for name in known:
+        sweep = sweep_jobs.read(name, spell=False)
+        ranked = candidates(sweep, metric)
+        table.add_row(
+            name,
+            ", ".join(sorted({job.settings["data"]["name"] for job in sweep.finished})),
+            f"{len(sweep.finished)} of {len(sweep.jobs)}",
+            ranked[0].show(metric) if ranked else "–",
+        )
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    print("a page of one: python -m pipeline.sweeps NAME")
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.sweeps", description="A sweep's page; without a name, the sweeps there are."
+    )
+    parser.add_argument(
+        "sweep",
+        nargs="?",
+        metavar="PARENT_RUN",
+        help="a folder of runs/sweeps/, or name or id of the run that MLflow nests the jobs under",
+    )
+    parser.add_argument(
+        "--metric",
+        choices=("val/top1", "val/top3", "val/loss"),
+        default="val/top1",
+        help="what the best is best in (default val/top1; the loss is minimised)",
+    )
+    parser.add_argument(
+        "--save", metavar="NAME", help="write the best configuration as conf/experiment/NAME.yaml"
+    )
+    chosen = parser.parse_args(arguments)
+    if chosen.save and not chosen.sweep:
+        parser.error("--save needs a sweep")
+    try:
+        if chosen.sweep:
+            show(chosen.sweep, chosen.metric, chosen.save)
+        else:
+            overview(chosen.metric)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
