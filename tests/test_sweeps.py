@@ -12,6 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from pipeline import config, experiment, sweep_effects, sweep_jobs, sweeps, tracking, train
+from pipeline.tracking import store
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -298,32 +299,32 @@ def test_what_mlflow_knows_of_times_and_failures_is_shown(place, capsys, monkeyp
 def test_mlflow_finds_a_sweep_by_run_id_by_name_and_by_a_jobs_run(place, capsys, monkeypatch, tmp_path):
     monkeypatch.undo()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    tracking._client.cache_clear()
+    store.client.cache_clear()
     assert "there is none yet" in _error("0123456789abcdef0123456789abcdef")
     assert not (tmp_path / "mlflow.db").exists()
     _job(place / "s/0")
     job = tracking.ensure(place / "s/0")
-    client = tracking._client()
+    client = store.client()
     parent = client.get_run(job).data.tags["mlflow.parentRunId"]
     client.update_run(parent, name="my rates")
     for word in (parent, "my rates", job):
         assert "page: runs/sweeps/s/index.html" in _said(capsys, word)
     shutil.rmtree(place / "s")
     assert "its files are not in runs/sweeps/" in _error(parent)
-    tracking._client.cache_clear()
+    store.client.cache_clear()
 
 
 def test_an_unreachable_mlflow_does_not_stop_the_page(place, capsys, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    tracking._client.cache_clear()
+    store.client.cache_clear()
     _job(place / "s/0")
     text = _said(capsys, "s")
     assert "MLflow at http://127.0.0.1:9 does not answer" in text
     assert "page: runs/sweeps/s/index.html" in text
     assert "does not answer" in _error("moon")
-    tracking._client.cache_clear()
+    store.client.cache_clear()
 
 
 def test_a_saved_experiment_composes_to_the_best_config(place, capsys, experiments):
