@@ -23,6 +23,26 @@ COLUMNS = {  # in order, with widths in pixels: the figures fit beside the assis
     "attributes.`Models`": 130,
     "attributes.`Dataset`": 260,
 }
+CHARTS = {  # section: kind, metrics; by itself the page begins with a bar for every single figure
+    "the kept weights": ("BAR", ("best/val/top1", "test/top1", "test/top3")),
+    "curves": ("LINE", ("val/top1", "val/loss", "train/loss")),
+}
+CHART = {
+    "deleted": False,
+    "isGenerated": False,
+    "lineSmoothness": 0,
+    "range": {},
+    "runsCountToCompare": 10,
+    "scaleType": "linear",
+    "selectedXAxisMetricKey": "",
+    "useGlobalLineSmoothing": True,
+    "useGlobalXaxisKey": True,
+    "xAxisKey": "step",
+    "xAxisScaleType": "linear",
+    "yAxisExpressions": [],
+    "yAxisKey": "metric",
+}
+SECTION = {"deleted": False, "display": True, "isGenerated": False, "isReordered": False}
 STATE = {
     "searchFilter": "",
     "orderByKey": "attributes.start_time",
@@ -34,6 +54,13 @@ STATE = {
     "selectedColumns": [name for name in COLUMNS if "." in name],
     "columnOrder": list(COLUMNS),
     "columnWidths": COLUMNS,
+    "isAccordionReordered": True,  # or the page's own sections, sorted by name, come before these
+    "compareRunSections": [{"uuid": name, "name": name, **SECTION} for name in CHARTS],
+    "compareRunCharts": [
+        {"uuid": key, "metricKey": key, "displayName": key, "type": kind, "metricSectionId": name, **CHART}
+        for name, (kind, keys) in CHARTS.items()
+        for key in keys
+    ],
 }
 
 
@@ -57,7 +84,8 @@ def links(host: str) -> list[tuple[str, str]]:
         name, page = experiment.name, f"{host}/#/experiments/{experiment.experiment_id}/runs?{ENTRANCE}"
         if name == "Default":  # MLflow's own; nothing here writes into it
             continue
-        found.append((f"{name}: runs", f"{page}&{_view(experiment)}"))
+        view = f"{page}&{_view(experiment)}"
+        found += [(f"{name}: runs", view), (f"{name}: charts", f"{view}&compareRunsMode=CHART")]
         if name in models:
             found.append((f"{name}: versions", f"{host}/#/models/{name}?{ENTRANCE}"))
     return found

@@ -198,7 +198,8 @@ def _tell_sweep(run_id: str) -> None:
             client().set_tag(parent, key, value)
         if reached := [top1 for _, _, top1, _ in jobs if top1 is not None]:
             client().log_metric(parent, "best/val/top1", max(reached), step=len(reached))
-        client().set_terminated(parent)
+        ended = max((job.info.end_time or 0 for job in found), default=0)
+        client().set_terminated(parent, end_time=ended or None)
 
 
 def _log_curves(run_id: str, rows: list[dict]) -> None:
@@ -284,7 +285,7 @@ def _ensure_evaluation(run_id: str, trained: Trained, folder: Path) -> None:
     metrics = [
         Metric(key, round(float(value), DIGITS), now, 0)
         for key, value in figures.items()
-        if isinstance(value, int | float)
+        if isinstance(value, int | float) and not key.endswith(("/low", "/high"))  # six charts nobody opens
     ]
     client().log_batch(run_id, metrics=metrics)
     client().log_artifacts(run_id, folder, "evaluation")
