@@ -7,10 +7,9 @@ themselves. Whatever follows from another word (the thirty keys of another model
 
 import functools
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import config
@@ -27,25 +26,12 @@ class Words:
     Attributes:
         choices: a file for each group of `NAMED` and `OTHERS`.
         values: by dotted key, what differs from what these choices compose to.
-        unknown: values whose keys ``conf/`` does not know (any more).
         default: of `choices`, those that the model and ``params.yaml`` make anyway.
     """
 
     choices: dict[str, str]
     values: dict[str, object]
-    unknown: dict[str, object] = field(default_factory=dict)
     default: frozenset[str] = frozenset()
-
-    def overrides(self) -> list[str]:
-        """As they stand on the command line."""
-        said = {key: value for key, value in self.choices.items() if key not in self.default}
-        return [f"{key}={word(value)}" for key, value in {**said, **self.values}.items()]
-
-
-def word(value: object) -> str:
-    """A value as the command line and YAML's flow style write it."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
-    return text.removesuffix("\n").removesuffix("\n...")
 
 
 class Speller:
@@ -79,8 +65,7 @@ class Speller:
                 default.add(group)
         base = self._composed(*(f"{key}={value}" for key, value in choices.items()))
         plain = self._plain(*choices.values())
-        unknown = {key: value for key, value in config.flat(settings) if key not in plain}
-        return Words(choices, _values(base, plain, settings), unknown, frozenset(default))
+        return Words(choices, _values(base, plain, settings), frozenset(default))
 
     def _flat(self, *chosen: str) -> dict:
         """What choices compose to, flat."""

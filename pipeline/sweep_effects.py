@@ -225,9 +225,9 @@ def importance(jobs: list[Job], parameters: list[str], metric: Metric) -> tuple[
     found = permutation_importance(
         model, x, y, scoring="neg_root_mean_squared_error", n_repeats=10, random_state=0
     )
-    told = (
-        f"Of jobs that it was not shown the forest explains {max(forest.oob_score_, 0):.0%} of the variance"
-        + ("." if forest.oob_score_ > 0 else ", nothing at all: read nothing into these figures.")
+    share = 100 * max(forest.oob_score_, 0)
+    told = f"Of jobs that it was not shown the forest explains {share:.0f} % of the variance" + (
+        "." if forest.oob_score_ > 0 else ", nothing at all: read nothing into these figures."
     )
     return dict(zip(parameters, found.importances_mean.tolist(), strict=True)), told
 

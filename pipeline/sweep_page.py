@@ -125,11 +125,11 @@ def _unit(metric: Metric) -> str:
     return f"{metric.title}, %" if metric.percent else metric.title
 
 
-def _means(x: list, y: list[float], line: dict, **more: object):
-    """A line through the mean at each place."""
+def _means(x: list, y: list[float], order: list, line: dict, **more: object):
+    """A line through the mean at each place, in their order."""
     import plotly.graph_objects as go
 
-    places = sorted(set(x), key=_order)
+    places = [place for place in order if place in x]
     means = [fmean(value for place, value in zip(x, y, strict=True) if place == at) for at in places]
     return go.Scatter(x=places, y=means, mode="lines", line=line, showlegend=False, hoverinfo="skip", **more)
 
@@ -165,8 +165,9 @@ def _against(jobs: list[Job], parameter: str, parameters: list[str], metric: Met
         else:
             traces.append(go.Scatter(**common, mode="markers", legendgroup=model))
             if 2 <= len(distinct) <= 12 and len(some) > len(distinct):
+                order = distinct if continuous else list(names.values())
                 line = {"color": colour, "width": 1.5}
-                traces.append(_means(common["x"], common["y"], line, legendgroup=model))
+                traces.append(_means(common["x"], common["y"], order, line, legendgroup=model))
     axis: dict = {"title": {"text": short(parameter)}}
     if numbers and not boxes:
         axis |= {"type": "log" if is_log(values) else "linear"}

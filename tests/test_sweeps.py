@@ -407,7 +407,7 @@ def test_importance_finds_what_matters_in_many_jobs(place, capsys):
     assert [effect.parameter for effect in found[:2]] == ["model", "model.lr"]
     assert found[1].importance > 5 * found[2].importance
     assert len(found[1].means) == 4  # rates that never repeat, in quarters
-    assert re.search(r"explains (9\d|100)%", told)
+    assert re.search(r"explains (9\d|100) %", told)
     jobs = re.findall(r"<tr><td><a [^>]*>(\d+)</a></td>", _page(place, "many"))
     assert jobs == [str(number) for number in range(150)]
 
