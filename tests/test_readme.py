@@ -34,7 +34,7 @@ def test_every_training_it_shows_composes(command):
 
 
 def test_every_file_it_links_to_exists():
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith(("http", "#"))]
     assert links
     assert all((Path(__file__).resolve().parents[1] / link).exists() for link in links)
 
@@ -43,3 +43,13 @@ def test_bare_make_lists_the_targets(run):
     listed = run("make").stdout
     assert "make demo" in listed
     assert "make petfaces" in listed
+
+
+def test_every_section_it_links_to_exists():
+    headings = {
+        re.sub(r"[^a-z0-9-]", "", heading.lower().replace(" ", "-"))
+        for heading in re.findall(r"^## (.+)$", README, re.MULTILINE)
+    }
+    links = set(re.findall(r"\]\(#([^)]+)\)", README))
+    assert links
+    assert links <= headings
