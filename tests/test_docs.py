@@ -105,10 +105,20 @@ def test_every_file_the_pages_link_to_exists():
         (CHECKOUT / ("docs" if page != "README.md" else "") / link.split("#")[0], link)
         for page, text in PAGES.items()
         for link in re.findall(r"\]\(([^)]+)\)", text)
-        if not link.startswith("http")
+        if not link.startswith(("http", "#"))
     ]
     assert links
     assert [link for file, link in links if not file.exists()] == []
+
+
+def test_every_section_the_readme_links_to_exists():
+    headings = {
+        re.sub(r"[^a-z0-9-]", "", heading.lower().replace(" ", "-"))
+        for heading in re.findall(r"^## (.+)$", PAGES["README.md"], re.MULTILINE)
+    }
+    links = set(re.findall(r"\]\(#([^)]+)\)", PAGES["README.md"]))
+    assert links
+    assert links <= headings
 
 
 def _shell(run, commands: str, cwd) -> str:

@@ -115,11 +115,13 @@ def trained(runs: Path) -> list[Path]:
     """Finished train folders of DVC, sweeps and single runs; no champion's copy, nothing cut short."""
     folders = (path.parent for path in runs.rglob("lineage.json"))
     left_out = {"register", ".work"}
-    return sorted(
+    whole = (
         folder
         for folder in folders
         if not left_out & set(folder.relative_to(runs).parts) and folder.suffix != ".part"
     )
+    # A sweep's jobs are numbered: the tenth does not come before the second.
+    return sorted(whole, key=lambda folder: (folder.parent, folder.name.zfill(8)))
 
 
 def judged(folder: Path) -> Path | None:

@@ -8,7 +8,7 @@ import time
 
 from pipeline.config import UserError
 from pipeline.tracking.notes import ENTRANCE
-from pipeline.tracking.store import client, reachable, uri
+from pipeline.tracking.store import client, reachable, shown, uri
 
 # A saved view of the runs table, as the page's own "Views" menu keeps it: an experiment's tag. It carries
 # what a link can't: columns, their order and widths. Whoever changes it there keeps the change.
@@ -109,15 +109,16 @@ def ui(port: int = 5000) -> None:
     import signal
 
     if uri().startswith("http"):
-        _print(uri().rstrip("/"))
+        _print(shown().rstrip("/"))
         return
     client()
     host = f"http://127.0.0.1:{port}"
     taken = UserError(f"port {port} is taken; name another: python -m pipeline.tracking ui --port {port + 1}")
     if _listens(port):
         raise taken
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri(), "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", uri(), "--registry-store-uri", uri()]
+    command += ["--workers", "1", "--uvicorn-opts", "--log-level warning"]
     # Its job runner, for evaluations by language models, would start seven processes more.
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
     server = subprocess.Popen(command, env={**os.environ, **quiet}, start_new_session=True)

@@ -88,7 +88,8 @@ def start(card: dict, settings: dict, lineage: dict, name: str, sweep: str | Non
     run = Run(None)
     try:
         if sweep:
-            name_job(sweep, settings, name)
+            with _sweep_lock():
+                name_job(sweep, settings, name)
         run.run_id = _create(card, settings, lineage, name, sweep)
         machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
         client().set_tag(run.run_id, "machine", machine)
@@ -237,10 +238,10 @@ def _complete(run_id: str, trained: Trained, extra: dict[str, float]) -> None:
 def _describe(run_id: str, trained: Trained, test: dict | None) -> None:
     """Writes a run's note and its experiment's, unless a person has written another."""
     tags = client().get_run(run_id).data.tags
-    restored = "restored" in tags
-    ours = (None, notes.run(trained, None, restored))
-    if tags.get(NOTE) in ours:
-        client().set_tag(run_id, NOTE, notes.run(trained, test, restored))
+    note = notes.run(trained, test, restored="restored" in tags)
+    # Only the first line, the figures, differs between before and after an evaluation.
+    if NOTE not in tags or tags[NOTE].partition("\n")[2] == note.partition("\n")[2]:
+        client().set_tag(run_id, NOTE, note)
     experiment = client().get_experiment(experiment_id(trained.card["data"]))
     if NOTE not in experiment.tags:
         client().set_experiment_tag(experiment.experiment_id, NOTE, notes.experiment(trained))

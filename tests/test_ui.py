@@ -1,0 +1,152 @@
+"""The page as people open it: by the printed links, in a browser, until Ctrl-C."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import requests
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def _free_port() -> int:
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        return door.getsockname()[1]
+
+
+def _children(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout
+    found = [int(each) for each in listed.split()]
+    return found + [below for child in found for below in _children(child)]
+
+
+def _alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.is_file() and ") Z " not in stat.read_text()
+
+
+def _start(house: Path) -> tuple[subprocess.Popen, dict[str, str]]:
+    """`make ui` on a free port, and the links that it prints once it answers."""
+    program = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.tracking", "ui", "--port", str(_free_port())],
+        cwd=house,
+        env={name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    links = {}
+    for line in program.stdout:
+        if found := re.fullmatch(r"(\w+: \w+) +(http\S+)\n", line):
+            links[found[1]] = found[2]
+        if line.startswith("Ctrl-C"):
+            return program, links
+    raise AssertionError("the page did not start")
+
+
+@pytest.fixture(scope="module")
+def page(repro, house):
+    """The links of a page that is served."""
+    program, links = _start(house)
+    yield links
+    program.send_signal(signal.SIGINT)
+    program.wait()
+
+
+def test_a_taken_port_is_told_with_the_way_out(repro, run):
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        door.listen()
+        port = door.getsockname()[1]
+        done = run("python", "-m", "pipeline.tracking", "ui", "--port", str(port))
+    assert done.returncode == 1
+    assert done.stdout == (
+        f"error: port {port} is taken; name another: python -m pipeline.tracking ui --port {port + 1}\n"
+    )
+
+
+@pytest.mark.slow
+def test_the_links_are_printed_once_the_page_answers(page):
+    assert set(page) == {"sample: runs", "sample: charts", "sample: versions"}
+    assert all("workflowType=machine_learning" in link for link in page.values())
+    assert requests.get(page["sample: runs"], timeout=60).ok
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_server_and_its_helpers(repro, house):
+    program, _ = _start(house)
+    helpers = _children(program.pid)
+    assert helpers
+    program.send_signal(signal.SIGINT)
+    assert program.wait() == 0
+    assert not [pid for pid in helpers if _alive(pid)]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A browser, where this machine has one."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not BROWSER:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+def _open(browser, link: str, text: str):
+    """A page that shows a text, and the addresses outside this machine that it asked for."""
+    tab = browser.new_page(viewport={"width": 1400, "height": 900})
+    tab.set_default_timeout(120_000)
+    outside: list[str] = []
+    tab.on(
+        "request",
+        lambda request: (
+            request.url.startswith(("http://127.0.0.1", "data:", "blob:")) or outside.append(request.url)
+        ),
+    )
+    tab.goto(link)
+    tab.get_by_text(text, exact=True).first.wait_for()
+    return tab, outside
+
+
+@pytest.mark.slow
+def test_the_runs_table_shows_names_and_figures_at_first_sight(page, browser):
+    tab, outside = _open(browser, page["sample: runs"], "probe seed=1")
+    tab.get_by_role("columnheader", name="best/val/top1").first.wait_for()
+    window = tab.viewport_size["width"]
+    for heading in ("Run Name", "Created", "best/val/top1", "test/top1"):
+        box = tab.get_by_text(heading, exact=True).first.bounding_box()
+        assert box["x"] + box["width"] < window, heading
+    assert tab.get_by_text("Breeds of").is_visible()
+    assert not outside
+    tab.close()
+
+
+@pytest.mark.slow
+def test_the_charts_begin_with_what_compares(page, browser):
+    tab, outside = _open(browser, page["sample: charts"], "the kept weights (3)")
+    assert tab.get_by_text("test/top1", exact=True).first.is_visible()
+    assert not outside
+    tab.close()
+
+
+@pytest.mark.slow
+def test_a_version_leads_to_its_run(page, browser):
+    tab, outside = _open(browser, page["sample: versions"], "@ champion")
+    champion = tab.locator("tr, [role=row]", has_text="@ champion").last
+    champion.get_by_role("link", name=re.compile("Version")).click()
+    link = tab.get_by_text("trained in the run").get_by_role("link")
+    with tab.context.expect_page() as opened:
+        link.click()
+    opened.value.set_default_timeout(120_000)
+    opened.value.get_by_text("About this run").wait_for()
+    assert not outside
+    tab.close()
