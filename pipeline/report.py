@@ -120,18 +120,19 @@ def _page(
     folder: Path,
 ) -> None:
     """``index.html`` with its pictures."""
-    from pipeline import page
+    from pipeline import report_page
     from pipeline.data import Pack
 
     pack = Pack.open(place)
-    tile = page.Tiles(pack, folder)
+    tile = report_page.Tiles(pack, folder)
     best = table[0]["model"]
     recalls = {row["label"]: float(row["recall"]) for row in _read(runs / "evaluate" / best / "classes.csv")}
     doubted = _read(place / "audit.csv")
     dropped = pack.table[pack.table["split"] == "dropped"]
-    classes = page.counts(pack, recalls)
+    classes = report_page.counts(pack, recalls)
     tested = [row for row in classes["rows"] if row["recall"] is not None]
-    page.write(
+    pairs = _read(runs / "evaluate" / best / "confusions.csv")
+    report_page.write(
         folder,
         name=runs.name,
         drawings=_card(runs, best)["drawings"],
@@ -140,24 +141,24 @@ def _page(
         best=best,
         headings=leaderboard.headings(),
         rows=[leaderboard.cells(row) for row in table],
-        intervals=page.intervals(table),
+        intervals=report_page.intervals(table),
         about=ABOUT,
         verdicts=[{**row, "words": leaderboard.verdict(row)} for row in verdicts],
         caution=leaderboard.caution(verdicts),
         decision=decision,
         challenger=_challenger(decision),
-        confused=page.confused(predictions[best], _read(runs / "evaluate" / best / "confusions.csv"), tile),
+        confused=report_page.confused(predictions[best], pairs, tile),
         wrong=sum(row["label"] != row["predicted"] for row in predictions[best]),
         judged=len(predictions[best]),
-        mistakes=page.mistakes(predictions[best], tile),
+        mistakes=report_page.mistakes(predictions[best], tile),
         weakest=sorted(tested, key=lambda row: row["recall"])[:5],
         confidence={name: _confidence(rows) for name, rows in predictions.items()},
         classes=classes,
         quarantine=_read(place / "pack/quarantine.csv"),
         dropped=list(dropped["path"]),
-        near_duplicates=page.near_duplicates(pack, tile),
+        near_duplicates=report_page.near_duplicates(pack, tile),
         doubted=doubted,
-        suspicious=[{**row, **tile(row["path"])} for row in doubted[: page.SUSPICIOUS]],
+        suspicious=[{**row, **tile(row["path"])} for row in doubted[: report_page.SUSPICIOUS]],
     )
 
 

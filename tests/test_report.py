@@ -13,7 +13,19 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from pipeline import audit, config, curves, evaluate, leaderboard, networks, pack, page, report, scores, split
+from pipeline import (
+    audit,
+    config,
+    curves,
+    evaluate,
+    leaderboard,
+    networks,
+    pack,
+    report,
+    report_page,
+    scores,
+    split,
+)
 from pipeline.config import UserError
 
 POINT = {"step": 0, "C": 0.1, "val/top1": 0.5, "val/loss": 1.0}
@@ -291,8 +303,13 @@ def test_pictures_are_bounded_in_size_and_number(tmp_path, monkeypatch):
     _judged(runs, place, monkeypatch, "one", 60, [POINT])
     report.report(runs, place, ["one"], tmp_path / "reports/x")
     files = list((tmp_path / "reports/x/pictures").iterdir())
-    most = page.PAIRS * 3 * page.EXAMPLES + page.MISTAKES + page.SUSPICIOUS + page.GROUPS * page.MEMBERS
+    most = (
+        report_page.PAIRS * 3 * report_page.EXAMPLES
+        + report_page.MISTAKES
+        + report_page.SUSPICIOUS
+        + report_page.GROUPS * report_page.MEMBERS
+    )
     assert 40 < len(files) <= most
     for file in files:
         with Image.open(file) as picture:
-            assert max(picture.size) <= page.SIDE
+            assert max(picture.size) <= report_page.SIDE

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline import config, experiment, sweep_effects, sweep_jobs, sweeps, tracking, train
+from pipeline import config, experiment, tracking, train
+from pipeline.sweeps import effects, jobs
+from pipeline.sweeps.__main__ import main
 from pipeline.tracking import store
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -63,13 +65,13 @@ def _job(folder: Path, *overrides: str, top1: float = 0.5, loss: float = 1.0, **
 
 
 def _said(capsys, *arguments: str) -> str:
-    sweeps.main(list(arguments))
+    main(list(arguments))
     return capsys.readouterr().out
 
 
 def _error(*arguments: str) -> str:
     with pytest.raises(SystemExit) as ended:
-        sweeps.main(list(arguments))
+        main(list(arguments))
     assert str(ended.value).startswith("error: ")
     assert "\n" not in str(ended.value)
     return str(ended.value)
@@ -107,23 +109,23 @@ def test_another_model_is_one_parameter_and_not_thirty(place):
     for number, model in enumerate(("scratch", "probe", "finetune")):
         _job(place / f"s/{number}", f"model={model}")
     _job(place / "s/3", "model=finetune", "model.lr=0.01")
-    assert sweep_jobs.read("s").parameters == ["model", "model.lr"]
+    assert jobs.read("s").parameters == ["model", "model.lr"]
 
 
 def test_an_augmentation_is_one_parameter_and_its_own_values_are_others(place):
     for number, augment in enumerate(("none", "light", "strong")):
         _job(place / f"s/{number}", f"augment={augment}")
-    sweep = sweep_jobs.read("s")
+    sweep = jobs.read("s")
     assert sweep.parameters == ["augment"]
     assert [job.value("augment") for job in sweep.jobs] == ["none", "light", "strong"]
     _job(place / "s/3", "augment=strong", "augment.mixup=0.4")
-    assert sweep_jobs.read("s").parameters == ["augment", "augment.mixup"]
+    assert jobs.read("s").parameters == ["augment", "augment.mixup"]
 
 
 def test_what_follows_from_another_word_is_no_parameter(place):
     _job(place / "s/0", "data.side=32")
     _job(place / "s/1", "data.side=64")
-    assert sweep_jobs.read("s").parameters == ["data.side"]
+    assert jobs.read("s").parameters == ["data.side"]
 
 
 def test_numbers_words_lists_and_nothing_can_vary(place):
@@ -132,10 +134,10 @@ def test_numbers_words_lists_and_nothing_can_vary(place):
     ):
         values = {"model__net__widths": widths, "model__input__size": size, "model__input__crop": crop}
         _job(place / f"s/{number}", **values, model__lr=10.0**-number)
-    sweep = sweep_jobs.read("s")
+    sweep = jobs.read("s")
     assert set(sweep.parameters) == {"model.net.widths", "model.input.size", "model.input.crop", "model.lr"}
     assert [job.value("model.input.size") for job in sweep.jobs] == [None, 32, 64]
-    sweeps.main(["s"])
+    main(["s"])
     page = _page(place, "s")
     assert "<td>[8, 16]</td>" in page
     assert "<td>null</td>" in page
@@ -145,7 +147,7 @@ def test_numbers_words_lists_and_nothing_can_vary(place):
 def test_models_that_conf_no_longer_has_are_compared_by_their_files(place, capsys):
     for number, rate in enumerate((1e-3, 1e-2)):
         _job(place / f"s/{number}", model__name="gone", model__lr=rate)
-    assert sweep_jobs.read("s").parameters == ["model.lr"]
+    assert jobs.read("s").parameters == ["model.lr"]
     assert "conf/model/gone.yaml is gone" in _said(capsys, "s")
 
 
@@ -176,10 +178,10 @@ def test_the_spread_of_the_lead_is_that_of_a_t_test(place):
     for rate, shares in figures.items():
         for seed, top1 in enumerate(shares):
             _job(place / f"s/{rate}-{seed}", f"seed={seed}", f"model.lr={rate}", top1=top1)
-    metric = sweep_effects.METRICS["val/top1"]
-    sweep = sweep_jobs.read("s")
-    ranked = sweep_effects.candidates(sweep, metric)
-    reach = float(re.search(r"by up to (\S+) points", sweep_effects.belief(sweep, ranked, metric)[0])[1])
+    metric = effects.METRICS["val/top1"]
+    sweep = jobs.read("s")
+    ranked = effects.candidates(sweep, metric)
+    reach = float(re.search(r"by up to (\S+) points", effects.belief(sweep, ranked, metric)[0])[1])
     test = ttest_ind(*figures.values())
     expected = 100 * (test.confidence_interval().high - test.confidence_interval().low) / 2
     assert reach == pytest.approx(expected, abs=0.05)
@@ -194,7 +196,7 @@ def test_the_metric_decides_and_a_loss_is_minimised(place, capsys, metric, rate)
 
 def test_the_test_split_can_not_choose(place, capsys):
     with pytest.raises(SystemExit) as ended:
-        sweeps.main(["s", "--metric", "test/top1"])
+        main(["s", "--metric", "test/top1"])
     assert ended.value.code == 2
 
 
@@ -203,9 +205,9 @@ def test_the_loss_is_that_of_the_kept_weights():
         {"epoch": 1.0, "val/loss": 3.0, "val/top1": 0.5},
         {"epoch": 2.0, "val/loss": 2.0, "val/top1": 0.4},
     ]
-    assert sweep_jobs._kept(epochs)["val/loss"] == 3.0
+    assert jobs._kept(epochs)["val/loss"] == 3.0
     strengths = [{"val/loss": 3.0, "val/top1": 0.5}, {"val/loss": 2.0, "val/top1": 0.4}]
-    assert sweep_jobs._kept(strengths)["val/loss"] == 2.0
+    assert jobs._kept(strengths)["val/loss"] == 2.0
 
 
 def test_a_job_that_diverged_is_shown_and_never_the_best(place, capsys):
@@ -249,7 +251,7 @@ def test_without_a_second_seed_the_page_says_that_chance_is_unknown(place, capsy
 def test_the_same_seed_twice_is_no_spread(place):
     for number in range(2):
         _job(place / f"s/{number}", "model.lr=0.01")
-    (candidate,) = sweep_effects.candidates(sweep_jobs.read("s"), sweep_effects.METRICS["val/top1"])
+    (candidate,) = effects.candidates(jobs.read("s"), effects.METRICS["val/top1"])
     assert len(candidate.figures) == 1
 
 
@@ -345,7 +347,7 @@ def test_an_experiment_wins_over_params_and_the_command_line_over_both(
     place, capsys, experiments, restored, change
 ):
     _job(place / "s/0", "model=probe", "split.val=0.25", "data.side=32")
-    sweeps.main(["s", "--save", "mine"])
+    main(["s", "--save", "mine"])
     change("params.yaml", ("data: sample ", "data: petfaces "), ("\n  val: 0.15 ", "\n  val: 0.3 "))
     assert config.compose().data.name == "petfaces"
     cfg = config.compose("experiment=mine")
@@ -357,7 +359,7 @@ def test_an_experiment_wins_over_params_and_the_command_line_over_both(
 
 def test_a_stage_takes_an_experiment(place, experiments, run):
     _job(place / "s/0", "data=petfaces", "model=probe")
-    sweeps.main(["s", "--save", "mine"])
+    main(["s", "--save", "mine"])
     done = run("python", "-m", "pipeline.train", "experiment=mine", "out=runs/single/never")
     assert done.returncode == 1
     assert "data/petfaces" in done.stdout
@@ -365,7 +367,7 @@ def test_a_stage_takes_an_experiment(place, experiments, run):
 
 def test_no_experiment_is_overwritten(place, experiments):
     _job(place / "s/0")
-    sweeps.main(["s", "--save", "mine"])
+    main(["s", "--save", "mine"])
     before = (experiments / "mine.yaml").read_text()
     assert "conf/experiment/mine.yaml exists already" in _error("s", "--save", "mine")
     assert (experiments / "mine.yaml").read_text() == before
@@ -403,19 +405,19 @@ def test_importance_finds_what_matters_in_many_jobs(place, capsys):
     text = _said(capsys, "many")
     assert "150 of 150 jobs" in text
     assert "and 140 more configurations on the page" in text
-    found, told = sweep_effects.effects(sweep_jobs.read("many"), sweep_effects.METRICS["val/top1"])
+    found, told = effects.effects(jobs.read("many"), effects.METRICS["val/top1"])
     assert [effect.parameter for effect in found[:2]] == ["model", "model.lr"]
     assert found[1].importance > 5 * found[2].importance
     assert len(found[1].means) == 4  # rates that never repeat, in quarters
     assert re.search(r"explains (9\d|100) %", told)
-    jobs = re.findall(r"<tr><td><a [^>]*>(\d+)</a></td>", _page(place, "many"))
-    assert jobs == [str(number) for number in range(150)]
+    listed = re.findall(r"<tr><td><a [^>]*>(\d+)</a></td>", _page(place, "many"))
+    assert listed == [str(number) for number in range(150)]
 
 
 def test_with_too_few_jobs_there_is_no_importance(place):
     for number in range(4):
         _job(place / f"s/{number}", model__lr=0.01 * (number + 1), model__batch_size=8 * (number % 2 + 1))
-    found, told = sweep_effects.effects(sweep_jobs.read("s"), sweep_effects.METRICS["val/top1"])
+    found, told = effects.effects(jobs.read("s"), effects.METRICS["val/top1"])
     assert [effect.importance for effect in found] == [None, None]
     assert "4 jobs are too few" in told
 
@@ -425,14 +427,14 @@ def test_importance_of_pure_chance_says_so(place):
     for number in range(40):
         values = {"model__lr": rng.random(), "model__warmup": rng.random()}
         _job(place / f"s/{number}", **values, top1=rng.random())
-    _, told = sweep_effects.effects(sweep_jobs.read("s"), sweep_effects.METRICS["val/top1"])
+    _, told = effects.effects(jobs.read("s"), effects.METRICS["val/top1"])
     assert "read nothing into these figures" in told
 
 
 def test_the_page_escapes_what_it_shows(place):
     _job(place / "s/<i>0")
     _job(place / "s/<i>1", model__input__crop="</script><b>bold")
-    sweeps.main(["s"])
+    main(["s"])
     page = _page(place, "s")
     assert "<i>" not in page
     assert "<b>" not in page
@@ -444,7 +446,7 @@ def test_in_a_browser_all_figures_are_drawn_without_network_or_errors(place):
     playwright = pytest.importorskip("playwright.sync_api")
     _many(place)
     (place / "many/150").mkdir()
-    sweeps.main(["many"])
+    main(["many"])
     requests, problems = [], []
     with playwright.sync_playwright() as engine:
         browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])

@@ -5,7 +5,7 @@ import statistics
 from dataclasses import dataclass
 from itertools import pairwise
 
-from pipeline.sweep_jobs import ABSENT, Job, Sweep
+from pipeline.sweeps.jobs import ABSENT, Job, Sweep
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ SHOWN = 10  # configurations on the terminal
 
 def _cost(candidate) -> str:
     """What a training of the candidate costs."""
-    from pipeline.sweep_page import duration
+    from pipeline.sweeps.page import duration
 
     job = candidate.jobs[0]
     seen = [item.metrics.get("pictures_seen") for item in candidate.jobs]
@@ -54,8 +54,8 @@ def _table(sweep, ranked: list, metric) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from pipeline.sweep_effects import short
-    from pipeline.sweep_page import duration
+    from pipeline.sweeps.effects import short
+    from pipeline.sweeps.page import duration
 
     console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table(title=f"sweep {sweep.name}: {len(sweep.finished)} of {len(sweep.jobs)} jobs finished")
@@ -89,19 +89,19 @@ def show(word: str, key: str, name: str | None) -> None:
     """
     import math
 
-    from pipeline import sweep_effects, sweep_jobs, sweep_page
+    from pipeline.sweeps import effects, jobs, page
 
     if name:
         experiment.check_name(name)
-    metric = sweep_effects.METRICS[key]
-    sweep = sweep_jobs.read(sweep_jobs.resolve(word))
-    ranked = sweep_effects.candidates(sweep, metric)
-    believed = sweep_effects.belief(sweep, ranked, metric)
+    metric = effects.METRICS[key]
+    sweep = jobs.read(jobs.resolve(word))
+    ranked = effects.candidates(sweep, metric)
+    believed = effects.belief(sweep, ranked, metric)
     best = ranked[0] if ranked and not math.isnan(ranked[0].mean) else None
     comment = _comment(name or "NAME", sweep, best, metric, believed) if best else []
     text = experiment.text(best.jobs[0].words, comment) if best else ""
-    page = sweep_jobs.SWEEPS / sweep.name / "index.html"
-    sweep_page.write(sweep, ranked, metric, believed, sweep_effects.effects(sweep, metric), text, page)
+    target = jobs.SWEEPS / sweep.name / "index.html"
+    page.write(sweep, ranked, metric, believed, effects.effects(sweep, metric), text, target)
     if ranked:
         _table(sweep, ranked, metric)
     for sentence in (*sweep.notes, *believed):
@@ -113,7 +113,7 @@ def show(word: str, key: str, name: str | None) -> None:
             )
     if best and not name:
         print(f"\nThe best, for conf/experiment/ (--save NAME writes it):\n\n{text}")
-    print(f"page: {page.relative_to(config.ROOT)}")
+    print(f"page: {target.relative_to(config.ROOT)}")
     if name:
         if best is None:
             raise UserError(f"no job of {sweep.name} has a {metric.title}: nothing to save")
@@ -126,11 +126,11 @@ def overview(key: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from pipeline import sweep_jobs
-    from pipeline.sweep_effects import METRICS, candidates
+    from pipeline.sweeps import jobs
+    from pipeline.sweeps.effects import METRICS, candidates
 
     metric = METRICS[key]
-    known = sweep_jobs.names()
+    known = jobs.names()
     if not known:
         print("no sweeps yet; one is: python -m pipeline.train --multirun model=scratch,probe seed=1,2")
         return
@@ -138,7 +138,7 @@ def overview(key: str) -> None:
     for title in ("name", "data", "jobs", f"best {metric.title}"):
         table.add_column(title)
     for name in known:
-        sweep = sweep_jobs.read(name, spell=False)
+        sweep = jobs.read(name, spell=False)
         ranked = candidates(sweep, metric)
         table.add_row(
             name,

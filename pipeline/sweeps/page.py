@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import fmean
 from urllib.parse import quote
 
-from pipeline.sweep_effects import METRICS, Candidate, Effect, Metric, is_log, is_number, labels, short
-from pipeline.sweep_jobs import ABSENT, Job, Sweep
+from pipeline.sweeps.effects import METRICS, Candidate, Effect, Metric, is_log, is_number, labels, short
+from pipeline.sweeps.jobs import ABSENT, Job, Sweep
 
 COLOURS = ("#2f8fd0", "#e8590c", "#2b9a66", "#a256c9", "#c2255c", "#8a7d00")  # legible on white and on black
 SCALE = ((0, "#8fa3bf"), (0.5, "#2f8fd0"), (1, "#e8590c"))
@@ -241,14 +241,14 @@ def write(
 
     drawn = figures(sweep, effects[0], metric)
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"short": short, "duration": duration, "quote": quote}
-    page = environment.get_template("sweep.html").render(
+    page = environment.get_template("page.html").render(
         sweep=sweep,
         data=sorted({job.settings["data"]["name"] for job in sweep.finished}),
         drawings=any(job.drawings for job in sweep.finished),

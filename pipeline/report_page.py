@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline import portable
 from pipeline.data import Pack, Pictures
 
-TEMPLATE = Path(__file__).with_name("page.html")
+TEMPLATE = Path(__file__).with_name("report_page.html")
 SIDE = 112  # pixels of a picture's longer side, at most
 # How many of each the page shows; together they bound the pictures' folder.
 PAIRS, EXAMPLES, MISTAKES, SUSPICIOUS, GROUPS, MEMBERS, LISTED = 6, 2, 18, 18, 12, 4, 48
