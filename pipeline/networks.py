@@ -158,8 +158,16 @@ def _structure(net: dict) -> dict:
 
 
 def device(cfg: DictConfig):
-    """Where this process computes outside Lightning's loop: the trainer's own device."""
+    """Where this process computes outside Lightning's loop: the trainer's own device.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
+    """
     import torch
 
     wanted = cfg.trainer.accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available()
+    if cfg.trainer.accelerator in ("gpu", "cuda") and not wanted:
+        raise UserError(
+            f"trainer.accelerator={cfg.trainer.accelerator}, but PyTorch sees no GPU here; use trainer=cpu"
+        )
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if wanted else torch.device("cpu")

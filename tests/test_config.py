@@ -63,7 +63,9 @@ def test_an_unknown_key_or_choice_in_params_ends_in_one_line(house, restored, ru
     assert done.stdout.count("\n") == 1
 
 
-@pytest.mark.parametrize("override", ["sead=1", "model.lrr=1", "data=moon"])
+@pytest.mark.parametrize(
+    "override", ["sead=1", "model.lrr=1", "data=moon", "model=moon", "trainer=moon", "augment=moon"]
+)
 def test_an_unknown_override_is_an_error_that_names_it(run, override):
     done = run("python", "-m", "pipeline.split", override)
     assert done.returncode != 0

@@ -90,6 +90,23 @@ def test_every_colour_mode_becomes_rgb(mode, kind):
     assert image.size == (60, 40)
 
 
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_of_an_animation_the_first_frame_is_used(kind):
+    red, *others = (Image.new("RGB", (20, 10), colour) for colour in ("red", "green", "blue"))
+    buffer = io.BytesIO()
+    red.save(buffer, kind, save_all=True, append_images=others)
+    assert Image.open(buffer).n_frames == 3
+    image = portable.read_picture(buffer.getvalue())
+    assert image.size == (20, 10)
+    red, green, blue = image.getpixel((5, 5))
+    assert red > 200 and green < 50 and blue < 50
+
+
+def test_the_content_counts_not_the_name(tmp_path):
+    files = {"b/x_1.jpg": _picture(kind="PNG"), "c/y_1.txt": _picture(kind="WEBP")}
+    assert pack.pack(_archive(tmp_path / "archive", files), tmp_path / "pack", 128)["pictures"] == 2
+
+
 def test_16_bit_grey_keeps_its_picture():
     ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
     buffer = io.BytesIO()

@@ -1,6 +1,7 @@
 """train(cfg) leaves one folder, the same bytes for the same seed, however many workers read."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -191,6 +192,12 @@ def test_more_devices_than_there_are_is_told(repro, tmp_path):
         train.train(config.compose(f"out={tmp_path / 'out'}", "trainer=gpu", "trainer.devices=64"))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_told_even_where_a_head_alone_is_fitted(repro, tmp_path):
+    with pytest.raises(UserError, match=r"PyTorch sees no GPU here; use trainer=cpu"):
+        train.train(config.compose(f"out={tmp_path / 'out'}", "model=probe", "trainer=gpu"))
+
+
 def test_a_directory_that_cannot_be_written_is_one_line_before_anything_is_trained(repro, run):
     done = run("python", "-m", "pipeline.train", "model=scratch", "out=/dev/null/here")
     assert done.returncode == 1
@@ -207,6 +214,17 @@ def test_an_unknown_backbone_is_told(repro, tmp_path):
 def test_missing_data_is_told(repro, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="dvc repro split"):
         train.train(config.compose(f"out={tmp_path / 'out'}", "data=petfaces"))
+
+
+def test_a_model_of_other_classes_than_the_data_is_told(once, house, tmp_path):
+    from pipeline.evaluate import evaluate
+
+    trained = shutil.copytree(once("model=scratch"), tmp_path / "scratch")
+    card = json.loads((trained / "model.json").read_text())
+    card["classes"][0] = "a unicorn"
+    (trained / "model.json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match=r"knows other classes than .*data/sample; run: dvc repro train"):
+        evaluate(trained, house / "data/sample", tmp_path / "out", 10, 1, 0)
 
 
 @pytest.mark.slow
