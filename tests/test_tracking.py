@@ -129,8 +129,9 @@ def test_a_fresh_clone_with_the_cache_trains_nothing_and_gets_its_champion_back(
     assert done.returncode == 0, done.stdout
     store = f"sqlite:///{clone / 'mlflow.db'}"
     assert mlflow.MlflowClient(store, store).get_model_version_by_alias(NAME, "champion").version
-    for file in (house / "reports/sample").iterdir():
-        assert (clone / "reports/sample" / file.name).read_bytes() == file.read_bytes()
+    report = house / "reports/sample"
+    for file in (path for path in report.rglob("*") if path.is_file()):
+        assert (clone / "reports/sample" / file.relative_to(report)).read_bytes() == file.read_bytes()
 
 
 def test_an_unreachable_server_stops_no_training(repro, run, house):
