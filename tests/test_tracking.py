@@ -160,10 +160,11 @@ def test_a_fresh_clone_with_the_cache_trains_nothing_and_gets_its_champion_back(
     assert not any(f"Running stage '{stage}" in done.stdout for stage in ("train", "evaluate", "register"))
     done = run("python", "-m", "pipeline.tracking", "sync", cwd=clone, PYTHONPATH=str(clone))
     assert done.returncode == 0, done.stdout
-    address = f"sqlite:///{clone / 'mlflow.db'}"
-    assert mlflow.MlflowClient(address, address).get_model_version_by_alias(NAME, "champion").version
-    for file in (house / "reports/sample").iterdir():
-        assert (clone / "reports/sample" / file.name).read_bytes() == file.read_bytes()
+    store = f"sqlite:///{clone / 'mlflow.db'}"
+    assert mlflow.MlflowClient(store, store).get_model_version_by_alias(NAME, "champion").version
+    report = house / "reports/sample"
+    for file in (path for path in report.rglob("*") if path.is_file()):
+        assert (clone / "reports/sample" / file.relative_to(report)).read_bytes() == file.read_bytes()
 
 
 def test_an_unfit_store_stops_no_training_and_is_told_once(repro, run, house, tmp_path):
