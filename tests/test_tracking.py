@@ -225,6 +225,7 @@ def test_a_sweep_is_nested_under_one_parent_and_touches_no_dvc_out(repro, run, h
         for run in _runs(mlflow.MlflowClient(address, address))
         if run.data.tags.get("sweep") == sweep.name
     ]
+    assert again.data.tags["jobs"] == "4"
     assert again.info.run_name == parent.info.run_name
     assert again.data.metrics == parent.data.metrics
 

@@ -257,7 +257,11 @@ def ensure(folder: Path, evaluation: Path | None = None) -> str:
         UserError: a file of the folder is missing, damaged or of an older form.
     """
     trained = Trained.open(folder)
-    found = find_run(experiment_id(trained.card["data"]), content=digest(folder))
+    experiment = experiment_id(trained.card["data"])
+    known = {"content": digest(folder)}
+    if trained.sweep:  # an equal run outside its sweep does not stand for a job
+        known[PARENT] = _parent(experiment, trained.sweep)
+    found = find_run(experiment, **known)
     if found:
         run_id = found.info.run_id
     else:
