@@ -18,8 +18,8 @@ from pipeline.config import ROOT, UserError
 
 COLUMNS = ("path", "label", "suggested", "own_probability", "suggested_probability")
 FOLDS = 5
-# scikit-learn's C and tol. From 0.1 to 1.0 heads are alike on validation, and the lowest is the quickest; a
-# tenfold tolerance takes a third of the time and moved the share of right answers by less than a point.
+# scikit-learn's C and tol. From 0.1 to 1.0 heads are alike on validation; a tenfold tolerance took a third of
+# the time and moved the share of right answers by less than a point.
 STRENGTH = 0.1
 TOLERANCE = 1e-3
 
