@@ -122,7 +122,8 @@ def ui(port: int = 5000) -> None:
     # Its job runner, for evaluations by language models, would start seven processes more.
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
     server = subprocess.Popen(command, env={**os.environ, **quiet}, start_new_session=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for ending in (signal.SIGINT, signal.SIGTERM):  # also where a shell has started it in the background
+        signal.signal(ending, lambda *_: sys.exit(0))
     try:
         while server.poll() is None and not _listens(port):
             time.sleep(0.2)
@@ -131,8 +132,6 @@ def ui(port: int = 5000) -> None:
                 _print(host)
             print("Ctrl-C ends it.", flush=True)
         server.wait()
-    except KeyboardInterrupt:
-        pass
     finally:
         if server.poll() is None:
             os.killpg(server.pid, signal.SIGTERM)
