@@ -132,7 +132,7 @@ def test_the_runs_table_shows_names_and_figures_at_first_sight(page, browser):
 
 @pytest.mark.slow
 def test_the_charts_begin_with_what_compares(page, browser):
-    tab, outside = _open(browser, page["sample: charts"], "the kept weights (3)")
+    tab, outside = _open(browser, page["sample: charts"], "the kept weights")
     assert tab.get_by_text("test/top1", exact=True).first.is_visible()
     assert not outside
     tab.close()
