@@ -2,26 +2,19 @@
 
 import hashlib
 import json
-import lzma
 import multiprocessing
 import os
 import re
 import shutil
-import stat
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from omegaconf import DictConfig
 
-from pipeline import config, schema
+from pipeline import archives, config, schema
 from pipeline.config import ROOT, UserError
 
-MAX_BYTES = 64_000_000  # of one encoded picture
-LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")  # what systems leave beside pictures
 # Folders above class folders that tell an official split; val may be missing.
 OFFICIAL = {
     **dict.fromkeys(("train", "training", "trainval"), "train"),
@@ -30,64 +23,6 @@ OFFICIAL = {
 }
 HASH_SIDE = 16  # perceptual hash of 256 bits: 64 confuse faces that fill the frame alike
 SPECIES = ("cat", "dog")
-
-
-def _refuse(archive: Path, name: str) -> UserError:
-    return UserError(f"{archive}: member '{name}' is no plain file inside the archive; refused")
-
-
-def members(archive: Path) -> Iterator[tuple[str, bytes | None]]:
-    """Streams (path, bytes) of an archive's files, in the archive's order; bytes above MAX_BYTES are None.
-
-    Args:
-        archive: tar, compressed or not, or zip.
-
-    Raises:
-        UserError: the archive is damaged, or a member is not a plain file inside it.
-    """
-    try:
-        read = _zip_members if zipfile.is_zipfile(archive) else _tar_members
-        for name, data in read(archive):
-            path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts:
-                raise _refuse(archive, name)
-            if not any(part.startswith(".") or part in LITTER for part in path.parts):
-                yield str(path), data
-    # RuntimeError: a zip with a password. NotImplementedError: a zip's method that Python does not know.
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
-        raise _damaged(archive, error) from error
-    except (EOFError, OSError, RuntimeError, ValueError) as error:
-        raise _damaged(archive, error) from error
-
-
-def _damaged(archive: Path, error: Exception) -> UserError:
-    return UserError(
-        f"{archive} is damaged ({error or type(error).__name__}); fetch it anew: dvc repro -f fetch"
-    )
-
-
-def _tar_members(archive: Path) -> Iterator[tuple[str, bytes | None]]:
-    with tarfile.open(archive, "r|*") as stream:
-        for member in stream:
-            if member.isdir():
-                continue
-            if not member.isfile():
-                raise _refuse(archive, member.name)
-            # A size is told before the bytes come: a sparse member of a terabyte costs nothing.
-            yield member.name, stream.extractfile(member).read() if member.size <= MAX_BYTES else None
-
-
-def _zip_members(archive: Path) -> Iterator[tuple[str, bytes | None]]:
-    with zipfile.ZipFile(archive) as stream:
-        for member in stream.infolist():
-            if member.is_dir():
-                continue
-            kind = member.external_attr >> 16
-            if kind and stat.S_IFMT(kind) not in (0, stat.S_IFREG):
-                raise _refuse(archive, member.filename)
-            with stream.open(member) as file:  # what the directory says of the size need not be true
-                data = file.read(MAX_BYTES + 1)
-            yield member.filename, data if len(data) <= MAX_BYTES else None
 
 
 def _decode(task: tuple[str, bytes | None, int]) -> dict:
@@ -99,7 +34,7 @@ def _decode(task: tuple[str, bytes | None, int]) -> dict:
 
     path, data, max_side = task
     if data is None:
-        return {"path": path, "reason": f"more than {MAX_BYTES:,} bytes"}
+        return {"path": path, "reason": f"more than {archives.MAX_BYTES:,} bytes"}
     try:
         pixels = portable.shrink(portable.read_picture(data), max_side)
     except portable.UnreadableError as reason:
@@ -185,7 +120,7 @@ def pack(archive: Path, folder: Path, max_side: int, classes: str = "folder") ->
         ProcessPoolExecutor(workers, mp_context=spawn) as pool,
         open(unfinished / "pixels.bin", "wb") as pixels,
     ):
-        tasks = ((path, data, max_side) for path, data in members(archive))
+        tasks = ((path, data, max_side) for path, data in archives.members(archive))
         for result in _in_order(pool, tasks, workers * 32):
             known = labels(result["path"], classes)
             if "reason" not in result and not known["label"]:

@@ -14,7 +14,7 @@ from pipeline import config
 CHECKOUT = Path(__file__).resolve().parents[1]
 PAGES = {page.name: page.read_text() for page in (CHECKOUT / "README.md", *(CHECKOUT / "docs").glob("*.md"))}
 STAGES = ("fetch", "pack", "split", "audit", "train", "evaluate", "register", "report")
-SHELL = ("cd", "cp", "git", "rm", "sed", "source")  # whose words are not ours to check
+SHELL = ("cd", "cp", "git", "rm", "sed", "source", "tar")  # whose words are not ours to check
 
 
 def _blocks(kind: str) -> list[tuple[str, str]]:
@@ -83,6 +83,8 @@ def _program(name: str, arguments: list[str], monkeypatch) -> None:
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
 def test_every_command_parses(page, command, monkeypatch, house):
     words = shlex.split(command)
+    if "model=tiny" in words:
+        pytest.skip("its model is added, and the command run, in a test of its own")
     while re.fullmatch(r"[A-Z_]+=.*", words[0]):  # variables of the environment
         words.pop(0)
     program = words[0].removeprefix(".venv/bin/")

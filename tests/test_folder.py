@@ -35,6 +35,7 @@ def whole_way(run, house):
             ("fetch", f"fetch.path={path}"),
             ("pack",),
             ("split",),
+            ("audit", "model=probe"),
             ("train", f"model={model}", f"out=runs/folder/train/{model}", *SMALL),
             ("evaluate", f"model={model}"),
             ("register", f"models=[{model}]"),

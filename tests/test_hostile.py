@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import pack, portable
+from pipeline import archives, portable
 from pipeline.config import UserError
 
 EXAMPLES = 300  # of each test here; ten thousand of each were tried once
@@ -109,9 +109,9 @@ def test_any_damaged_picture_is_a_picture_or_has_a_reason(data, edits):
 def _read_archive(file, data: bytes) -> None:
     file.write_bytes(data)
     try:
-        for path, content in pack.members(file):
+        for path, content in archives.members(file):
             assert ".." not in path.split("/") and not path.startswith("/")
-            assert content is None or len(content) <= pack.MAX_BYTES
+            assert content is None or len(content) <= archives.MAX_BYTES
     except UserError as told:
         assert "\n" not in str(told)
 
@@ -131,4 +131,13 @@ def test_any_damaged_archive_is_read_or_has_a_reason(tmp_path, data, edits):
 @pytest.mark.parametrize("data", ARCHIVES)
 def test_the_sound_ones_are_read(tmp_path, data):
     (tmp_path / "archive").write_bytes(data)
-    assert len(list(pack.members(tmp_path / "archive"))) >= 2
+    assert len(list(archives.members(tmp_path / "archive"))) >= 2
+
+
+@pytest.mark.parametrize("length", range(0, 30, 3))
+def test_an_archive_that_ends_in_its_first_bytes_is_told(tmp_path, length):
+    for number, data in enumerate(ARCHIVES):
+        file = tmp_path / str(number)
+        file.write_bytes(data[:length])
+        with pytest.raises(UserError, match="is damaged"):  # of a gzip's header Python says TypeError
+            list(archives.members(file))

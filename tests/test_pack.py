@@ -10,7 +10,7 @@ import pandas
 import pytest
 from PIL import Image
 
-from pipeline import pack, portable, sample
+from pipeline import archives, pack, portable, sample
 from pipeline.config import UserError
 
 
@@ -156,13 +156,13 @@ def test_a_link_in_a_zip_is_refused(tmp_path):
 
 
 def test_a_bomb_in_an_archive_is_quarantined_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr(pack, "MAX_BYTES", 50_000)
-    bomb = bytes(pack.MAX_BYTES + 1)
+    monkeypatch.setattr(archives, "MAX_BYTES", 50_000)
+    bomb = bytes(archives.MAX_BYTES + 1)
     files = {"a/b/x_1.jpg": _picture(), "a/c/x_2.jpg": _picture(), "a/b/bomb.png": bomb}
     _zip(tmp_path / "zip", files)
     _archive(tmp_path / "tar", files)
     for archive in ("zip", "tar"):
-        assert dict(pack.members(tmp_path / archive))["a/b/bomb.png"] is None
+        assert dict(archives.members(tmp_path / archive))["a/b/bomb.png"] is None
         summary = pack.pack(tmp_path / archive, tmp_path / "pack", 128)
         assert (summary["pictures"], summary["quarantined"]) == (2, 1)
         quarantine = pandas.read_csv(tmp_path / "pack/quarantine.csv", index_col="path")["reason"]
