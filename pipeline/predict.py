@@ -58,7 +58,8 @@ def predict(photos: list[str], model: str, top: int) -> int:
             failed += 1
             continue
         probabilities = portable.probabilities(prepared[None])[0]
-        table = Table(title=photo, title_justify="left")
+        print(photo)  # above the table, not as its title, which would be folded to its width
+        table = Table()
         table.add_column("breed")
         table.add_column("probability", justify="right")
         for place in np.argsort(-probabilities, kind="stable")[:top]:

@@ -164,7 +164,7 @@ def test_class_weights_count_in_the_loss():
             scratch.ScratchCNN(2, [8], [1]), 2, [0.5] * 3, [0.5] * 3, class_weights=weights
         )
         model.log = lambda *_, **__: None
-        return float(model.eval().training_step((pictures, labels), 0))
+        return model.eval().training_step((pictures, labels), 0).item()
 
     assert loss(None) == pytest.approx(loss([1.0, 1.0]))
     assert loss([2.0, 2.0]) == pytest.approx(2 * loss(None))

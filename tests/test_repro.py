@@ -71,7 +71,8 @@ def test_a_second_one_does_nothing(repro, run, house):
         ("conf/model/probe.yaml", ", 1.0]", ", 2.0]", {"train@probe"}),
         ("conf/model/finetune.yaml", "lr: ", "lr: 1", set()),
         ("conf/data/sample.yaml", "per_class: 7", "per_class: 8", {"fetch"}),
-        ("params.yaml", "max_side: 128", "max_side: 100", {"pack"}),
+        ("conf/data/sample.yaml", "max_side: 128", "max_side: 100", {"pack"}),
+        ("params.yaml", "classes: folder", "classes: breed", {"pack"}),
     ],
 )
 def test_a_change_reruns_from_its_stage(repro, run, house, restored, change, file, old, new, first):
