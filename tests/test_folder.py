@@ -59,7 +59,7 @@ def test_two_classes_of_five_pictures_train_evaluate_and_register(whole_way, hou
     assert metrics["test/pictures"] == 2
     assert metrics["test/top3"] == metrics["test/top5"] == 1  # of two classes, both
     assert "test/species" not in metrics
-    page = (house / "reports/folder/README.md").read_text()
+    page = (house / "reports/folder/index.html").read_text()
     assert "10 pictures in 2 classes" in page
 
 
