@@ -127,10 +127,6 @@ class Classifier(pl.LightningModule):
         self.log("val/loss", loss, on_epoch=True, sync_dist=True, batch_size=len(labels))
         self.log_dict(self.val_metrics, on_epoch=True, prog_bar=True, batch_size=len(labels))
 
-    def predict_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """Probabilities, N×num_classes."""
-        return self(batch[0]).softmax(dim=1)
-
     def configure_optimizers(self) -> dict:
         from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 

@@ -1,8 +1,10 @@
 """What a result comes from: the choices, the data, the code and the environment; no clock, no host."""
 
+import hashlib
 import subprocess
 import sys
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config import ROOT
@@ -19,6 +21,17 @@ def settings_of(cfg: DictConfig) -> dict:
     for key in WITHOUT_EFFECT:
         tree.pop(key, None)
     return OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+
+
+def code_hash() -> str:
+    """Of the code that a training runs, as ``dvc.yaml`` lists it for its stage."""
+    needs = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["train"]["deps"]
+    places = [ROOT / need for need in needs if need.partition("/")[0] in ("pipeline", "models")]
+    files = [file for place in places for file in (place.rglob("*.py") if place.is_dir() else [place])]
+    whole = hashlib.sha256()
+    for file in sorted(files):
+        whole.update(f"{file.relative_to(ROOT)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return whole.hexdigest()
 
 
 def lineage_of(pack, threads: int) -> dict:
@@ -50,6 +63,7 @@ def lineage_of(pack, threads: int) -> dict:
         },
         "commit": git("rev-parse", "HEAD"),
         "dirty": changed is None or changed != "",
+        "code": code_hash(),
         "environment": {
             "python": ".".join(map(str, sys.version_info[:3])),
             "threads": threads,

@@ -137,9 +137,10 @@ def pack(archive: Path, folder: Path, max_side: int, classes: str = "folder") ->
             offset += len(raw)
     if any(row["official"] for row in rows):
         # Beside train/cat/1.jpg, test/2.jpg has no class; without such folders "train" may be a vehicle.
-        stray = [row for row in rows if row["label"].lower() in OFFICIAL and not row["official"]]
-        quarantine += [{"path": row["path"], "reason": "in no class folder"} for row in stray]
-        rows = [row for row in rows if row not in stray]
+        for row in rows:
+            row["stray"] = row["label"].lower() in OFFICIAL and not row["official"]
+        quarantine += [{"path": row["path"], "reason": "in no class folder"} for row in rows if row["stray"]]
+        rows = [row for row in rows if not row["stray"]]
     index = pandas.DataFrame(rows)
     if not rows or index["label"].nunique() < 2:
         raise UserError(_too_few(archive, rows, quarantine))

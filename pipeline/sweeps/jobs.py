@@ -115,12 +115,12 @@ def _natural(name: str) -> list:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def _kept(curves: list[dict]) -> dict:
+def _kept(rows: list[dict]) -> dict:
     """The row of the weights that were kept, as training chooses them."""
-    epochs = [row for row in curves if row.get("epoch")]
+    epochs = [row for row in rows if row.get("epoch")]
     if epochs:
         return max(epochs, key=lambda row: -1 if math.isnan(row["val/top1"]) else row["val/top1"])
-    return min(curves, key=lambda row: row["val/loss"])
+    return min(rows, key=lambda row: row["val/loss"])
 
 
 def _read(folder: Path) -> Job:

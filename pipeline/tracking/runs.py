@@ -304,6 +304,6 @@ def wall_seconds(folder: Path) -> float | None:
         card = json.loads((folder / "model.json").read_text())
         run = find_run(experiment_id(card["data"]), content=digest(folder))
     except Exception as error:
-        _warn(error)
+        print(f"warning: {silent(error)}; how long trainings took is not shown", file=sys.stderr)
         return None
     return run.data.metrics.get("wall_seconds") if run else None

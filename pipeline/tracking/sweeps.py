@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.config import UserError
-from pipeline.tracking.store import client, first_line, uri
+from pipeline.tracking.runs import PARENT
+from pipeline.tracking.store import client, silent, uri
 
 
 @contextmanager
@@ -18,7 +19,7 @@ def _asked() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise UserError(f"MLflow at {uri()} does not answer ({first_line(error)})") from error
+        raise UserError(silent(error)) from error
 
 
 def _experiments() -> list[str]:
@@ -48,7 +49,7 @@ def sweep_of(word: str) -> str | None:
             if not found:
                 return None
             run = found[0]
-        parent = run.data.tags.get("mlflow.parentRunId")
+        parent = run.data.tags.get(PARENT)
         return (client().get_run(parent) if parent else run).data.tags.get("sweep")
 
 
@@ -64,7 +65,7 @@ def sweep_runs(sweep: str) -> list[dict]:
             return []
         runs = []
         for parent in client().search_runs(places, f"tags.sweep = '{sweep}'"):
-            query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+            query = f"tags.`{PARENT}` = '{parent.info.run_id}'"
             runs += client().search_runs(places, query, max_results=10_000, order_by=["start_time ASC"])
         return [
             {
