@@ -9,6 +9,8 @@ from pathlib import Path, PurePosixPath
 from pipeline.config import UserError
 
 MAX_BYTES = 64_000_000  # of one encoded picture
+MAX_RATIO = 1000  # of a member's bytes to the archive's: deflate reaches no more, pictures hardly 2
+BUFFER = 1 << 20  # tarfile skips a member by reading it in such pieces
 LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")  # what systems leave beside pictures
 
 
@@ -41,13 +43,16 @@ def members(archive: Path) -> Iterator[tuple[str, bytes | None]]:
 
 
 def _tar_members(archive: Path) -> Iterator[tuple[str, bytes | None]]:
-    with tarfile.open(archive, "r|*") as stream:
+    most = max(MAX_BYTES, MAX_RATIO * archive.stat().st_size)
+    with tarfile.open(archive, "r|*", bufsize=BUFFER) as stream:
         for member in stream:
             if member.isdir():
                 continue
             if not member.isfile():
                 raise _refuse(archive, member.name)
-            # A size is told before the bytes come: a sparse member of a terabyte costs nothing.
+            # A size is told before the bytes come: what only claims a terabyte costs nothing.
+            if member.size > most:
+                raise ValueError(f"member '{member.name}' claims {member.size:,} bytes")
             yield member.name, stream.extractfile(member).read() if member.size <= MAX_BYTES else None
 
 
