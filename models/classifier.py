@@ -1,16 +1,17 @@
 """The one LightningModule: any network, from uint8 pictures to breed probabilities."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -26,7 +27,7 @@ def topk_metrics(num_classes: int, prefix: str) -> MetricCollection:
 
 
 class Classifier(pl.LightningModule):
-    """Normalisation, network, loss, optimiser and metrics.
+    """Normalisation, network, loss, optimiser and rate; ``pipeline/fit.py`` goes through the steps.
 
     Args:
         net: pictures N×3×H×W to logits N×num_classes.
@@ -41,8 +42,8 @@ class Classifier(pl.LightningModule):
         layer_decay: factor on the rate per layer group from the head down; 1 is none.
         freeze_batchnorm: keep the statistics that a pretrained backbone brought.
         channels_last: memory layout; it changes the weights' last bits, so it is a choice, not a guess.
-        seed: of dropout and mixup; each step draws from its own stream.
         class_weights: of each class in the training loss, or None: all alike.
+        ema: decay of the weights' moving average, which then is what is judged and kept; 0 is none.
     """
 
     def __init__(
@@ -59,8 +60,8 @@ class Classifier(pl.LightningModule):
         layer_decay: float = 1.0,
         freeze_batchnorm: bool = False,
         channels_last: bool = False,
-        seed: int = 0,
         class_weights: list[float] | None = None,
+        ema: float = 0.0,
     ):
         super().__init__()
         self.channels_last = channels_last
@@ -72,9 +73,9 @@ class Classifier(pl.LightningModule):
         self.register_buffer("class_weights", weights, persistent=False)
         self.num_classes = num_classes
         self.lr, self.weight_decay, self.warmup, self.layer_decay = lr, weight_decay, warmup, layer_decay
-        self.label_smoothing, self.mixup, self.seed = label_smoothing, mixup, seed
+        self.label_smoothing, self.mixup, self.ema = label_smoothing, mixup, ema
         self.freeze_batchnorm = freeze_batchnorm
-        self.val_metrics = topk_metrics(num_classes, "val/")
+        self.averaged: AveragedModel | None = None
 
     def normalise(self, pictures: torch.Tensor) -> torch.Tensor:
         """uint8 N×H×W×3 to float N×3×H×W; on the device, so that a quarter of the bytes travel."""
@@ -82,8 +83,12 @@ class Classifier(pl.LightningModule):
         return x if self.channels_last else x.contiguous()
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Logits, N×num_classes, of uint8 pictures, N×H×W×3."""
-        return self.net(self.normalise(pictures))
+        """Logits, N×num_classes, of uint8 pictures, N×H×W×3; of the averaged weights where there are such."""
+        return self.kept()(self.normalise(pictures))
+
+    def kept(self) -> nn.Module:
+        """The network whose weights are judged and kept."""
+        return self.net if self.averaged is None else self.averaged.module
 
     def train(self, mode: bool = True) -> "Classifier":
         super().train(mode)
@@ -93,11 +98,6 @@ class Classifier(pl.LightningModule):
                     module.eval()
         return self
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # Lightning's checkpoints hold no random state; a stream per step needs none.
-        stream = np.random.SeedSequence([self.seed, self.global_step, self.global_rank])
-        torch.manual_seed(int(stream.generate_state(1)[0]))
-
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
         pictures, labels = batch
         x = self.normalise(pictures)
@@ -105,29 +105,35 @@ class Classifier(pl.LightningModule):
         if self.mixup > 0:
             share = float(torch.distributions.Beta(self.mixup, self.mixup).sample())
             x, targets = x.lerp(x.flip(0), share), targets.lerp(targets.flip(0), share)
-        loss = nn.functional.cross_entropy(
+        return nn.functional.cross_entropy(
             self.net(x), targets, weight=self.class_weights, label_smoothing=self.label_smoothing
         )
-        self.log(
-            "train/loss",
-            loss,
-            on_step=False,
-            on_epoch=True,
-            sync_dist=True,
-            prog_bar=True,
-            batch_size=len(labels),
-        )
-        return loss
 
-    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> tuple:
+        """Logits, N×num_classes, and the mean loss, unsmoothed and unweighted."""
         pictures, labels = batch
         logits = self(pictures)
-        self.val_metrics.update(logits, labels)
-        loss = nn.functional.cross_entropy(logits, labels)
-        self.log("val/loss", loss, on_epoch=True, sync_dist=True, batch_size=len(labels))
-        self.log_dict(self.val_metrics, on_epoch=True, prog_bar=True, batch_size=len(labels))
+        return logits, nn.functional.cross_entropy(logits, labels)
 
-    def configure_optimizers(self) -> dict:
+    def begin_averaging(self) -> None:
+        """Lets the moving average begin at the weights of this moment (Polyak, Juditsky 1992)."""
+        if self.ema > 0:
+            self.averaged = AveragedModel(self.net, multi_avg_fn=self._average)
+            self.averaged.requires_grad_(False)
+
+    def _average(self, averaged: list[torch.Tensor], current: list[torch.Tensor], updates: torch.Tensor):
+        # At first the average follows quickly, else a short training would keep its random beginning (as
+        # TensorFlow's ExponentialMovingAverage with num_updates does).
+        done = int(updates)
+        torch._foreach_lerp_(averaged, current, 1 - min(self.ema, (1 + done) / (10 + done)))
+
+    def on_train_batch_end(self) -> None:
+        """After the optimiser's step."""
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.net)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW; each group's highest rate is its `initial_lr`."""
         from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
         if self.layer_decay < 1:
@@ -135,18 +141,15 @@ class Classifier(pl.LightningModule):
         else:
             groups = param_groups_weight_decay(self.net, self.weight_decay)
         for group in groups:
-            group["lr"] = self.lr * group.get("lr_scale", 1.0)
-        optimizer = torch.optim.AdamW(groups, lr=self.lr)
-        steps = int(self.trainer.estimated_stepping_batches)
+            group["initial_lr"] = group["lr"] = self.lr * group.get("lr_scale", 1.0)
+        return torch.optim.AdamW(groups, lr=self.lr)
+
+    def rate(self, step: int, steps: int) -> float:
+        """Share of the highest learning rate at a step: a straight rise, then half a cosine to zero."""
         rise = max(1, round(self.warmup * steps))
-
-        def schedule(step: int) -> float:
-            if step < rise:
-                return (step + 1) / rise
-            return 0.5 * (1 + np.cos(np.pi * (step - rise) / max(1, steps - rise)))
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        if step < rise:
+            return (step + 1) / rise
+        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
     def cost(self, size: int) -> dict[str, int]:
         """Parameters, and multiply-adds of one picture of `size` × `size` pixels."""

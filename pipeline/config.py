@@ -4,6 +4,7 @@ import errno
 import functools
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,10 @@ OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
 
 class UserError(Exception):
     """Something a person can mend: the message says in one line what, where and what to do."""
+
+
+class StoppedError(UserError):
+    """A signal asked to stop; what was reached is on the disk."""
 
 
 def main_checkout() -> Path:
@@ -143,6 +148,9 @@ def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
                     )
             with told():
                 return function(cfg)
+        except StoppedError as error:
+            print(f"stopped: {error}", file=sys.stderr)
+            sys.exit(128 + signal.SIGTERM)
         except UserError as error:
             if job.mode == RunMode.MULTIRUN:  # the sweep's other jobs go on
                 print(f"error: {error}", file=sys.stderr)

@@ -138,7 +138,7 @@ class EpochSampler(Sampler):
         chances: np.ndarray | None = None,
     ):
         self.length, self.seed, self.rank, self.world, self.chances = length, seed, rank, world, chances
-        self.epoch = 0
+        self.batch_size, self.epoch, self.done = batch_size, 0, 0
         # Whole batches only: a last one of three pictures would unsettle BatchNorm. Little data is one batch.
         step = batch_size * world if length >= batch_size * world else world
         self.used = length // step * step
@@ -147,20 +147,24 @@ class EpochSampler(Sampler):
                 f"{length} pictures can't be shared out over {world} processes; set trainer.devices=1"
             )
 
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before each epoch."""
-        self.epoch = epoch
+    def begin(self, epoch: int, batch: int) -> None:
+        """Says which epoch comes next, and how many of this process's batches of it are done."""
+        self.epoch, self.done = epoch, batch * self.batch_size
+
+    def order(self, epoch: int) -> list[int]:
+        """This process's places of an epoch."""
+        rng = np.random.default_rng([self.seed, epoch])
+        if self.chances is None:
+            order = rng.permutation(self.length)[: self.used]
+        else:
+            order = rng.choice(self.length, self.used, p=self.chances)
+        return order[self.rank :: self.world].tolist()
 
     def __len__(self) -> int:
         return self.used // self.world
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        rng = np.random.default_rng([self.seed, self.epoch])
-        if self.chances is None:
-            order = rng.permutation(self.length)[: self.used]
-        else:
-            order = rng.choice(self.length, self.used, p=self.chances)
-        return iter([(self.epoch, int(place)) for place in order[self.rank :: self.world]])
+        return iter([(self.epoch, place) for place in self.order(self.epoch)[self.done :]])
 
 
 def balanced_chances(targets: np.ndarray) -> np.ndarray:

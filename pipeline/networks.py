@@ -73,6 +73,7 @@ def build(cfg: DictConfig, card: dict, pack):
         "layer_decay",
         "freeze_batchnorm",
         "channels_last",
+        "ema",
     )
     chosen = {key: cfg.model[key] for key in knobs if key in cfg.model}
     if cfg.model.balance == "weights":
@@ -83,7 +84,6 @@ def build(cfg: DictConfig, card: dict, pack):
         card["input"]["mean"],
         card["input"]["std"],
         mixup=cfg.augment.mixup,
-        seed=cfg.seed,
         **chosen,
     )
     return classifier, started

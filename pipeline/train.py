@@ -5,9 +5,10 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -16,6 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline import config
 from pipeline.config import ROOT, UserError
 from pipeline.lineage import lineage_of, settings_of
+from pipeline.unfinished import Unfinished, identity
+
+if TYPE_CHECKING:
+    from pipeline.fit import Progress
 
 
 def _fit_head(model, card: dict, pack, cfg: DictConfig) -> list[dict]:
@@ -41,111 +46,6 @@ def _fit_head(model, card: dict, pack, cfg: DictConfig) -> list[dict]:
     return [{"step": step, **row} for step, row in enumerate(tried)]
 
 
-def _trainer(cfg: DictConfig, callbacks: list):
-    """Lightning's Trainer as ``conf/trainer/`` says.
-
-    Raises:
-        UserError: the machine has no such device, or too few.
-    """
-    import logging
-    import warnings
-
-    import pytorch_lightning as pl
-    from pytorch_lightning.utilities.exceptions import MisconfigurationException
-
-    # Advertisements and a list of devices that are not there; warnings still come through.
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    # Lightning 2.6 calls a function that torch 2.15 renames; nothing here can change that.
-    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
-    # Two workers on two cores are what conf/trainer/cpu.yaml was measured with.
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    try:
-        return pl.Trainer(
-            accelerator=cfg.trainer.accelerator,
-            devices=cfg.trainer.devices,
-            strategy=cfg.trainer.strategy,
-            precision=cfg.trainer.precision,
-            deterministic=cfg.trainer.deterministic,
-            max_epochs=cfg.model.epochs,
-            callbacks=callbacks,
-            logger=False,  # the Curves callback writes the file first and MLflow from it
-            enable_model_summary=False,
-            enable_progress_bar=os.isatty(2),
-            use_distributed_sampler=False,  # EpochSampler shares out by itself, without padding
-            num_sanity_val_steps=0,
-        )
-    except (MisconfigurationException, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"trainer: {' '.join(str(error).split())[:300]}; "
-            "this machine may have fewer devices, try trainer=cpu"
-        ) from error
-
-
-def _fit(model, card: dict, pack, cfg: DictConfig, run, rows: list[dict], work: Path) -> None:
-    """Trains the whole network and leaves the best epoch's weights in it; appends a curve row per epoch."""
-    import pytorch_lightning as pl
-    import torch
-
-    from pipeline import augment
-    from pipeline.data import EpochSampler, Pictures, balanced_chances, loader, still
-
-    batch, workers, size = cfg.model.batch_size, cfg.trainer.workers, card["input"]["size"]
-    learning = Pictures(
-        pack,
-        pack.rows("train"),
-        augment.build(list(OmegaConf.to_container(cfg.augment.transforms)), size),
-        cfg.seed,
-    )
-    watched = Pictures(pack, pack.rows("val"), still(card["input"]), cfg.seed)
-
-    class Curves(pl.Callback):
-        """A row per epoch: into the list that becomes ``curves.csv``, and from there to MLflow."""
-
-        def __init__(self):
-            self.began = time.monotonic()
-
-        def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-            figures = {key: float(value) for key, value in trainer.callback_metrics.items()}
-            rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
-            epoch = trainer.current_epoch + 1
-            seen = epoch * sampler.used
-            step = len(rows)
-            rows.append({"step": step, "epoch": epoch, "pictures_seen": seen, "lr": rate, **figures})
-            if trainer.is_global_zero:
-                run.push(rows)
-                if not os.isatty(2):  # the bar tells it on a terminal
-                    print(
-                        f"train: {cfg.model.name} epoch {epoch}/{cfg.model.epochs}, "
-                        f"loss {figures['train/loss']:.3f}, val top-1 {figures['val/top1']:.1%}, "
-                        f"{time.monotonic() - self.began:.0f} s",
-                        flush=True,
-                    )
-
-    best = pl.callbacks.ModelCheckpoint(
-        work, monitor="val/top1", mode="max", save_top_k=1, save_weights_only=True
-    )
-    stop = pl.callbacks.EarlyStopping("val/top1", mode="max", patience=cfg.model.patience)
-    callbacks = [Curves(), best, stop]
-    if os.isatty(2):
-        callbacks.append(pl.callbacks.TQDMProgressBar())
-    trainer = _trainer(cfg, callbacks)
-    # Known before the processes are: the launcher starts them within fit.
-    rank, world = int(os.environ.get("LOCAL_RANK", 0)), trainer.world_size
-    chances = balanced_chances(learning.targets) if cfg.model.balance == "sampler" else None
-    sampler = EpochSampler(len(learning), cfg.seed, batch, rank, world, chances)
-    quiet = range(rank, len(watched), world)
-    # Lightning keeps the modes it finds, and computing features has left the network judging.
-    model.train()
-    trainer.fit(
-        model,
-        loader(learning, batch, workers, sampler),
-        loader(watched, batch, workers, quiet),
-    )
-    if trainer.is_global_zero:  # the others are done, and the file goes with the work folder
-        best_state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-        model.load_state_dict(best_state)
-
-
 def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) -> dict[str, float]:
     """Trains one model and leaves one folder, ``cfg.out``.
 
@@ -164,11 +64,10 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     Raises:
         UserError: no packed pictures, or a choice that can't be followed.
     """
-    import pytorch_lightning as pl
     import torch
+    from lightning_fabric import seed_everything
 
-    from models.classifier import save
-    from pipeline import curves, networks, tracking
+    from pipeline import networks, tracking
     from pipeline.data import Pack
 
     out = config.from_root(cfg.out)
@@ -176,53 +75,70 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
         raise UserError(f"out={out} holds something else than a trained model; name another folder")
     pack = Pack.open(ROOT / "data" / cfg.data.name)
     torch.set_num_threads(cfg.trainer.threads)
-    pl.seed_everything(cfg.seed, verbose=False)
-    settings, lineage, card = (
-        settings_of(cfg),
-        lineage_of(pack, cfg.trainer.threads),
-        networks.card(cfg, pack),
-    )
+    seed_everything(cfg.seed, verbose=False)
+    device = networks.device(cfg)
+    settings, lineage = settings_of(cfg), lineage_of(pack, cfg.trainer.threads)
+    card = networks.card(cfg, pack)
     model, started = networks.build(cfg, card, pack)
     if started:
         lineage["start"] = started
-    leader = int(os.environ.get("LOCAL_RANK", 0)) == 0
-    run, unfinished = tracking.Run(None), out.with_name(out.name + ".part")
-    if leader:
+    place = Unfinished(identity(settings, lineage, sweep), out)
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0:  # one of several processes: the first does all the rest
+        _learn(model.to(device), card, pack, cfg, place, tell=None)
+        return {}
+    with place.claimed():
         # Now, not after an hour: a folder that can't be written is told before anything is trained.
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        run = tracking.start(card, settings, lineage, name or f"{cfg.model.name} seed={cfg.seed}", sweep)
-    work = config.main_checkout() / "runs/.work" / f"{out.parent.name}-{out.name}-{os.getpid()}"
-    rows: list[dict] = []
-    try:
-        device = networks.device(cfg)
-        if cfg.model.head == "probe":
-            model.to(device)
-            rows += _fit_head(model, card, pack, cfg)
-        if cfg.model.epochs > 0:
-            _fit(model, card, pack, cfg, run, rows, work)
-        if not leader:
-            return {}
-        tracking.device(run, torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu")
-        model.to(device)
-        metrics = _judge(model, card, pack, cfg, unfinished)
-        metrics |= _effort(rows) | model.cpu().cost(card["input"]["size"])
-        save(model, card, unfinished)
-        curves.write(rows, unfinished / "curves.csv")
-        for file, tree in (("metrics.json", metrics), ("lineage.json", lineage)):
-            (unfinished / file).write_text(json.dumps(tree, indent=2) + "\n")
-        (unfinished / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
-        shutil.rmtree(out, ignore_errors=True)
-        os.replace(unfinished, out)
-    except BaseException as error:
-        run.fail(f"{type(error).__name__}: {error}")
-        raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-        if leader:
-            shutil.rmtree(unfinished, ignore_errors=True)
-    run.push(rows)
-    run.finish(out)
+        part = out.with_name(out.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        if former := place.others():
+            print(f"train: begins anew; choices, data or code are others than in {former[0]}", flush=True)
+        chip = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        name = name or f"{cfg.model.name} seed={cfg.seed}"
+        run = tracking.Run(card, settings, lineage, name, sweep, chip, place.attempt())
+        try:
+            reached = _learn(model.to(device), card, pack, cfg, place, run.push)
+            metrics = _leave(model.to(device), card, pack, cfg, reached.rows, settings, lineage, part)
+            shutil.rmtree(out, ignore_errors=True)
+            os.replace(part, out)
+        except BaseException as error:
+            run.fail(error)
+            raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        place.forget(told=run.finish(out, reached.rows, reached.seconds))
+    return metrics
+
+
+def _learn(
+    model, card: dict, pack, cfg: DictConfig, place: Unfinished, tell: Callable[[list[dict]], None] | None
+) -> "Progress":
+    """Fits the head, the whole network or both, from where a former attempt broke off."""
+    from pipeline.fit import Fit, Progress
+
+    began, rows = time.monotonic(), []
+    if cfg.model.head == "probe" and not place.checkpoints.any():
+        rows = _fit_head(model, card, pack, cfg)
+    progress = Progress(rows, seconds=time.monotonic() - began)
+    if cfg.model.epochs == 0:
+        return progress
+    return Fit(model, pack, card, cfg, progress, place.checkpoints, tell).run()
+
+
+def _leave(
+    model, card: dict, pack, cfg: DictConfig, rows: list[dict], settings: dict, lineage: dict, folder: Path
+) -> dict[str, float]:
+    """Judges the kept weights and writes the files of a trained model; returns its ``metrics.json``."""
+    from models.classifier import save
+    from pipeline import curves
+
+    metrics = _judge(model, card, pack, cfg, folder)
+    metrics |= _effort(rows) | model.cpu().cost(card["input"]["size"])
+    save(model, card, folder)
+    curves.write(rows, folder / "curves.csv")
+    for file, tree in (("metrics.json", metrics), ("lineage.json", lineage)):
+        (folder / file).write_text(json.dumps(tree, indent=2) + "\n")
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
     return metrics
 
 

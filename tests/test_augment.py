@@ -19,7 +19,7 @@ def learning(repro, house):
 
 def _epoch(pictures, epoch, workers):
     sampler = EpochSampler(len(pictures), seed=3, batch_size=16)
-    sampler.set_epoch(epoch)
+    sampler.begin(epoch, 0)
     batches = list(loader(pictures, 16, workers, sampler))
     return torch.cat([batch for batch, _ in batches]), torch.cat([labels for _, labels in batches])
 
@@ -49,7 +49,7 @@ def test_what_an_epoch_leaves_over_comes_up_in_another():
     seen = set()
     for epoch in range(5):
         sampler = EpochSampler(40, 1, 16)
-        sampler.set_epoch(epoch)
+        sampler.begin(epoch, 0)
         seen |= {place for _, place in sampler}
     assert seen == set(range(40))
 
@@ -76,5 +76,5 @@ def test_a_balanced_sampler_draws_every_class_alike_and_the_same_each_time():
     places = [place for _, place in sampler]
     assert (np.bincount(targets[places]) > 250).all()
     assert [place for _, place in sampler] == places
-    sampler.set_epoch(1)
+    sampler.begin(1, 0)
     assert [place for _, place in sampler] != places

@@ -9,6 +9,7 @@ however often they are called::
 """
 
 from pipeline.tracking.folders import digest, model_hash
+from pipeline.tracking.live import Run
 from pipeline.tracking.page import links, ui
 from pipeline.tracking.registry import (
     champion,
@@ -21,7 +22,7 @@ from pipeline.tracking.registry import (
     promoted_because,
 )
 from pipeline.tracking.replay import sync
-from pipeline.tracking.runs import Run, device, ensure, params, start, wall_seconds
+from pipeline.tracking.runs import ensure, params, wall_seconds
 from pipeline.tracking.store import reachable, uri
 from pipeline.tracking.sweeps import sweep_of, sweep_runs
 
@@ -29,7 +30,6 @@ __all__ = [
     "Run",
     "champion",
     "count_look",
-    "device",
     "digest",
     "download_train",
     "download_version",
@@ -42,7 +42,6 @@ __all__ = [
     "promote",
     "promoted_because",
     "reachable",
-    "start",
     "sweep_of",
     "sweep_runs",
     "sync",

@@ -56,7 +56,7 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
         Schema([ColSpec("binary", "image")]),
         Schema([ColSpec(Array("string"), "labels"), ColSpec(Array("double"), "probabilities")]),
     )
-    before = client().get_run(run_id).info
+    run = client().get_run(run_id).info
     with mlflow.start_run(run_id=run_id):
         logged = mlflow.pyfunc.log_model(
             name=trained.card["name"],
@@ -66,7 +66,8 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
             signature=signature,
             pip_requirements=_requirements(),
         )
-    client().set_terminated(run_id, before.status, before.end_time)  # registering is no part of the training
+    # Registering is no part of the training: the run ends when it ended, even after a registering cut off.
+    client().set_terminated(run_id, "FINISHED", run.end_time)
     lineage = trained.lineage
     tags = {
         "model": trained.card["name"],
@@ -82,7 +83,7 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
         logged.model_uri,
         run_id=run_id,
         tags=tags,
-        description=notes.version(trained, test, before.experiment_id, run_id),
+        description=notes.version(trained, test, run.experiment_id, run_id),
         model_id=logged.model_id,
     )
     return version.version

@@ -167,6 +167,18 @@ def find_run(experiment: str, **tags: str):
 
 
 @contextmanager
+def answering_within(seconds: float | None) -> Iterator[None]:
+    """Within, a request to a server is made once and waits so long at most; None: as the environment says."""
+    brisk = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    usual = {name: os.environ[name] for name in brisk}
+    try:
+        os.environ.update(brisk if seconds else {})
+        yield
+    finally:
+        os.environ.update(usual)
+
+
+@contextmanager
 def reachable() -> Iterator[None]:
     """Ends what can't do without MLflow in one line, before it begins where the store is unfit.
 

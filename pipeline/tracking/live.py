@@ -1,0 +1,133 @@
+"""The run of a training that is under way."""
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.config import ROOT, StoppedError, UserError
+from pipeline.tracking import notes, runs
+from pipeline.tracking.folders import Trained, name_job
+from pipeline.tracking.store import answering_within, client, experiment_id, find_run, silent
+
+# Seconds that a silent server is left alone after a failure, doubled with each one. An answer is waited for
+# five seconds at most, so that a server that swallows all costs a long training next to nothing.
+PAUSE, LONGEST_PAUSE = 30, 900
+BRISK = 5
+BROKEN_OFF = "failed_by"
+
+
+class Run:
+    """The mirror of one training in MLflow.
+
+    Tracking never stops a training nor holds it up: when MLflow is silent the training goes on at once, what
+    was to be sent is sent later, and at the latest `sync` does it.
+
+    Args:
+        card: of the model.
+        settings: the resolved configuration, as `ensure` finds it in ``config.yaml``.
+        lineage: where the result comes from.
+        name: of the run.
+        sweep: that it is a job of, or None.
+        device: that it is computed on.
+        attempt: the training's own name, by which a restart finds the run again.
+    """
+
+    def __init__(
+        self,
+        card: dict,
+        settings: dict,
+        lineage: dict,
+        name: str,
+        sweep: str | None,
+        device: str,
+        attempt: str,
+    ):
+        self.described = (card, settings, lineage, name, sweep)
+        self.device, self.attempt = device, attempt
+        self.run_id: str | None = None
+        self.sent = 0  # rows of the curves
+        self.doubt = True  # whether MLflow may hold rows that we do not know to be there
+        self.warned = False
+        self.silent_until, self.pause = 0.0, PAUSE
+        self._try(lambda: None)
+
+    def push(self, rows: list[dict]) -> None:
+        """Sends the rows of the curves that have not been sent."""
+        self._try(lambda: self._push(rows))
+
+    def finish(self, folder: Path, rows: list[dict], seconds: float) -> bool:
+        """Ends the run with all that stands in train's folder; returns whether MLflow has it."""
+
+        def end() -> None:
+            self._push(rows)
+            runs.complete(self.run_id, Trained.open(folder), {"wall_seconds": seconds})
+
+        return self._try(end, patient=True)
+
+    def fail(self, error: BaseException) -> None:
+        """Marks the run as broken off; the same training, begun again, goes on in it."""
+        stopped = isinstance(error, StoppedError | KeyboardInterrupt)
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        self._try(lambda: self._fail(reason, "KILLED" if stopped else "FAILED"), patient=True)
+
+    def _push(self, rows: list[dict]) -> None:
+        runs.log_curves(self.run_id, rows[self.sent :], held=self.doubt)
+        self.sent, self.doubt = len(rows), False
+
+    def _fail(self, reason: str, status: str) -> None:
+        reason = notes.without_paths(reason)[:500]
+        client().set_tag(self.run_id, BROKEN_OFF, reason)
+        client().set_tag(self.run_id, runs.NOTE, notes.failed(reason))
+        client().set_terminated(self.run_id, status)
+        runs.tell_sweep(self.run_id)
+
+    def _try(self, action: Callable[[], None], patient: bool = False) -> bool:
+        """Does it, unless MLflow was silent a moment ago; returns whether it was done.
+
+        Args:
+            action: may be done twice.
+            patient: at the end, where nothing waits and there is no later time.
+        """
+        if not patient and time.monotonic() < self.silent_until:
+            return False
+        try:
+            with answering_within(None if patient else BRISK):
+                if self.run_id is None:
+                    self.run_id = self._open()
+                action()
+        except Exception as error:
+            if not self.warned:
+                print(
+                    f"warning: {silent(error)}; the files are complete, what is missing there is sent later, "
+                    "or by: python -m pipeline.tracking sync",
+                    file=sys.stderr,
+                )
+            self.warned = self.doubt = True
+            self.silent_until = time.monotonic() + self.pause
+            self.pause = min(2 * self.pause, LONGEST_PAUSE)
+            return False
+        return True
+
+    def _open(self) -> str:
+        """The run of this attempt, made where there is none; returns its id."""
+        card, settings, lineage, name, sweep = self.described
+        if sweep:
+            with runs.sweep_lock():
+                name_job(sweep, settings, name)
+        found = find_run(experiment_id(card["data"]), attempt=self.attempt)
+        run_id = found.info.run_id if found else runs.new(*self.described, attempt=self.attempt)
+        if found:
+            client().update_run(run_id, status="RUNNING")
+            for tag in {BROKEN_OFF, runs.NOTE} & set(found.data.tags):
+                client().delete_tag(run_id, tag)
+        runs.describe(run_id, settings, lineage)
+        machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
+        client().set_tag(run_id, "machine", machine)
+        client().set_tag(run_id, "device", self.device)
+        for file in ("params.yaml", "dvc.lock"):
+            if (ROOT / file).is_file():
+                client().log_artifact(run_id, ROOT / file)
+        return run_id

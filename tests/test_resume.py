@@ -1,0 +1,468 @@
+"""Killed anywhere, the same command goes on: same bytes, same run in MLflow, each point of a curve once."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import config, curves, fit, train, unfinished
+from pipeline.checkpoints import Checkpoints, read
+from pipeline.config import StoppedError, UserError
+from pipeline.fit import Fit
+from pipeline.lineage import code_hash
+from pipeline.tracking import store
+from pipeline.tracking.live import Run
+
+# Dropout and mixup are on in this model; batches of 16 make some of them an epoch.
+SCRATCH = ("model=scratch", "data.epochs=3", "model.batch_size=16")
+
+# Trains in a process of its own, with one function changed so that it kills the process at its n-th call.
+KILLED = """
+import os, signal, sys
+from pipeline import checkpoints, config, fit, train
+from pipeline.tracking import live, runs
+place, name, number = {place}, {name!r}, {number}
+whole, calls = getattr(place, name), []
+def deadly(*given, **named):
+    calls.append(1)
+    if len(calls) == number:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(*given, **named)
+setattr(place, name, deadly)
+train.train(config.compose(*sys.argv[1:]), "killed")
+"""
+
+
+@pytest.fixture(autouse=True)
+def nothing_waits(house):
+    """No test goes on with what another one left."""
+    shutil.rmtree(house / "runs/.work", ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(repro, tmp_path_factory):
+    """Trains without a break, once for equal overrides; returns the folder."""
+    done = {}
+
+    def _train(*overrides):
+        if overrides not in done:
+            folder = tmp_path_factory.mktemp("undisturbed") / "out"
+            train.train(config.compose(f"out={folder}", *overrides))
+            done[overrides] = folder
+        return done[overrides]
+
+    return _train
+
+
+def _same(one: Path, two: Path) -> None:
+    names = sorted(file.name for file in one.iterdir())
+    assert names == sorted(file.name for file in two.iterdir())
+    for name in names:
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+
+
+def _waiting() -> set[Path]:
+    return {file.parent for file in (config.ROOT / "runs/.work").glob("*/attempt.json")}
+
+
+def _attempts(name: str) -> list:
+    client = store.client()
+    place = [store.experiment_id("sample")]
+    return client.search_runs(place, f"attributes.run_name = '{name}'")
+
+
+def _each_point_once(run, folder: Path) -> None:
+    rows = curves.read(folder)
+    for key in ("val/top1", "val/loss", "train/loss", "lr"):
+        points = store.client().get_metric_history(run.info.run_id, key)
+        assert [point.step for point in points] == list(range(len(rows))), key
+    for key in ("best/val/top1", "parameters", "wall_seconds"):
+        assert len(store.client().get_metric_history(run.info.run_id, key)) == 1, key
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "number"),
+    [
+        ("fit.Fit", "_settle", 4),  # within the first epoch
+        ("fit.Classifier", "validation_step", 3),  # within validation
+        ("checkpoints.os", "fsync", 3),  # while the second checkpoint is being written
+        ("runs", "complete", 1),  # the folder is there, MLflow does not know
+    ],
+)
+def test_killed_and_begun_again_it_ends_with_the_same_bytes_in_the_same_run(
+    undisturbed, tmp_path, place, name, number
+):
+    overrides = (*SCRATCH, f"out={tmp_path / 'out'}", f"seed={number}{len(name)}")
+    program = KILLED.format(place=place, name=name, number=number)
+    killed = subprocess.run([sys.executable, "-c", program, *overrides], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (before,) = _attempts("killed")
+    assert before.info.status == "RUNNING"
+    store.client().set_tag(before.info.run_id, "mlflow.runName", "found again")
+    train.train(config.compose(*overrides), "not a second one")
+    assert not _attempts("not a second one")
+    run = store.client().get_run(before.info.run_id)
+    assert run.info.status == "FINISHED"
+    _each_point_once(run, tmp_path / "out")
+    _same(undisturbed(*SCRATCH, overrides[-1]), tmp_path / "out")
+    assert not _waiting()
+
+
+def _stop_at(monkeypatch, steps: int, judging: bool = False) -> None:
+    """Lets SIGTERM arrive when so many steps are done; in the midst of validation, if so."""
+    whole = Fit._settle
+
+    def settle(self):
+        if self.progress.step == steps and self.module.training is not judging:
+            os.kill(os.getpid(), signal.SIGTERM)
+        whole(self)
+
+    monkeypatch.setattr(Fit, "_settle", settle)
+
+
+# An epoch of the small sample has ten batches of 16 and three of validation.
+@pytest.mark.parametrize(("steps", "judging"), [(1, False), (10, False), (10, True), (13, False)])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (*SCRATCH, "trainer.workers=2"),
+        (*SCRATCH, "model.ema=0.9", "model.balance=sampler"),
+        (*SCRATCH, "model.patience=1", "data.epochs=5", "model.lr=1e-12"),
+    ],
+    ids=["two workers, dropout, mixup", "moving average", "early stopping"],
+)
+def test_sigterm_keeps_what_was_reached_and_nothing_changes(
+    undisturbed, tmp_path, monkeypatch, overrides, steps, judging
+):
+    cfg = [*overrides, f"out={tmp_path / 'out'}"]
+    _stop_at(monkeypatch, steps, judging)
+    with pytest.raises(StoppedError, match=r"SIGTERM; epoch \d is kept at batch \d+ of"):
+        train.train(config.compose(*cfg), "stopped")
+    monkeypatch.undo()
+    (folder,) = _waiting()
+    at = read(Checkpoints(folder / "checkpoints").latest())["progress"]
+    assert at["step"] == steps
+    train.train(config.compose(*cfg))
+    _same(undisturbed(*overrides), tmp_path / "out")
+
+
+def test_a_finetuning_goes_on_behind_its_head(undisturbed, tmp_path, monkeypatch):
+    overrides = ("model=finetune", "model.batch_size=64")
+    _stop_at(monkeypatch, 2)
+    with pytest.raises(StoppedError):
+        train.train(config.compose(*overrides, f"out={tmp_path / 'out'}"))
+    monkeypatch.undo()
+    monkeypatch.setattr(train, "_fit_head", None)  # the head is in the checkpoint
+    train.train(config.compose(*overrides, f"out={tmp_path / 'out'}"))
+    _same(undisturbed(*overrides), tmp_path / "out")
+
+
+def test_sigterm_ends_the_program_with_its_own_status_and_one_line(repro, house):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.train", *SCRATCH, "data.epochs=500", "out=runs/single/terminated"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if "epoch 1/500" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    (line,) = errors.splitlines()
+    assert line.startswith("stopped: SIGTERM; epoch ")
+    assert line.endswith("the same command goes on from there")
+    (folder,) = _waiting()
+    assert Checkpoints(folder / "checkpoints").latest()
+
+
+def test_a_single_run_without_a_folder_of_its_own_is_found_by_its_choices(repro, run, house, monkeypatch):
+    _stop_at(monkeypatch, 3)
+    with pytest.raises(StoppedError):
+        train.train(config.compose(*SCRATCH, "seed=41", "out=runs/single/first"))
+    monkeypatch.undo()
+    done = run("python", "-m", "pipeline.train", *SCRATCH, "seed=41")
+    assert done.returncode == 0, done.stdout
+    assert "train: goes on after epoch 0, batch 3" in done.stdout
+
+
+def test_other_choices_begin_anew_and_say_so(repro, tmp_path, monkeypatch, capsys):
+    cfg = (*SCRATCH, f"out={tmp_path / 'out'}")
+    _stop_at(monkeypatch, 3)
+    with pytest.raises(StoppedError):
+        train.train(config.compose(*cfg))
+    monkeypatch.undo()
+    train.train(config.compose(*cfg, "seed=5"))
+    told = capsys.readouterr().out
+    assert "begins anew; choices, data or code are others than in " in told
+    assert "goes on after" not in told
+
+
+def test_how_fast_it_goes_may_change_in_between(repro, tmp_path, monkeypatch, capsys):
+    cfg = (*SCRATCH, f"out={tmp_path / 'out'}", "seed=6")
+    _stop_at(monkeypatch, 3)
+    with pytest.raises(StoppedError):
+        train.train(config.compose(*cfg))
+    monkeypatch.undo()
+    train.train(config.compose(*cfg, "trainer.workers=1", "trainer.checkpoint_minutes=60"))
+    assert "goes on after epoch 0, batch 3" in capsys.readouterr().out
+
+
+def test_a_changed_byte_of_code_is_another_training(house):
+    settings = {"trainer": {}}
+    before = unfinished.identity(settings, {"code": code_hash()}, None)
+    file = house / "pipeline/curves.py"
+    text = file.read_text()
+    try:
+        file.write_text(text + "\n")
+        assert unfinished.identity(settings, {"code": code_hash()}, None) != before
+    finally:
+        file.write_text(text)
+    assert unfinished.identity(settings, {"code": code_hash()}, None) == before
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(undisturbed, tmp_path, monkeypatch, capsys):
+    cfg = (*SCRATCH, f"out={tmp_path / 'out'}")
+    _stop_at(monkeypatch, 13)
+    with pytest.raises(StoppedError):
+        train.train(config.compose(*cfg))
+    monkeypatch.undo()
+    (folder,) = _waiting()
+    _, two = sorted((folder / "checkpoints").iterdir())
+    data = bytearray(two.read_bytes())
+    data[len(data) // 2] ^= 1
+    two.write_bytes(data)
+    train.train(config.compose(*cfg))
+    told = capsys.readouterr()
+    assert f"the checkpoint {two} is damaged" in told.err
+    assert "goes on after epoch 1\n" in told.out
+    _same(undisturbed(*SCRATCH), tmp_path / "out")
+
+
+def test_checkpoints_are_known_by_sha256sum_and_two_are_kept(tmp_path):
+    kept = Checkpoints(tmp_path / "checkpoints")
+    for step in range(4):
+        file = kept.write(step, {"weights": torch.full((3,), float(step))})
+        told = subprocess.run(["sha256sum", file], capture_output=True, text=True, check=True).stdout
+        assert told.split()[0] in file.name
+    assert len(list(kept.folder.iterdir())) == 2
+    assert read(kept.latest())["weights"].tolist() == [3, 3, 3]
+
+
+def test_a_full_disk_stops_with_the_cause_keeps_the_last_checkpoint_and_goes_on(
+    undisturbed, tmp_path, monkeypatch
+):
+    from pipeline import checkpoints
+
+    cfg = (*SCRATCH, f"out={tmp_path / 'out'}")
+    whole, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 3:  # file and directory of the first checkpoint, file of the second
+            raise OSError(28, "No space left on device", "checkpoint")
+        whole(descriptor)
+
+    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    with pytest.raises(UserError, match=r"No space left on device"), config.told():
+        train.train(config.compose(*cfg))
+    monkeypatch.undo()
+    (folder,) = _waiting()
+    (file,) = (folder / "checkpoints").iterdir()  # the half one has given its space back
+    assert read(file)["progress"]["epoch"] == 1
+    train.train(config.compose(*cfg))
+    _same(undisturbed(*SCRATCH), tmp_path / "out")
+
+
+def test_a_second_training_of_the_same_is_told_and_the_first_is_undisturbed(
+    undisturbed, tmp_path, monkeypatch
+):
+    cfg = (*SCRATCH, f"out={tmp_path / 'out'}")
+    told = []
+
+    def meanwhile(*_):
+        for other in ("seed=1", "seed=2"):  # the same, and another into the same folder
+            with pytest.raises(UserError, match="another process trains this already, or into"):
+                train.train(config.compose(*cfg, other))
+            told.append(other)
+
+    monkeypatch.setattr(Run, "push", meanwhile)
+    train.train(config.compose(*cfg))
+    assert told
+    _same(undisturbed(*SCRATCH), tmp_path / "out")
+
+
+def test_a_loss_that_is_no_number_names_the_batchs_pictures_and_the_last_good_checkpoint(
+    repro, house, tmp_path, monkeypatch
+):
+    cfg = config.compose(*SCRATCH, f"out={tmp_path / 'out'}", "seed=9")
+    seen, whole = [], fit.Pictures.__getitem__
+
+    def noted(self, item):
+        if isinstance(item, tuple):
+            seen.append((item[0], self.rows[item[1]]))
+        return whole(self, item)
+
+    monkeypatch.setattr(fit.Pictures, "__getitem__", noted)
+    learn, calls = fit.Classifier.training_step, []
+
+    def broken(self, batch, batch_idx):
+        calls.append(batch_idx)
+        loss = learn(self, batch, batch_idx)
+        return loss * float("nan") if len(calls) == 12 else loss
+
+    monkeypatch.setattr(fit.Classifier, "training_step", broken)
+    with pytest.raises(UserError, match=r"epoch 2, batch 2: the loss is nan") as told:
+        train.train(cfg)
+    from pipeline.data import Pack
+
+    paths = Pack.open(house / "data/sample").table["path"]
+    batch = [row for epoch, row in seen if epoch == 1][16:32]
+    assert f"its pictures: {', '.join(paths.iloc[batch])}; last good checkpoint: " in str(told.value)
+    file = Path(str(told.value).partition("last good checkpoint: ")[2].partition(";")[0])
+    assert read(file)["progress"]["epoch"] == 1
+
+
+def test_a_worker_killed_for_memory_is_told_and_the_training_goes_on(undisturbed, tmp_path, monkeypatch):
+    cfg = (*SCRATCH, "trainer.workers=2", f"out={tmp_path / 'out'}")
+    whole, trainer = fit.Pictures.__getitem__, os.getpid()
+
+    def deadly(self, item):
+        if isinstance(item, tuple) and item[0] == 1 and os.getpid() != trainer:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(self, item)
+
+    monkeypatch.setattr(fit.Pictures, "__getitem__", deadly)
+    with pytest.raises(UserError, match=r"a loader's worker was killed.*fewer trainer\.workers"):
+        train.train(config.compose(*cfg))
+    monkeypatch.undo()
+    train.train(config.compose(*cfg))
+    _same(undisturbed(*SCRATCH, "trainer.workers=2"), tmp_path / "out")
+
+
+def test_a_server_that_falls_silent_in_the_middle_loses_nothing(repro, tmp_path, monkeypatch, capsys):
+    cfg = config.compose(*SCRATCH, f"out={tmp_path / 'out'}", "seed=12")
+    client, whole, calls = store.client(), store.client().log_batch, []
+
+    def silent(*given, **named):
+        calls.append(1)
+        if len(calls) == 3:  # parameters, the first epoch; then an answer that is lost on its way back
+            whole(*given, **named)
+        if len(calls) >= 3:
+            raise ConnectionError("no answer")
+        return whole(*given, **named)
+
+    monkeypatch.setattr(client, "log_batch", silent)
+    train.train(cfg, "silent")
+    assert capsys.readouterr().err.count("warning: ") == 1
+    (folder,) = _waiting()
+    assert not (folder / "checkpoints").exists()
+    monkeypatch.undo()
+    from pipeline import tracking
+
+    tracking.ensure(tmp_path / "out")
+    tracking.ensure(tmp_path / "out")
+    (run,) = _attempts("silent")
+    assert run.info.status == "FINISHED"
+    rows = curves.read(tmp_path / "out")
+    for key in ("val/top1", "train/loss"):
+        points = store.client().get_metric_history(run.info.run_id, key)
+        assert [point.step for point in points] == list(range(len(rows)))
+    assert not _waiting()
+
+
+def test_a_server_that_swallows_everything_holds_a_training_up_for_seconds(repro, tmp_path, run):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, never answers
+        began = time.monotonic()
+        done = run(
+            "python",
+            "-c",
+            "from pipeline.tracking.live import Run\n"
+            "import time\n"
+            "lineage = {'commit': 'a', 'dirty': False, 'data': {}}\n"
+            "card, settings = {'name': 'm', 'data': 'd'}, {'seed': 1}\n"
+            "run = Run(card, settings, lineage, 'n', None, 'cpu', 'x')\n"
+            "began = time.monotonic()\n"
+            "for epoch in range(1000): run.push([{'step': 0, 'val/loss': 1.0}])\n"
+            "print('pushes', time.monotonic() - began < 1)\n",
+            MLFLOW_TRACKING_URI=f"http://127.0.0.1:{server.getsockname()[1]}",
+        )
+        assert "pushes True" in done.stdout, done.stdout
+        assert done.stdout.count("warning: ") == 1
+        assert time.monotonic() - began < 60
+
+
+def test_killed_while_registering_the_version_is_there_once(repro, run, house, tmp_path):
+    from pipeline import tracking
+
+    folder = tmp_path / "runs/sample/train/again"
+    train.train(config.compose(*SCRATCH, "seed=15", f"out={folder}"))
+    judged = house / "runs/sample/evaluate/scratch"
+    portable = house / "runs/sample/register/candidates/scratch"
+    program = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from pipeline import tracking\n"
+        "from pipeline.tracking import store\n"
+        "store.client().create_model_version = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "tracking.ensure_version(*map(Path, sys.argv[1:]))\n"
+    )
+    places = (folder, judged, portable)
+    killed = run("python", "-c", program, *map(str, places))
+    assert killed.returncode == -signal.SIGKILL, killed.stdout
+    number = tracking.ensure_version(*places)
+    assert tracking.ensure_version(*places) == number
+    client = store.client()
+    known = tracking.model_hash(folder)
+    (version,) = client.search_model_versions(f"name='sample' and tags.model_sha256='{known}'")
+    assert client.get_run(version.run_id).info.status == "FINISHED"
+    client.delete_model_version("sample", number)
+
+
+def test_two_dvc_repro_at_once_are_both_right_or_the_second_is_told(repro, run, house, tmp_path):
+    clone = tmp_path / "clone"
+    assert run("git", "clone", "-q", str(house), str(clone)).returncode == 0
+    assert run("dvc", "cache", "dir", "--local", str(house / ".dvc/cache"), cwd=clone).returncode == 0
+    command = ("dvc", "repro", "split")
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: run(*command, cwd=clone, PYTHONPATH=str(clone)), range(2)))
+    assert 0 in [done.returncode for done in both], both
+    assert all(done.returncode == 0 or "lock" in done.stdout for done in both), both
+    assert json.loads((clone / "data/sample/pack/pack.json").read_text()) == json.loads(
+        (house / "data/sample/pack/pack.json").read_text()
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_stopped_or_killed_end_with_the_same_bytes(repro, run, house):
+    ddp = ("trainer=ddp", "trainer.accelerator=cpu", "model=scratch", "data.epochs=3")
+    ddp += ("model.freeze_batchnorm=true",)
+    done = run("python", "-m", "pipeline.train", *ddp, "out=runs/single/two")
+    assert done.returncode == 0, done.stdout
+    for number, kind in enumerate((signal.SIGTERM, signal.SIGKILL)):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.train", *ddp, f"out=runs/single/two{number}"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for line in process.stdout:
+            if "epoch 1/3" in line:
+                break
+        process.send_signal(kind)
+        process.communicate(timeout=120)
+        assert process.returncode == (143 if kind == signal.SIGTERM else -signal.SIGKILL)
+        again = run("python", "-m", "pipeline.train", *ddp, f"out=runs/single/two{number}")
+        assert again.returncode == 0, again.stdout
+        assert "goes on after epoch 1" in again.stdout
+        _same(house / "runs/single/two", house / f"runs/single/two{number}")
