@@ -23,6 +23,8 @@ def topk_metrics(num_classes: int, prefix: str) -> MetricCollection:
     return MetricCollection(
         {f"top{k}": MulticlassAccuracy(num_classes, top_k=min(k, num_classes), average="micro") for k in TOP},
         prefix=prefix,
+        # It would let two share their counts for good if these are equal after the first batch.
+        compute_groups=False,
     )
 
 

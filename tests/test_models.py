@@ -234,3 +234,15 @@ def test_a_saved_model_answers_as_before_in_both_memory_layouts(tmp_path):
         classifier.save(model, card | {"channels_last": layout}, tmp_path / str(layout))
         again, _ = classifier.load(tmp_path / str(layout))
         assert torch.equal(model(pictures), again(pictures))
+
+
+def test_top_3_and_top_5_stay_apart_when_a_first_batch_makes_them_equal():
+    metrics = classifier.topk_metrics(8, "val/")
+    scores = torch.arange(8.0).flip(0).repeat(2, 1)
+    metrics.update(scores, torch.tensor([0, 2]))  # top-3 finds both, as top-5 does
+    metrics.update(scores, torch.tensor([4, 4]))  # only top-5 does
+    assert {key: float(value) for key, value in metrics.compute().items()} == {
+        "val/top1": 0.25,
+        "val/top3": 0.5,
+        "val/top5": 1.0,
+    }
