@@ -2,12 +2,13 @@
 
 import errno
 import functools
+import json
 import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import hydra
@@ -29,6 +30,20 @@ for _name, _value in {"NO_ALBUMENTATIONS_UPDATE": "1", "MLFLOW_DISABLE_TELEMETRY
 
 # Hydra would write below the working directory; the project's folders are below its root.
 OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
+
+
+def _sweep_of_this_command(new: str) -> str:
+    """Name of the sweep that the same command began and did not end, if any, else the new one."""
+    for file in sorted((ROOT / "runs/sweeps").glob("*/command.json"), reverse=True):
+        with suppress(OSError, ValueError, KeyError):
+            known = json.loads(file.read_text())
+            if known["arguments"] == sys.argv[1:] and not known["ended"]:
+                return file.parent.name
+    return new
+
+
+# Cached, for all jobs of a process are of one sweep.
+OmegaConf.register_new_resolver("sweep", _sweep_of_this_command, use_cache=True, replace=True)
 
 
 class UserError(Exception):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pipeline import config
+from pipeline import config, unfinished
 from pipeline.config import ROOT, UserError
 
 
@@ -119,6 +119,7 @@ def main(cfg: DictConfig) -> None:
     name = cfg.model.name
     if not (runs / "train" / name / "model.json").is_file():
         raise UserError(f"runs/{cfg.data.name}/train/{name} has no trained model; run: dvc repro train")
+    unfinished.taken(runs / "train" / name)
     metrics = evaluate(
         runs / "train" / name,
         ROOT / "data" / cfg.data.name,

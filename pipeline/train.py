@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline import config
 from pipeline.config import ROOT, UserError
 from pipeline.lineage import lineage_of, settings_of
-from pipeline.unfinished import Unfinished, identity
+from pipeline.unfinished import Unfinished, finished, identity
 
 if TYPE_CHECKING:
     from pipeline.fit import Progress
@@ -82,7 +82,11 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     model, started = networks.build(cfg, card, pack)
     if started:
         lineage["start"] = started
-    place = Unfinished(identity(settings, lineage, sweep), out)
+    known = identity(settings, lineage, sweep)
+    if sweep and (metrics := finished(out, known, sweep)):  # of a sweep that was broken off and goes on
+        print(f"train: {name} is done already; delete {out} to train it again", flush=True)
+        return metrics
+    place = Unfinished(known, out)
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:  # one of several processes: the first does all the rest
         _learn(model.to(device), card, pack, cfg, place, tell=None)
         return {}

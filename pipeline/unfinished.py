@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import yaml
 
 from pipeline import config
 from pipeline.checkpoints import Checkpoints
@@ -33,6 +36,18 @@ def identity(settings: dict, lineage: dict, sweep: str | None) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def finished(out: Path, known: str, sweep: str | None) -> dict | None:
+    """What ``metrics.json`` says of a finished training of this identity in `out`, or None."""
+    try:
+        settings = yaml.safe_load((out / "config.yaml").read_text())
+        lineage = json.loads((out / "lineage.json").read_text())
+        if identity(settings, lineage, sweep) == known:
+            return json.loads((out / "metrics.json").read_text())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        pass
+    return None
+
+
 def attempt_of(settings: dict, lineage: dict, sweep: str | None) -> str | None:
     """Name of the attempt at this training whose end MLflow has not been told, or None."""
     return _attempt(_work() / identity(settings, lineage, sweep)[:16])
@@ -43,6 +58,13 @@ def told(settings: dict, lineage: dict, sweep: str | None) -> None:
     folder = _work() / identity(settings, lineage, sweep)[:16]
     if not Checkpoints(folder / "checkpoints").any():
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def taken(train: Path) -> None:
+    """A stage behind `train` runs, so DVC holds train's folder: what `forget` has kept for it can go."""
+    settings = yaml.safe_load((train / "config.yaml").read_text())
+    lineage = json.loads((train / "lineage.json").read_text())
+    shutil.rmtree(_work() / identity(settings, lineage, None)[:16], ignore_errors=True)
 
 
 def _work() -> Path:
@@ -124,5 +146,10 @@ class Unfinished:
         return found
 
     def forget(self, told: bool) -> None:
-        """It is finished; its name stays until MLflow was told."""
-        shutil.rmtree(self.folder if told else self.checkpoints.folder, ignore_errors=True)
+        """It is finished; its name stays until MLflow was told.
+
+        Within a stage all stays until the next one has begun: DVC takes the result when this process has
+        ended, and killed before that it deletes it and trains again, which then is a matter of seconds.
+        """
+        if "DVC_STAGE" not in os.environ:
+            shutil.rmtree(self.folder if told else self.checkpoints.folder, ignore_errors=True)

@@ -128,8 +128,8 @@ def _stop_at(monkeypatch, steps: int, judging: bool = False) -> None:
     monkeypatch.setattr(Fit, "_settle", settle)
 
 
-# An epoch of the small sample has ten batches of 16 and three of validation.
-@pytest.mark.parametrize(("steps", "judging"), [(1, False), (10, False), (10, True), (13, False)])
+# An epoch of the small sample has eleven batches of 16, and two whole ones of validation.
+@pytest.mark.parametrize(("steps", "judging"), [(1, False), (11, False), (11, True), (14, False)])
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -162,6 +162,7 @@ def test_a_finetuning_goes_on_behind_its_head(undisturbed, tmp_path, monkeypatch
     monkeypatch.undo()
     monkeypatch.setattr(train, "_fit_head", None)  # the head is in the checkpoint
     train.train(config.compose(*overrides, f"out={tmp_path / 'out'}"))
+    monkeypatch.undo()
     _same(undisturbed(*overrides), tmp_path / "out")
 
 
@@ -232,7 +233,7 @@ def test_a_changed_byte_of_code_is_another_training(house):
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(undisturbed, tmp_path, monkeypatch, capsys):
     cfg = (*SCRATCH, f"out={tmp_path / 'out'}")
-    _stop_at(monkeypatch, 13)
+    _stop_at(monkeypatch, 14)
     with pytest.raises(StoppedError):
         train.train(config.compose(*cfg))
     monkeypatch.undo()
@@ -318,7 +319,7 @@ def test_a_loss_that_is_no_number_names_the_batchs_pictures_and_the_last_good_ch
     def broken(self, batch, batch_idx):
         calls.append(batch_idx)
         loss = learn(self, batch, batch_idx)
-        return loss * float("nan") if len(calls) == 12 else loss
+        return loss * float("nan") if len(calls) == 13 else loss
 
     monkeypatch.setattr(fit.Classifier, "training_step", broken)
     with pytest.raises(UserError, match=r"epoch 2, batch 2: the loss is nan") as told:
