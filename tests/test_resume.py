@@ -467,3 +467,23 @@ def test_two_processes_stopped_or_killed_end_with_the_same_bytes(repro, run, hou
         assert again.returncode == 0, again.stdout
         assert "goes on after epoch 1" in again.stdout
         _same(house / "runs/single/two", house / f"runs/single/two{number}")
+
+
+def test_a_sweep_that_was_broken_off_goes_on_under_the_same_command(repro, run, house):
+    command = ("python", "-m", "pipeline.train", "--multirun", *SCRATCH, "data.epochs=1", "seed=61,62")
+    others = set((house / "runs/sweeps").glob("*/command.json"))
+    assert run(*command).returncode == 0
+    (file,) = set((house / "runs/sweeps").glob("*/command.json")) - others
+    known = json.loads(file.read_text())
+    assert known["ended"]
+    file.write_text(json.dumps(known | {"ended": False}))
+    before = (file.parent / "1/weights.safetensors").read_bytes()
+    shutil.rmtree(file.parent / "1")
+    done = run(*command)
+    assert done.returncode == 0, done.stdout
+    assert f"sweep: goes on in {file.parent}" in done.stdout
+    assert done.stdout.count("is done already") == 1
+    assert (file.parent / "1/weights.safetensors").read_bytes() == before
+    assert set((house / "runs/sweeps").glob("*/command.json")) - others == {file}
+    assert json.loads(file.read_text())["ended"]
+    shutil.rmtree(file.parent)
