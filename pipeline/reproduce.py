@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -346,7 +346,26 @@ class Rebuilding:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}",
             "MLFLOW_TRACKING_URI": f"sqlite:///{self.place / 'mlflow.db'}",
         }
-        return subprocess.run(command, cwd=self.tree, env=environment, capture_output=quiet, text=True)
+        pipe = subprocess.PIPE if quiet else None
+        process = subprocess.Popen(
+            command,
+            cwd=self.tree,
+            env=environment,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            said = process.communicate()
+        except BaseException:
+            # The whole session: a training may have started further processes, which nobody else would end.
+            for end, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, None)):
+                with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                    os.killpg(process.pid, end)
+                    process.wait(patience)
+            raise
+        return subprocess.CompletedProcess(command, process.returncode, *said)
 
 
 def reproduce(name: str, which: str, check: bool = False, keep: Path | None = None) -> bool:
