@@ -74,7 +74,7 @@ def main(settings: str, answer: str, out: str | None = None) -> None:
             told = {}
     except Exception as error:
         told = {"error": f"{type(error).__name__}: {error}"}
-        if type(error).__name__ == "UserError":
+        if any(kind.__name__ == "UserError" for kind in type(error).__mro__):
             told["error"] = str(error)
         elif leader:
             import traceback

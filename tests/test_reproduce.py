@@ -13,6 +13,7 @@ import mlflow
 import pytest
 
 from pipeline import reproduce
+from pipeline.config import ROOT as HOUSE
 
 # Trains and registers a version for each argument, but the first two: an evaluation and an export.
 VERSIONS = """
@@ -48,6 +49,9 @@ class Theirs:
     def version(self, number: int):
         return mlflow.MlflowClient(self.store, self.store).get_model_version("sample", str(number))
 
+    def versions(self) -> list:
+        return mlflow.MlflowClient(self.store, self.store).search_model_versions("name='sample'")
+
     def kept(self, number: int) -> Path:
         """The train folder among the files of a version's run."""
         return self.root / "mlartifacts" / self.version(number).run_id / "artifacts/train"
@@ -67,6 +71,11 @@ class Theirs:
             sorted(str(file) for file in files if ".dvc/tmp" not in str(file)),
         ]
 
+    def register(self, *words: str) -> None:
+        """Trains a version with each of these words, and registers it."""
+        judged = (HOUSE / f"runs/sample/{part}/scratch" for part in ("evaluate", "register/candidates"))
+        self.good("python", "-c", VERSIONS, *map(str, judged), *words)
+
 
 @pytest.fixture(scope="module")
 def theirs(repro, run, house, change, tmp_path_factory):
@@ -77,13 +86,11 @@ def theirs(repro, run, house, change, tmp_path_factory):
     theirs = Theirs(run, root)
     theirs.good("dvc", "cache", "dir", "--local", str(house / ".dvc/cache"))
     theirs.good("dvc", "checkout", "data/sample/pack", "data/sample/split.csv")
-    judged = (house / "runs/sample/evaluate/scratch", house / "runs/sample/register/candidates/scratch")
-    make = ("python", "-c", VERSIONS, *map(str, judged))
-    theirs.good(*make, "out=runs/single/clean", "out=runs/single/started seed=2 model.start=models:/sample/1")
+    theirs.register("out=runs/single/clean", "out=runs/single/started seed=2 model.start=models:/sample/1")
     new = root / "models/extra piece.py"
     change("models/scratch.py", (POOLED, POOLED.replace("mean", "amax")), house=root)
     new.write_text("# Not in git when the version was trained.\n")
-    theirs.good(*make, "out=runs/single/dirty")
+    theirs.register("out=runs/single/dirty")
     theirs.good("git", "checkout", "-q", "models")
     new.unlink()
     # Three commits; the first would give other weights.
@@ -176,6 +183,16 @@ def test_a_version_is_rebuilt_from_the_version_it_started_from_with_data_of_a_re
     assert "sample, from DVC's remote" in done.stdout
     assert re.search(r"start: +models:/sample/1\n", done.stdout)
     assert "reproduce: sample 2: identical weights" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_version_of_two_processes_is_rebuilt_by_two(theirs):
+    theirs.register("out=runs/single/two trainer=ddp trainer.accelerator=cpu trainer.workers=0")
+    number = max(int(version.version) for version in theirs.versions())
+    done = theirs.reproduce("sample", str(number))
+    assert done.returncode == 0, done.stdout
+    assert "Starting with 2 processes" in done.stdout
+    assert f"reproduce: sample {number}: identical weights" in done.stdout
 
 
 def test_a_check_trains_nothing_and_says_that_it_can_be_done(theirs):
