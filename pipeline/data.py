@@ -1,6 +1,5 @@
 """Packed pictures as PyTorch sees them: the pack, datasets, the sampler and the loaders."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,10 +19,12 @@ class Pack:
     """Pictures of one data set with their labels and splits.
 
     Attributes:
-        table: a row a picture, by path: the pack's index with `split`, `group` and `target` (class number).
+        table: a row a picture: the pack's index with `split`, `group` and `target` (class number). In the
+            order of the pictures' hashes: what the order decides (a picture's chances, a batch) must not
+            depend on what a file is called.
         classes: class names, sorted.
         summary: what ``pack.json`` says.
-        split_sha256: of the assignment.
+        split_sha256: of the assignment: of pictures, labels and splits, not of paths.
     """
 
     folder: Path
@@ -50,6 +51,8 @@ class Pack:
         if list(split["path"]) != list(index["path"]):
             raise UserError(f"{place}/split.csv is of another pack; run: dvc repro split")
         table = index.assign(split=split["split"], group=split["group"])
+        # Equal pictures of one class and split can stand for each other; their order by path stays.
+        table = table.sort_values([*schema.PICTURE, "split"], kind="stable", ignore_index=True)
         classes = sorted(table["label"].unique())
         table["target"] = table["label"].map({name: number for number, name in enumerate(classes)})
         return cls(
@@ -57,7 +60,7 @@ class Pack:
             table=table,
             classes=classes,
             summary=summary,
-            split_sha256=hashlib.sha256((place / "split.csv").read_bytes()).hexdigest(),
+            split_sha256=schema.content_hash(table, "split"),
         )
 
     def rows(self, split: str) -> np.ndarray:

@@ -77,16 +77,6 @@ def labels(path: str, classes: str) -> dict:
     }
 
 
-def content_hash(index) -> str:
-    """Hash of a set of pictures with their labels: neither paths, nor order, nor times count.
-
-    Args:
-        index: table with the columns `sha256` and `label`.
-    """
-    lines = sorted(f"{sha} {label}\n" for sha, label in zip(index["sha256"], index["label"], strict=True))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
 def pack(archive: Path, folder: Path, max_side: int, classes: str = "folder") -> dict:
     """Packs an archive.
 
@@ -156,7 +146,7 @@ def pack(archive: Path, folder: Path, max_side: int, classes: str = "folder") ->
         "pictures": len(rows),
         "classes": int(index["label"].nunique()),
         "quarantined": len(quarantine),
-        "content": content_hash(index),
+        "content": schema.content_hash(index),
     }
     (unfinished / "pack.json").write_text(json.dumps(summary, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)

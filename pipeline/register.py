@@ -51,7 +51,8 @@ class Candidate:
 
     def _predictions(self) -> list[dict]:
         with open(self.evaluation / "predictions.csv", newline="") as file:
-            return list(csv.DictReader(file))
+            # By content: an older evaluation has the same pictures by path.
+            return sorted(csv.DictReader(file), key=lambda row: (row["sha256"], row["label"]))
 
 
 def check_export(candidate: Candidate, place: Path) -> None:

@@ -1,11 +1,24 @@
 """The pack's index, known to who writes it and to who reads it."""
 
+import hashlib
 from pathlib import Path
 
 VERSION = 2  # raised when pixels or index change their meaning
 # Of text, even where it looks like numbers: folders called 001 and 002, or None, are classes too.
 TEXT = ("path", "label", "species", "breed", "official", "sha256", "phash")
 NUMBERS = ("height", "width", "offset")
+PICTURE = ("sha256", "label")  # what a picture is known by; its path is a name that anyone may change
+
+
+def content_hash(table, *more: str) -> str:
+    """Hash of a set of pictures with their labels: neither paths, nor order, nor times count.
+
+    Args:
+        table: with the columns of `PICTURE`.
+        more: further columns that count.
+    """
+    rows = zip(*(table[column] for column in (*PICTURE, *more)), strict=True)
+    return hashlib.sha256("".join(sorted(" ".join(row) + "\n" for row in rows)).encode()).hexdigest()
 
 
 def read_index(pack: Path):

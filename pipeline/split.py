@@ -111,7 +111,8 @@ def split(pack: Path, target: Path, cfg: DictConfig) -> None:
         raise UserError(
             f"split.val={cfg.val} and split.test={cfg.test} must be above 0 and leave something to train on"
         )
-    index = schema.read_index(pack)
+    # Dealt in the order of the pictures' hashes: another name for a picture moves none.
+    index = schema.read_index(pack).sort_values(list(schema.PICTURE), kind="stable")
     groups = near_duplicates(list(index["phash"]), cfg.distance)
     official = index["official"].to_numpy() if cfg.official else np.full(len(index), "")
     result = keep_official(official, groups)
@@ -126,6 +127,7 @@ def split(pack: Path, target: Path, cfg: DictConfig) -> None:
         own = np.unique(groups[free], return_inverse=True)[1]
         result[free] = assign(list(index["label"][free]), own, shares, cfg.seed)
     index["group"], index["split"] = groups, result
+    index = index.sort_index()  # by path again, as the pack's index
     index.to_csv(target, columns=["path", "label", "group", "split"], index=False)
     counts = index["split"].value_counts()
     repeated = int((np.bincount(groups) > 1).sum())

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline import config
 from pipeline.config import ROOT, UserError
-from pipeline.lineage import lineage_of, settings_of
+from pipeline.lineage import keep_changes, lineage_of, settings_of
 from pipeline.unfinished import Unfinished, finished, identity
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
         part = out.with_name(out.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
+        keep_changes(part)
         if former := place.others():
             print(f"train: begins anew; choices, data or code are others than in {former[0]}", flush=True)
         chip = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

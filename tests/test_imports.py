@@ -20,6 +20,7 @@ HEAVY = ("torch", "timm", "mlflow", "pandas", "sklearn", "albumentations", "matp
         "register",
         "report",
         "predict",
+        "reproduce",
         "sweeps",
         "tracking",
     ],

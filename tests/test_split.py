@@ -73,6 +73,20 @@ def test_the_seed_moves_the_splits_and_nothing_else_does():
     assert (one != other).any()
 
 
+def test_names_of_pictures_do_not_move_the_splits(tmp_path):
+    def dealt(name: str) -> dict[str, str]:
+        rows = [(name.format(n, 39 - n), "", picture) for n, picture in enumerate(_far_apart(40))]
+        folder = _pack(tmp_path / str(len(list(tmp_path.iterdir()))), sorted(rows))
+        index = pandas.read_csv(folder / "index.csv", dtype=str)
+        index["sha256"] = index["phash"]
+        index["label"] = [f"class{int(picture[0], 16) % 2}" for picture in index["phash"]]
+        index.to_csv(folder / "index.csv", index=False)
+        split.split(folder, folder / "split.csv", config.compose().split)
+        return dict(zip(index["phash"], pandas.read_csv(folder / "split.csv")["split"], strict=True))
+
+    assert dealt("{0:02}") == dealt("{1:02}")
+
+
 def test_a_new_class_does_not_move_the_others():
     labels = ["a"] * 40 + ["b"] * 40
     more = ["0"] * 40 + labels + ["c"] * 40  # before and after them in the order of names

@@ -1,7 +1,10 @@
 """train(cfg) leaves one folder, the same bytes for the same seed, however many workers read."""
 
+import io
 import json
+import re
 import shutil
+import tarfile
 
 import pytest
 import torch
@@ -9,8 +12,9 @@ import yaml
 from safetensors.torch import load_file
 
 from models import scratch
-from pipeline import config, curves, features, networks, train
+from pipeline import config, curves, features, networks, pack, split, train
 from pipeline.config import UserError
+from pipeline.data import Pack
 
 FILES = {
     "config.yaml",
@@ -53,6 +57,41 @@ def test_same_seed_same_bytes_with_0_and_2_workers(once, repro, house):
     assert _weights(two) == _weights(none) == _weights(house / "runs/sample/train/scratch")
     for name in FILES - {"config.yaml"}:
         assert (two / name).read_bytes() == (none / name).read_bytes(), name
+
+
+def test_names_and_times_of_pictures_move_neither_hashes_nor_splits_nor_weights(
+    once, house, tmp_path, monkeypatch
+):
+    kept = Pack.open(house / "data/sample")
+    with tarfile.open(house / "data/sample/archive") as old, tarfile.open(tmp_path / "tar", "w") as new:
+        members = [member for member in old if member.isfile()]
+        for number, member in enumerate(reversed(members)):
+            data, (*folders, _) = old.extractfile(member).read(), member.name.split("/")
+            renamed = tarfile.TarInfo("/".join([*folders, f"photo {number * 7919 % len(members):03}.jpg"]))
+            renamed.size, renamed.mtime = len(data), 1_000_000_000 + number
+            new.addfile(renamed, io.BytesIO(data))
+    place = tmp_path / "sample"
+    place.mkdir()
+    pack.pack(tmp_path / "tar", place / "pack", 128)
+    split.split(place / "pack", place / "split.csv", config.compose().split)
+    other = Pack.open(place)
+    assert set(other.table["path"]).isdisjoint(kept.table["path"])
+    assert other.summary["content"] == kept.summary["content"]
+    assert other.split_sha256 == kept.split_sha256
+    monkeypatch.setattr(Pack, "open", lambda place: other)
+    train.train(config.compose(f"out={tmp_path / 'out'}", "model=scratch"))
+    for name in FILES - {"config.yaml"}:
+        assert (tmp_path / "out" / name).read_bytes() == (once("model=scratch") / name).read_bytes(), name
+
+
+def test_the_splits_hash_moves_with_one_picture_and_one_label(repro, house, tmp_path):
+    shutil.copytree(house / "data/sample", tmp_path / "data")
+    before, file = Pack.open(tmp_path / "data"), tmp_path / "data/split.csv"
+    text = file.read_text()
+    file.write_text(re.sub(",train\n", ",val\n", text, count=1))
+    moved = Pack.open(tmp_path / "data")
+    assert moved.split_sha256 != before.split_sha256
+    assert moved.summary["content"] == before.summary["content"]
 
 
 def test_another_seed_other_weights(once):

@@ -12,11 +12,15 @@ from pipeline.tracking.folders import digest, model_hash
 from pipeline.tracking.live import Run
 from pipeline.tracking.page import links, ui
 from pipeline.tracking.registry import (
+    Version,
     champion,
     count_look,
+    download_run,
     download_train,
     download_version,
     ensure_version,
+    find_model,
+    find_version,
     looks,
     promote,
     promoted_because,
@@ -28,13 +32,17 @@ from pipeline.tracking.sweeps import sweep_of, sweep_runs
 
 __all__ = [
     "Run",
+    "Version",
     "champion",
     "count_look",
     "digest",
+    "download_run",
     "download_train",
     "download_version",
     "ensure",
     "ensure_version",
+    "find_model",
+    "find_version",
     "links",
     "looks",
     "model_hash",

@@ -1,12 +1,13 @@
 """The model registry: versions, the alias `champion`, and the looks at the test split."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import UserError
 from pipeline.tracking import notes
 from pipeline.tracking.folders import Trained, model_hash, read
 from pipeline.tracking.runs import ensure
-from pipeline.tracking.store import client, uri
+from pipeline.tracking.store import client, shown
 
 PORTABLE = Path(__file__).parents[1] / "portable.py"  # the code that a registered model carries along
 MODEL_FILES = ("model.json", "model.onnx")  # what it consists of, beside that
@@ -132,6 +133,32 @@ def download_train(address: str, target: Path) -> Path:
     Raises:
         UserError: the registry has no such version.
     """
+    return download_run(find_version(address), target)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version, and what MLflow saw of its training.
+
+    Attributes:
+        device: what it was trained on; None where the run was written from files afterwards.
+    """
+
+    name: str
+    number: str
+    run_id: str
+    device: str | None
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.number}"
+
+
+def find_version(address: str) -> Version:
+    """The version at an address: ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``.
+
+    Raises:
+        UserError: the registry has no such version.
+    """
     import mlflow
 
     name, _, alias = address.removeprefix("models:/").partition("@")
@@ -144,14 +171,53 @@ def download_train(address: str, target: Path) -> Path:
     except mlflow.exceptions.MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
+        raise UserError(f"the registry at {shown()} has no {address}; it has {_there(name)}") from error
+    if not version.run_id:
+        raise UserError(f"{address} was registered without a run, so nothing tells what it comes from")
+    tags = client().get_run(version.run_id).data.tags
+    return Version(version.name, str(version.version), version.run_id, tags.get("device"))
+
+
+def _there(name: str) -> str:
+    """What the registry has under a name, else which names."""
+    versions = client().search_model_versions(f"name='{name}'") if "'" not in name else []
+    if not versions:
+        names = sorted(f"'{model.name}'" for model in client().search_registered_models())
+        return f"the names {', '.join(names)}" if names else "no version of anything"
+    numbers = sorted(int(version.version) for version in versions)
+    aliases = client().get_registered_model(name).aliases
+    told = [f"version {numbers[0]}" if len(numbers) == 1 else f"versions {numbers[0]} to {numbers[-1]}"]
+    told += [f"@{alias} ({number})" for alias, number in sorted(aliases.items())]
+    return f"{', '.join(told)} of {name}"
+
+
+def find_model(model: str) -> str | None:
+    """Address of a version with these weights and card, under whatever name; None where there is none."""
+    found = client().search_model_versions(f"tags.model_sha256='{model}'", max_results=1)
+    return f"models:/{found[0].name}/{found[0].version}" if found else None
+
+
+def download_run(version: Version, target: Path) -> Path:
+    """Brings the files of a version's run: ``train/``, and ``params.yaml`` and ``dvc.lock`` if it has them.
+
+    Returns:
+        The train folder.
+
+    Raises:
+        UserError: MLflow no longer has them.
+    """
+    import mlflow
+
+    kept = {file.path for file in client().list_artifacts(version.run_id)}
+    if "train" not in kept:
         raise UserError(
-            f"the registry at {uri()} has no {address}; "
-            "name one as models:/NAME/VERSION or models:/NAME@ALIAS"
-        ) from error
-    found = mlflow.artifacts.download_artifacts(
-        run_id=version.run_id, artifact_path="train", dst_path=str(target)
-    )
-    return Path(found)
+            f"MLflow at {shown()} has lost the files of {version} (run {version.run_id}), "
+            "so nothing tells what it comes from; bring its artifacts back"
+        )
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(kept & {"train", "params.yaml", "dvc.lock"}):
+        mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=path, dst_path=str(target))
+    return target / "train"
 
 
 def promote(name: str, number: str, reason: str) -> None:

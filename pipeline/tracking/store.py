@@ -14,6 +14,9 @@ from pipeline.config import UserError
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
+# A bar for each of a few small files is noise.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
 LOCK_SECONDS = 20  # to wait for another program's transaction, as MLflow does
 
 

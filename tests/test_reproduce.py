@@ -1,0 +1,376 @@
+"""Any registered version is rebuilt from its number, or it is said why not; what is here stays as it is."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from pipeline import reproduce
+from pipeline.config import ROOT as HOUSE
+
+# Trains and registers a version for each argument, but the first two: an evaluation and an export.
+VERSIONS = """
+import sys
+from pathlib import Path
+from pipeline import config, tracking, train
+for words in sys.argv[3:]:
+    cfg = config.compose("model=scratch", "data.epochs=1", *words.split())
+    train.train(cfg)
+    tracking.ensure_version(config.from_root(cfg.out), Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+POOLED = "return self.blocks(self.stem(x)).mean(dim=(2, 3))"  # of models/scratch.py
+
+
+class Theirs:
+    """A clone of the copy with a store of its own, in which versions were registered before three commits."""
+
+    def __init__(self, run, root: Path):
+        self._run, self.root = run, root
+        self.store = f"sqlite:///{root / 'mlflow.db'}"
+
+    def __call__(self, *command: str, **environment: str) -> subprocess.CompletedProcess:
+        return self._run(*command, cwd=self.root, PYTHONPATH=str(self.root), **environment)
+
+    def good(self, *command: str, **environment: str) -> str:
+        done = self(*command, **environment)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def reproduce(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        return self("python", "-m", "pipeline.reproduce", *arguments, **environment)
+
+    def version(self, number: int):
+        return mlflow.MlflowClient(self.store, self.store).get_model_version("sample", str(number))
+
+    def versions(self) -> list:
+        return mlflow.MlflowClient(self.store, self.store).search_model_versions("name='sample'")
+
+    def kept(self, number: int) -> Path:
+        """The train folder among the files of a version's run."""
+        return self.root / "mlartifacts" / self.version(number).run_id / "artifacts/train"
+
+    def state(self) -> list:
+        """What a rebuilding must leave alone."""
+        client = mlflow.MlflowClient(self.store, self.store)
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        places = [self.root / name for name in ("runs", "data", "mlartifacts", ".dvc")]
+        files = (file for place in places for file in place.rglob("*") if "tmp" not in file.parts[-3:])
+        return [
+            self.good("git", "status", "--porcelain"),
+            self.good("git", "rev-parse", "HEAD"),
+            self.good("git", "worktree", "list"),
+            (self.root / ".dvc/config.local").read_text(),
+            sorted(run.info.run_id for run in client.search_runs(experiments)),
+            sorted(str(file) for file in files if ".dvc/tmp" not in str(file)),
+        ]
+
+    def register(self, *words: str) -> None:
+        """Trains a version with each of these words, and registers it."""
+        judged = (HOUSE / f"runs/sample/{part}/scratch" for part in ("evaluate", "register/candidates"))
+        self.good("python", "-c", VERSIONS, *map(str, judged), *words)
+
+
+@pytest.fixture(scope="module")
+def theirs(repro, run, house, change, tmp_path_factory):
+    """Version 1 is of a clean tree, 2 starts from it, 3 is of a dirty tree."""
+    root = tmp_path_factory.mktemp("theirs") / "petfaces"
+    assert run("git", "clone", "-q", str(house), str(root)).returncode == 0
+    shutil.copyfile(house / "dvc.lock", root / "dvc.lock")
+    theirs = Theirs(run, root)
+    theirs.good("dvc", "cache", "dir", "--local", str(house / ".dvc/cache"))
+    theirs.good("dvc", "checkout", "data/sample/pack", "data/sample/split.csv")
+    theirs.register("out=runs/single/clean", "out=runs/single/started seed=2 model.start=models:/sample/1")
+    new = root / "models/extra piece.py"
+    change("models/scratch.py", (POOLED, POOLED.replace("mean", "amax")), house=root)
+    new.write_text("# Not in git when the version was trained.\n")
+    theirs.register("out=runs/single/dirty")
+    theirs.good("git", "checkout", "-q", "models")
+    new.unlink()
+    # Three commits; the first would give other weights.
+    change("models/scratch.py", (POOLED, POOLED.replace("mean", "logsumexp")), house=root)
+    for number in range(3):
+        (root / "notes.txt").write_text(f"{number}\n")
+        theirs.good("git", "add", "-A")
+        who = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+        theirs.good("git", *who, "commit", "-qm", f"change {number}")
+    return theirs
+
+
+@contextmanager
+def _changed(file: Path, **changes):
+    """A JSON file with other values, while the context lasts; a key may lead into a tree: data__content."""
+    whole = file.read_text()
+    tree = json.loads(whole)
+    for key, value in changes.items():
+        *parents, last = key.split("__")
+        node = tree
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+    try:
+        file.write_text(json.dumps(tree))
+        yield
+    finally:
+        file.write_text(whole)
+
+
+@pytest.fixture
+def bare(theirs, tmp_path):
+    """The clone with an empty cache."""
+    local = theirs.root / ".dvc/config.local"
+    kept = local.read_text()
+    theirs.good("dvc", "cache", "dir", "--local", str(tmp_path / "cache"))
+    yield theirs
+    local.write_text(kept)
+
+
+def test_a_version_registered_three_commits_ago_is_rebuilt_to_identical_weights(theirs, tmp_path):
+    before = theirs.state()
+    done = theirs.reproduce("sample", "1", "--keep", str(tmp_path / "kept"))
+    assert done.returncode == 0, done.stdout
+    commit = theirs.good("git", "rev-parse", "HEAD~3")[:8]
+    assert re.search(
+        rf"sample 1: identical weights \(sha256 \w{{12}}\), rebuilt from commit {commit} in \d+ s$",
+        done.stdout.strip(),
+    )
+    assert "sample, from DVC's cache" in done.stdout
+    kept = theirs.root / "runs/single/clean"
+    for file in kept.iterdir():
+        assert (tmp_path / "kept" / file.name).read_bytes() == file.read_bytes(), file.name
+    assert theirs.state() == before
+
+
+def test_a_version_of_a_dirty_tree_says_so_and_is_rebuilt_from_the_diff_it_keeps(theirs, bare):
+    version = theirs.version(3)
+    assert version.tags["dirty"] == "true"
+    assert "with uncommitted changes (the run keeps them: `train/changes.diff`)" in version.description
+    changes = (theirs.kept(3) / "changes.diff").read_text()
+    assert "amax" in changes
+    assert "models/extra piece.py" in changes
+    assert not (theirs.kept(1) / "changes.diff").exists()
+    before = theirs.state()
+    # Nor is its data in the cache: it is drawn again.
+    done = theirs.reproduce("sample", "3")
+    assert done.returncode == 0, done.stdout
+    assert "with the uncommitted changes that the run kept" in done.stdout
+    assert "sample, made again" in done.stdout
+    assert "reproduce: sample 3: identical weights" in done.stdout
+    assert theirs.state() == before
+
+
+@pytest.mark.slow
+def test_a_version_is_rebuilt_from_the_version_it_started_from_with_data_of_a_remote(
+    theirs, bare, house, tmp_path
+):
+    theirs.good("dvc", "remote", "add", "--local", "--default", "share", str(tmp_path / "share"))
+    empty = theirs.reproduce("sample", "2", "--check")
+    assert "sample, neither in DVC's cache nor on a remote; to be drawn again" in empty.stdout
+    theirs.good("dvc", "cache", "dir", "--local", str(house / ".dvc/cache"))
+    theirs.good("dvc", "push", "data/sample/pack", "data/sample/split.csv")
+    theirs.good("dvc", "cache", "dir", "--local", str(tmp_path / "cache"))
+    check = theirs.reproduce("sample", "2", "--check")
+    assert check.returncode == 0, check.stdout
+    assert "sample, on DVC's remote" in check.stdout
+    done = theirs.reproduce("sample", "2")
+    assert done.returncode == 0, done.stdout
+    assert "sample, from DVC's remote" in done.stdout
+    assert re.search(r"start: +models:/sample/1\n", done.stdout)
+    assert "reproduce: sample 2: identical weights" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_version_of_two_processes_is_rebuilt_by_two(theirs):
+    theirs.register("out=runs/single/two trainer=ddp trainer.accelerator=cpu trainer.workers=0")
+    number = max(int(version.version) for version in theirs.versions())
+    done = theirs.reproduce("sample", str(number))
+    assert done.returncode == 0, done.stdout
+    assert "Starting with 2 processes" in done.stdout
+    assert f"reproduce: sample {number}: identical weights" in done.stdout
+
+
+def test_a_check_trains_nothing_and_says_that_it_can_be_done(theirs):
+    theirs.good("python", "-c", "from pipeline import tracking; tracking.promote('sample', '1', 'by hand')")
+    before = theirs.state()
+    done = theirs.reproduce("sample", "champion", "--check")
+    assert done.returncode == 0, done.stdout
+    told = dict(re.findall(r"^(\w+): +(.+)$", done.stdout, re.MULTILINE))
+    assert told.keys() == {"version", "code", "data", "environment", "reproduce"}
+    assert told["version"].startswith("sample 1, scratch seed=1, run ")
+    assert told["reproduce"] == "sample 1 can be rebuilt"
+    assert "epoch" not in done.stdout
+    assert theirs.state() == before
+
+
+def test_a_check_names_what_differs_in_the_environment_with_both_values(theirs):
+    with _changed(theirs.kept(1) / "lineage.json", environment__torch="1.0.0"):
+        done = theirs.reproduce("sample", "1", "--check")
+    assert done.returncode == 0
+    assert re.search(r"environment: +torch: 1\.0\.0 then, \S+ now\n", done.stdout)
+    assert "sample 1 could be rebuilt, but may differ: torch: 1.0.0 then" in done.stdout
+
+
+def test_other_data_than_the_versions_is_named_with_both_values_and_trains_nothing(theirs):
+    was = json.loads((theirs.kept(1) / "lineage.json").read_text())["data"]["split"]
+    with _changed(theirs.kept(1) / "lineage.json", data__split="0" * 64):
+        done = theirs.reproduce("sample", "1")
+    assert done.returncode == 1
+    assert f"error: sample 1 can't be rebuilt: data's split: {'0' * 64} then, {was} now" in done.stdout
+    assert "epoch" not in done.stdout
+
+
+def test_other_code_than_the_versions_is_named(theirs):
+    with _changed(theirs.kept(1) / "lineage.json", code="f" * 64):
+        done = theirs.reproduce("sample", "1", "--check")
+    assert done.returncode == 1
+    assert f"error: sample 1 can't be rebuilt: code: {'f' * 64} then, " in done.stdout
+
+
+def test_a_run_written_from_files_afterwards_can_be_rebuilt_too(theirs, tmp_path, house):
+    address = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    judged = (house / "runs/sample/evaluate/scratch", house / "runs/sample/register/candidates/scratch")
+    folder = theirs.root / "runs/single/clean"
+    code = "import sys; from pathlib import Path; from pipeline import tracking\n"
+    code += "print(tracking.ensure_version(*map(Path, sys.argv[1:])))"
+    theirs.good("python", "-c", code, str(folder), *map(str, judged), MLFLOW_TRACKING_URI=address)
+    done = theirs.reproduce("sample", "1", "--check", MLFLOW_TRACKING_URI=address)
+    assert done.returncode == 0, done.stdout
+    assert "sample, from DVC's cache" in done.stdout
+    assert "sample 1 can be rebuilt" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "message"),
+    [
+        ("sample", "99", r"has no models:/sample/99; it has versions 1 to 3.* of sample"),
+        ("sample", "nobody", r"has no models:/sample@nobody; it has versions 1 to 3"),
+        ("dogs", "1", r"has no models:/dogs/1; it has the names 'sample'"),
+    ],
+)
+def test_an_unknown_version_is_told_in_one_line_with_what_there_is(theirs, name, version, message):
+    done = theirs.reproduce(name, version)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"error: the registry at \S+ {message}.*\n", done.stdout), done.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"commit": "1234567890" * 4},
+            "does not have commit 12345678, which sample 1 was trained from; run: git",
+        ),
+        ({"commit": None}, "sample 1 was trained outside a git checkout"),
+        ({"dirty": True}, "with uncommitted changes to commit .*, which nobody kept"),
+        ({"start": "5" * 64}, r"the model that sample 1 starts from \(None, hash 5{12}\) is not registered"),
+    ],
+)
+def test_what_can_not_be_rebuilt_is_told_in_one_line(theirs, changes, message):
+    before = theirs.state()
+    with _changed(theirs.kept(1) / "lineage.json", **changes):
+        done = theirs.reproduce("sample", "1", "--check")
+    assert done.returncode == 1
+    assert re.search(message, done.stdout.splitlines()[-1]), done.stdout
+    assert "Traceback" not in done.stdout
+    assert theirs.state() == before
+
+
+def test_a_device_that_is_not_here_is_told(theirs):
+    file = theirs.kept(1) / "config.yaml"
+    whole = file.read_text()
+    try:
+        file.write_text(whole.replace("accelerator: cpu\n  devices: 1", "accelerator: gpu\n  devices: 64"))
+        done = theirs.reproduce("sample", "1", "--check")
+    finally:
+        file.write_text(whole)
+    assert done.returncode == 1
+    assert "sample 1 was trained on another device (gpu × 64, cpu), which PyTorch does not see" in done.stdout
+
+
+def test_ended_from_outside_it_leaves_no_worktree(theirs):
+    before = theirs.state()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.reproduce", "sample", "1"],
+        cwd=theirs.root,
+        env=_environment(theirs.root),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    until = time.monotonic() + 120
+    while "petfaces-" not in theirs.good("git", "worktree", "list") and time.monotonic() < until:
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait(60) == 1
+    assert theirs.state() == before
+
+
+def _environment(root: Path) -> dict[str, str]:
+    import os
+
+    kept = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    return kept | {"PYTHONPATH": str(root)}
+
+
+THEN = {
+    "code": "a" * 64,
+    "data": {"content": "b" * 64, "split": "c" * 64},
+    "environment": {"python": "3.11.1", "threads": 2, "torch": "2.9", "instructions": "AVX2"},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "first"),
+    [
+        (("code", "content", "split", "torch", "threads", "device"), f"code: {'a' * 64} then, other now"),
+        (("content", "split", "torch", "threads", "device"), f"data's content: {'b' * 64} then, other now"),
+        (("split", "torch", "threads", "device"), f"data's split: {'c' * 64} then, other now"),
+        (("torch", "threads", "device"), "torch: 2.9 then, other now"),
+        (("threads", "device", "instructions"), "threads: 2 then, other now"),
+        (("device", "instructions"), "device: cpu then, other now"),
+        (("instructions",), "processor's instructions: AVX2 then, other now"),
+    ],
+)
+def test_the_first_thing_that_differs_is_named_with_both_values(changes, first):
+    now = json.loads(json.dumps(THEN))
+    for change in changes:
+        for tree in (now, now["data"], now["environment"]):
+            if change in tree:
+                tree[change] = "other"
+    device = "other" if "device" in changes else "cpu"
+    found = reproduce.differences(reproduce.facts(THEN, "cpu"), reproduce.facts(now, device))
+    assert found[0] == first
+    assert len(found) == len(changes)
+
+
+def test_what_an_older_lineage_does_not_know_is_no_difference():
+    old = {"data": THEN["data"], "environment": {"python": "3.11.1", "threads": 2, "torch": "2.9"}}
+    assert reproduce.differences(reproduce.facts(old, None), reproduce.facts(THEN, "cpu")) == []
+
+
+def test_other_weights_are_told_with_how_far_they_are_apart(repro, house, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    then = house / "runs/sample/train/scratch"
+    now = shutil.copytree(then, tmp_path / "now")
+    assert reproduce.verdict(then, now, [])[0]
+    tensors = load_file(now / "weights.safetensors")
+    tensors["head.bias"][3] += 0.25
+    save_file(tensors, now / "weights.safetensors")
+    same, told = reproduce.verdict(then, now, [])
+    assert not same
+    assert told[0].startswith("other weights (sha256 ")
+    assert "at most 0.25 apart" in told[0]
+    assert told[1] == "nothing in the lineage differs"
+    assert (
+        reproduce.verdict(then, now, ["torch: 1 then, 2 now"])[1][1]
+        == "first difference: torch: 1 then, 2 now"
+    )
+    same, told = reproduce.verdict(then, then, ["torch: 1 then, 2 now"])
+    assert same
+    assert told[1] == "although it is not all the same: torch: 1 then, 2 now"
