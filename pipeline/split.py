@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
-from pipeline import config, schema
+from pipeline import config, schema, seal
 from pipeline.config import ROOT, UserError
 
 SPLITS = ("train", "val", "test")
@@ -111,6 +111,7 @@ def split(pack: Path, target: Path, cfg: DictConfig) -> None:
         raise UserError(
             f"split.val={cfg.val} and split.test={cfg.test} must be above 0 and leave something to train on"
         )
+    seal.check(pack)
     index = schema.read_index(pack)
     groups = near_duplicates(list(index["phash"]), cfg.distance)
     official = index["official"].to_numpy() if cfg.official else np.full(len(index), "")
