@@ -13,6 +13,8 @@ from pipeline.config import UserError
 # An unreachable server is told within seconds; the files wait for it.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+# A bar for each folder that is fetched, of a few megabytes each.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 LOCK_SECONDS = 20  # to wait for another program's transaction, as MLflow does
 
