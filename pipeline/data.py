@@ -10,7 +10,7 @@ import pandas
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pipeline import portable, schema
+from pipeline import portable, schema, seal
 from pipeline.config import UserError
 
 
@@ -38,10 +38,11 @@ class Pack:
         """Opens ``pack/`` and ``split.csv`` in a data set's folder.
 
         Raises:
-            UserError: they are not there, or do not belong together.
+            UserError: they are not there, are damaged, or do not belong together.
         """
         if not (place / "split.csv").is_file() or not (place / "pack/pack.json").is_file():
             raise UserError(f"{place} has no packed pictures; run: dvc repro split")
+        seal.check(place / "pack")
         summary = json.loads((place / "pack/pack.json").read_text())
         if summary["schema"] != schema.VERSION:
             raise UserError(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pipeline import config, unfinished
+from pipeline import config, seal, unfinished
 from pipeline.config import ROOT, UserError
 
 
@@ -19,7 +19,8 @@ def evaluate(
 
     Writes ``metrics.json``, ``model.sha256`` (which model was judged), ``predictions.csv`` (a row a test
     picture), ``probabilities.npy`` (float32, pictures × classes, in the same order), ``classes.csv`` (recall
-    and precision of each class), ``confusions.csv`` (pairs that were confused, most first) and two pictures.
+    and precision of each class), ``confusions.csv`` (pairs that were confused, most first), two pictures and
+    ``SHA256SUMS``.
 
     Args:
         train: train's folder.
@@ -33,7 +34,7 @@ def evaluate(
         What ``metrics.json`` says; intervals are ``…/low`` and ``…/high``.
 
     Raises:
-        UserError: the model knows other classes than the data.
+        UserError: the model is damaged, or knows other classes than the data.
     """
     import numpy as np
     import torch
@@ -43,6 +44,7 @@ def evaluate(
     from pipeline.data import Pack
 
     torch.set_num_threads(threads)
+    seal.check(train)
     model, card = load(train)
     pack = Pack.open(place)
     if card["classes"] != pack.classes:
@@ -101,6 +103,7 @@ def evaluate(
         [[pack.classes[true], pack.classes[guess], int(wrong[true, guess])] for true, guess in pairs],
     )
     scores.draw(pack, rows, probabilities, f"{card['name']} on {card['data']}, test", unfinished)
+    seal.seal(unfinished)
     shutil.rmtree(out, ignore_errors=True)
     os.replace(unfinished, out)
     return metrics
@@ -119,6 +122,7 @@ def main(cfg: DictConfig) -> None:
     name = cfg.model.name
     if not (runs / "train" / name / "model.json").is_file():
         raise UserError(f"runs/{cfg.data.name}/train/{name} has no trained model; run: dvc repro train")
+    seal.check(runs / "train" / name)
     unfinished.taken(runs / "train" / name)
     metrics = evaluate(
         runs / "train" / name,

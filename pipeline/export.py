@@ -4,9 +4,11 @@ import shutil
 import warnings
 from pathlib import Path
 
+from pipeline import seal
+
 
 def to_onnx(train: Path, target: Path) -> None:
-    """Writes ``model.onnx`` and ``model.json`` into a folder, as `pipeline.portable.Portable` reads them.
+    """Writes ``model.onnx``, ``model.json`` and ``SHA256SUMS``, as `pipeline.portable.Portable` reads them.
 
     The network takes uint8 pictures, N × size × size × 3, under the name `pictures` and gives `logits`;
     normalisation is inside, sizing is portable's.
@@ -14,6 +16,9 @@ def to_onnx(train: Path, target: Path) -> None:
     Args:
         train: train's folder.
         target: made anew.
+
+    Raises:
+        UserError: train's folder is damaged.
     """
     import logging
 
@@ -23,6 +28,7 @@ def to_onnx(train: Path, target: Path) -> None:
     from models.classifier import load
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # a line for each pass of its optimiser
+    seal.check(train)
     model, card = load(train)
     size = card["input"]["size"]
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
@@ -49,3 +55,4 @@ def to_onnx(train: Path, target: Path) -> None:
     target.mkdir(parents=True)
     onnx.save_model(graph, target / "model.onnx")
     shutil.copyfile(train / "model.json", target / "model.json")
+    seal.seal(target)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -54,8 +55,13 @@ def features(
     file = config.main_checkout() / CACHE / f"{backbone_key(model, card, batch_size)[:24]}.npz"
     known: dict[str, np.ndarray] = {}
     if file.is_file():
-        with np.load(file) as stored:
-            known = dict(zip(stored["pictures"].tolist(), stored["features"], strict=True))
+        try:
+            with np.load(file) as stored:
+                known = dict(zip(stored["pictures"].tolist(), stored["features"], strict=True))
+        except Exception as error:  # numpy's readers raise whatever they meet in damaged bytes
+            print(
+                f"warning: {file.name} is damaged ({error}); the features are computed anew", file=sys.stderr
+            )
     hashes = pack.table["sha256"].to_numpy()
     new = np.array([row for row in rows if hashes[row] not in known], dtype=np.int64)
     if len(new):

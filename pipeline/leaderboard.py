@@ -8,7 +8,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-from pipeline import config
+from pipeline import config, seal
 from pipeline.config import ROOT, UserError
 
 # Heading, source (train's or evaluate's metrics.json), key, how to show it.
@@ -31,7 +31,7 @@ def rows(runs: Path, models: list[str]) -> list[dict]:
     """A row a candidate, best top-1 first: `model` and the figures under their keys.
 
     Raises:
-        UserError: a candidate has not been evaluated.
+        UserError: a candidate has not been evaluated, or is damaged.
     """
     table = []
     for name in models:
@@ -40,6 +40,7 @@ def rows(runs: Path, models: list[str]) -> list[dict]:
             file = runs / stage / name / "metrics.json"
             if not file.is_file():
                 raise UserError(f"{file} is missing; run: dvc repro")
+            seal.check(file.parent)
             row |= json.loads(file.read_text())
         table.append(row)
     return sorted(table, key=lambda row: -row["test/top1"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import config
+from pipeline import config, seal
 from pipeline.config import UserError
 
 BALANCE = ("none", "weights", "sampler")
@@ -111,7 +111,7 @@ def _start(net, card: dict, start: str) -> str:
         The start's hash, for the lineage.
 
     Raises:
-        UserError: there is no such model, or it is of another network.
+        UserError: there is no such model, it is damaged, or it is of another network.
     """
     from safetensors.torch import load_file
 
@@ -128,6 +128,7 @@ def _start(net, card: dict, start: str) -> str:
                 f"model.start={start} holds no trained model; name a train folder (runs/DATA/train/MODEL), "
                 "models:/NAME/VERSION or models:/NAME@ALIAS"
             )
+        seal.check(folder, f"model.start={start}")
         former = json.loads((folder / "model.json").read_text())
         state = load_file(folder / "weights.safetensors")
         known = tracking.model_hash(folder)

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from omegaconf import DictConfig
 
-from pipeline import archives, config, schema
+from pipeline import archives, config, schema, seal
 from pipeline.config import ROOT, UserError
 
 # Folders above class folders that tell an official split; val may be missing.
@@ -81,11 +81,12 @@ def pack(archive: Path, folder: Path, max_side: int, classes: str = "folder") ->
     """Packs an archive.
 
     Writes ``pixels.bin`` (uint8, the pictures end to end, each height × width × 3), ``index.csv`` (a row a
-    picture, by path), ``quarantine.csv`` (what can't be used, with the reason) and ``pack.json``.
+    picture, by path), ``quarantine.csv`` (what can't be used, with the reason), ``pack.json`` and
+    ``SHA256SUMS``.
 
     Args:
         archive: tar or zip.
-        folder: made anew; the old one stays until the new one is whole.
+        folder: made anew; the old one stays until the new one is whole, and nothing of a half one does.
         max_side: pixels of the longer side that are kept.
         classes: what names a class, `folder` or `breed`.
 
@@ -95,20 +96,35 @@ def pack(archive: Path, folder: Path, max_side: int, classes: str = "folder") ->
     Raises:
         UserError: the archive is damaged, or holds no usable pictures in class folders.
     """
-    import pandas
-
     if classes not in ("folder", "breed"):
         raise UserError(f"pack.classes={classes} is not known: folder or breed")
     unfinished = folder.with_name(folder.name + ".part")
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    try:
+        unfinished.mkdir(parents=True)
+        summary = _pack(archive, unfinished, max_side, classes)
+        seal.seal(unfinished)
+    except BaseException as error:
+        shutil.rmtree(unfinished, ignore_errors=True)  # a full disk gets its room back
+        if isinstance(error, OSError) and error.filename is None:  # a write does not tell its file
+            error.filename = str(folder)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(unfinished, folder)
+    return summary
+
+
+def _pack(archive: Path, folder: Path, max_side: int, classes: str) -> dict:
+    """Writes a pack's files into an empty folder; returns what ``pack.json`` says."""
+    import pandas
+
     rows, quarantine, offset, seen = [], [], 0, set()
     # Spawned, not forked: the parent may have threads. Decoding goes on while the archive is being read.
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     spawn = multiprocessing.get_context("spawn")
     with (
         ProcessPoolExecutor(workers, mp_context=spawn) as pool,
-        open(unfinished / "pixels.bin", "wb") as pixels,
+        open(folder / "pixels.bin", "wb") as pixels,
     ):
         tasks = ((path, data, max_side) for path, data in archives.members(archive))
         for result in _in_order(pool, tasks, workers * 32):
@@ -136,9 +152,9 @@ def pack(archive: Path, folder: Path, max_side: int, classes: str = "folder") ->
         raise UserError(_too_few(archive, rows, quarantine))
 
     index = index.sort_values("path", kind="stable")
-    index.to_csv(unfinished / "index.csv", columns=[*schema.TEXT, *schema.NUMBERS], index=False)
+    index.to_csv(folder / "index.csv", columns=[*schema.TEXT, *schema.NUMBERS], index=False)
     pandas.DataFrame(quarantine, columns=["path", "reason"]).sort_values("path").to_csv(
-        unfinished / "quarantine.csv", index=False
+        folder / "quarantine.csv", index=False
     )
     summary = {
         "schema": schema.VERSION,
@@ -148,9 +164,7 @@ def pack(archive: Path, folder: Path, max_side: int, classes: str = "folder") ->
         "quarantined": len(quarantine),
         "content": schema.content_hash(index),
     }
-    (unfinished / "pack.json").write_text(json.dumps(summary, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(unfinished, folder)
+    (folder / "pack.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
 
 

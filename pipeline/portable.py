@@ -5,6 +5,7 @@ the project. The project imports *it*: packing, training and evaluation read and
 these very functions, which is why every place gives the same answer.
 """
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -14,10 +15,46 @@ from PIL import Image, ImageOps
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # a phone's MPO is read as its JPEG
 MAX_PIXELS = 64_000_000  # above any camera a shelter owns; decoded this is 192 MB
+SUMS = "SHA256SUMS"  # a line a file of the folder, as sha256sum writes and checks it
 
 
 class UnreadableError(ValueError):
     """Bytes that are no usable picture; the message is the reason, fit to show a person."""
+
+
+class DamagedError(ValueError):
+    """A folder whose files are not those that were sealed; the message names them."""
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a folder by its name from there, sorted.
+
+    Left out are ``SHA256SUMS`` itself and hidden files, which systems leave anywhere.
+    """
+    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    found = {}
+    for name in names:
+        if name != SUMS and "/." not in f"/{name}":
+            with open(folder / name, "rb") as file:  # in pieces: a pack may be larger than the memory
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def damaged(folder: Path) -> list[str]:
+    """What of a sealed folder is not as it was sealed, a phrase a file; empty where all is whole."""
+    if not (folder / SUMS).is_file():
+        return [f"{SUMS} is missing"]
+    try:
+        lines = (folder / SUMS).read_text(errors="replace").splitlines()
+        found = sums(folder)
+    except OSError as error:  # what a dying disk answers
+        return [f"{Path(error.filename or SUMS).name} can't be read ({error.strerror})"]
+    known = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    return [
+        f"{name} is {'missing' if name not in found else 'new' if name not in known else 'damaged'}"
+        for name in sorted(known.keys() | found.keys())
+        if known.get(name) != found.get(name)
+    ]
 
 
 def read_picture(data: bytes) -> Image.Image:
@@ -106,9 +143,12 @@ def to_square(picture: np.ndarray, size: int, interpolation: str, crop: str, cro
 
 
 class Portable:
-    """A trained model in a folder: `model.onnx` and `model.json`.
+    """A trained model in a folder: `model.onnx` and `model.json`, sealed by `SHA256SUMS`.
 
     The network takes uint8 pictures, N × size × size × 3, and gives logits; normalisation is inside.
+
+    Raises:
+        DamagedError: a file is not as it was sealed.
     """
 
     batch = 32  # bounds the memory of a long table
@@ -117,6 +157,11 @@ class Portable:
         import onnxruntime  # here, so that reading pictures needs numpy and Pillow only
 
         folder = Path(folder)
+        if wrong := damaged(folder):
+            raise DamagedError(
+                f"{folder}: {', '.join(wrong)}; take another copy of the model, or, "
+                "in the project that made it, run: python -m pipeline.verify --repair"
+            )
         self.card = json.loads((folder / "model.json").read_text())
         self.classes: list[str] = self.card["classes"]
         self.session = onnxruntime.InferenceSession(

@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from pipeline import config
+from pipeline import config, seal
 from pipeline.config import ROOT, UserError
 
 
@@ -13,7 +13,7 @@ def _champion(name: str) -> Path:
     """Folder of a data set's champion, with ``model.onnx`` and ``model.json``.
 
     Raises:
-        UserError: there is none yet.
+        UserError: there is none yet, or it is damaged.
     """
     folder = ROOT / "runs" / name / "register/champion/portable"
     if not (folder / "model.onnx").is_file():
@@ -22,6 +22,7 @@ def _champion(name: str) -> Path:
         raise UserError(
             f"no champion of '{name}' is here{hint}; train one first: make demo, or make petfaces"
         )
+    seal.check(folder)
     return folder
 
 

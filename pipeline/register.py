@@ -12,7 +12,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pipeline import config
+from pipeline import config, seal
 from pipeline.config import ROOT, UserError
 
 PARTS = ("train", "evaluation", "portable")  # folders of a champion's copy
@@ -133,6 +133,9 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
 
     Returns:
         What ``decision.json`` says.
+
+    Raises:
+        UserError: a candidate or the champion in office is damaged.
     """
     from pipeline import export, tracking
 
@@ -140,6 +143,7 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
     candidates, versions, hashes = {}, {}, {}
     for model in models:
         candidate = Candidate(runs / "train" / model, runs / "evaluate" / model, out / "candidates" / model)
+        seal.check(candidate.evaluation)
         export.to_onnx(candidate.train, candidate.portable)
         check_export(candidate, place)
         candidates[model], hashes[model] = candidate, tracking.model_hash(candidate.train)
@@ -169,7 +173,8 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
         champion = candidates[best]
         tracking.promote(name, versions[best], outcome["reason"])
     for part, source in zip(PARTS, (champion.train, champion.evaluation, champion.portable), strict=True):
-        shutil.copytree(source, out / "champion" / part, dirs_exist_ok=True)
+        shutil.rmtree(out / "champion" / part, ignore_errors=True)
+        shutil.copytree(source, out / "champion" / part)
     shutil.rmtree(out / "former", ignore_errors=True)
     split = json.loads((candidates[best].train / "lineage.json").read_text())["data"]["split"]
     decision = {

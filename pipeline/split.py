@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
-from pipeline import config, schema
+from pipeline import config, schema, seal
 from pipeline.config import ROOT, UserError
 
 SPLITS = ("train", "val", "test")
@@ -111,6 +111,7 @@ def split(pack: Path, target: Path, cfg: DictConfig) -> None:
         raise UserError(
             f"split.val={cfg.val} and split.test={cfg.test} must be above 0 and leave something to train on"
         )
+    seal.check(pack)
     # Dealt in the order of the pictures' hashes: another name for a picture moves none.
     index = schema.read_index(pack).sort_values(list(schema.PICTURE), kind="stable")
     groups = near_duplicates(list(index["phash"]), cfg.distance)

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import config
+from pipeline import config, seal
 from pipeline.config import ROOT, UserError
 from pipeline.lineage import keep_changes, lineage_of, settings_of
 from pipeline.unfinished import Unfinished, finished, identity
@@ -104,6 +104,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
         try:
             reached = _learn(model.to(device), card, pack, cfg, place, run.push)
             metrics = _leave(model.to(device), card, pack, cfg, reached.rows, settings, lineage, part)
+            seal.seal(part)
             shutil.rmtree(out, ignore_errors=True)
             os.replace(part, out)
         except BaseException as error:

@@ -24,6 +24,7 @@ from pipeline import (
     report,
     report_page,
     scores,
+    seal,
     split,
 )
 from pipeline.config import UserError
@@ -99,6 +100,7 @@ def _judged(runs, place, monkeypatch, model: str, wrong: int, points: list[dict]
     curves.write(points, folder / "curves.csv")
     cost = {"val/top1": 0.5, "parameters": 1234, "multiply_adds": 5678, "pictures_seen": 0}
     (folder / "metrics.json").write_text(json.dumps(cost))
+    seal.seal(folder)
 
     def answer(_, card, packed, rows, *__):
         targets = packed.table["target"].to_numpy()[rows]
@@ -206,6 +208,7 @@ def test_pictures_of_drawings_go_into_git_and_those_of_pets_do_not(house):
 def test_where_pictures_are_kept_out_of_git_the_page_says_so(tiny, monkeypatch):
     (card_file,) = (tiny / "runs/tiny/train").glob("strong/model.json")
     card_file.write_text(json.dumps(json.loads(card_file.read_text()) | {"drawings": False}))
+    seal.seal(card_file.parent)
     report.report(tiny / "runs/tiny", tiny / "data/tiny", ["weak", "strong"], tiny / "reports/tiny")
     text = Page(tiny / "reports/tiny/index.html").text
     assert "not in git" in text

@@ -7,7 +7,7 @@ import numpy as np
 import pandas
 import pytest
 
-from pipeline import config, sample, split
+from pipeline import config, sample, seal, split
 from pipeline.config import UserError
 from pipeline.pack import HASH_SIDE
 
@@ -112,6 +112,7 @@ def _pack(folder, rows: list[tuple[str, str, str]]):
     for column in ("species", "breed", "sha256", "height", "width", "offset"):
         table[column] = ""
     table.to_csv(folder / "index.csv", index=False)
+    seal.seal(folder)
     return folder
 
 

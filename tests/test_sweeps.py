@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline import config, experiment, tracking, train
+from pipeline import config, experiment, seal, tracking, train
 from pipeline.sweeps import effects, jobs
 from pipeline.sweeps.__main__ import main
 from pipeline.tracking import store
@@ -62,6 +62,7 @@ def _job(folder: Path, *overrides: str, top1: float = 0.5, loss: float = 1.0, **
     (folder / "lineage.json").write_text(json.dumps({"data": data, "commit": "c", "dirty": False}))
     card = {"name": cfg.model.name, "data": cfg.data.name, "drawings": True}
     (folder / "model.json").write_text(json.dumps(card))
+    seal.seal(folder)
 
 
 def _said(capsys, *arguments: str) -> str:

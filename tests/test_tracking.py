@@ -12,7 +12,7 @@ import pandas
 import pytest
 from PIL import Image
 
-from pipeline import tracking
+from pipeline import seal, tracking
 from pipeline.tracking import notes, store
 
 NAME = "sample"
@@ -242,19 +242,24 @@ def test_a_run_that_breaks_off_says_why(repro, run, house, client):
 def test_files_of_an_older_form_are_told_and_passed_over(client, house, capsys):
     file = house / "runs/sample/register/decision.json"
     whole = file.read_text()
-    old = house / "runs/single/old"
+    old, bare = house / "runs/single/old", house / "runs/single/bare"
     old.mkdir(parents=True)
     try:
         file.write_text('{"challenger": "probe", "champion": {"reason": "the first champion"}}')
         (old / "lineage.json").write_text("{}")
+        seal.seal(old)
+        shutil.copytree(old, bare)
+        (bare / "SHA256SUMS").unlink()
         tracking.sync()
     finally:
         file.write_text(whole)
-        shutil.rmtree(old)
+        for folder in (old, bare):
+            shutil.rmtree(folder, ignore_errors=True)
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert lines[0].startswith("warning: passed over: runs/single/old/config.yaml is missing")
-    assert lines[1].startswith("warning: passed over: runs/sample/register/decision.json is of an older form")
+    assert lines[1].startswith("warning: passed over: runs/single/bare has no SHA256SUMS (an older version")
+    assert lines[2].startswith("warning: passed over: runs/sample/register/decision.json is of an older form")
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,12 @@ import yaml
 from safetensors.torch import load_file
 
 from models import scratch
-from pipeline import config, curves, features, networks, pack, split, train
+from pipeline import config, curves, features, networks, pack, seal, split, train
 from pipeline.config import UserError
 from pipeline.data import Pack
 
 FILES = {
+    "SHA256SUMS",
     "config.yaml",
     "confusion.png",
     "curves.csv",
@@ -55,7 +56,7 @@ def test_same_seed_same_bytes_with_0_and_2_workers(once, repro, house):
     # Dropout and mixup are on in this model. The DVC run was another process.
     two, none = once("model=scratch", "trainer.workers=2"), once("model=scratch")
     assert _weights(two) == _weights(none) == _weights(house / "runs/sample/train/scratch")
-    for name in FILES - {"config.yaml"}:
+    for name in FILES - {"config.yaml", "SHA256SUMS"}:  # which tell of the workers
         assert (two / name).read_bytes() == (none / name).read_bytes(), name
 
 
@@ -262,6 +263,7 @@ def test_a_model_of_other_classes_than_the_data_is_told(once, house, tmp_path):
     card = json.loads((trained / "model.json").read_text())
     card["classes"][0] = "a unicorn"
     (trained / "model.json").write_text(json.dumps(card))
+    seal.seal(trained)
     with pytest.raises(UserError, match=r"knows other classes than .*data/sample; run: dvc repro train"):
         evaluate(trained, house / "data/sample", tmp_path / "out", 10, 1, 0)
 

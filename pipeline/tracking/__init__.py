@@ -8,6 +8,7 @@ however often they are called::
     python -m pipeline.tracking ui      # the page, opened on its training side
 """
 
+from pipeline.tracking.artifacts import Kept, registered
 from pipeline.tracking.folders import digest, model_hash
 from pipeline.tracking.live import Run
 from pipeline.tracking.page import links, ui
@@ -31,6 +32,7 @@ from pipeline.tracking.store import reachable, uri
 from pipeline.tracking.sweeps import sweep_of, sweep_runs
 
 __all__ = [
+    "Kept",
     "Run",
     "Version",
     "champion",
@@ -50,6 +52,7 @@ __all__ = [
     "promote",
     "promoted_because",
     "reachable",
+    "registered",
     "sweep_of",
     "sweep_runs",
     "sync",

@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline import seal
 from pipeline.config import ROOT, UserError
 
 
@@ -27,6 +28,7 @@ class Trained:
         """
         import yaml
 
+        seal.check(folder)
         file = folder / "config.yaml"
         try:
             settings = yaml.safe_load(file.read_text())
@@ -34,7 +36,7 @@ class Trained:
         except (OSError, ValueError, yaml.YAMLError):
             known = False
         if not known:
-            raise UserError(f"{_near(file)} is missing, damaged or of an older form")
+            raise UserError(f"{seal.near(file)} is missing, damaged or of an older form")
         return cls(
             folder,
             card=read(folder / "model.json", "name", "data", "drawings"),
@@ -64,15 +66,11 @@ def read(file: Path, *keys: str) -> dict:
     try:
         tree = json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{_near(file)} is missing or damaged") from error
+        raise UserError(f"{seal.near(file)} is missing or damaged") from error
     lacks = [key for key in keys if not isinstance(tree, dict) or key not in tree]
     if lacks:
-        raise UserError(f"{_near(file)} is of an older form, it has no {', '.join(lacks)}")
+        raise UserError(f"{seal.near(file)} is of an older form, it has no {', '.join(lacks)}")
     return tree
-
-
-def _near(file: Path) -> Path:
-    return file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
 
 
 def _key(settings: dict) -> str:
@@ -125,7 +123,14 @@ def trained(runs: Path) -> list[Path]:
 
 
 def judged(folder: Path) -> Path | None:
-    """The evaluation of a train folder, unless it is of a former model there."""
+    """The evaluation of a train folder, unless it is of a former model there.
+
+    Raises:
+        UserError: it is damaged.
+    """
     evaluation = folder.parent.parent / "evaluate" / folder.name
     known = evaluation / "model.sha256"
-    return evaluation if known.is_file() and known.read_text().strip() == model_hash(folder) else None
+    if not known.is_file():
+        return None
+    seal.check(evaluation)
+    return evaluation if known.read_text().strip() == model_hash(folder) else None

@@ -1,16 +1,18 @@
 """The model registry: versions, the alias `champion`, and the looks at the test split."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline import seal
 from pipeline.config import UserError
+from pipeline.portable import SUMS
 from pipeline.tracking import notes
 from pipeline.tracking.folders import Trained, model_hash, read
 from pipeline.tracking.runs import ensure
 from pipeline.tracking.store import client, shown
 
 PORTABLE = Path(__file__).parents[1] / "portable.py"  # the code that a registered model carries along
-MODEL_FILES = ("model.json", "model.onnx")  # what it consists of, beside that
 REQUIREMENTS = ("numpy", "pandas", "pillow", "onnxruntime")  # of portable.py, at the versions installed here
 
 
@@ -26,7 +28,7 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
     Args:
         folder: train's.
         evaluation: evaluate's.
-        portable: holds ``model.onnx`` and ``model.json``.
+        portable: holds ``model.onnx`` and ``model.json``, sealed.
 
     Returns:
         The version's number.
@@ -37,6 +39,8 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
     import mlflow
 
     trained = Trained.open(folder)
+    seal.check(evaluation)
+    seal.check(portable)
     name, model = trained.card["data"], model_hash(folder)
     found = _version(name, model)
     if found:
@@ -110,17 +114,28 @@ def champion(name: str) -> tuple[str, str] | None:
 
 
 def download_version(name: str, number: str, target: Path) -> None:
-    """Brings a version's files back as ``train/``, ``evaluation/`` and ``portable/`` in `target`."""
+    """Brings a version's files back as ``train/``, ``evaluation/`` and ``portable/`` in `target`.
+
+    Raises:
+        UserError: they are damaged.
+    """
     import mlflow
 
     version = client().get_model_version(name, number)
     for part in ("train", "evaluation"):
         mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=part, dst_path=str(target))
     model = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{number}"))
-    (target / "portable").mkdir(parents=True)
-    for file in MODEL_FILES:
-        (source,) = model.rglob(file)
-        (target / "portable" / file).write_bytes(source.read_bytes())
+    (exported,) = model.rglob("model.onnx")
+    shutil.copytree(exported.parent, target / "portable")
+    for part in ("train", "evaluation", "portable"):
+        _whole(target / part, f"models:/{name}/{number}, {part}")
+
+
+def _whole(folder: Path, name: str) -> None:
+    """Checks what came from MLflow; what was registered before there were seals gets one as it came."""
+    if not (folder / SUMS).is_file():
+        seal.seal(folder)
+    seal.check(folder, name)
 
 
 def download_train(address: str, target: Path) -> Path:
@@ -131,7 +146,7 @@ def download_train(address: str, target: Path) -> Path:
         target: a directory.
 
     Raises:
-        UserError: the registry has no such version.
+        UserError: the registry has no such version, or it is damaged.
     """
     return download_run(find_version(address), target)
 
@@ -217,6 +232,7 @@ def download_run(version: Version, target: Path) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(kept & {"train", "params.yaml", "dvc.lock"}):
         mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=path, dst_path=str(target))
+    _whole(target / "train", str(version))
     return target / "train"
 
 

@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline import config, curves, unfinished
+from pipeline import config, curves, seal, unfinished
 from pipeline.tracking import notes
 from pipeline.tracking.folders import Trained, digest, read
 from pipeline.tracking.store import client, experiment_id, find_run, silent
@@ -220,6 +220,7 @@ def ensure(folder: Path, evaluation: Path | None = None) -> str:
 
 
 def _ensure_evaluation(run_id: str, trained: Trained, folder: Path) -> None:
+    seal.check(folder)
     content = digest(folder)
     if client().get_run(run_id).data.tags.get("evaluation") == content:
         return

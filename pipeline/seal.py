@@ -1,0 +1,53 @@
+"""Seals: a folder's own ``SHA256SUMS``, written when it is whole and checked before it is used.
+
+DVC trusts the objects of its cache unseen, and a file of the workspace by its time and size; a disk's error
+changes neither. By hand: ``sha256sum -c SHA256SUMS`` in the folder.
+"""
+
+import functools
+from pathlib import Path
+
+from pipeline import portable
+from pipeline.config import ROOT, UserError
+
+REPAIR = "python -m pipeline.verify --repair"
+
+
+def seal(folder: Path) -> None:
+    """Writes ``SHA256SUMS`` over all files of a folder."""
+    lines = (f"{digest}  {name}\n" for name, digest in portable.sums(folder).items())
+    (folder / portable.SUMS).write_text("".join(lines))
+
+
+def near(path: Path) -> Path:
+    """A path as messages tell it: from the project's root, where it lies there."""
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+
+def check(folder: Path, name: str | None = None) -> None:
+    """Makes sure that a folder's files are those that were sealed.
+
+    A process reads a folder once, however often it asks, unless a file was touched in between.
+
+    Args:
+        folder: a sealed one.
+        name: what a person knows it by; its path otherwise.
+
+    Raises:
+        UserError: a file is damaged, missing or new, or the folder was never sealed.
+    """
+    if not (folder / portable.SUMS).is_file():
+        raise UserError(
+            f"{name or near(folder)} has no {portable.SUMS} (an older version made it?); make it again, "
+            f"or take it as it is: python -m pipeline.verify --seal {near(folder)}"
+        )
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    stats = ((file, file.stat()) for file in files)
+    stamps = tuple((str(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for file, stat in stats)
+    if wrong := _damaged(folder, stamps):
+        raise UserError(f"{name or near(folder)}: {', '.join(wrong)}; run: {REPAIR}")
+
+
+@functools.cache
+def _damaged(folder: Path, stamps: tuple) -> list[str]:
+    return portable.damaged(folder)

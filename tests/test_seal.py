@@ -1,0 +1,324 @@
+"""A flipped byte is found wherever it is and named, before it is used, with the command that repairs it."""
+
+import hashlib
+import os
+import re
+import shutil
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from pipeline import config, evaluate, export, leaderboard, networks, portable, seal, split, tracking
+from pipeline.config import UserError
+from pipeline.data import Pack
+
+REPAIR = r"run: python -m pipeline\.verify --repair$"
+
+
+def _flip(file: Path) -> None:
+    """Changes one byte as a failing disk does: read-only or not, and no time or size tells of it."""
+    before = file.stat()
+    file.chmod(0o644)
+    with open(file, "r+b") as stream:
+        stream.seek(before.st_size // 2)
+        byte = stream.read(1)[0]
+        stream.seek(before.st_size // 2)
+        stream.write(bytes([byte ^ 1]))
+    file.chmod(before.st_mode)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _copy(folder: Path, target: Path) -> Path:
+    return shutil.copytree(folder, target / folder.name)
+
+
+@pytest.fixture(scope="module")
+def other(repro, run, house, tmp_path_factory) -> Path:
+    """A second project with the first one's data, runs and cache, and an MLflow store of its own."""
+    copy = tmp_path_factory.mktemp("other") / "project"
+    left_out = shutil.ignore_patterns("mlflow.db*", "mlartifacts", "single", "sweeps")
+    shutil.copytree(house, copy, ignore=left_out)
+    for command in (["python", "-m", "pipeline.tracking", "sync"], ["dvc", "status"]):  # both look, and trust
+        done = run(*command, cwd=copy, PYTHONPATH=str(copy))
+        assert done.returncode == 0, done.stdout
+    return copy
+
+
+@pytest.fixture
+def verify(run, other):
+    """Runs the program in the other project, without MLflow unless that is asked for.
+
+    Returns its status and its lines.
+    """
+
+    def _verify(*arguments: str, store: str = "sqlite:////nowhere/mlflow.db"):
+        command = ["python", "-m", "pipeline.verify", *arguments]
+        done = run(*command, cwd=other, PYTHONPATH=str(other), MLFLOW_TRACKING_URI=store)
+        return done.returncode, done.stdout.splitlines()
+
+    return _verify
+
+
+def _object(other: Path, file: str) -> Path:
+    """DVC's copy of a file."""
+    md5 = hashlib.md5((other / file).read_bytes(), usedforsecurity=False).hexdigest()
+    found = other / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+    assert found.stat().st_mode & 0o222 == 0
+    return found
+
+
+def test_sha256sum_itself_checks_a_seal_and_finds_what_is_damaged(repro, run, house, tmp_path):
+    folder = _copy(house / "runs/sample/train/scratch", tmp_path)
+    checked = run("sha256sum", "--strict", "-c", "SHA256SUMS", cwd=folder)
+    assert checked.returncode == 0, checked.stdout
+    assert checked.stdout.count(": OK") == len(list(folder.iterdir())) - 1
+    _flip(folder / "weights.safetensors")
+    assert "weights.safetensors: FAILED" in run("sha256sum", "-c", "SHA256SUMS", cwd=folder).stdout
+
+
+def test_missing_and_new_files_and_a_damaged_seal_are_named(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text(name)
+    seal.seal(tmp_path)
+    seal.check(tmp_path)
+    (tmp_path / "b").unlink()
+    (tmp_path / "d").write_text("d")
+    (tmp_path / ".nfs0001").write_text("a system's own")
+    with pytest.raises(UserError, match=r": b is missing, d is new; " + REPAIR):
+        seal.check(tmp_path)
+    seal.seal(tmp_path)
+    _flip(tmp_path / portable.SUMS)
+    with pytest.raises(UserError, match=r"is damaged|is missing"):
+        seal.check(tmp_path)
+
+
+def test_a_folder_is_read_once_a_process_unless_it_was_touched(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("whole")
+    seal.seal(tmp_path)
+    read, sums = [], portable.sums
+    monkeypatch.setattr(portable, "sums", lambda folder: read.append(folder) or sums(folder))
+    for _ in range(3):
+        seal.check(tmp_path)
+    assert len(read) == 1
+    (tmp_path / "file").write_text("wrong")
+    with pytest.raises(UserError, match="file is damaged"):
+        seal.check(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["pixels.bin", "index.csv", "pack.json", "quarantine.csv"])
+def test_a_flipped_byte_in_a_pack_is_named_with_its_repair(repro, house, tmp_path, file):
+    place = _copy(house / "data/sample", tmp_path)
+    Pack.open(place)
+    _flip(place / "pack" / file)
+    with pytest.raises(UserError, match=rf"pack: {re.escape(file)} is damaged; " + REPAIR):
+        Pack.open(place)
+    with pytest.raises(UserError, match=rf"{re.escape(file)} is damaged"):
+        split.split(place / "pack", tmp_path / "split.csv", config.compose().split)
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "model.json"])
+def test_a_flipped_byte_in_a_trained_model_stops_who_would_use_it(repro, house, tmp_path, file):
+    train = _copy(house / "runs/sample/train/scratch", tmp_path)
+    _flip(train / file)
+    told = rf"{re.escape(file)} is damaged; " + REPAIR
+    with pytest.raises(UserError, match=told):
+        evaluate.evaluate(train, house / "data/sample", tmp_path / "out", 10, 1, 0)
+    with pytest.raises(UserError, match=told):
+        export.to_onnx(train, tmp_path / "onnx")
+    with pytest.raises(UserError, match=r"^model\.start=.*: " + told):
+        networks._start(None, {}, str(train))
+    with pytest.raises(UserError, match=told):
+        tracking.ensure(train)
+    assert not (tmp_path / "out").exists() and not (tmp_path / "onnx").exists()
+
+
+def test_a_flipped_byte_in_an_evaluation_stops_register_and_report(repro, house, tmp_path):
+    runs = tmp_path / "runs"
+    for stage in ("train", "evaluate"):
+        shutil.copytree(house / "runs/sample" / stage, runs / stage)
+    models = ["scratch", "probe"]
+    assert len(leaderboard.rows(runs, models)) == 2
+    _flip(runs / "evaluate/scratch/predictions.csv")
+    told = r"scratch: predictions\.csv is damaged; " + REPAIR
+    with pytest.raises(UserError, match=told):
+        leaderboard.rows(runs, models)
+    candidate = house / "runs/sample/register/candidates/scratch"
+    with pytest.raises(UserError, match=told):
+        tracking.ensure_version(runs / "train/scratch", runs / "evaluate/scratch", candidate)
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model.json"])
+def test_a_flipped_byte_in_an_exported_model_is_named_wherever_it_is_loaded(repro, house, tmp_path, file):
+    runs = house / "runs/sample"
+    candidate = _copy(runs / "register/candidates/scratch", tmp_path)
+    portable.Portable(candidate)
+    _flip(candidate / file)
+    with pytest.raises(portable.DamagedError, match=rf"scratch: {re.escape(file)} is damaged"):
+        portable.Portable(candidate)
+    with pytest.raises(UserError, match=rf"{re.escape(file)} is damaged; " + REPAIR):
+        tracking.ensure_version(runs / "train/scratch", runs / "evaluate/scratch", candidate)
+
+
+def test_what_is_whole_is_said_to_be_and_nothing_is_changed(verify, other):
+    before = {file: file.read_bytes() for file in (other / "runs").rglob("*") if file.is_file()}
+    status, lines = verify(store=f"sqlite:///{other / 'mlflow.db'}")
+    assert (status, lines[-1]) == (0, "everything is whole")
+    assert re.match(
+        r"verify: 10 sealed folders, \d+ objects of DVC's cache, 6 folders of registered models", lines[0]
+    )
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_a_damaged_dvc_object_is_trusted_by_dvc_found_by_verify_and_healed_from_the_workspace(
+    verify, run, other
+):
+    pixels = other / "data/sample/pack/pixels.bin"
+    broken, bytes_before = _object(other, "data/sample/pack/pixels.bin"), pixels.read_bytes()
+    md5, *_ = re.findall(
+        r"path: data/sample/pack\n *hash: md5\n *md5: (\w+\.dir)", (other / "dvc.lock").read_text()
+    )
+    listing = other / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+    _flip(broken)
+    assert "up to date" in run("dvc", "status", cwd=other).stdout  # which is why verify exists
+    _flip(listing)
+    status, lines = verify()
+    assert status == 1
+    assert (
+        sum(f"damaged: {file.relative_to(other)}: " in line for file in (broken, listing) for line in lines)
+        == 2
+    )
+    assert lines[-1] == "error: 2 damaged; run: python -m pipeline.verify --repair"
+    assert verify("--repair")[0] == 0
+    assert broken.read_bytes() == bytes_before
+    assert "Running stage" not in run("dvc", "repro", cwd=other, PYTHONPATH=str(other)).stdout
+
+
+def test_where_both_copies_are_damaged_repair_and_repro_give_the_same_bytes(verify, run, other):
+    pixels = other / "data/sample/pack/pixels.bin"
+    broken, before = _object(other, "data/sample/pack/pixels.bin"), pixels.read_bytes()
+    weights = {file: file.read_bytes() for file in (other / "runs/sample/train").rglob("*.safetensors")}
+    _flip(pixels)
+    _flip(broken)
+    # By itself DVC sees nothing; asked by force it writes the pack anew and leaves its own copy damaged.
+    assert "up to date" in run("dvc", "status", cwd=other).stdout
+    refused = run("python", "-m", "pipeline.evaluate", "model=probe", cwd=other, PYTHONPATH=str(other))
+    assert refused.returncode == 1
+    assert refused.stdout == (
+        "error: data/sample/pack: pixels.bin is damaged; run: python -m pipeline.verify --repair\n"
+    )
+    status, lines = verify("--repair")
+    assert status == 1  # not everything could be had
+    assert "damaged: data/sample/pack: pixels.bin is damaged" in lines
+    assert any("DVC's copy of data/sample/pack/pixels.bin is not as" in line for line in lines)
+    assert lines[-1] == "to be made again: dvc repro"
+    done = run("dvc", "repro", cwd=other, PYTHONPATH=str(other))
+    assert done.returncode == 0, done.stdout
+    assert re.findall(r"Running stage '(\w+)", done.stdout) == ["pack"]
+    assert pixels.read_bytes() == before == broken.read_bytes()
+    assert {file: file.read_bytes() for file in weights} == weights
+
+
+def test_what_only_the_workspace_has_damaged_comes_back_from_dvcs_cache(verify, run, other):
+    files = [
+        other / "data/sample/split.csv",
+        other / "runs/sample/register/decision.json",
+        other / "runs/sample/train/scratch/weights.safetensors",
+        other / "runs/sample/register/candidates/scratch/model.onnx",
+    ]
+    before = [file.read_bytes() for file in files]
+    for file in files:
+        _flip(file)
+    assert "up to date" in run("dvc", "status", cwd=other).stdout
+    synced = run("python", "-m", "pipeline.tracking", "sync", cwd=other, PYTHONPATH=str(other))
+    assert "passed over: runs/sample/train/scratch: weights.safetensors is damaged" in synced.stdout
+    status, lines = verify("--repair")
+    assert status == 0
+    assert sum(line.startswith("damaged: ") for line in lines) == len(files)
+    assert "damaged: data/sample/split.csv: not what dvc.lock says" in lines
+    assert "damaged: runs/sample/train/scratch: weights.safetensors is damaged" in lines
+    assert [file.read_bytes() for file in files] == before
+    assert "up to date" in run("dvc", "status", cwd=other).stdout
+
+
+def test_what_is_damaged_in_cache_and_workspace_comes_from_the_remote(verify, run, other, tmp_path):
+    file, kept = other / "data/sample/archive", (other / ".dvc/config").read_bytes()
+    broken, before = _object(other, "data/sample/archive"), file.read_bytes()
+    try:
+        for command in (["remote", "add", "--default", "share", str(tmp_path / "share")], ["push", "-q"]):
+            assert run("dvc", *command, cwd=other).returncode == 0
+        _flip(file)
+        _flip(broken)
+        assert verify("--repair")[0] == 0
+        assert file.read_bytes() == before == broken.read_bytes()
+    finally:
+        (other / ".dvc/config").write_bytes(kept)
+
+
+def test_a_flipped_byte_in_a_registered_version_is_refused_when_loaded_and_repaired_in_place(
+    verify, run, other, tmp_path
+):
+    store = f"sqlite:///{other / 'mlflow.db'}"
+    client = mlflow.MlflowClient(store, store)
+    version = client.get_model_version_by_alias("sample", "champion")
+    load = (
+        "import sys, mlflow; mlflow.set_tracking_uri(sys.argv[1]); "
+        "mlflow.pyfunc.load_model('models:/sample@champion'); print('loaded')"
+    )
+    (model,) = (other / "mlartifacts").rglob(f"data/{version.tags['model']}/model.onnx")
+    (weights,) = (other / "mlartifacts" / version.run_id).rglob("weights.safetensors")
+    before = model.read_bytes(), weights.read_bytes()
+    _flip(model)
+    _flip(weights)
+    told = run("python", "-c", load, store, cwd=tmp_path, PYTHONPATH="").stdout.splitlines()[-1]
+    assert "DamagedError" in told and "model.onnx is damaged" in told and "loaded" not in told
+    start = (
+        "from pathlib import Path; from pipeline import tracking; "
+        "tracking.download_train('models:/sample@champion', Path('.'))"
+    )
+    done = run("python", "-c", start, cwd=tmp_path, PYTHONPATH=str(other), MLFLOW_TRACKING_URI=store)
+    assert done.stdout.splitlines()[-1].endswith(
+        "models:/sample@champion: weights.safetensors is damaged; run: python -m pipeline.verify --repair"
+    )
+    status, lines = verify("--repair", store=store)
+    assert status == 0
+    assert f"damaged: models:/sample/{version.version} in MLflow: model.onnx is damaged" in lines
+    assert (model.read_bytes(), weights.read_bytes()) == before
+    assert client.get_model_version_by_alias("sample", "champion").version == version.version
+    assert "loaded" in run("python", "-c", load, store, cwd=tmp_path, PYTHONPATH="").stdout
+
+
+def test_a_damaged_champion_names_no_photo(run, other, tmp_path):
+    model = other / "runs/sample/register/champion/portable/model.onnx"
+    _flip(model)
+    done = run("python", "-m", "pipeline.predict", "face.jpg", cwd=other, PYTHONPATH=str(other))
+    _flip(model)
+    assert done.returncode == 1
+    assert done.stdout == (
+        "error: runs/sample/register/champion/portable: model.onnx is damaged; "
+        "run: python -m pipeline.verify --repair\n"
+    )
+
+
+def test_a_run_that_no_stage_made_is_told_and_kept_and_an_older_one_is_taken_as_it_is(verify, other):
+    single = shutil.copytree(other / "runs/sample/train/scratch", other / "runs/single/mine")
+    (single / "curves.csv").write_text("mine\n")  # of no other folder
+    (single / portable.SUMS).unlink()
+    try:
+        status, lines = verify()
+        assert status == 0  # nothing tells that it is damaged
+        assert "not sealed, nothing tells whether it is whole: runs/single/mine" in lines
+        with pytest.raises(
+            UserError, match=r"has no SHA256SUMS .* python -m pipeline\.verify --seal /.*mine$"
+        ):
+            seal.check(single)
+        assert verify("--seal", "runs/single/mine")[0] == 0
+        assert verify("--seal", "runs/single/mine")[1][0].startswith("error: ")
+        seal.check(single)
+        _flip(single / "weights.safetensors")
+        status, lines = verify("--repair")
+        assert status == 1
+        assert lines[-1].startswith("to be made again: runs/single/mine: train it again")
+        assert (single / "config.yaml").is_file()
+    finally:
+        shutil.rmtree(single)
