@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline import config
+from pipeline import config, seal
 from pipeline.checkpoints import Checkpoints
 from pipeline.config import UserError
 
@@ -42,8 +42,9 @@ def finished(out: Path, known: str, sweep: str | None) -> dict | None:
         settings = yaml.safe_load((out / "config.yaml").read_text())
         lineage = json.loads((out / "lineage.json").read_text())
         if identity(settings, lineage, sweep) == known:
+            seal.check(out)
             return json.loads((out / "metrics.json").read_text())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, UserError):
         pass
     return None
 
