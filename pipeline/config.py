@@ -50,7 +50,11 @@ class UserError(Exception):
     """Something a person can mend: the message says in one line what, where and what to do."""
 
 
-class StoppedError(UserError):
+class SharedError(UserError):
+    """Ends all processes of a training alike: the first one tells it."""
+
+
+class StoppedError(SharedError):
     """A signal asked to stop; what was reached is on the disk."""
 
 
@@ -166,6 +170,9 @@ def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
         except StoppedError as error:
             print(f"stopped: {error}", file=sys.stderr)
             sys.exit(128 + signal.SIGTERM)
+        except KeyboardInterrupt:
+            print("stopped by Ctrl-C; the same command goes on from what was kept", file=sys.stderr)
+            sys.exit(128 + signal.SIGINT)
         except UserError as error:
             if job.mode == RunMode.MULTIRUN:  # the sweep's other jobs go on
                 print(f"error: {error}", file=sys.stderr)

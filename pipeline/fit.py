@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from models.classifier import Classifier, topk_metrics
 from pipeline import augment, checkpoints
 from pipeline.checkpoints import Checkpoints
-from pipeline.config import StoppedError, UserError
+from pipeline.config import SharedError, StoppedError, UserError
 from pipeline.data import EpochSampler, Pack, Pictures, balanced_chances, loader, still
 
 # Steps between two looks at the losses and at whether to stop: on a GPU each look waits for it.
@@ -91,8 +91,9 @@ class Fit:
         pack: the pictures.
         card: the model's.
         cfg: the configuration.
-        progress: before the first epoch.
+        rows: of the curves before the first epoch.
         kept: where checkpoints are; the newest is where it begins.
+        began: when this process did, by ``time.monotonic``.
         tell: is given the rows after each epoch, in the first process of several.
     """
 
@@ -102,8 +103,9 @@ class Fit:
         pack: Pack,
         card: dict,
         cfg: DictConfig,
-        progress: Progress,
+        rows: list[dict],
         kept: Checkpoints,
+        began: float,
         tell: Callable[[list[dict]], None] | None,
     ):
         self.model, self.pack, self.cfg, self.kept, self.tell = model, pack, cfg, kept, tell
@@ -123,21 +125,23 @@ class Fit:
         model.begin_averaging()
         self.module, self.optimizer = self.fabric.setup(model, model.configure_optimizers())
         self.metrics = topk_metrics(model.num_classes, "val/").to(self.fabric.device)
-        self.progress = progress
+        self.progress = Progress(rows)
+        self.began = began
         # The first process chooses, for it takes a damaged one away.
         found = self.fabric.broadcast(str(kept.latest() or "") if self.fabric.is_global_zero else "")
         if found:
             self._restore(checkpoints.read(found))
         self.stop_asked = False
         self.pending: list[torch.Tensor] = []
-        self.saved = self.began = time.monotonic()
+        self.saved = time.monotonic()
 
     def run(self) -> Progress:
         """Trains until the epochs are done or validation stays; puts the best weights into the model.
 
         Raises:
             StoppedError: SIGTERM came.
-            UserError: the loss is no number any more, or a loader's worker was killed.
+            SharedError: the loss is no number any more.
+            UserError: a loader's worker was killed.
         """
         with self._terminable():
             while not self._done():
@@ -265,7 +269,7 @@ class Fit:
         places = seen.order(now.epoch)[first : first + batch]
         names = ", ".join(self.pack.table["path"].iloc[self.learning.rows[places]])
         last = self.kept.latest() if self.fabric.is_global_zero else None
-        raise UserError(
+        raise SharedError(
             f"epoch {now.epoch + 1}, batch {first // batch + 1}: the loss is {float(losses[rank, number])}; "
             f"its pictures: {names}; last good checkpoint: {last or 'none'}; "
             "choose a lower model.lr, or look at these pictures"

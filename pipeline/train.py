@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import config, seal
-from pipeline.config import ROOT, UserError
+from pipeline.config import ROOT, SharedError, UserError
 from pipeline.lineage import keep_changes, lineage_of, settings_of
 from pipeline.unfinished import Unfinished, finished, identity
 
@@ -64,6 +64,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     Raises:
         UserError: no packed pictures, or a choice that can't be followed.
     """
+    began = time.monotonic()
     import torch
     from lightning_fabric import seed_everything
 
@@ -88,7 +89,8 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
         return metrics
     place = Unfinished(known, out)
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:  # one of several processes: the first does all the rest
-        _learn(model.to(device), card, pack, cfg, place, tell=None)
+        with suppress(SharedError):  # an exit status would have the first one killed before it can tell
+            _learn(model.to(device), card, pack, cfg, place, began, tell=None)
         return {}
     with place.claimed():
         # Now, not after an hour: a folder that can't be written is told before anything is trained.
@@ -102,7 +104,8 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
         name = name or f"{cfg.model.name} seed={cfg.seed}"
         run = tracking.Run(card, settings, lineage, name, sweep, chip, place.attempt())
         try:
-            reached = _learn(model.to(device), card, pack, cfg, place, run.push)
+            reached = _learn(model.to(device), card, pack, cfg, place, began, run.push)
+            learnt = time.monotonic()
             metrics = _leave(model.to(device), card, pack, cfg, reached.rows, settings, lineage, part)
             seal.seal(part)
             shutil.rmtree(out, ignore_errors=True)
@@ -112,23 +115,39 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
             raise
         finally:
             shutil.rmtree(part, ignore_errors=True)
-        place.forget(told=run.finish(out, reached.rows, reached.seconds))
+        seconds = reached.seconds + time.monotonic() - learnt
+        place.forget(told=run.finish(out, reached.rows, seconds))
     return metrics
 
 
 def _learn(
-    model, card: dict, pack, cfg: DictConfig, place: Unfinished, tell: Callable[[list[dict]], None] | None
+    model,
+    card: dict,
+    pack,
+    cfg: DictConfig,
+    place: Unfinished,
+    began: float,
+    tell: Callable[[list[dict]], None] | None,
 ) -> "Progress":
-    """Fits the head, the whole network or both, from where a former attempt broke off."""
+    """Fits the head, the whole network or both, from where a former attempt broke off.
+
+    Args:
+        model: the untrained classifier, and what `Fit` is given.
+        card: the model's.
+        pack: the pictures.
+        cfg: the configuration.
+        place: where checkpoints are.
+        began: when this process did, by ``time.monotonic``.
+        tell: is given the rows of the curves after each epoch.
+    """
     from pipeline.fit import Fit, Progress
 
-    began, rows = time.monotonic(), []
+    rows = []
     if cfg.model.head == "probe" and not place.checkpoints.any():
         rows = _fit_head(model, card, pack, cfg)
-    progress = Progress(rows, seconds=time.monotonic() - began)
     if cfg.model.epochs == 0:
-        return progress
-    return Fit(model, pack, card, cfg, progress, place.checkpoints, tell).run()
+        return Progress(rows, seconds=time.monotonic() - began)
+    return Fit(model, pack, card, cfg, rows, place.checkpoints, began, tell).run()
 
 
 def _leave(
