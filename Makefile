@@ -38,7 +38,7 @@ ui: $(INSTALLED)  ## MLflow's page, with links to its training side
 	@python -m pipeline.tracking ui
 
 test: $(INSTALLED)  ## the tests (offline, on drawn faces)
-	pytest
+	pytest -n 2 --dist loadfile
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	pytest -m slow

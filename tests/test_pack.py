@@ -269,7 +269,7 @@ def _full(monkeypatch) -> None:
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")  # as a write tells it: without a name
 
-    monkeypatch.setattr(pack, "content_hash", full)
+    monkeypatch.setattr(pack.schema, "content_hash", full)
 
 
 def test_a_disk_that_is_full_is_told_with_the_place_and_leaves_the_old_pack_alone(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from pipeline import reproduce
+from pipeline import reproduce, seal
 from pipeline.config import ROOT as HOUSE
 
 # Trains and registers a version for each argument, but the first two: an evaluation and an export.
@@ -105,21 +105,29 @@ def theirs(repro, run, house, change, tmp_path_factory):
 
 
 @contextmanager
+def _written(file: Path, text: str):
+    """A file with another text, and its folder sealed with it, while the context lasts."""
+    sums = file.with_name("SHA256SUMS")
+    before = {place: place.read_bytes() for place in (file, sums)}
+    try:
+        file.write_text(text)
+        seal.seal(file.parent)
+        yield
+    finally:
+        for place, data in before.items():
+            place.write_bytes(data)
+
+
 def _changed(file: Path, **changes):
-    """A JSON file with other values, while the context lasts; a key may lead into a tree: data__content."""
-    whole = file.read_text()
-    tree = json.loads(whole)
+    """A JSON file with other values; a key may lead into a tree: data__content."""
+    tree = json.loads(file.read_text())
     for key, value in changes.items():
         *parents, last = key.split("__")
         node = tree
         for parent in parents:
             node = node[parent]
         node[last] = value
-    try:
-        file.write_text(json.dumps(tree))
-        yield
-    finally:
-        file.write_text(whole)
+    return _written(file, json.dumps(tree))
 
 
 @pytest.fixture
@@ -282,12 +290,9 @@ def test_what_can_not_be_rebuilt_is_told_in_one_line(theirs, changes, message):
 
 def test_a_device_that_is_not_here_is_told(theirs):
     file = theirs.kept(1) / "config.yaml"
-    whole = file.read_text()
-    try:
-        file.write_text(whole.replace("accelerator: cpu\n  devices: 1", "accelerator: gpu\n  devices: 64"))
+    other = file.read_text().replace("accelerator: cpu\n  devices: 1", "accelerator: gpu\n  devices: 64")
+    with _written(file, other):
         done = theirs.reproduce("sample", "1", "--check")
-    finally:
-        file.write_text(whole)
     assert done.returncode == 1
     assert "sample 1 was trained on another device (gpu × 64, cpu), which PyTorch does not see" in done.stdout
 
