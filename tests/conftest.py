@@ -75,12 +75,14 @@ def _copy(target: Path) -> None:
         assert _run(*command, cwd=target).returncode == 0
 
 
-HOUSE.mkdir()
-_copy(HOUSE)
-# Before any test module is imported: `pipeline` and `models` are the copy's, in this process too.
-sys.path.insert(0, str(HOUSE))
-os.environ["PYTHONPATH"] = str(HOUSE)
-os.chdir(HOUSE)
+# pytest-xdist's first process runs no test itself; each of its workers has a copy of its own.
+if "PYTEST_XDIST_WORKER" in os.environ or not any(word.startswith("-n") for word in sys.argv):
+    HOUSE.mkdir()
+    _copy(HOUSE)
+    # Before any test module is imported: `pipeline` and `models` are the copy's, in this process too.
+    sys.path.insert(0, str(HOUSE))
+    os.environ["PYTHONPATH"] = str(HOUSE)
+    os.chdir(HOUSE)
 
 
 @pytest.fixture(scope="session")
