@@ -24,6 +24,7 @@ from rich.table import Table
 
 from pipeline import curves
 from pipeline.config import ROOT, compose
+from pipeline.tracking.runs import COUNTERS
 
 # Short trainings with all that could go astray: dropout, mixup, a moving average, a fitted head, frozen and
 # learning BatchNorm. The seed is one that nobody else uses: an unfinished training of yours stays yours.
@@ -61,7 +62,8 @@ def _mirrored(store: Path, data: str, folder: Path) -> str:
     rows = curves.read(folder)
     for key in run.data.metrics:
         points = [point.step for point in client.get_metric_history(run.info.run_id, key)]
-        if points != ([int(row["step"]) for row in rows if row.get(key) is not None] or [0]):
+        steps = [int(row["step"]) for row in rows if row.get(key) is not None and key not in COUNTERS]
+        if points != (steps or [0]):
             return f"{key} at {points}"
     return ""
 
@@ -73,14 +75,14 @@ def trial(
 
     Returns:
         What the killed process had told last, where the second one went on, and what is wrong (nothing, at
-        best); None if the first was done before the moment came.
+        best); None if the first had told its result before the moment came.
     """
     out, store = place / "out", place / "mlflow.db"
     killed = _start(overrides, out, store)
     time.sleep(moment)
     killed.send_signal(signal.SIGKILL)
     before = killed.communicate()[0].splitlines()
-    if killed.returncode == 0:
+    if killed.returncode == 0 or f"in {out}" in " ".join(before[-1:]):
         return None
     again = _start(overrides, out, store)
     after = again.communicate()[0].splitlines()
