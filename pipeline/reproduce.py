@@ -122,14 +122,15 @@ def worktree(tree: Path, commit: str | None, version) -> Iterator[None]:
             f"this clone does not have commit {short}, which {version} was trained from; "
             "run: git fetch --all, or do it where it was trained"
         )
-    made = _git("worktree", "add", "--quiet", "--detach", str(tree), commit)
     try:
+        made = _git("worktree", "add", "--quiet", "--detach", str(tree), commit)
         if made.returncode:
             raise UserError(f"git makes no worktree of commit {short}: {' '.join(made.stderr.split())}")
         yield
     finally:
         # Not `prune`: it would forget a person's own worktree on a disk that is not mounted now.
-        _git("worktree", "remove", "--force", str(tree))
+        # Forced twice: one that was broken off while it was made is still locked.
+        _git("worktree", "remove", "--force", "--force", str(tree))
 
 
 class Rebuilding:

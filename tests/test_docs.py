@@ -95,6 +95,8 @@ def test_every_command_parses(page, command, monkeypatch, house):
         from dvc.cli import parse_args
 
         parse_args(words[1:])
+    elif program == "python" and words[2].startswith("benchmarks."):
+        assert (house / f"{words[2].replace('.', '/')}.py").is_file()
     elif program == "python":
         assert words[1] == "-m" and words[2].startswith("pipeline.")
         _program(words[2].removeprefix("pipeline."), words[3:], monkeypatch)

