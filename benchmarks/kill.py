@@ -9,19 +9,18 @@ counts as good when all files are the same bytes, and MLflow holds one finished 
 import argparse
 import hashlib
 import os
-import platform
 import random
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import described
 from pipeline import curves
 from pipeline.config import ROOT, compose
 from pipeline.tracking.runs import COUNTERS
@@ -139,8 +138,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="further choices of the training, as for pipeline.train")
     given = parser.parse_args()
     console = Console(width=120)
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "pytorch-lightning", "mlflow"))
-    console.print(f"{platform.machine()}, {os.cpu_count()} processors; {versions}")
+    console.print(described("torch", "pytorch-lightning", "mlflow"))
     models = given.model or list(TRAININGS)
     good = [kill(model, given.kills, given.seed, given.overrides, console) for model in models]
     sys.exit(0 if sum(good) == given.kills * len(models) else "not all were identical")

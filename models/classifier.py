@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
+
+from models.pretrained import pooled_features
 
 TOP = (1, 3, 5)
 
@@ -46,6 +49,7 @@ class Classifier(pl.LightningModule):
         channels_last: memory layout; it changes the weights' last bits, so it is a choice, not a guess.
         class_weights: of each class in the training loss, or None: all alike.
         ema: decay of the weights' moving average, which then is what is judged and kept; 0 is none.
+        flip: answers by the mean over a picture and its mirror image, at twice the cost.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Classifier(pl.LightningModule):
         channels_last: bool = False,
         class_weights: list[float] | None = None,
         ema: float = 0.0,
+        flip: bool = False,
     ):
         super().__init__()
         self.channels_last = channels_last
@@ -76,7 +81,7 @@ class Classifier(pl.LightningModule):
         self.num_classes = num_classes
         self.lr, self.weight_decay, self.warmup, self.layer_decay = lr, weight_decay, warmup, layer_decay
         self.label_smoothing, self.mixup, self.ema = label_smoothing, mixup, ema
-        self.freeze_batchnorm = freeze_batchnorm
+        self.freeze_batchnorm, self.flip = freeze_batchnorm, flip
         self.averaged: AveragedModel | None = None
 
     def normalise(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -86,7 +91,17 @@ class Classifier(pl.LightningModule):
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Logits, N×num_classes, of uint8 pictures, N×H×W×3; of the averaged weights where there are such."""
-        return self.kept()(self.normalise(pictures))
+        return self._answer(self.kept(), pictures)
+
+    def features(self, pictures: torch.Tensor) -> torch.Tensor:
+        """What the head sees, N×C, of uint8 pictures, N×H×W×3; a linear head makes logits of it."""
+        return self._answer(lambda x: pooled_features(self.net, x), pictures)
+
+    def _answer(self, net: Callable[[torch.Tensor], torch.Tensor], pictures: torch.Tensor) -> torch.Tensor:
+        x = self.normalise(pictures)
+        if not self.flip:
+            return net(x)
+        return net(torch.cat([x, x.flip(3)])).unflatten(0, (2, -1)).mean(dim=0)
 
     def kept(self) -> nn.Module:
         """The network whose weights are judged and kept."""
@@ -170,12 +185,14 @@ def build(card: dict, **training: Any) -> Classifier:
     """A classifier with the network that a model's card names.
 
     Args:
-        card: `net` (a `_target_` with its arguments), `classes`, and `input` with `mean` and `std`.
+        card: `net` (a `_target_` with its arguments), `classes`, and `input` with `mean` and `std`; cards of
+            older models have no `flip`.
         training: further arguments of Classifier.
     """
     classes = len(card["classes"])
     net = instantiate(card["net"], num_classes=classes)
-    return Classifier(net, classes, card["input"]["mean"], card["input"]["std"], **training)
+    flip = card.get("flip", False)
+    return Classifier(net, classes, card["input"]["mean"], card["input"]["std"], flip=flip, **training)
 
 
 def save(model: Classifier, card: dict, folder: Path) -> None:

@@ -13,8 +13,8 @@ def fit_head(
 ) -> tuple[np.ndarray, np.ndarray, list[dict[str, float]]]:
     """Fits a head for each strength of regularisation and keeps the best on validation.
 
-    Features are standardised for the fit, since the penalty treats all alike; scale and shift are then
-    folded into the head, so that it works on the features as they are.
+    Features are scaled for the fit, since the penalty treats all alike; scale and shift are then folded into
+    the head, so that it works on the features as they are.
 
     Args:
         train: features N×C and labels N, every class among them.
@@ -30,7 +30,7 @@ def fit_head(
     from sklearn.metrics import log_loss
 
     features, labels = train
-    mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
+    mean, scale = features.mean(axis=0), _scale(features, labels)
     rows, heads = [], []
     solver = None
     for strength in strengths:
@@ -48,6 +48,23 @@ def fit_head(
         heads.append(_unfold(solver, mean, scale))
     best = min(range(len(rows)), key=lambda place: rows[place]["val/loss"])
     return *heads[best], rows
+
+
+# Pictures a class at which half of a feature's scale is its own. On Pet Faces, with one picture a class,
+# none of it gave 0.72 and all of it 0.66; with 55 a class none gave 0.930 and all 0.936 (random splits).
+HALF = 10
+
+
+def _scale(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Scale of each feature, C: its own deviation where there are many pictures, the usual one where few.
+
+    A handful of pictures says little about how far a feature varies, and its own deviation then gives noise
+    the same weight as what tells classes apart.
+    """
+    own = features.var(axis=0)
+    pictures = len(labels) / len(np.unique(labels))
+    trust = pictures / (pictures + HALF)
+    return np.sqrt(trust * own + (1 - trust) * own.mean()) + 1e-6
 
 
 def _unfold(solver, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

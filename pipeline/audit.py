@@ -107,7 +107,7 @@ def audit(cfg: DictConfig, place: Path) -> list[dict]:
     model, _ = networks.build(cfg, card, pack)
     model.to(networks.device(cfg))
     everything = np.arange(len(pack.table))
-    x = features(model, card, pack, everything, cfg.model.batch_size, cfg.trainer.workers)
+    x = features(model, card, pack, everything, cfg)
     targets = pack.table["target"].to_numpy()
     probabilities, judged = out_of_fold(x, targets, pack.table["group"].to_numpy())
     known = np.flatnonzero(judged)

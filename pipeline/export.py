@@ -1,10 +1,78 @@
-"""A trained model as ONNX: what leaves the project."""
+"""A trained model as ONNX: what leaves the project, and what computes features on a processor."""
 
+import hashlib
+import json
+import os
 import shutil
+import sys
+import tempfile
 import warnings
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipeline import seal
+from pipeline import config, portable, seal
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+    from models.classifier import Classifier
+
+CACHE = Path("data/.cache/trunks")  # in the main checkout
+
+
+def trunk_key(model: "Classifier", card: dict) -> str:
+    """Hash of a network without its head: weights, size, normalisation, flip, versions of what traces it."""
+    head = model.net.pretrained_cfg["classifier"]
+    around = [
+        card["net"],
+        model.flip,
+        [card["input"][key] for key in ("size", "mean", "std")],
+        [version(name) for name in ("torch", "timm", "onnx", "onnxscript")],
+    ]
+    digest = hashlib.sha256(json.dumps(around, sort_keys=True).encode())
+    for name, value in sorted(model.net.state_dict().items()):
+        if not name.startswith(head):
+            digest.update(name.encode())
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def trunk(model: "Classifier", card: dict) -> Path:
+    """A pretrained network without its head as an ONNX file, from uint8 pictures to `features`.
+
+    Exporting takes longer than the features of a thousand pictures, so it is done once and kept by content:
+    a probe's features and its export share it.
+    """
+    from torch import nn
+
+    folder = config.main_checkout() / CACHE / trunk_key(model, card)[:24]
+    if folder.is_dir():
+        if not (wrong := portable.damaged(folder)):
+            return folder / "trunk.onnx"
+        print(f"warning: {folder}: {', '.join(wrong)}; exported anew", file=sys.stderr)
+
+    class Trunk(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, pictures):
+            return self.model.features(pictures)
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix="."))
+    try:
+        _save(_graph(Trunk(), card["input"]["size"], "features"), part / "trunk.onnx")
+        seal.seal(part)
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # another process was as far: the two are the same
+            os.replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder / "trunk.onnx"
 
 
 def to_onnx(train: Path, target: Path) -> None:
@@ -20,27 +88,42 @@ def to_onnx(train: Path, target: Path) -> None:
     Raises:
         UserError: train's folder is damaged.
     """
-    import logging
-
     import onnx
-    import torch
+    from torch import nn
 
     from models.classifier import load
 
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # a line for each pass of its optimiser
     seal.check(train)
     model, card = load(train)
-    size = card["input"]["size"]
+    head = model.net.get_classifier() if hasattr(model.net, "get_classifier") else None
+    if isinstance(head, nn.Linear):
+        graph = _with_head(onnx.load(trunk(model, card)), head)
+    else:
+        graph = _graph(model, card["input"]["size"], "logits")
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    _save(graph, target / "model.onnx")
+    shutil.copyfile(train / "model.json", target / "model.json")
+    seal.seal(target)
+
+
+def _graph(network: "nn.Module", size: int, output: str) -> "onnx.ModelProto":
+    """A network of uint8 pictures, any number of them, as ONNX."""
+    import logging
+
+    import torch
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # a line for each pass of its optimiser
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own deprecations within its exporter
         program = torch.onnx.export(
-            model.eval(),
+            network.eval(),
             (example,),
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("pictures", min=1)},),
             input_names=["pictures"],
-            output_names=["logits"],
+            output_names=[output],
             verbose=False,
         )
     graph = program.model_proto
@@ -50,9 +133,29 @@ def to_onnx(train: Path, target: Path) -> None:
         node.doc_string = ""
     for value in (*graph.graph.value_info, *graph.graph.input, *graph.graph.output, *graph.graph.initializer):
         del value.metadata_props[:]
+    return graph
+
+
+def _with_head(graph: "onnx.ModelProto", head: "nn.Linear") -> "onnx.ModelProto":
+    """The trunk with a linear head behind it."""
+    from onnx import helper, numpy_helper
+
+    for name, tensor in (("head.weight", head.weight), ("head.bias", head.bias)):
+        graph.graph.initializer.append(numpy_helper.from_array(tensor.detach().cpu().numpy(), name))
+    inputs = ["features", "head.weight", "head.bias"]
+    graph.graph.node.append(helper.make_node("Gemm", inputs, ["logits"], name="head", transB=1))
+    (features,) = graph.graph.output
+    shape = features.type.tensor_type.shape.dim
+    logits = helper.make_tensor_value_info(
+        "logits", features.type.tensor_type.elem_type, [shape[0].dim_param, head.out_features]
+    )
+    graph.graph.output.remove(features)
+    graph.graph.output.append(logits)
+    return graph
+
+
+def _save(graph: "onnx.ModelProto", file: Path) -> None:
+    import onnx
+
     onnx.checker.check_model(graph)
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    onnx.save_model(graph, target / "model.onnx")
-    shutil.copyfile(train / "model.json", target / "model.json")
-    seal.seal(target)
+    onnx.save_model(graph, file)

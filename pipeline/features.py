@@ -5,54 +5,58 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
+from omegaconf import DictConfig
 
 from models.classifier import Classifier
-from models.pretrained import pooled_features
-from pipeline import config, portable
+from pipeline import config, export, portable
+from pipeline.config import UserError
 from pipeline.data import Pack, Pictures, loader, still
 
 CACHE = Path("data/.cache/features")  # in the main checkout
+ENGINES = ("onnx", "torch")
 
 
-def backbone_key(model: Classifier, card: dict, batch_size: int) -> str:
+def backbone_key(model: Classifier, card: dict, cfg: DictConfig) -> str:
     """Hash of all that a feature's bits depend on but the picture.
 
-    That is the weights without the head, sizing and its code, and what moves the last bits: layout, batch,
-    threads, device, versions.
+    That is the weights without the head, sizing and its code, and what moves the last bits: engine, layout,
+    batch, threads, device, versions.
     """
-    head = model.net.pretrained_cfg["classifier"]
     around = [
-        card["net"]["backbone"],
+        export.trunk_key(model, card),
         card["input"],
+        cfg.trainer.features,
         model.channels_last,
-        batch_size,
-        torch.get_num_threads(),
+        cfg.model.batch_size,
+        cfg.trainer.threads,
         model.device.type,
-        [version(name) for name in ("torch", "timm", "pillow", "numpy")],
+        [version(name) for name in ("onnxruntime", "pillow", "numpy")],
     ]
     digest = hashlib.sha256(json.dumps(around, sort_keys=True).encode())
     digest.update(Path(portable.__file__).read_bytes())
-    for name, value in sorted(model.net.state_dict().items()):
-        if not name.startswith(head):
-            digest.update(name.encode())
-            digest.update(value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
-def features(
-    model: Classifier, card: dict, pack: Pack, rows: np.ndarray, batch_size: int, workers: int
-) -> np.ndarray:
+def features(model: Classifier, card: dict, pack: Pack, rows: np.ndarray, cfg: DictConfig) -> np.ndarray:
     """Pooled features, rows×C float32, in the order of `rows`.
 
     Kept in one file a backbone under the pictures' hashes: a second head, a relabelled picture or another
     split computes nothing, a new picture only itself.
+
+    Args:
+        model: its head does not matter.
+        card: the model's.
+        pack: the pictures.
+        rows: which of them.
+        cfg: of it `model.batch_size` and `trainer`.
     """
-    file = config.main_checkout() / CACHE / f"{backbone_key(model, card, batch_size)[:24]}.npz"
+    file = config.main_checkout() / CACHE / f"{backbone_key(model, card, cfg)[:24]}.npz"
     known: dict[str, np.ndarray] = {}
     if file.is_file():
         try:
@@ -65,26 +69,54 @@ def features(
     hashes = pack.table["sha256"].to_numpy()
     new = np.array([row for row in rows if hashes[row] not in known], dtype=np.int64)
     if len(new):
-        computed = _compute(model, Pictures(pack, new, still(card["input"]), seed=0), batch_size, workers)
+        pictures = Pictures(pack, new, still(card["input"]), seed=0)
+        computed = _compute(_engine(model, card, cfg), pictures, cfg.model.batch_size, cfg.trainer.workers)
         known.update(zip(hashes[new], computed, strict=True))
         _store(file, known)
     return np.stack([known[hashes[row]] for row in rows])
 
 
-def _compute(model: Classifier, pictures: Pictures, batch_size: int, workers: int) -> np.ndarray:
+def _engine(model: Classifier, card: dict, cfg: DictConfig) -> Callable[[torch.Tensor], np.ndarray]:
+    """A function from uint8 pictures N×H×W×3 to features N×C.
+
+    Raises:
+        UserError: no such engine, or one for processors on a GPU.
+    """
+    if cfg.trainer.features == "torch":
+        model.eval()
+
+        def by_torch(pictures: torch.Tensor) -> np.ndarray:
+            with torch.inference_mode():
+                return model.features(pictures.to(model.device)).float().cpu().numpy()
+
+        return by_torch
+    if cfg.trainer.features != "onnx":
+        raise UserError(f"trainer.features={cfg.trainer.features} is not known: {', '.join(ENGINES)}")
+    if model.device.type != "cpu":
+        raise UserError(
+            "trainer.features=onnx computes on the processor; on a GPU use trainer.features=torch"
+        )
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = cfg.trainer.threads
+    options.log_severity_level = 3  # errors; what it warns of is nothing that a person can mend
+    session = onnxruntime.InferenceSession(
+        str(export.trunk(model, card)), options, providers=["CPUExecutionProvider"]
+    )
+    return lambda pictures: session.run(None, {"pictures": pictures.numpy()})[0]
+
+
+def _compute(
+    engine: Callable[[torch.Tensor], np.ndarray], pictures: Pictures, batch_size: int, workers: int
+) -> np.ndarray:
     from tqdm import tqdm
 
-    model.eval()
-    parts = []
     # Whole batches only: a batch of one takes another path through the processor, with other last bits.
     length = len(pictures)
     places = np.resize(np.arange(length), -(-length // batch_size) * batch_size).tolist()
-    with torch.inference_mode():
-        for batch, _ in tqdm(loader(pictures, batch_size, workers, places), desc="features", disable=None):
-            parts.append(
-                pooled_features(model.net, model.normalise(batch.to(model.device))).float().cpu().numpy()
-            )
-    return np.concatenate(parts)[:length]
+    batches = tqdm(loader(pictures, batch_size, workers, places), desc="features", disable=None)
+    return np.concatenate([engine(batch) for batch, _ in batches])[:length]
 
 
 def _store(file: Path, known: dict[str, np.ndarray]) -> None:

@@ -26,6 +26,7 @@ def card(cfg: DictConfig, pack) -> dict:
         "net": net,
         "input": {"max_side": pack.summary["max_side"], **sizing},
         "channels_last": cfg.model.channels_last,
+        "flip": cfg.model.get("flip", False),
     }
 
 
@@ -84,6 +85,7 @@ def build(cfg: DictConfig, card: dict, pack):
         card["input"]["mean"],
         card["input"]["std"],
         mixup=cfg.augment.mixup,
+        flip=card["flip"],
         **chosen,
     )
     return classifier, started

@@ -35,7 +35,7 @@ def _fit_head(model, card: dict, pack, cfg: DictConfig) -> list[dict]:
     parts = {}
     for split in ("train", "val"):
         rows = pack.rows(split)
-        x = features(model, card, pack, rows, cfg.model.batch_size, cfg.trainer.workers)
+        x = features(model, card, pack, rows, cfg)
         parts[split] = (x, pack.table["target"].to_numpy()[rows])
     balanced = cfg.model.balance != "none"
     weight, bias, tried = probe.fit_head(parts["train"], parts["val"], list(cfg.model.strengths), balanced)
@@ -175,7 +175,14 @@ def _judge(model, card: dict, pack, cfg: DictConfig, folder: Path) -> dict[str, 
     from pipeline import scores
 
     rows = pack.rows("val")
-    probabilities = scores.predict(model, card, pack, rows, cfg.model.batch_size, cfg.trainer.workers)
+    if cfg.model.epochs == 0:  # the backbone is as it was: what it says of these pictures is known
+        from pipeline.features import features
+
+        with torch.inference_mode():
+            x = torch.from_numpy(features(model, card, pack, rows, cfg)).to(model.device)
+            probabilities = model.net.get_classifier()(x).softmax(dim=1).cpu().numpy()
+    else:
+        probabilities = scores.predict(model, card, pack, rows, cfg.model.batch_size, cfg.trainer.workers)
     targets = pack.table["target"].to_numpy()[rows]
     scores.draw(pack, rows, probabilities, f"{cfg.model.name} on {cfg.data.name}, validation", folder)
     figures = topk_metrics(len(pack.classes), "val/")(

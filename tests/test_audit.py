@@ -126,50 +126,7 @@ def test_the_probe_finds_the_audits_features(tmp_path, monkeypatch):
     card = networks.card(cfg, packed)
     model, _ = networks.build(cfg, card, packed)
     rows = packed.rows("train")
-    assert features.features(model, card, packed, rows, cfg.model.batch_size, 0).shape == (len(rows), 1280)
-
-
-def test_damaged_features_are_told_and_computed_anew(tmp_path, monkeypatch, capsys):
-    from pipeline import features, networks
-    from pipeline.data import Pack
-
-    _packed(tmp_path)
-    monkeypatch.setattr(features, "CACHE", tmp_path / "features")
-    cfg = config.compose("model=probe", "model.input.size=64")
-    packed = Pack.open(tmp_path)
-    card = networks.card(cfg, packed)
-    model, _ = networks.build(cfg, card, packed)
-
-    def computed():
-        return features.features(model, card, packed, packed.rows("val"), 16, 0)
-
-    before = computed()
-    (file,) = (tmp_path / "features").iterdir()
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
-    assert np.array_equal(computed(), before)
-    assert f"warning: {file.name} is damaged" in capsys.readouterr().err
-    assert np.array_equal(computed(), before)
-    assert capsys.readouterr().err == ""
-
-
-def test_features_do_not_depend_on_which_pictures_came_along(tmp_path, monkeypatch):
-    from pipeline import features, networks
-    from pipeline.data import Pack
-
-    _packed(tmp_path)
-    cfg = config.compose("model=probe")
-    packed = Pack.open(tmp_path)
-    card = networks.card(cfg, packed)
-    model, _ = networks.build(cfg, card, packed)
-
-    def computed(folder, *parts):
-        monkeypatch.setattr(features, "CACHE", tmp_path / folder)
-        done = [features.features(model, card, packed, np.array(part), 16, 0) for part in parts]
-        return np.concatenate(done)
-
-    assert np.array_equal(computed("at-once", range(20)), computed("by-and-by", range(19), [19]))
+    assert features.features(model, card, packed, rows, cfg).shape == (len(rows), 1280)
 
 
 def test_a_model_without_a_frozen_backbone_is_told(tmp_path):

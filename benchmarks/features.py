@@ -1,0 +1,80 @@
+"""What a frozen backbone's features cost around the bare forward passes, and by which engine.
+
+``python -m benchmarks.features``, on the data set of ``params.yaml``; further choices as for pipeline.train,
+such as ``data=petfaces model.net.backbone=tf_efficientnet_lite2``. Ratios are of pictures per second.
+"""
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.machine import described, interleaved
+from pipeline import features, networks
+from pipeline.config import ROOT, compose
+from pipeline.data import Pack, Pictures, loader, still
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.features", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("--pictures", type=int, default=320)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("overrides", nargs="*", help="further choices, as for pipeline.train")
+    given = parser.parse_args()
+
+    cfg = compose("model=probe", *given.overrides)
+    pack = Pack.open(ROOT / "data" / cfg.data.name)
+    torch.set_num_threads(cfg.trainer.threads)
+    card = networks.card(cfg, pack)
+    model, _ = networks.build(cfg, card, pack)
+    rows = np.arange(min(given.pictures, len(pack.table)))
+    relabelled = np.roll(rows, 1)
+    sized = [
+        batch for batch, _ in loader(Pictures(pack, rows, still(card["input"]), 0), cfg.model.batch_size, 0)
+    ]
+
+    def engine(name: str, channels_last: bool = True):
+        other = compose("model=probe", *given.overrides, f"trainer.features={name}")
+        other.model.channels_last = channels_last
+        network, _ = networks.build(other, networks.card(other, pack), pack)
+        return features._engine(network, card, other)
+
+    # The trunk is exported before anything is timed: once in a machine's life.
+    engines = {
+        "ONNX Runtime, sized pictures in memory": engine("onnx"),
+        "torch, channels_last": engine("torch"),
+        "torch": engine("torch", channels_last=False),
+    }
+    with tempfile.TemporaryDirectory() as place:
+        features.CACHE = Path(place) / "kept"  # a path from the root on stands for itself
+
+        def anew() -> None:
+            shutil.rmtree(features.CACHE, ignore_errors=True)
+            features.features(model, card, pack, rows, cfg)
+
+        def again() -> None:
+            features.features(model, card, pack, relabelled, cfg)
+
+        programs = {name: (lambda run=run: [run(batch) for batch in sized]) for name, run in engines.items()}
+        programs |= {"features(), nothing kept": anew, "features(), all kept": again}
+        seconds = interleaved(programs, given.rounds)
+
+    bare = next(iter(seconds.values()))
+    title = f"{card['net']['backbone']}, {card['input']['size']} px, {cfg.data.name}, {len(rows)} pictures"
+    table = Table("", "seconds", "pictures/s", "time, of the first", title=f"{title}, flip={card['flip']}")
+    for name, taken in seconds.items():
+        table.add_row(name, f"{taken:.2f}", f"{len(rows) / taken:.0f}", f"{taken / bare:.2f}")
+    console = Console(width=120)
+    console.print(described("torch", "timm", "onnxruntime"), f"threads {cfg.trainer.threads}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""How right a linear head on frozen features is: ours against plain logistic regression and class means.
+
+``python -m benchmarks.probe data=petfaces``, and with ``model.net.backbone=tf_efficientnet_lite2``: five
+random splits, 70 parts to learn from and 30 to be judged by, and ten draws of 1, 5 and 10 pictures a class.
+Plain is timm's own preprocessing with scikit-learn's defaults. A row a trial goes to
+``reports/<data>/probe.csv``; what stands there is not measured again, so delete it when the recipe changes.
+"""
+
+import argparse
+import csv
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.neighbors import NearestCentroid
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from benchmarks.machine import described
+from models.probe import fit_head
+from pipeline import networks
+from pipeline.config import ROOT, compose
+from pipeline.data import Pack
+from pipeline.features import features
+
+SEEDS = range(100, 105)  # none of those by which the recipe was chosen
+DRAWS = range(100, 110)
+SHOTS = (1, 5, 10)
+FEW = 0.01  # C where nothing is left to choose it by
+COLUMNS = ("backbone", "learnt_from", "method", "seed", "top1")
+PLAIN = ("model.input.crop=center", "model.flip=false")
+
+
+def ours(x: np.ndarray, y: np.ndarray, strengths: list[float], seed: int) -> Callable:
+    """The probe's head; its strength is chosen on a part of what there is to learn from, then all is used."""
+    if len(strengths) > 1:
+        seen, held = train_test_split(np.arange(len(y)), test_size=0.2, stratify=y, random_state=seed)
+        *_, tried = fit_head((x[seen], y[seen]), (x[held], y[held]), strengths)
+        strengths = [min(tried, key=lambda row: row["val/loss"])["C"]]
+    weight, bias, _ = fit_head((x, y), (x, y), strengths)
+    return lambda pictures: (pictures @ weight.T + bias).argmax(axis=1)
+
+
+def few(y: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places of so many pictures of each class to learn from, and of those to be judged by."""
+    pool, judged = train_test_split(np.arange(len(y)), test_size=0.3, stratify=y, random_state=seed)
+    rng = np.random.default_rng(seed)
+    return np.concatenate(
+        [rng.choice(pool[y[pool] == label], count, False) for label in np.unique(y)]
+    ), judged
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.probe", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("overrides", nargs="*", help="choices of the probe, as for pipeline.train")
+    given = parser.parse_args()
+    cfg = compose("model=probe", *given.overrides)
+    pack = Pack.open(ROOT / "data" / cfg.data.name)
+    y = pack.table["target"].to_numpy()
+    backbone = cfg.model.net.backbone
+    file = ROOT / "reports" / cfg.data.name / "probe.csv"
+    done = {}
+    if file.is_file():
+        with open(file, newline="") as stream:
+            done = {
+                tuple(row[key] for key in COLUMNS[:4]): float(row["top1"]) for row in csv.DictReader(stream)
+            }
+
+    @cache
+    def seen(*more: str) -> np.ndarray:
+        chosen = compose("model=probe", *given.overrides, *more)
+        card = networks.card(chosen, pack)
+        torch.set_num_threads(chosen.trainer.threads)
+        model, _ = networks.build(chosen, card, pack)
+        return features(model, card, pack, np.arange(len(y)), chosen)
+
+    def plain(learn: np.ndarray, judged: np.ndarray, seed: int) -> np.ndarray:
+        head = LogisticRegression(max_iter=5000)
+        return head.fit(seen(*PLAIN)[learn], y[learn]).predict(seen(*PLAIN)[judged])
+
+    def scaled(learn: np.ndarray, judged: np.ndarray, seed: int) -> np.ndarray:
+        head = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
+        return head.fit(seen(*PLAIN)[learn], y[learn]).predict(seen(*PLAIN)[judged])
+
+    def means(learn: np.ndarray, judged: np.ndarray, seed: int) -> np.ndarray:
+        return NearestCentroid().fit(seen(*PLAIN)[learn], y[learn]).predict(seen(*PLAIN)[judged])
+
+    def recipe(learn: np.ndarray, judged: np.ndarray, seed: int) -> np.ndarray:
+        strengths = list(cfg.model.strengths) if len(learn) > max(SHOTS) * len(pack.classes) else [FEW]
+        return ours(seen()[learn], y[learn], strengths, seed)(seen()[judged])
+
+    table = Table("learnt from", "method", "top-1 (range)", "trials", title=f"{backbone} on {cfg.data.name}")
+    everything = np.arange(len(y))
+    for amount in ("70 %", *(f"{count} a class" for count in SHOTS)):
+        whole = amount == "70 %"
+        against = {"plain": plain, "plain, standardised": scaled} if whole else {"class means": means}
+        for method, learner in {**against, "ours": recipe}.items():
+            results = []
+            for seed in SEEDS if whole else DRAWS:
+                key = (backbone, amount, method, str(seed))
+                if key not in done:
+                    if whole:
+                        parts = train_test_split(everything, test_size=0.3, stratify=y, random_state=seed)
+                    else:
+                        parts = few(y, int(amount.split()[0]), seed)
+                    done[key] = float((learner(*parts, seed) == y[parts[1]]).mean())
+                    _append(file, (*key, f"{done[key]:.4f}"))
+                results.append(done[key])
+            shown = f"{np.mean(results):.1%} ({min(results):.1%}–{max(results):.1%})"
+            table.add_row(amount, method, shown, str(len(results)))
+    console = Console(width=120)
+    console.print(described("torch", "timm", "onnxruntime", "scikit-learn"))
+    console.print(table)
+
+
+def _append(file, row: tuple) -> None:
+    fresh = not file.is_file()
+    with open(file, "a", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        if fresh:
+            writer.writerow(COLUMNS)
+        writer.writerow(row)
+
+
+if __name__ == "__main__":
+    main()
