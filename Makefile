@@ -9,7 +9,7 @@ TORCH ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo petfaces ui test test-slow lint constraints clean
+.PHONY: help install demo petfaces ui test test-slow bench lint constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,12 @@ test: $(INSTALLED)  ## the tests (offline, on drawn faces)
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	pytest -m slow
+
+bench: $(INSTALLED)  ## what reports/benchmarks.md tells of speed and memory, measured here (about a quarter of an hour)
+	python -m benchmarks.input
+	python -m benchmarks.features
+	python -m benchmarks.overhead
+	python -m benchmarks.memory
 
 lint: $(INSTALLED)  ## style and format, as pre-commit and CI check them
 	ruff check .

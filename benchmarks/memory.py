@@ -1,0 +1,122 @@
+"""How much memory a training takes of its own as the data grow: 5,000 and 500,000 packed pictures.
+
+``python -m benchmarks.memory``. The packs are generated: their indexes are whole, their pixels a sparse file
+of zeros that takes no room on the disk. Own (anonymous) memory is what the system can't drop: the pack is
+mapped, so its pages are not among it. Each training is watched for some time, then stopped by SIGTERM.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.machine import described
+from pipeline import schema, seal
+from pipeline.config import ROOT, main_checkout
+
+NAME = "benchmark-memory"
+SIDE, CLASSES = 128, 35
+
+
+def generate(place: Path, pictures: int) -> None:
+    """Writes a pack of zeros and its split."""
+    (place / "pack").mkdir(parents=True)
+    numbers = np.arange(pictures)
+    index = pandas.DataFrame({"path": [f"{NAME}/{n % CLASSES:02}/{n:07}.jpg" for n in numbers]})
+    index["label"] = [f"{n % CLASSES:02}" for n in numbers]
+    index["species"] = index["breed"] = index["official"] = ""
+    index["sha256"] = [hashlib.sha256(str(n).encode()).hexdigest() for n in numbers]
+    index["phash"] = index["sha256"]
+    index["height"] = index["width"] = SIDE
+    index["offset"] = numbers * SIDE * SIDE * 3
+    index.to_csv(place / "pack/index.csv", index=False)
+    split = index[["path", "label"]].assign(group=numbers, split="train")
+    split.loc[: CLASSES * 2 - 1, "split"] = "val"
+    split.to_csv(place / "split.csv", index=False)
+    with open(place / "pack/pixels.bin", "wb") as pixels:
+        pixels.truncate(pictures * SIDE * SIDE * 3)
+    (place / "pack/quarantine.csv").write_text("path,reason\n")
+    summary = {"schema": schema.VERSION, "max_side": SIDE, "pictures": pictures, "classes": CLASSES}
+    summary |= {"quarantined": 0, "content": schema.content_hash(index)}
+    (place / "pack/pack.json").write_text(json.dumps(summary))
+    seal.seal(place / "pack")
+
+
+def own_memory(process: int) -> int:
+    """Bytes of anonymous memory of a process and its children."""
+    found = 0
+    try:
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                found += int(line.split()[1]) * 1024
+        for task in Path(f"/proc/{process}/task").iterdir():
+            found += sum(own_memory(int(child)) for child in (task / "children").read_text().split())
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        pass
+    return found
+
+
+def watch(seconds: float, overrides: list[str]) -> tuple[int, str]:
+    """Trains on the generated pack; returns the highest memory in bytes, and what was told at the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+        command = [
+            "-m",
+            "pipeline.train",
+            "model=scratch",
+            f"data.name={NAME}",
+            f"out={folder}/out",
+            *overrides,
+        ]
+        training = subprocess.Popen(
+            [sys.executable, *command], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        )
+        highest, until = 0, time.monotonic() + seconds
+        while time.monotonic() < until and training.poll() is None:
+            highest = max(highest, own_memory(training.pid))
+            time.sleep(0.2)
+        training.send_signal(signal.SIGTERM)
+        _, told = training.communicate()
+        for file in (main_checkout() / "runs/.work").glob("*/attempt.json"):
+            if json.loads(file.read_text())["out"].startswith(folder):
+                shutil.rmtree(file.parent)  # nobody will go on with it
+        return highest, told.strip().splitlines()[-1] if told.strip() else ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.memory", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("--pictures", type=int, nargs="+", default=[5_000, 500_000])
+    parser.add_argument("--seconds", type=float, default=180)
+    parser.add_argument("overrides", nargs="*", help="further choices, as for pipeline.train")
+    given = parser.parse_args()
+    table = Table("pictures", "pixels in the pack (GB)", "own memory at most (GB)", "ended with")
+    place = ROOT / "data" / NAME
+    for pictures in given.pictures:
+        try:
+            generate(place, pictures)
+            highest, told = watch(given.seconds, given.overrides)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+        size = pictures * SIDE * SIDE * 3 / 1e9
+        table.add_row(f"{pictures:,}", f"{size:.2f}", f"{highest / 1e9:.2f}", told.partition(";")[2] or told)
+    console = Console(width=120)
+    console.print(described("torch", "pandas"))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

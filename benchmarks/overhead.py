@@ -1,0 +1,113 @@
+"""What stands around the work: starting stages, doing nothing, packing, tracking.
+
+``python -m benchmarks.overhead`` in a checkout in which ``dvc repro`` has nothing to do.
+"""
+
+import argparse
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.machine import described, interleaved
+from pipeline import archives, pack, portable
+from pipeline.config import ROOT, compose
+
+
+def _run(*command: str):
+    return lambda: subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+
+
+def decode(data: bytes) -> int:
+    """Decodes one picture; what can't be read costs what it costs."""
+    try:
+        return portable.read_picture(data).width
+    except portable.UnreadableError:
+        return 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.overhead", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("overrides", nargs="*", help="further choices, as for pipeline.train")
+    given = parser.parse_args()
+    cfg = compose(*given.overrides)
+    place = ROOT / "data" / cfg.data.name
+    console, table = Console(width=120), Table("", "seconds", "of", "ratio")
+    console.print(described("dvc", "mlflow", "torch", "pillow"))
+
+    python = sys.executable
+    seconds = interleaved(
+        {
+            "dvc status": _run("dvc", "status"),
+            "dvc repro, nothing to do": _run("dvc", "repro"),
+            "an empty Python": _run(python, "-c", ""),
+            **{
+                f"pipeline.{name} --help": _run(python, "-m", f"pipeline.{name}", "--help")
+                for name in ("fetch", "pack", "split", "train")
+            },
+        },
+        given.rounds,
+    )
+    for name, taken in seconds.items():
+        base = "dvc status" if name.startswith("dvc") else "an empty Python"
+        table.add_row(name, f"{taken:.2f}", base, f"{taken / seconds[base]:.2f}")
+
+    def bare() -> None:
+        with ProcessPoolExecutor() as pool:
+            list(pool.map(decode, (data for _, data in archives.members(place / "archive")), chunksize=32))
+
+    def packed() -> None:
+        with tempfile.TemporaryDirectory(dir=place) as folder:
+            pack.pack(place / "archive", Path(folder) / "pack", cfg.pack.max_side, cfg.pack.classes)
+
+    seconds = interleaved({"decoding alone, all cores": bare, "pack": packed}, given.rounds)
+    for name, taken in seconds.items():
+        table.add_row(name, f"{taken:.2f}", "decoding", f"{taken / seconds['decoding alone, all cores']:.2f}")
+
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = interleaved(_trainings(Path(folder), given.overrides), given.rounds)
+    for name, taken in seconds.items():
+        table.add_row(name, f"{taken:.2f}", "the epochs", f"{taken / seconds['the epochs alone']:.3f}")
+    console.print(table)
+
+
+def _trainings(folder: Path, overrides: list[str]) -> dict:
+    """The same few epochs with what they are told to, and with none."""
+    from pipeline import fit, networks
+    from pipeline.checkpoints import Checkpoints
+    from pipeline.data import Pack
+    from pipeline.lineage import lineage_of, settings_of
+    from pipeline.tracking import Run
+
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
+    cfg = compose("model=scratch", "data.epochs=2", *overrides)
+    pack_ = Pack.open(ROOT / "data" / cfg.data.name)
+    card = networks.card(cfg, pack_)
+    settings, lineage = settings_of(cfg), lineage_of(pack_, cfg.trainer.threads)
+    numbers = itertools.count()
+
+    def learn(tell) -> list[dict]:
+        model, _ = networks.build(cfg, card, pack_)
+        kept = Checkpoints(folder / f"checkpoints{next(numbers)}")
+        return fit.Fit(model, pack_, card, cfg, [], kept, time.monotonic(), tell).run().rows
+
+    def tracked() -> None:
+        run = Run(card, settings, lineage, "overhead", None, "cpu", f"attempt{next(numbers)}")
+        learn(run.push)
+
+    tracked()  # makes the store
+    return {"the epochs alone": lambda: learn(None), "the epochs, tracked": tracked}
+
+
+if __name__ == "__main__":
+    main()
