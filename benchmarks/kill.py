@@ -28,7 +28,7 @@ from pipeline.tracking.runs import COUNTERS
 # Short trainings with all that could go astray: dropout, mixup, a moving average, a fitted head, frozen and
 # learning BatchNorm. The seed is one that nobody else uses: an unfinished training of yours stays yours.
 TRAININGS = {
-    "scratch": ["model=scratch", "data.epochs=4", "model.ema=0.95", "seed=4100"],
+    "scratch": ["model=scratch", "data.epochs=2", "model.ema=0.95", "seed=4100"],
     "finetune": ["model=finetune", "model.epochs=2", "model.input.size=64", "seed=4100"],
 }
 
@@ -50,8 +50,11 @@ def _mirrored(store: Path, data: str, folder: Path) -> str:
     """What is wrong with MLflow's runs of one trial, or nothing."""
     import mlflow
 
-    client = mlflow.MlflowClient(f"sqlite:///{store}", f"sqlite:///{store}")
-    experiment = client.get_experiment_by_name(data)
+    try:
+        client = mlflow.MlflowClient(f"sqlite:///{store}", f"sqlite:///{store}")
+        experiment = client.get_experiment_by_name(data)
+    except Exception as error:  # a store that can't be opened raises many kinds
+        return f"MLflow's store can't be opened: {str(error).splitlines()[0]}"
     runs = client.search_runs([experiment.experiment_id])
     if len(runs) != 1:
         return f"{len(runs)} runs"

@@ -284,6 +284,21 @@ def test_a_full_disk_stops_with_the_cause_keeps_the_last_checkpoint_and_goes_on(
     _same(undisturbed(*SCRATCH), tmp_path / "out")
 
 
+def test_killed_before_dvc_took_the_result_the_stage_gives_it_again_at_once(
+    undisturbed, tmp_path, monkeypatch, capsys
+):
+    cfg = (*SCRATCH, f"out={tmp_path / 'out'}")
+    monkeypatch.setenv("DVC_STAGE", "train")
+    train.train(config.compose(*cfg), "not taken yet")
+    shutil.rmtree(tmp_path / "out")  # as DVC does with an out that it has not committed
+    train.train(config.compose(*cfg), "not taken yet")
+    assert "goes on after epoch 3" in capsys.readouterr().out
+    assert len(_attempts("not taken yet")) == 1
+    _same(undisturbed(*SCRATCH), tmp_path / "out")
+    unfinished.taken(tmp_path / "out")  # which the stage behind it calls
+    assert not _waiting()
+
+
 def test_a_second_training_of_the_same_is_told_and_the_first_is_undisturbed(
     undisturbed, tmp_path, monkeypatch
 ):

@@ -1,7 +1,10 @@
 """A store that can't be used is told in one line: what, where and what to do; nobody's is migrated."""
 
+import os
 import shutil
+import signal
 import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 
@@ -52,6 +55,28 @@ def test_a_good_store_is_left_as_it_is(repro, house, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")
     store.check()
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("statement", [10, 60])
+def test_killed_while_a_new_store_is_made_the_next_start_makes_it(tmp_path, statement):
+    program = (
+        "import os, signal\n"
+        "from sqlalchemy import Engine, event\n"
+        "from pipeline.tracking import store\n"
+        "done = []\n"
+        "@event.listens_for(Engine, 'before_cursor_execute')\n"
+        "def deadly(*_):\n"
+        "    done.append(1)\n"
+        f"    if len(done) == {statement}:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "store.client()\n"
+    )
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/new.db"}
+    killed = subprocess.run([sys.executable, "-c", program], env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    program = "from pipeline.tracking import store\nstore.client().create_experiment('first')"
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["new.db"]
 
 
 def test_an_older_store_is_told_and_not_migrated(older, monkeypatch):

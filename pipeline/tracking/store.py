@@ -16,9 +16,6 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 # A bar for each folder that is fetched, of a few megabytes each.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
-# A bar for each of a few small files is noise.
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
 LOCK_SECONDS = 20  # to wait for another program's transaction, as MLflow does
 
 
@@ -55,6 +52,7 @@ def client():
     runs.mkdir(exist_ok=True)
     with FileLock(runs / ".mlflow.lock"):  # two first starts at once would both make the tables
         check()
+        _make()
         mlflow.set_tracking_uri(uri())
         return mlflow.MlflowClient()
 
@@ -100,6 +98,27 @@ def check() -> None:
         raise UserError(f"MLflow's store {shown()} can't be made: {error.strerror}") from error
     except ImportError as error:
         raise UserError(f"MLflow's store {shown()} needs a driver: pip install {error.name}") from error
+
+
+def _make() -> None:
+    """Makes the tables of a new SQLite store beside it and puts them there in one step.
+
+    MLflow makes them one by one: killed meanwhile, it leaves a store that neither it nor we can open again.
+    """
+    import mlflow
+    from sqlalchemy.engine import make_url
+
+    address = make_url(uri()) if uri().startswith("sqlite") else None
+    if address is None or not address.database or address.database.startswith((":", "file:")):
+        return
+    file = Path(address.database)
+    if file.exists() and file.stat().st_size:
+        return
+    part = file.with_name(f"{file.name}.part")
+    part.unlink(missing_ok=True)  # of a start that was killed
+    made = f"{address.drivername}:///{part.absolute()}"
+    mlflow.MlflowClient(made, made).search_registered_models(max_results=1)
+    os.replace(part, file)
 
 
 def _check_schema(connection, tables: set[str]) -> None:
