@@ -93,7 +93,7 @@ def main() -> None:
     files = [data for path, data in members if path in wanted]
     assert len(files) == len(rows)
     pictures = Pictures(
-        pack, rows, augment.build(OmegaConf.to_container(cfg.augment.transforms), size), seed=1
+        pack, rows, augment.build(OmegaConf.to_container(cfg.augment.transforms), [size]), seed=1
     )
 
     def ours() -> None:

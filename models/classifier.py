@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
+from torchvision.transforms import v2
 
 from models.pretrained import pooled_features
 
@@ -44,6 +45,7 @@ class Classifier(pl.LightningModule):
         warmup: share of all steps over which the rate rises; then it falls as a half cosine to zero.
         label_smoothing: share of the target given to all classes alike.
         mixup: parameter of the Beta distribution (arXiv:1710.09412); 0 is none.
+        cutmix: likewise (arXiv:1905.04899); a batch gets one of the two where both are given.
         layer_decay: factor on the rate per layer group from the head down; 1 is none.
         freeze_batchnorm: keep the statistics that a pretrained backbone brought.
         channels_last: memory layout; it changes the weights' last bits, so it is a choice, not a guess.
@@ -63,6 +65,7 @@ class Classifier(pl.LightningModule):
         warmup: float = 0.1,
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
+        cutmix: float = 0.0,
         layer_decay: float = 1.0,
         freeze_batchnorm: bool = False,
         channels_last: bool = False,
@@ -80,7 +83,10 @@ class Classifier(pl.LightningModule):
         self.register_buffer("class_weights", weights, persistent=False)
         self.num_classes = num_classes
         self.lr, self.weight_decay, self.warmup, self.layer_decay = lr, weight_decay, warmup, layer_decay
-        self.label_smoothing, self.mixup, self.ema = label_smoothing, mixup, ema
+        self.label_smoothing, self.ema = label_smoothing, ema
+        kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+        mixing = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha > 0]
+        self.mix = v2.RandomChoice(mixing) if mixing else None
         self.freeze_batchnorm, self.flip = freeze_batchnorm, flip
         self.averaged: AveragedModel | None = None
 
@@ -118,12 +124,10 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
         pictures, labels = batch
         x = self.normalise(pictures)
-        targets = nn.functional.one_hot(labels, self.num_classes).float()
-        if self.mixup > 0:
-            share = float(torch.distributions.Beta(self.mixup, self.mixup).sample())
-            x, targets = x.lerp(x.flip(0), share), targets.lerp(targets.flip(0), share)
+        if self.mix:
+            x, labels = self.mix(x, labels)
         return nn.functional.cross_entropy(
-            self.net(x), targets, weight=self.class_weights, label_smoothing=self.label_smoothing
+            self.net(x), labels, weight=self.class_weights, label_smoothing=self.label_smoothing
         )
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> tuple:

@@ -8,12 +8,12 @@ from pipeline import config
 from pipeline.config import UserError
 
 
-def build(transforms: list[dict], size: int) -> Callable[[np.ndarray, int | None], np.ndarray]:
-    """A function (uint8 H×W×3, seed) → uint8 size×size×3; the same seed gives the same picture.
+def build(transforms: list[dict], sides: list[int]) -> Callable[[np.ndarray, int, int], np.ndarray]:
+    """A function (uint8 H×W×3, seed, epoch) → uint8 side×side×3; the same seed gives the same picture.
 
     Args:
         transforms: each an albumentations class with its arguments, in the order of their application.
-        size: side of the result in pixels; a transform that takes `size` is given it.
+        sides: of the results in pixels, epoch by epoch.
 
     Raises:
         UserError: a transform or an argument that albumentations does not know.
@@ -23,6 +23,31 @@ def build(transforms: list[dict], size: int) -> Callable[[np.ndarray, int | None
     import cv2
 
     cv2.setNumThreads(0)  # one picture a worker; threads within it only get in each other's way
+    composed = {side: albumentations.Compose(_steps(transforms, side)) for side in set(sides)}
+
+    def augment(picture: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+        compose = composed[sides[epoch]]
+        # Seeding here and not at the start: with workers albumentations draws one stream in all of them.
+        compose.set_random_seed(seed)
+        return compose(image=picture)["image"]
+
+    return augment
+
+
+def sides(size: int, shares: list[float], epochs: int) -> list[int]:
+    """Sides of training pictures in pixels, epoch by epoch: each share of `size` for as many epochs.
+
+    Multiples of eight, for networks halve them several times.
+    """
+    pixels = [max(8, round(size * share / 8) * 8) if share != 1 else size for share in shares]
+    return [pixels[epoch * len(pixels) // epochs] for epoch in range(epochs)]
+
+
+def _steps(transforms: list[dict], side: int) -> list:
+    """albumentations' transforms; one that takes `size` is given the side."""
+    import albumentations
+    import cv2
+
     steps = []
     for entry in transforms:
         ((name, arguments),) = entry.items()
@@ -31,7 +56,7 @@ def build(transforms: list[dict], size: int) -> Callable[[np.ndarray, int | None
             raise UserError(f"augment: albumentations has no transform '{name}'")
         arguments = dict(arguments or {})
         if "size" in kind.InitSchema.model_fields:
-            arguments.setdefault("size", (size, size))
+            arguments.setdefault("size", (side, side))
         unknown = set(arguments) - set(kind.InitSchema.model_fields)
         if unknown:
             raise UserError(f"augment: {name} has no argument {', '.join(sorted(unknown))}")
@@ -40,12 +65,5 @@ def build(transforms: list[dict], size: int) -> Callable[[np.ndarray, int | None
         except ValueError as error:  # pydantic's, many lines; the last but one says what is wrong
             raise UserError(f"augment: {name}: {' '.join(str(error).split())}") from error
     # A sizing transform may stand last or be missing: then the whole picture is squeezed.
-    steps.append(albumentations.Resize(size, size, interpolation=cv2.INTER_AREA))
-    compose = albumentations.Compose(steps)
-
-    def augment(picture: np.ndarray, seed: int | None) -> np.ndarray:
-        # Seeding here and not at the start: with workers albumentations draws one stream in all of them.
-        compose.set_random_seed(seed)
-        return compose(image=picture)["image"]
-
-    return augment
+    steps.append(albumentations.Resize(side, side, interpolation=cv2.INTER_AREA))
+    return steps

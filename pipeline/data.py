@@ -82,12 +82,16 @@ class Pictures(Dataset):
     Args:
         pack: where they come from.
         rows: row numbers of the pack's table.
-        size: uint8 H×W×3, seed → uint8 size×size×3; the seed is None where nothing is drawn.
+        size: uint8 H×W×3, seed, epoch → uint8 size×size×3; the latter two are None where nothing is drawn.
         seed: of the augmentation.
     """
 
     def __init__(
-        self, pack: Pack, rows: np.ndarray, size: Callable[[np.ndarray, int | None], np.ndarray], seed: int
+        self,
+        pack: Pack,
+        rows: np.ndarray,
+        size: Callable[[np.ndarray, int | None, int | None], np.ndarray],
+        seed: int,
     ):
         table = pack.table.iloc[rows]
         self.file = pack.folder / "pixels.bin"
@@ -113,7 +117,7 @@ class Pictures(Dataset):
             # From the picture's row, not from its place in a batch: workers and batches don't matter.
             stream = np.random.SeedSequence([self.seed, epoch, int(self.rows[place])])
             seed = int(stream.generate_state(1)[0])
-        picture = self.size(self.picture(place), seed)
+        picture = self.size(self.picture(place), seed, epoch)
         return torch.from_numpy(np.array(picture)), int(self.targets[place])
 
 
@@ -177,7 +181,7 @@ def balanced_chances(targets: np.ndarray) -> np.ndarray:
     return 1 / (counts[targets] * np.count_nonzero(counts))
 
 
-def still(sizing: dict) -> Callable[[np.ndarray, int | None], np.ndarray]:
+def still(sizing: dict) -> Callable[..., np.ndarray]:
     """Sizes pictures without chance, as everywhere outside training.
 
     Args:
@@ -185,7 +189,7 @@ def still(sizing: dict) -> Callable[[np.ndarray, int | None], np.ndarray]:
     """
     keys = ("size", "interpolation", "crop", "crop_pct")
     arguments = {key: sizing[key] for key in keys}
-    return lambda picture, seed: portable.to_square(picture, **arguments)
+    return lambda picture, *_: portable.to_square(picture, **arguments)
 
 
 def loader(pictures: Pictures, batch_size: int, workers: int, sampler: Sampler | None = None) -> DataLoader:

@@ -111,8 +111,9 @@ class Fit:
         self.model, self.pack, self.cfg, self.kept, self.tell = model, pack, cfg, kept, tell
         self.fabric = fabric(cfg)
         rank, world = self.fabric.global_rank, self.fabric.world_size
-        batch, size = cfg.model.batch_size, card["input"]["size"]
-        transforms = augment.build(list(OmegaConf.to_container(cfg.augment.transforms)), size)
+        batch = cfg.model.batch_size
+        sides = augment.sides(card["input"]["size"], list(cfg.model.shares), cfg.model.epochs)
+        transforms = augment.build(list(OmegaConf.to_container(cfg.augment.transforms)), sides)
         self.learning = Pictures(pack, pack.rows("train"), transforms, cfg.seed)
         self.watched = Pictures(pack, pack.rows("val"), still(card["input"]), cfg.seed)
         chances = balanced_chances(self.learning.targets) if cfg.model.balance == "sampler" else None

@@ -85,6 +85,7 @@ def build(cfg: DictConfig, card: dict, pack):
         card["input"]["mean"],
         card["input"]["std"],
         mixup=cfg.augment.mixup,
+        cutmix=cfg.augment.cutmix,
         flip=card["flip"],
         **chosen,
     )

@@ -68,7 +68,7 @@ def check_export(candidate: Candidate, place: Path) -> None:
 
     pack = Pack.open(place)
     model = Portable(candidate.portable)
-    pictures = Pictures(pack, pack.rows("test"), lambda picture, seed: picture, seed=0)
+    pictures = Pictures(pack, pack.rows("test"), lambda picture, *_: picture, seed=0)
     answers = model.probabilities(
         np.stack([model.prepare(pictures.picture(row)) for row in range(len(pictures))])
     )

@@ -31,7 +31,7 @@ class Tiles:
     def __init__(self, pack: Pack, folder: Path):
         self.folder, self.table = folder, pack.table
         self.row = {path: row for row, path in enumerate(pack.table["path"])}
-        self.pictures = Pictures(pack, np.arange(len(pack.table)), lambda picture, seed: picture, seed=0)
+        self.pictures = Pictures(pack, np.arange(len(pack.table)), lambda picture, *_: picture, seed=0)
 
     def __call__(self, path: str) -> dict:
         """Writes one picture.

@@ -106,7 +106,7 @@ def draw(pack: Pack, rows: np.ndarray, probabilities: np.ndarray, title: str, fo
     predicted = probabilities.argmax(axis=1)
     matrix = confusion_matrix(targets, predicted, len(pack.classes))
     figures.confusion(matrix, pack.classes, title, folder / "confusion.png")
-    pictures = Pictures(pack, rows, lambda picture, seed: picture, seed=0)
+    pictures = Pictures(pack, rows, lambda picture, *_: picture, seed=0)
     shown = worst(probabilities, targets)
     captions = [
         f"{pack.classes[targets[place]]}\ntaken for {pack.classes[predicted[place]]}\n"

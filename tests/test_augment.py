@@ -14,7 +14,7 @@ from pipeline.data import EpochSampler, Pack, Pictures, balanced_chances, loader
 def learning(repro, house):
     pack = Pack.open(house / "data/sample")
     transforms = OmegaConf.to_container(config.compose("model=scratch").augment.transforms)
-    return Pictures(pack, pack.rows("train"), augment.build(transforms, 32), seed=3)
+    return Pictures(pack, pack.rows("train"), augment.build(transforms, [32] * 2), seed=3)
 
 
 def _epoch(pictures, epoch, workers):
@@ -60,14 +60,14 @@ def test_fewer_pictures_than_a_batch_still_train():
 
 def test_a_transform_or_argument_that_is_not_known_is_told():
     with pytest.raises(UserError, match="no transform 'Flipp'"):
-        augment.build([{"Flipp": {}}], 32)
+        augment.build([{"Flipp": {}}], [32])
     with pytest.raises(UserError, match="HorizontalFlip has no argument q"):
-        augment.build([{"HorizontalFlip": {"q": 1}}], 32)
+        augment.build([{"HorizontalFlip": {"q": 1}}], [32])
 
 
 def test_pictures_of_any_shape_come_out_square():
     for transforms in ([], [{"RandomResizedCrop": {"scale": [0.5, 1.0]}}]):
-        assert augment.build(transforms, 32)(np.zeros((80, 96, 3), np.uint8), 1).shape == (32, 32, 3)
+        assert augment.build(transforms, [32])(np.zeros((80, 96, 3), np.uint8), 1, 0).shape == (32, 32, 3)
 
 
 def test_a_balanced_sampler_draws_every_class_alike_and_the_same_each_time():

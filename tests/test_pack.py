@@ -4,9 +4,6 @@ import errno
 import io
 import json
 import re
-import shlex
-import shutil
-import sys
 import tarfile
 import zipfile
 
@@ -287,51 +284,6 @@ def test_a_disk_that_is_full_is_told_with_the_place_and_leaves_the_old_pack_alon
     assert sorted(file.name for file in tmp_path.iterdir()) == ["first", "pack", "second"]
     pack.pack(second, folder, 128)
     assert portable.damaged(folder) == [] and portable.sums(folder) != before
-
-
-SMALL_DISK = """
-import shutil, sys
-from pathlib import Path
-from pipeline import config, pack, portable
-
-def main():
-    disk, archives = Path(sys.argv[1]), Path(sys.argv[2])
-    pack.pack(archives / "first", disk / "pack", 128)
-    before = portable.sums(disk / "pack")
-    (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - 200_000))
-    try:
-        with config.told():
-            pack.pack(archives / "second", disk / "pack", 128)
-    except config.UserError as error:
-        print("told:", error)
-    print("whole:", portable.damaged(disk / "pack") == [] and portable.sums(disk / "pack") == before)
-    print("there:", sorted(file.name for file in disk.iterdir()), shutil.disk_usage(disk).free > 150_000)
-    (disk / "filler").unlink()
-    print("then:", pack.pack(archives / "second", disk / "pack", 128)["pictures"])
-
-if __name__ == "__main__":  # the workers are spawned
-    main()
-"""
-
-
-def test_packing_onto_a_small_disk_stops_with_the_cause_and_goes_on_when_there_is_room(run, tmp_path):
-    _archive(tmp_path / "first", {f"a/{n % 2}/x_{n}.jpg": _picture() for n in range(4)})
-    _archive(tmp_path / "second", {f"a/{n % 2}/x_{n}.jpg": _picture() for n in range(60)})  # 432 kB of pixels
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    (tmp_path / "small.py").write_text(SMALL_DISK)
-    mount = f"mount -t tmpfs -o size=1m small {shlex.quote(str(disk))}"
-    if not shutil.which("unshare") or run("unshare", "-rm", "sh", "-c", mount).returncode:
-        pytest.skip("this machine lets nobody mount a small disk")
-    python = f"{shlex.quote(sys.executable)} {tmp_path / 'small.py'} {disk} {tmp_path}"
-    done = run("unshare", "-rm", "sh", "-c", f"{mount} && {python}")
-    assert done.stdout.splitlines() == [
-        f"told: {disk}/pack can't be read or written (No space left on device); "
-        "make room or give permission, or name another place",
-        "whole: True",
-        "there: ['filler', 'pack'] True",
-        "then: 60",
-    ]
 
 
 def test_an_archive_without_pictures_or_class_folders_is_told(tmp_path):

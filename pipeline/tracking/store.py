@@ -1,5 +1,6 @@
 """Where MLflow keeps its runs: the address, the client, and one clear line when the store can't be used."""
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -222,6 +223,9 @@ def silent(error: Exception) -> str:
     """What went wrong with MLflow, in one line."""
     if isinstance(error, UserError):
         return str(error)
+    for each in _chain(error):
+        if "disk is full" in str(each) or getattr(each, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return f"MLflow at {shown()} can't write, its disk is full; make room"
     return f"MLflow at {shown()} does not answer: {first_line(error)}"
 
 
@@ -229,6 +233,13 @@ def first_line(error: BaseException) -> str:
     """The first line of what an error says, or its kind."""
     from requests.exceptions import ConnectionError as NoConnectionError
 
-    if isinstance(error.__cause__ or error.__context__, NoConnectionError):
+    if any(isinstance(each, NoConnectionError) for each in _chain(error)):
         return "no connection"
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it came from."""
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,184 @@
+"""A disk that is really full stops with the cause, earlier results stay whole, and freed space lets it go on.
+
+The disk is a small one in memory, mounted in a name space of the test's own: no root is needed.
+"""
+
+import io
+import shlex
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# Before each program: `fill` leaves so many bytes free on the disk, `free` gives them back.
+FILLER = """
+import contextlib, os, shutil, sys
+from pathlib import Path
+
+disk = Path(sys.argv[1])
+
+def fill(left=0):
+    with contextlib.suppress(OSError), open(disk / "filler", "wb") as stream:
+        stream.write(bytes(max(0, shutil.disk_usage(disk).free - left)))
+
+def free():
+    (disk / "filler").unlink()
+"""
+
+
+@pytest.fixture
+def on_small_disk(run, tmp_path):
+    """Runs a program with a disk of its own, its first argument; returns what it prints, line by line."""
+
+    def _run(disk: Path, size: str, program: str, *arguments: object) -> list[str]:
+        disk.mkdir(parents=True, exist_ok=True)
+        mount = f"mount -t tmpfs -o size={size} small {shlex.quote(str(disk))}"
+        if not shutil.which("unshare") or run("unshare", "-rm", "sh", "-c", mount).returncode:
+            pytest.skip("this machine lets nobody mount a small disk")
+        file = tmp_path / "on_small_disk.py"
+        file.write_text(FILLER + program)
+        command = shlex.join(map(str, (sys.executable, file, disk, *arguments)))
+        return run("unshare", "-rm", "sh", "-c", f"{mount} && {command}").stdout.splitlines()
+
+    return _run
+
+
+def _archive(file: Path, count: int) -> Path:
+    with tarfile.open(file, "w") as archive:
+        for number in range(count):
+            pixels = np.random.default_rng(number).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, "PNG")
+            member = tarfile.TarInfo(f"a/{number % 2}/x_{number}.png")
+            member.size = buffer.tell()
+            buffer.seek(0)
+            archive.addfile(member, buffer)
+    return file
+
+
+def test_while_packing(on_small_disk, tmp_path):
+    program = """
+from pipeline import config, pack, portable
+
+def main():
+    first, second = map(Path, sys.argv[2:])
+    pack.pack(first, disk / "pack", 128)
+    before = portable.sums(disk / "pack")
+    fill(left=200_000)
+    try:
+        with config.told():
+            pack.pack(second, disk / "pack", 128)
+    except config.UserError as error:
+        print("told:", error)
+    print("whole:", portable.damaged(disk / "pack") == [] and portable.sums(disk / "pack") == before)
+    print("there:", sorted(file.name for file in disk.iterdir()), shutil.disk_usage(disk).free > 150_000)
+    free()
+    print("then:", pack.pack(second, disk / "pack", 128)["pictures"])
+
+if __name__ == "__main__":  # the workers are spawned
+    main()
+"""
+    archives = _archive(tmp_path / "first", 4), _archive(tmp_path / "second", 60)  # 432 kB of pixels
+    disk = tmp_path / "disk"
+    assert on_small_disk(disk, "1m", program, *archives) == [
+        f"told: {disk}/pack can't be read or written (No space left on device); "
+        "make room or give permission, or name another place",
+        "whole: True",
+        "there: ['filler', 'pack'] True",
+        "then: 60",
+    ]
+
+
+TRAINS = """
+from pipeline import config, train
+from pipeline.checkpoints import Checkpoints
+from pipeline.tracking.live import Run
+
+def same(one, two):
+    return {f.name: f.read_bytes() for f in one.iterdir()} == {f.name: f.read_bytes() for f in two.iterdir()}
+
+push = Run.push
+def fills_after_the_first_epoch(self, rows):
+    push(self, rows)
+    if len(rows) == 1:
+        fill()
+
+place = Path(sys.argv[2])
+choices = ["model=scratch", "data.epochs=3", "model.batch_size=16", "seed=71"]
+train.train(config.compose(*choices, f"out={place / 'undisturbed'}"))
+shutil.rmtree(config.ROOT / "runs/.work", ignore_errors=True)
+"""
+
+
+def test_while_writing_a_checkpoint(repro, house, on_small_disk, tmp_path):
+    program = f"""{TRAINS}
+os.symlink(disk, config.ROOT / "runs/.work")
+cfg = config.compose(*choices, f"out={{place / 'out'}}")
+Run.push = fills_after_the_first_epoch
+try:
+    with config.told():
+        train.train(cfg)
+except config.UserError as error:
+    print("told:", error)
+(kept,) = disk.glob("*/checkpoints")
+print("kept:", Checkpoints(kept).latest() is not None, len(list(kept.iterdir())), (place / "out").exists())
+free()
+Run.push = push
+train.train(cfg)
+print("same:", same(place / "out", place / "undisturbed"))
+"""
+    shutil.rmtree(house / "runs/.work", ignore_errors=True)
+    try:
+        lines = on_small_disk(tmp_path / "disk", "64m", program, tmp_path)
+    finally:
+        (house / "runs/.work").unlink(missing_ok=True)
+    (told,) = [line for line in lines if line.startswith("told: ")]
+    assert "No space left on device" in told and "make room" in told
+    assert "kept: True 1 False" in lines
+    assert "train: goes on after epoch 1" in lines
+    assert lines[-1] == "same: True"
+
+
+@pytest.mark.parametrize("what", ["mlflow.db", "mlartifacts"])
+def test_while_logging_the_training_goes_on_and_what_is_missing_comes_later(
+    repro, on_small_disk, tmp_path, what
+):
+    """The files are the truth: a full disk below MLflow is told once, with its cause, and loses nothing."""
+    program = f"""{TRAINS}
+from pipeline import curves, tracking
+from pipeline.tracking import store
+
+database, artifacts = (disk, place) if sys.argv[3] == "mlflow.db" else (place, disk)
+os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{{database / 'store.db'}}"
+store.client.cache_clear()
+client = store.client()
+client.create_experiment("sample", artifact_location=(artifacts / "artifacts").as_uri())
+Run.push = fills_after_the_first_epoch
+train.train(config.compose(*choices, f"out={{place / 'out'}}"), "full")
+print("same:", same(place / "out", place / "undisturbed"))
+free()
+for _ in range(2):
+    tracking.ensure(place / "out")
+(run,) = client.search_runs([client.get_experiment_by_name("sample").experiment_id])
+print("run:", run.info.status)
+rows = curves.read(place / "out")
+for key in ("val/top1", "train/loss"):
+    points = [point.step for point in client.get_metric_history(run.info.run_id, key)]
+    print("once:", points == list(range(len(rows))))
+held = {{Path(file.path).name: file.file_size for file in client.list_artifacts(run.info.run_id, "train")}}
+print("there:", held == {{file.name: file.stat().st_size for file in (place / "out").iterdir()}})
+"""
+    lines = on_small_disk(tmp_path / "disk", "16m", program, tmp_path, what)
+    (warning,) = [line for line in lines if line.startswith("warning: ")]
+    assert "can't write, its disk is full; make room; the files are complete" in warning
+    assert [line for line in lines if line.partition(":")[0] in ("same", "run", "once", "there")] == [
+        "same: True",
+        "run: FINISHED",
+        "once: True",
+        "once: True",
+        "there: True",
+    ], lines
