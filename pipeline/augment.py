@@ -1,5 +1,6 @@
 """Random changes to training pictures; the only module that imports albumentations."""
 
+import random
 from collections.abc import Callable
 
 import numpy as np
@@ -24,12 +25,17 @@ def build(transforms: list[dict], sides: list[int]) -> Callable[[np.ndarray, int
 
     cv2.setNumThreads(0)  # one picture a worker; threads within it only get in each other's way
     composed = {side: albumentations.Compose(_steps(transforms, side)) for side in set(sides)}
+    # One stream for all transforms: albumentations' own set_random_seed gives each of them the same one, and
+    # then a picture is mirrored if and only if its colours change.
+    bits, luck = np.random.PCG64(), random.Random()
+    for compose in composed.values():
+        compose.set_random_state(np.random.Generator(bits), luck)
 
     def augment(picture: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-        compose = composed[sides[epoch]]
         # Seeding here and not at the start: with workers albumentations draws one stream in all of them.
-        compose.set_random_seed(seed)
-        return compose(image=picture)["image"]
+        bits.state = np.random.PCG64(seed).state
+        luck.seed(seed)
+        return composed[sides[epoch]](image=picture)["image"]
 
     return augment
 

@@ -39,6 +39,16 @@ def test_every_epoch_draws_anew(learning):
     assert torch.equal(first, learning[(0, place)][0])
 
 
+def test_what_one_transform_draws_tells_nothing_of_another():
+    flip = {"HorizontalFlip": {"p": 0.5}}
+    invert = {"InvertImg": {"p": 0.5}}
+    draw = augment.build([flip, invert], [8])
+    picture = np.zeros((8, 8, 3), np.uint8)
+    picture[:, :4] = 200
+    seen = {draw(picture, seed, 0)[0, 0, 0] for seed in range(40)}
+    assert seen == {200, 0, 55, 255}  # neither, mirrored, inverted, both
+
+
 def test_processes_share_an_epoch_without_overlap():
     parts = [list(EpochSampler(103, 1, 8, rank, 2)) for rank in range(2)]
     assert len(parts[0]) == len(parts[1]) == 48
