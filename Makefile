@@ -9,7 +9,7 @@ TORCH ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo petfaces ui test test-slow bench lint constraints clean
+.PHONY: help install demo petfaces ui test test-slow bench peers lint constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,13 @@ bench: $(INSTALLED)  ## what reports/benchmarks.md tells of speed and memory, me
 	python -m benchmarks.features
 	python -m benchmarks.overhead
 	python -m benchmarks.memory
+
+peers: .venv-peers/.installed  ## the environment of benchmarks.time_to_accuracy's peers
+
+.venv-peers/.installed: $(INSTALLED)
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	uv pip install --quiet --python .venv-peers/bin/python --constraint constraints.txt fastai timm torchvision
+	touch $@
 
 lint: $(INSTALLED)  ## style and format, as pre-commit and CI check them
 	ruff check .

@@ -80,6 +80,14 @@ def test_pictures_of_any_shape_come_out_square():
         assert augment.build(transforms, [32])(np.zeros((80, 96, 3), np.uint8), 1, 0).shape == (32, 32, 3)
 
 
+def test_training_pictures_grow_with_the_epochs():
+    assert augment.sides(96, [1.0], 3) == [96, 96, 96]
+    assert augment.sides(112, [0.58, 0.72, 0.86], 7) == [64, 64, 64, 80, 80, 96, 96]
+    assert augment.sides(48, [0.5, 1.0], 1) == [24]  # fewer epochs than shares: the first ones
+    draw = augment.build([{"RandomResizedCrop": {}}], [16, 24])
+    assert [draw(np.zeros((80, 96, 3), np.uint8), 1, epoch).shape[0] for epoch in (0, 1)] == [16, 24]
+
+
 def test_a_balanced_sampler_draws_every_class_alike_and_the_same_each_time():
     targets = np.array([0] * 900 + [1] * 90 + [2] * 10)
     sampler = EpochSampler(1000, 1, 10, chances=balanced_chances(targets))
