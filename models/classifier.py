@@ -125,9 +125,11 @@ class Classifier(pl.LightningModule):
         pictures, labels = batch
         x = self.normalise(pictures)
         if self.mix:
-            x, labels = self.mix(x, labels)
+            x, targets = self.mix(x, labels)
+        else:  # not the labels: with class weights their mean would be over weights, not over pictures
+            targets = nn.functional.one_hot(labels, self.num_classes).float()
         return nn.functional.cross_entropy(
-            self.net(x), labels, weight=self.class_weights, label_smoothing=self.label_smoothing
+            self.net(x), targets, weight=self.class_weights, label_smoothing=self.label_smoothing
         )
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> tuple:
