@@ -63,8 +63,8 @@ def _copy(target: Path) -> None:
     _change(
         "conf/data/sample.yaml", ("per_class: 40", "per_class: 7"), ("side: 48", "side: 32"), house=target
     )
-    _change("conf/data/sample.yaml", ("epochs: 12", "epochs: 2"), house=target)
-    _change("conf/data/petfaces.yaml", ("side: 96", "side: 32"), ("epochs: 40", "epochs: 1"), house=target)
+    _change("conf/data/sample.yaml", ("epochs: 18", "epochs: 2"), house=target)
+    _change("conf/data/petfaces.yaml", ("side: 96", "side: 32"), ("epochs: 72", "epochs: 1"), house=target)
     _change("conf/model/probe.yaml", ("size: null", "size: 64"), house=target)
     _change("conf/model/finetune.yaml", ("size: 160", "size: 64"), ("epochs: 6", "epochs: 1"), house=target)
     for command in (

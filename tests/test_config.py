@@ -29,6 +29,18 @@ def test_every_shipped_augmentation_composes_with_every_trainer(augment, trainer
     assert cfg.trainer.devices >= 1
 
 
+EXPERIMENTS = sorted((config.CONF / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+def test_every_shipped_experiment_composes_and_opens_with_command_cost_and_result(file):
+    config.compose(f"experiment={file.stem}")
+    comment = [line for line in file.read_text().splitlines() if line.startswith("# ")][1:]
+    assert f"experiment={file.stem}" in comment[0]
+    assert any(line.startswith("# Cost: ") for line in comment)
+    assert any(line.startswith("# Result: ") and "%" in line for line in comment)
+
+
 def test_a_model_brings_its_augmentation_and_the_command_line_wins():
     assert config.compose("model=scratch").augment.mixup > 0
     assert config.compose("model=scratch", "augment=none").augment.mixup == 0

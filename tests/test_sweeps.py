@@ -38,9 +38,12 @@ def silent(monkeypatch):
 
 @pytest.fixture
 def experiments(house):
-    """Folder of the experiments, removed afterwards."""
-    yield house / "conf/experiment"
-    shutil.rmtree(house / "conf/experiment", ignore_errors=True)
+    """Folder of the experiments; what a test adds is removed afterwards."""
+    folder = house / "conf/experiment"
+    shipped = set(folder.iterdir())
+    yield folder
+    for file in set(folder.iterdir()) - shipped:
+        file.unlink()
 
 
 _COMPOSED = {}
@@ -224,7 +227,7 @@ def test_a_sweep_of_nothing_but_nan_has_no_best(place, capsys, experiments):
     _job(place / "s/0", top1=math.nan)
     assert "nothing to choose" in _said(capsys, "s")
     assert "nothing to save" in _error("s", "--save", "best")
-    assert not experiments.exists()
+    assert not (experiments / "best.yaml").exists()
 
 
 def test_one_job_is_compared_with_nothing(place, capsys):
