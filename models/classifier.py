@@ -77,8 +77,9 @@ class Classifier(pl.LightningModule):
         self.channels_last = channels_last
         self.net = net.to(memory_format=torch.channels_last) if channels_last else net
         # Not saved with the weights: they belong to the card, which makes them.
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        means, deviations = (torch.tensor(each).view(1, 3, 1, 1) for each in (mean, std))
+        self.register_buffer("scale", 1 / (255 * deviations), persistent=False)
+        self.register_buffer("shift", -means / deviations, persistent=False)
         weights = None if class_weights is None else torch.tensor(class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
         self.num_classes = num_classes
@@ -92,7 +93,7 @@ class Classifier(pl.LightningModule):
 
     def normalise(self, pictures: torch.Tensor) -> torch.Tensor:
         """uint8 N×H×W×3 to float N×3×H×W; on the device, so that a quarter of the bytes travel."""
-        x = (pictures.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        x = torch.addcmul(self.shift, pictures.permute(0, 3, 1, 2).float(), self.scale)
         return x if self.channels_last else x.contiguous()
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:

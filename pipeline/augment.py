@@ -35,7 +35,12 @@ def build(transforms: list[dict], sides: list[int]) -> Callable[[np.ndarray, int
         # Seeding here and not at the start: with workers albumentations draws one stream in all of them.
         bits.state = np.random.PCG64(seed).state
         luck.seed(seed)
-        return composed[sides[epoch]](image=picture)["image"]
+        side = sides[epoch]
+        changed = composed[side](image=picture)["image"]
+        # A transform that sizes may be missing: then the whole picture is squeezed.
+        if changed.shape[:2] == (side, side):
+            return changed
+        return cv2.resize(changed, (side, side), interpolation=cv2.INTER_AREA)
 
     return augment
 
@@ -52,7 +57,6 @@ def sides(size: int, shares: list[float], epochs: int) -> list[int]:
 def _steps(transforms: list[dict], side: int) -> list:
     """albumentations' transforms; one that takes `size` is given the side."""
     import albumentations
-    import cv2
 
     steps = []
     for entry in transforms:
@@ -70,6 +74,4 @@ def _steps(transforms: list[dict], side: int) -> list:
             steps.append(kind(**arguments))
         except ValueError as error:  # pydantic's, many lines; the last but one says what is wrong
             raise UserError(f"augment: {name}: {' '.join(str(error).split())}") from error
-    # A sizing transform may stand last or be missing: then the whole picture is squeezed.
-    steps.append(albumentations.Resize(side, side, interpolation=cv2.INTER_AREA))
     return steps
