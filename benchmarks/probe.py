@@ -31,7 +31,8 @@ from pipeline.features import features
 SEEDS = range(100, 105)  # none of those by which the recipe was chosen
 DRAWS = range(100, 110)
 SHOTS = (1, 5, 10)
-FEW = 0.01  # C where nothing is left to choose it by
+# C where nothing is left to choose it by; on other draws 0.003 gave 70.5 % of 1 a class, 0.01 gave 69.3 %.
+FEW = {1: 0.003, 5: 0.01, 10: 0.01}
 COLUMNS = ("backbone", "learnt_from", "method", "seed", "top1")
 PLAIN = ("model.input.crop=center", "model.flip=false")
 
@@ -93,7 +94,8 @@ def main() -> None:
         return NearestCentroid().fit(seen(*PLAIN)[learn], y[learn]).predict(seen(*PLAIN)[judged])
 
     def recipe(learn: np.ndarray, judged: np.ndarray, seed: int) -> np.ndarray:
-        strengths = list(cfg.model.strengths) if len(learn) > max(SHOTS) * len(pack.classes) else [FEW]
+        few_c = FEW.get(len(learn) // len(pack.classes))
+        strengths = list(cfg.model.strengths) if few_c is None else [few_c]
         return ours(seen()[learn], y[learn], strengths, seed)(seen()[judged])
 
     table = Table("learnt from", "method", "top-1 (range)", "trials", title=f"{backbone} on {cfg.data.name}")
