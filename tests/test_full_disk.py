@@ -133,7 +133,7 @@ print("same:", same(place / "out", place / "undisturbed"))
 """
     shutil.rmtree(house / "runs/.work", ignore_errors=True)
     try:
-        lines = on_small_disk(tmp_path / "disk", "64m", program, tmp_path)
+        lines = on_small_disk(tmp_path / "disk", "160m", program, tmp_path)  # a checkpoint has 25 MB
     finally:
         (house / "runs/.work").unlink(missing_ok=True)
     (told,) = [line for line in lines if line.startswith("told: ")]
