@@ -8,7 +8,6 @@ Moments are told in seconds of the processor, so that other work beside it shift
 """
 
 import argparse
-import contextlib
 import hashlib
 import os
 import random
@@ -46,10 +45,8 @@ def _start(overrides: list[str], out: Path, store: Path) -> subprocess.Popen:
 
 def _spent(process: subprocess.Popen) -> float:
     """Processor seconds of a process that runs, or has ended and was not waited for yet."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        times = psutil.Process(process.pid).cpu_times()
-        return times.user + times.system
-    return 0.0
+    times = psutil.Process(process.pid).cpu_times()
+    return times.user + times.system
 
 
 def _ended(process: subprocess.Popen) -> bool:
