@@ -48,6 +48,7 @@ bench: $(INSTALLED)  ## what reports/benchmarks.md tells of speed and memory, me
 	python -m benchmarks.features
 	python -m benchmarks.overhead
 	python -m benchmarks.memory
+	python -m benchmarks.layout
 
 peers: .venv-peers/.installed  ## the environment of benchmarks.time_to_accuracy's peers
 
