@@ -3,7 +3,8 @@
 ``python -m benchmarks.probe data=petfaces``, and with ``model.net.backbone=tf_efficientnet_lite2``: five
 random splits, 70 parts to learn from and 30 to be judged by, and ten draws of 1, 5 and 10 pictures a class.
 Plain is timm's own preprocessing with scikit-learn's defaults. A row a trial goes to
-``reports/<data>/probe.csv``; what stands there is not measured again, so delete it when the recipe changes.
+``reports/benchmarks/<data>/probe.csv``; what stands there is not measured again, so delete it when the
+recipe changes.
 """
 
 import argparse
@@ -66,7 +67,7 @@ def main() -> None:
     pack = Pack.open(ROOT / "data" / cfg.data.name)
     y = pack.table["target"].to_numpy()
     backbone = cfg.model.net.backbone
-    file = ROOT / "reports" / cfg.data.name / "probe.csv"
+    file = ROOT / "reports/benchmarks" / cfg.data.name / "probe.csv"
     done = {}
     if file.is_file():
         with open(file, newline="") as stream:
@@ -123,6 +124,7 @@ def main() -> None:
 
 
 def _append(file, row: tuple) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
     fresh = not file.is_file()
     with open(file, "a", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")

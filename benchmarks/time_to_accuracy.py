@@ -3,8 +3,8 @@
 ``python -m benchmarks.time_to_accuracy data=petfaces`` after ``make peers``. All have the same backbone
 weights, threads and split; each peer reads the archive's own files, and is tried at several sizes, of which
 the best counts. A run begins with its process: imports count, and for ours the export of the backbone, its
-features and all that a training leaves. A row a run goes to ``reports/<data>/time_to_accuracy.csv``; what
-stands there is not measured again.
+features and all that a training leaves. A row a run goes to
+``reports/benchmarks/<data>/time_to_accuracy.csv``; what stands there is not measured again.
 """
 
 import argparse
@@ -123,7 +123,7 @@ def main() -> None:
         sys.exit(f"{given.peers} is not there; run: make peers")
     cfg = compose("model=probe", *given.overrides)
     pack, threads = Pack.open(ROOT / "data" / cfg.data.name), cfg.trainer.threads
-    file = ROOT / "reports" / cfg.data.name / "time_to_accuracy.csv"
+    file = ROOT / "reports/benchmarks" / cfg.data.name / "time_to_accuracy.csv"
     console = Console(width=120)
     console.print(described("torch", "timm", "onnxruntime"), f"threads {threads}")
     with tempfile.TemporaryDirectory() as name:
@@ -163,6 +163,7 @@ def _row(
     if key in [tuple(row[column] for column in COLUMNS[:5]) for row in _rows(file)]:
         return
     seconds, best = timed(contest, given.goal, given.limit * 60, threads, folder / "mlflow.db")
+    file.parent.mkdir(parents=True, exist_ok=True)
     fresh = not file.is_file()
     with open(file, "a", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")

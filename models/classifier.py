@@ -17,7 +17,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
 
-from models.pretrained import pooled_features
+from models.pretrained import freeze, pooled_features
 
 TOP = (1, 3, 5)
 
@@ -47,6 +47,7 @@ class Classifier(pl.LightningModule):
         mixup: parameter of the Beta distribution (arXiv:1710.09412); 0 is none.
         cutmix: likewise (arXiv:1905.04899); a batch gets one of the two where both are given.
         layer_decay: factor on the rate per layer group from the head down; 1 is none.
+        frozen: groups of layers from below that are not trained; 0 is none, others need a timm network.
         freeze_batchnorm: keep the statistics that a pretrained backbone brought.
         channels_last: memory layout; it changes the weights' last bits, so it is a choice, not a guess.
         class_weights: of each class in the training loss, or None: all alike.
@@ -67,6 +68,7 @@ class Classifier(pl.LightningModule):
         mixup: float = 0.0,
         cutmix: float = 0.0,
         layer_decay: float = 1.0,
+        frozen: int = 0,
         freeze_batchnorm: bool = False,
         channels_last: bool = False,
         class_weights: list[float] | None = None,
@@ -76,6 +78,8 @@ class Classifier(pl.LightningModule):
         super().__init__()
         self.channels_last = channels_last
         self.net = net.to(memory_format=torch.channels_last) if channels_last else net
+        if frozen:
+            freeze(self.net, frozen)
         # Not saved with the weights: they belong to the card, which makes them.
         means, deviations = (torch.tensor(each).view(1, 3, 1, 1) for each in (mean, std))
         self.register_buffer("scale", 1 / (255 * deviations), persistent=False)

@@ -152,6 +152,18 @@ def _load_file(net: nn.Module, file: str | None) -> None:
         )
 
 
+def freeze(net: nn.Module, groups: int) -> None:
+    """Leaves the lowest groups of a timm network's layers (its stem and stages) as they are.
+
+    No gradient goes through them, which spares their share of the way back: on a CPU the lowest three of
+    EfficientNet-Lite are 40 % of a training step.
+    """
+    layers = timm.models.group_parameters(net, net.group_matcher(coarse=True))
+    for layer in sorted(layers)[:groups]:
+        for name in layers[layer]:
+            net.get_parameter(name).requires_grad_(False)
+
+
 def preprocessing(net: nn.Module) -> dict:
     """How this backbone wants its pictures, from its own config: size, interpolation, crop_pct, mean, std."""
     config = timm.data.resolve_model_data_config(net)

@@ -127,6 +127,8 @@ class Fit:
         self.module, self.optimizer = self.fabric.setup(model, model.configure_optimizers())
         self.metrics = topk_metrics(model.num_classes, "val/").to(self.fabric.device)
         self.progress = Progress(rows)
+        if rows:  # the head that was fitted counts as epoch 0: what is kept is never worse on validation
+            self.progress.best, self.progress.weights = rows[0]["val/top1"], self._kept()
         self.began = began
         # The first process chooses, for it takes a damaged one away.
         found = self.fabric.broadcast(str(kept.latest() or "") if self.fabric.is_global_zero else "")
@@ -212,9 +214,7 @@ class Fit:
         now.rows.append(row)
         now.batch, now.loss = 0, 0.0
         if row["val/top1"] > now.best:
-            now.best, now.best_epoch = row["val/top1"], now.epoch
-            weights = self.model.kept().state_dict()
-            now.weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
+            now.best, now.best_epoch, now.weights = row["val/top1"], now.epoch, self._kept()
         if self.fabric.is_global_zero:
             self._save()
             self.tell(now.rows)
@@ -225,6 +225,11 @@ class Fit:
                     f"{self._timed().seconds:.0f} s",
                     flush=True,
                 )
+
+    def _kept(self) -> dict[str, torch.Tensor]:
+        """A copy of the weights that would be kept now."""
+        weights = self.model.kept().state_dict()
+        return {name: value.detach().cpu().clone() for name, value in weights.items()}
 
     def _settle(self) -> None:
         """Adds up the losses since the last time, and does together what SIGTERM or the clock ask for.

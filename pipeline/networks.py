@@ -72,6 +72,7 @@ def build(cfg: DictConfig, card: dict, pack):
         "warmup",
         "label_smoothing",
         "layer_decay",
+        "frozen",
         "freeze_batchnorm",
         "channels_last",
         "ema",
