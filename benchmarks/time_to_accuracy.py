@@ -35,8 +35,8 @@ PEERS = {"timm and torchvision": "timm_script", "fastai fine_tune": "fastai_scri
 OURS = """
 import sys
 from pathlib import Path
-from pipeline import config, export, features, train
-features.CACHE, export.CACHE = Path(sys.argv[1]) / "features", Path(sys.argv[1]) / "trunks"
+from pipeline import config, features, graph, train
+features.CACHE, graph.CACHE = Path(sys.argv[1]) / "features", Path(sys.argv[1]) / "trunks"
 print(train.train(config.compose(*sys.argv[2:]))["val/top1"], flush=True)
 """
 

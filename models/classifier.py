@@ -53,6 +53,7 @@ class Classifier(pl.LightningModule):
         class_weights: of each class in the training loss, or None: all alike.
         ema: decay of the weights' moving average, which then is what is judged and kept; 0 is none.
         flip: answers by the mean over a picture and its mirror image, at twice the cost.
+        temperature: logits are divided by it when it answers; found on validation after training.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Classifier(pl.LightningModule):
         class_weights: list[float] | None = None,
         ema: float = 0.0,
         flip: bool = False,
+        temperature: float = 1.0,
     ):
         super().__init__()
         self.channels_last = channels_last
@@ -92,7 +94,7 @@ class Classifier(pl.LightningModule):
         kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
         mixing = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha > 0]
         self.mix = v2.RandomChoice(mixing) if mixing else None
-        self.freeze_batchnorm, self.flip = freeze_batchnorm, flip
+        self.freeze_batchnorm, self.flip, self.temperature = freeze_batchnorm, flip, temperature
         self.averaged: AveragedModel | None = None
 
     def normalise(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -102,7 +104,7 @@ class Classifier(pl.LightningModule):
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Logits, N×num_classes, of uint8 pictures, N×H×W×3; of the averaged weights where there are such."""
-        return self._answer(self.kept(), pictures)
+        return self._answer(self.kept(), pictures) / self.temperature
 
     def features(self, pictures: torch.Tensor) -> torch.Tensor:
         """What the head sees, N×C, of uint8 pictures, N×H×W×3; a linear head makes logits of it."""
@@ -197,13 +199,13 @@ def build(card: dict, **training: Any) -> Classifier:
 
     Args:
         card: `net` (a `_target_` with its arguments), `classes`, and `input` with `mean` and `std`; cards of
-            older models have no `flip`.
+            older models have no `flip` and no `temperature`.
         training: further arguments of Classifier.
     """
     classes = len(card["classes"])
     net = instantiate(card["net"], num_classes=classes)
-    flip = card.get("flip", False)
-    return Classifier(net, classes, card["input"]["mean"], card["input"]["std"], flip=flip, **training)
+    answering = {key: card[key] for key in ("flip", "temperature") if key in card}
+    return Classifier(net, classes, card["input"]["mean"], card["input"]["std"], **answering, **training)
 
 
 def save(model: Classifier, card: dict, folder: Path) -> None:

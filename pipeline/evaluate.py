@@ -11,6 +11,8 @@ from omegaconf import DictConfig
 from pipeline import config, seal, unfinished
 from pipeline.config import ROOT, UserError
 
+THINGS = 60  # pictures of other things
+
 
 def evaluate(
     train: Path, place: Path, out: Path, resamples: int, threads: int, workers: int
@@ -67,6 +69,7 @@ def evaluate(
     if species is not None:
         metrics["test/species"] = float(species.mean())
     metrics["test/calibration_error"] = scores.calibration_error(probabilities, targets)
+    metrics |= _silence(model, card, probabilities.max(axis=1), predicted == targets)
 
     unfinished = out.with_name(out.name + ".part")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -107,6 +110,26 @@ def evaluate(
     shutil.rmtree(out, ignore_errors=True)
     os.replace(unfinished, out)
     return metrics
+
+
+def _silence(model, card: dict, sure, right) -> dict[str, float]:
+    """How often the model speaks, how often it is then right, and how often it names what is no pet.
+
+    Args:
+        model: the classifier.
+        card: its card.
+        sure: highest probability of each test picture.
+        right: whether that class is the true one.
+    """
+    from pipeline import scores, things
+
+    bound = card.get("unsure_below", 0.0)
+    speaks = sure >= bound
+    found = {"test/answered": float(speaks.mean())}
+    if speaks.any():
+        found["test/answered/right"] = float(right[speaks].mean())
+    others = scores.predict_loose(model, card, things.photographed(THINGS, seed=0), 32).max(axis=1)
+    return found | {"others/named": float((others >= bound).mean())}
 
 
 def _table(file: Path, columns: list[str], rows: list[list]) -> None:

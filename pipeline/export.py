@@ -1,161 +1,238 @@
-"""A trained model as ONNX: what leaves the project, and what computes features on a processor."""
+"""Takes a model along: ``python -m pipeline.export --model petfaces@champion --out DIR``"""
 
-import hashlib
+import argparse
+import csv
 import json
 import os
 import shutil
 import sys
 import tempfile
-import warnings
-from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pipeline import config, portable, seal
+from pipeline import chosen, config, seal
+from pipeline import page as try_page
+from pipeline.chosen import Chosen
+from pipeline.config import ROOT, UserError
 
-if TYPE_CHECKING:
-    import onnx
-    from torch import nn
-
-    from models.classifier import Classifier
-
-CACHE = Path("data/.cache/trunks")  # in the main checkout
+HERE = Path(__file__).parent
+WEAK = 5  # classes that the card names
+CALIBRATING = 100  # pictures by which int8 learns the ranges of activations
 
 
-def trunk_key(model: "Classifier", card: dict) -> str:
-    """Hash of a network without its head: weights, size, normalisation, flip, versions of what traces it."""
-    head = model.net.pretrained_cfg["classifier"]
-    around = [
-        card["net"],
-        model.flip,
-        [card["input"][key] for key in ("size", "mean", "std")],
-        [version(name) for name in ("torch", "timm", "onnx", "onnxscript")],
-    ]
-    digest = hashlib.sha256(json.dumps(around, sort_keys=True).encode())
-    for name, value in sorted(model.net.state_dict().items()):
-        if not name.startswith(head):
-            digest.update(name.encode())
-            digest.update(value.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def trunk(model: "Classifier", card: dict) -> Path:
-    """A pretrained network without its head as an ONNX file, from uint8 pictures to `features`.
-
-    Exporting takes longer than the features of a thousand pictures, so it is done once and kept by content:
-    a probe's features and its export share it.
-    """
-    from torch import nn
-
-    folder = config.main_checkout() / CACHE / trunk_key(model, card)[:24]
-    if folder.is_dir():
-        if not (wrong := portable.damaged(folder)):
-            return folder / "trunk.onnx"
-        print(f"warning: {folder}: {', '.join(wrong)}; exported anew", file=sys.stderr)
-
-    class Trunk(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = model
-
-        def forward(self, pictures):
-            return self.model.features(pictures)
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix="."))
-    try:
-        _save(_graph(Trunk(), card["input"]["size"], "features"), part / "trunk.onnx")
-        seal.seal(part)
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # another process was as far: the two are the same
-            os.replace(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return folder / "trunk.onnx"
-
-
-def to_onnx(train: Path, target: Path) -> None:
-    """Writes ``model.onnx``, ``model.json`` and ``SHA256SUMS``, as `pipeline.portable.Portable` reads them.
-
-    The network takes uint8 pictures, N × size × size × 3, under the name `pictures` and gives `logits`;
-    normalisation is inside, sizing is portable's.
+def export(found: Chosen, out: Path, int8: bool = False, page: bool = True) -> Path:
+    """Writes a model's folder: whole, or not at all.
 
     Args:
-        train: train's folder.
-        target: made anew.
+        found: the model; with its train folder.
+        out: made anew; must not hold anything else.
+        int8: whether ``model.onnx`` computes in 8 bits.
+        page: whether ``try/`` is written.
+
+    Returns:
+        `out`.
 
     Raises:
-        UserError: train's folder is damaged.
+        UserError: there is something else at `out`, the model is an exported one, or int8 lacks the pictures.
     """
+    if found.train is None:
+        raise UserError("this model is exported already: copy its folder, or name the run that it comes from")
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / "example.py").is_file())):
+        raise UserError(f"--out {out} holds something else; name another folder")
+    card = json.loads((found.train / "model.json").read_text())
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        _model(found, card, part)
+        figures = _to_int8(part, card) if int8 else None
+        _weights(found.train, card, part)
+        shutil.copyfile(HERE / "export_example.py", part / "example.py")
+        (part / "README.md").write_text(_card(found, card, figures, page))
+        if page:
+            try_page.write(part / "model.onnx", card, part / "try")
+        seal.seal(part)
+        shutil.rmtree(out, ignore_errors=True)
+        os.replace(part, out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return out
+
+
+def _model(found: Chosen, card: dict, folder: Path) -> None:
+    """``model.onnx`` with what it should tell of itself, and ``model.json``."""
     import onnx
-    from torch import nn
 
-    from models.classifier import load
+    from pipeline import tracking
 
-    seal.check(train)
-    model, card = load(train)
-    head = model.net.get_classifier() if hasattr(model.net, "get_classifier") else None
-    if isinstance(head, nn.Linear):
-        graph = _with_head(onnx.load(trunk(model, card)), head)
-    else:
-        graph = _graph(model, card["input"]["size"], "logits")
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    _save(graph, target / "model.onnx")
-    shutil.copyfile(train / "model.json", target / "model.json")
-    seal.seal(target)
+    lineage = json.loads((found.train / "lineage.json").read_text())
+    model = onnx.load(found.portable / "model.onnx")
+    provenance = {
+        "data": lineage["data"],
+        "commit": lineage["commit"],
+        "dirty": lineage["dirty"],
+        "model_sha256": tracking.model_hash(found.train),
+    }
+    told = {
+        "labels": json.dumps(card["classes"], ensure_ascii=False),
+        "unsure_below": str(card.get("unsure_below", 0.0)),
+        "card": json.dumps(card, ensure_ascii=False),
+        "provenance": json.dumps(provenance),
+    }
+    onnx.helper.set_model_props(model, told)
+    onnx.save_model(model, folder / "model.onnx")
+    shutil.copyfile(found.train / "model.json", folder / "model.json")
+    (folder / "labels.txt").write_text("".join(f"{name}\n" for name in card["classes"]))
 
 
-def _graph(network: "nn.Module", size: int, output: str) -> "onnx.ModelProto":
-    """A network of uint8 pictures, any number of them, as ONNX."""
+def _weights(train: Path, card: dict, folder: Path) -> None:
+    """The weights beside a config from which timm, or this project, rebuilds the network."""
+    shutil.copyfile(train / "weights.safetensors", folder / "model.safetensors")
+    sizing = card["input"]
+    tree = {
+        "architecture": card["net"].get("backbone", card["net"]["_target_"]),
+        "num_classes": len(card["classes"]),
+        "label_names": card["classes"],
+        "net": card["net"],
+        "pretrained_cfg": {
+            "input_size": [3, sizing["size"], sizing["size"]],
+            "interpolation": sizing["interpolation"],
+            "crop_pct": sizing["crop_pct"],
+            "crop_mode": sizing["crop"],
+            "mean": sizing["mean"],
+            "std": sizing["std"],
+            "num_classes": len(card["classes"]),
+        },
+        "temperature": card.get("temperature", 1.0),
+    }
+    (folder / "config.json").write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n")
+
+
+def _card(found: Chosen, card: dict, int8: dict | None, page: bool) -> str:
+    """The model card, Markdown."""
+    import jinja2
+    import yaml
+
+    from pipeline import tracking
+
+    test, weak = None, ""
+    if found.evaluation:
+        test = json.loads((found.evaluation / "metrics.json").read_text())
+        with open(found.evaluation / "classes.csv", newline="") as file:
+            rows = sorted(csv.DictReader(file), key=lambda row: float(row["recall"]))
+        shown = [row for row in rows if int(row["pictures"])][:WEAK]
+        weak = ", ".join(f"{row['label']} {float(row['recall']):.0%} of {row['pictures']}" for row in shown)
+        if "test/answered" not in test:
+            raise UserError("this model was judged by an older version; run: dvc repro evaluate")
+    data = yaml.safe_load((found.train / "config.yaml").read_text())["data"]
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=False)
+    return environment.from_string((HERE / "export_card.md").read_text()).render(
+        card=card,
+        metrics=json.loads((found.train / "metrics.json").read_text()),
+        lineage=json.loads((found.train / "lineage.json").read_text()),
+        sha256=tracking.model_hash(found.train),
+        licence=data.get("licence", "unknown"),
+        test=test,
+        weak=weak,
+        int8=int8,
+        page=page,
+        percent=lambda share: f"{share:.1%}".replace("%", " %"),
+    )
+
+
+def _to_int8(folder: Path, card: dict) -> dict:
+    """Replaces ``model.onnx`` by one that computes in 8 bits.
+
+    Ranges are learnt on training pictures; what it costs is measured on validation, so that the test split is
+    not looked at again.
+
+    Returns:
+        `pictures`, top-1 `float32` and `int8`, and the share of answers that `agree`.
+
+    Raises:
+        UserError: the pictures are not here.
+    """
     import logging
 
-    import torch
+    import numpy as np
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # a line for each pass of its optimiser
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own deprecations within its exporter
-        program = torch.onnx.export(
-            network.eval(),
-            (example,),
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("pictures", min=1)},),
-            input_names=["pictures"],
-            output_names=[output],
-            verbose=False,
-        )
-    graph = program.model_proto
-    # The exporter notes the source lines of each step: paths of this machine, a third of a small file.
-    for node in graph.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
-    for value in (*graph.graph.value_info, *graph.graph.input, *graph.graph.output, *graph.graph.initializer):
-        del value.metadata_props[:]
-    return graph
+    from pipeline.data import Pack, Pictures
+    from pipeline.portable import Portable
 
-
-def _with_head(graph: "onnx.ModelProto", head: "nn.Linear") -> "onnx.ModelProto":
-    """The trunk with a linear head behind it."""
-    from onnx import helper, numpy_helper
-
-    for name, tensor in (("head.weight", head.weight), ("head.bias", head.bias)):
-        graph.graph.initializer.append(numpy_helper.from_array(tensor.detach().cpu().numpy(), name))
-    inputs = ["features", "head.weight", "head.bias"]
-    graph.graph.node.append(helper.make_node("Gemm", inputs, ["logits"], name="head", transB=1))
-    (features,) = graph.graph.output
-    shape = features.type.tensor_type.shape.dim
-    logits = helper.make_tensor_value_info(
-        "logits", features.type.tensor_type.elem_type, [shape[0].dim_param, head.out_features]
+    pack = Pack.open(ROOT / "data" / card["data"])
+    rng = np.random.default_rng(0)
+    learning = Pictures(
+        pack, rng.permutation(pack.rows("train"))[:CALIBRATING], lambda picture, *_: picture, seed=0
     )
-    graph.graph.output.remove(features)
-    graph.graph.output.append(logits)
-    return graph
+
+    class Reader(CalibrationDataReader):
+        def __init__(self):
+            self.places = iter(range(len(learning)))
+
+        def get_next(self):
+            place = next(self.places, None)
+            return None if place is None else {"picture": np.array(learning.picture(place))}
+
+    rows = pack.rows("val")
+    watched = Pictures(pack, rows, lambda picture, *_: picture, seed=0)
+
+    def answers() -> np.ndarray:
+        seal.seal(folder)
+        model = Portable(folder)
+        return np.array([model.probabilities(watched.picture(place)).argmax() for place in range(len(rows))])
+
+    exact = answers()
+    logging.getLogger().setLevel(logging.ERROR)  # it would have the model preprocessed by another program
+    quantize_static(
+        folder / "model.onnx",
+        folder / "int8.onnx",
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+    os.replace(folder / "int8.onnx", folder / "model.onnx")
+    coarse, targets = answers(), pack.table["target"].to_numpy()[rows]
+    return {
+        "pictures": len(rows),
+        "float32": float((exact == targets).mean()),
+        "int8": float((coarse == targets).mean()),
+        "agree": float((exact == coarse).mean()),
+    }
 
 
-def _save(graph: "onnx.ModelProto", file: Path) -> None:
-    import onnx
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.export", description="Takes a model along.")
+    parser.add_argument("--model", help=chosen.HELP)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; made anew")
+    parser.add_argument("--int8", action="store_true", help="smaller and coarser; its accuracy is told")
+    parser.add_argument("--no-try", action="store_true", help="without the page, which needs npm once")
+    parser.add_argument("--serve", action="store_true", help="open the page, on this machine only")
+    parser.add_argument("--port", type=int, default=0, help="of the page; default: a free one")
+    given = parser.parse_args(arguments)
+    if given.serve and given.no_try:
+        parser.error("--serve opens the page that --no-try leaves out")
+    try:
+        with config.told():
+            with tempfile.TemporaryDirectory() as scratch:
+                found = chosen.find(given.model or config.compose().data.name, Path(scratch))
+                out = export(found, given.out.absolute(), given.int8, not given.no_try)
+            size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+            print(f"export: {out}, {size / 1e6:.1f} MB; begin with README.md and example.py", flush=True)
+            if given.serve:
+                try_page.serve(out / "try", given.port, _opened)
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
-    onnx.checker.check_model(graph)
-    onnx.save_model(graph, file)
+
+def _opened(address: str) -> None:
+    import webbrowser
+
+    print(f"export: the page is at {address}; Ctrl-C ends it", flush=True)
+    webbrowser.open(address)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig
 
 from models.classifier import Classifier
-from pipeline import config, export, portable
+from pipeline import config, graph, portable
 from pipeline.config import UserError
 from pipeline.data import Pack, Pictures, loader, still
 
@@ -29,7 +29,7 @@ def backbone_key(model: Classifier, card: dict, cfg: DictConfig) -> str:
     batch, threads, device, versions.
     """
     around = [
-        export.trunk_key(model, card),
+        graph.trunk_key(model, card),
         card["input"],
         cfg.trainer.features,
         model.channels_last,
@@ -102,7 +102,7 @@ def _engine(model: Classifier, card: dict, cfg: DictConfig) -> Callable[[torch.T
     options.intra_op_num_threads = cfg.trainer.threads
     options.log_severity_level = 3  # errors; what it warns of is nothing that a person can mend
     session = onnxruntime.InferenceSession(
-        str(export.trunk(model, card)), options, providers=["CPUExecutionProvider"]
+        str(graph.trunk(model, card)), options, providers=["CPUExecutionProvider"]
     )
     return lambda pictures: session.run(None, {"pictures": pictures.numpy()})[0]
 

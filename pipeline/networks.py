@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import config, seal
+from pipeline import config, seal, sizing
 from pipeline.config import UserError
 
 BALANCE = ("none", "weights", "sampler")
@@ -63,6 +63,7 @@ def build(cfg: DictConfig, card: dict, pack):
     if None in card["input"].values():
         own = preprocessing(net)
         card["input"] = {key: own[key] if value is None else value for key, value in card["input"].items()}
+    sizing.check(card["input"]["interpolation"])  # before hours of training, not after them
     if "weights" in card["net"]:
         # The saved model brings its weights: restoring it needs no package, hub or file.
         card["net"] |= {"weights": None, "file": None}

@@ -57,21 +57,28 @@ def damaged(folder: Path) -> list[str]:
     ]
 
 
-def read_picture(data: bytes) -> Image.Image:
+def read_picture(data: bytes, most: int = MAX_PIXELS, still: bool = False) -> Image.Image:
     """Decodes one picture, upright and in RGB.
 
     The real format counts, not the file's name; of an animation the first frame is taken, transparent
     parts become white, 16-bit grey is scaled to 8.
 
+    Args:
+        data: the encoded picture.
+        most: pixels.
+        still: whether an animation is refused.
+
     Raises:
-        UnreadableError: empty, of no accepted format, over MAX_PIXELS, or damaged.
+        UnreadableError: empty, of no accepted format, of too many pixels, an animation, or damaged.
     """
     if not data:
         raise UnreadableError("empty file")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise UnreadableError(f"{image.width}×{image.height} pixels, more than {MAX_PIXELS:,}")
+        if image.width * image.height > most:
+            raise UnreadableError(f"{image.width}×{image.height} pixels, more than {most:,}")
+        if still and image.format != "MPO" and getattr(image, "is_animated", False):
+            raise UnreadableError("an animation; send one picture")
         image.load()
         # Turned only where the camera says so: transposing copies the picture.
         image = ImageOps.exif_transpose(image)
@@ -81,7 +88,7 @@ def read_picture(data: bytes) -> Image.Image:
     except Image.UnidentifiedImageError:
         raise UnreadableError("not a picture of a known format") from None
     except Image.DecompressionBombError:
-        raise UnreadableError(f"more than {MAX_PIXELS:,} pixels") from None
+        raise UnreadableError(f"more than {most:,} pixels") from None
     except Exception as error:  # Pillow's decoders raise whatever they meet in hostile bytes
         raise UnreadableError(f"damaged: {error or type(error).__name__}".replace("\n", " ")) from error
 
@@ -109,7 +116,7 @@ def shrink(image: Image.Image, max_side: int) -> np.ndarray:
     scale = max_side / max(image.size)
     if scale < 1:
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        image = image.resize(size, Image.Resampling.LANCZOS)
+        image = image.resize(size, Image.Resampling.BICUBIC)
     return np.asarray(image)
 
 
@@ -145,15 +152,18 @@ def to_square(picture: np.ndarray, size: int, interpolation: str, crop: str, cro
 class Portable:
     """A trained model in a folder: `model.onnx` and `model.json`, sealed by `SHA256SUMS`.
 
-    The network takes uint8 pictures, N × size × size × 3, and gives logits; normalisation is inside.
+    The model takes one picture, uint8 height × width × 3 of any size, and gives calibrated probabilities; all
+    that happens to a picture after it was decoded is inside.
+
+    Args:
+        folder: where it is.
+        threads: within one picture; 0 is ONNX Runtime's own choice.
 
     Raises:
-        DamagedError: a file is not as it was sealed.
+        DamagedError: a file is not as it was sealed, or of an older form.
     """
 
-    batch = 32  # bounds the memory of a long table
-
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, threads: int = 0):
         import onnxruntime  # here, so that reading pictures needs numpy and Pillow only
 
         folder = Path(folder)
@@ -164,37 +174,49 @@ class Portable:
             )
         self.card = json.loads((folder / "model.json").read_text())
         self.classes: list[str] = self.card["classes"]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
         self.session = onnxruntime.InferenceSession(
-            str(folder / "model.onnx"), providers=["CPUExecutionProvider"]
+            str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
         )
+        if [each.name for each in self.session.get_inputs()] != ["picture"]:
+            raise DamagedError(f"{folder}: model.onnx is of an older form; export it again")
+        # Of models that were made before there was one: they never say that they are unsure.
+        self.unsure_below: float = self.card.get("unsure_below", 0.0)
 
-    def prepare(self, picture: bytes | np.ndarray) -> np.ndarray:
-        """One encoded picture, or one uint8 array H × W × 3, as the network wants it."""
+    def probabilities(self, picture: bytes | Image.Image | np.ndarray) -> np.ndarray:
+        """Of each class, of one picture: encoded, decoded by `read_picture`, or as uint8 array H × W × 3.
+
+        Raises:
+            UnreadableError: it is no picture.
+        """
         if isinstance(picture, bytes | bytearray | memoryview):
-            image = read_picture(bytes(picture))
+            pixels = np.asarray(read_picture(bytes(picture)))
         else:
-            array = np.asarray(picture)
-            if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+            pixels = np.asarray(picture)
+            if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
                 raise UnreadableError(
-                    f"an array must be uint8, height × width × 3, not {array.dtype} {array.shape}"
+                    f"an array must be uint8, height × width × 3, not {pixels.dtype} {pixels.shape}"
                 )
-            image = Image.fromarray(array)
-        sizing = self.card["input"]
-        packed = shrink(image, sizing["max_side"])
-        return to_square(
-            packed, **{key: sizing[key] for key in ("size", "interpolation", "crop", "crop_pct")}
-        )
+        return self.session.run(None, {"picture": pixels})[0]
 
-    def probabilities(self, prepared: np.ndarray) -> np.ndarray:
-        """Probabilities, N × classes, of prepared pictures, N × size × size × 3."""
-        logits = np.concatenate(
-            [
-                self.session.run(None, {"pictures": prepared[start : start + self.batch]})[0]
-                for start in range(0, len(prepared), self.batch)
-            ]
-        ).astype(np.float64)
-        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return shifted / shifted.sum(axis=1, keepdims=True)
+    def answer(self, picture: bytes | Image.Image | np.ndarray, top: int = 5) -> dict:
+        """The most probable classes of one picture.
+
+        Returns:
+            `labels`, best first, `probabilities` in the same order, and `unsure`: whether the first is too
+            little to name a class.
+
+        Raises:
+            UnreadableError: it is no picture.
+        """
+        shares = self.probabilities(picture)
+        best = np.argsort(-shares, kind="stable")[:top]
+        return {
+            "labels": [self.classes[place] for place in best],
+            "probabilities": [float(shares[place]) for place in best],
+            "unsure": bool(shares[best[0]] < self.unsure_below),
+        }
 
     def predict(self, model_input, params=None):
         """What MLflow calls.
@@ -204,28 +226,20 @@ class Portable:
             params: unused; MLflow passes it.
 
         Returns:
-            DataFrame, a row a picture: `labels`, the five most probable class names, best first, and
-            `probabilities` in the same order.
+            DataFrame, a row a picture: what `answer` says of the five most probable classes.
 
         Raises:
             UnreadableError: names the row whose picture can't be used.
         """
         import pandas
 
-        labels, scores = [], []
-        pictures = list(model_input["image"])
-        for start in range(0, len(pictures), self.batch):
-            prepared = []
-            for row, picture in enumerate(pictures[start : start + self.batch], start):
-                try:
-                    prepared.append(self.prepare(picture))
-                except UnreadableError as error:
-                    raise UnreadableError(f"row {row}: {error}") from error
-            for row in self.probabilities(np.stack(prepared)):
-                best = np.argsort(-row, kind="stable")[:5]
-                labels.append([self.classes[index] for index in best])
-                scores.append([float(row[index]) for index in best])
-        return pandas.DataFrame({"labels": labels, "probabilities": scores})
+        answers = []
+        for row, picture in enumerate(model_input["image"]):
+            try:
+                answers.append(self.answer(picture))
+            except UnreadableError as error:
+                raise UnreadableError(f"row {row}: {error}") from error
+        return pandas.DataFrame(answers, columns=["labels", "probabilities", "unsure"])
 
 
 def _load_pyfunc(path: str) -> Portable:

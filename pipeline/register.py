@@ -69,9 +69,7 @@ def check_export(candidate: Candidate, place: Path) -> None:
     pack = Pack.open(place)
     model = Portable(candidate.portable)
     pictures = Pictures(pack, pack.rows("test"), lambda picture, *_: picture, seed=0)
-    answers = model.probabilities(
-        np.stack([model.prepare(pictures.picture(row)) for row in range(len(pictures))])
-    )
+    answers = np.stack([model.probabilities(pictures.picture(row)) for row in range(len(pictures))])
     judged = np.load(candidate.evaluation / "probabilities.npy")
     apart = float(np.abs(answers - judged).max())
     if not apart <= TOLERANCE:
@@ -137,14 +135,14 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
     Raises:
         UserError: a candidate or the champion in office is damaged.
     """
-    from pipeline import export, tracking
+    from pipeline import graph, tracking
 
     name, out = runs.name, runs / "register"
     candidates, versions, hashes = {}, {}, {}
     for model in models:
         candidate = Candidate(runs / "train" / model, runs / "evaluate" / model, out / "candidates" / model)
         seal.check(candidate.evaluation)
-        export.to_onnx(candidate.train, candidate.portable)
+        graph.to_onnx(candidate.train, candidate.portable)
         check_export(candidate, place)
         candidates[model], hashes[model] = candidate, tracking.model_hash(candidate.train)
         versions[model] = tracking.ensure_version(candidate.train, candidate.evaluation, candidate.portable)
@@ -160,11 +158,16 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
         folders = [out / "former" / part for part in PARTS]
         tracking.download_version(name, in_office[0], out / "former")
         champion = Candidate(*folders)
+        graph.to_onnx(champion.train, champion.portable)  # a version may be of an older form
     else:
         champion = None
 
+    taken_back = tracking.withdrawn(name, versions[best])
     if champion is candidates[best]:
         outcome = {"promoted": False, "reason": "the challenger is the champion already", "paired_test": None}
+    elif champion and taken_back:  # what a person decided stands until a person changes it
+        reason = f"the challenger was taken out of office: {taken_back}"
+        outcome = {"promoted": False, "reason": reason, "paired_test": None}
     else:
         outcome = decide(candidates[best], champion, significance)
     if outcome["paired_test"]:

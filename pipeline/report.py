@@ -18,8 +18,9 @@ from pipeline.config import ROOT, UserError
 
 ABOUT = (
     "Test split; the interval is top-1's, by bootstrap. Per class: mean recall of the classes. "
-    "Calibration: expected error, lower is better. Multiply-adds are of one picture; pictures seen are "
-    "shown in training."
+    "Calibration: expected error, lower is better. Answered: test pictures of which it is not unsure, and "
+    "how often it is right then; other things: cut-outs of two photographs without an animal. "
+    "Multiply-adds are of one picture; pictures seen are shown in training."
 )
 
 

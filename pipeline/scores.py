@@ -1,10 +1,13 @@
 """How right a table of probabilities is, in figures and in pictures."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import torch
+from PIL import Image
 
-from pipeline import figures
+from pipeline import figures, portable
 from pipeline.data import Pack, Pictures, loader, still
 
 SHOWN = 24  # worst mistakes on one sheet
@@ -12,13 +15,22 @@ SHOWN = 24  # worst mistakes on one sheet
 
 def predict(model, card: dict, pack: Pack, rows: np.ndarray, batch_size: int, workers: int) -> np.ndarray:
     """Probabilities, rows × classes float32, from one process; the same code for validation and test."""
-    import torch
+    pictures = loader(Pictures(pack, rows, still(card["input"]), seed=0), batch_size, workers)
+    return _answers(model, (batch for batch, _ in pictures))
 
+
+def predict_loose(model, card: dict, pictures: list[np.ndarray], batch_size: int) -> np.ndarray:
+    """The same of pictures of no data set, uint8 H×W×3 of any size each."""
+    size = still(card["input"])
+    sized = [size(portable.shrink(Image.fromarray(each), card["input"]["max_side"])) for each in pictures]
+    starts = range(0, len(sized), batch_size)
+    return _answers(model, (torch.from_numpy(np.stack(sized[at : at + batch_size])) for at in starts))
+
+
+def _answers(model, batches: Iterable[torch.Tensor]) -> np.ndarray:
     model.eval()
-    parts = []
     with torch.inference_mode():
-        for pictures, _ in loader(Pictures(pack, rows, still(card["input"]), seed=0), batch_size, workers):
-            parts.append(model(pictures.to(model.device)).softmax(dim=1).float().cpu().numpy())
+        parts = [model(batch.to(model.device)).softmax(dim=1).float().cpu().numpy() for batch in batches]
     return np.concatenate(parts)
 
 
@@ -72,7 +84,6 @@ def species_right(probabilities: np.ndarray, targets: np.ndarray, species: list[
 
 def calibration_error(probabilities: np.ndarray, targets: np.ndarray) -> float:
     """Expected calibration error with 15 equal bins (Guo et al. 2017, arXiv:1706.04599)."""
-    import torch
     from torchmetrics.functional.classification import multiclass_calibration_error
 
     error = multiclass_calibration_error(

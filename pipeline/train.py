@@ -22,6 +22,8 @@ from pipeline.unfinished import Unfinished, finished, identity
 if TYPE_CHECKING:
     from pipeline.fit import Progress
 
+THINGS = 60  # pictures of other things, by which the bound of "unsure" is chosen
+
 
 def _fit_head(model, card: dict, pack, cfg: DictConfig) -> list[dict]:
     """Fits the linear head on cached features.
@@ -168,11 +170,15 @@ def _leave(
 
 
 def _judge(model, card: dict, pack, cfg: DictConfig, folder: Path) -> dict[str, float]:
-    """Figures of the kept weights on validation; draws its confusions and worst mistakes into the folder."""
+    """Calibrates the kept weights on validation and gives their figures there.
+
+    The model and its card get `temperature`, the card `unsure_below`; confusions and worst mistakes are drawn
+    into the folder.
+    """
     import torch
 
     from models.classifier import topk_metrics
-    from pipeline import scores
+    from pipeline import calibration, scores, things
 
     rows = pack.rows("val")
     if cfg.model.epochs == 0:  # the backbone is as it was: what it says of these pictures is known
@@ -184,6 +190,15 @@ def _judge(model, card: dict, pack, cfg: DictConfig, folder: Path) -> dict[str, 
     else:
         probabilities = scores.predict(model, card, pack, rows, cfg.model.batch_size, cfg.trainer.workers)
     targets = pack.table["target"].to_numpy()[rows]
+    model.temperature = card["temperature"] = calibration.temperature(probabilities, targets)
+    probabilities = calibration.soften(probabilities, model.temperature)
+
+    named = scores.predict_loose(model, card, things.drawn(THINGS, seed=0), cfg.model.batch_size).max(axis=1)
+    sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+    card["unsure_below"] = calibration.unsure_below(
+        sure, right, named, cfg.unsure.answers_right, cfg.unsure.others_named
+    )
+
     scores.draw(pack, rows, probabilities, f"{cfg.model.name} on {cfg.data.name}, validation", folder)
     figures = topk_metrics(len(pack.classes), "val/")(
         torch.from_numpy(probabilities), torch.from_numpy(targets)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models import classifier
-from pipeline import config, export, features, networks, scores, train
+from pipeline import config, features, graph, networks, scores, train
 from pipeline.config import UserError
 from pipeline.data import Pack
 from pipeline.portable import Portable
@@ -116,25 +116,25 @@ def probed(repro, house):
 
 
 def test_a_trunk_is_exported_once_for_features_and_models(probed, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "_graph", lambda *_: pytest.fail("the trunk was exported again"))
-    export.to_onnx(probed, tmp_path / "onnx")
-    model, _ = classifier.load(probed)
-    pictures = np.random.default_rng(0).integers(0, 255, (5, 64, 64, 3), dtype=np.uint8)
-    with torch.inference_mode():
-        expected = model(torch.from_numpy(pictures)).softmax(dim=1).numpy()
-    assert np.abs(Portable(tmp_path / "onnx").probabilities(pictures) - expected).max() < 1e-4
+    monkeypatch.setattr(graph, "_graph", lambda *_: pytest.fail("the trunk was exported again"))
+    graph.to_onnx(probed, tmp_path / "onnx")
+    model, card = classifier.load(probed)
+    pictures = list(np.random.default_rng(0).integers(0, 255, (5, 64, 48, 3), dtype=np.uint8))
+    expected = scores.predict_loose(model, card, pictures, 5)
+    answered = [Portable(tmp_path / "onnx").probabilities(picture) for picture in pictures]
+    assert np.abs(np.stack(answered) - expected).max() < 1e-4
 
 
 def test_a_damaged_trunk_is_told_and_exported_anew(probed, tmp_path, monkeypatch, capsys):
     model, card = classifier.load(probed)
-    kept = export.trunk(model, card)
-    monkeypatch.setattr(export, "CACHE", tmp_path)
+    kept = graph.trunk(model, card)
+    monkeypatch.setattr(graph, "CACHE", tmp_path)
     shutil.copytree(kept.parent, tmp_path / kept.parent.name)
     file = tmp_path / kept.parent.name / kept.name
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    assert export.trunk(model, card).read_bytes() == kept.read_bytes()
+    assert graph.trunk(model, card).read_bytes() == kept.read_bytes()
     assert "trunk.onnx is damaged; exported anew" in capsys.readouterr().err
 
 

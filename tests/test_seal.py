@@ -9,7 +9,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from pipeline import config, evaluate, export, leaderboard, networks, portable, seal, split, tracking
+from pipeline import config, evaluate, graph, leaderboard, networks, portable, seal, split, tracking
 from pipeline.config import UserError
 from pipeline.data import Pack
 
@@ -125,7 +125,7 @@ def test_a_flipped_byte_in_a_trained_model_stops_who_would_use_it(repro, house, 
     with pytest.raises(UserError, match=told):
         evaluate.evaluate(train, house / "data/sample", tmp_path / "out", 10, 1, 0)
     with pytest.raises(UserError, match=told):
-        export.to_onnx(train, tmp_path / "onnx")
+        graph.to_onnx(train, tmp_path / "onnx")
     with pytest.raises(UserError, match=r"^model\.start=.*: " + told):
         networks._start(None, {}, str(train))
     with pytest.raises(UserError, match=told):

@@ -12,6 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from models import scratch
+from models.pretrained import imagenet_from_package
 from pipeline import config, curves, features, networks, pack, seal, split, train
 from pipeline.config import UserError
 from pipeline.data import Pack
@@ -151,12 +152,30 @@ def test_a_second_probe_computes_no_feature(once, monkeypatch):
     assert _weights(first) == _weights(second)
 
 
-def test_finetuning_starts_from_the_probe_and_changes_the_backbone(once):
+def test_finetuning_starts_from_the_probe(once):
     probed, tuned = once("model=probe"), once("model=finetune")
-    assert _weights(probed) != _weights(tuned)
-    metrics = json.loads((tuned / "metrics.json").read_text())
-    assert metrics["epochs"] == 1
+    first, last = curves.read(tuned)
+    assert first["epoch"] == 0 and last["epoch"] == 1
+    (best,) = [row for row in curves.read(probed) if row["C"] == first["C"]]
+    assert first["val/top1"] == pytest.approx(best["val/top1"])
+    assert json.loads((tuned / "metrics.json").read_text())["epochs"] == 1
     assert json.loads((tuned / "model.json").read_text())["net"]["weights"] is None
+
+
+def test_finetuning_changes_the_backbone_but_for_what_is_frozen(once):
+    given = imagenet_from_package("tf_efficientnet_lite0").state_dict()
+    tuned = load_file(once("model=finetune", "model.head=random") / "weights.safetensors")
+    assert torch.equal(tuned["conv_stem.weight"], given["conv_stem.weight"])
+    assert torch.equal(tuned["blocks.1.1.conv_pw.weight"], given["blocks.1.1.conv_pw.weight"])
+    assert not torch.equal(tuned["blocks.2.0.conv_pw.weight"], given["blocks.2.0.conv_pw.weight"])
+    assert not torch.equal(tuned["conv_head.weight"], given["conv_head.weight"])
+
+
+def test_finetuning_never_ends_worse_than_the_head_it_began_with(once):
+    probed, ruined = once("model=probe"), once("model=finetune", "model.lr=3")
+    rows = curves.read(ruined)
+    assert rows[1]["val/top1"] < rows[0]["val/top1"]
+    assert _weights(ruined) == _weights(probed)
 
 
 def test_a_training_starts_from_a_folder_or_a_version_and_notes_which(once, house):
