@@ -1,75 +1,154 @@
 """Names the breed in photos: ``python -m pipeline.predict PHOTO…``"""
 
 import argparse
+import csv
 import json
+import os
 import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipeline import config, seal
-from pipeline.config import ROOT, UserError
+from pipeline import chosen, config, photos
+from pipeline.config import UserError
 
+if TYPE_CHECKING:
+    from pipeline.portable import Portable
 
-def _champion(name: str) -> Path:
-    """Folder of a data set's champion, with ``model.onnx`` and ``model.json``.
-
-    Raises:
-        UserError: there is none yet, or it is damaged.
-    """
-    folder = ROOT / "runs" / name / "register/champion/portable"
-    if not (folder / "model.onnx").is_file():
-        known = sorted(path.parts[-4] for path in (ROOT / "runs").glob("*/register/champion/portable"))
-        hint = f"; there is one of {', '.join(known)}" if known else ""
-        raise UserError(
-            f"no champion of '{name}' is here{hint}; train one first: make demo, or make petfaces"
-        )
-    seal.check(folder)
-    return folder
+SINGLE = 5  # photos up to which each has a table of its own
 
 
-def predict(photos: list[str], model: str, top: int) -> int:
-    """Prints a table of the most probable breeds of each photo.
+def answers(portable: "Portable", names: Iterable[str], top: int) -> Iterator[tuple[str, dict]]:
+    """The answer to each picture, in their order, as soon as it is there.
+
+    A core a picture; only a few pictures are in memory at a time, however many come.
 
     Args:
-        photos: paths of files.
-        model: name of a data set.
-        top: how many breeds to show.
+        portable: the model, on one thread.
+        names: as `photos.read` understands them.
+        top: how many classes.
+
+    Yields:
+        The name, and what `Portable.answer` says, or `error` with the reason.
+    """
+    from pipeline.portable import UnreadableError
+
+    def one(name: str) -> dict:
+        try:
+            return portable.answer(photos.read(name), top)
+        except UnreadableError as error:
+            return {"error": str(error)}
+
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque = deque()
+        for name in names:
+            waiting.append((name, pool.submit(one, name)))
+            if len(waiting) > 2 * workers:
+                done, answer = waiting.popleft()
+                yield done, answer.result()
+        for done, answer in waiting:
+            yield done, answer.result()
+
+
+def _as_table(name: str, answer: dict, unsure_below: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    print(name)  # above the table, not as its title, which would be folded to its width
+    table = Table()
+    table.add_column("breed")
+    table.add_column("probability", justify="right")
+    for label, share in zip(answer["labels"], answer["probabilities"], strict=True):
+        table.add_row(label, f"{share:.1%}")
+    Console().print(table)
+    if answer["unsure"]:
+        print(f"Unsure: it names a breed from {unsure_below:.0%} on.")
+
+
+def _as_line(name: str, answer: dict) -> None:
+    label, share = answer["labels"][0], answer["probabilities"][0]
+    told = f"unsure, perhaps {label}" if answer["unsure"] else label
+    print(f"{name}: {told}, {share:.1%}")
+
+
+def _as_json(name: str, answer: dict) -> None:
+    print(json.dumps({"photo": name, **answer}, ensure_ascii=False))
+
+
+def _as_csv(writer, top: int, name: str, answer: dict) -> None:
+    pairs = list(zip(answer.get("labels", []), answer.get("probabilities", []), strict=True))
+    pairs += [("", "")] * (top - len(pairs))
+    cells = [cell for label, share in pairs for cell in (label, share and f"{share:.6f}")]
+    writer.writerow([name, answer.get("unsure", ""), *cells, answer.get("error", "")])
+
+
+def _writer(
+    kind: str, top: int, several: bool, unsure_below: float
+) -> tuple[Callable[[str, dict], None], bool]:
+    """What writes an answer, and whether it writes errors, too: programs want a line for each picture."""
+    if kind == "jsonl":
+        return _as_json, True
+    if kind == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        numbers = range(1, top + 1)
+        columns = [cell for number in numbers for cell in (f"label_{number}", f"probability_{number}")]
+        writer.writerow(["photo", "unsure", *columns, "error"])
+        return partial(_as_csv, writer, top), True
+    return (_as_line if several else partial(_as_table, unsure_below=unsure_below)), False
+
+
+def predict(words: list[str], model: str, top: int, kind: str) -> int:
+    """Prints the most probable breeds of each photo.
+
+    Args:
+        words: files, folders, patterns, or ``-`` for standard input.
+        model: as `chosen.find` understands it.
+        top: how many breeds.
+        kind: `table` for people, `jsonl` or `csv` for programs.
 
     Returns:
         How many photos could not be read; each is named on standard error and stops nothing.
 
     Raises:
-        UserError: there is no such model.
+        UserError: there is no such model, or no photo.
     """
-    import numpy as np
-    from rich.console import Console
-    from rich.table import Table
+    from tqdm import tqdm
 
-    from pipeline.portable import Portable, UnreadableError
+    from pipeline.portable import DamagedError, Portable
 
-    folder = _champion(model)
-    portable = Portable(folder)
-    console = Console()
-    failed = 0
-    for photo in photos:
+    several = len(words) > SINGLE or any(Path(word).is_dir() or "*" in word for word in words)
+    with tempfile.TemporaryDirectory() as scratch:
         try:
-            prepared = portable.prepare(Path(photo).read_bytes())
-        except (OSError, UnreadableError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            print(f"error: {photo}: {reason}", file=sys.stderr)
-            failed += 1
-            continue
-        probabilities = portable.probabilities(prepared[None])[0]
-        print(photo)  # above the table, not as its title, which would be folded to its width
-        table = Table()
-        table.add_column("breed")
-        table.add_column("probability", justify="right")
-        for place in np.argsort(-probabilities, kind="stable")[:top]:
-            table.add_row(portable.classes[place], f"{probabilities[place]:.1%}")
-        console.print(table)
-    card = json.loads((folder / "model.json").read_text())
-    if card["drawings"]:
-        print("This champion was trained on drawings and knows no photographs. The real faces: make petfaces")
-    elif failed < len(photos):
+            portable = Portable(chosen.find(model, Path(scratch)).portable, threads=1)
+        except DamagedError as error:
+            raise UserError(str(error)) from error
+        top = min(top, len(portable.classes))
+        write, writes_errors = _writer(kind, top, several, portable.unsure_below)
+        # A bar would break what is printed, unless that goes elsewhere.
+        bar = tqdm(
+            answers(portable, photos.named(words), top), disable=sys.stdout.isatty() or None, unit=" photos"
+        )
+        seen = failed = 0
+        for name, answer in bar:
+            seen += 1
+            if "error" in answer:
+                failed += 1
+                tqdm.write(f"error: {name}: {answer['error']}", file=sys.stderr)
+            if "error" not in answer or writes_errors:
+                write(name, answer)
+    if not seen:
+        raise UserError(f"{', '.join(words)}: no pictures there ({', '.join(photos.SUFFIXES)})")
+    # Beside data for programs it would be no line of theirs.
+    about = sys.stdout if kind == "table" else sys.stderr
+    if portable.card["drawings"]:
+        told = "This champion was trained on drawings and knows no photographs. The real faces: make petfaces"
+        print(told, file=about)
+    elif failed < seen and kind == "table":
         print("It was trained on heads cut tight: crop the photo to the pet's head for a fair answer.")
     return failed
 
@@ -78,16 +157,28 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.predict", description="Names the breed in photos."
     )
-    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="a picture's file")
     parser.add_argument(
-        "--model", metavar="DATA", help="data set whose champion answers; default: params.yaml's"
+        "photos",
+        nargs="+",
+        metavar="PHOTO",
+        help="a picture's file, a folder, a pattern, or - for standard input",
     )
+    parser.add_argument("--model", help=chosen.HELP)
     parser.add_argument("--top", type=int, default=5, help="breeds to show (default 5)")
-    chosen = parser.parse_args(arguments)
+    parser.add_argument("--format", choices=("table", "jsonl", "csv"), default="table", help="default: table")
+    given = parser.parse_args(arguments)
+    if given.top < 1:
+        parser.error(f"--top {given.top}: show at least one breed")
     try:
-        failed = predict(chosen.photos, chosen.model or config.compose().data.name, chosen.top)
+        with config.told():
+            failed = predict(given.photos, given.model or config.compose().data.name, given.top, given.format)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:  # whoever read the answers, head perhaps, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(130)
     sys.exit(1 if failed else 0)
 
 

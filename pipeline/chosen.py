@@ -1,0 +1,90 @@
+"""The trained model that a person names, as folders."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import config, seal
+from pipeline.config import ROOT, UserError
+
+HELP = (
+    "a data set (its champion), models:/NAME/VERSION, NAME@ALIAS, a run's folder or an exported one; "
+    "default: the champion of params.yaml's data"
+)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A model and what it comes from.
+
+    Attributes:
+        portable: ``model.onnx`` and ``model.json``, as `pipeline.portable.Portable` reads them.
+        train: train's folder; None of an exported model.
+        evaluation: evaluate's; None where the model has not been judged.
+    """
+
+    portable: Path
+    train: Path | None = None
+    evaluation: Path | None = None
+
+
+def find(model: str, scratch: Path) -> Chosen:
+    """The folders of a model.
+
+    Args:
+        model: name of a data set, whose champion is meant; ``models:/NAME/VERSION`` or ``NAME@ALIAS`` of the
+            registry; or a folder: an exported one, a trained one, or a data set's under ``runs/``.
+        scratch: a directory for what has to be fetched or exported first.
+
+    Raises:
+        UserError: there is no such model, or it is damaged.
+    """
+    if model.startswith("models:/") or "@" in model:
+        return _registered(model, scratch)
+    if (folder := Path(model).expanduser()).is_dir() or (folder := config.from_root(model)).is_dir():
+        return _in(folder, scratch)
+    return _champion(model)
+
+
+def _registered(model: str, scratch: Path) -> Chosen:
+    from pipeline import tracking
+
+    with tracking.reachable():
+        version = tracking.find_version(f"models:/{model.removeprefix('models:/')}")
+        tracking.download_version(version.name, version.number, scratch)
+    return Chosen(scratch / "portable", scratch / "train", scratch / "evaluation")
+
+
+def _in(folder: Path, scratch: Path) -> Chosen:
+    from pipeline import tracking
+
+    if (folder / "register/champion").is_dir():
+        return _of_champion(folder / "register/champion")
+    if (folder / "model.onnx").is_file():
+        seal.check(folder)
+        return Chosen(folder)
+    if (folder / "weights.safetensors").is_file():
+        from pipeline import graph
+
+        graph.to_onnx(folder, scratch / "portable")
+        return Chosen(scratch / "portable", folder, tracking.judged(folder))
+    raise UserError(
+        f"{folder} holds no model; name a folder with model.onnx (exported) or weights.safetensors (a run's)"
+    )
+
+
+def _champion(name: str) -> Chosen:
+    champion = ROOT / "runs" / name / "register/champion"
+    if not (champion / "portable/model.onnx").is_file():
+        known = sorted(path.parts[-3] for path in (ROOT / "runs").glob("*/register/champion"))
+        hint = f"; there is one of {', '.join(known)}" if known else ""
+        raise UserError(
+            f"no champion of '{name}' is here{hint}; train one first: make demo, or make petfaces"
+        )
+    return _of_champion(champion)
+
+
+def _of_champion(folder: Path) -> Chosen:
+    parts = [folder / part for part in ("portable", "train", "evaluation")]
+    for part in parts:
+        seal.check(part)
+    return Chosen(*parts)

@@ -1,0 +1,123 @@
+"""Photos are named one after the other, whatever a person points at, and a bad one stops nothing."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import photos, predict, sample
+from pipeline.portable import Portable
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory):
+    """A folder with three faces, one of them a folder deeper, a broken one, and litter."""
+    folder = tmp_path_factory.mktemp("album")
+    (folder / "more").mkdir()
+    faces = list(sample.pictures(1, seed=9))[:3]
+    for name, (_, data) in zip(("a.jpg", "b.JPG", "more/c.png"), faces, strict=True):
+        image = Image.open(io.BytesIO(data))
+        image.save(folder / name, "PNG" if name.endswith("png") else "JPEG")
+    (folder / "broken.jpg").write_bytes(b"nothing")
+    (folder / "notes.txt").write_text("no picture")
+    (folder / ".hidden.jpg").write_bytes(b"nothing")
+    return folder
+
+
+def test_a_folder_gives_its_pictures_and_leaves_the_rest(album):
+    found = [name.removeprefix(f"{album}/") for name in photos.named([str(album)])]
+    assert found == ["a.jpg", "b.JPG", "broken.jpg", "more/c.png"]
+
+
+def test_a_pattern_that_the_shell_left_is_looked_up(album):
+    assert list(photos.named([f"{album}/**/*.png"])) == [f"{album}/more/c.png"]
+    assert list(photos.named([f"{album}/*.gif"])) == [f"{album}/*.gif"]
+
+
+def test_programs_get_a_line_for_each_picture(repro, run, album):
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.predict", "--format", "jsonl", "--top", "2", str(album)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["photo"].rpartition("/")[2] for line in lines] == ["a.jpg", "b.JPG", "broken.jpg", "c.png"]
+    assert lines[2]["error"] == "not a picture of a known format"
+    assert all(len(line["labels"]) == 2 and "unsure" in line for line in lines if "error" not in line)
+    assert done.returncode == 1
+    assert "broken.jpg: not a picture" in done.stderr and "knows no photographs" in done.stderr
+
+
+def test_a_table_for_programs_has_the_same_columns_in_each_row(repro, run, album):
+    done = run("python", "-m", "pipeline.predict", "--format", "csv", "--top", "3", f"{album}/a.jpg")
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert rows[0]["label_3"] and float(rows[0]["probability_1"]) >= float(rows[0]["probability_3"])
+    assert rows[0]["error"] == ""
+
+
+def test_a_picture_comes_from_standard_input(repro, album):
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.predict", "--format", "jsonl", "-"],
+        input=(album / "a.jpg").read_bytes(),
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["photo"] == "-"
+
+
+@pytest.mark.parametrize("model", ["models:/sample@champion", "sample@champion", "runs/sample/train/scratch"])
+def test_a_model_is_named_by_registry_or_folder(repro, run, album, model):
+    done = run("python", "-m", "pipeline.predict", "--model", model, "--format", "csv", f"{album}/a.jpg")
+    assert done.returncode == 0, done.stdout
+    assert "a.jpg," in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ["--model", "petfaces", "x.jpg"],
+            "error: no champion of 'petfaces' is here; there is one of sample",
+        ),
+        (["--model", "conf", "x.jpg"], "conf holds no model; name a folder with model.onnx"),
+        (["--model", "sample@nobody", "x.jpg"], "has no models:/sample@nobody"),
+        (["--top", "0", "x.jpg"], "--top 0: show at least one breed"),
+        (["docs"], "error: docs: no pictures there"),
+    ],
+)
+def test_what_can_not_be_is_told_in_one_line(repro, run, arguments, told):
+    done = run("python", "-m", "pipeline.predict", *arguments)
+    assert done.returncode in (1, 2)
+    assert told in done.stdout and "Traceback" not in done.stdout
+
+
+def test_many_pictures_stream(repro, house, album, monkeypatch):
+    """However many come, only a few are read before the first is answered."""
+    portable = Portable(house / "runs/sample/register/champion/portable", threads=1)
+    asked = []
+
+    def endless():
+        while True:
+            asked.append(1)
+            yield str(album / "a.jpg")
+
+    given = predict.answers(portable, endless(), top=1)
+    answers = [next(given)[1]["labels"] for _ in range(20)]
+    assert len(set(map(tuple, answers))) == 1
+    assert len(asked) < 40
+
+
+def test_an_answer_says_when_it_is_unsure(repro, house):
+    portable = Portable(house / "runs/sample/register/champion/portable")
+    picture = np.zeros((50, 40, 3), dtype=np.uint8)
+    portable.unsure_below = 1.1
+    assert portable.answer(picture)["unsure"] is True
+    portable.unsure_below = 0.0
+    assert portable.answer(picture)["unsure"] is False
