@@ -9,10 +9,11 @@ however often they are called::
 """
 
 from pipeline.tracking.artifacts import Kept, registered
-from pipeline.tracking.folders import digest, model_hash
+from pipeline.tracking.folders import digest, judged, model_hash
 from pipeline.tracking.live import Run
 from pipeline.tracking.page import links, ui
 from pipeline.tracking.registry import (
+    Change,
     Version,
     champion,
     count_look,
@@ -22,9 +23,13 @@ from pipeline.tracking.registry import (
     ensure_version,
     find_model,
     find_version,
+    history,
     looks,
     promote,
     promoted_because,
+    versions,
+    withdraw,
+    withdrawn,
 )
 from pipeline.tracking.replay import sync
 from pipeline.tracking.runs import ensure, params, wall_seconds
@@ -32,6 +37,7 @@ from pipeline.tracking.store import reachable, uri
 from pipeline.tracking.sweeps import sweep_of, sweep_runs
 
 __all__ = [
+    "Change",
     "Kept",
     "Run",
     "Version",
@@ -45,6 +51,8 @@ __all__ = [
     "ensure_version",
     "find_model",
     "find_version",
+    "history",
+    "judged",
     "links",
     "looks",
     "model_hash",
@@ -58,5 +66,8 @@ __all__ = [
     "sync",
     "ui",
     "uri",
+    "versions",
     "wall_seconds",
+    "withdraw",
+    "withdrawn",
 ]

@@ -1,7 +1,9 @@
 """The model registry: versions, the alias `champion`, and the looks at the test split."""
 
+import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline import seal
@@ -13,6 +15,8 @@ from pipeline.tracking.runs import ensure
 from pipeline.tracking.store import client, shown
 
 PORTABLE = Path(__file__).parents[1] / "portable.py"  # the code that a registered model carries along
+CHANGE = "change_"  # tags of a registered model: its champions, one after the other
+WITHDRAWN = "withdrawn"  # tag of a version that a person took out of office
 REQUIREMENTS = ("numpy", "pandas", "pillow", "onnxruntime")  # of portable.py, at the versions installed here
 
 
@@ -54,12 +58,18 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
             name,
             description=f"Names the breed in a photo cropped to the head; trained on `{name}`. "
             "In: a column `image` of encoded pictures or uint8 arrays, height × width × 3. "
-            "Out: five `labels`, best first, and their `probabilities`. "
+            "Out: five `labels`, best first, their `probabilities`, and whether it is `unsure`. "
             f"In use: the alias `champion` (`models:/{name}@champion`).",
         )
     signature = ModelSignature(
         Schema([ColSpec("binary", "image")]),
-        Schema([ColSpec(Array("string"), "labels"), ColSpec(Array("double"), "probabilities")]),
+        Schema(
+            [
+                ColSpec(Array("string"), "labels"),
+                ColSpec(Array("double"), "probabilities"),
+                ColSpec("boolean", "unsure"),
+            ]
+        ),
     )
     run = client().get_run(run_id).info
     with mlflow.start_run(run_id=run_id):
@@ -237,9 +247,104 @@ def download_run(version: Version, target: Path) -> Path:
 
 
 def promote(name: str, number: str, reason: str) -> None:
-    """Makes a version the champion and notes why."""
-    client().set_model_version_tag(name, number, "promoted", reason[:500])
+    """Makes a version the champion; when, why and instead of whom stands in the model's history.
+
+    Raises:
+        UserError: there is no such version.
+    """
+    former = champion(name)
+    version = find_version(f"models:/{name}/{number}").number
+    client().set_model_version_tag(name, version, "promoted", reason[:500])
+    client().delete_model_version_tag(name, version, WITHDRAWN)
+    _set(name, version, former, reason)
+
+
+def withdraw(name: str, reason: str) -> tuple[str, str]:
+    """Gives the alias back to the champion before this one; the gate will not promote this one again.
+
+    Returns:
+        The numbers of the version that goes and of the one that is in office again.
+
+    Raises:
+        UserError: there is no champion, or none before it.
+    """
+    present = champion(name)
+    if not present:
+        raise UserError(f"'{name}' has no champion in the registry at {shown()}; it has {_there(name)}")
+    before = next((change.former for change in history(name)[::-1] if change.version == present[0]), None)
+    if not before:
+        raise UserError(f"version {present[0]} of {name} is the first champion: there is none to go back to")
+    find_version(f"models:/{name}/{before}")
+    client().set_model_version_tag(name, present[0], WITHDRAWN, reason[:500])
+    _set(name, before, present, reason)
+    return present[0], before
+
+
+def withdrawn(name: str, number: str) -> str | None:
+    """Why a person took a version out of office, or None."""
+    return client().get_model_version(name, number).tags.get(WITHDRAWN)
+
+
+@dataclass(frozen=True)
+class Change:
+    """The alias `champion` went from one version to another.
+
+    Attributes:
+        when: UTC, to the second.
+        version: in office from then on.
+        former: the number before, or None.
+        why: in words.
+    """
+
+    when: str
+    version: str
+    former: str | None
+    why: str
+
+
+def history(name: str) -> list[Change]:
+    """Changes of the champion, oldest first; what was set by hand on MLflow's page is not among them."""
+    tags = client().get_registered_model(name).tags
+    return [Change(**json.loads(tags[key])) for key in sorted(tags) if key.startswith(CHANGE)]
+
+
+def _set(name: str, number: str, former: tuple[str, str] | None, reason: str) -> None:
+    when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    change = Change(when, number, former[0] if former else None, reason[:500])
+    place = f"{CHANGE}{len(history(name)):06}"
+    # Said before it is done: cut off in between, the history tells one change too many, never one too few.
+    client().set_registered_model_tag(name, place, json.dumps(asdict(change), ensure_ascii=False))
     client().set_registered_model_alias(name, "champion", number)
+
+
+def versions(name: str) -> list[dict]:
+    """The versions of a data set, oldest first, for people.
+
+    Returns:
+        Of each `version`, `model`, `test/top1` (None where it is not known), `champion` (bool), `withdrawn`
+        and `commit`.
+
+    Raises:
+        UserError: the registry has no such name.
+    """
+    found = client().search_model_versions(f"name='{name}'") if "'" not in name else []
+    if not found:
+        raise UserError(f"the registry at {shown()} has no '{name}'; it has {_there(name)}")
+    present = champion(name)
+    rows = []
+    for each in sorted(found, key=lambda version: int(version.version)):
+        judged = client().get_run(each.run_id).data.metrics if each.run_id else {}
+        rows.append(
+            {
+                "version": str(each.version),
+                "model": each.tags.get("model", ""),
+                "test/top1": judged.get("test/top1"),
+                "champion": bool(present and present[0] == each.version),
+                "withdrawn": each.tags.get(WITHDRAWN),
+                "commit": each.tags.get("commit", ""),
+            }
+        )
+    return rows
 
 
 def promoted_because(name: str, number: str) -> str:
