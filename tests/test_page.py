@@ -1,0 +1,191 @@
+"""The page names a breed in a browser, from a photo or the webcam, and asks for nothing else."""
+
+import json
+import shutil
+import threading
+
+import numpy as np
+import pytest
+
+from pipeline import page, sample
+from pipeline.config import UserError
+from pipeline.portable import Portable
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def folder(repro, house, tmp_path_factory):
+    """The champion's page, where npm can bring what computes in a browser."""
+    champion = house / "runs/sample/register/champion/portable"
+    target = tmp_path_factory.mktemp("page") / "try"
+    try:
+        page.write(champion / "model.onnx", json.loads((champion / "model.json").read_text()), target)
+    except UserError as error:
+        pytest.skip(str(error))
+    return target
+
+
+@pytest.fixture(scope="module")
+def address(folder):
+    ready: list[str] = []
+    answering = threading.Event()
+
+    def tell(where: str) -> None:
+        ready.append(where)
+        answering.set()
+
+    threading.Thread(target=page.serve, args=(folder, 0, tell), daemon=True).start()
+    assert answering.wait(20)
+    return ready[0]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A browser whose webcam shows a test picture, where this machine has one."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not BROWSER:
+        pytest.skip("no Chromium on this machine")
+    arguments = ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=BROWSER, args=arguments)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def tab(browser, address):
+    """The opened page; what it complains of and what it asks of others ends the test."""
+    context = browser.new_context(permissions=["camera"], locale="en-GB")
+    tab = context.new_page()
+    wrong: list[str] = []
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on("console", lambda message: message.type == "error" and wrong.append(message.text))
+    tab.on("request", lambda each: each.url.startswith((address, "blob:")) or wrong.append(each.url))
+    tab.goto(address)
+    tab.wait_for_selector("body[data-ready=yes]", timeout=60_000)
+    yield tab
+    context.close()
+    assert wrong == []
+
+
+@pytest.fixture(scope="module")
+def face(tmp_path_factory):
+    (_, data), *_ = sample.pictures(1, seed=9)
+    file = tmp_path_factory.mktemp("face") / "face.jpg"
+    file.write_bytes(data)
+    return file
+
+
+def _answer(tab, number: int) -> None:
+    tab.wait_for_function(f"Number(document.body.dataset.answered ?? 0) >= {number}", timeout=60_000)
+
+
+def _bars(tab) -> list[tuple[str, float]]:
+    read = "bars => bars.map(bar => [bar.getAttribute('aria-label'), bar.value])"
+    return tab.eval_on_selector_all("#bars progress", read)
+
+
+def test_a_photo_gets_the_bars_that_the_model_gives(tab, face, house):
+    tab.set_input_files("#file", face)
+    _answer(tab, 1)
+    expected = Portable(house / "runs/sample/register/champion/portable").answer(face.read_bytes())
+    bars = _bars(tab)
+    assert len(bars) == 5
+    assert bars[0][0] == expected["labels"][0].partition("_")[2].replace("_", " ")
+    assert np.abs(np.array([share for _, share in bars]) - expected["probabilities"]).max() < 0.05
+
+
+def test_it_says_unsure_below_the_bound(browser, address, folder, face):
+    context = browser.new_context(locale="nl-NL")
+    tab = context.new_page()
+    card = json.loads((folder / "card.json").read_text()) | {"unsure_below": 1.1}
+    tab.route("**/card.json", lambda route: route.fulfill(json=card))
+    tab.goto(address)
+    tab.set_input_files("#file", face)
+    _answer(tab, 1)
+    assert tab.inner_text("#said").startswith("Niet zeker.")
+    context.close()
+
+
+def test_the_webcam_is_named_live_until_it_is_stopped(tab):
+    tab.click("#camera")
+    _answer(tab, 3)
+    tab.click("#camera")
+    assert tab.get_attribute("#camera", "aria-pressed") == "false"
+    assert len(_bars(tab)) == 5
+
+
+def test_what_it_looked_at_is_painted(tab, face):
+    tab.set_input_files("#file", face)
+    _answer(tab, 1)
+    tab.click("#look")
+    tab.wait_for_selector("body[data-mapped]", timeout=60_000)
+    painted = tab.evaluate(
+        "() => { const c = document.getElementById('heat');"
+        "return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(v => v > 0); }"
+    )
+    assert painted
+    assert tab.inner_text("#time").startswith("Red: covered")
+
+
+def test_it_is_used_with_the_keyboard_alone(tab, face):
+    tab.set_input_files("#file", face)
+    _answer(tab, 1)
+    whole = _bars(tab)
+    tab.focus("#photo")
+    tab.keyboard.press("-")
+    _answer(tab, 2)
+    assert tab.is_visible("#frame") and _bars(tab) != whole
+    tab.keyboard.press("Tab")
+    tab.keyboard.press("Enter")  # the whole picture again
+    _answer(tab, 3)
+    assert not tab.is_visible("#frame")
+    assert _bars(tab) == pytest.approx(whole)
+
+
+def test_what_is_no_picture_is_told_and_the_page_goes_on(tab, face, tmp_path):
+    (tmp_path / "letter.txt").write_text("no picture")
+    tab.set_input_files("#file", tmp_path / "letter.txt")
+    tab.get_by_text("letter.txt can't be read as a picture.").wait_for()
+    tab.set_input_files("#file", face)
+    _answer(tab, 1)
+
+
+def test_it_speaks_dutch_and_fits_a_phone(browser, address, face):
+    context = browser.new_context(locale="nl-NL", viewport={"width": 360, "height": 700})
+    tab = context.new_page()
+    tab.goto(address)
+    tab.wait_for_selector("body[data-ready=yes]", timeout=60_000)
+    tab.set_input_files("#file", face)
+    _answer(tab, 1)
+    assert tab.inner_text("h1") == "Welk ras is het?"
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    context.close()
+
+
+def test_each_word_is_there_in_both_languages():
+    import re
+
+    text = (page.PAGE / "words.js").read_text()
+    english, dutch = (set(re.findall(r"^    (\w+):", part, re.MULTILINE)) for part in text.split("  nl: {"))
+    assert english == dutch and len(english) > 20
+
+
+def test_without_npm_the_way_out_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(page, "CACHE", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        UserError, match=r"npm is not installed; install Node\.js, or export without the page: --no-try"
+    ):
+        page.write(tmp_path / "model.onnx", {}, tmp_path / "try")
+
+
+def test_what_npm_brings_must_be_what_is_known(monkeypatch, tmp_path):
+    npm = tmp_path / "npm"
+    npm.write_text(f"#!/bin/sh\necho other > {page.RUNTIME}-{page.VERSION}.tgz\n")
+    npm.chmod(0o755)
+    monkeypatch.setattr(page, "CACHE", tmp_path / "cache")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(UserError, match="is not what this project knows; refused"):
+        page.write(tmp_path / "model.onnx", {}, tmp_path / "try")

@@ -1,0 +1,185 @@
+"""Uploads are answered, bad ones refused in one line, and what was begun is ended when it stops."""
+
+import io
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+
+import numpy as np
+import pytest
+import requests
+from PIL import Image
+
+from pipeline import sample
+from pipeline.portable import Portable
+
+FOLDER = "runs/sample/register/champion/portable"
+
+
+def _start() -> tuple[subprocess.Popen, str]:
+    program = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.serve", FOLDER, "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    line = program.stdout.readline()
+    found = re.search(r"at (http://127\.0\.0\.1:\d+)/predict", line)
+    assert found, line
+    return program, found[1]
+
+
+@pytest.fixture(scope="module")
+def served(repro, house):
+    """The address of a server."""
+    program, address = _start()
+    yield address
+    program.send_signal(signal.SIGTERM)
+    assert program.wait(60) in (0, -signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def face():
+    (_, data), *_ = sample.pictures(1, seed=9)
+    return data
+
+
+def test_an_upload_is_answered_as_the_model_answers(served, house, face):
+    told = requests.post(f"{served}/predict?top=3", files={"photo": face}, timeout=60)
+    assert told.status_code == 200, told.text
+    assert told.json() == pytest.approx(Portable(house / FOLDER, threads=1).answer(face, 3))
+
+
+def test_it_says_how_it_is_and_what_it_takes(served):
+    health = requests.get(f"{served}/health", timeout=60).json()
+    assert health["status"] == "ok" and health["data"] == "sample" and health["drawings"] is True
+    form = requests.get(f"{served}/openapi.json", timeout=60).json()
+    assert set(form["paths"]) == {"/health", "/predict"}
+    page = requests.get(f"{served}/docs", timeout=60)
+    assert "/predict" in page.text and "http" not in page.text.replace(served, "")
+
+
+def _png(width: int, height: int) -> bytes:
+    """A picture that claims so many pixels in a few bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    )
+
+
+def _animation() -> bytes:
+    frames = [Image.fromarray(np.full((20, 20, 3), value, np.uint8)) for value in (0, 99, 200)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("files", "status", "told"),
+    [
+        ({"photo": b""}, 422, "photo: empty file"),
+        ({"photo": b"\0" * 17_000_000}, 413, "more than 16,000,000"),
+        ({"photo": _png(30_000, 30_000)}, 422, "30000×30000 pixels, more than 40,000,000"),
+        ({"photo": b"GIF89a no"}, 422, "photo: damaged"),
+        ({"photo": b"%PDF-1.4 no picture"}, 422, "photo: not a picture of a known format"),
+        ({"photo": _animation()}, 422, "photo: an animation; send one picture"),
+        ({"picture": b"x"}, 422, "body.photo: Field required"),
+        (None, 422, "body.photo: Field required"),
+    ],
+)
+def test_a_bad_upload_is_refused_in_one_line(served, files, status, told):
+    done = requests.post(f"{served}/predict", files=files, timeout=60)
+    assert done.status_code == status, done.text
+    assert told in done.json()["detail"] and "\n" not in done.json()["detail"]
+
+
+def test_a_length_that_was_not_told_is_bounded_too(served):
+    pieces = (b"x" * 1_000_000 for _ in range(20))
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    with pytest.MonkeyPatch.context():
+        try:
+            done = requests.post(f"{served}/predict", data=pieces, headers=kind, timeout=60)
+        except requests.ConnectionError:
+            return  # it was cut off while it was still sending
+    assert done.status_code in (400, 413)
+
+
+def test_an_upload_that_breaks_off_harms_nobody(served, face):
+    host, port = served.removeprefix("http://").split(":")
+    head = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    for _ in range(3):
+        with socket.create_connection((host, int(port))) as line:
+            line.sendall(f"{head}Content-Length: 5000\r\n\r\n--b\r\n".encode())
+    assert requests.post(f"{served}/predict", files={"photo": face}, timeout=60).ok
+
+
+def test_an_upload_that_does_not_come_is_given_up(repro, house, face):
+    from fastapi import FastAPI
+
+    from pipeline.serve import application
+
+    app = application(Portable(house / FOLDER, threads=1), seconds=0.3)
+    assert isinstance(app, FastAPI)
+    import uvicorn
+
+    door = socket.socket()
+    door.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    head = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    with socket.create_connection(door.getsockname()) as line:
+        line.sendall(f"{head}Content-Length: 5000\r\n\r\n--b\r\n".encode())
+        line.settimeout(20)
+        told = line.recv(4000).decode()
+    server.should_exit = True
+    thread.join(30)
+    assert told.startswith("HTTP/1.1 408") and "within 0.3 seconds" in told
+
+
+def test_what_was_begun_is_answered_before_it_stops(repro, house, face):
+    program, address = _start()
+    answers = []
+
+    def ask() -> None:
+        answers.append(requests.post(f"{address}/predict", files={"photo": face}, timeout=60).status_code)
+
+    requests.get(f"{address}/health", timeout=60)
+    asking = [threading.Thread(target=ask) for _ in range(8)]
+    for each in asking:
+        each.start()
+    time.sleep(0.1)
+    os.kill(program.pid, signal.SIGTERM)
+    for each in asking:
+        each.join()
+    program.wait(60)
+    assert answers and set(answers) == {200}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [(["conf"], "conf holds no model.onnx; make one: python -m pipeline.export"), ([FOLDER, "--port"], "")],
+)
+def test_what_can_not_be_served_is_told_in_one_line(repro, run, arguments, told):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        if not told:
+            port = str(taken.getsockname()[1])
+            arguments, told = [*arguments, port], f"error: --port {port} on 127.0.0.1: Address already in use"
+        done = run("python", "-m", "pipeline.serve", *arguments)
+    assert done.returncode == 1
+    assert told in done.stdout and "Traceback" not in done.stdout
