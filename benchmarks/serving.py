@@ -29,7 +29,7 @@ from rich.table import Table
 
 from benchmarks.machine import described, interleaved
 from models import classifier
-from pipeline import archives, chosen, config, export, portable, scores
+from pipeline import archives, chosen, config, export, portable, scores, tracking
 from pipeline.config import ROOT
 
 
@@ -53,7 +53,11 @@ def served_by_mlflow(model: Path, port: int = 5055) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as place:
         # As pipeline/tracking/registry.py logs it.
         mlflow.pyfunc.save_model(
-            f"{place}/model", loader_module="portable", code_paths=[portable.__file__], data_path=str(model)
+            f"{place}/model",
+            loader_module="portable",
+            code_paths=[portable.__file__],
+            data_path=str(model),
+            signature=tracking.signature(),
         )
         command = ["mlflow", "models", "serve", "-m", f"{place}/model", "--env-manager", "local"]
         program = subprocess.Popen(
@@ -64,7 +68,7 @@ def served_by_mlflow(model: Path, port: int = 5055) -> Iterator[str]:
                 try:
                     requests.get(f"http://127.0.0.1:{port}/ping", timeout=1)
                     break
-                except requests.ConnectionError:
+                except (requests.ConnectionError, requests.Timeout):
                     time.sleep(0.1)
             yield f"http://127.0.0.1:{port}"
         finally:
@@ -138,8 +142,9 @@ def main() -> None:
                 ),
             }
             torch.set_num_threads(os.cpu_count() or 1)
-            for program in programs.values():
-                program()
+            for name, program in programs.items():
+                if program() is False:
+                    sys.exit(f"{name} does not answer")
             seconds = interleaved(programs, given.rounds)
             table = Table(
                 "one picture", "milliseconds", "of torch eager", title=f"{card['name']}, {card['data']}"

@@ -38,19 +38,21 @@ def find(model: str, scratch: Path) -> Chosen:
     Raises:
         UserError: there is no such model, or it is damaged.
     """
-    if model.startswith("models:/") or "@" in model:
-        return _registered(model, scratch)
     if (folder := Path(model).expanduser()).is_dir() or (folder := config.from_root(model)).is_dir():
         return _in(folder, scratch)
+    if model.startswith("models:/") or "@" in model:
+        return _registered(model, scratch)
     return _champion(model)
 
 
 def _registered(model: str, scratch: Path) -> Chosen:
-    from pipeline import tracking
+    from pipeline import graph, tracking
 
     with tracking.reachable():
         version = tracking.find_version(f"models:/{model.removeprefix('models:/')}")
         tracking.download_version(version.name, version.number, scratch)
+    # A version may be of an older form, or exported by an older version of this project.
+    graph.to_onnx(scratch / "train", scratch / "portable")
     return Chosen(scratch / "portable", scratch / "train", scratch / "evaluation")
 
 

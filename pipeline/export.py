@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipeline import chosen, config, seal
+from pipeline import chosen, config, portable, seal
 from pipeline import page as try_page
 from pipeline.chosen import Chosen
 from pipeline.config import ROOT, UserError
@@ -36,8 +36,10 @@ def export(found: Chosen, out: Path, int8: bool = False, page: bool = True) -> P
     """
     if found.train is None:
         raise UserError("this model is exported already: copy its folder, or name the run that it comes from")
-    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / "example.py").is_file())):
-        raise UserError(f"--out {out} holds something else; name another folder")
+    if out.exists() and not _replaceable(out):
+        raise UserError(
+            f"--out {out} holds something else than an export, or one that was changed; name another"
+        )
     card = json.loads((found.train / "model.json").read_text())
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -56,6 +58,13 @@ def export(found: Chosen, out: Path, int8: bool = False, page: bool = True) -> P
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return out
+
+
+def _replaceable(out: Path) -> bool:
+    """Whether nothing of a person's own would be lost: an empty folder, or an export as it was written."""
+    if not out.is_dir():
+        return False
+    return not any(out.iterdir()) or ((out / "example.py").is_file() and not portable.damaged(out))
 
 
 def _model(found: Chosen, card: dict, folder: Path) -> None:
@@ -160,6 +169,10 @@ def _to_int8(folder: Path, card: dict) -> dict:
     from pipeline.portable import Portable
 
     pack = Pack.open(ROOT / "data" / card["data"])
+    if pack.classes != card["classes"]:
+        raise UserError(
+            f"--int8 measures on data/{card['data']}, which has other classes than this model now"
+        )
     rng = np.random.default_rng(0)
     learning = Pictures(
         pack, rng.permutation(pack.rows("train"))[:CALIBRATING], lambda picture, *_: picture, seed=0

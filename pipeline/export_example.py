@@ -2,18 +2,21 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-session = onnxruntime.InferenceSession("model.onnx")
+session = onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"))
 known = session.get_modelmeta().custom_metadata_map
 labels, unsure_below = json.loads(known["labels"]), float(known["unsure_below"])
 
-# Upright and in RGB; sizing and all that follows are inside the model.
-picture = np.asarray(ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB"))
-(probabilities,) = session.run(["probabilities"], {"picture": picture})
+# Upright, in RGB, transparent parts white; sizing and all that follows are inside the model.
+image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGBA")
+white = Image.new("RGB", image.size, "white")
+white.paste(image, mask=image)
+(probabilities,) = session.run(["probabilities"], {"picture": np.asarray(white)})
 if probabilities.max() < unsure_below:
     print("unsure")
 for place in np.argsort(-probabilities)[:5]:

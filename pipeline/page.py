@@ -132,8 +132,9 @@ def serve(folder: Path, port: int, ready: Callable[[str], object]) -> None:
     handler = functools.partial(_Handler, directory=str(folder))
     try:
         server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
-    except OSError as error:
-        raise UserError(f"--port {port}: {error.strerror}; name another") from error
+    except (OSError, OverflowError) as error:
+        told = getattr(error, "strerror", None) or error
+        raise UserError(f"--port {port}: {told}; name another") from error
     with server:
         ready(f"http://127.0.0.1:{server.server_port}/")
         with contextlib.suppress(KeyboardInterrupt):

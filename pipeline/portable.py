@@ -102,8 +102,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         )
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)
+        return white
     return image.convert("RGB")
 
 
@@ -116,8 +117,13 @@ def shrink(image: Image.Image, max_side: int) -> np.ndarray:
     scale = max_side / max(image.size)
     if scale < 1:
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        image = image.resize(size, Image.Resampling.BICUBIC)
+        image = _resized(image, size, Image.Resampling.BICUBIC)
     return np.asarray(image)
+
+
+def _resized(image: Image.Image, size: tuple[int, int], kind: Image.Resampling) -> Image.Image:
+    """Width first, then height, as ONNX Runtime does: Pillow alone takes whichever order is cheaper."""
+    return image.resize((size[0], image.height), kind).resize(size, kind)
 
 
 def to_square(picture: np.ndarray, size: int, interpolation: str, crop: str, crop_pct: float) -> np.ndarray:
@@ -144,7 +150,7 @@ def to_square(picture: np.ndarray, size: int, interpolation: str, crop: str, cro
         raise ValueError(f"crop '{crop}' is not known: squash or center")
     image = Image.fromarray(picture)
     if target != (width, height):
-        image = image.resize(target, Image.Resampling[interpolation.upper()])
+        image = _resized(image, target, Image.Resampling[interpolation.upper()])
     left, top = (target[0] - size) // 2, (target[1] - size) // 2
     return np.asarray(image)[top : top + size, left : left + size]
 

@@ -43,7 +43,7 @@ def answers(portable: "Portable", names: Iterable[str], top: int) -> Iterator[tu
         except UnreadableError as error:
             return {"error": str(error)}
 
-    workers = os.cpu_count() or 1
+    workers = len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque = deque()
         for name in names:
@@ -167,6 +167,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--top", type=int, default=5, help="breeds to show (default 5)")
     parser.add_argument("--format", choices=("table", "jsonl", "csv"), default="table", help="default: table")
     given = parser.parse_args(arguments)
+    sys.stdout.reconfigure(errors="surrogateescape")  # a file may be called anything
+    sys.stderr.reconfigure(errors="backslashreplace")
     if given.top < 1:
         parser.error(f"--top {given.top}: show at least one breed")
     try:

@@ -17,8 +17,8 @@ from pipeline.config import ROOT, UserError
 
 PARTS = ("train", "evaluation", "portable")  # folders of a champion's copy
 
-# In probability: float32 in another order of sums, and pixels that the graph sizes otherwise than Pillow, which
-# with bilinear is one level of 255 here and there (0.0025 on the sample). What is more is a wrong export.
+# In probability: float32 in another order of sums, and with bilinear pixels that the graph sizes otherwise
+# than Pillow, by one level of 255 here and there (0.0025 on the sample). What is more is a wrong export.
 TOLERANCE = {"bicubic": 1e-3, "bilinear": 1e-2}
 
 

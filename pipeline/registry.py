@@ -41,12 +41,12 @@ def _refresh(name: str) -> None:
     if config.compose().data.name != name:
         print(
             f"runs/{name}/register/champion/ still holds the former champion; after `data: {name}` in "
-            "params.yaml run: dvc repro -f register && dvc repro"
+            "params.yaml run: dvc repro --force --single-item register && dvc repro"
         )
         return
-    for command in (["dvc", "repro", "--force", "--single-item", "register"], ["dvc", "repro", "report"]):
-        if subprocess.run(command, cwd=ROOT).returncode:
-            raise UserError(f"the alias is set, but the files do not follow: {' '.join(command)} failed")
+    for command in (["repro", "--force", "--single-item", "register"], ["repro", "report"]):
+        if subprocess.run([sys.executable, "-m", "dvc", *command], cwd=ROOT).returncode:
+            raise UserError(f"the alias is set, but the files do not follow: dvc {' '.join(command)} failed")
 
 
 def main(arguments: list[str]) -> None:
@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> None:
         name = given.data or config.compose().data.name
         with tracking.reachable():
             if given.command == "promote":
-                tracking.promote(name, str(given.version), given.why)
+                tracking.promote(name, str(given.version), given.why, by_person=True)
                 print(f"registry: version {given.version} is champion of {name}", flush=True)
             elif given.command == "rollback":
                 gone, back = tracking.withdraw(name, given.why)

@@ -10,7 +10,6 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,79 +22,71 @@ if TYPE_CHECKING:
     from pipeline.portable import Portable
 
 MAX_BYTES = 16_000_000  # of an upload; a phone's photo has 2 to 8 MB
-MAX_PIXELS = 40_000_000  # of a picture; decoded 120 MB
+MAX_PIXELS = 25_000_000  # of a picture; while it is decoded, transparent parts included, 175 MB
 SECONDS = 20  # in which an upload must have come
 AT_ONCE = 64  # requests that are taken; others are told to come again
 
 
 class Limits:
-    """ASGI middleware: an upload's size and time are bounded before anything reads it.
+    """ASGI middleware: how many requests there are, and how large and slow an upload may be.
 
     Args:
         app: what answers.
         most: bytes of a request.
         seconds: for all of it to come.
+        at_once: requests.
     """
 
-    def __init__(self, app, most: int, seconds: float):
-        self.app, self.most, self.seconds = app, most, seconds
+    def __init__(self, app, most: int, seconds: float, at_once: int):
+        self.app, self.most, self.seconds, self.at_once, self.present = app, most, seconds, at_once, 0
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if self.present >= self.at_once:
+            await self._refuse(scope, receive, send, 503, "too many requests at once; come again")
+            return
         told = dict(scope["headers"]).get(b"content-length", b"0")
         if told.isdigit() and int(told) > self.most:
-            await self._refuse(send, 413, f"the upload has {int(told):,} bytes, more than {self.most:,}")
+            why = f"the upload has {int(told):,} bytes, more than {self.most:,}"
+            await self._refuse(scope, receive, send, 413, why)
             return
-        loop = asyncio.get_running_loop()
-        until, seen, answered = loop.time() + self.seconds, 0, False
+        self.present += 1
+        try:
+            await self.app(scope, self._watched(receive), send)
+        finally:
+            self.present -= 1
+
+    def _watched(self, receive: Callable[[], Awaitable[dict]]) -> Callable[[], Awaitable[dict]]:
+        """`receive` with an end to its patience; FastAPI answers with the HTTPException that it raises."""
+        from starlette.exceptions import HTTPException
+
+        loop, closing = asyncio.get_running_loop(), {"connection": "close"}
+        until, seen, whole = loop.time() + self.seconds, 0, False
 
         async def watched() -> dict:
-            nonlocal seen
-            if seen < 0:
-                return await receive()  # all has come; what follows is the connection's end
+            nonlocal seen, whole
+            if whole:
+                return await receive()  # what follows is the connection's end
             try:
                 message = await asyncio.wait_for(receive(), max(0.0, until - loop.time()))
             except TimeoutError:
-                raise _TooSlowError from None
-            if message["type"] == "http.request":
-                seen += len(message.get("body", b""))
-                if seen > self.most:
-                    raise _TooLargeError
-                if not message.get("more_body"):
-                    seen = -1
+                why = f"the upload did not come within {self.seconds:g} seconds"
+                raise HTTPException(408, why, closing) from None
+            seen += len(message.get("body", b""))
+            whole = not message.get("more_body")
+            if seen > self.most:
+                raise HTTPException(413, f"the upload has more than {self.most:,} bytes", closing)
             return message
 
-        async def noted(message: dict) -> None:
-            nonlocal answered
-            answered = True
-            await send(message)
+        return watched
 
-        try:
-            await self.app(scope, watched, noted)
-        except _TooLargeError:
-            if not answered:
-                await self._refuse(send, 413, f"the upload has more than {self.most:,} bytes")
-        except _TooSlowError:
-            if not answered:
-                await self._refuse(send, 408, f"the upload did not come within {self.seconds:g} seconds")
-
-    async def _refuse(self, send: Callable[[dict], Awaitable[None]], status: int, why: str) -> None:
-        from fastapi.responses import JSONResponse
+    async def _refuse(self, scope, receive, send, status: int, why: str) -> None:
+        from starlette.responses import JSONResponse
 
         answer = JSONResponse({"detail": why}, status, headers={"connection": "close"})
-        with suppress(OSError):  # nobody is there any more
-            await send({"type": "http.response.start", "status": status, "headers": answer.raw_headers})
-            await send({"type": "http.response.body", "body": answer.body})
-
-
-class _TooLargeError(Exception):
-    """More bytes came than are taken."""
-
-
-class _TooSlowError(Exception):
-    """They did not come in time."""
+        await answer(scope, receive, send)
 
 
 def application(model: "Portable", seconds: float = SECONDS) -> "FastAPI":
@@ -110,7 +101,6 @@ def application(model: "Portable", seconds: float = SECONDS) -> "FastAPI":
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import HTMLResponse, JSONResponse
     from pydantic import BaseModel
-    from starlette.requests import ClientDisconnect
 
     from pipeline.portable import UnreadableError, read_picture
 
@@ -120,6 +110,11 @@ def application(model: "Portable", seconds: float = SECONDS) -> "FastAPI":
         labels: list[str]
         probabilities: list[float]
         unsure: bool
+
+    class Problem(BaseModel):
+        """Why there is no answer, in one line."""
+
+        detail: str
 
     class Health(BaseModel):
         """That it answers, and with which model."""
@@ -137,18 +132,15 @@ def application(model: "Portable", seconds: float = SECONDS) -> "FastAPI":
         docs_url=None,  # FastAPI's page of it would fetch its script from elsewhere
         redoc_url=None,
     )
-    app.add_middleware(Limits, most=MAX_BYTES, seconds=seconds)
-    cores = asyncio.Semaphore(os.cpu_count() or 1)  # pictures decoded at a time: memory is bounded by it
+    app.add_middleware(Limits, most=MAX_BYTES, seconds=seconds, at_once=AT_ONCE)
+    # Pictures that are decoded at a time: memory is bounded by it.
+    cores = asyncio.Semaphore(min(4, len(os.sched_getaffinity(0))))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         return JSONResponse({"detail": f"{place}: {first['msg']}"}, 422)
-
-    @app.exception_handler(ClientDisconnect)
-    async def gone(request: Request, error: ClientDisconnect) -> JSONResponse:
-        return JSONResponse({"detail": "the upload broke off"}, 400)
 
     @app.get("/health")
     async def health() -> Health:
@@ -161,7 +153,7 @@ def application(model: "Portable", seconds: float = SECONDS) -> "FastAPI":
             drawings=card["drawings"],
         )
 
-    @app.post("/predict")
+    @app.post("/predict", responses={status: {"model": Problem} for status in (400, 408, 413, 422, 503)})
     async def predict(photo: UploadFile, top: int = Query(5, ge=1, le=1000)) -> Answer:
         """The most probable classes of one photo, sent as the form's field `photo`."""
 
@@ -205,6 +197,22 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"error: {error}")
 
 
+def _patient(seconds: float) -> type:
+    """uvicorn's protocol, which closes a connection that brings no request in time."""
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Patient(H11Protocol):
+        def connection_made(self, transport) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(seconds, self._give_up)
+
+        def _give_up(self) -> None:
+            if self.cycle is None and not self.transport.is_closing():
+                self.transport.close()
+
+    return Patient
+
+
 def run(folder: Path, host: str, port: int) -> None:
     """Serves until Ctrl-C or SIGTERM; what was begun is answered first.
 
@@ -227,11 +235,12 @@ def run(folder: Path, host: str, port: int) -> None:
     door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         door.bind((host, port))
-    except OSError as error:
-        raise UserError(f"--port {port} on {host}: {error.strerror}; name another") from error
-    chosen = uvicorn.Config(
+    except (OSError, OverflowError) as error:
+        told = getattr(error, "strerror", None) or error
+        raise UserError(f"--port {port} on {host}: {told}; name another") from error
+    settings = uvicorn.Config(
         application(model),
-        limit_concurrency=AT_ONCE,
+        http=_patient(SECONDS),
         timeout_graceful_shutdown=30,
         timeout_keep_alive=5,
         log_level="warning",
@@ -241,7 +250,7 @@ def run(folder: Path, host: str, port: int) -> None:
         f"serve: {model.card['data']} at {where}/predict; form: {where}/openapi.json; Ctrl-C ends it",
         flush=True,
     )
-    uvicorn.Server(chosen).run(sockets=[door])
+    uvicorn.Server(settings).run(sockets=[door])
 
 
 if __name__ == "__main__":

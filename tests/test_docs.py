@@ -14,7 +14,18 @@ from pipeline import config
 CHECKOUT = Path(__file__).resolve().parents[1]
 PAGES = {page.name: page.read_text() for page in (CHECKOUT / "README.md", *(CHECKOUT / "docs").glob("*.md"))}
 STAGES = ("fetch", "pack", "split", "audit", "train", "evaluate", "register", "report")
-SHELL = ("cd", "cp", "curl", "git", "mlflow", "rm", "sed", "source", "tar")  # whose words are not ours
+SHELL = (
+    "cd",
+    "cp",
+    "curl",
+    "export",
+    "git",
+    "mlflow",
+    "rm",
+    "sed",
+    "source",
+    "tar",
+)  # whose words are not ours
 
 
 def _blocks(kind: str) -> list[tuple[str, str]]:

@@ -132,11 +132,36 @@ def test_int8_tells_what_it_costs(repro, run, tmp_path, faces):
     assert Portable(tmp_path / "out").probabilities(faces[0]).sum() == pytest.approx(1, abs=1e-4)
 
 
-def test_nothing_of_a_persons_own_is_overwritten(repro, run, tmp_path):
+def test_nothing_of_a_persons_own_is_overwritten(exported, run, tmp_path):
     (tmp_path / "letter.txt").write_text("mine")
-    done = run("python", "-m", "pipeline.export", "--out", str(tmp_path), "--no-try")
-    assert done.returncode == 1 and "holds something else; name another folder" in done.stdout
-    assert (tmp_path / "letter.txt").read_text() == "mine"
+    for place in (tmp_path, _written_into(exported, tmp_path / "changed")):
+        done = run("python", "-m", "pipeline.export", "--out", str(place), "--no-try")
+        assert done.returncode == 1 and "holds something else than an export, or one that was" in done.stdout
+        assert (place / "letter.txt").read_text() == "mine"
+
+
+def _written_into(exported, folder):
+    shutil.copytree(exported, folder)
+    (folder / "letter.txt").write_text("mine")
+    return folder
+
+
+def test_a_network_of_our_own_leaves_too(repro, run, tmp_path, faces):
+    out = tmp_path / "out"
+    for _ in range(2):  # an export as it was written is replaced
+        done = run(
+            "python",
+            "-m",
+            "pipeline.export",
+            "--model",
+            "runs/sample/train/scratch",
+            "--out",
+            str(out),
+            "--no-try",
+        )
+        assert done.returncode == 0, done.stdout
+    assert Portable(out).probabilities(faces[0]).sum() == pytest.approx(1, abs=1e-4)
+    assert "scratch" in (out / "README.md").read_text()
 
 
 def test_an_exported_model_is_not_exported_again(exported, run, tmp_path):

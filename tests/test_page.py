@@ -141,7 +141,21 @@ def test_it_is_used_with_the_keyboard_alone(tab, face):
     tab.keyboard.press("Enter")  # the whole picture again
     _answer(tab, 3)
     assert not tab.is_visible("#frame")
-    assert _bars(tab) == pytest.approx(whole)
+    assert [name for name, _ in _bars(tab)] == [name for name, _ in whole]
+    assert [share for _, share in _bars(tab)] == pytest.approx([share for _, share in whole], abs=1e-4)
+
+
+def test_an_answer_never_stands_beside_another_picture(tab, face):
+    tab.set_input_files("#file", face)
+    _answer(tab, 1)
+    held = "() => { window.held = Worker.prototype.postMessage; Worker.prototype.postMessage = () => {}; }"
+    tab.evaluate(held)
+    tab.click("#whole")
+    assert _bars(tab) == [] and tab.is_disabled("#look")
+    tab.evaluate("() => { Worker.prototype.postMessage = window.held; }")
+    tab.click("#whole")
+    _answer(tab, 3)
+    assert len(_bars(tab)) == 5 and tab.is_enabled("#look")
 
 
 def test_what_is_no_picture_is_told_and_the_page_goes_on(tab, face, tmp_path):

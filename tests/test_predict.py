@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -55,10 +56,29 @@ def test_programs_get_a_line_for_each_picture(repro, run, album):
 
 
 def test_a_table_for_programs_has_the_same_columns_in_each_row(repro, run, album):
-    done = run("python", "-m", "pipeline.predict", "--format", "csv", "--top", "3", f"{album}/a.jpg")
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.predict", "--format", "csv", "--top", "3", album / "a.jpg"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert rows[0]["label_3"] and float(rows[0]["probability_1"]) >= float(rows[0]["probability_3"])
     assert rows[0]["error"] == ""
+
+
+def test_a_file_may_be_called_anything(repro, album, tmp_path):
+    name = bytes(tmp_path) + b"/na\xefve.jpg"
+    with open(name, "wb") as file:
+        file.write((album / "a.jpg").read_bytes())
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.predict", "--format", "csv", tmp_path],
+        env={**os.environ, "LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "utf-8:strict"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert name in done.stdout
 
 
 def test_a_picture_comes_from_standard_input(repro, album):
@@ -89,7 +109,7 @@ def test_a_model_is_named_by_registry_or_folder(repro, run, album, model):
         (["--model", "conf", "x.jpg"], "conf holds no model; name a folder with model.onnx"),
         (["--model", "sample@nobody", "x.jpg"], "has no models:/sample@nobody"),
         (["--top", "0", "x.jpg"], "--top 0: show at least one breed"),
-        (["docs"], "error: docs: no pictures there"),
+        (["models"], "error: models: no pictures there"),
     ],
 )
 def test_what_can_not_be_is_told_in_one_line(repro, run, arguments, told):

@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+from pipeline.config import UserError
+
 
 @pytest.fixture(scope="module")
 def second(repro, run):
@@ -41,6 +43,34 @@ def test_a_version_is_promoted_and_taken_back_with_reasons(run, house, second):
     assert f"version {second} became champion instead of version {first}: smaller" in listed
     assert f"version {first} became champion instead of version {second}: worse on kittens" in listed
     assert "taken back: worse on kittens" in listed
+    done = run("python", "-m", "pipeline.registry", "rollback", "--why", "once more")
+    assert done.returncode == 1 and "is the first champion: there is none to go back to" in done.stdout
+    done = run("python", "-m", "pipeline.registry", "promote", first, "--why", "again")
+    assert done.returncode == 1 and f"version {first} is champion of sample already" in done.stdout
+
+
+def test_each_rollback_goes_one_further_back(repro, monkeypatch):
+    """Of champions 1, 2, 3: from 3 to 2, from 2 to 1, and no further."""
+    from pipeline.tracking import registry
+
+    told, present = [], ["3"]
+    changes = [
+        registry.Change("", "1", None, ""),
+        registry.Change("", "2", "1", ""),
+        registry.Change("", "3", "2", ""),
+    ]
+    monkeypatch.setattr(registry, "champion", lambda name: (present[0], ""))
+    monkeypatch.setattr(registry, "history", lambda name: changes)
+
+    def promote(name, number, reason, by_person):
+        changes.append(registry.Change("", number, present[0], reason))
+        told.append(number)
+        present[0] = number
+
+    monkeypatch.setattr(registry, "promote", promote)
+    assert [registry.withdraw("sample", "x") for _ in range(2)] == [("3", "2"), ("2", "1")]
+    with pytest.raises(UserError, match="version 1 of sample is the first champion"):
+        registry.withdraw("sample", "x")
 
 
 @pytest.mark.parametrize(

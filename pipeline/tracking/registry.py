@@ -50,9 +50,6 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
     if found:
         return found.version
     run_id = ensure(folder, evaluation)
-    from mlflow.models import ModelSignature
-    from mlflow.types.schema import Array, ColSpec, Schema
-
     if not client().search_registered_models(f"name='{name}'"):
         client().create_registered_model(
             name,
@@ -61,16 +58,6 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
             "Out: five `labels`, best first, their `probabilities`, and whether it is `unsure`. "
             f"In use: the alias `champion` (`models:/{name}@champion`).",
         )
-    signature = ModelSignature(
-        Schema([ColSpec("binary", "image")]),
-        Schema(
-            [
-                ColSpec(Array("string"), "labels"),
-                ColSpec(Array("double"), "probabilities"),
-                ColSpec("boolean", "unsure"),
-            ]
-        ),
-    )
     run = client().get_run(run_id).info
     with mlflow.start_run(run_id=run_id):
         logged = mlflow.pyfunc.log_model(
@@ -78,7 +65,7 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
             loader_module="portable",
             code_paths=[str(PORTABLE)],
             data_path=str(portable),
-            signature=signature,
+            signature=signature(),
             pip_requirements=_requirements(),
         )
     # Registering is no part of the training: the run ends when it ended, even after a registering cut off.
@@ -104,6 +91,23 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
     return version.version
 
 
+def signature():
+    """What goes into a registered model, and what comes out; by it MLflow decodes base64 of requests."""
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import Array, ColSpec, Schema
+
+    return ModelSignature(
+        Schema([ColSpec("binary", "image")]),
+        Schema(
+            [
+                ColSpec(Array("string"), "labels"),
+                ColSpec(Array("double"), "probabilities"),
+                ColSpec("boolean", "unsure"),
+            ]
+        ),
+    )
+
+
 def _requirements() -> list[str]:
     from importlib.metadata import version
 
@@ -120,7 +124,7 @@ def champion(name: str) -> tuple[str, str] | None:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
-    return version.version, version.tags.get("model_sha256", "")
+    return str(version.version), version.tags.get("model_sha256", "")
 
 
 def download_version(name: str, number: str, target: Path) -> None:
@@ -246,16 +250,25 @@ def download_run(version: Version, target: Path) -> Path:
     return target / "train"
 
 
-def promote(name: str, number: str, reason: str) -> None:
+def promote(name: str, number: str, reason: str, by_person: bool = False) -> None:
     """Makes a version the champion; when, why and instead of whom stands in the model's history.
 
+    Args:
+        name: of the data set.
+        number: of the version.
+        reason: in words.
+        by_person: whether a person decided, and not the gate, which then will not bring the former one back.
+
     Raises:
-        UserError: there is no such version.
+        UserError: there is no such version, or it is champion already.
     """
-    former = champion(name)
     version = find_version(f"models:/{name}/{number}").number
+    former = champion(name)
+    if former and former[0] == version:
+        raise UserError(f"version {version} is champion of {name} already")
     client().set_model_version_tag(name, version, "promoted", reason[:500])
-    client().delete_model_version_tag(name, version, WITHDRAWN)
+    if by_person and former:
+        client().set_model_version_tag(name, former[0], WITHDRAWN, reason[:500])
     _set(name, version, former, reason)
 
 
@@ -271,13 +284,17 @@ def withdraw(name: str, reason: str) -> tuple[str, str]:
     present = champion(name)
     if not present:
         raise UserError(f"'{name}' has no champion in the registry at {shown()}; it has {_there(name)}")
-    before = next((change.former for change in history(name)[::-1] if change.version == present[0]), None)
-    if not before:
+    reigns: list[str] = []  # as they follow each other; who comes back ends all reigns after the own
+    for change in history(name):
+        if change.version in reigns:
+            del reigns[reigns.index(change.version) :]
+        reigns.append(change.version)
+    if reigns and reigns[-1] == present[0]:
+        reigns.pop()
+    if not reigns:
         raise UserError(f"version {present[0]} of {name} is the first champion: there is none to go back to")
-    find_version(f"models:/{name}/{before}")
-    client().set_model_version_tag(name, present[0], WITHDRAWN, reason[:500])
-    _set(name, before, present, reason)
-    return present[0], before
+    promote(name, reigns[-1], reason, by_person=True)
+    return present[0], reigns[-1]
 
 
 def withdrawn(name: str, number: str) -> str | None:
@@ -314,6 +331,7 @@ def _set(name: str, number: str, former: tuple[str, str] | None, reason: str) ->
     place = f"{CHANGE}{len(history(name)):06}"
     # Said before it is done: cut off in between, the history tells one change too many, never one too few.
     client().set_registered_model_tag(name, place, json.dumps(asdict(change), ensure_ascii=False))
+    client().delete_model_version_tag(name, number, WITHDRAWN)
     client().set_registered_model_alias(name, "champion", number)
 
 
@@ -339,7 +357,7 @@ def versions(name: str) -> list[dict]:
                 "version": str(each.version),
                 "model": each.tags.get("model", ""),
                 "test/top1": judged.get("test/top1"),
-                "champion": bool(present and present[0] == each.version),
+                "champion": bool(present and present[0] == str(each.version)),
                 "withdrawn": each.tags.get(WITHDRAWN),
                 "commit": each.tags.get("commit", ""),
             }

@@ -11,6 +11,7 @@ let words = WORDS.en;
 let source = null; // what is shown: a canvas of the whole picture
 let crop = null; // what of it the model sees, in shares of its sides: x, y, width, height; null is all
 let camera = null; // the webcam's stream
+let starting = 0; // which wish for the webcam is the newest: permission may come late
 let asked = 0;
 let answered = null; // the last answer, and to which picture
 let waiting = false;
@@ -30,8 +31,18 @@ function speak(language) {
   if (answered) show();
 }
 
+// Read aloud, so written only when it changes.
 function say(text) {
-  find("said").textContent = text;
+  if (find("said").textContent !== text) find("said").textContent = text;
+}
+
+// What was answered to a picture that is no longer shown must not stand beside another.
+function forget() {
+  answered = null;
+  find("bars").replaceChildren();
+  find("time").textContent = "";
+  find("said").classList.remove("unsure");
+  find("look").disabled = true;
 }
 
 // The cropped picture as bytes, height × width × 3.
@@ -82,12 +93,17 @@ worker.onmessage = ({ data }) => {
     if (!source) say(words.ready);
     document.body.dataset.ready = "yes";
   } else if (data.kind === "failed") {
+    waiting = false;
     say(words.failed(data.why));
+  } else if (data.kind === "broken") {
+    waiting = false;
+    say(words.broken(data.why));
   } else if (data.id !== asked) {
     return; // of a picture that is no longer shown
   } else if (data.kind === "answer") {
     waiting = false;
     answered = data;
+    find("look").disabled = false;
     show();
     document.body.dataset.answered = data.id;
   } else if (data.kind === "mapping") {
@@ -126,6 +142,7 @@ function frameCrop() {
 
 function changed(cropped) {
   crop = cropped;
+  forget();
   heat.getContext("2d").clearRect(0, 0, heat.width, heat.height);
   frameCrop();
   ask();
@@ -157,6 +174,7 @@ async function open(file) {
     image.close();
   } catch {
     say(words.unreadable(file.name));
+    find("said").classList.remove("unsure");
     return;
   }
   if (document.body.dataset.ready !== "yes") say(words.loading);
@@ -164,6 +182,7 @@ async function open(file) {
 }
 
 function stopCamera() {
+  starting++;
   camera?.getTracks().forEach((track) => track.stop());
   camera = null;
   find("camera").textContent = words.camera;
@@ -171,23 +190,30 @@ function stopCamera() {
 }
 
 async function startCamera() {
+  const mine = ++starting;
+  let stream;
   try {
-    camera = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   } catch {
-    say(words.refused);
+    if (mine === starting) say(words.refused);
     return;
   }
+  const video = document.createElement("video");
+  video.srcObject = stream;
+  video.muted = true;
+  if (mine === starting) await video.play();
+  if (mine !== starting) {
+    stream.getTracks().forEach((track) => track.stop());
+    return; // a photo was chosen, or the button pressed, in the meantime
+  }
+  camera = stream;
   find("camera").textContent = words.stop;
   find("camera").setAttribute("aria-pressed", "true");
-  const video = document.createElement("video");
-  video.srcObject = camera;
-  video.muted = true;
-  await video.play();
   crop = null;
   frameCrop();
-  const mine = camera;
+  forget();
   const next = () => {
-    if (camera !== mine) return;
+    if (camera !== stream) return;
     // The square in the middle: a head is about as wide as it is high.
     const side = Math.min(video.videoWidth, video.videoHeight);
     if (side && !waiting) {
@@ -201,7 +227,10 @@ async function startCamera() {
   next();
 }
 
-find("file").addEventListener("change", (event) => open(event.target.files[0]));
+find("file").addEventListener("change", (event) => {
+  open(event.target.files[0]);
+  event.target.value = ""; // the same file again is a change, too
+});
 find("camera").addEventListener("click", () => (camera ? stopCamera() : startCamera()));
 find("whole").addEventListener("click", () => changed(null));
 find("look").addEventListener("click", () => {
@@ -242,6 +271,10 @@ photo.addEventListener("pointerup", () => {
   // A tap is no drag.
   changed(crop && crop.width > 0.03 && crop.height > 0.03 ? crop : null);
 });
+photo.addEventListener("pointercancel", () => {
+  from = null;
+  frameCrop();
+});
 photo.addEventListener("keydown", (event) => {
   const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   const grows = { "+": 1.1, "=": 1.1, "-": 1 / 1.1 };
@@ -255,5 +288,5 @@ photo.addEventListener("keydown", (event) => {
   changed({ x: within(now.x + 0.04 * right - (width - now.width) / 2, width), y: within(now.y + 0.04 * down - (height - now.height) / 2, height), width, height });
 });
 
-say(words.loading);
 speak(navigator.language.startsWith("nl") ? "nl" : "en");
+if (document.body.dataset.ready !== "yes") say(words.loading);

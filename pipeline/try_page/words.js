@@ -23,6 +23,7 @@ export const WORDS = {
     unreadable: (name) => `${name} can't be read as a picture.`,
     refused: "The webcam can't be used; does the browser allow it?",
     failed: (why) => `The model could not be loaded: ${why}`,
+    broken: (why) => `The model could not answer: ${why}`,
   },
   nl: {
     title: "Welk ras is het?",
@@ -47,5 +48,6 @@ export const WORDS = {
     unreadable: (name) => `${name} is niet als foto te lezen.`,
     refused: "De webcam is niet te gebruiken; staat de browser het toe?",
     failed: (why) => `Het model kon niet worden geladen: ${why}`,
+    broken: (why) => `Het model kon niet antwoorden: ${why}`,
   },
 };

@@ -55,6 +55,6 @@ onmessage = async ({ data }) => {
       postMessage({ kind: "answer", id, shares, milliseconds: performance.now() - began });
     }
   } catch (error) {
-    postMessage({ kind: "failed", why: String(error.message ?? error) });
+    postMessage({ kind: "broken", id, why: String(error.message ?? error) });
   }
 };
