@@ -197,9 +197,8 @@ def _table(file: Path, goal: float, data: str) -> Table:
     for key, rows in groups.items():
         minutes = [float(row["minutes"]) for row in rows if row["minutes"]]
         reached[key] = minutes if len(minutes) == len(rows) else None
-    ours = min(
-        (minutes for key, minutes in reached.items() if key[0].startswith("ours") and minutes), default=None
-    )
+    known = [minutes for key, minutes in reached.items() if key[0].startswith("ours") and minutes]
+    ours = min(known, key=lambda minutes: sum(minutes) / len(minutes), default=None)
     for name in dict.fromkeys(key[0] for key in groups):
         good = {key: minutes for key, minutes in reached.items() if key[0] == name and minutes}
         if not good:
