@@ -24,6 +24,8 @@ from fastai.vision.all import (
 class Tell(Callback):
     """Prints validation's accuracy after each epoch."""
 
+    order = 60  # after the recorder, which notes the accuracy at 50
+
     def after_epoch(self) -> None:
         print(float(self.recorder.values[-1][-1]), flush=True)
 
