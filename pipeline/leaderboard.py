@@ -129,7 +129,7 @@ def show(runs: Path, models: list[str]) -> None:
     from pipeline import tracking
 
     name = runs.name
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else 200)
     table = Table(title=f"{name}: test split, with the 95 % bootstrap interval of top-1")
     for heading in (*headings(), "training time"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
