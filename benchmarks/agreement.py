@@ -93,7 +93,8 @@ def by_browser(folder: Path, files: list[bytes], card: dict) -> np.ndarray | Non
         tab.wait_for_selector("body[data-ready=yes]", timeout=60_000)
         for row, file in enumerate(files):
             tab.set_input_files("#file", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": file})
-            tab.wait_for_function(f"Number(document.body.dataset.answered ?? 0) >= {row + 1}", timeout=60_000)
+            while int(tab.get_attribute("body", "data-answered") or 0) < row + 1:
+                tab.wait_for_timeout(10)
             read = "bars => bars.map(bar => [bar.getAttribute('aria-label'), bar.value])"
             for name, share in tab.eval_on_selector_all("#bars progress", read):
                 found[row, names.index(name)] = share

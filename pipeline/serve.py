@@ -235,6 +235,7 @@ def run(folder: Path, host: str, port: int) -> None:
     door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         door.bind((host, port))
+        door.listen(2048)  # now, so that whoever reads the address below is answered
     except (OSError, OverflowError) as error:
         told = getattr(error, "strerror", None) or error
         raise UserError(f"--port {port} on {host}: {told}; name another") from error

@@ -95,7 +95,7 @@ def test_the_champion_loads_without_unpickling_and_answers(client, house, monkey
     for pictures in ([buffer.getvalue()], [array], [array] * 40):
         answer = model.predict(pandas.DataFrame({"image": pictures}))
         assert len(answer) == len(pictures)
-        assert list(answer.columns) == ["labels", "probabilities"]
+        assert list(answer.columns) == ["labels", "probabilities", "unsure"]
         assert len(answer["labels"][0]) == 5
         assert answer["probabilities"][0] == sorted(answer["probabilities"][0], reverse=True)
         assert 0 < sum(answer["probabilities"][0]) <= 1 + 1e-6
