@@ -43,7 +43,7 @@ test: $(INSTALLED)  ## the tests (offline, on drawn faces)
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	pytest -m slow
 
-bench: $(INSTALLED)  ## what reports/benchmarks.md tells of speed and memory, measured here (about a quarter of an hour)
+bench: $(INSTALLED)  ## what reports/benchmarks.md tells of speed and memory, measured here
 	python -m benchmarks.input
 	python -m benchmarks.features
 	python -m benchmarks.overhead

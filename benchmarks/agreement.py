@@ -10,8 +10,6 @@ import argparse
 import json
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -25,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import described
+from benchmarks.serving import served
 from models import classifier
 from pipeline import archives, chosen, config, export, page, portable, scores
 from pipeline.config import ROOT
@@ -51,21 +50,12 @@ def by_pyfunc(folder: Path, files: list[bytes]) -> np.ndarray:
 
 def by_serve(folder: Path, files: list[bytes], classes: list[str]) -> np.ndarray:
     """What pipeline.serve answers to uploads."""
-    program = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.serve", str(folder), "--port", "0"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        address = re.search(r"at (http\S+)/predict", program.stdout.readline())[1]
+    with served(folder) as address:
         found = np.empty((len(files), len(classes)))
         for row, file in enumerate(files):
             told = requests.post(f"{address}/predict?top=1000", files={"photo": file}, timeout=60).json()
             found[row, [classes.index(label) for label in told["labels"]]] = told["probabilities"]
         return found
-    finally:
-        program.terminate()
-        program.wait()
 
 
 def by_browser(folder: Path, files: list[bytes], card: dict) -> np.ndarray | None:

@@ -88,10 +88,6 @@ def _model(found: Chosen, card: dict, folder: Path) -> None:
         "provenance": json.dumps(provenance),
     }
     onnx.helper.set_model_props(model, told)
-    # Merged from parts, each of which has named the same version of the operators; quantising wants one.
-    versions = {each.domain: each.version for each in model.opset_import}
-    del model.opset_import[:]
-    model.opset_import.extend(onnx.helper.make_opsetid(*each) for each in versions.items())
     onnx.save_model(model, folder / "model.onnx")
     shutil.copyfile(found.train / "model.json", folder / "model.json")
     (folder / "labels.txt").write_text("".join(f"{name}\n" for name in card["classes"]))

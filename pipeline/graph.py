@@ -79,7 +79,7 @@ def to_onnx(train: Path, target: Path) -> None:
     """Writes ``model.onnx``, ``model.json`` and ``SHA256SUMS``, as `pipeline.portable.Portable` reads them.
 
     The model takes `picture`, uint8 height × width × 3 of any size, and gives `probabilities`, one a class:
-    sizing, normalisation and softmax are inside. The card stands in its metadata, too, with `labels`.
+    sizing, normalisation and softmax are inside.
 
     Args:
         train: train's folder.
@@ -101,9 +101,6 @@ def to_onnx(train: Path, target: Path) -> None:
     else:
         network = _graph(model, card["input"]["size"], "logits")
     whole = _whole(network, card)
-    onnx.helper.set_model_props(
-        whole, {"labels": json.dumps(card["classes"]), "card": json.dumps(card, ensure_ascii=False)}
-    )
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     _save(whole, target / "model.onnx")
@@ -137,6 +134,7 @@ def _whole(network: "onnx.ModelProto", card: dict) -> "onnx.ModelProto":
     whole = compose.merge_models(before, network, [("pictures", "pictures")])
     whole = compose.merge_models(whole, after, [("logits", "logits")])
     del whole.graph.value_info[:]  # of a batch of any size
+    del whole.opset_import[1:]  # each part has named the same version; quantising wants one
     return whole
 
 

@@ -170,15 +170,14 @@ def _leave(
 
 
 def _judge(model, card: dict, pack, cfg: DictConfig, folder: Path) -> dict[str, float]:
-    """Calibrates the kept weights on validation and gives their figures there.
+    """Calibrates the kept weights on validation, and gives their figures there.
 
-    The model and its card get `temperature`, the card `unsure_below`; confusions and worst mistakes are drawn
-    into the folder.
+    Confusions and worst mistakes are drawn into the folder.
     """
     import torch
 
     from models.classifier import topk_metrics
-    from pipeline import calibration, scores, things
+    from pipeline import scores
 
     rows = pack.rows("val")
     if cfg.model.epochs == 0:  # the backbone is as it was: what it says of these pictures is known
@@ -190,20 +189,37 @@ def _judge(model, card: dict, pack, cfg: DictConfig, folder: Path) -> dict[str, 
     else:
         probabilities = scores.predict(model, card, pack, rows, cfg.model.batch_size, cfg.trainer.workers)
     targets = pack.table["target"].to_numpy()[rows]
-    model.temperature = card["temperature"] = calibration.temperature(probabilities, targets)
-    probabilities = calibration.soften(probabilities, model.temperature)
-
-    named = scores.predict_loose(model, card, things.drawn(THINGS, seed=0), cfg.model.batch_size).max(axis=1)
-    sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
-    card["unsure_below"] = calibration.unsure_below(
-        sure, right, named, cfg.unsure.answers_right, cfg.unsure.others_named
-    )
-
+    probabilities = _calibrate(model, card, probabilities, targets, cfg)
     scores.draw(pack, rows, probabilities, f"{cfg.model.name} on {cfg.data.name}, validation", folder)
     figures = topk_metrics(len(pack.classes), "val/")(
         torch.from_numpy(probabilities), torch.from_numpy(targets)
     )
     return {key: float(value) for key, value in figures.items()}
+
+
+def _calibrate(model, card: dict, probabilities, targets, cfg: DictConfig):
+    """Gives the model and its card `temperature`, and the card `unsure_below`.
+
+    Args:
+        model: with the kept weights.
+        card: its card.
+        probabilities: pictures × classes, of validation.
+        targets: class number of each.
+        cfg: of it `unsure` and `model.batch_size`.
+
+    Returns:
+        The calibrated probabilities.
+    """
+    from pipeline import calibration, scores, things
+
+    model.temperature = card["temperature"] = calibration.temperature(probabilities, targets)
+    probabilities = calibration.soften(probabilities, model.temperature)
+    sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+    named = scores.predict_loose(model, card, things.drawn(THINGS, seed=0), cfg.model.batch_size).max(axis=1)
+    card["unsure_below"] = calibration.unsure_below(
+        sure, right, named, cfg.unsure.answers_right, cfg.unsure.others_named
+    )
+    return probabilities
 
 
 def _effort(rows: list[dict]) -> dict[str, int]:
