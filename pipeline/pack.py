@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from omegaconf import DictConfig
@@ -25,7 +24,7 @@ HASH_SIDE = 16  # perceptual hash of 256 bits: 64 confuse faces that fill the fr
 SPECIES = ("cat", "dog")
 
 
-def _decode(task: tuple[str, bytes | None, int]) -> dict:
+def decode(task: tuple[str, bytes | None, int]) -> dict:
     """One picture: its pixels, its hashes, or the reason why it can't be used."""
     import imagehash
     from PIL import Image
@@ -119,13 +118,10 @@ def _pack(archive: Path, folder: Path, max_side: int, classes: str) -> dict:
     import pandas
 
     rows, quarantine, offset, seen = [], [], 0, set()
-    # Spawned, not forked: the parent may have threads. Decoding goes on while the archive is being read.
+    # Threads, for decoding, sizing and hashing let go of the interpreter; a process would cost a second of
+    # imports and copy every picture twice. Decoding goes on while the archive is being read.
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    spawn = multiprocessing.get_context("spawn")
-    with (
-        ProcessPoolExecutor(workers, mp_context=spawn) as pool,
-        open(folder / "pixels.bin", "wb") as pixels,
-    ):
+    with ThreadPoolExecutor(workers) as pool, open(folder / "pixels.bin", "wb") as pixels:
         tasks = ((path, data, max_side) for path, data in archives.members(archive))
         for result in _in_order(pool, tasks, workers * 32):
             known = labels(result["path"], classes)
@@ -185,11 +181,11 @@ def _too_few(archive: Path, rows: list[dict], quarantine: list[dict]) -> str:
     return f"{archive} holds no usable picture ('{first['path']}': {first['reason']}); {wanted}"
 
 
-def _in_order(pool: ProcessPoolExecutor, tasks: Iterator[tuple], ahead: int) -> Iterator[dict]:
+def _in_order(pool: Executor, tasks: Iterator[tuple], ahead: int) -> Iterator[dict]:
     """Results in the tasks' order with at most `ahead` tasks in memory; `pool.map` would read them all."""
     waiting = []
     for task in tasks:
-        waiting.append(pool.submit(_decode, task))
+        waiting.append(pool.submit(decode, task))
         if len(waiting) >= ahead:
             yield waiting.pop(0).result()
     for future in waiting:
