@@ -10,6 +10,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,7 +98,6 @@ def application(model: "Portable", seconds: float = SECONDS) -> "FastAPI":
         seconds: in which an upload must have come.
     """
     from fastapi import FastAPI, HTTPException, Query, Request, UploadFile
-    from fastapi.concurrency import run_in_threadpool
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import HTMLResponse, JSONResponse
     from pydantic import BaseModel
@@ -133,8 +133,9 @@ def application(model: "Portable", seconds: float = SECONDS) -> "FastAPI":
         redoc_url=None,
     )
     app.add_middleware(Limits, most=MAX_BYTES, seconds=seconds, at_once=AT_ONCE)
-    # Pictures that are decoded at a time: memory is bounded by it.
-    cores = asyncio.Semaphore(min(4, len(os.sched_getaffinity(0))))
+    # Memory is bounded by how many pictures are decoded at a time, and by few threads doing it: each thread's
+    # heap keeps the room of what it once held.
+    pool = ThreadPoolExecutor(min(4, len(os.sched_getaffinity(0))))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -157,14 +158,18 @@ def application(model: "Portable", seconds: float = SECONDS) -> "FastAPI":
     async def predict(photo: UploadFile, top: int = Query(5, ge=1, le=1000)) -> Answer:
         """The most probable classes of one photo, sent as the form's field `photo`."""
 
-        def answer(data: bytes) -> dict:
-            return model.answer(read_picture(data, MAX_PIXELS, still=True), top)
-
-        async with cores:
+        def answer() -> Answer | str:
+            # An error that left this thread would keep the upload in its frames until they are collected.
             try:
-                return Answer(**await run_in_threadpool(answer, await photo.read()))
+                picture = read_picture(photo.file.read(), MAX_PIXELS, still=True)
             except UnreadableError as error:
-                raise HTTPException(422, f"photo: {error}") from error
+                return str(error)
+            return Answer(**model.answer(picture, top))
+
+        told = await asyncio.get_running_loop().run_in_executor(pool, answer)
+        if isinstance(told, str):
+            raise HTTPException(422, f"photo: {told}")
+        return told
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
@@ -204,10 +209,15 @@ def _patient(seconds: float) -> type:
     class Patient(H11Protocol):
         def connection_made(self, transport) -> None:
             super().connection_made(transport)
-            self.loop.call_later(seconds, self._give_up)
+            self.loop.call_later(seconds, self._give_up, None)
 
-        def _give_up(self) -> None:
-            if self.cycle is None and not self.transport.is_closing():
+        def on_response_complete(self) -> None:
+            before = self.cycle
+            super().on_response_complete()  # which begins the next request, if that is here already
+            self.loop.call_later(seconds, self._give_up, before)
+
+        def _give_up(self, before) -> None:
+            if self.cycle is before and not self.transport.is_closing():
                 self.transport.close()
 
     return Patient

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ import requests
 from PIL import Image
 
 from pipeline import sample
+from pipeline.config import ROOT as HOUSE
 from pipeline.portable import Portable
 
 FOLDER = "runs/sample/register/champion/portable"
@@ -81,6 +83,13 @@ def _png(width: int, height: int) -> bytes:
     )
 
 
+def _blank(width: int, height: int) -> bytes:
+    """A whole picture of so many pixels in few bytes."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def _picture() -> bytes:
     buffer = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -137,6 +146,34 @@ def test_a_length_that_was_not_told_is_bounded_too(served):
     assert told.startswith("HTTP/1.1 413") and "more than 16,000,000 bytes" in told
 
 
+def _peak(process: int) -> int:
+    """Bytes of memory that a process has held at most."""
+    with open(f"/proc/{process}/status") as told:
+        return next(int(line.split()[1]) * 1024 for line in told if line.startswith("VmHWM"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
+def test_memory_is_bounded_whatever_is_sent(repro, house):
+    largest, bomb, heavy = _blank(5_000, 5_000), _png(30_000, 30_000), b"\0" * 15_900_000
+    program, address = _start()
+    try:
+
+        def send(photo: bytes) -> int:
+            return requests.post(f"{address}/predict", files={"photo": photo}, timeout=120).status_code
+
+        assert send(largest) == 200
+        before = _peak(program.pid)
+        with ThreadPoolExecutor(24) as pool:
+            told = list(pool.map(send, [largest, bomb, heavy, heavy] * 6))
+        assert set(told[::4]) == {200} and set(told) == {200, 422}
+        # Of each upload a megabyte waits in memory; a picture being decoded takes 75, and what sizes it more.
+        at_a_time = min(4, len(os.sched_getaffinity(0)))
+        assert _peak(program.pid) - before < 100_000_000 + at_a_time * 200_000_000
+    finally:
+        program.terminate()
+        program.wait(60)
+
+
 def test_silent_connections_take_nobodys_place(served):
     host, port = served.removeprefix("http://").split(":")
     with contextlib.ExitStack() as silent:
@@ -154,30 +191,40 @@ def test_an_upload_that_breaks_off_harms_nobody(served, face):
     assert requests.post(f"{served}/predict", files={"photo": face}, timeout=60).ok
 
 
-def test_an_upload_that_does_not_come_is_given_up(repro, house, face):
-    from fastapi import FastAPI
-
-    from pipeline.serve import application
-
-    app = application(Portable(house / FOLDER, threads=1), seconds=0.3)
-    assert isinstance(app, FastAPI)
+@contextlib.contextmanager
+def _impatient(seconds: float):
+    """The address of a server in this process that waits so long and no longer."""
     import uvicorn
+
+    from pipeline import serve
 
     door = socket.socket()
     door.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+    app = serve.application(Portable(HOUSE / FOLDER, threads=1), seconds)
+    server = uvicorn.Server(uvicorn.Config(app, http=serve._patient(seconds), log_level="critical"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.02)
-    head = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
-    with socket.create_connection(door.getsockname()) as line:
-        line.sendall(f"{head}Content-Length: 5000\r\n\r\n--b\r\n".encode())
-        line.settimeout(20)
-        told = _all(line)
+    yield door.getsockname()
     server.should_exit = True
     thread.join(30)
-    assert told.startswith("HTTP/1.1 408") and "within 0.3 seconds" in told
+
+
+def test_an_upload_that_does_not_come_is_given_up(repro):
+    head = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    with _impatient(0.3) as address, socket.create_connection(address) as line:
+        line.sendall(f"{head}Content-Length: 5000\r\n\r\n--b\r\n".encode())
+        line.settimeout(20)
+        assert (told := _all(line)).startswith("HTTP/1.1 408") and "within 0.3 seconds" in told
+
+
+@pytest.mark.parametrize("first", ["", "GET /health HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_a_head_that_does_not_end_is_given_up(repro, first):
+    with _impatient(0.5) as address, socket.create_connection(address) as line:
+        line.sendall(f"{first}GET /health HTTP/1.1\r\nHost: x\r\n".encode())
+        line.settimeout(3)  # shorter than uvicorn's own patience
+        assert _all(line).count("HTTP/1.1 200") == (1 if first else 0)
 
 
 def test_what_was_begun_is_answered_before_it_stops(repro, house, face):
