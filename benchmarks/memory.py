@@ -1,13 +1,15 @@
 """How much memory a training takes of its own as the data grow: 5,000 and 500,000 packed pictures.
 
-``python -m benchmarks.memory``. The packs are generated: their indexes are whole, their pixels a sparse file
-of zeros that takes no room on the disk. Own (anonymous) memory is what the system can't drop: the pack is
-mapped, so its pages are not among it. Each training is watched for some time, then stopped by SIGTERM.
+``python -m benchmarks.memory``; ``--photos 1000 100000`` names so many photos instead, with the champion of
+params.yaml's data or ``--model``. The packs are generated: their indexes are whole, their pixels a sparse
+file of zeros that takes no room on the disk. Own (anonymous) memory is what the system can't drop: the pack
+is mapped, so its pages are not among it. Each training is watched for some time, then stopped by SIGTERM.
 """
 
 import argparse
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -23,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import described
-from pipeline import schema, seal
+from pipeline import chosen, sample, schema, seal
 from pipeline.config import ROOT, main_checkout
 
 NAME = "benchmark-memory"
@@ -78,7 +80,16 @@ def own_memory(process: int) -> int:
     return found
 
 
-def watch(seconds: float, overrides: list[str]) -> tuple[int, str]:
+def highest_of(process: subprocess.Popen, until: float = math.inf) -> int:
+    """The most of its own memory that a process has, in bytes, until its end or a moment of `monotonic`."""
+    highest = 0
+    while time.monotonic() < until and process.poll() is None:
+        highest = max(highest, own_memory(process.pid))
+        time.sleep(0.2)
+    return highest
+
+
+def train(seconds: float, overrides: list[str]) -> tuple[int, str]:
     """Trains on the generated pack; returns the highest memory in bytes, and what was told at the end."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
@@ -93,10 +104,7 @@ def watch(seconds: float, overrides: list[str]) -> tuple[int, str]:
         training = subprocess.Popen(
             [sys.executable, *command], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
         )
-        highest, until = 0, time.monotonic() + seconds
-        while time.monotonic() < until and training.poll() is None:
-            highest = max(highest, own_memory(training.pid))
-            time.sleep(0.2)
+        highest = highest_of(training, time.monotonic() + seconds)
         training.send_signal(signal.SIGTERM)
         _, told = training.communicate()
         for file in (main_checkout() / "runs/.work").glob("*/attempt.json"):
@@ -105,27 +113,63 @@ def watch(seconds: float, overrides: list[str]) -> tuple[int, str]:
         return highest, told.strip().splitlines()[-1] if told.strip() else ""
 
 
+def name_photos(count: int, model: str | None) -> tuple[int, float]:
+    """Names a folder of one drawn photo under many names; returns the highest memory, and seconds."""
+    (_, face), *_ = sample.pictures(1, seed=1)
+    with tempfile.TemporaryDirectory() as folder:
+        for start in range(0, count, 1000):  # a file has not any number of links
+            (first := Path(folder) / f"{start:07}.jpg").write_bytes(face)
+            for number in range(start + 1, min(start + 1000, count)):
+                os.link(first, Path(folder) / f"{number:07}.jpg")
+        command = [sys.executable, "-m", "pipeline.predict", folder, "--format", "csv"]
+        began = time.monotonic()
+        program = subprocess.Popen(
+            [*command, *(["--model", model] if model else [])],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        highest = highest_of(program)
+        if program.returncode:
+            sys.exit(f"pipeline.predict ended with {program.returncode}")
+        return highest, time.monotonic() - began
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.memory", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("--pictures", type=int, nargs="+", default=[5_000, 500_000])
     parser.add_argument("--seconds", type=float, default=180)
+    parser.add_argument("--photos", type=int, nargs="+", default=[])
+    parser.add_argument("--model", help=chosen.HELP)
     parser.add_argument("overrides", nargs="*", help="further choices, as for pipeline.train")
     given = parser.parse_args()
+    console = Console(width=120)
+    console.print(described("torch", "pandas", "onnxruntime"))
+    console.print(_named(given) if given.photos else _trained(given))
+
+
+def _trained(given: argparse.Namespace) -> Table:
     table = Table("pictures", "pixels in the pack (GB)", "own memory at most (GB)", "ended with")
     place = ROOT / "data" / NAME
     for pictures in given.pictures:
         try:
             generate(place, pictures)
-            highest, told = watch(given.seconds, given.overrides)
+            highest, told = train(given.seconds, given.overrides)
         finally:
             shutil.rmtree(place, ignore_errors=True)
         size = pictures * SIDE * SIDE * 3 / 1e9
         table.add_row(f"{pictures:,}", f"{size:.2f}", f"{highest / 1e9:.2f}", told.partition(";")[2] or told)
-    console = Console(width=120)
-    console.print(described("torch", "pandas"))
-    console.print(table)
+    return table
+
+
+def _named(given: argparse.Namespace) -> Table:
+    table = Table("photos", "a second", "own memory at most (GB)")
+    for count in given.photos:
+        highest, seconds = name_photos(count, given.model)
+        table.add_row(f"{count:,}", f"{count / seconds:.0f}", f"{highest / 1e9:.2f}")
+    return table
 
 
 if __name__ == "__main__":
