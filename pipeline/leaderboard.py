@@ -5,6 +5,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,6 +28,8 @@ COLUMNS = (
     ("multiply-adds", "train", "multiply_adds", "{:,}"),
     ("pictures seen", "train", "pictures_seen", "{:,}"),
 )
+# What fits a terminal; the report has the rest.
+PRINTED = ("test/top1", "test/top3", "test/species", "test/answered", "test/answered/right", "parameters")
 NOISE = 0.05  # p-value from which a difference counts as noise
 
 
@@ -49,16 +52,16 @@ def rows(runs: Path, models: list[str]) -> list[dict]:
     return sorted(table, key=lambda row: -row["test/top1"])
 
 
-def cells(row: dict) -> list[str]:
-    """A row as people read it; the interval of top-1 stands beside it."""
-    shown = [form.format(row[key]) if key in row else "–" for _, _, key, form in COLUMNS]
+def cells(row: dict, columns: Sequence[tuple] = COLUMNS) -> list[str]:
+    """A row as people read it; the interval of top-1, which comes first, stands beside it."""
+    shown = [form.format(row[key]) if key in row else "–" for _, _, key, form in columns]
     shown.insert(1, f"{row['test/top1/low']:.1%}–{row['test/top1/high']:.1%}")
     return [row["model"], *shown]
 
 
-def headings() -> list[str]:
+def headings(columns: Sequence[tuple] = COLUMNS) -> list[str]:
     """Of the columns of `cells`."""
-    first, *others = (title for title, *_ in COLUMNS)
+    first, *others = (title for title, *_ in columns)
     return ["model", first, "95 % interval", *others]
 
 
@@ -129,22 +132,23 @@ def show(runs: Path, models: list[str]) -> None:
     from pipeline import tracking
 
     name = runs.name
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = Console(width=None if sys.stdout.isatty() else 120)
     table = Table(title=f"{name}: test split, with the 95 % bootstrap interval of top-1")
-    for heading in (*headings(), "training time"):
+    columns = [column for column in COLUMNS if column[2] in PRINTED]
+    for heading in (*headings(columns), "training time"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for row in rows(runs, models):
         seconds = tracking.wall_seconds(runs / "train" / row["model"])
-        table.add_row(*cells(row), f"{seconds:,.0f} s" if seconds else "–")
+        table.add_row(*cells(row, columns), f"{seconds:,.0f} s" if seconds else "–")
     console.print(table)
     decision = json.loads((runs / "register/decision.json").read_text())
     card = json.loads((runs / "register/champion/train/model.json").read_text())
     print(f"Champion of {name}: {card['name']} ({decision['champion']['reason']}).")
     if card["drawings"]:
         print("It was trained on drawings and knows no photographs. The real faces: make petfaces")
-    print(f"Report:       reports/{name}/index.html")
-    print("Runs, curves: make ui")
-    print("One photo:    .venv/bin/python -m pipeline.predict PHOTO")
+    print(f"Report, with all figures: reports/{name}/index.html")
+    print("Runs, curves:             make ui")
+    print("One photo:                .venv/bin/python -m pipeline.predict PHOTO")
 
 
 def main() -> None:
