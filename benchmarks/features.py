@@ -70,7 +70,7 @@ def main() -> None:
     title = f"{card['net']['backbone']}, {card['input']['size']} px, {cfg.data.name}, {len(rows)} pictures"
     table = Table("", "seconds", "pictures/s", "time, of the first", title=f"{title}, flip={card['flip']}")
     for name, taken in seconds.items():
-        table.add_row(name, f"{taken:.2f}", f"{len(rows) / taken:.0f}", f"{taken / bare:.2f}")
+        table.add_row(name, taken.shown(), f"{len(rows) / taken:,.0f}", taken.over(bare))
     console = Console(width=120)
     console.print(described("torch", "timm", "onnxruntime"), f"threads {cfg.trainer.threads}")
     console.print(table)

@@ -119,7 +119,7 @@ def main() -> None:
     title = f"{cfg.data.name}, {len(rows)} pictures at {size} px, one core"
     table = Table("", "pictures per core-second", "ours is so many times as fast", title=title)
     for name, taken in seconds.items():
-        table.add_row(name, f"{len(rows) / taken:.0f}", f"{taken / seconds['ours']:.1f}")
+        table.add_row(name, taken.rate(len(rows)), taken.over(seconds["ours"], ".1f"))
     console.print(table)
 
     torch.set_num_threads(cfg.trainer.threads)

@@ -65,7 +65,7 @@ def main() -> None:
     )
     for name, taken in seconds.items():
         base = "dvc status" if name.startswith("dvc") else "an empty Python"
-        table.add_row(name, f"{taken:.2f}", base, f"{taken / seconds[base]:.2f}")
+        table.add_row(name, taken.shown(), base, taken.over(seconds[base]))
 
     def bare(work) -> None:  # forked, so that no process has to start up
         members = archives.members(place / "archive")
@@ -83,12 +83,14 @@ def main() -> None:
     }
     seconds = interleaved(programs, given.rounds)
     for name, taken in seconds.items():
-        table.add_row(name, f"{taken:.2f}", "decoding", f"{taken / seconds['decoding alone, all cores']:.2f}")
+        table.add_row(
+            name, taken.shown(), "decoding", taken.over(seconds["decoding alone, all cores"], ".1f")
+        )
 
     with tempfile.TemporaryDirectory() as folder:
         seconds = interleaved(_trainings(Path(folder), given.overrides), given.rounds)
     for name, taken in seconds.items():
-        table.add_row(name, f"{taken:.2f}", "the epochs", f"{taken / seconds['the epochs alone']:.3f}")
+        table.add_row(name, taken.shown(), "the epochs", taken.over(seconds["the epochs alone"]))
     console.print(table)
 
 

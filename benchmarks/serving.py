@@ -150,7 +150,7 @@ def main() -> None:
                 "one picture", "milliseconds", "of torch eager", title=f"{card['name']}, {card['data']}"
             )
             for name, taken in seconds.items():
-                table.add_row(name, f"{taken * 1000:.1f}", f"{taken / seconds['torch eager']:.2f}")
+                table.add_row(name, taken.shown(".1f", 1000), taken.over(seconds["torch eager"]))
             console.print(table)
 
             table = Table(f"{given.clients} clients", "answers/s", "bare, of it", "lost")
@@ -165,7 +165,8 @@ def main() -> None:
             bare = statistics.median(rates["bare ONNX Runtime"])
             for name, each in rates.items():
                 rate = statistics.median(each)
-                table.add_row(name, f"{rate:.1f}", f"{bare / rate:.2f}", str(lost.get(name, "")))
+                shown = f"{rate:.1f} ({min(each):.1f}–{max(each):.1f})"
+                table.add_row(name, shown, f"{bare / rate:.2f}", str(lost.get(name, "")))
             console.print(table)
             if given.soak:
                 answered, gone, rate = flood(programs["pipeline.serve"], given.clients, given.soak * 60)
