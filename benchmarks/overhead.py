@@ -67,7 +67,7 @@ def main() -> None:
         base = "dvc status" if name.startswith("dvc") else "an empty Python"
         table.add_row(name, taken.shown(), base, taken.over(seconds[base]))
 
-    def bare(work) -> None:  # forked, so that no process has to start up
+    def forked(work) -> None:  # no process has to start up
         members = archives.members(place / "archive")
         with ProcessPoolExecutor() as pool:
             list(pool.map(work, ((*member, cfg.pack.max_side) for member in members), chunksize=32))
@@ -77,15 +77,14 @@ def main() -> None:
             pack.pack(place / "archive", Path(folder) / "pack", cfg.pack.max_side, cfg.pack.classes)
 
     programs = {
-        "decoding alone, all cores": lambda: bare(decode),
-        "decoding, sizing and hashing, all cores": lambda: bare(prepare),
+        "decoding alone, all cores": lambda: forked(decode),
+        "decoding, sizing and hashing, all cores": lambda: forked(prepare),
         "pack": packed,
     }
     seconds = interleaved(programs, given.rounds)
+    bare = seconds["decoding alone, all cores"]
     for name, taken in seconds.items():
-        table.add_row(
-            name, taken.shown(), "decoding", taken.over(seconds["decoding alone, all cores"], ".1f")
-        )
+        table.add_row(name, taken.shown(), "decoding", taken.over(bare, ".1f"))
 
     with tempfile.TemporaryDirectory() as folder:
         seconds = interleaved(_trainings(Path(folder), given.overrides), given.rounds)

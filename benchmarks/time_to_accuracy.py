@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 160, 224], help="of the peers")
     parser.add_argument("--epochs", type=int, nargs="+", default=[4, 8], help="of the peers' schedules")
+    parser.add_argument("--only", nargs="+", help="words with which contestants' names begin")
     parser.add_argument("--peers", type=Path, default=ROOT / ".venv-peers/bin/python")
     parser.add_argument("overrides", nargs="*", help="further choices of ours, as for pipeline.train")
     given = parser.parse_args()
@@ -132,7 +133,8 @@ def main() -> None:
         torch.save(imagenet_from_package(cfg.model.net.backbone).state_dict(), folder / "weights.pt")
         for seed in given.seeds:
             for contest in _contests(given, cfg, folder, seed):
-                _row(file, contest, seed, given, threads, folder)
+                if not given.only or contest.name.startswith(tuple(given.only)):
+                    _row(file, contest, seed, given, threads, folder)
     console.print(_table(file, given.goal, cfg.data.name))
 
 
