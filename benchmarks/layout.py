@@ -61,7 +61,7 @@ def main() -> None:
         seconds = interleaved(programs, given.rounds)
         slowest = max(seconds.values())
         for (layout, threads), taken in seconds.items():
-            row = (name, f"{size} px", layout, str(threads), taken.rate(count), f"{slowest / taken:.2f}")
+            row = (name, f"{size} px", layout, str(threads), taken.rate(count), slowest.over(taken))
             table.add_row(*row)
     console = Console(width=120)
     console.print(described("torch", "timm"))

@@ -24,19 +24,20 @@ class Seconds(float):
 
     def shown(self, form: str = ".2f", scale: float = 1.0) -> str:
         """Median and range."""
-        return _spread([taken * scale for taken in self.rounds], form)
+        return spread([taken * scale for taken in self.rounds], form)
 
     def rate(self, count: int, form: str = ",.0f") -> str:
         """So many things a second: median and range."""
-        return _spread([count / taken for taken in self.rounds], form)
+        return spread([count / taken for taken in self.rounds], form)
 
     def over(self, base: "Seconds", form: str = ".2f") -> str:
         """How many times as long as another program: median and range of the rounds' ratios."""
         pairs = zip(self.rounds, base.rounds, strict=True)
-        return _spread([taken / other for taken, other in pairs], form)
+        return spread([taken / other for taken, other in pairs], form)
 
 
-def _spread(values: list[float], form: str) -> str:
+def spread(values: list[float], form: str) -> str:
+    """Median and range."""
     return f"{statistics.median(values):{form}} ({min(values):{form}}–{max(values):{form}})"
 
 

@@ -27,7 +27,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import described, interleaved
+from benchmarks.machine import described, interleaved, spread
 from models import classifier
 from pipeline import archives, chosen, config, export, portable, scores, tracking
 from pipeline.config import ROOT
@@ -165,8 +165,7 @@ def main() -> None:
             bare = statistics.median(rates["bare ONNX Runtime"])
             for name, each in rates.items():
                 rate = statistics.median(each)
-                shown = f"{rate:.1f} ({min(each):.1f}–{max(each):.1f})"
-                table.add_row(name, shown, f"{bare / rate:.2f}", str(lost.get(name, "")))
+                table.add_row(name, spread(each, ".1f"), f"{bare / rate:.2f}", str(lost.get(name, "")))
             console.print(table)
             if given.soak:
                 answered, gone, rate = flood(programs["pipeline.serve"], given.clients, given.soak * 60)
