@@ -1,25 +1,40 @@
 """Reads archives of files that nobody vouches for: tar, compressed or not, and zip."""
 
+import contextlib
 import stat
 import tarfile
 import zipfile
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from pipeline import text
 from pipeline.config import UserError
 
 MAX_BYTES = 64_000_000  # of one encoded picture
 MAX_RATIO = 1000  # of a member's bytes to the archive's: deflate reaches no more, pictures hardly 2
+DOS = 0  # a zip member's create_system on FAT and NTFS
 BUFFER = 1 << 20  # tarfile skips a member by reading it in such pieces
+# Of an empty member, why the file's bytes are not there; `fetch` writes it (a PAX header, which tar allows).
+UNREADABLE = "PETFACES.unreadable"
 LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")  # what systems leave beside pictures
 
 
 def _refuse(archive: Path, name: str) -> UserError:
-    return UserError(f"{archive}: member '{name}' is no plain file inside the archive; refused")
+    return UserError(
+        f"{archive}: member '{text.shortened(name, 200)}' is no plain file inside the archive; refused"
+    )
 
 
-def members(archive: Path) -> Iterator[tuple[str, bytes | None]]:
-    """Streams (path, bytes) of an archive's files, in the archive's order; bytes above MAX_BYTES are None.
+def is_litter(parts: Iterable[str]) -> bool:
+    """Whether a file is hidden, or left by a system beside pictures."""
+    return any(part.startswith(".") or part in LITTER for part in parts)
+
+
+def members(archive: Path) -> Iterator[tuple[str, bytes | str | None]]:
+    """Streams (path, bytes) of an archive's files, in the archive's order.
+
+    A path may hold anything but ``..``: bytes that are not UTF-8 are lone surrogates (PEP 383). Instead of
+    a file's bytes comes None where they are more than MAX_BYTES, or the reason why `fetch` could not read it.
 
     Args:
         archive: tar, compressed or not, or zip.
@@ -33,18 +48,18 @@ def members(archive: Path) -> Iterator[tuple[str, bytes | None]]:
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts:
                 raise _refuse(archive, name)
-            if not any(part.startswith(".") or part in LITTER for part in path.parts):
+            if not is_litter(path.parts):
                 yield str(path), data
     except UserError:
         raise
     except Exception as error:  # Python's readers raise whatever they meet in hostile bytes, TypeError too
-        told = " ".join(str(error).split()) or type(error).__name__
+        told = text.shortened(" ".join(str(error).split()) or type(error).__name__, 300)
         raise UserError(f"{archive} is damaged ({told}); fetch it anew: dvc repro -f fetch") from error
 
 
-def _tar_members(archive: Path) -> Iterator[tuple[str, bytes | None]]:
+def _tar_members(archive: Path) -> Iterator[tuple[str, bytes | str | None]]:
     most = max(MAX_BYTES, MAX_RATIO * archive.stat().st_size)
-    with tarfile.open(archive, "r|*", bufsize=BUFFER) as stream:
+    with tarfile.open(archive, "r|*", bufsize=BUFFER, encoding="utf-8", errors="surrogateescape") as stream:
         for member in stream:
             if member.isdir():
                 continue
@@ -53,17 +68,36 @@ def _tar_members(archive: Path) -> Iterator[tuple[str, bytes | None]]:
             # A size is told before the bytes come: what only claims a terabyte costs nothing.
             if member.size > most:
                 raise ValueError(f"member '{member.name}' claims {member.size:,} bytes")
-            yield member.name, stream.extractfile(member).read() if member.size <= MAX_BYTES else None
+            if reason := member.pax_headers.get(UNREADABLE):
+                yield member.name, text.shortened(reason, 200)
+            else:
+                yield member.name, stream.extractfile(member).read() if member.size <= MAX_BYTES else None
 
 
-def _zip_members(archive: Path) -> Iterator[tuple[str, bytes | None]]:
+def _zip_members(archive: Path) -> Iterator[tuple[str, bytes | str | None]]:
     with zipfile.ZipFile(archive) as stream:
-        for member in stream.infolist():
-            if member.is_dir():
+        files = stream.infolist()
+        slashes = any("/" in member.filename for member in files)
+        for member in files:
+            name = _zip_name(member)
+            # Windows' own tools put "/" there, .NET's former ones and PowerShell's a backslash.
+            if member.create_system == DOS or not slashes:
+                if PureWindowsPath(name).drive:
+                    raise _refuse(archive, name)
+                name = name.replace("\\", "/")
+            if name.endswith("/"):
                 continue
             kind = member.external_attr >> 16
             if kind and stat.S_IFMT(kind) not in (0, stat.S_IFREG):
-                raise _refuse(archive, member.filename)
+                raise _refuse(archive, name)
             with stream.open(member) as file:  # what the directory says of the size need not be true
                 data = file.read(MAX_BYTES + 1)
-            yield member.filename, data if len(data) <= MAX_BYTES else None
+            yield name, data if len(data) <= MAX_BYTES else None
+
+
+def _zip_name(member: zipfile.ZipInfo) -> str:
+    """A member's name: UTF-8 where it is marked or valid, as macOS and Linux write it, else code page 437."""
+    if not member.flag_bits & 0x800:
+        with contextlib.suppress(UnicodeError):
+            return member.filename.encode("cp437").decode()
+    return member.filename

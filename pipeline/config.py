@@ -17,6 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline import text
+
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 PARAMS = ROOT / "params.yaml"
@@ -27,6 +29,8 @@ SHARED = ("data", "trainer")  # groups that params.yaml may choose; the others b
 for _name, _value in {"NO_ALBUMENTATIONS_UPDATE": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}.items():
     os.environ.setdefault(_name, _value)
 
+# Every program imports this module before it prints.
+text.tolerant_output()
 
 # Hydra would write below the working directory; the project's folders are below its root.
 OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
@@ -197,12 +201,12 @@ def choose(group: str, choice: str) -> None:
     """
     if choice not in choices(group):
         raise UserError(f"{group}={choice} is not known; choose one of {', '.join(choices(group)) or 'none'}")
-    text = PARAMS.read_text()
-    changed, found = re.subn(rf"(?m)^({group}: *)[^\s#]+", rf"\g<1>{choice}", text)
+    former = PARAMS.read_text(encoding="utf-8")
+    changed, found = re.subn(rf"(?m)^({group}: *)[^\s#]+", rf"\g<1>{choice}", former)
     if not found:
         raise UserError(f"params.yaml has no key {group}")
-    if changed != text:
-        PARAMS.write_text(changed)
+    if changed != former:
+        PARAMS.write_text(changed, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
 """Stage fetch: brings one archive of pictures, checks it, and leaves it as one file."""
 
+import contextlib
+import io
 import os
 import shutil
+import stat
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import config, download
+from pipeline import archives, config, download, text
 from pipeline.config import ROOT, UserError
 
 
@@ -86,19 +90,77 @@ def write_folder(path: Path, target: Path) -> str:
         raise UserError(
             f"fetch.path={path} is not there; name a directory of class folders, or an archive of them"
         )
-    inside = ((file.relative_to(path), file) for file in path.rglob("*") if file.is_file())
-    files = sorted(
-        (name, file) for name, file in inside if not any(part.startswith(".") for part in name.parts)
-    )
+    files = sorted(_walk(path))
     if not files:
         raise UserError(f"{path} is empty; put pictures there, a folder a class, or name another fetch.path")
-    with tarfile.open(target, "w") as archive:
-        for name, file in files:
-            member = tarfile.TarInfo(name.as_posix())
-            member.size = file.stat().st_size
-            with open(file, "rb") as data:
-                archive.addfile(member, data)
+    with tarfile.open(target, "w", encoding="utf-8", errors="surrogateescape") as archive:
+        for parts, file in files:
+            data = _read(file)
+            # What can't be read goes along as an empty member with the reason, for pack's quarantine.
+            reason, data = (data, b"") if isinstance(data, str) else (None, data)
+            # A name's bytes, whatever this machine's encoding is: an archive's names are UTF-8.
+            name = os.fsencode("/".join(parts)).decode("utf-8", "surrogateescape")
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            if reason:
+                member.pax_headers = {archives.UNREADABLE: reason}
+            archive.addfile(member, io.BytesIO(data))
     return str(path)
+
+
+def _walk(root: Path) -> Iterator[tuple[tuple[str, ...], Path]]:
+    """Everything below a folder that is no folder, by its parts; links to folders are followed.
+
+    A link to a folder that it lies in would go round for ever: it is given as a file, as is a folder that
+    can't be listed, and `_read` says why.
+    """
+    # Of each folder still to be listed: its parts, and what identifies it and the folders that it lies in.
+    waiting = [((), frozenset([_identity(root)]))]
+    while waiting:
+        parts, above = waiting.pop()
+        folder = root.joinpath(*parts)
+        try:
+            files = list(folder.iterdir())
+        except OSError:
+            yield parts, folder
+            continue
+        for file in files:
+            if archives.is_litter([file.name]):
+                continue
+            below = (*parts, file.name)
+            identity = _identity(file)
+            if identity is None or identity in above:
+                yield below, file
+            else:
+                waiting.append((below, above | {identity}))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode of a folder; None where it is none."""
+    try:
+        known = path.stat()
+    except OSError:
+        return None
+    return (known.st_dev, known.st_ino) if stat.S_ISDIR(known.st_mode) else None
+
+
+def _read(file: Path) -> bytes | str:
+    """A file's bytes, or why they can't be had; a pipe or a device is not opened."""
+    try:
+        known = file.stat()
+        if stat.S_ISDIR(known.st_mode):
+            list(file.iterdir())
+            return "a link to a folder that it lies in"
+        if not stat.S_ISREG(known.st_mode):
+            return "no plain file: a pipe, a socket or a device"
+        if known.st_size > archives.MAX_BYTES:
+            return f"more than {archives.MAX_BYTES:,} bytes"
+        return file.read_bytes()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            if isinstance(error, FileNotFoundError):
+                return f"a broken link to {text.shortened(file.readlink(), 120)}"
+        return f"can't be read ({error.strerror})"
 
 
 @config.stage

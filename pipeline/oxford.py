@@ -65,7 +65,9 @@ def annotations(archive: Path) -> dict[str, Annotation]:
 
 def _files(archive: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
     """Streams an archive's files; what is too big for a photo is none."""
-    return ((PurePosixPath(name), data) for name, data in archives.members(archive) if data is not None)
+    return (
+        (PurePosixPath(name), data) for name, data in archives.members(archive) if isinstance(data, bytes)
+    )
 
 
 def _add(target: tarfile.TarFile, path: str, data: bytes) -> None:

@@ -5,13 +5,16 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from omegaconf import DictConfig
 
-from pipeline import archives, config, schema, seal
+from pipeline import archives, config, schema, seal, tables, text
 from pipeline.config import ROOT, UserError
 
 # Folders above class folders that tell an official split; val may be missing.
@@ -22,9 +25,11 @@ OFFICIAL = {
 }
 HASH_SIDE = 16  # perceptual hash of 256 bits: 64 confuse faces that fill the frame alike
 SPECIES = ("cat", "dog")
+STRAY = "in no class folder"
+NAMED, TREE = 8, 20  # classes that are printed, and folders of an error
 
 
-def decode(task: tuple[str, bytes | None, int]) -> dict:
+def decode(task: tuple[str, bytes | str | None, int]) -> dict:
     """One picture: its pixels, its hashes, or the reason why it can't be used."""
     import imagehash
     from PIL import Image
@@ -32,6 +37,8 @@ def decode(task: tuple[str, bytes | None, int]) -> dict:
     from pipeline import portable
 
     path, data, max_side = task
+    if isinstance(data, str):
+        return {"path": path, "reason": data}
     if data is None:
         return {"path": path, "reason": f"more than {archives.MAX_BYTES:,} bytes"}
     try:
@@ -48,32 +55,62 @@ def decode(task: tuple[str, bytes | None, int]) -> dict:
     }
 
 
-def labels(path: str, classes: str) -> dict:
-    """What a path ``[…/][<split>/]<folder>/<breed>_<number>.<ending>`` tells of its picture.
+@dataclass(frozen=True)
+class Layout:
+    """Where the class folders of a data set lie.
+
+    Attributes:
+        shared: number of leading folders that all pictures share.
+        split: whether the folder after them tells an official split.
+    """
+
+    shared: int
+    split: bool
+
+    @classmethod
+    def of(cls, folders: Collection[tuple[str, ...]]) -> "Layout":
+        """Finds it.
+
+        Args:
+            folders: those in which pictures lie, by their parts; where none lies in a folder, empty.
+        """
+        # What the least and the greatest share, all between them share.
+        ends = zip(min(folders, default=()), max(folders, default=()), strict=False)
+        shared = len(list(takewhile(lambda pair: pair[0] == pair[1], ends)))
+        if all(len(folder) == shared for folder in folders):
+            shared = max(0, shared - 1)  # all in one folder: that is the class
+        first = [folder[shared:] for folder in folders if len(folder) > shared]
+        splits = {OFFICIAL.get(rest[0].lower()) for rest in first}
+        deep = {OFFICIAL.get(rest[0].lower()) for rest in first if len(rest) > 1} - {None}
+        # One folder called train among others may be a vehicle class; train and test beside each other, or
+        # nothing but such folders, are splits if there are folders in them.
+        return cls(shared, bool(deep) and (len(deep) > 1 or None not in splits))
+
+
+def labels(path: str, classes: str, layout: Layout | None = None) -> dict:
+    """What a path ``[…/][<split>/]<class>/[…/]<breed>_<number>.<ending>`` tells of its picture.
 
     Args:
         path: within the archive.
         classes: `folder`, or `breed`: the file's name up to its number, after the folder's species.
+        layout: of the data set; by default what this path alone would make it.
 
     Returns:
-        `label` (empty where there is no class folder), `species`, `breed` and `official` (`train`, `val`,
-        `test` or empty).
+        `path`, `label` (empty where there is no class folder), `species`, `breed` and `official` (`train`,
+        `val`, `test` or empty).
     """
     parts = PurePosixPath(path)
-    folder = parts.parent.name
-    species = folder.split("_", 1)[0].lower()
+    layout = layout or Layout.of([parts.parent.parts])
+    folders = parts.parent.parts[layout.shared :]
+    official = OFFICIAL.get(folders[0].lower(), "") if layout.split and folders else ""
+    folders = folders[1:] if official else folders
+    label = folders[0] if folders else ""
+    species = (label or parts.parent.name).split("_", 1)[0].lower()
     species = species if species in SPECIES else ""
     breed = re.sub(r"_\d+$", "", parts.stem)
-    label = folder
-    if classes == "breed" and folder:
+    if classes == "breed" and parts.parent.parts:
         label = f"{species}_{breed}" if species else breed
-    return {
-        "path": path,
-        "label": label,
-        "species": species,
-        "breed": breed,
-        "official": OFFICIAL.get(parts.parent.parent.name.lower(), ""),
-    }
+    return {"path": path, "label": label, "species": species, "breed": breed, "official": official}
 
 
 def pack(archive: Path, folder: Path, max_side: int, classes: str = "folder") -> dict:
@@ -115,8 +152,6 @@ def pack(archive: Path, folder: Path, max_side: int, classes: str = "folder") ->
 
 def _pack(archive: Path, folder: Path, max_side: int, classes: str) -> dict:
     """Writes a pack's files into an empty folder; returns what ``pack.json`` says."""
-    import pandas
-
     rows, quarantine, offset, seen = [], [], 0, set()
     # Threads, for decoding, sizing and hashing let go of the interpreter; a process would cost a second of
     # imports and copy every picture twice. Decoding goes on while the archive is being read.
@@ -124,61 +159,118 @@ def _pack(archive: Path, folder: Path, max_side: int, classes: str) -> dict:
     with ThreadPoolExecutor(workers) as pool, open(folder / "pixels.bin", "wb") as pixels:
         tasks = ((path, data, max_side) for path, data in archives.members(archive))
         for result in _in_order(pool, tasks, workers * 32):
-            known = labels(result["path"], classes)
-            if "reason" not in result and not known["label"]:
-                result["reason"] = "in no class folder"
+            if "reason" not in result and "/" not in result["path"]:
+                result["reason"] = STRAY
             elif "reason" not in result and result["path"] in seen:
                 result["reason"] = "its path comes twice in the archive; the first is used"
             if "reason" in result:
-                quarantine.append({"path": result["path"], "reason": result["reason"]})
+                quarantine.append({"path": result["path"], "reason": text.printable(result["reason"])})
                 continue
             seen.add(result["path"])
             raw = result.pop("pixels")
-            rows.append({**known, **result, "offset": offset})
+            rows.append({**result, "offset": offset})
             pixels.write(raw)
             offset += len(raw)
-    if any(row["official"] for row in rows):
-        # Beside train/cat/1.jpg, test/2.jpg has no class; without such folders "train" may be a vehicle.
-        for row in rows:
-            row["stray"] = row["label"].lower() in OFFICIAL and not row["official"]
-        quarantine += [{"path": row["path"], "reason": "in no class folder"} for row in rows if row["stray"]]
-        rows = [row for row in rows if not row["stray"]]
-    index = pandas.DataFrame(rows)
-    if not rows or index["label"].nunique() < 2:
-        raise UserError(_too_few(archive, rows, quarantine))
+    # Which folders all pictures share is known only now.
+    layout = Layout.of({PurePosixPath(path).parent.parts for path in seen})
+    for row in rows:
+        row |= labels(row["path"], classes, layout)
+        problem = text.class_name_problem(row["label"]) if row["label"] else None
+        row["reason"] = f"its class's name {problem}" if problem else None if row["label"] else STRAY
+    paths = [row["path"] for row in rows]
+    quarantine += [{key: row[key] for key in ("path", "reason")} for row in rows if row["reason"]]
+    rows = [row for row in rows if not row["reason"]]
+    counts = Counter(row["label"] for row in rows)
+    if len(counts) < 2:
+        raise UserError(_too_few(archive, counts, paths, quarantine))
 
-    index = index.sort_values("path", kind="stable")
-    index.to_csv(folder / "index.csv", columns=[*schema.TEXT, *schema.NUMBERS], index=False)
-    pandas.DataFrame(quarantine, columns=["path", "reason"]).sort_values("path").to_csv(
-        folder / "quarantine.csv", index=False
-    )
+    for row in (*rows, *quarantine):
+        row["path"] = text.path(row["path"])
+    rows.sort(key=lambda row: row["path"])
+    quarantine.sort(key=lambda row: row["path"])
+    tables.write(folder / "index.csv", rows, [*schema.TEXT, *schema.NUMBERS])
+    tables.write(folder / "quarantine.csv", quarantine, ["path", "reason"])
     summary = {
         "schema": schema.VERSION,
         "max_side": max_side,
         "pictures": len(rows),
-        "classes": int(index["label"].nunique()),
+        "classes": len(counts),
         "quarantined": len(quarantine),
-        "content": schema.content_hash(index),
+        "content": schema.content_hash({key: [row[key] for row in rows] for key in schema.PICTURE}),
     }
-    (folder / "pack.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (folder / "pack.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
 
-def _too_few(archive: Path, rows: list[dict], quarantine: list[dict]) -> str:
-    """Why there is nothing to learn from an archive, and what it should hold."""
+def _too_few(archive: Path, counts: Counter, paths: list[str], quarantine: list[dict]) -> str:
+    """Why there is nothing to learn from an archive, and what it should hold.
+
+    Args:
+        archive: as it is named to the person.
+        counts: pictures by class.
+        paths: of the sound pictures that lie in folders.
+        quarantine: paths and reasons.
+    """
     wanted = "it should hold folders of pictures, a folder a class"
-    if rows:
-        return f"{archive} has pictures of one class only, '{rows[0]['label']}'; {wanted}, two at least"
+    if counts:
+        (label,) = counts
+        return (
+            f"{archive} has pictures of one class only, '{_shown(label)}'; {wanted}, two at least. "
+            f"The classes are the folders below those that all pictures share. It has:\n{_tree(paths)}"
+        )
     if not quarantine:
         return f"{archive} holds no files; {wanted}"
-    flat = [entry for entry in quarantine if entry["reason"] == "in no class folder"]
-    if flat:
-        return (
-            f"{archive}: '{flat[0]['path']}' lies in no class folder; "
-            "put each picture in a folder named as its class"
+    first = next((entry for entry in quarantine if entry["reason"] == STRAY), quarantine[0])
+    path, reason = text.shortened(first["path"], 200), first["reason"]
+    if reason == STRAY:
+        return f"{archive}: '{path}' lies in no class folder; put each picture in a folder named as its class"
+    return f"{archive} holds no usable picture ('{path}': {reason}); {wanted}"
+
+
+def _tree(paths: list[str]) -> str:
+    """The folders of pictures with their counts, a line each: three levels and TREE lines at most."""
+    counts = Counter(
+        parts[:depth]
+        for parts in (PurePosixPath(path).parent.parts for path in paths)
+        for depth in range(1, min(len(parts), 3) + 1)
+    )
+    lines = [
+        f"{'  ' * len(parts)}{text.shortened(parts[-1], 60)}/  {counts[parts]:,}" for parts in sorted(counts)
+    ]
+    more = [f"  and {len(lines) - TREE} more folders"] if len(lines) > TREE else []
+    return "\n".join(lines[:TREE] + more)
+
+
+def describe(folder: Path) -> list[str]:
+    """What a person should know of a pack, a line each: its classes, what was left out, what looks odd."""
+    counts = Counter(row["label"] for row in tables.read(folder / "index.csv"))
+    reasons = Counter(row["reason"] for row in tables.read(folder / "quarantine.csv"))
+    lines = [f"the classes are {_several([f'{_shown(name)} ({counts[name]:,})' for name in sorted(counts)])}"]
+    if reasons:
+        left_out = [f"{number:,} × {text.shortened(reason, 80)}" for reason, number in reasons.most_common()]
+        lines.append(f"quarantined: {_several(left_out, 3)}")
+    for group in text.look_alikes(sorted(counts))[:NAMED]:
+        # Names that look alike are told apart by their escapes.
+        alike = [f"{text.shortened(name, 60)!a} ({counts[name]:,})" for name in group]
+        lines.append(
+            f"warning: {' and '.join(alike)} look like one class and are {len(group)} here; "
+            "if they are one, give their folders one name"
         )
-    first = quarantine[0]
-    return f"{archive} holds no usable picture ('{first['path']}': {first['reason']}); {wanted}"
+    for name in counts:
+        if name.lower() in OFFICIAL:
+            lines.append(
+                f"warning: {_shown(name)} is taken for a class, for other folders than splits lie beside it, "
+                "or no folders in it"
+            )
+    return lines
+
+
+def _shown(name: str) -> str:
+    return text.shortened(name, 40)
+
+
+def _several(words: list[str], most: int = NAMED) -> str:
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
 def _in_order(pool: Executor, tasks: Iterator[tuple], ahead: int) -> Iterator[dict]:
@@ -200,6 +292,8 @@ def main(cfg: DictConfig) -> None:
         f"pack: {summary['pictures']:,} pictures in {summary['classes']} classes, "
         f"{summary['quarantined']} quarantined (see data/{cfg.data.name}/pack/quarantine.csv)"
     )
+    for line in describe(place / "pack"):
+        print(f"pack: {line}")
 
 
 if __name__ == "__main__":

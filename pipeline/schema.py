@@ -3,6 +3,8 @@
 import hashlib
 from pathlib import Path
 
+from pipeline import tables
+
 VERSION = 2  # raised when pixels or index change their meaning
 # Of text, even where it looks like numbers: folders called 001 and 002, or None, are classes too.
 TEXT = ("path", "label", "species", "breed", "official", "sha256", "phash")
@@ -23,14 +25,19 @@ def content_hash(table, *more: str) -> str:
 
 def read_index(pack: Path):
     """The table of a pack's pictures, a row a picture, by path."""
-    import pandas
-
-    return pandas.read_csv(pack / "index.csv", keep_default_na=False, dtype=dict.fromkeys(TEXT, str))
+    return _read(pack / "index.csv", TEXT)
 
 
 def read_split(file: Path):
     """The table of an assignment: path, label, group and split, in the index's order."""
+    return _read(file, ("path", "label", "split"))
+
+
+def _read(file: Path, text: tuple[str, ...]):
+    """A table whose columns of `text` are read as text, as `tables.write` wrote it."""
     import pandas
 
-    text = dict.fromkeys(("path", "label", "split"), str)
-    return pandas.read_csv(file, keep_default_na=False, dtype=text)
+    table = pandas.read_csv(file, keep_default_na=False, dtype=dict.fromkeys(text, str))
+    for column in text:
+        table[column] = table[column].map(tables.unprotect)
+    return table

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
-from pipeline import config, schema, seal
+from pipeline import config, schema, seal, tables, text
 from pipeline.config import ROOT, UserError
 
 SPLITS = ("train", "val", "test")
@@ -64,7 +64,9 @@ def assign(labels: list[str], groups: np.ndarray, shares: dict[str, float], seed
     own_groups = {label: groups[first[labels[first] == label]] for label in np.unique(labels)}
     small = {label: len(own) for label, own in own_groups.items() if len(own) <= len(shares)}
     if small:
-        named = ", ".join(f"'{label}' ({count})" for label, count in list(small.items())[:8])
+        named = ", ".join(
+            f"'{text.shortened(label, 60)}' ({count})" for label, count in list(small.items())[:8]
+        )
         more = f" and {len(small) - 8} more" if len(small) > 8 else ""
         raise UserError(
             f"{len(small)} class(es) have fewer different pictures than the {len(shares) + 1} splits: "
@@ -122,14 +124,16 @@ def split(pack: Path, target: Path, cfg: DictConfig) -> None:
     free = result == "train"
     if set(index["label"]) != set(index["label"][free]):
         missing = sorted(set(index["label"]) - set(index["label"][free]))
-        raise UserError(f"class(es) without a picture to train on: {', '.join(missing[:8])}; add some")
+        named = ", ".join(map(text.printable, missing[:8]))
+        raise UserError(f"class(es) without a picture to train on: {named}; add some")
     if shares:
         # Groups are numbered anew: assign wants them without gaps.
         own = np.unique(groups[free], return_inverse=True)[1]
         result[free] = assign(list(index["label"][free]), own, shares, cfg.seed)
     index["group"], index["split"] = groups, result
     index = index.sort_index()  # by path again, as the pack's index
-    index.to_csv(target, columns=["path", "label", "group", "split"], index=False)
+    columns = ["path", "label", "group", "split"]
+    tables.write(target, index[columns].to_dict("records"), columns)
     counts = index["split"].value_counts()
     repeated = int((np.bincount(groups) > 1).sum())
     print(
@@ -140,7 +144,7 @@ def split(pack: Path, target: Path, cfg: DictConfig) -> None:
         kept = " and ".join(name for name in ("val", "test") if name in official)
         print(f"split: {kept or 'no split'} as the data brings it")
     for path in index["path"][index["split"] == "dropped"]:
-        print(f"split: dropped {path}: a near-duplicate stands in test or val")
+        print(f"split: dropped {text.printable(path)}: a near-duplicate stands in test or val")
 
 
 @config.stage

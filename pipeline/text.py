@@ -4,8 +4,12 @@ Each kind of output has its own escape; `printable` comes first in all of them, 
 reaches a terminal, a table or a log.
 """
 
+import codecs
 import re
+import sys
 import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
 _BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _UNSAFE = ("Cc", "Cs", "Zl", "Zp")  # control characters, lone surrogates, line and paragraph separators
 _MARKDOWN = re.compile(r"([\\`*{}\[\]|~$]|(?<!\w)_|_(?!\w))")  # an underscore within a word is one
+MAX_CLASS_NAME = 200  # characters; file systems end at 255 bytes
 
 
 def unsafe(character: str) -> bool:
@@ -31,6 +36,79 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode()
 
 
+def shortened(text: object, most: int) -> str:
+    """`printable`, cut to `most` characters."""
+    shown = printable(text)
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
+def path(name: str) -> str:
+    r"""A path as it stands in tables: UTF-8, one line, and different for different paths.
+
+    A byte that is not UTF-8 becomes ``\xe4``, an unsafe character ``\n`` or ``\u202e``, and a backslash
+    ``\\``, which is what a shell's ``$'…'`` understands. Any other path stays as it is.
+    """
+    return "".join(map(_escape_in_path, name))
+
+
+def _escape_in_path(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python holds the byte (PEP 383)
+        return f"\\x{code - 0xDC00:02x}"
+    if 0x80 <= code <= 0x9F:  # a control character, not the byte of that number
+        return f"\\u{code:04x}"
+    return _escape(character) if unsafe(character) or character == "\\" else character
+
+
+def class_name_problem(name: str) -> str | None:
+    """Why a class can't be called so; None where it can.
+
+    A class name is a line of ``labels.txt``, a folder, a cell and a word on a terminal: 1 to 200 characters,
+    none of them a control character, a line break, a mark that reorders text, or a byte that is not UTF-8.
+    """
+    if not name.strip() or name in (".", ".."):
+        return "is empty"
+    if any(unicodedata.category(character) == "Cs" for character in name):
+        return "is not UTF-8"
+    if any(map(unsafe, name)):
+        return "has control characters"
+    if len(name) > MAX_CLASS_NAME:
+        return f"has more than {MAX_CLASS_NAME} characters"
+    return None
+
+
+def look_alikes(names: Iterable[str]) -> list[list[str]]:
+    """Groups of different names that are the same but for case, spaces, width or the encoding of accents."""
+    groups = defaultdict(list)
+    for name in names:
+        folded = unicodedata.normalize("NFKC", name).casefold()
+        groups["".join(unicodedata.normalize("NFKC", folded).split())].append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def tolerant_output() -> None:
+    """Standard output and error take any text under any encoding: what they can't show is shown escaped.
+
+    A file name's bytes that are not UTF-8 come out as those bytes.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=_TOLERANT)
+
+
+def _tolerate(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    character = error.object[error.start]
+    if "\udc80" <= character <= "\udcff":
+        return bytes([ord(character) - 0xDC00]), error.start + 1
+    return _escape(character), error.start + 1
+
+
+_TOLERANT = "petfaces.tolerant"
+codecs.register_error(_TOLERANT, _tolerate)
+
+
 def rich(text: object) -> "Text":
     """For a cell of a Rich table: markup such as ``[red]`` is shown, not obeyed."""
     from rich.text import Text
@@ -42,6 +120,14 @@ def markdown(text: object) -> str:
     """For a line or a table cell of Markdown: neither Markdown nor HTML in it has an effect."""
     escaped = _MARKDOWN.sub(r"\\\1", printable(text))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def code(text: object) -> str:
+    """For a line or a table cell of Markdown, as code."""
+    shown = printable(text).replace("|", r"\|")  # of GitHub's tables, which split cells before all else
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    space = " " if shown.startswith("`") or shown.endswith("`") else ""
+    return f"{fence}{space}{shown}{space}{fence}"
 
 
 def without_password(text: object) -> str:
