@@ -6,14 +6,13 @@ a rare pose is as suspicious as a wrong label. Nothing is relabelled, and no oth
 the answer.
 """
 
-import csv
 import os
 from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig
 
-from pipeline import config
+from pipeline import config, tables, text
 from pipeline.config import ROOT, UserError
 
 COLUMNS = ("path", "label", "suggested", "own_probability", "suggested_probability")
@@ -125,10 +124,7 @@ def audit(cfg: DictConfig, place: Path) -> list[dict]:
             }
         )
     unfinished = place / "audit.csv.part"
-    with open(unfinished, "w", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    tables.write(unfinished, rows, COLUMNS)
     os.replace(unfinished, place / "audit.csv")
     return rows
 
@@ -136,7 +132,7 @@ def audit(cfg: DictConfig, place: Path) -> list[dict]:
 @config.stage
 def main(cfg: DictConfig) -> None:
     rows = audit(cfg, ROOT / "data" / cfg.data.name)
-    first = f", first {rows[0]['path']}: {rows[0]['suggested']}?" if rows else ""
+    first = text.printable(f", first {rows[0]['path']}: {rows[0]['suggested']}?" if rows else "")
     print(f"audit: {len(rows)} labels to look at again{first} (data/{cfg.data.name}/audit.csv)")
 
 

@@ -53,6 +53,10 @@ OmegaConf.register_new_resolver("sweep", _sweep_of_this_command, use_cache=True,
 class UserError(Exception):
     """Something a person can mend: the message says in one line what, where and what to do."""
 
+    def __str__(self) -> str:
+        """The message; what it quotes of files and names can't steer a terminal."""
+        return text.lines(super().__str__())
+
 
 class SharedError(UserError):
     """Ends all processes of a training alike: the first one tells it."""

@@ -1,6 +1,5 @@
 """Stage evaluate: one candidate on the test split, once, on one device."""
 
-import csv
 import json
 import os
 import shutil
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pipeline import config, seal, unfinished
+from pipeline import config, seal, tables, unfinished
 from pipeline.config import ROOT, UserError
 
 THINGS = 60  # pictures of other things
@@ -133,10 +132,7 @@ def _silence(model, card: dict, sure, right) -> dict[str, float]:
 
 
 def _table(file: Path, columns: list[str], rows: list[list]) -> None:
-    with open(file, "w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+    tables.write(file, [dict(zip(columns, row, strict=True)) for row in rows], columns)
 
 
 @config.stage

@@ -1,7 +1,6 @@
 """Takes a model along: ``python -m pipeline.export --model petfaces@champion --out DIR``"""
 
 import argparse
-import csv
 import json
 import os
 import shutil
@@ -9,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipeline import chosen, config, portable, seal
+from pipeline import chosen, config, portable, seal, tables, text
 from pipeline import page as try_page
 from pipeline.chosen import Chosen
 from pipeline.config import ROOT, UserError
@@ -82,15 +81,17 @@ def _model(found: Chosen, card: dict, folder: Path) -> None:
         "model_sha256": tracking.model_hash(found.train),
     }
     told = {
-        "labels": json.dumps(card["classes"], ensure_ascii=False),
+        "labels": json.dumps(card["classes"]),
         "unsure_below": str(card.get("unsure_below", 0.0)),
-        "card": json.dumps(card, ensure_ascii=False),
+        "card": json.dumps(card),
         "provenance": json.dumps(provenance),
     }
     onnx.helper.set_model_props(model, told)
     onnx.save_model(model, folder / "model.onnx")
     shutil.copyfile(found.train / "model.json", folder / "model.json")
-    (folder / "labels.txt").write_text("".join(f"{name}\n" for name in card["classes"]))
+    (folder / "labels.txt").write_text(
+        "".join(f"{text.printable(name)}\n" for name in card["classes"]), encoding="utf-8"
+    )
 
 
 def _weights(train: Path, card: dict, folder: Path) -> None:
@@ -113,7 +114,7 @@ def _weights(train: Path, card: dict, folder: Path) -> None:
         },
         "temperature": card.get("temperature", 1.0),
     }
-    (folder / "config.json").write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n")
+    (folder / "config.json").write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
 
 
 def _card(found: Chosen, card: dict, int8: dict | None, page: bool) -> str:
@@ -126,14 +127,17 @@ def _card(found: Chosen, card: dict, int8: dict | None, page: bool) -> str:
     test, weak = None, ""
     if found.evaluation:
         test = json.loads((found.evaluation / "metrics.json").read_text())
-        with open(found.evaluation / "classes.csv", newline="") as file:
-            rows = sorted(csv.DictReader(file), key=lambda row: float(row["recall"]))
+        rows = sorted(tables.read(found.evaluation / "classes.csv"), key=lambda row: float(row["recall"]))
         shown = [row for row in rows if int(row["pictures"])][:WEAK]
-        weak = ", ".join(f"{row['label']} {float(row['recall']):.0%} of {row['pictures']}" for row in shown)
+        weak = ", ".join(
+            f"{text.markdown(row['label'])} {float(row['recall']):.0%} of {text.markdown(row['pictures'])}"
+            for row in shown
+        )
         if "test/answered" not in test:
             raise UserError("this model was judged by an older version; run: dvc repro evaluate")
     data = yaml.safe_load((found.train / "config.yaml").read_text())["data"]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=False)
+    environment.filters |= {"markdown": text.markdown, "code": text.code}
     return environment.from_string((HERE / "export_card.md").read_text()).render(
         card=card,
         metrics=json.loads((found.train / "metrics.json").read_text()),

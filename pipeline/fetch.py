@@ -1,6 +1,5 @@
 """Stage fetch: brings one archive of pictures, checks it, and leaves it as one file."""
 
-import contextlib
 import io
 import os
 import shutil
@@ -13,6 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline import archives, config, download, text
 from pipeline.config import ROOT, UserError
+
+LOOP = "a link to a folder that it lies in"
+TOO_LARGE = f"more than {archives.MAX_BYTES:,} bytes"
 
 
 def fetch(cfg: DictConfig, archive: Path) -> None:
@@ -90,9 +92,11 @@ def write_folder(path: Path, target: Path) -> str:
         raise UserError(
             f"fetch.path={path} is not there; name a directory of class folders, or an archive of them"
         )
-    files = sorted(_walk(path))
+    links: list[Path] = []
+    files = sorted(_walk(path, links))
     if not files:
         raise UserError(f"{path} is empty; put pictures there, a folder a class, or name another fetch.path")
+    unwatched = []
     with tarfile.open(target, "w", encoding="utf-8", errors="surrogateescape") as archive:
         for parts, file in files:
             data = _read(file)
@@ -105,14 +109,38 @@ def write_folder(path: Path, target: Path) -> str:
             if reason:
                 member.pax_headers = {archives.UNREADABLE: reason}
             archive.addfile(member, io.BytesIO(data))
+            if any("\udc80" <= letter <= "\udcff" for letter in name):
+                unwatched.append(f"{text.path(name)} (a name that is not UTF-8)")
+            elif reason not in (None, LOOP, TOO_LARGE):
+                unwatched.append(f"{text.path(name)} ({reason})")
+    _say_what_dvc_misses(unwatched, links)
     return str(path)
 
 
-def _walk(root: Path) -> Iterator[tuple[tuple[str, ...], Path]]:
+def _say_what_dvc_misses(unwatched: list[str], links: list[Path]) -> None:
+    """DVC, which watches a person's folder for changes, follows no links and fails on what it can't read."""
+    if unwatched:
+        more = f" and {len(unwatched) - 1} more" if len(unwatched) > 1 else ""
+        print(
+            f"fetch: {text.shortened(unwatched[0], 200)}{more}: packed where readable, but DVC can't watch "
+            "such a folder and fails or waits; take that away, or name a tar: tar -C FOLDER -chf FILE.tar ."
+        )
+    if links:
+        print(
+            f"fetch: links to folders are followed ({text.shortened(links[0].name, 60)}: 1 of {len(links)}), "
+            "but DVC sees no changes behind them: after one, run: dvc repro -f fetch && dvc repro"
+        )
+
+
+def _walk(root: Path, links: list[Path]) -> Iterator[tuple[tuple[str, ...], Path]]:
     """Everything below a folder that is no folder, by its parts; links to folders are followed.
 
     A link to a folder that it lies in would go round for ever: it is given as a file, as is a folder that
     can't be listed, and `_read` says why.
+
+    Args:
+        root: the folder.
+        links: is given the links to folders that were followed.
     """
     # Of each folder still to be listed: its parts, and what identifies it and the folders that it lies in.
     waiting = [((), frozenset([_identity(root)]))]
@@ -133,6 +161,7 @@ def _walk(root: Path) -> Iterator[tuple[tuple[str, ...], Path]]:
                 yield below, file
             else:
                 waiting.append((below, above | {identity}))
+                links.extend([file] if file.is_symlink() else [])
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -150,16 +179,15 @@ def _read(file: Path) -> bytes | str:
         known = file.stat()
         if stat.S_ISDIR(known.st_mode):
             list(file.iterdir())
-            return "a link to a folder that it lies in"
+            return LOOP
         if not stat.S_ISREG(known.st_mode):
             return "no plain file: a pipe, a socket or a device"
         if known.st_size > archives.MAX_BYTES:
-            return f"more than {archives.MAX_BYTES:,} bytes"
+            return TOO_LARGE
         return file.read_bytes()
+    except FileNotFoundError:
+        return "a broken link"
     except OSError as error:
-        with contextlib.suppress(OSError):
-            if isinstance(error, FileNotFoundError):
-                return f"a broken link to {text.shortened(file.readlink(), 120)}"
         return f"can't be read ({error.strerror})"
 
 

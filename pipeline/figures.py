@@ -1,5 +1,9 @@
 """Pictures of results, drawn alike wherever they are shown."""
 
+import functools
+import sys
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import matplotlib
@@ -8,8 +12,83 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from pipeline import text
+
+matplotlib.rcParams["text.parse_math"] = False  # a class may be called $x$
 # Equal figures must be equal bytes: no version, no date in the file.
 _BARE = {"metadata": {"Software": None}, "dpi": 110}
+# Of matplotlib's own fonts: a box for every letter, or symbols under the numbers of letters.
+_SYMBOLS = ("Last Resort", "cm", "STIXN", "STIXS")
+_boxes: set[str] = set()  # letters of which it was said that no font has them
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple | dict):  # of a dictionary the keys are names
+        for item in value:
+            yield from _strings(item)
+
+
+def _escaped(value: object) -> object:
+    if isinstance(value, str):
+        return text.lines(value)
+    if isinstance(value, dict):
+        return {_escaped(key): item for key, item in value.items()}
+    return [_escaped(item) for item in value] if isinstance(value, list) else value
+
+
+def _lacking(file: str, letters: set[str]) -> set[str]:
+    """Letters that a font does not have."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        font = FT2Font(file)
+        return {letter for letter in letters if not font.get_char_index(ord(letter))}
+    except (OSError, RuntimeError):  # gone since the list was made, or of coloured bitmaps
+        return letters
+
+
+def _fallbacks(letters: set[str]) -> list[str]:
+    """Families that have the letters which the usual font lacks, where this machine has such fonts."""
+    from matplotlib import font_manager
+
+    missing = _lacking(font_manager.findfont(font_manager.FontProperties()), letters)
+    chosen = []
+    if missing:
+        fonts = font_manager.fontManager.ttflist
+        upright = [font for font in fonts if font.style == "normal" and not font.name.startswith(_SYMBOLS)]
+        upright.sort(key=lambda font: (font.weight != 400, font.name))
+        left = {font.fname: _lacking(font.fname, missing) for font in upright}
+        while missing and upright:
+            best = min(upright, key=lambda font: len(left[font.fname] & missing))
+            if left[best.fname] >= missing:
+                break
+            missing &= left[best.fname]
+            chosen.append(best.name)
+    if missing - _boxes:
+        print(
+            f"figures: no font here has {''.join(sorted(missing)[:8])} ({len(missing)} letters); boxes stand "
+            "for them until one is installed, such as Noto Sans CJK",
+            file=sys.stderr,
+        )
+        _boxes.update(missing)
+    return chosen
+
+
+def _legible(draw: Callable[..., None]) -> Callable[..., None]:
+    """Draws with fonts that have all letters of the names, and without control characters."""
+
+    @functools.wraps(draw)
+    def drawn(*given: object) -> None:
+        given = [_escaped(value) for value in given]
+        letters = {letter for word in _strings(given) for letter in word if not letter.isspace()}
+        families = [*plt.rcParams["font.family"], *_fallbacks(letters)]
+        with plt.rc_context({"font.family": families}), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            draw(*given)
+
+    return drawn
 
 
 def _close(figure: plt.Figure, file: Path) -> None:
@@ -17,6 +96,7 @@ def _close(figure: plt.Figure, file: Path) -> None:
     plt.close(figure)
 
 
+@_legible
 def confusion(matrix: np.ndarray, classes: list[str], title: str, file: Path) -> None:
     """A confusion matrix, rows true and columns predicted, each row as shares of its class."""
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -33,6 +113,7 @@ def confusion(matrix: np.ndarray, classes: list[str], title: str, file: Path) ->
     _close(figure, file)
 
 
+@_legible
 def mistakes(pictures: list[np.ndarray], captions: list[str], title: str, file: Path) -> None:
     """A sheet of pictures with what they are and what they were taken for."""
     columns = 6
@@ -47,6 +128,7 @@ def mistakes(pictures: list[np.ndarray], captions: list[str], title: str, file: 
     _close(figure, file)
 
 
+@_legible
 def curves(rows: dict[str, list[dict]], file: Path) -> None:
     """Validation top-1 and losses by epoch, a line a model.
 
@@ -79,6 +161,7 @@ def curves(rows: dict[str, list[dict]], file: Path) -> None:
     _close(figure, file)
 
 
+@_legible
 def leaderboard(
     names: list[str], best: list[float], low: list[float], high: list[float], title: str, file: Path
 ) -> None:
@@ -94,6 +177,7 @@ def leaderboard(
     _close(figure, file)
 
 
+@_legible
 def calibration(rows: dict[str, tuple[np.ndarray, np.ndarray]], file: Path) -> None:
     """How often a prediction is right against how sure it was.
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from pipeline import config, seal
+from pipeline import config, seal, text
 from pipeline.config import ROOT, UserError
 
 # Heading, source (train's or evaluate's metrics.json), key, how to show it.
@@ -68,7 +68,8 @@ def headings(columns: Sequence[tuple] = COLUMNS) -> list[str]:
 def markdown(table: list[dict]) -> str:
     """The table in Markdown."""
     lines = ["| " + " | ".join(headings()) + " |", "|---" + "|--:" * (len(headings()) - 1) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(cells(row)) + " |" for row in table)]) + "\n"
+    lines += ["| " + " | ".join(map(text.markdown, cells(row))) + " |" for row in table]
+    return "\n".join(lines) + "\n"
 
 
 def compare(predictions: dict[str, list[dict]]) -> list[dict]:
@@ -133,17 +134,19 @@ def show(runs: Path, models: list[str]) -> None:
 
     name = runs.name
     console = Console(width=None if sys.stdout.isatty() else 120)
-    table = Table(title=f"{name}: test split, with the 95 % bootstrap interval of top-1")
+    title = text.rich(f"{name}: test split, with the 95 % bootstrap interval of top-1")
+    table = Table(title=title)
     columns = [column for column in COLUMNS if column[2] in PRINTED]
     for heading in (*headings(columns), "training time"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for row in rows(runs, models):
         seconds = tracking.wall_seconds(runs / "train" / row["model"])
-        table.add_row(*cells(row, columns), f"{seconds:,.0f} s" if seconds else "–")
+        table.add_row(*map(text.rich, cells(row, columns)), f"{seconds:,.0f} s" if seconds else "–")
     console.print(table)
     decision = json.loads((runs / "register/decision.json").read_text())
     card = json.loads((runs / "register/champion/train/model.json").read_text())
-    print(f"Champion of {name}: {card['name']} ({decision['champion']['reason']}).")
+    reason = text.shortened(decision["champion"]["reason"], 300)
+    print(f"Champion of {name}: {text.printable(card['name'])} ({reason}).")
     if card["drawings"]:
         print("It was trained on drawings and knows no photographs. The real faces: make petfaces")
     print(f"Report, with all figures: reports/{name}/index.html")

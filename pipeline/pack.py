@@ -185,7 +185,8 @@ def _pack(archive: Path, folder: Path, max_side: int, classes: str) -> dict:
         raise UserError(_too_few(archive, counts, paths, quarantine))
 
     for row in (*rows, *quarantine):
-        row["path"] = text.path(row["path"])
+        for key in {"path", "breed"} & row.keys():
+            row[key] = text.path(row[key])
     rows.sort(key=lambda row: row["path"])
     quarantine.sort(key=lambda row: row["path"])
     tables.write(folder / "index.csv", rows, [*schema.TEXT, *schema.NUMBERS])

@@ -54,7 +54,7 @@ def write(model: Path, card: dict, target: Path) -> None:
         "drawings": card["drawings"],
         "unsure_below": card.get("unsure_below", 0.0),
     }
-    (target / "card.json").write_text(json.dumps(told, ensure_ascii=False) + "\n")
+    (target / "card.json").write_text(json.dumps(told) + "\n", encoding="utf-8")
 
 
 def _runtime() -> Path:

@@ -1,7 +1,6 @@
 """Names the breed in photos: ``python -m pipeline.predict PHOTO…``"""
 
 import argparse
-import csv
 import json
 import os
 import sys
@@ -13,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import chosen, config, photos
+from pipeline import chosen, config, photos, tables, text
 from pipeline.config import UserError
 
 if TYPE_CHECKING:
@@ -59,12 +58,12 @@ def _as_table(name: str, answer: dict, unsure_below: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    print(name)  # above the table, not as its title, which would be folded to its width
+    print(text.printable(name))  # above the table, not as its title, which would be folded to its width
     table = Table()
     table.add_column("breed")
     table.add_column("probability", justify="right")
     for label, share in zip(answer["labels"], answer["probabilities"], strict=True):
-        table.add_row(label, f"{share:.1%}")
+        table.add_row(text.rich(label), f"{share:.1%}")
     Console().print(table)
     if answer["unsure"]:
         print(f"Unsure: it names a breed from {unsure_below:.0%} on.")
@@ -73,18 +72,20 @@ def _as_table(name: str, answer: dict, unsure_below: float) -> None:
 def _as_line(name: str, answer: dict) -> None:
     label, share = answer["labels"][0], answer["probabilities"][0]
     told = f"unsure, perhaps {label}" if answer["unsure"] else label
-    print(f"{name}: {told}, {share:.1%}")
+    print(f"{text.printable(name)}: {text.printable(told)}, {share:.1%}")
 
 
 def _as_json(name: str, answer: dict) -> None:
-    print(json.dumps({"photo": name, **answer}, ensure_ascii=False))
+    print(json.dumps({"photo": name, **answer}))  # ASCII: valid under any encoding, and no terminal obeys it
 
 
-def _as_csv(writer, top: int, name: str, answer: dict) -> None:
+def _as_csv(write_row, top: int, name: str, answer: dict) -> None:
     pairs = list(zip(answer.get("labels", []), answer.get("probabilities", []), strict=True))
     pairs += [("", "")] * (top - len(pairs))
     cells = [cell for label, share in pairs for cell in (label, share and f"{share:.6f}")]
-    writer.writerow([name, answer.get("unsure", ""), *cells, answer.get("error", "")])
+    row = [name, answer.get("unsure", ""), *cells, answer.get("error", "")]
+    # A program gets the name's own bytes; a terminal must not obey them.
+    write_row(map(text.printable, row) if sys.stdout.isatty() else row)
 
 
 def _writer(
@@ -94,11 +95,11 @@ def _writer(
     if kind == "jsonl":
         return _as_json, True
     if kind == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
+        write_row = tables.writer(sys.stdout)
         numbers = range(1, top + 1)
         columns = [cell for number in numbers for cell in (f"label_{number}", f"probability_{number}")]
-        writer.writerow(["photo", "unsure", *columns, "error"])
-        return partial(_as_csv, writer, top), True
+        write_row(["photo", "unsure", *columns, "error"])
+        return partial(_as_csv, write_row, top), True
     return (_as_line if several else partial(_as_table, unsure_below=unsure_below)), False
 
 
@@ -138,11 +139,13 @@ def predict(words: list[str], model: str, top: int, kind: str) -> int:
             seen += 1
             if "error" in answer:
                 failed += 1
-                tqdm.write(f"error: {name}: {answer['error']}", file=sys.stderr)
+                tqdm.write(text.printable(f"error: {name}: {answer['error']}"), file=sys.stderr)
             if "error" not in answer or writes_errors:
                 write(name, answer)
     if not seen:
-        raise UserError(f"{', '.join(words)}: no pictures there ({', '.join(photos.SUFFIXES)})")
+        raise UserError(
+            f"{text.shortened(', '.join(words), 300)}: no pictures there ({', '.join(photos.SUFFIXES)})"
+        )
     # Beside data for programs it would be no line of theirs.
     about = sys.stdout if kind == "table" else sys.stderr
     if portable.card["drawings"]:
@@ -167,8 +170,6 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--top", type=int, default=5, help="breeds to show (default 5)")
     parser.add_argument("--format", choices=("table", "jsonl", "csv"), default="table", help="default: table")
     given = parser.parse_args(arguments)
-    sys.stdout.reconfigure(errors="surrogateescape")  # a file may be called anything
-    sys.stderr.reconfigure(errors="backslashreplace")
     if given.top < 1:
         parser.error(f"--top {given.top}: show at least one breed")
     try:

@@ -4,7 +4,6 @@ The best on validation is the challenger. Where a champion stands, one paired te
 the alias: the one place in the project where the test split decides. The looks are counted.
 """
 
-import csv
 import json
 import shutil
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pipeline import config, seal
+from pipeline import config, seal, tables
 from pipeline.config import ROOT, UserError
 
 PARTS = ("train", "evaluation", "portable")  # folders of a champion's copy
@@ -51,9 +50,9 @@ class Candidate:
         return [row["label"] == row["predicted"] for row in self._predictions()]
 
     def _predictions(self) -> list[dict]:
-        with open(self.evaluation / "predictions.csv", newline="") as file:
-            # By content: an older evaluation has the same pictures by path.
-            return sorted(csv.DictReader(file), key=lambda row: (row["sha256"], row["label"]))
+        # By content: an older evaluation has the same pictures by path.
+        rows = tables.read(self.evaluation / "predictions.csv")
+        return sorted(rows, key=lambda row: (row["sha256"], row["label"]))
 
 
 def check_export(candidate: Candidate, place: Path) -> None:

@@ -4,8 +4,10 @@ import argparse
 import subprocess
 import sys
 
-from pipeline import config
+from pipeline import config, text
 from pipeline.config import ROOT, UserError
+
+REASON = 300  # characters of a reason that are shown
 
 
 def show(name: str) -> None:
@@ -19,7 +21,8 @@ def show(name: str) -> None:
 
     from pipeline import tracking
 
-    table = Table(title=f"versions of {name} at {tracking.uri()}")
+    where = text.without_password(tracking.uri())
+    table = Table(title=text.rich(f"versions of {name} at {where}"))
     for heading in ("version", "model", "test top-1", "", "commit"):
         table.add_column(heading, justify="right" if heading in ("version", "test top-1") else "left")
     for row in tracking.versions(name):
@@ -27,11 +30,13 @@ def show(name: str) -> None:
         state = (
             "champion" if row["champion"] else f"taken back: {row['withdrawn']}" if row["withdrawn"] else ""
         )
-        table.add_row(row["version"], row["model"], top1, state, row["commit"][:12])
+        state = text.shortened(state, REASON)
+        table.add_row(*map(text.rich, (row["version"], row["model"], top1, state, row["commit"][:12])))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     for change in tracking.history(name):
         instead = f" instead of version {change.former}" if change.former else ""
-        print(f"{change.when}  version {change.version} became champion{instead}: {change.why}")
+        why = text.shortened(change.why, REASON)
+        print(text.printable(f"{change.when}  version {change.version} became champion{instead}: {why}"))
 
 
 def _refresh(name: str) -> None:

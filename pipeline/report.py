@@ -5,15 +5,15 @@ time, a host or a run, so that equal runs give equal files. Pictures stand in ``
 git knows those of drawings, and ignores those of real pets.
 """
 
-import csv
 import json
 import os
 import shutil
 from pathlib import Path
+from urllib.parse import quote
 
 from omegaconf import DictConfig
 
-from pipeline import config, leaderboard
+from pipeline import config, leaderboard, tables, text
 from pipeline.config import ROOT, UserError
 
 ABOUT = (
@@ -23,19 +23,7 @@ ABOUT = (
     "Multiply-adds are of one picture; pictures seen are shown in training."
 )
 
-
-def _read(file: Path) -> list[dict]:
-    with open(file, newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def _write(file: Path, rows: list[dict]) -> None:
-    with open(file, "w", newline="") as stream:
-        writer = csv.DictWriter(
-            stream, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
-        )
-        writer.writeheader()
-        writer.writerows(rows)
+REASON = 300  # characters of a person's reason for a champion that are shown
 
 
 def report(runs: Path, place: Path, models: list[str], target: Path) -> None:
@@ -54,7 +42,9 @@ def report(runs: Path, place: Path, models: list[str], target: Path) -> None:
         raise UserError(f"{place}/audit.csv is missing; run: dvc repro audit")
     table = leaderboard.rows(runs, models)
     decision = json.loads((runs / "register/decision.json").read_text())
-    predictions = {row["model"]: _read(runs / "evaluate" / row["model"] / "predictions.csv") for row in table}
+    predictions = {
+        row["model"]: tables.read(runs / "evaluate" / row["model"] / "predictions.csv") for row in table
+    }
     verdicts = leaderboard.compare(predictions)
 
     unfinished = target.with_name(f".{target.name}.part")
@@ -72,14 +62,18 @@ def _tables(runs: Path, place: Path, table: list[dict], folder: Path) -> None:
     """Figures of all candidates for programs: JSON for DVC, CSV for the rest."""
     from pipeline import curves
 
-    _write(folder / "leaderboard.csv", table)
+    tables.write(folder / "leaderboard.csv", table)
     metrics = {row["model"]: {key: value for key, value in row.items() if key != "model"} for row in table}
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     for name in ("classes", "confusions"):
-        rows = {row["model"]: _read(runs / "evaluate" / row["model"] / f"{name}.csv") for row in table}
-        _write(folder / f"{name}.csv", [{"model": model, **row} for model in rows for row in rows[model]])
+        rows = {row["model"]: tables.read(runs / "evaluate" / row["model"] / f"{name}.csv") for row in table}
+        tables.write(
+            folder / f"{name}.csv", [{"model": model, **row} for model in rows for row in rows[model]]
+        )
     points = {row["model"]: curves.read(runs / "train" / row["model"]) for row in table}
-    _write(folder / "curves.csv", [{"model": model, **row} for model in points for row in points[model]])
+    tables.write(
+        folder / "curves.csv", [{"model": model, **row} for model in points for row in points[model]]
+    )
     shutil.copyfile(place / "audit.csv", folder / "audit.csv")
 
 
@@ -127,12 +121,14 @@ def _page(
     pack = Pack.open(place)
     tile = report_page.Tiles(pack, folder)
     best = table[0]["model"]
-    recalls = {row["label"]: float(row["recall"]) for row in _read(runs / "evaluate" / best / "classes.csv")}
-    doubted = _read(place / "audit.csv")
+    recalls = {
+        row["label"]: float(row["recall"]) for row in tables.read(runs / "evaluate" / best / "classes.csv")
+    }
+    doubted = tables.read(place / "audit.csv")
     dropped = pack.table[pack.table["split"] == "dropped"]
     classes = report_page.counts(pack, recalls)
     tested = [row for row in classes["rows"] if row["recall"] is not None]
-    pairs = _read(runs / "evaluate" / best / "confusions.csv")
+    pairs = tables.read(runs / "evaluate" / best / "confusions.csv")
     report_page.write(
         folder,
         name=runs.name,
@@ -155,7 +151,7 @@ def _page(
         weakest=sorted(tested, key=lambda row: row["recall"])[:5],
         confidence={name: _confidence(rows) for name, rows in predictions.items()},
         classes=classes,
-        quarantine=_read(place / "pack/quarantine.csv"),
+        quarantine=tables.read(place / "pack/quarantine.csv"),
         dropped=list(dropped["path"]),
         near_duplicates=report_page.near_duplicates(pack, tile),
         doubted=doubted,
@@ -171,7 +167,7 @@ def _challenger(decision: dict) -> str:
     """The best on validation, and what became of it."""
     if decision["promoted"]:
         return "the same"
-    return f"{decision['challenger']} ({decision['reason']})"
+    return f"{decision['challenger']} ({text.shortened(decision['reason'], REASON)})"
 
 
 def _readme(runs: Path, table: list[dict], verdicts: list[dict], decision: dict) -> str:
@@ -183,7 +179,7 @@ def _readme(runs: Path, table: list[dict], verdicts: list[dict], decision: dict)
         "nothing about real pets.\n\n"
     )
     lines = [
-        f"# {runs.name}",
+        f"# {text.markdown(runs.name)}",
         "",
         (drawings if _card(runs, best)["drawings"] else "")
         + "Drawn by `dvc repro report`; change nothing here by hand. The whole report, with mistakes, labels "
@@ -192,17 +188,18 @@ def _readme(runs: Path, table: list[dict], verdicts: list[dict], decision: dict)
         leaderboard.markdown(table),
         ABOUT,
         "",
-        *(f"- {leaderboard.verdict(row)}" for row in verdicts),
+        *(f"- {text.markdown(leaderboard.verdict(row))}" for row in verdicts),
         *([""] if verdicts else []),
         leaderboard.caution(verdicts),
         "",
-        f"Champion: `{champion['model']}` ({champion['reason']}). Challenger: {_challenger(decision)}. "
+        f"Champion: {text.code(champion['model'])} ({text.markdown(champion['reason'][:REASON])}). "
+        f"Challenger: {text.markdown(_challenger(decision))}. "
         f"Paired tests made on this test split: {decision['looks']}.",
         "",
         "![test top-1 with intervals](leaderboard.png)",
         "![learning curves](curves.png)",
         "![calibration](calibration.png)",
-        f"![confusions of {best}](confusion-{best}.png)",
+        f"![confusions of {text.markdown(best)}](confusion-{quote(best)}.png)",
     ]
     return "\n".join(lines) + "\n"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline import portable
+from pipeline import portable, text
 from pipeline.data import Pack, Pictures
 
 TEMPLATE = Path(__file__).with_name("report_page.html")
@@ -178,7 +178,11 @@ def write(folder: Path, **shown: object) -> None:
     import jinja2
 
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        finalize=text.html,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     limits = {"MISTAKES": MISTAKES, "SUSPICIOUS": SUSPICIOUS, "GROUPS": GROUPS, "LISTED": LISTED}

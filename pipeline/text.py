@@ -36,6 +36,11 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode()
 
 
+def lines(text: object) -> str:
+    """`printable`, but for line breaks, which stay."""
+    return "\n".join(map(printable, str(text).split("\n")))
+
+
 def shortened(text: object, most: int) -> str:
     """`printable`, cut to `most` characters."""
     shown = printable(text)
@@ -107,6 +112,11 @@ def _tolerate(error: UnicodeError) -> tuple[str | bytes, int]:
 
 _TOLERANT = "petfaces.tolerant"
 codecs.register_error(_TOLERANT, _tolerate)
+
+
+def html(value: object) -> object:
+    """For jinja2's `finalize`, which comes before its escaping: a page holds no control characters."""
+    return lines(value) if type(value) is str else value  # markup is a subclass
 
 
 def rich(text: object) -> "Text":

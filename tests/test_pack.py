@@ -1,5 +1,6 @@
 """Every picture is decoded once, used where it is sound and otherwise quarantined with the reason."""
 
+import contextlib
 import errno
 import io
 import json
@@ -10,9 +11,12 @@ import zipfile
 import numpy as np
 import pandas
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from PIL import Image
 
-from pipeline import archives, config, pack, portable, sample
+from pipeline import archives, config, pack, portable, sample, schema, split, tables, text
 from pipeline.config import UserError
 
 
@@ -307,3 +311,183 @@ def test_the_datas_hash_knows_pictures_and_labels_but_not_paths_or_order(tmp_pat
     one = content({"a/cat/x_1.jpg": first, "a/dog/y_1.jpg": second})
     assert content({"z/dog/q_7.jpg": second, "z/cat/p_8.jpg": first}) == one
     assert content({"a/cat/x_1.jpg": second, "a/dog/y_1.jpg": first}) != one
+
+
+# ---------------------------------------------------------------- which folder is the class
+
+
+def _labels(tmp_path, *paths: str, classes: str = "folder") -> dict[str, str]:
+    """Label of each path of an archive; what is quarantined is not in it."""
+    files = {path: _picture() for path in paths}
+    pack.pack(_archive(tmp_path / "archive", files), tmp_path / "pack", 128, classes)
+    return {row["path"]: row["label"] for row in tables.read(tmp_path / "pack/index.csv")}
+
+
+def test_folders_below_a_class_folder_belong_to_it(tmp_path):
+    found = _labels(tmp_path, "cat/2023/1.jpg", "cat/2024/a/2.jpg", "dog/2023/3.jpg", "dog/4.jpg")
+    assert list(found.values()) == ["cat", "cat", "dog", "dog"]
+
+
+def test_folders_that_all_pictures_share_are_no_classes_whatever_lies_beside_them(tmp_path):
+    found = _labels(tmp_path, "my/pets/cat/x/1.jpg", "my/pets/dog/2.jpg", "3.jpg", "my/pets/4.jpg")
+    assert found == {"my/pets/cat/x/1.jpg": "cat", "my/pets/dog/2.jpg": "dog"}
+    reasons = {row["path"]: row["reason"] for row in tables.read(tmp_path / "pack/quarantine.csv")}
+    assert reasons == dict.fromkeys(("3.jpg", "my/pets/4.jpg"), "in no class folder")
+
+
+def test_deeper_folders_belong_to_the_class_in_a_split_too(tmp_path):
+    found = _labels(tmp_path, "p/train/cat/2023/1.jpg", "p/train/dog/2.jpg", "p/test/cat/2024/3.jpg")
+    assert list(found.values()) == ["cat", "cat", "dog"]
+    official = [row["official"] for row in tables.read(tmp_path / "pack/index.csv")]
+    assert official == ["test", "train", "train"]
+
+
+def test_a_vehicle_called_train_may_have_folders_of_its_own_and_is_told(tmp_path):
+    assert set(_labels(tmp_path, "train/2023/1.jpg", "car/2023/2.jpg").values()) == {"train", "car"}
+    assert any("train is taken for a class" in line for line in pack.describe(tmp_path / "pack"))
+
+
+def test_breeds_in_one_folder_are_classes_by_their_files_names(tmp_path):
+    found = _labels(tmp_path, "pets/dog_x/tom_1.jpg", "pets/ann_2.jpg", classes="breed")
+    assert list(found.values()) == ["ann", "dog_tom"]
+
+
+def test_one_class_alone_ends_in_the_tree_that_was_found(tmp_path):
+    files = {f"all/cat/{year}/{number}.jpg": _picture() for year in (2023, 2024) for number in range(3)}
+    deep = {f"train/{path}": data for path, data in files.items()} | {"test/all/x.jpg": _picture()}
+    with pytest.raises(UserError) as told:
+        pack.pack(_archive(tmp_path / "archive", deep), tmp_path / "pack", 128)
+    assert str(told.value).splitlines()[1:] == [
+        "  test/  1",
+        "    all/  1",
+        "  train/  6",
+        "    all/  6",
+        "      cat/  6",
+    ]
+
+
+def test_the_tree_of_an_error_is_short_and_steers_no_terminal(tmp_path):
+    files = {f"train/one/\x1b[31m{number}/x.jpg": _picture(8, 8) for number in range(60)}
+    files |= {"test/one/x.jpg": _picture(8, 8)}
+    with pytest.raises(UserError) as told:
+        pack.pack(_archive(tmp_path / "archive", files), tmp_path / "pack", 128)
+    assert "\x1b" not in str(told.value)
+    assert len(str(told.value).splitlines()) == pack.TREE + 2
+    assert "more folders" in str(told.value)
+
+
+def test_pack_names_the_classes_with_their_counts_and_how_many_more(tmp_path):
+    _labels(tmp_path, *(f"c{number:02}/{copy}.jpg" for number in range(11) for copy in range(2)))
+    first, *_ = pack.describe(tmp_path / "pack")
+    assert first.startswith("the classes are c00 (2), c01 (2), ")
+    assert first.endswith(f" and {11 - pack.NAMED} more")
+
+
+def test_class_names_that_look_the_same_are_told(tmp_path):
+    names = ("caf\u00e9", "cafe\u0301", "Tabby", "tabby ", "ｔａｂｂｙ", "dog")
+    found = _labels(tmp_path, *(f"{name}/1.jpg" for name in names))
+    assert set(found.values()) == set(names)  # told, not merged
+    warnings = [line for line in pack.describe(tmp_path / "pack") if line.startswith("warning: ")]
+    assert len(warnings) == 2
+    assert any(r"'cafe\u0301' (1) and 'caf\xe9' (1) look like one class" in line for line in warnings)
+    assert any("'Tabby' (1) and 'tabby ' (1)" in line and "are 3 here" in line for line in warnings)
+
+
+HOSTILE_NAMES = ("a\nb", "\x1b[31mred", "x\u202eevil", "K\udce4tzchen", "y" * 201, " ")
+
+
+def test_what_can_not_be_a_class_name_is_quarantined_with_the_reason(tmp_path):
+    found = _labels(tmp_path, *(f"{name}/1.jpg" for name in (*HOSTILE_NAMES, "[b] <i>", "=1+1", "None")))
+    assert set(found.values()) == {"[b] <i>", "=1+1", "None"}
+    reasons = [row["reason"] for row in tables.read(tmp_path / "pack/quarantine.csv")]
+    assert len(reasons) == len(HOSTILE_NAMES)
+    assert all(reason.startswith("its class's name ") for reason in reasons)
+    assert set(schema.read_index(tmp_path / "pack")["label"]) == set(found.values())
+
+
+# ---------------------------------------------------------------- names of files
+
+
+def test_names_that_are_not_utf8_keep_apart_and_read_back(tmp_path):
+    files = {f"{kind}/{name}": _picture() for kind in "bc" for name in ("K\udce4t.jpg", "K\\xe4t.jpg")}
+    pack.pack(_archive(tmp_path / "archive", files), tmp_path / "pack", 128)
+    index = schema.read_index(tmp_path / "pack")
+    assert list(index["path"]) == [
+        rf"{kind}/{name}" for kind in "bc" for name in (r"K\\xe4t.jpg", r"K\xe4t.jpg")
+    ]
+    choice = OmegaConf.create({"seed": 1, "val": 0.3, "test": 0.3, "distance": 0, "official": True})
+    with pytest.raises(UserError, match="fewer different pictures"):  # they are all alike; it was read
+        split.split(tmp_path / "pack", tmp_path / "split.csv", choice)
+
+
+def _windows_zip(path, *names: str, system: int = 3):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            member = zipfile.ZipInfo("x")
+            member.filename = name  # set afterwards: the constructor would mend it
+            member.create_system = system
+            archive.writestr(member, b"" if name.endswith(("\\", "/")) else _picture())
+    return path
+
+
+def test_a_zip_made_on_windows_has_its_folders(tmp_path):
+    names = ("cats\\", "cats\\ginger\\1.jpg", "cats\\tabby\\old\\2.jpg")
+    _windows_zip(tmp_path / "zip", *names)
+    pack.pack(tmp_path / "zip", tmp_path / "pack", 128)
+    rows = tables.read(tmp_path / "pack/index.csv")
+    assert [(row["path"], row["label"]) for row in rows] == [
+        ("cats/ginger/1.jpg", "ginger"),
+        ("cats/tabby/old/2.jpg", "tabby"),
+    ]
+    assert tables.read(tmp_path / "pack/quarantine.csv") == []
+    # Mixed, it is Windows' own mark that decides; elsewhere a backslash is a letter.
+    _windows_zip(tmp_path / "mixed", "a/ginger/1.jpg", "a\\tabby\\2.jpg", system=0)
+    assert {path for path, _ in archives.members(tmp_path / "mixed")} == {"a/ginger/1.jpg", "a/tabby/2.jpg"}
+    _windows_zip(tmp_path / "unix", "a/ginger/1.jpg", "a/AC\\DC/2.jpg")
+    assert {path for path, _ in archives.members(tmp_path / "unix")} == {"a/ginger/1.jpg", "a/AC\\DC/2.jpg"}
+
+
+@pytest.mark.parametrize("name", ["a\\..\\..\\x.jpg", "C:\\pets\\x.jpg", "\\\\host\\share\\x.jpg", "\\x.jpg"])
+def test_backslashes_lead_out_of_no_zip(tmp_path, name):
+    with pytest.raises(UserError, match="refused"):
+        list(archives.members(_windows_zip(tmp_path / "zip", name)))
+
+
+def test_a_zips_names_are_utf8_marked_or_not(tmp_path):
+    with zipfile.ZipFile(tmp_path / "zip", "w") as archive:
+        for name in ("xxxx/1.jpg", "yyyy/2.jpg"):
+            archive.writestr(name, _picture())
+    data = (tmp_path / "zip").read_bytes().replace(b"xxxx", "né".encode() + b"e").replace(b"yyyy", b"n\x82ee")
+    (tmp_path / "zip").write_bytes(data)  # macOS' way, and DOS' code page 437
+    assert {path for path, _ in archives.members(tmp_path / "zip")} == {"née/1.jpg", "néee/2.jpg"}
+
+
+# ---------------------------------------------------------------- generated trees
+
+_PART = st.one_of(
+    st.sampled_from(
+        ["cat", "dog", "train", "Test", "val", "2023", "a", "...", "..", ".", "=1", "'=", "n\\o"]
+    ),
+    st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=6),
+    st.text(st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF), min_size=1, max_size=2),
+)
+_TREES = st.lists(st.lists(_PART, min_size=1, max_size=5).map("/".join), max_size=7)
+
+
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(paths=_TREES, classes=st.sampled_from(["folder", "breed"]))
+def test_any_tree_of_paths_is_packed_or_told(tmp_path, monkeypatch, paths, classes):
+    def decoded(task):
+        known = {"path": task[0], "pixels": b"rgb", "height": 1, "width": 1}
+        return known | {"sha256": "0" * 64, "phash": "0" * 64}
+
+    monkeypatch.setattr(pack, "decode", decoded)
+    archive = _archive(tmp_path / "archive", dict.fromkeys(paths, b"x"))
+    with contextlib.suppress(UserError):
+        pack.pack(archive, tmp_path / "pack", 8, classes)
+        index, left_out = (tables.read(tmp_path / f"pack/{name}.csv") for name in ("index", "quarantine"))
+        seen = [path for path, _ in archives.members(archive)]
+        assert sorted(row["path"] for row in (*index, *left_out)) == sorted(map(text.path, seen))
+        assert len({row["label"] for row in index}) > 1
+        assert not any(text.class_name_problem(row["label"]) for row in index)
+        assert all("\n" not in line for line in pack.describe(tmp_path / "pack"))

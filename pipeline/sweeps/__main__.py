@@ -7,7 +7,7 @@ It reads the jobs' folders, writes ``runs/sweeps/<name>/index.html``, prints the
 import argparse
 import sys
 
-from pipeline import config, experiment
+from pipeline import config, experiment, text
 from pipeline.config import UserError
 
 SHOWN = 10  # configurations on the terminal
@@ -58,19 +58,21 @@ def _table(sweep, ranked: list, metric) -> None:
     from pipeline.sweeps.page import duration
 
     console = Console(width=None if sys.stdout.isatty() else 160)
-    table = Table(title=f"sweep {sweep.name}: {len(sweep.finished)} of {len(sweep.jobs)} jobs finished")
+    done = f"{len(sweep.finished)} of {len(sweep.jobs)} jobs finished"
+    table = Table(title=text.rich(f"sweep {sweep.name}: {done}"))
     table.add_column(metric.title, justify="right")
     for title in (*sweep.parameters, "seeds", "jobs", "wall time"):
-        table.add_column(title)
+        table.add_column(text.rich(title))
     for candidate in ranked[:SHOWN]:
         timed = [job.seconds for job in candidate.jobs if job.seconds is not None]
-        table.add_row(
+        cells = (
             candidate.show(metric),
             *(short(candidate.jobs[0].value(name)) for name in sweep.parameters),
             ", ".join(map(str, candidate.seeds)),
             ", ".join(job.name for job in candidate.jobs),
             duration(sum(timed) / len(timed) if timed else None),
         )
+        table.add_row(*map(text.rich, cells))
     console.print(table)
     if len(ranked) > SHOWN:
         print(f"and {len(ranked) - SHOWN} more configurations on the page")
@@ -99,20 +101,19 @@ def show(word: str, key: str, name: str | None) -> None:
     believed = effects.belief(sweep, ranked, metric)
     best = ranked[0] if ranked and not math.isnan(ranked[0].mean) else None
     comment = _comment(name or "NAME", sweep, best, metric, believed) if best else []
-    text = experiment.text(best.jobs[0].words, comment) if best else ""
+    settings = experiment.text(best.jobs[0].words, comment) if best else ""
     target = jobs.SWEEPS / sweep.name / "index.html"
-    page.write(sweep, ranked, metric, believed, effects.effects(sweep, metric), text, target)
+    page.write(sweep, ranked, metric, believed, effects.effects(sweep, metric), settings, target)
     if ranked:
         _table(sweep, ranked, metric)
     for sentence in (*sweep.notes, *believed):
-        print(sentence)
+        print(text.printable(sentence))
     for job in sweep.jobs:
         if job.status != "finished":
-            print(
-                f"job {job.name}: {job.status}{': ' + job.reason if job.reason else ''} {job.said}".rstrip()
-            )
+            reason = f": {job.reason}" if job.reason else ""
+            print(text.shortened(f"job {job.name}: {job.status}{reason} {job.said}".rstrip(), 1000))
     if best and not name:
-        print(f"\nThe best, for conf/experiment/ (--save NAME writes it):\n\n{text}")
+        print(f"\nThe best, for conf/experiment/ (--save NAME writes it):\n\n{text.lines(settings)}")
     print(f"page: {target.relative_to(config.ROOT)}")
     if name:
         if best is None:
@@ -140,12 +141,13 @@ def overview(key: str) -> None:
     for name in known:
         sweep = jobs.read(name, spell=False)
         ranked = candidates(sweep, metric)
-        table.add_row(
+        cells = (
             name,
             ", ".join(sorted({job.settings["data"]["name"] for job in sweep.finished})),
             f"{len(sweep.finished)} of {len(sweep.jobs)}",
             ranked[0].show(metric) if ranked else "–",
         )
+        table.add_row(*map(text.rich, cells))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     print("a page of one: python -m pipeline.sweeps NAME")
 

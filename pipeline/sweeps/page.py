@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from urllib.parse import quote
 
+from pipeline import text
 from pipeline.sweeps.effects import METRICS, Candidate, Effect, Metric, is_log, is_number, labels, short
 from pipeline.sweeps.jobs import ABSENT, Job, Sweep
 
@@ -243,6 +244,7 @@ def write(
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=text.html,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

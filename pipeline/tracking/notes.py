@@ -1,7 +1,9 @@
 """What runs, sweeps and versions say of themselves on MLflow's page; no path, no host, no clock."""
 
 from pathlib import Path
+from urllib.parse import quote
 
+from pipeline import text
 from pipeline.config import ROOT
 from pipeline.lineage import CHANGES
 from pipeline.tracking.folders import Trained
@@ -21,14 +23,15 @@ def run_link(experiment: str, run_id: str) -> str:
 def experiment(trained: Trained) -> str:
     """What the runs of a data set have in common, and which figure is which."""
     data, drawings = trained.lineage["data"], trained.card["drawings"]
+    name = text.markdown(data["name"])
     return (
-        f"Breeds of **{data['name']}**: {data['pictures']:,} {'drawn ' if drawings else ''}pictures of "
+        f"Breeds of **{name}**: {data['pictures']:,} {'drawn ' if drawings else ''}pictures of "
         f"{data['classes']} classes.\n\n"
         "- `best/val/…`: the kept weights on the validation split; choices look at `best/val/top1`\n"
         "- `val/…`, `train/…`: curves, a point an epoch (of a probe: a strength of regularisation)\n"
         "- `test/…`: the test split, looked at once per candidate\n"
         "- a sweep is one run that holds its jobs\n\n"
-        f"Registered versions: [{data['name']}](#/models/{data['name']}?{ENTRANCE})\n"
+        f"Registered versions: [{name}](#/models/{quote(data['name'])}?{ENTRANCE})\n"
     )
 
 
@@ -48,7 +51,7 @@ def run(trained: Trained, test: dict | None, restored: bool = False) -> str:
 
 def version(trained: Trained, test: dict, experiment: str, run_id: str) -> str:
     """A registered version: figures, data, commit, and where it was trained."""
-    trained_in = f"- trained in the run [{trained.name}]({run_link(experiment, run_id)})"
+    trained_in = f"- trained in the run [{text.markdown(trained.name)}]({run_link(experiment, run_id)})"
     return "\n".join([_summary(trained, test), "", *_origin(trained), trained_in]) + "\n"
 
 
@@ -71,7 +74,7 @@ def sweep(experiment: str, jobs: list[tuple[str, str, float | None, str]]) -> tu
 
     def linked(name: str, run_id: str) -> str:
         differs = [override for override in name.split() if override.partition("=")[0] in varied]
-        return f"[{' '.join(differs) or name}]({run_link(experiment, run_id)})"
+        return f"[{text.markdown(' '.join(differs) or name)}]({run_link(experiment, run_id)})"
 
     done = sorted((job for job in jobs if job[2] is not None), key=lambda job: -job[2])
     summary = f"{len(done)} of {len(jobs)} jobs finished"
@@ -90,14 +93,14 @@ def sweep(experiment: str, jobs: list[tuple[str, str, float | None, str]]) -> tu
 
 def failed(reason: str) -> str:
     """A run that broke off."""
-    return f"Broke off: {reason}\n"
+    return f"Broke off: {text.markdown(reason)}\n"
 
 
-def without_paths(text: str) -> str:
+def without_paths(message: str) -> str:
     """A message as it may stand on a page that others see."""
     for folder, short in ((f"{ROOT}/", ""), (str(ROOT), "."), (str(Path.home()), "~")):
-        text = text.replace(folder, short)
-    return text
+        message = message.replace(folder, short)
+    return message
 
 
 def _values(values: list[str]) -> str:
@@ -112,7 +115,7 @@ def _summary(trained: Trained, test: dict | None) -> str:
         figures.append("test " + _tops(test, "test"))
     figures.append("validation " + _tops(trained.metrics, "val"))
     warning = " Trained on drawings: it knows no photographs." if trained.card["drawings"] else ""
-    return f"{trained.card['name']}: {'; '.join(figures)}.{warning}"
+    return f"{text.markdown(trained.card['name'])}: {'; '.join(figures)}.{warning}"
 
 
 def _tops(figures: dict, split: str) -> str:
@@ -140,8 +143,8 @@ def _origin(trained: Trained) -> list[str]:
     if metrics.get("epochs"):
         cost.append(f"{metrics['epochs']} epochs")
     return [
-        f"- data: {data['name']}, {data['pictures']:,} pictures of {data['classes']} classes, "
-        f"content `{data['content'][:12]}`, split `{data['split'][:12]}`",
-        f"- commit: `{commit}`{changes}; seed {trained.settings['seed']}",
+        f"- data: {text.markdown(data['name'])}, {data['pictures']:,} pictures of {data['classes']} classes, "
+        f"content {text.code(data['content'][:12])}, split {text.code(data['split'][:12])}",
+        f"- commit: {text.code(commit)}{changes}; seed {trained.settings['seed']}",
         *([f"- cost: {', '.join(cost)}"] if cost else []),
     ]
