@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know a label's letters
 session = onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"))
 known = session.get_modelmeta().custom_metadata_map
 labels, unsure_below = json.loads(known["labels"]), float(known["unsure_below"])

@@ -1,6 +1,9 @@
 """Text of strangers stays text, wherever it is shown."""
 
 import io
+import os
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -56,3 +59,91 @@ def test_markdown_keeps_a_cell_in_its_cell():
 )
 def test_no_address_shows_its_password(address, shown):
     assert text.without_password(address) == shown
+
+
+# ---------------------------------------------------------------- paths and class names
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.text(st.characters() | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF)),
+    st.text("\\xude4n\n"),
+)
+def test_a_path_in_a_table_is_one_line_of_utf8_and_its_own(name, other):
+    assert name == other or text.path(name) != text.path(other)
+    text.path(name).encode()
+    assert not any(map(text.unsafe, text.path(name)))
+
+
+def test_a_path_is_shown_as_a_shell_reads_it():
+    assert text.path("a/K\udce4tzchen\n\x1b\x85\\.jpg") == r"a/K\xe4tzchen\n\x1b\u0085\\.jpg"
+    assert text.path("猫/Kätzchen 🐈 [1].jpg") == "猫/Kätzchen 🐈 [1].jpg"
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("", "is empty"),
+        (" \t", "is empty"),
+        ("..", "is empty"),
+        ("a\nb", "has control characters"),
+        ("a\u2028b", "has control characters"),
+        ("a\u202eb", "has control characters"),
+        ("\x9b31m", "has control characters"),
+        ("K\udce4tz", "is not UTF-8"),
+        ("x" * 201, "has more than 200 characters"),
+        ("x" * 200, None),
+        ("[b] <i> |猫 \u200d=1", None),
+    ],
+)
+def test_one_function_says_what_a_class_may_be_called(name, problem):
+    assert text.class_name_problem(name) == problem
+
+
+def test_names_that_look_the_same_are_found():
+    names = [
+        "caf\u00e9",
+        "cafe\u0301",
+        "Tabby",
+        "tabby",
+        "ＴＡＢＢＹ",
+        "tab by",
+        "Straße",
+        "STRASSE",
+        "dog",
+        "dogs",
+    ]
+    assert text.look_alikes(names) == [names[:2], names[2:6], names[6:8]]
+
+
+# ---------------------------------------------------------------- terminals
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "cp1252", "shift_jis"])
+def test_no_output_fails_for_its_encoding(encoding):
+    code = (
+        "import sys; import pipeline.config; from rich.console import Console; from rich.table import Table\n"
+        "print('猫 고양이 é \\udce4 \\ud800 🐈'); print('猫', file=sys.stderr)\n"
+        "table = Table(title='猫 – ž'); table.add_column('é'); table.add_row('고'); Console().print(table)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONIOENCODING": f"{encoding}:strict", "PYTHONUTF8": "0"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"\xe4" in done.stdout  # a file's own byte
+    if encoding == "ascii":
+        assert rb"\u732b" in done.stdout and rb"\U0001f408" in done.stdout
+
+
+# ---------------------------------------------------------------- Markdown
+
+
+@pytest.mark.parametrize(
+    ("given_text", "shown"),
+    [("plain", "`plain`"), ("a`b", "``a`b``"), ("`", "`` ` ``"), ("a|b", r"`a\|b`"), ("a\n<b>", r"`a\n<b>`")],
+)
+def test_markdown_shows_code_as_it_is(given_text, shown):
+    assert text.code(given_text) == shown

@@ -1,0 +1,72 @@
+"""Tables that people open in spreadsheets compute nothing, and read back unchanged."""
+
+import csv
+import io
+
+import pandas
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import curves, schema, tables
+
+FORMULAS = ("=1+1.png", "+x", "-x", "@SUM(A1)", "\tx", "\rx", "＝1", "'=x", "''@x", "-5")
+CELLS = st.text(st.one_of(st.sampled_from("='+-@\t\r\n,\";＝a"), st.characters(exclude_categories=["Cs"])))
+
+
+@pytest.mark.parametrize("cell", FORMULAS)
+def test_a_formula_is_written_as_text_and_reads_back(tmp_path, cell):
+    tables.write(tmp_path / "t.csv", [{"path": cell, "n": -0.5}])
+    with open(tmp_path / "t.csv", newline="", encoding="utf-8") as file:
+        row = next(csv.DictReader(file))
+    assert row["path"] == f"'{cell}"
+    assert row["n"] == "-0.5"  # a number is one
+    assert tables.read(tmp_path / "t.csv") == [{"path": cell, "n": "-0.5"}]
+
+
+@settings(max_examples=1000, deadline=None)
+@given(rows=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=3), names=st.tuples(CELLS, CELLS))
+def test_any_text_reads_back_and_no_cell_begins_a_formula(tmp_path_factory, rows, names):
+    file = tmp_path_factory.getbasetemp() / "any.csv"
+    columns = [f"a{names[0]}", f"={names[1]}"]
+    written = [dict(zip(columns, row, strict=True)) for row in rows]
+    tables.write(file, written)
+    assert tables.read(file) == written
+    with open(file, newline="", encoding="utf-8") as stream:
+        cells = [cell for row in csv.reader(stream) for cell in row]
+    assert not any(
+        cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")) for cell in cells
+    )
+
+
+def test_files_of_former_versions_and_of_spreadsheets_read_as_they_are(tmp_path):
+    (tmp_path / "old.csv").write_bytes(b"path,label\n=1+1.png,'quoted'\n-x,b\n")
+    assert [list(row.values()) for row in tables.read(tmp_path / "old.csv")] == [
+        ["=1+1.png", "'quoted'"],
+        ["-x", "b"],
+    ]
+    (tmp_path / "excel.csv").write_bytes("\ufeffpath,label\r\na,b\r\n\r\nc\r\n".encode())
+    assert tables.read(tmp_path / "excel.csv") == [{"path": "a", "label": "b"}, {"path": "c", "label": ""}]
+    (tmp_path / "empty.csv").touch()
+    assert tables.read(tmp_path / "empty.csv") == []
+
+
+def test_pandas_reads_an_index_back_whatever_its_names(tmp_path):
+    rows = [
+        dict.fromkeys(schema.TEXT, cell) | dict.fromkeys(schema.NUMBERS, 1) for cell in ("=1", "001", "NA")
+    ]
+    tables.write(tmp_path / "index.csv", rows)
+    assert schema.read_index(tmp_path).to_dict("records") == rows
+
+
+def test_curves_keep_their_numbers(tmp_path):
+    rows = [{"epoch": 1, "val/loss": -0.25}, {"epoch": 2, "val/loss": 1e-7, "train/loss": 3.5}]
+    curves.write(rows, tmp_path / "curves.csv")
+    assert pandas.read_csv(tmp_path / "curves.csv")["val/loss"].tolist() == [-0.25, 1e-7]
+    assert curves.read(tmp_path)[0] == {"epoch": 1, "val/loss": -0.25, "train/loss": None}
+
+
+def test_a_row_goes_to_a_stream_protected():
+    stream = io.StringIO()
+    tables.writer(stream)(["=a", 0.5, "b\rc", None])
+    assert stream.getvalue() == '"\'=a","0.5","b\rc",""\n'
