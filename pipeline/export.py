@@ -89,9 +89,12 @@ def _model(found: Chosen, card: dict, folder: Path) -> None:
     onnx.helper.set_model_props(model, told)
     onnx.save_model(model, folder / "model.onnx")
     shutil.copyfile(found.train / "model.json", folder / "model.json")
-    (folder / "labels.txt").write_text(
-        "".join(f"{text.printable(name)}\n" for name in card["classes"]), encoding="utf-8"
-    )
+    _labels(card, folder / "labels.txt")
+
+
+def _labels(card: dict, file: Path) -> None:
+    """A line a class; classes of older models may have any name."""
+    file.write_text("".join(f"{text.printable(name)}\n" for name in card["classes"]), encoding="utf-8")
 
 
 def _weights(train: Path, card: dict, folder: Path) -> None:

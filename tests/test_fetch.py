@@ -1,17 +1,20 @@
 """fetch brings the promised pictures or says in one line why not; nothing half done stands in their place."""
 
+import errno
 import functools
 import hashlib
 import http.server
 import io
+import os
 import tarfile
 import threading
 import zipfile
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from pipeline import config, download, fetch, oxford
+from pipeline import archives, config, download, fetch, oxford, pack, tables
 from pipeline.config import UserError
 
 FILE = b"not really an archive, but fetch does not open it" * 40_000  # 2 MB: several chunks
@@ -375,6 +378,84 @@ def test_a_persons_folders_become_one_archive_with_the_same_bytes_each_time(own,
     _fetch_folder(own, tmp_path / "again")
     assert _names(tmp_path / "archive") == {"cats/1.jpg", "cats/2.png", "dogs/more/3.jpg"}
     assert (tmp_path / "archive").read_bytes() == (tmp_path / "again").read_bytes()
+
+
+def _packed(own, tmp_path) -> tuple[dict[str, str], dict[str, str]]:
+    """Labels of a person's pictures, and the reasons of what is quarantined, by path."""
+    _fetch_folder(own, tmp_path / "archive")
+    pack.pack(tmp_path / "archive", tmp_path / "pack", 32)
+    index, quarantine = (tables.read(tmp_path / f"pack/{name}.csv") for name in ("index", "quarantine"))
+    return {row["path"]: row["label"] for row in index}, {row["path"]: row["reason"] for row in quarantine}
+
+
+@pytest.fixture
+def linked(tmp_path):
+    """Two class folders, and a third elsewhere to which a link leads."""
+    for number, name in enumerate(("own/ginger", "own/tabby", "elsewhere/black/old")):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("RGB", (9, 9), (number, 0, 0)).save(tmp_path / name / "1.png")
+    (tmp_path / "own/black").symlink_to(tmp_path / "elsewhere/black")
+    return tmp_path / "own"
+
+
+def test_a_class_folder_may_be_a_link(linked, tmp_path, capsys):
+    labels, quarantine = _packed(linked, tmp_path)
+    assert labels == {"black/old/1.png": "black", "ginger/1.png": "ginger", "tabby/1.png": "tabby"}
+    assert quarantine == {}
+    assert "DVC sees no changes behind them" in capsys.readouterr().out
+
+
+def test_links_go_round_no_loop(linked, tmp_path):
+    (linked / "tabby/up").symlink_to("..")
+    (linked / "tabby/self").symlink_to("self")
+    (tmp_path / "elsewhere/black/old/home").symlink_to(linked)
+    (linked / "tabby/twice").symlink_to(tmp_path / "elsewhere/black/old")  # the same files again are no loop
+    labels, quarantine = _packed(linked, tmp_path)
+    assert len(labels) == 4 and labels["tabby/twice/1.png"] == "tabby"
+    loops = ("black/old/home", "tabby/twice/home", "tabby/up")
+    assert {path: quarantine[path] for path in loops} == dict.fromkeys(loops, fetch.LOOP)
+    assert "symbolic links" in quarantine["tabby/self"]
+
+
+def test_what_can_not_be_read_is_quarantined_and_nothing_waits(linked, tmp_path, capsys, monkeypatch):
+    (linked / "tabby/gone.jpg").symlink_to("/mnt/unplugged/gone.jpg")
+    (linked / "lost").symlink_to("/mnt/unplugged/lost")
+    os.mkfifo(linked / "tabby/pipe.jpg")
+    (linked / "tabby/socket.jpg").symlink_to("/dev/null")
+    (linked / "tabby/mine.jpg").touch()
+    (linked / "closed").mkdir()
+    read, listed = Path.read_bytes, Path.iterdir
+
+    def refused(file):  # a superuser, as in a container, is refused nothing
+        raise PermissionError(errno.EACCES, "Permission denied", str(file))
+
+    monkeypatch.setattr(Path, "read_bytes", lambda file: (refused if file.name == "mine.jpg" else read)(file))
+    monkeypatch.setattr(Path, "iterdir", lambda file: (refused if file.name == "closed" else listed)(file))
+    labels, quarantine = _packed(linked, tmp_path)
+    assert len(labels) == 3
+    assert quarantine == {
+        "closed": "can't be read (Permission denied)",
+        "lost": "a broken link",
+        "tabby/gone.jpg": "a broken link",
+        "tabby/mine.jpg": "can't be read (Permission denied)",
+        "tabby/pipe.jpg": "no plain file: a pipe, a socket or a device",
+        "tabby/socket.jpg": "no plain file: a pipe, a socket or a device",
+    }
+    assert "closed (can't be read (Permission denied)) and 5 more" in capsys.readouterr().out
+
+
+def test_a_name_that_is_not_utf8_is_packed(linked, tmp_path):
+    Image.new("RGB", (9, 9)).save(os.fsdecode(os.fsencode(linked / "tabby") + b"/K\xe4t.png"))
+    labels, _ = _packed(linked, tmp_path)
+    assert labels["tabby/K\\xe4t.png"] == "tabby"
+
+
+def test_a_file_that_is_too_large_is_not_copied(linked, tmp_path, monkeypatch):
+    (linked / "tabby/film.mp4").write_bytes(bytes(100_000))
+    monkeypatch.setattr(archives, "MAX_BYTES", 50_000)
+    _, quarantine = _packed(linked, tmp_path)
+    assert quarantine["tabby/film.mp4"].startswith("more than")
+    assert (tmp_path / "archive").stat().st_size < 50_000
 
 
 def test_a_persons_archive_is_taken_as_it_is(own, tmp_path):

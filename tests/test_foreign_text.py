@@ -1,0 +1,202 @@
+"""Class names, reasons and file names of strangers are shown as text in tables, notes, pages and prints."""
+
+import csv
+import io
+import json
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from pipeline import (
+    export,
+    leaderboard,
+    predict,
+    registry,
+    report,
+    report_page,
+    tables,
+    text,
+    tracking,
+)
+from pipeline.config import UserError
+from pipeline.sweeps.__main__ import _table
+from pipeline.tracking import notes
+
+MARKUP = "[b] bracket [/notes] <img src=x>|*x*"
+STEERING = "\x1b[2J\r\nfake: line\u202e"
+HOSTILE = MARKUP + STEERING
+
+
+def _sound(printed: str) -> None:
+    """Neither escapes, nor lines of the stranger's own, reach the terminal; what is written is shown."""
+    assert "\x1b" not in printed and "\u202e" not in printed
+    assert not re.search(r"(?m)^fake: line", printed)
+
+
+def test_a_reason_with_markup_ends_no_list(monkeypatch, capsys):
+    row = {"version": "1", "model": HOSTILE, "test/top1": 0.5, "champion": False, "commit": "c" * 40}
+    monkeypatch.setattr(tracking, "versions", lambda name: [row | {"withdrawn": "see [/notes]"}])
+    change = tracking.Change("2026-01-01", "1", None, "see [/notes]" + STEERING + "x" * 5000)
+    monkeypatch.setattr(tracking, "history", lambda name: [change])
+    monkeypatch.setattr(tracking, "uri", lambda: "http://ann:secret@host/[/b]")
+    monkeypatch.setenv("COLUMNS", "300")
+    registry.show("sample")
+    printed = capsys.readouterr().out
+    _sound(printed)
+    assert "taken back: see [/notes]" in printed and "[b]" in printed
+    assert "secret" not in printed and "host/[/b]" in printed
+    assert "became champion: see [/notes]" in printed
+    assert max(map(len, printed.splitlines())) < 500
+
+
+@pytest.mark.parametrize("kind", ["table", "line", "csv", "jsonl"])
+def test_predict_shows_any_label_and_name(kind, capsys, monkeypatch):
+    answer = {"labels": [HOSTILE, "=1+1"], "probabilities": [0.9, 0.1], "unsure": False}
+    write, _ = predict._writer("table" if kind == "line" else kind, 2, kind == "line", 0.5)
+    if kind == "csv":  # on a terminal; a program gets what is there
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    write(HOSTILE, answer)
+    printed = capsys.readouterr().out
+    _sound(printed)
+    if kind == "jsonl":
+        assert json.loads(printed)["labels"][0] == HOSTILE
+    elif kind == "csv":
+        assert "'=1+1" in printed and "[b] bracket" in printed
+    else:
+        assert "[b] bracket [/notes]" in printed
+
+
+def test_a_program_gets_each_cell_back(capsys):
+    write, _ = predict._writer("csv", 1, True, 0.5)
+    write("=1+1.png", {"labels": [HOSTILE], "probabilities": [0.5], "unsure": True})
+    header, row = csv.reader(io.StringIO(capsys.readouterr().out, newline=""))
+    assert dict(zip(header, map(tables.unprotect, row), strict=True)) == {
+        "photo": "=1+1.png",
+        "unsure": "True",
+        "label_1": HOSTILE,
+        "probability_1": "0.500000",
+        "error": "",
+    }
+    assert row[0] == "'=1+1.png"
+
+
+def test_the_leaderboards_table_is_shown_as_it_is():
+    row = {"model": HOSTILE, "test/top1": 0.5, "test/top1/low": 0.4, "test/top1/high": 0.6}
+    shown = leaderboard.markdown([row])
+    _sound(shown)
+    assert shown.splitlines()[2].startswith(r"| \[b\] bracket \[/notes\] &lt;img src=x&gt;\|\*x\*")
+
+
+def test_a_sweeps_table_is_shown_as_it_is(capsys):
+    job = SimpleNamespace(seconds=1.0, name="0[/b]", value=lambda name: HOSTILE)
+    candidate = SimpleNamespace(jobs=[job], seeds=[1], show=lambda metric: "50 %")
+    sweep = SimpleNamespace(name="[/x]", finished=[job], jobs=[job], parameters=["[red]model.lr"])
+    _table(sweep, [candidate], SimpleNamespace(title="top-1"))
+    printed = capsys.readouterr().out
+    _sound(printed)
+    assert "sweep [/x]" in printed and "[red]model.lr" in printed and "[b] bracket" in printed
+
+
+def test_notes_on_mlflows_page_obey_nothing():
+    data = {"name": HOSTILE, "pictures": 3, "classes": 2, "content": "`" * 12, "split": "s"}
+    trained = SimpleNamespace(
+        name=HOSTILE,
+        folder=Path("nowhere"),
+        card={"name": HOSTILE, "drawings": False},
+        lineage={"data": data, "commit": None, "dirty": False},
+        metrics={"val/top1": 0.5},
+        settings={"seed": 1},
+    )
+    told = (
+        notes.experiment(trained),
+        notes.run(trained, None),
+        notes.version(trained, {}, "1", "2"),
+        notes.failed(HOSTILE),
+        notes.sweep("1", [(HOSTILE, "2", 0.5, "FINISHED")])[1],
+    )
+    for note in told:
+        _sound(note)
+        assert "<img" not in note and r"\[/notes\]" in note
+
+
+def test_errors_steer_no_terminal_and_keep_their_lines():
+    assert str(UserError("a \x1b[31m\nb\r")) == "a \\x1b[31m\nb\\r"
+
+
+def test_the_reports_page_and_readme_show_names_as_text(tmp_path, monkeypatch):
+    champion = {"model": "a`b", "reason": HOSTILE}
+    decision = {"champion": champion, "promoted": False, "challenger": "x", "reason": HOSTILE, "looks": 0}
+    monkeypatch.setattr(report, "_card", lambda runs, model: {"drawings": False})
+    row = {"model": "m (1)", "test/top1": 0.5, "test/top1/low": 0.4, "test/top1/high": 0.6}
+    readme = report._readme(Path(HOSTILE.replace("/", "")), [row], [], decision)
+    _sound(readme)
+    assert "Champion: ``a`b``" in readme and "(confusion-m%20%281%29.png)" in readme
+    assert "<img" not in readme
+    monkeypatch.setattr(report_page, "TEMPLATE", tmp_path / "page.html")
+    (tmp_path / "page.html").write_text("<p>{{ label }}</p>{% macro x() %}<b>\n</b>{% endmacro %}{{ x() }}")
+    report_page.write(tmp_path, label=HOSTILE)
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "\x1b" not in page and "&lt;img src=x&gt;" in page and "<b>\n</b>" in page
+
+
+def test_an_exported_folder_has_a_line_for_each_class_and_a_card_that_obeys_nothing(tmp_path, monkeypatch):
+    classes = [HOSTILE, "猫", "\udcff"]
+    monkeypatch.setattr(tracking, "model_hash", lambda folder: "f" * 64)
+    found = SimpleNamespace(train=tmp_path / "train", evaluation=tmp_path / "evaluation")
+    card = {
+        "classes": classes,
+        "data": HOSTILE,
+        "name": "a`b",
+        "drawings": False,
+        "net": {"backbone": MARKUP},
+    }
+    card |= {"input": {"size": 64}, "unsure_below": 0.5}
+    lineage = {"data": {"name": "a`|b", "pictures": 3, "content": "c" * 64, "split": "s" * 64}}
+    files = {
+        "train/model.json": card,
+        "train/metrics.json": {"parameters": 12, "val/top1": 0.5},
+        "train/lineage.json": lineage | {"commit": None, "dirty": False},
+        "train/config.yaml": {"data": {"licence": HOSTILE}},
+        "evaluation/metrics.json": {
+            f"test/{key}": 0.5
+            for key in ("pictures", "top1", "top1/low", "top1/high", "top3", "calibration_error", "answered")
+        }
+        | {"others/named": 0.5},
+    }
+    for name, tree in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(tree))
+    rows = [{"label": name, "pictures": 1, "recall": 0.5, "precision": 0.5} for name in classes[:2]]
+    tables.write(tmp_path / "evaluation/classes.csv", rows)
+    readme = export._card(found, card, None, page=False)
+    _sound(readme)
+    assert "<img" not in readme and "猫 50% of 1" in readme and "``a`b``" in readme and "``a`\\|b``" in readme
+    export._labels(card, tmp_path / "labels.txt")
+    labels = (tmp_path / "labels.txt").read_text(encoding="utf-8").splitlines()
+    assert len(labels) == 3 and labels[1] == "猫"
+    _sound("\n".join(labels))
+
+
+def test_the_page_to_try_a_model_puts_names_in_as_text(house):
+    for file in (house / "pipeline/try_page").iterdir():
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", file.read_text(encoding="utf-8")
+        )
+    for file in (house / "pipeline").rglob("*.html"):
+        unescaped = re.findall(r"\|\s*safe", file.read_text(encoding="utf-8"))
+        assert len(unescaped) == ('"_<wbr>"|safe' in file.read_text(encoding="utf-8")), file
+
+
+def test_rich_draws_plain_boxes_where_the_terminal_knows_no_others():
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="petfaces.tolerant")
+    from rich.table import Table
+
+    table = Table(title=text.rich("猫"))
+    table.add_column("a")
+    Console(file=stream).print(table)
+    stream.flush()
+    assert b"+---" in stream.buffer.getvalue()
