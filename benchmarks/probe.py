@@ -8,7 +8,6 @@ recipe changes.
 """
 
 import argparse
-import csv
 from collections.abc import Callable
 from functools import cache
 
@@ -24,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks.machine import described
 from models.probe import fit_head
-from pipeline import networks
+from pipeline import networks, tables
 from pipeline.config import ROOT, compose
 from pipeline.data import Pack
 from pipeline.features import features
@@ -70,10 +69,8 @@ def main() -> None:
     file = ROOT / "reports/benchmarks" / cfg.data.name / "probe.csv"
     done = {}
     if file.is_file():
-        with open(file, newline="") as stream:
-            done = {
-                tuple(row[key] for key in COLUMNS[:4]): float(row["top1"]) for row in csv.DictReader(stream)
-            }
+        rows = tables.read(file)
+        done = {tuple(row[key] for key in COLUMNS[:4]): float(row["top1"]) for row in rows}
 
     @cache
     def seen(*more: str) -> np.ndarray:
@@ -114,23 +111,13 @@ def main() -> None:
                     else:
                         parts = few(y, int(amount.split()[0]), seed)
                     done[key] = float((learner(*parts, seed) == y[parts[1]]).mean())
-                    _append(file, (*key, f"{done[key]:.4f}"))
+                    tables.append(file, dict(zip(COLUMNS, (*key, f"{done[key]:.4f}"), strict=True)))
                 results.append(done[key])
             shown = f"{np.mean(results):.1%} ({min(results):.1%}–{max(results):.1%})"
             table.add_row(amount, method, shown, str(len(results)))
     console = Console(width=120)
     console.print(described("torch", "timm", "onnxruntime", "scikit-learn"))
     console.print(table)
-
-
-def _append(file, row: tuple) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not file.is_file()
-    with open(file, "a", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        if fresh:
-            writer.writerow(COLUMNS)
-        writer.writerow(row)
 
 
 if __name__ == "__main__":

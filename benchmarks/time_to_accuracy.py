@@ -8,7 +8,6 @@ features and all that a training leaves. A row a run goes to
 """
 
 import argparse
-import csv
 import os
 import signal
 import subprocess
@@ -24,7 +23,7 @@ from rich.table import Table
 
 from benchmarks.machine import described
 from models.pretrained import imagenet_from_package
-from pipeline import archives
+from pipeline import archives, tables
 from pipeline.config import ROOT, compose
 from pipeline.data import Pack
 
@@ -172,20 +171,12 @@ def _row(
     if key in [tuple(row[column] for column in COLUMNS[:5]) for row in _rows(file)]:
         return
     seconds, best = timed(contest, given.goal, given.limit * 60, threads, folder / "mlflow.db")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not file.is_file()
-    with open(file, "a", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        if fresh:
-            writer.writerow(COLUMNS)
-        writer.writerow([*key, "" if seconds is None else f"{seconds / 60:.2f}", f"{best:.4f}"])
+    figures = ("" if seconds is None else f"{seconds / 60:.2f}", f"{best:.4f}")
+    tables.append(file, dict(zip(COLUMNS, (*key, *figures), strict=True)))
 
 
 def _rows(file: Path) -> list[dict]:
-    if not file.is_file():
-        return []
-    with open(file, newline="") as stream:
-        return list(csv.DictReader(stream))
+    return tables.read(file) if file.is_file() else []
 
 
 def _table(file: Path, goal: float, data: str) -> Table:

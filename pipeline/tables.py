@@ -55,6 +55,17 @@ def write(file: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[st
             write_row(row.get(column, "") for column in columns)
 
 
+def append(file: Path, row: Mapping[str, object]) -> None:
+    """Adds a row to a file, and before it a header where there is no file yet."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = not file.is_file()
+    with open(file, "a", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        write_row = writer(stream)
+        if fresh:
+            write_row(row)
+        write_row(row.values())
+
+
 def read(file: Path) -> list[dict[str, str]]:
     """Rows of a file, by column."""
     with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:

@@ -81,6 +81,8 @@ def test_two_classes_serve_a_probe_too(whole_way, tmp_path):
 def test_one_command_takes_ones_own_folder(run, house, restored, tmp_path):
     """What dvc.yaml makes of `-S data=folder -S fetch.path=DIR`; changed pictures are noticed."""
     own = _pictures(tmp_path / "own", 2, 5)
+    shutil.move(own / "001", tmp_path / "elsewhere")
+    (own / "001").symlink_to(tmp_path / "elsewhere")  # a class folder like any other
     done = run("dvc", "exp", "run", "-S", "data=folder", "-S", f"fetch.path={own}", "split")
     assert done.returncode == 0, done.stdout
     assert "split: 6 train, 2 val, 2 test" in done.stdout

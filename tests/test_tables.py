@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 import pandas
 import pytest
@@ -70,3 +71,16 @@ def test_a_row_goes_to_a_stream_protected():
     stream = io.StringIO()
     tables.writer(stream)(["=a", 0.5, "b\rc", None])
     assert stream.getvalue() == '"\'=a","0.5","b\rc",""\n'
+
+
+def test_rows_are_added_under_one_header(tmp_path):
+    for name in ("=a", "b"):
+        tables.append(tmp_path / "new/t.csv", {"name": name, "n": 1})
+    assert (tmp_path / "new/t.csv").read_text() == "name,n\n'=a,1\nb,1\n"
+
+
+def test_one_module_alone_reads_and_writes_csv(house):
+    files = [*(house / "pipeline").rglob("*.py"), *(house / "benchmarks").rglob("*.py")]
+    assert [file.name for file in files if re.search(r"(?m)^ *import csv\b", file.read_text())] == [
+        "tables.py"
+    ]

@@ -2,6 +2,7 @@
 
 import json
 import math
+from html import escape
 from itertools import cycle
 from pathlib import Path
 from statistics import fmean
@@ -81,7 +82,7 @@ def _parallel(jobs: list[Job], parameters: list[str], metric: Metric):
 def _label(job: Job, parameters: list[str], metric: Metric) -> str:
     lines = [f"job {job.name}: {metric.show(metric.of(job))}"]
     lines += [f"{name} = {short(job.value(name))}" for name in [*parameters, "seed"]]
-    return "<br>".join(lines)
+    return "<br>".join(escape(text.printable(line), quote=False) for line in lines)  # plotly reads HTML
 
 
 def _so_far(jobs: list[Job], parameters: list[str], metric: Metric):
