@@ -111,7 +111,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         found = chosen.find(given.model or config.compose().data.name, Path(scratch))
-        card = json.loads((found.train / "model.json").read_text())
+        card = json.loads((found.train / "model.json").read_text(encoding="utf-8"))
         pack = Pack.open(ROOT / "data" / card["data"])
         paths = set(pack.table["path"])
         # Test pictures first, then others: 500 may be more than a test split has.

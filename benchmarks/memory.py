@@ -59,10 +59,10 @@ def generate(place: Path, pictures: int) -> None:
     split.to_csv(place / "split.csv", index=False)
     with open(place / "pack/pixels.bin", "wb") as pixels:
         pixels.truncate(pictures * SIDE * SIDE * 3)
-    (place / "pack/quarantine.csv").write_text("path,reason\n")
+    (place / "pack/quarantine.csv").write_text("path,reason\n", encoding="utf-8")
     summary = {"schema": schema.VERSION, "max_side": SIDE, "pictures": pictures, "classes": CLASSES}
     summary |= {"quarantined": 0, "content": schema.content_hash(index)}
-    (place / "pack/pack.json").write_text(json.dumps(summary))
+    (place / "pack/pack.json").write_text(json.dumps(summary), encoding="utf-8")
     seal.seal(place / "pack")
 
 
@@ -70,11 +70,13 @@ def own_memory(process: int) -> int:
     """Bytes of anonymous memory of a process and its children."""
     found = 0
     try:
-        for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        for line in Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("RssAnon:"):
                 found += int(line.split()[1]) * 1024
         for task in Path(f"/proc/{process}/task").iterdir():
-            found += sum(own_memory(int(child)) for child in (task / "children").read_text().split())
+            found += sum(
+                own_memory(int(child)) for child in (task / "children").read_text(encoding="utf-8").split()
+            )
     except (FileNotFoundError, ProcessLookupError):  # it has just ended
         pass
     return found
@@ -108,7 +110,7 @@ def train(seconds: float, overrides: list[str]) -> tuple[int, str]:
         training.send_signal(signal.SIGTERM)
         _, told = training.communicate()
         for file in (main_checkout() / "runs/.work").glob("*/attempt.json"):
-            if json.loads(file.read_text())["out"].startswith(folder):
+            if json.loads(file.read_text(encoding="utf-8"))["out"].startswith(folder):
                 shutil.rmtree(file.parent)  # nobody will go on with it
         return highest, told.strip().splitlines()[-1] if told.strip() else ""
 

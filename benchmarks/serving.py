@@ -112,7 +112,7 @@ def main() -> None:
     console.print(described("torch", "onnxruntime", "mlflow", "fastapi"))
     with tempfile.TemporaryDirectory() as scratch:
         found = chosen.find(given.model or config.compose().data.name, Path(scratch))
-        card = json.loads((found.train / "model.json").read_text())
+        card = json.loads((found.train / "model.json").read_text(encoding="utf-8"))
         (_, file) = next(islice(archives.members(ROOT / "data" / card["data"] / "archive"), 1, None))
         folder = export.export(found, Path(scratch) / "exported", page=False)
         network, _ = classifier.load(found.train)

@@ -213,12 +213,12 @@ def save(model: Classifier, card: dict, folder: Path) -> None:
     # A network of any memory layout is saved in one, so that the file depends on the values alone.
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.net.state_dict().items()}
     (folder / "weights.safetensors").write_bytes(to_safetensors(tensors))
-    (folder / "model.json").write_text(json.dumps(card, indent=2) + "\n")
+    (folder / "model.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
 def load(folder: Path) -> tuple[Classifier, dict]:
     """The trained classifier of a folder, ready to predict, and its card."""
-    card = json.loads((folder / "model.json").read_text())
+    card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     model = build(card, channels_last=card["channels_last"])
     model.net.load_state_dict(load_file(folder / "weights.safetensors"))
     return model.eval(), card

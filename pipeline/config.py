@@ -40,7 +40,7 @@ def _sweep_of_this_command(new: str) -> str:
     """Name of the sweep that the same command began and did not end, if any, else the new one."""
     for file in sorted((ROOT / "runs/sweeps").glob("*/command.json"), reverse=True):
         with suppress(OSError, ValueError, KeyError):
-            known = json.loads(file.read_text())
+            known = json.loads(file.read_text(encoding="utf-8"))
             if known["arguments"] == sys.argv[1:] and not known["ended"]:
                 return file.parent.name
     return new

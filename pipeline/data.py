@@ -43,7 +43,7 @@ class Pack:
         if not (place / "split.csv").is_file() or not (place / "pack/pack.json").is_file():
             raise UserError(f"{place} has no packed pictures; run: dvc repro split")
         seal.check(place / "pack")
-        summary = json.loads((place / "pack/pack.json").read_text())
+        summary = json.loads((place / "pack/pack.json").read_text(encoding="utf-8"))
         if summary["schema"] != schema.VERSION:
             raise UserError(
                 f"{place}/pack was written by another version of this project; run: dvc repro pack"

@@ -90,7 +90,7 @@ def _from_mirror(mirror: str, name: str) -> Path:
     if not file.is_file():
         raise UserError(f"the mirror {folder} has no file {name}; put it there or name another mirror")
     sums = folder / "SHA256SUMS"
-    promised = _promised(sums.read_text(), name) if sums.is_file() else None
+    promised = _promised(sums.read_text(encoding="utf-8"), name) if sums.is_file() else None
     if promised and sha256_of(file) != promised:
         raise UserError(f"{file} is not the file that {sums} promises; fetch it again from where it came")
     return file
@@ -193,7 +193,9 @@ def _append(url: str, part: Path, note: Path) -> None:
     from tqdm import tqdm
 
     have = _size(part)
-    validator = json.loads(note.read_text()).get("validator") if have and note.is_file() else None
+    validator = (
+        json.loads(note.read_text(encoding="utf-8")).get("validator") if have and note.is_file() else None
+    )
     headers = {"Accept-Encoding": "identity"}
     if validator:  # without one nobody can tell whether the rest belongs to the beginning
         headers |= {"Range": f"bytes={have}-", "If-Range": validator}
@@ -207,7 +209,7 @@ def _append(url: str, part: Path, note: Path) -> None:
         # A weak ETag promises the same meaning, not the same bytes.
         etag = answer.headers.get("ETag", "")
         validator = etag if etag and not etag.startswith("W/") else answer.headers.get("Last-Modified")
-        note.write_text(json.dumps({"validator": validator}))
+        note.write_text(json.dumps({"validator": validator}), encoding="utf-8")
         left = int(answer.headers.get("Content-Length", 0))
         bar = tqdm(
             total=(left + have if resumed else left) or None,

@@ -73,8 +73,8 @@ def evaluate(
     unfinished = out.with_name(out.name + ".part")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    (unfinished / "model.sha256").write_text(tracking.model_hash(train) + "\n")
+    (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    (unfinished / "model.sha256").write_text(tracking.model_hash(train) + "\n", encoding="utf-8")
     np.save(unfinished / "probabilities.npy", probabilities)
     judged = pack.table.iloc[rows]
     _table(

@@ -154,7 +154,7 @@ def save(name: str, words: Words, settings: dict, comment: list[str]) -> Path:
     """
     file = check_name(name)
     file.parent.mkdir(exist_ok=True)
-    file.write_text(text(words, comment))
+    file.write_text(text(words, comment), encoding="utf-8")
     kept = False
     try:
         composed = OmegaConf.to_container(config.compose(f"experiment={name}"), resolve=True)

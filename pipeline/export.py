@@ -39,7 +39,7 @@ def export(found: Chosen, out: Path, int8: bool = False, page: bool = True) -> P
         raise UserError(
             f"--out {out} holds something else than an export, or one that was changed; name another"
         )
-    card = json.loads((found.train / "model.json").read_text())
+    card = json.loads((found.train / "model.json").read_text(encoding="utf-8"))
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -48,7 +48,7 @@ def export(found: Chosen, out: Path, int8: bool = False, page: bool = True) -> P
         figures = _to_int8(part, card) if int8 else None
         _weights(found.train, card, part)
         shutil.copyfile(HERE / "export_example.py", part / "example.py")
-        (part / "README.md").write_text(_card(found, card, figures, page))
+        (part / "README.md").write_text(_card(found, card, figures, page), encoding="utf-8")
         if page:
             try_page.write(part / "model.onnx", card, part / "try")
         seal.seal(part)
@@ -72,7 +72,7 @@ def _model(found: Chosen, card: dict, folder: Path) -> None:
 
     from pipeline import tracking
 
-    lineage = json.loads((found.train / "lineage.json").read_text())
+    lineage = json.loads((found.train / "lineage.json").read_text(encoding="utf-8"))
     model = onnx.load(found.portable / "model.onnx")
     provenance = {
         "data": lineage["data"],
@@ -129,7 +129,7 @@ def _card(found: Chosen, card: dict, int8: dict | None, page: bool) -> str:
 
     test, weak = None, ""
     if found.evaluation:
-        test = json.loads((found.evaluation / "metrics.json").read_text())
+        test = json.loads((found.evaluation / "metrics.json").read_text(encoding="utf-8"))
         rows = sorted(tables.read(found.evaluation / "classes.csv"), key=lambda row: float(row["recall"]))
         shown = [row for row in rows if int(row["pictures"])][:WEAK]
         weak = ", ".join(
@@ -138,13 +138,13 @@ def _card(found: Chosen, card: dict, int8: dict | None, page: bool) -> str:
         )
         if "test/answered" not in test:
             raise UserError("this model was judged by an older version; run: dvc repro evaluate")
-    data = yaml.safe_load((found.train / "config.yaml").read_text())["data"]
+    data = yaml.safe_load((found.train / "config.yaml").read_text(encoding="utf-8"))["data"]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=False)
     environment.filters |= {"markdown": text.markdown, "code": text.code}
-    return environment.from_string((HERE / "export_card.md").read_text()).render(
+    return environment.from_string((HERE / "export_card.md").read_text(encoding="utf-8")).render(
         card=card,
-        metrics=json.loads((found.train / "metrics.json").read_text()),
-        lineage=json.loads((found.train / "lineage.json").read_text()),
+        metrics=json.loads((found.train / "metrics.json").read_text(encoding="utf-8")),
+        lineage=json.loads((found.train / "lineage.json").read_text(encoding="utf-8")),
         sha256=tracking.model_hash(found.train),
         licence=data.get("licence", "unknown"),
         test=test,

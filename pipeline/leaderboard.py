@@ -47,7 +47,7 @@ def rows(runs: Path, models: list[str]) -> list[dict]:
             if not file.is_file():
                 raise UserError(f"{file} is missing; run: dvc repro")
             seal.check(file.parent)
-            row |= json.loads(file.read_text())
+            row |= json.loads(file.read_text(encoding="utf-8"))
         table.append(row)
     return sorted(table, key=lambda row: -row["test/top1"])
 
@@ -143,8 +143,8 @@ def show(runs: Path, models: list[str]) -> None:
         seconds = tracking.wall_seconds(runs / "train" / row["model"])
         table.add_row(*map(text.rich, cells(row, columns)), f"{seconds:,.0f} s" if seconds else "–")
     console.print(table)
-    decision = json.loads((runs / "register/decision.json").read_text())
-    card = json.loads((runs / "register/champion/train/model.json").read_text())
+    decision = json.loads((runs / "register/decision.json").read_text(encoding="utf-8"))
+    card = json.loads((runs / "register/champion/train/model.json").read_text(encoding="utf-8"))
     reason = text.shortened(decision["champion"]["reason"], 300)
     print(f"Champion of {name}: {text.printable(card['name'])} ({reason}).")
     if card["drawings"]:

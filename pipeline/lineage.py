@@ -30,7 +30,7 @@ def settings_of(cfg: DictConfig) -> dict:
 
 def code_hash() -> str:
     """Of the code that a training runs, as ``dvc.yaml`` lists it for its stage."""
-    needs = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["train"]["deps"]
+    needs = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]["train"]["deps"]
     places = [ROOT / need for need in needs if need.partition("/")[0] in ("pipeline", "models")]
     files = [file for place in places for file in (place.rglob("*.py") if place.is_dir() else [place])]
     whole = hashlib.sha256()
@@ -76,7 +76,9 @@ def lineage_of(pack, threads: int) -> dict:
     import torch
 
     def git(*arguments: str) -> str | None:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace"
+        )
         return done.stdout.strip() if done.returncode == 0 else None
 
     changed = git("status", "--porcelain", "--", *CODE)

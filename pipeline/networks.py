@@ -134,7 +134,7 @@ def _start(net, card: dict, start: str) -> str:
                 "models:/NAME/VERSION or models:/NAME@ALIAS"
             )
         seal.check(folder, f"model.start={start}")
-        former = json.loads((folder / "model.json").read_text())
+        former = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         state = load_file(folder / "weights.safetensors")
         known = tracking.model_hash(folder)
     if _structure(former["net"]) != _structure(card["net"]):

@@ -66,7 +66,11 @@ def _runtime() -> Path:
     with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".") as place:
         try:
             done = subprocess.run(
-                ["npm", "pack", "--silent", f"{RUNTIME}@{VERSION}"], cwd=place, capture_output=True, text=True
+                ["npm", "pack", "--silent", f"{RUNTIME}@{VERSION}"],
+                cwd=place,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
             )
         except FileNotFoundError as error:
             raise UserError(
@@ -90,10 +94,11 @@ def _runtime() -> Path:
             for file in FILES:
                 (part / file).write_bytes(members.extractfile(f"package/dist/{file}").read())
             # Its archive holds no licence, and MIT asks for one: this project's has the same words.
-            words = (ROOT / "LICENSE").read_text().partition("\n\nPermission")
+            words = (ROOT / "LICENSE").read_text(encoding="utf-8").partition("\n\nPermission")
             (part / "LICENSE").write_text(
                 f"{', '.join(FILES)}:\nONNX Runtime, MIT License, Copyright (c) Microsoft Corporation\n"
-                + "".join(words[1:])
+                + "".join(words[1:]),
+                encoding="utf-8",
             )
         part.replace(kept)
     return kept

@@ -45,7 +45,7 @@ def damaged(folder: Path) -> list[str]:
     if not (folder / SUMS).is_file():
         return [f"{SUMS} is missing"]
     try:
-        lines = (folder / SUMS).read_text(errors="replace").splitlines()
+        lines = (folder / SUMS).read_text(errors="replace", encoding="utf-8").splitlines()
         found = sums(folder)
     except OSError as error:  # what a dying disk answers
         return [f"{Path(error.filename or SUMS).name} can't be read ({error.strerror})"]
@@ -178,7 +178,7 @@ class Portable:
                 f"{folder}: {', '.join(wrong)}; take another copy of the model, or, "
                 "in the project that made it, run: python -m pipeline.verify --repair"
             )
-        self.card = json.loads((folder / "model.json").read_text())
+        self.card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         self.classes: list[str] = self.card["classes"]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads

@@ -81,7 +81,7 @@ def main(settings: str, answer: str, out: str | None = None) -> None:
 
             traceback.print_exc()
     if leader:
-        Path(answer).write_text(json.dumps(told))
+        Path(answer).write_text(json.dumps(told), encoding="utf-8")
     sys.exit("error" in told)
 
 

@@ -31,15 +31,15 @@ class Candidate:
 
     @property
     def card(self) -> dict:
-        return json.loads((self.train / "model.json").read_text())
+        return json.loads((self.train / "model.json").read_text(encoding="utf-8"))
 
     @property
     def validation(self) -> dict:
-        return json.loads((self.train / "metrics.json").read_text())
+        return json.loads((self.train / "metrics.json").read_text(encoding="utf-8"))
 
     @property
     def test(self) -> dict:
-        return json.loads((self.evaluation / "metrics.json").read_text())
+        return json.loads((self.evaluation / "metrics.json").read_text(encoding="utf-8"))
 
     def judged(self) -> list[tuple[str, str]]:
         """Hash and class of the test pictures, in order."""
@@ -179,7 +179,7 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
         shutil.rmtree(out / "champion" / part, ignore_errors=True)
         shutil.copytree(source, out / "champion" / part)
     shutil.rmtree(out / "former", ignore_errors=True)
-    split = json.loads((candidates[best].train / "lineage.json").read_text())["data"]["split"]
+    split = json.loads((candidates[best].train / "lineage.json").read_text(encoding="utf-8"))["data"]["split"]
     decision = {
         "candidates": hashes,
         "challenger": best,
@@ -192,7 +192,7 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
             "reason": tracking.promoted_because(name, tracking.champion(name)[0]),
         },
     }
-    (out / "decision.json").write_text(json.dumps(decision, indent=2) + "\n")
+    (out / "decision.json").write_text(json.dumps(decision, indent=2) + "\n", encoding="utf-8")
     return decision
 
 

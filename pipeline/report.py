@@ -41,7 +41,7 @@ def report(runs: Path, place: Path, models: list[str], target: Path) -> None:
     if not (place / "audit.csv").is_file():
         raise UserError(f"{place}/audit.csv is missing; run: dvc repro audit")
     table = leaderboard.rows(runs, models)
-    decision = json.loads((runs / "register/decision.json").read_text())
+    decision = json.loads((runs / "register/decision.json").read_text(encoding="utf-8"))
     predictions = {
         row["model"]: tables.read(runs / "evaluate" / row["model"] / "predictions.csv") for row in table
     }
@@ -53,7 +53,7 @@ def report(runs: Path, place: Path, models: list[str], target: Path) -> None:
     _tables(runs, place, table, unfinished)
     _plots(runs, table, predictions, unfinished)
     _page(runs, place, table, predictions, verdicts, decision, unfinished)
-    (unfinished / "README.md").write_text(_readme(runs, table, verdicts, decision))
+    (unfinished / "README.md").write_text(_readme(runs, table, verdicts, decision), encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
     os.replace(unfinished, target)
 
@@ -64,7 +64,7 @@ def _tables(runs: Path, place: Path, table: list[dict], folder: Path) -> None:
 
     tables.write(folder / "leaderboard.csv", table)
     metrics = {row["model"]: {key: value for key, value in row.items() if key != "model"} for row in table}
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     for name in ("classes", "confusions"):
         rows = {row["model"]: tables.read(runs / "evaluate" / row["model"] / f"{name}.csv") for row in table}
         tables.write(
@@ -160,7 +160,7 @@ def _page(
 
 
 def _card(runs: Path, model: str) -> dict:
-    return json.loads((runs / "train" / model / "model.json").read_text())
+    return json.loads((runs / "train" / model / "model.json").read_text(encoding="utf-8"))
 
 
 def _challenger(decision: dict) -> str:

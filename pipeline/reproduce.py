@@ -102,7 +102,7 @@ def _say(what: str, text: str) -> None:
 def _git(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     # Hooks are a person's: DVC's, for one, would check out data at once.
     command = ["git", "-c", "core.hooksPath=/dev/null", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    return subprocess.run(command, cwd=cwd, capture_output=True, encoding="utf-8", errors="replace")
 
 
 @contextmanager
@@ -281,20 +281,20 @@ class Rebuilding:
         own = self.tree / "params.yaml"
         if (self.kept / "params.yaml").is_file():
             shutil.copyfile(self.kept / "params.yaml", own)
-        params = yaml.safe_load(own.read_text())
+        params = yaml.safe_load(own.read_text(encoding="utf-8"))
         params["data"] = self.data  # the command line may have chosen it
         for group in ("pack", "split"):
             params[group] = {key: self.settings[group][key] for key in params.get(group, {})}
         if "fetch" in params:  # a person's pictures lie in the main checkout
             params["fetch"]["path"] = str(config.from_root(params["fetch"]["path"], config.main_checkout()))
-        own.write_text(yaml.safe_dump(params))
+        own.write_text(yaml.safe_dump(params), encoding="utf-8")
         places = (self.kept / "dvc.lock", self.tree / "dvc.lock", config.main_checkout() / "dvc.lock")
-        return list(dict.fromkeys(place.read_text() for place in places if place.is_file()))
+        return list(dict.fromkeys(place.read_text(encoding="utf-8") for place in places if place.is_file()))
 
     def _use(self, lock: str) -> None:
         """Writes ``dvc.lock``, and takes away what another one has brought."""
         shutil.rmtree(self.tree / "data" / self.data, ignore_errors=True)
-        (self.tree / "dvc.lock").write_text(lock)
+        (self.tree / "dvc.lock").write_text(lock, encoding="utf-8")
 
     def _dvc(self, verb: str, lock: str, *options: str) -> subprocess.CompletedProcess:
         """Calls DVC for the data that a lock names."""
@@ -325,13 +325,17 @@ class Rebuilding:
 
     def _child(self, *out: str) -> dict:
         settings, answer = self.place / "config.yaml", self.place / "answer.json"
-        settings.write_text(yaml.safe_dump(self.settings, sort_keys=False))
+        settings.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
         answer.unlink(missing_ok=True)
         program = self.place / "program" / CHILD.name  # alone: Python puts its folder first on the path
         program.parent.mkdir(exist_ok=True)
         shutil.copyfile(CHILD, program)
         done = self._run(sys.executable, str(program), str(settings), str(answer), *out, quiet=not out)
-        told = json.loads(answer.read_text()) if answer.is_file() else {"error": f"status {done.returncode}"}
+        told = (
+            json.loads(answer.read_text(encoding="utf-8"))
+            if answer.is_file()
+            else {"error": f"status {done.returncode}"}
+        )
         if "error" in told:
             raise UserError(
                 f"{self.version}: the code of commit {self.commit[:8]} broke off: {told['error']}"
@@ -354,7 +358,8 @@ class Rebuilding:
             env=environment,
             stdout=pipe,
             stderr=pipe,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             start_new_session=True,
         )
         try:

@@ -16,7 +16,7 @@ REPAIR = "python -m pipeline.verify --repair"
 def seal(folder: Path) -> None:
     """Writes ``SHA256SUMS`` over all files of a folder."""
     lines = (f"{digest}  {name}\n" for name, digest in portable.sums(folder).items())
-    (folder / portable.SUMS).write_text("".join(lines))
+    (folder / portable.SUMS).write_text("".join(lines), encoding="utf-8")
 
 
 def near(path: Path) -> Path:

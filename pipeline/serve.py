@@ -184,7 +184,9 @@ def _docs(form: dict) -> str:
     import jinja2
 
     environment = jinja2.Environment(autoescape=True)
-    return environment.from_string((Path(__file__).parent / "serve_docs.html").read_text()).render(form=form)
+    return environment.from_string(
+        (Path(__file__).parent / "serve_docs.html").read_text(encoding="utf-8")
+    ).render(form=form)
 
 
 def main(arguments: list[str]) -> None:

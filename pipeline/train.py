@@ -164,8 +164,8 @@ def _leave(
     save(model, card, folder)
     curves.write(rows, folder / "curves.csv")
     for file, tree in (("metrics.json", metrics), ("lineage.json", lineage)):
-        (folder / file).write_text(json.dumps(tree, indent=2) + "\n")
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
+        (folder / file).write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)), encoding="utf-8")
     return metrics
 
 

@@ -39,11 +39,11 @@ def identity(settings: dict, lineage: dict, sweep: str | None) -> str:
 def finished(out: Path, known: str, sweep: str | None) -> dict | None:
     """What ``metrics.json`` says of a finished training of this identity in `out`, or None."""
     try:
-        settings = yaml.safe_load((out / "config.yaml").read_text())
-        lineage = json.loads((out / "lineage.json").read_text())
+        settings = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
+        lineage = json.loads((out / "lineage.json").read_text(encoding="utf-8"))
         if identity(settings, lineage, sweep) == known:
             seal.check(out)
-            return json.loads((out / "metrics.json").read_text())
+            return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, UserError):
         pass
     return None
@@ -63,8 +63,8 @@ def told(settings: dict, lineage: dict, sweep: str | None) -> None:
 
 def taken(train: Path) -> None:
     """A stage behind `train` runs, so DVC holds train's folder: what `forget` has kept for it can go."""
-    settings = yaml.safe_load((train / "config.yaml").read_text())
-    lineage = json.loads((train / "lineage.json").read_text())
+    settings = yaml.safe_load((train / "config.yaml").read_text(encoding="utf-8"))
+    lineage = json.loads((train / "lineage.json").read_text(encoding="utf-8"))
     shutil.rmtree(_work() / identity(settings, lineage, None)[:16], ignore_errors=True)
 
 
@@ -74,7 +74,7 @@ def _work() -> Path:
 
 def _attempt(folder: Path) -> str | None:
     try:
-        return json.loads((folder / "attempt.json").read_text())["attempt"]
+        return json.loads((folder / "attempt.json").read_text(encoding="utf-8"))["attempt"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -129,7 +129,7 @@ class Unfinished:
         file, name = self.folder / "attempt.json", uuid.uuid4().hex
         self.folder.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".part")
-        part.write_text(json.dumps({"attempt": name, "out": str(self.out)}) + "\n")
+        part.write_text(json.dumps({"attempt": name, "out": str(self.out)}) + "\n", encoding="utf-8")
         part.replace(file)
         return name
 
@@ -138,7 +138,7 @@ class Unfinished:
         found = []
         for file in self.work.glob("*/attempt.json"):
             try:
-                same = json.loads(file.read_text())["out"] == str(self.out)
+                same = json.loads(file.read_text(encoding="utf-8"))["out"] == str(self.out)
             except (OSError, ValueError, KeyError):
                 continue
             kept = Checkpoints(file.parent / "checkpoints").any()

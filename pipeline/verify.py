@@ -26,7 +26,9 @@ MARKS = ("pack.json", "lineage.json", "predictions.csv", "model.onnx")  # of fol
 
 def _dvc(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
 
 
 def _md5(file: Path) -> str:
@@ -56,7 +58,7 @@ class Cache:
         if told.returncode:
             raise UserError(f"DVC does not tell where its cache is: {' '.join(told.stderr.split())[:200]}")
         lock = ROOT / "dvc.lock"
-        stages = yaml.safe_load(lock.read_text())["stages"].values() if lock.is_file() else ()
+        stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"].values() if lock.is_file() else ()
         outs = {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", ())}
         return cls(ROOT / told.stdout.strip() / "files/md5", outs)
 
@@ -75,7 +77,7 @@ class Cache:
             if not md5.endswith(".dir"):
                 found[ROOT / path] = md5
             elif whole(self.object(md5)):
-                listed = json.loads(self.object(md5).read_text())
+                listed = json.loads(self.object(md5).read_text(encoding="utf-8"))
                 found |= {ROOT / path / entry["relpath"]: entry["md5"] for entry in listed}
         return found
 
@@ -87,7 +89,7 @@ class Cache:
             listed = [{"md5": _md5(file), "relpath": file.relative_to(path).as_posix()} for file in files]
             text = json.dumps(sorted(listed, key=lambda entry: entry["relpath"]), sort_keys=True)
             if hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() == name.removesuffix(".dir"):
-                target.write_text(text)
+                target.write_text(text, encoding="utf-8")
                 target.chmod(0o444)
                 return True
         for file in (file for file, md5 in self.files().items() if md5 == name and _md5(file) == name):

@@ -1,5 +1,6 @@
 """Text of strangers stays text, wherever it is shown."""
 
+import ast
 import io
 import os
 import subprocess
@@ -136,6 +137,25 @@ def test_no_output_fails_for_its_encoding(encoding):
     assert b"\xe4" in done.stdout  # a file's own byte
     if encoding == "ascii":
         assert rb"\u732b" in done.stdout and rb"\U0001f408" in done.stdout
+
+
+def _without_encoding(file):
+    """Lines of a module that read or write text in whatever encoding the machine has."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        mode = given.get("mode", ast.unparse(node.args[1]) if len(node.args) > 1 else "")
+        opens = isinstance(node.func, ast.Name) and called == "open" and "b" not in mode
+        named = "encoding" in given or None in given
+        if given.get("text") == "True" or ((opens or called in ("read_text", "write_text")) and not named):
+            yield f"{file.name}:{node.lineno}"
+
+
+def test_no_text_is_read_or_written_in_the_machines_own_encoding(house):
+    files = [file for name in ("pipeline", "models") for file in (house / name).rglob("*.py")]
+    assert [line for file in files for line in _without_encoding(file)] == []
 
 
 # ---------------------------------------------------------------- Markdown

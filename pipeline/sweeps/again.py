@@ -23,5 +23,5 @@ class Again(Callback):
 
     def _write(self, folder: Path, ended: bool) -> None:
         part = folder / "command.part"
-        part.write_text(json.dumps({"arguments": sys.argv[1:], "ended": ended}) + "\n")
+        part.write_text(json.dumps({"arguments": sys.argv[1:], "ended": ended}) + "\n", encoding="utf-8")
         part.replace(folder / "command.json")

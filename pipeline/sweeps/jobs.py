@@ -128,10 +128,10 @@ def _read(folder: Path) -> Job:
     if not (folder / "metrics.json").is_file():
         return job
     try:
-        job.metrics = json.loads((folder / "metrics.json").read_text())
-        job.settings = yaml.load((folder / "config.yaml").read_text(), Loader=_LOADER)
-        job.lineage = json.loads((folder / "lineage.json").read_text())
-        job.drawings = json.loads((folder / "model.json").read_text())["drawings"]
+        job.metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        job.settings = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), Loader=_LOADER)
+        job.lineage = json.loads((folder / "lineage.json").read_text(encoding="utf-8"))
+        job.drawings = json.loads((folder / "model.json").read_text(encoding="utf-8"))["drawings"]
         job.metrics["val/loss"] = _kept(curves.read(folder))["val/loss"]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         job.reason = f"unreadable: {type(error).__name__} {error}"

@@ -267,5 +267,5 @@ def write(
         plotly=Markup(get_plotlyjs()) if drawn else "",
     )
     unfinished = target.with_suffix(".part")
-    unfinished.write_text(page)
+    unfinished.write_text(page, encoding="utf-8")
     unfinished.replace(target)

@@ -31,7 +31,7 @@ class Trained:
         seal.check(folder)
         file = folder / "config.yaml"
         try:
-            settings = yaml.safe_load(file.read_text())
+            settings = yaml.safe_load(file.read_text(encoding="utf-8"))
             known = isinstance(settings, dict) and "seed" in settings
         except (OSError, ValueError, yaml.YAMLError):
             known = False
@@ -64,7 +64,7 @@ def read(file: Path, *keys: str) -> dict:
         UserError: it is missing or damaged, or lacks one of the keys.
     """
     try:
-        tree = json.loads(file.read_text())
+        tree = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{seal.near(file)} is missing or damaged") from error
     lacks = [key for key in keys if not isinstance(tree, dict) or key not in tree]
@@ -81,7 +81,7 @@ def job_names(sweep: str | None) -> dict[str, str]:
     """What a sweep's jobs are called, by the hash of their settings."""
     file = ROOT / "runs/sweeps" / str(sweep) / "jobs.json"
     try:
-        return json.loads(file.read_text()) if sweep else {}
+        return json.loads(file.read_text(encoding="utf-8")) if sweep else {}
     except (OSError, ValueError):
         return {}
 
@@ -91,7 +91,7 @@ def name_job(sweep: str, settings: dict, name: str) -> None:
     file = ROOT / "runs/sweeps" / sweep / "jobs.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     names = job_names(sweep) | {_key(settings): name}
-    file.write_text(json.dumps(names, indent=2) + "\n")
+    file.write_text(json.dumps(names, indent=2) + "\n", encoding="utf-8")
 
 
 def digest(folder: Path) -> str:
@@ -133,4 +133,4 @@ def judged(folder: Path) -> Path | None:
     if not known.is_file():
         return None
     seal.check(evaluation)
-    return evaluation if known.read_text().strip() == model_hash(folder) else None
+    return evaluation if known.read_text(encoding="utf-8").strip() == model_hash(folder) else None

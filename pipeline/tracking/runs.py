@@ -239,7 +239,7 @@ def _ensure_evaluation(run_id: str, trained: Trained, folder: Path) -> None:
 def wall_seconds(folder: Path) -> float | None:
     """How long the training of this folder took, where MLflow saw it."""
     try:
-        card = json.loads((folder / "model.json").read_text())
+        card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         run = find_run(experiment_id(card["data"]), content=digest(folder))
     except Exception as error:
         print(f"warning: {silent(error)}; how long trainings took is not shown", file=sys.stderr)
