@@ -11,7 +11,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pipeline import config, seal, tables
+from pipeline import config, seal, tables, text
 from pipeline.config import ROOT, UserError
 
 PARTS = ("train", "evaluation", "portable")  # folders of a champion's copy
@@ -208,7 +208,7 @@ def main(cfg: DictConfig) -> None:
     champion = decision["champion"]
     print(
         f"register: champion is {champion['model']} (test top-1 {champion['test/top1']:.1%}); "
-        f"challenger {decision['challenger']}: {decision['reason']}"
+        f"challenger {decision['challenger']}: {text.shortened(decision['reason'], 300)}"
     )
 
 

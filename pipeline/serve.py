@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import config
+from pipeline import config, text
 from pipeline.config import UserError
 
 if TYPE_CHECKING:
@@ -259,8 +259,9 @@ def run(folder: Path, host: str, port: int) -> None:
         log_level="warning",
     )
     where = f"http://{host}:{door.getsockname()[1]}"
+    name = text.printable(model.card["data"])
     print(
-        f"serve: {model.card['data']} at {where}/predict; form: {where}/openapi.json; Ctrl-C ends it",
+        f"serve: {name} at {where}/predict; form: {where}/openapi.json; Ctrl-C ends it",
         flush=True,
     )
     uvicorn.Server(settings).run(sockets=[door])

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline import config, portable, seal
+from pipeline import config, portable, seal, text
 from pipeline.config import ROOT, UserError
 
 MARKS = ("pack.json", "lineage.json", "predictions.csv", "model.onnx")  # of folders that are sealed
@@ -274,18 +274,18 @@ def verify(mend: bool) -> bool:
         found = look(Path(target) / "before")
         print(f"verify: {found.looked}")
         for name in found.unsealed:
-            print(f"not sealed, nothing tells whether it is whole: {name}")
+            print(f"not sealed, nothing tells whether it is whole: {text.printable(name)}")
         damaged, todo = found.lines(), []
         for line in damaged:
-            print(f"damaged: {line}", flush=True)
+            print(f"damaged: {text.printable(line)}", flush=True)
         if mend and damaged:
             todo = repair(found)
             left = look(Path(target) / "after").lines()
             print(f"removed or brought back: {len(set(damaged) - set(left))} of {len(damaged)}")
             for line in left:
-                print(f"still damaged: {line}")
+                print(f"still damaged: {text.printable(line)}")
             for line in todo:
-                print(f"to be made again: {line}")
+                print(f"to be made again: {text.printable(line)}")
             return not left and not todo
         print(f"error: {len(damaged)} damaged; run: {seal.REPAIR}" if damaged else "everything is whole")
         return not damaged

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+from pipeline import text
 from pipeline.config import UserError
 from pipeline.tracking.notes import ENTRANCE
 from pipeline.tracking.store import client, reachable, shown, uri
@@ -95,7 +96,7 @@ def _print(host: str) -> None:
     table = links(host)
     width = max((len(what) for what, _ in table), default=0)
     for what, where in table:
-        print(f"{what:<{width}}  {where}", flush=True)
+        print(text.printable(f"{what:<{width}}  {where}"), flush=True)
     if not table:
         print(f"{host}  (no runs yet: dvc repro)", flush=True)
 
