@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _UNSAFE = ("Cc", "Cs", "Zl", "Zp")  # control characters, lone surrogates, line and paragraph separators
 _MARKDOWN = re.compile(r"([\\`*{}\[\]|~$]|(?<!\w)_|_(?!\w))")  # an underscore within a word is one
+_BLOCK = re.compile(r"^(\s*\d*)([#+\-.)]+)(?=\s|$)")  # begins a heading or a list
 MAX_CLASS_NAME = 200  # characters; file systems end at 255 bytes
 
 
@@ -129,6 +130,7 @@ def rich(text: object) -> "Text":
 def markdown(text: object) -> str:
     """For a line or a table cell of Markdown: neither Markdown nor HTML in it has an effect."""
     escaped = _MARKDOWN.sub(r"\\\1", printable(text))
+    escaped = _BLOCK.sub(r"\1\\\2", escaped)
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

@@ -163,6 +163,14 @@ def test_no_text_is_read_or_written_in_the_machines_own_encoding(house):
 
 @pytest.mark.parametrize(
     ("given_text", "shown"),
+    [("# big", r"\# big"), ("- x", r"\- x"), ("12. x", r"12\. x"), ("-0.5", "-0.5"), ("1.5 %", "1.5 %")],
+)
+def test_no_line_of_markdown_becomes_a_heading_or_a_list(given_text, shown):
+    assert text.markdown(given_text) == shown
+
+
+@pytest.mark.parametrize(
+    ("given_text", "shown"),
     [("plain", "`plain`"), ("a`b", "``a`b``"), ("`", "`` ` ``"), ("a|b", r"`a\|b`"), ("a\n<b>", r"`a\n<b>`")],
 )
 def test_markdown_shows_code_as_it_is(given_text, shown):
