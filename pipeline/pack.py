@@ -25,6 +25,7 @@ OFFICIAL = {
 }
 HASH_SIDE = 16  # perceptual hash of 256 bits: 64 confuse faces that fill the frame alike
 SPECIES = ("cat", "dog")
+MAX_PATH = 4096  # characters, as of Linux; a cell of a table can't be much longer than 100,000
 STRAY = "in no class folder"
 NAMED, TREE = 8, 20  # classes that are printed, and folders of an error
 
@@ -159,7 +160,12 @@ def _pack(archive: Path, folder: Path, max_side: int, classes: str) -> dict:
     with ThreadPoolExecutor(workers) as pool, open(folder / "pixels.bin", "wb") as pixels:
         tasks = ((path, data, max_side) for path, data in archives.members(archive))
         for result in _in_order(pool, tasks, workers * 32):
-            if "reason" not in result and "/" not in result["path"]:
+            if len(result["path"]) > MAX_PATH:
+                result = {
+                    "path": f"{result['path'][:100]}…",
+                    "reason": f"a path of more than {MAX_PATH:,} characters",
+                }
+            elif "reason" not in result and "/" not in result["path"]:
                 result["reason"] = STRAY
             elif "reason" not in result and result["path"] in seen:
                 result["reason"] = "its path comes twice in the archive; the first is used"

@@ -420,6 +420,14 @@ def test_names_that_are_not_utf8_keep_apart_and_read_back(tmp_path):
         split.split(tmp_path / "pack", tmp_path / "split.csv", choice)
 
 
+def test_a_path_longer_than_any_file_system_has_is_quarantined(tmp_path):
+    found = _labels(tmp_path, "b/1.jpg", "c/2.jpg", "b/" + "x" * 200_000 + ".jpg", "d/" * 90_000 + "1.jpg")
+    assert list(found) == ["b/1.jpg", "c/2.jpg"]
+    (first, second) = tables.read(tmp_path / "pack/quarantine.csv")
+    assert first["reason"] == second["reason"] == "a path of more than 4,096 characters"
+    assert len(pack.describe(tmp_path / "pack")) == 2
+
+
 def _windows_zip(path, *names: str, system: int = 3):
     with zipfile.ZipFile(path, "w") as archive:
         for name in names:
