@@ -420,6 +420,22 @@ def test_names_that_are_not_utf8_keep_apart_and_read_back(tmp_path):
         split.split(tmp_path / "pack", tmp_path / "split.csv", choice)
 
 
+def test_a_tar_from_an_old_disk_has_its_bytes_as_names(tmp_path):
+    with tarfile.open(tmp_path / "archive", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as archive:
+        for name in ("b/Kätzchen.jpg", "Hündin/1.jpg", "c/2.jpg"):
+            member = tarfile.TarInfo(name)
+            member.size = len(_picture())
+            archive.addfile(member, io.BytesIO(_picture()))
+    pack.pack(tmp_path / "archive", tmp_path / "pack", 128)
+    assert [row["path"] for row in tables.read(tmp_path / "pack/index.csv")] == [
+        r"b/K\xe4tzchen.jpg",
+        "c/2.jpg",
+    ]
+    assert tables.read(tmp_path / "pack/quarantine.csv") == [
+        {"path": r"H\xfcndin/1.jpg", "reason": "its class's name is not UTF-8"}
+    ]
+
+
 def test_a_path_longer_than_any_file_system_has_is_quarantined(tmp_path):
     found = _labels(tmp_path, "b/1.jpg", "c/2.jpg", "b/" + "x" * 200_000 + ".jpg", "d/" * 90_000 + "1.jpg")
     assert list(found) == ["b/1.jpg", "c/2.jpg"]
