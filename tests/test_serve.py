@@ -135,7 +135,7 @@ def _all(line: socket.socket) -> str:
 
 def test_a_length_that_was_not_told_is_bounded_too(served):
     host, port = served.removeprefix("http://").split(":")
-    head = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
     start = b'--b\r\nContent-Disposition: form-data; name="photo"; filename="a.jpg"\r\n\r\n'
     with socket.create_connection((host, int(port))) as line:
         line.settimeout(60)
@@ -188,7 +188,7 @@ def test_silent_connections_take_nobodys_place(served):
 
 def test_an_upload_that_breaks_off_harms_nobody(served, face):
     host, port = served.removeprefix("http://").split(":")
-    head = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
     for _ in range(3):
         with socket.create_connection((host, int(port))) as line:
             line.sendall(f"{head}Content-Length: 5000\r\n\r\n--b\r\n".encode())
@@ -216,17 +216,17 @@ def _impatient(seconds: float):
 
 
 def test_an_upload_that_does_not_come_is_given_up(repro):
-    head = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
     with _impatient(0.3) as address, socket.create_connection(address) as line:
         line.sendall(f"{head}Content-Length: 5000\r\n\r\n--b\r\n".encode())
         line.settimeout(20)
         assert (told := _all(line)).startswith("HTTP/1.1 408") and "within 0.3 seconds" in told
 
 
-@pytest.mark.parametrize("first", ["", "GET /health HTTP/1.1\r\nHost: x\r\n\r\n"])
+@pytest.mark.parametrize("first", ["", "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"])
 def test_a_head_that_does_not_end_is_given_up(repro, first):
     with _impatient(0.5) as address, socket.create_connection(address) as line:
-        line.sendall(f"{first}GET /health HTTP/1.1\r\nHost: x\r\n".encode())
+        line.sendall(f"{first}GET /health HTTP/1.1\r\nHost: localhost\r\n".encode())
         line.settimeout(3)  # shorter than uvicorn's own patience
         assert _all(line).count("HTTP/1.1 200") == (1 if first else 0)
 
