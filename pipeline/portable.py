@@ -128,13 +128,18 @@ def read_picture(data: bytes, most: int = MAX_PIXELS, still: bool = False) -> Im
             raise UnreadableError("an animation; send one picture")
         _check_tiles(image)
         image.load()
-        return _to_rgb(_upright(image))
+        turn = _turn(image)
+        image = _to_rgb(image)
+        # Only where the camera says so, and of RGB alone: transposing copies the picture.
+        return image if turn is None else image.transpose(turn)
     except UnreadableError:
         raise
     except Image.UnidentifiedImageError:
         raise UnreadableError("not a picture of a known format") from None
     except Image.DecompressionBombError:
         raise UnreadableError(f"more than {most:,} pixels") from None
+    except MemoryError:
+        raise UnreadableError("too large for the memory that is left") from None
     except Exception as error:  # Pillow's decoders raise whatever they meet in hostile bytes
         told = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableError(f"damaged: {told}") from error
@@ -169,14 +174,12 @@ def _check_tiles(image: Image.Image) -> None:
         raise UnreadableError(f"a run-length encoded bitmap of more than {MAX_RLE_PIXELS:,} pixels")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as EXIF says; whatever else stands in EXIF, readable or not, does not matter."""
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What sets it upright, as EXIF says; whatever else stands in EXIF, readable or not, does not matter."""
     try:
-        turn = _TURNS.get(image.getexif().get(0x0112))
+        return _TURNS.get(image.getexif().get(0x0112))
     except Exception:  # its parsers raise whatever they meet, as those of the formats do
-        turn = None
-    # Only where the camera says so: transposing copies the picture.
-    return image if turn is None else image.transpose(turn)
+        return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -309,7 +312,8 @@ class Portable:
             UnreadableError: it is no picture.
         """
         if isinstance(picture, bytes | bytearray | memoryview):
-            pixels = np.asarray(read_picture(bytes(picture)))
+            # Byte for byte as packed; the graph, which shrinks an array, is a few of 255 levels beside it.
+            pixels = shrink(read_picture(bytes(picture)), self.card["input"]["max_side"])
         else:
             pixels = np.asarray(picture)
             if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
@@ -355,8 +359,9 @@ class Portable:
         for row, picture in enumerate(model_input["image"]):
             try:
                 answers.append(self.answer(picture))
-            except UnreadableError as error:
-                raise UnreadableError(f"row {row}: {error}") from error
+            except Exception as error:  # of reading it, or of the model on it
+                told = " ".join(str(error).split()) or type(error).__name__
+                raise UnreadableError(f"row {row}: {told}") from error
         return pandas.DataFrame(answers, columns=["labels", "probabilities", "unsure"])
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pipeline import photos, predict, sample
-from pipeline.portable import Portable
+from pipeline.portable import Portable, UnreadableError
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,14 @@ def test_a_picture_that_the_model_can_not_take_stops_nothing(album):
     assert [answer.get("error") for answer in found.values()] == [
         *(None, None, "the model gives no answer ([ONNXRuntimeError] : 1 : FAIL)", None)
     ]
+
+
+def test_mlflow_is_told_the_row_of_a_picture_that_the_model_can_not_take(album):
+    portable = Portable.__new__(Portable)
+    portable.session = portable.card = None  # so that any picture is too much for it
+    row = {"image": [np.zeros((3, 3, 3), np.uint8)]}
+    with pytest.raises(UnreadableError, match="row 0: 'NoneType' object has no attribute 'run'"):
+        portable.predict(row)
 
 
 def test_a_pattern_that_the_shell_left_is_looked_up(album):
