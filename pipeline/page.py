@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline import config
+from pipeline import config, loopback
 from pipeline.config import ROOT, UserError
 
 PAGE = Path(__file__).parent / "try_page"
@@ -112,6 +112,12 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         ".wasm": "application/wasm",
         ".onnx": "application/octet-stream",
     }
+
+    def send_head(self):
+        # A page of a stranger whose name leads to this machine would reach the model with that name.
+        if loopback.is_loopback(loopback.host_of(self.headers.get("Host", loopback.NAME))):
+            return super().send_head()
+        return self.send_error(421)
 
     def end_headers(self) -> None:
         self.send_header("Content-Security-Policy", POLICY)

@@ -3,42 +3,87 @@
 import glob
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from PIL import Image
+
 from pipeline.archives import LITTER, MAX_BYTES
-from pipeline.portable import UnreadableError
+from pipeline.portable import FORMATS, UnreadableError
+from pipeline.text import printable
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")  # looked for in folders
+# In a folder these are pictures whatever they hold, so that a damaged one is told; others by content.
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".jpe", ".mpo"),
+    *(".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"),
+)
+SHOWN = 5  # suffixes of files that were skipped
 
 
-def named(words: list[str]) -> Iterator[str]:
+def named(words: list[str], skipped: Counter | None = None) -> Iterator[str]:
     """Paths in the order of the words; ``-`` is standard input.
 
-    A folder gives what has a picture's suffix in it and below, sorted, folder by folder, so that a large
-    tree needs the memory of one folder's names. A pattern that the shell left is looked up here; `**` goes
-    through folders. What is not there comes through: reading it tells so.
+    A folder gives the pictures in it and below, sorted, folder by folder, so that a large tree needs the
+    memory of one folder's names. A pattern that the shell left is looked up here; `**` goes through folders.
+    What is not there comes through: reading it tells so.
+
+    Args:
+        words: files, folders, patterns, or ``-``.
+        skipped: counts the files of folders that are no pictures, by suffix.
     """
+    skipped = Counter() if skipped is None else skipped
     for word in words:
         if word == "-":
             yield word
         elif Path(word).is_dir():
-            yield from _below(word)
+            yield from _below(word, skipped)
         elif glob.has_magic(word) and not Path(word).exists():
             found = sorted(glob.iglob(word, recursive=True))  # noqa: PTH207 (Path.glob wants a folder apart)
             # A pattern that meets nothing is told as a file that is not there.
             for path in found or [word]:
-                yield from _below(path) if Path(path).is_dir() else [path]
+                yield from _below(path, skipped) if Path(path).is_dir() else [path]
         else:
             yield word
 
 
-def _below(folder: str) -> Iterator[str]:
+def _below(folder: str, skipped: Counter) -> Iterator[str]:
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in LITTER)
         for name in sorted(files):
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                yield str(Path(place) / name)
+            if name.startswith(".") or name in LITTER:
+                continue
+            path, suffix = Path(place) / name, Path(name).suffix.lower()
+            if _is_picture(path, suffix):
+                yield str(path)
+            else:
+                skipped[suffix] += 1
+
+
+def _is_picture(path: Path, suffix: str) -> bool:
+    """Whether a file is called a picture or begins as one; a pipe or a device is neither and isn't read."""
+    try:
+        if path.exists() and not path.is_file():
+            return False
+        if suffix in SUFFIXES:
+            return True
+        with open(path, "rb") as file:
+            start = file.read(16)
+    except OSError:  # reading it tells why
+        return suffix in SUFFIXES
+    Image.init()
+    if start.startswith(b"BM") and any(start[6:10]):  # two letters alone begin many a text
+        return False
+    return any(Image.OPEN[kind][1](start) for kind in FORMATS)
+
+
+def told_of(skipped: Counter) -> str:
+    """How many files were skipped and which suffixes they have, in one line."""
+    shown = skipped.most_common(SHOWN)
+    kinds = [f"{count:,} {printable(suffix) or 'without a suffix'}" for suffix, count in shown]
+    if more := skipped.total() - sum(count for _, count in shown):
+        kinds.append(f"{more:,} others")
+    return f"skipped as no pictures: {skipped.total():,} ({', '.join(kinds)})"
 
 
 def read(name: str) -> bytes:

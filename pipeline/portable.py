@@ -8,13 +8,42 @@ these very functions, which is why every place gives the same answer.
 import hashlib
 import io
 import json
+import logging
+import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, TiffImagePlugin
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # a phone's MPO is read as its JPEG
-MAX_PIXELS = 64_000_000  # above any camera a shelter owns; decoded this is 192 MB
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")  # a phone's MPO is read as its JPEG
+MAX_PIXELS = 64_000_000  # above any camera a shelter owns; Pillow holds them in 256 MB
+MAX_RATIO = 100  # of the sides: shrunk to 256 pixels, more would leave two of the shorter one
+MAX_READS = 1_000_000  # pieces in which a file is read: 64 MB of GIF's blocks of 255 bytes take 500,000
+MAX_TABLE = 400_000  # bytes of a table in a TIFF's directory: the places of 100,000 strips or tiles
+MAX_RLE_PIXELS = 16_000_000  # of a run-length encoded BMP, which Pillow decodes in Python
+# What a file may hold 100 times at most: start of the file, start of the part, and what it is. Each scan of a
+# JPEG goes over the whole image; encoders write about ten. Pillow copies all EXIF blocks for each further
+# one, and decompresses each colour profile; there is one of both.
+MAX_PARTS = 100
+_PARTS = (
+    (b"\xff\xd8", b"\xff\xda\0", "scans"),
+    (b"\xff\xd8", b"Exif\0\0", "EXIF blocks"),
+    (b"\x89PNG", b"iCCP", "colour profiles"),
+)
+# The highest value of 8, 12 and 16 bits: cameras and scanners write these.
+_RANGES = (255, 4095, 65535)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Pillow's remarks on a file, of which a reader learns what matters from the reason.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 SUMS = "SHA256SUMS"  # a line a file of the folder, as sha256sum writes and checks it
 
 
@@ -57,11 +86,23 @@ def damaged(folder: Path) -> list[str]:
     ]
 
 
+class _Counted(io.BytesIO):
+    """A file that is read in MAX_READS pieces at most: Pillow's parsers take a microsecond for each."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        if self.reads > MAX_READS:
+            raise UnreadableError(f"in more than {MAX_READS:,} pieces")
+        return super().read(size)
+
+
 def read_picture(data: bytes, most: int = MAX_PIXELS, still: bool = False) -> Image.Image:
     """Decodes one picture, upright and in RGB.
 
     The real format counts, not the file's name; of an animation the first frame is taken, transparent
-    parts become white, 16-bit grey is scaled to 8.
+    parts become white, more than 8 bits are scaled to 8. What it takes to decode it is bounded before.
 
     Args:
         data: the encoded picture.
@@ -69,43 +110,117 @@ def read_picture(data: bytes, most: int = MAX_PIXELS, still: bool = False) -> Im
         still: whether an animation is refused.
 
     Raises:
-        UnreadableError: empty, of no accepted format, of too many pixels, an animation, or damaged.
+        UnreadableError: empty, of no accepted format, of too many pixels or parts, of pixels whose range is
+            not known, an animation, or damaged.
     """
     if not data:
         raise UnreadableError("empty file")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if image.width * image.height > most:
+        image = _open(data)
+        long, short = max(image.size), min(image.size)
+        if long * short > most:
             raise UnreadableError(f"{image.width}×{image.height} pixels, more than {most:,}")
+        if long > MAX_RATIO * short:
+            raise UnreadableError(
+                f"{image.width}×{image.height} pixels: one side is more than {MAX_RATIO} times the other"
+            )
         if still and image.format != "MPO" and getattr(image, "is_animated", False):
             raise UnreadableError("an animation; send one picture")
+        _check_tiles(image)
         image.load()
-        # Turned only where the camera says so: transposing copies the picture.
-        image = ImageOps.exif_transpose(image)
-        return _to_rgb(image)
+        turn = _turn(image)
+        image = _to_rgb(image)
+        # Only where the camera says so, and of RGB alone: transposing copies the picture.
+        return image if turn is None else image.transpose(turn)
     except UnreadableError:
         raise
     except Image.UnidentifiedImageError:
         raise UnreadableError("not a picture of a known format") from None
     except Image.DecompressionBombError:
         raise UnreadableError(f"more than {most:,} pixels") from None
+    except MemoryError:
+        raise UnreadableError("too large for the memory that is left") from None
     except Exception as error:  # Pillow's decoders raise whatever they meet in hostile bytes
-        raise UnreadableError(f"damaged: {error or type(error).__name__}".replace("\n", " ")) from error
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableError(f"damaged: {told}") from error
+
+
+def _open(data: bytes) -> Image.Image:
+    """The picture with its header read; refused are those whose header alone would take minutes."""
+    for start, part, name in _PARTS:
+        if data.startswith(start) and data.count(part) > MAX_PARTS:
+            raise UnreadableError(f"more than {MAX_PARTS} {name}")
+    file = _Counted(data)
+    if data.startswith(tuple(TiffImagePlugin.PREFIXES)):
+        # Pillow lists all strips and samples of the directory before anything can be asked.
+        directory = TiffImagePlugin.ImageFileDirectory_v2(file.read(16 if data[2] == 43 else 8))
+        file.seek(directory.next)
+        directory.load(file)
+        if any(
+            len(value) > MAX_TABLE for tag, value in directory._tagdata.items() if tag < 700 and tag != 270
+        ):
+            raise UnreadableError(f"a table of more than {MAX_TABLE:,} bytes in its directory")
+        file.seek(0)
+    return Image.open(file, formats=FORMATS)
+
+
+def _check_tiles(image: Image.Image) -> None:
+    """Refuses what decodes the same places again and again, and what takes too long in Python."""
+    whole = image.width * image.height
+    areas = ((x1 - x0) * (y1 - y0) for _, (x0, y0, x1, y1), *_ in image.tile)
+    if sum(areas) > whole * len(image.getbands()):
+        raise UnreadableError("its parts overlap")
+    if image.tile and image.tile[0][0] == "bmp_rle" and whole > MAX_RLE_PIXELS:
+        raise UnreadableError(f"a run-length encoded bitmap of more than {MAX_RLE_PIXELS:,} pixels")
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What sets it upright, as EXIF says; whatever else stands in EXIF, readable or not, does not matter."""
+    try:
+        return _TURNS.get(image.getexif().get(0x0112))
+    except Exception:  # its parsers raise whatever they meet, as those of the formats do
+        return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # Pillow clips 16-bit grey when it converts; dividing keeps the picture.
-        grey = np.asarray(image).astype(np.uint32)
-        return Image.fromarray((grey // 257 if grey.max(initial=0) > 255 else grey).astype(np.uint8)).convert(
-            "RGB"
-        )
+    """In RGB, with as few copies as can be: each takes four bytes a pixel."""
+    if image.mode.startswith(("I", "F")):
+        return _to_8_bit(image).convert("RGB")
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode == "La":  # premultiplied grey, of which Pillow knows one way out
+        image = image.convert("LA")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image)
         return white
     return image.convert("RGB")
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Grey of 8 bits from grey of more, integers or floats.
+
+    Neither says its range. It is taken to be the smallest of 8, 12 and 16 bits, for floats also from 0 to 1,
+    that holds the highest value.
+
+    Raises:
+        UnreadableError: there are values below 0, above 65,535 or not finite, or nothing reaches a sixteenth
+            of the range: scaled by a wrong one, the picture would be black.
+    """
+    values = np.asarray(image)
+    floats = values.dtype.kind == "f"
+    low, high = values.min(), values.max()  # NaN where there is any
+    ranges = [limit for limit in ((1, *_RANGES) if floats else _RANGES) if high <= limit]
+    if not low >= 0 or not ranges or 0 < high < ranges[0] / 16:
+        raise UnreadableError(
+            f"its values, {low:g} to {high:g}, are of no known range; save it with 8 or 16 bits"
+        )
+    grey = np.empty(values.shape, np.uint8)
+    for top in range(0, len(values), 256):  # in strips: doubles take eight bytes a pixel
+        strip = values[top : top + 256].astype(np.float64) * 255 / ranges[0]
+        grey[top : top + 256] = np.rint(strip) if floats else strip
+    return Image.fromarray(grey)
 
 
 def shrink(image: Image.Image, max_side: int) -> np.ndarray:
@@ -197,7 +312,8 @@ class Portable:
             UnreadableError: it is no picture.
         """
         if isinstance(picture, bytes | bytearray | memoryview):
-            pixels = np.asarray(read_picture(bytes(picture)))
+            # Byte for byte as packed; the graph, which shrinks an array, is a few of 255 levels beside it.
+            pixels = shrink(read_picture(bytes(picture)), self.card["input"]["max_side"])
         else:
             pixels = np.asarray(picture)
             if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
@@ -243,8 +359,9 @@ class Portable:
         for row, picture in enumerate(model_input["image"]):
             try:
                 answers.append(self.answer(picture))
-            except UnreadableError as error:
-                raise UnreadableError(f"row {row}: {error}") from error
+            except Exception as error:  # of reading it, or of the model on it
+                told = " ".join(str(error).split()) or type(error).__name__
+                raise UnreadableError(f"row {row}: {told}") from error
         return pandas.DataFrame(answers, columns=["labels", "probabilities", "unsure"])
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import tempfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -41,6 +41,9 @@ def answers(portable: "Portable", names: Iterable[str], top: int) -> Iterator[tu
             return portable.answer(photos.read(name), top)
         except UnreadableError as error:
             return {"error": str(error)}
+        except Exception as error:  # what ONNX Runtime raises concerns this picture alone
+            told = " ".join(str(error).split()) or type(error).__name__
+            return {"error": f"the model gives no answer ({told})"}
 
     workers = len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(workers) as pool:
@@ -120,7 +123,7 @@ def predict(words: list[str], model: str, top: int, kind: str) -> int:
     """
     from tqdm import tqdm
 
-    from pipeline.portable import DamagedError, Portable
+    from pipeline.portable import FORMATS, DamagedError, Portable
 
     several = len(words) > SINGLE or any(Path(word).is_dir() or "*" in word for word in words)
     with tempfile.TemporaryDirectory() as scratch:
@@ -130,9 +133,12 @@ def predict(words: list[str], model: str, top: int, kind: str) -> int:
             raise UserError(str(error)) from error
         top = min(top, len(portable.classes))
         write, writes_errors = _writer(kind, top, several, portable.unsure_below)
+        skipped: Counter[str] = Counter()
         # A bar would break what is printed, unless that goes elsewhere.
         bar = tqdm(
-            answers(portable, photos.named(words), top), disable=sys.stdout.isatty() or None, unit=" photos"
+            answers(portable, photos.named(words, skipped), top),
+            disable=sys.stdout.isatty() or None,
+            unit=" photos",
         )
         seen = failed = 0
         for name, answer in bar:
@@ -142,10 +148,10 @@ def predict(words: list[str], model: str, top: int, kind: str) -> int:
                 tqdm.write(text.printable(f"error: {name}: {answer['error']}"), file=sys.stderr)
             if "error" not in answer or writes_errors:
                 write(name, answer)
+    if skipped:
+        print(photos.told_of(skipped), file=sys.stderr)
     if not seen:
-        raise UserError(
-            f"{text.shortened(', '.join(words), 300)}: no pictures there ({', '.join(photos.SUFFIXES)})"
-        )
+        raise UserError(f"{text.shortened(', '.join(words), 300)}: no pictures there ({', '.join(FORMATS)})")
     # Beside data for programs it would be no line of theirs.
     about = sys.stdout if kind == "table" else sys.stderr
     if portable.card["drawings"]:

@@ -1,8 +1,12 @@
 """Whatever bytes come, the readers of archives and pictures answer, or say in one line why not."""
 
 import io
+import struct
+import subprocess
+import sys
 import tarfile
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -13,18 +17,38 @@ from PIL import Image
 from pipeline import archives, portable
 from pipeline.config import UserError
 
-EXAMPLES = 300  # of each test here; ten thousand of each were tried once
+EXAMPLES = 300  # of each test of archives here; ten thousand of each were tried once
+PICTURE_EXAMPLES = 1000  # of each test of pictures
 FUZZ = settings(
     max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
-def _encoded(kind: str, mode: str, **options) -> bytes:
+def _encoded(kind: str, mode: str, size: tuple[int, int] = (17, 13), **options) -> bytes:
     rng = np.random.default_rng(0)
-    image = Image.fromarray(rng.integers(0, 256, (13, 17, 3), dtype=np.uint8)).convert(mode)
+    image = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+    if mode == "LAB":  # which Pillow writes and reads, and does not convert
+        image = Image.frombytes(mode, image.size, image.tobytes())
+    elif mode == "I;16":
+        image = image.convert("I").convert(mode)
+    else:
+        image = image.convert(mode)
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def _exif() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A], exif[0x010F] = 6, 72.5, "camera"
+    return exif.tobytes()
+
+
+def _rle() -> bytes:
+    """A run-length encoded BMP: nine pixels, the end of the line, and so on."""
+    start, rows = 14 + 40 + 1024, b"\x09\x05\0\0" * 9
+    head = struct.pack("<IiiHHIIiiII", 40, 9, 9, 1, 8, 1, len(rows), 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", start + len(rows), 0, 0, start) + head + bytes(range(256)) * 4 + rows
 
 
 PICTURES = [
@@ -34,12 +58,22 @@ PICTURES = [
     _encoded("PNG", "RGBA"),
     _encoded("PNG", "P"),
     _encoded("PNG", "I;16"),
+    _encoded("PNG", "1", transparency=0),
     _encoded("GIF", "P"),
     _encoded("WEBP", "RGB"),
     _encoded("BMP", "RGB"),
     _encoded("TIFF", "RGB"),
     _encoded("TIFF", "CMYK", compression="tiff_lzw"),
+    *(_encoded("TIFF", mode) for mode in ("F", "I", "LAB", "YCbCr", "LA", "1")),
+    _encoded("JPEG", "RGB", exif=_exif()),
+    _encoded("WEBP", "RGBA", exif=_exif()),
+    _encoded("PNG", "RGB", exif=_exif()),
+    _encoded("AVIF", "RGB"),
+    _rle(),
 ]
+
+
+STARTS = sorted({picture[:length] for picture in PICTURES for length in (4, 16, 40)})
 
 
 def _tar(mode: str) -> bytes:
@@ -94,16 +128,136 @@ def _read_picture(data: bytes) -> None:
         assert portable.shrink(image, 32).dtype == np.uint8
 
 
-@FUZZ
-@given(st.binary(max_size=300))
+@settings(FUZZ, max_examples=PICTURE_EXAMPLES)
+@given(st.one_of(st.binary(max_size=300), st.tuples(st.sampled_from(STARTS), st.binary()).map(b"".join)))
 def test_any_bytes_are_a_picture_or_have_a_reason(data):
     _read_picture(data)
 
 
-@FUZZ
+@settings(FUZZ, max_examples=PICTURE_EXAMPLES)
 @given(st.sampled_from(PICTURES), changes)
 def test_any_damaged_picture_is_a_picture_or_has_a_reason(data, edits):
     _read_picture(_damage(data, edits))
+
+
+OPTIONS = {"JPEG": {"progressive": True}}
+
+
+def _chunk(kind: bytes, data: bytes = b"") -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _within(kind: str, at: int, part: bytes, times: int = 200) -> bytes:
+    """A sound picture with a part put in many times."""
+    data = _encoded(
+        kind, "P" if kind == "GIF" else "RGB", **({"progressive": True} if kind == "JPEG" else {})
+    )
+    at = at % len(data)
+    return data[:at] + part * times + data[at:]
+
+
+def _last_scan() -> bytes:
+    data = _encoded("JPEG", "RGB", progressive=True)
+    return data[data.rindex(b"\xff\xda") : -2]
+
+
+def _tiff(*entries: tuple[int, int, int, bytes | int], tail: bytes = b"") -> bytes:
+    """A TIFF of one directory: tag, type, count, and the value or the table of values."""
+    found, tables, place = b"", b"", 8 + 2 + 12 * len(entries) + 4
+    for tag, kind, count, value in sorted(entries):
+        at = value if isinstance(value, int) else place + len(tables)
+        found += struct.pack("<HHII", tag, kind, count, at)
+        tables += value if isinstance(value, bytes) else b""
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + found + bytes(4) + tables + tail
+
+
+def _grey(side: int, *entries: tuple) -> bytes:
+    plain = (
+        (256, 4, 1, side),
+        (257, 4, 1, side),
+        (258, 3, 1, 8),
+        (259, 3, 1, 1),
+        (262, 3, 1, 1),
+        (277, 3, 1, 1),
+    )
+    return _tiff(*plain, *entries, tail=bytes(side * side))
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (_within("JPEG", -2, _last_scan()), "more than 100 scans"),
+        (_within("JPEG", 2, b"\xff\xe1\0\x0aExif\0\0ab"), "more than 100 EXIF blocks"),
+        (
+            _within("PNG", 33, _chunk(b"iCCP", b"x\0\0" + zlib.compress(b"x"))),
+            "more than 100 colour profiles",
+        ),
+        (_grey(9, (278, 4, 1, 1), (273, 4, 100_001, bytes(400_004))), "a table of more than 400,000 bytes"),
+        (_grey(9, (278, 4, 1, 9), (273, 4, 1, 8), (339, 3, 200_001, bytes(400_002))), "a table of more than"),
+        (_grey(9, (322, 4, 1, 9), (323, 4, 1, 8), (324, 4, 90, struct.pack("<I", 8) * 90)), "parts overlap"),
+        (_rle().replace(struct.pack("<ii", 9, 9), struct.pack("<ii", 4001, 4000)), "run-length encoded"),
+        (_encoded("PNG", "RGB", size=(1, 101)), "1×101 pixels: one side is more than 100 times the other"),
+        (_encoded("PNG", "1", size=(200_000, 30)), "one side is more than"),
+    ],
+)
+def test_what_would_take_too_long_is_refused_before_it_is_decoded(data, told, monkeypatch):
+    monkeypatch.setattr(portable, "_turn", lambda image: pytest.fail("it was decoded"))
+    with pytest.raises(portable.UnreadableError, match=told):
+        portable.read_picture(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _within("JPEG", 2, b"\xff\xfe\0\x02", 5000),
+        _within("PNG", 33, _chunk(b"teSt"), 5000),
+        _within("GIF", 13 + 768, b"!\xfe\x01x\0", 5000),
+        b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 5000) + struct.pack("<HHQQ", 40000, 3, 1, 5) * 5000,
+        _rle()[: -9 * 4] + b"\0\2\0\0" * 5000,
+    ],
+)
+def test_a_picture_in_too_many_pieces_is_refused(data, monkeypatch):
+    monkeypatch.setattr(portable, "MAX_READS", 4000)
+    with pytest.raises(portable.UnreadableError, match="in more than 4,000 pieces"):
+        portable.read_picture(data)
+
+
+def test_what_encoders_write_is_within_the_bounds():
+    for kind, options in (
+        ("JPEG", {"progressive": True}),
+        ("PNG", {}),
+        ("TIFF", {}),
+        ("GIF", {}),
+        ("WEBP", {}),
+    ):
+        data = _encoded(kind, "P" if kind == "GIF" else "RGB", size=(800, 600), **options)
+        assert portable.read_picture(data).size == (800, 600)
+
+
+def test_what_pillow_thinks_of_a_file_stays_out_of_the_output(tmp_path):
+    """In a process of its own: pytest has rules for warnings itself."""
+    odd = [
+        _within("JPEG", 2, b"\xff\xe1\0\x22Exif\0\0II*\0\x08\0\0\0\x09\0" + b"\1" * 16, 1),
+        b"\x89PNG\r\n\x1a\n"
+        + _chunk(b"IHDR", struct.pack(">IIBBBBB", 10_000, 9_500, 1, 0, 0, 0, 0))
+        + _chunk(b"IDAT"),
+        _encoded("TIFF", "RGB").replace(b"\x15\1\3\0\1\0\0\0\3", b"\x15\1\3\0\1\0\0\0\xff"),
+        _grey(9, (278, 4, 1, 9), (273, 4, 1, 8), (300, 4, 9999, 8)),
+    ]
+    for number, data in enumerate(odd):
+        (tmp_path / str(number)).write_bytes(data)
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from pipeline import portable
+        for file in sorted(Path(sys.argv[1]).iterdir()):
+            try:
+                portable.read_picture(file.read_bytes())
+            except portable.UnreadableError:
+                pass
+        """
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""
 
 
 def _read_archive(file, data: bytes) -> None:

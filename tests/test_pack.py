@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import re
+import struct
 import tarfile
 import zipfile
 
@@ -121,6 +122,106 @@ def test_16_bit_grey_keeps_its_picture():
     assert pixels[0, 0, 0] == 0
     assert pixels[-1, -1, 0] == 255
     assert 120 < pixels[32].mean() < 135
+
+
+def _as(values: np.ndarray, kind: str = "TIFF") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("full", "kind"),
+    [
+        (1, "f4"),
+        (255, "f4"),
+        (65535, "f4"),
+        (255, "u2"),
+        (4095, "u2"),
+        (65535, "u2"),
+        (255, "i4"),
+        (65535, "i4"),
+    ],
+)
+def test_pixels_of_more_bits_are_scaled_by_the_range_that_holds_them(full, kind):
+    grey = np.tile(np.arange(256, dtype=np.float64), (4, 1))
+    values = grey / 255 * full
+    stored = (values if kind == "f4" else np.ceil(values)).astype(kind)
+    assert np.array_equal(np.asarray(portable.read_picture(_as(stored)))[:, :, 1], grey)
+
+
+def _odd(value: float, kind: str) -> np.ndarray:
+    values = np.full((4, 5), 200, kind)
+    values[2, 2] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *(_odd(value, "f4") for value in (np.nan, np.inf, -np.inf, -1, 1e9)),
+        *(_odd(value, "i4") for value in (-1, 70_000, 2**31 - 1)),
+        np.full((4, 5), 3.7, "f4"),
+        np.full((4, 5), 3, "u2"),
+    ],
+)
+def test_pixels_whose_range_is_not_known_are_refused_with_the_reason(values):
+    with pytest.raises(portable.UnreadableError, match="are of no known range; save it with 8 or 16 bits"):
+        portable.read_picture(_as(values))
+
+
+def test_lab_becomes_rgb():
+    buffer = io.BytesIO()
+    Image.new("LAB", (4, 4), (128, 128, 128)).save(buffer, "TIFF")
+    pixel = np.asarray(portable.read_picture(buffer.getvalue()))[1, 1].astype(int)
+    assert np.abs(pixel - 119).max() <= 2  # half of L, no colour
+
+
+def test_black_stays_black_in_every_depth():
+    for kind in ("f4", "u2", "i4"):
+        assert not np.asarray(portable.read_picture(_as(np.zeros((4, 5), kind)))).any()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_set_upright_once(kind, orientation):
+    image = Image.new("RGB", (64, 32), "white")
+    image.paste("black", (0, 0, 32, 16))
+    # What the camera stored, which its orientation turns back.
+    stored = (
+        image
+        if orientation == 1
+        else image.transpose(portable._TURNS[{6: 8, 8: 6}.get(orientation, orientation)])
+    )
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    stored.save(buffer, kind, exif=exif)
+    upright = np.asarray(portable.read_picture(buffer.getvalue()))[:, :, 0]
+    assert upright.shape == (32, 64)
+    assert np.abs(upright.astype(int) - np.asarray(image)[:, :, 0]).max() < 60
+
+
+def _exif(tag: int, kind: int, count: int, value: bytes) -> bytes:
+    """Orientation 6, and beside it an entry that nobody can read."""
+    entries = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack("<HHII", tag, kind, count, 38)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4) + value
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind", "count", "value"),
+    [
+        (0x011A, 10, 1, struct.pack("<ii", -1, 0)),  # X resolution -1/0
+        (0x011A, 5, 1, struct.pack("<II", 0, 0)),
+        (0x829A, 10, 2**31, b""),
+        (0x8769, 4, 1, b"\xff\xff\xff\x7f"),  # the directory of EXIF, nowhere
+        (0x010F, 2, 9, b"\xff\xfe\xfd"),
+        (0xEEEE, 99, 7, b"1234567"),
+    ],
+)
+def test_only_the_orientation_of_exif_matters(tag, kind, count, value):
+    data = _picture(60, 40, exif=_exif(tag, kind, count, value))
+    assert portable.read_picture(data).size == (40, 60)
 
 
 def test_transparent_parts_become_white():

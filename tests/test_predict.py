@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline import photos, predict, sample
-from pipeline.portable import Portable
+from pipeline.portable import Portable, UnreadableError
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,57 @@ def test_a_folder_gives_its_pictures_and_leaves_the_rest(album):
     assert found == ["a.jpg", "b.JPG", "broken.jpg", "more/c.png"]
 
 
+def test_in_a_folder_the_content_decides_and_what_is_skipped_is_counted(album, tmp_path):
+    face = (album / "a.jpg").read_bytes()
+    for name in ("a.jfif", "b.jpe", "c.mpo", "d", "e.dat", "IMG.HEIC"):
+        (tmp_path / name).write_bytes(face)
+    (tmp_path / "f.avif").write_bytes(b"damaged")
+    others = {
+        "notes.txt": b"BMW and so on",
+        "table.txt": b"MM",
+        "Thumbs.db": b"x",
+        ".hidden": b"x",
+        "empty": b"",
+    }
+    for name, data in others.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "gone.jpg").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    skipped = Counter()
+    found = [name.removeprefix(f"{tmp_path}/") for name in photos.named([str(tmp_path)], skipped)]
+    assert found == ["IMG.HEIC", "a.jfif", "b.jpe", "c.mpo", "d", "e.dat", "f.avif", "gone.jpg"]
+    assert skipped == {".txt": 2, ".jpg": 1, "": 1}
+    assert photos.told_of(skipped) == "skipped as no pictures: 4 (2 .txt, 1 without a suffix, 1 .jpg)"
+
+
+def test_what_is_skipped_is_told_in_one_line_whatever_it_is_called():
+    skipped = Counter({f".{number}": 10 - number for number in range(9)} | {".\x1b[31m\n": 99})
+    told = photos.told_of(skipped)
+    assert "\n" not in told and "\x1b" not in told
+    assert told.endswith(" (99 .\\x1b[31m\\n, 10 .0, 9 .1, 8 .2, 7 .3, 20 others)")
+
+
+def test_a_picture_that_the_model_can_not_take_stops_nothing(album):
+    class Broken:
+        def answer(self, data: bytes, top: int) -> dict:
+            if len(data) < 10:
+                raise RuntimeError("[ONNXRuntimeError] : 1 :\n FAIL")
+            return {"labels": ["cat"]}
+
+    found = dict(predict.answers(Broken(), photos.named([str(album)]), 1))
+    assert [answer.get("error") for answer in found.values()] == [
+        *(None, None, "the model gives no answer ([ONNXRuntimeError] : 1 : FAIL)", None)
+    ]
+
+
+def test_mlflow_is_told_the_row_of_a_picture_that_the_model_can_not_take(album):
+    portable = Portable.__new__(Portable)
+    portable.session = portable.card = None  # so that any picture is too much for it
+    row = {"image": [np.zeros((3, 3, 3), np.uint8)]}
+    with pytest.raises(UnreadableError, match="row 0: 'NoneType' object has no attribute 'run'"):
+        portable.predict(row)
+
+
 def test_a_pattern_that_the_shell_left_is_looked_up(album):
     assert list(photos.named([f"{album}/**/*.png"])) == [f"{album}/more/c.png"]
     assert list(photos.named([f"{album}/*.gif"])) == [f"{album}/*.gif"]
@@ -53,6 +105,7 @@ def test_programs_get_a_line_for_each_picture(repro, run, album):
     assert all(len(line["labels"]) == 2 and "unsure" in line for line in lines if "error" not in line)
     assert done.returncode == 1
     assert "broken.jpg: not a picture" in done.stderr and "knows no photographs" in done.stderr
+    assert "skipped as no pictures: 1 (1 .txt)" in done.stderr
 
 
 def test_a_table_for_programs_has_the_same_columns_in_each_row(repro, run, album):
