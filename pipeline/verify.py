@@ -8,6 +8,7 @@ So what is damaged has to go before DVC is asked for it. MLflow trusts its artif
 import argparse
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ import yaml
 
 from pipeline import config, portable, seal
 from pipeline.config import ROOT, UserError
+from pipeline.text import printable
 
 MARKS = ("pack.json", "lineage.json", "predictions.csv", "model.onnx")  # of folders that are sealed
 
@@ -112,7 +114,9 @@ class Found:
     folders: dict[Path, list[str]] = field(default_factory=dict)
     kept: list[tuple] = field(default_factory=list)  # MLflow's, with what is wrong
     unsealed: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)  # what lies in sealed folders and is not sealed
     sound: list[Path] = field(default_factory=list)  # sealed folders anywhere that are whole
+    wrappings: list[Path] = field(default_factory=list)  # MLflow's whole folders
     looked: str = ""
 
     def lines(self) -> list[str]:
@@ -147,6 +151,7 @@ def look(target: Path) -> Found:
             found.folders[folder] = wrong
         else:
             found.sound.append(folder)
+            found.extra += [str(seal.near(folder / name)) for name in portable.extra(folder)]
     sealed = len(found.folders) + len(found.sound)
     # What else DVC keeps. Where its status tells of a change, a person made the file anew; it goes by the
     # times, so that a file that it takes for the same must have the same bytes.
@@ -184,12 +189,15 @@ def _mlflow(found: Found, target: Path) -> str:
             number += 1
             if not kept.folder.is_dir():
                 found.kept.append((kept, ["its files are missing"]))
-            elif not (kept.folder / portable.SUMS).is_file():
+            elif not kept.sealed:
                 found.unsealed.append(f"{kept.name} in MLflow")
-            elif wrong := portable.damaged(kept.folder):
+            elif wrong := kept.damaged():
                 found.kept.append((kept, wrong))
             else:
-                found.sound.append(kept.folder)
+                found.extra += [f"{name} of {kept.name} in MLflow" for name in kept.extra()]
+                if kept.known is None:
+                    found.sound.append(kept.folder)
+                found.wrappings.append(kept.folder)
     except UserError as error:
         return f"not MLflow ({error})"
     return f"{number} folders of registered models in MLflow"
@@ -216,8 +224,8 @@ def repair(found: Found) -> list[str]:
                     f"DVC's remote is damaged too: delete files/md5/{file.parent.name}/{file.name} there"
                 )
     for folder, wrong in found.folders.items():
-        if all(item.endswith(" is new") for item in wrong):
-            todo.append(f"move away what is new in {seal.near(folder)}")  # it may be a person's
+        if all(phrase.endswith(" is not sealed") for phrase in wrong):  # it may be a person's
+            todo.append(f"{seal.near(folder)}: move away what is not sealed")
             continue
         twin = _twin(folder, found.sound)
         out = next((path for path in cache.outs if {folder, *folder.parents} & {ROOT / path}), None)
@@ -225,9 +233,11 @@ def repair(found: Found) -> list[str]:
         if twin is None and out is None and (group, name) in (("runs", "single"), ("runs", "sweeps")):
             todo.append(f"{seal.near(folder)}: train it again; its choices stand in its config.yaml")
             continue
-        shutil.rmtree(folder)
+        _remove(folder)
         if twin:
-            shutil.copytree(twin, folder)
+            for name in (*portable.sealed(twin), portable.SUMS):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(twin / name, folder / name)
         elif out:
             outs.add(out)
         else:
@@ -235,16 +245,19 @@ def repair(found: Found) -> list[str]:
     for file in found.files:
         file.unlink()
         outs.add(next(path for path in cache.outs if {file, *file.parents} & {ROOT / path}))
-    failed = [out for out in sorted(outs) if _dvc("checkout", "--force", out).returncode]
+    failed = [out for out in sorted(outs) if not _check_out(cache, out)]
     # What failed is gone, what came back may serve.
     sound = [*found.sound, *found.folders]
     sound = [folder for folder in sound if folder.is_dir() and not portable.damaged(folder)]
-    for kept, _ in found.kept:
-        twin = _twin(kept.folder, sound)
-        if twin:
-            with tracking.reachable():
-                kept.put(twin)
-        else:
+    for kept, wrong in found.kept:
+        with tempfile.TemporaryDirectory() as target:
+            twin = _twin(kept.folder, sound) if kept.known is None else _wrapped(kept, found, Path(target))
+            if twin:
+                with tracking.reachable():
+                    kept.put(twin)
+        if any(phrase.startswith("code/") and phrase.endswith(" is not sealed") for phrase in wrong):
+            todo.append(f"{kept.name} in MLflow: delete there what is not sealed")
+        if not twin:
             todo.append(
                 f"{kept.name} in MLflow: the same bytes are nowhere here; delete the version and its run "
                 "there, then: python -m pipeline.tracking sync"
@@ -255,15 +268,66 @@ def repair(found: Found) -> list[str]:
     return list(dict.fromkeys(todo))
 
 
+def _remove(folder: Path) -> None:
+    """Removes from a sealed folder what this program left there; what a person added stays."""
+    try:
+        known = {portable.SUMS, *portable.sealed(folder)}
+    except portable.DamagedError:
+        known = {portable.SUMS, *portable.READ}
+    for name in portable.entries(folder):
+        if name in known:
+            (folder / name).unlink()
+
+
+def _check_out(cache: Cache, out: str) -> bool:
+    """Has DVC bring an out back, which would remove what a person added; whether it did."""
+    place, known = ROOT / out, cache.files()
+    others = [name for name in portable.entries(place) if place / name not in known] if place.is_dir() else []
+    place.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
+    for name in others:
+        (aside / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).rename(aside / name)
+    try:
+        return _dvc("checkout", "--force", out).returncode == 0
+    finally:
+        for name in others:
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            if not os.path.lexists(place / name):
+                (aside / name).rename(place / name)
+        if not portable.entries(aside):
+            shutil.rmtree(aside)
+
+
 def _twin(folder: Path, sound: list[Path]) -> Path | None:
     """A whole folder that this one was equal to: by its seal, or by its files where the seal is damaged."""
     if not folder.is_dir():
         return None
-    lines, files = (folder / portable.SUMS).read_bytes(), portable.sums(folder)
+    lines = (folder / portable.SUMS).read_bytes()
     for other in sound:
-        if (other / portable.SUMS).read_bytes() == lines or portable.sums(other) == files:
+        same = (other / portable.SUMS).read_bytes() == lines
+        if same or not portable.differing(folder, portable.sealed(other)):
             return other
     return None
+
+
+def _wrapped(kept, found: Found, target: Path) -> Path | None:
+    """What is damaged of the files around a registered model, collected in `target`; None if one is lost.
+
+    The code is this checkout's where it is the same; other versions have the same requirements.
+    """
+    candidates = [Path(portable.__file__)]
+    candidates += [file for folder in found.wrappings for file in folder.rglob("*") if file.is_file()]
+    for name, digest in kept.known.items():
+        if not portable.differing(kept.folder, {name: digest}):
+            continue
+        same = [file for file in candidates if file.name == Path(name).name]
+        file = next((file for file in same if not portable.differing(file.parent, {file.name: digest})), None)
+        if file is None:
+            return None
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target / name)
+    return target
 
 
 def verify(mend: bool) -> bool:
@@ -272,7 +336,9 @@ def verify(mend: bool) -> bool:
         found = look(Path(target) / "before")
         print(f"verify: {found.looked}")
         for name in found.unsealed:
-            print(f"not sealed, nothing tells whether it is whole: {name}")
+            print(f"not sealed, nothing tells whether it is whole: {printable(name)}")
+        for name in found.extra:
+            print(f"not sealed, and not used: {printable(name)}")
         damaged, todo = found.lines(), []
         for line in damaged:
             print(f"damaged: {line}", flush=True)
