@@ -2,6 +2,8 @@
 
 import hashlib
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -22,12 +24,24 @@ def settings_of(cfg: DictConfig) -> dict:
 
 def code_hash() -> str:
     """Of the code that a training runs, as ``dvc.yaml`` lists it for its stage."""
-    needs = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["train"]["deps"]
-    places = [ROOT / need for need in needs if need.partition("/")[0] in ("pipeline", "models")]
+    places = [ROOT / need for need in code_needs((ROOT / "dvc.yaml").read_text())]
     files = [file for place in places for file in (place.rglob("*.py") if place.is_dir() else [place])]
+    return hash_of(
+        (file.relative_to(ROOT), hashlib.sha256(file.read_bytes()).hexdigest()) for file in sorted(files)
+    )
+
+
+def code_needs(text: str) -> list[str]:
+    """Files and folders of code that a ``dvc.yaml`` lists for training."""
+    needs = yaml.safe_load(text)["stages"]["train"]["deps"]
+    return [need for need in needs if need.partition("/")[0] in ("pipeline", "models")]
+
+
+def hash_of(files: Iterable[tuple[Path, str]]) -> str:
+    """Of files in their order, each with its SHA-256."""
     whole = hashlib.sha256()
-    for file in sorted(files):
-        whole.update(f"{file.relative_to(ROOT)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    for file, digest in files:
+        whole.update(f"{file} {digest}\n".encode())
     return whole.hexdigest()
 
 

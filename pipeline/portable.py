@@ -5,7 +5,6 @@ the project. The project imports *it*: packing, training and evaluation read and
 these very functions, which is why every place gives the same answer.
 """
 
-import functools
 import hashlib
 import io
 import json
@@ -28,6 +27,7 @@ LITTER = frozenset(
     )
 )
 LITTER_BEGINS = ("._", ".nfs", ".fuse_hidden")
+_TOLD: set[tuple] = set()  # folders and names of which this process has warned
 _OWN_MAKING = re.compile(r"/(__pycache__/|\.nfs[0-9a-f]+$)")
 # Names that some program reads from a sealed folder: unsealed, such a file is no person's addition.
 READ = frozenset(
@@ -133,15 +133,14 @@ def extra(folder: Path) -> list[str]:
 
 def tell_extra(folder: Path, name: str) -> None:
     """Warns in one line, once a process, of what lies in a whole folder and is not sealed."""
-    if names := extra(folder):
-        _tell_once(name, tuple(names))
-
-
-@functools.cache
-def _tell_once(folder: str, names: tuple[str, ...]) -> None:
+    names = extra(folder)
+    told = (folder.resolve(), *names)
+    if not names or told in _TOLD:
+        return
+    _TOLD.add(told)
     shown = ", ".join("".join(map(_printable, name)) for name in names[:3])
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    print(f"warning: {folder} also holds {shown}{more}: not sealed, and not used", file=sys.stderr)
+    print(f"warning: {name} also holds {shown}{more}: not sealed, and not used", file=sys.stderr)
 
 
 def _printable(character: str) -> str:

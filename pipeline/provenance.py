@@ -5,6 +5,8 @@ from. A record lies under ``runs/.provenance/``, named by the content of its tra
 the same as ``provenance/``. Train folders of older versions say it in ``lineage.json`` and ``changes.diff``.
 """
 
+import functools
+import hashlib
 import json
 import os
 import shutil
@@ -14,12 +16,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from pipeline import config, seal
 from pipeline.config import ROOT
+from pipeline.lineage import code_needs, hash_of
 
 # What can change a result. Runs rewrite params.yaml, dvc.lock and reports, so they don't mark the tree dirty.
 CODE = ("pipeline", "models", "conf", "dvc.yaml", "constraints.txt", "pyproject.toml")
 RECORD, CHANGES = "commit.json", "changes.diff"
+SEARCHED = 50  # commits that touched code, for one with the code of a model whose record is lost
 BESIDE = "provenance"  # a record beside a train folder, as MLflow keeps them
 
 
@@ -32,12 +38,14 @@ class Provenance:
         dirty: whether code or configuration differed from the commit; None where nothing tells.
         changes: how, as ``git apply`` takes it; None where nothing differed, or nobody kept it.
         trouble: why the commit or the changes are not known, in git's own words.
+        inferred: whether the record is lost, and the commit only known to hold the same training code.
     """
 
     commit: str | None = None
     dirty: bool | None = None
     changes: bytes | None = None
     trouble: str = ""
+    inferred: bool = False
 
     @classmethod
     def here(cls) -> "Provenance":
@@ -58,16 +66,22 @@ class Provenance:
 
     @classmethod
     def of(cls, train: Path) -> "Provenance":
-        """Of the model in a train folder; empty where its record is lost."""
+        """Of the model in a train folder.
+
+        Where the record is lost, as after ``dvc pull`` in another clone, a commit with the same training code
+        stands for it. Empty where there is none.
+        """
+        lineage = {}
         with suppress(OSError, ValueError):
-            lineage = json.loads((train / "lineage.json").read_text())
+            lineage = dict(json.loads((train / "lineage.json").read_text()))
             if "commit" in lineage:
                 return cls(lineage["commit"], lineage.get("dirty"), _read(train / CHANGES))
         for folder in (train.parent / BESIDE, _kept(train)):
             with suppress(OSError, ValueError, KeyError, TypeError):
                 record = json.loads((folder / RECORD).read_text())
                 return cls(str(record["commit"]), bool(record["dirty"]), _read(folder / CHANGES))
-        return cls()
+        commit = _with_code(lineage.get("code"))
+        return cls(commit, False, inferred=True) if commit else cls()
 
     def write(self, folder: Path) -> None:
         """Writes ``commit.json``, and ``changes.diff`` where something differed, into a folder."""
@@ -78,7 +92,7 @@ class Provenance:
 
     def keep(self, train: Path) -> None:
         """Keeps the record of a train folder; that of an equal one, trained before, gives way."""
-        if self.commit is None or self.dirty is None:
+        if self.commit is None or self.dirty is None or self.inferred:
             return
         target = _kept(train)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -116,6 +130,31 @@ def _git(*arguments: str, **options) -> bytes:
     # core.quotePath and diff.… of a person's own configuration would change what is kept.
     command = ["git", "-c", "core.quotePath=false", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, check=True, **options).stdout
+
+
+@functools.cache
+def _with_code(code: str | None) -> str | None:
+    """The newest of this clone's last commits whose training code has a hash, or None."""
+    with suppress(OSError, subprocess.CalledProcessError, yaml.YAMLError, KeyError, TypeError):
+        commits = _git("rev-list", f"--max-count={SEARCHED}", "HEAD", "--", "pipeline", "models", "dvc.yaml")
+        return next(
+            (commit for commit in commits.decode().split() if code and _code_of(commit) == code), None
+        )
+    return None
+
+
+def _code_of(commit: str) -> str:
+    """What `lineage.code_hash` gives in a checkout of a commit."""
+    needs = code_needs(_git("show", f"{commit}:dvc.yaml").decode())
+    listed = _git("ls-tree", "-r", "-z", commit, "--", *needs).decode().split("\0")
+    blobs = {Path(line.partition("\t")[2]): line.split()[2] for line in listed if line}
+    files = sorted(file for file in blobs if file.suffix == ".py" or file.as_posix() in needs)
+    return hash_of((file, _sha256(blobs[file])) for file in files)
+
+
+@functools.cache
+def _sha256(blob: str) -> str:
+    return hashlib.sha256(_git("cat-file", "blob", blob)).hexdigest()
 
 
 def _changes() -> bytes | None:

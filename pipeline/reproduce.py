@@ -164,7 +164,12 @@ class Rebuilding:
         """Brings the changes that were not committed into the worktree."""
         short = self.commit[:8]
         if not self.trained.provenance.dirty:
-            _say("code", f"commit {short}")
+            why = (
+                " (the record is lost; this commit has the same code)"
+                if self.trained.provenance.inferred
+                else ""
+            )
+            _say("code", f"commit {short}{why}")
             return
         changes = self.place / CHANGES
         changes.write_bytes(self.trained.provenance.changes or b"")

@@ -1,5 +1,6 @@
 """Stage train: one model from one configuration; `train(cfg)` serves DVC, single runs and sweeps alike."""
 
+import itertools
 import json
 import os
 import sys
@@ -280,21 +281,37 @@ def _own_processes(overrides: list[str], out: str) -> Iterator[None]:
             os.environ.pop(variable, None)
 
 
+def _new_single(model: str) -> Path:
+    """Makes a folder of its own for a single run, also where two begin in the same second."""
+    for number in itertools.count(1):
+        name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{model}" + (f"-{number}" if number > 1 else "")
+        try:
+            (ROOT / "runs/single" / name).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return Path("runs/single") / name
+
+
 @config.stage
 def main(cfg: DictConfig) -> float | None:
     job = HydraConfig.get()
-    name = sweep = None
+    name = sweep = made = None
     if job.mode == RunMode.MULTIRUN:
         # Beside the sweep's other jobs, never in a DVC out.
         out = Path(job.sweep.dir) / job.sweep.subdir
         sweep, name = out.parent.name, " ".join(job.overrides.task)
     elif OmegaConf.is_missing(cfg, "out"):
-        out = Path(f"runs/single/{time.strftime('%Y-%m-%d_%H-%M-%S')}-{cfg.model.name}")
+        out = made = _new_single(cfg.model.name)
     else:
         out = Path(cfg.out)
     cfg.out = str(out)
-    with _own_processes(list(job.overrides.task), cfg.out):
-        metrics = train(cfg, name, sweep)
+    try:
+        with _own_processes(list(job.overrides.task), cfg.out):
+            metrics = train(cfg, name, sweep)
+    finally:
+        if made:
+            with suppress(OSError):  # gone only where nothing came of it
+                (ROOT / made).rmdir()
     if metrics:
         print(
             f"train: {cfg.model.name} on {cfg.data.name}, val top-1 {metrics['val/top1']:.1%}, in {cfg.out}"

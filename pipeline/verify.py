@@ -6,102 +6,21 @@ So what is damaged has to go before DVC is asked for it. MLflow trusts its artif
 """
 
 import argparse
-import hashlib
 import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from pipeline import config, portable, seal
 from pipeline.config import ROOT, UserError
+from pipeline.dvc_cache import Cache, dvc, md5_of, whole
 from pipeline.text import printable
 
 MARKS = ("pack.json", "lineage.json", "predictions.csv", "model.onnx")  # of folders that are sealed
-
-
-def _dvc(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-def _md5(file: Path) -> str:
-    """Of a file's bytes; empty where there is none, or none to be read."""
-    try:
-        with open(file, "rb") as stream:
-            return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    except OSError:
-        return ""
-
-
-@dataclass
-class Cache:
-    """DVC's cache, and the outs that ``dvc.lock`` names."""
-
-    folder: Path
-    outs: dict[str, str]  # md5 by path; of a folder, with the ending .dir, of the list of its files
-
-    @classmethod
-    def open(cls) -> "Cache":
-        """Asks DVC.
-
-        Raises:
-            UserError: DVC does not tell where its cache is.
-        """
-        told = _dvc("cache", "dir")
-        if told.returncode:
-            raise UserError(f"DVC does not tell where its cache is: {' '.join(told.stderr.split())[:200]}")
-        lock = ROOT / "dvc.lock"
-        stages = yaml.safe_load(lock.read_text())["stages"].values() if lock.is_file() else ()
-        outs = {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", ())}
-        return cls(ROOT / told.stdout.strip() / "files/md5", outs)
-
-    def objects(self) -> list[Path]:
-        """All objects, by name."""
-        known = re.compile(r"[0-9a-f]{30}(\.dir)?")
-        return sorted(file for file in self.folder.glob("??/*") if known.fullmatch(file.name))
-
-    def object(self, md5: str) -> Path:
-        return self.folder / md5[:2] / md5[2:]
-
-    def files(self) -> dict[Path, str]:
-        """md5 of each file of the outs, as far as the cache tells the files of a folder."""
-        found = {}
-        for path, md5 in self.outs.items():
-            if not md5.endswith(".dir"):
-                found[ROOT / path] = md5
-            elif whole(self.object(md5)):
-                listed = json.loads(self.object(md5).read_text())
-                found |= {ROOT / path / entry["relpath"]: entry["md5"] for entry in listed}
-        return found
-
-    def restore(self, name: str) -> bool:
-        """Makes an object again from the workspace, where its bytes are there."""
-        target = self.object(name)
-        for path in (ROOT / path for path, md5 in self.outs.items() if md5 == name and md5.endswith(".dir")):
-            files = sorted(file for file in path.rglob("*") if file.is_file())
-            listed = [{"md5": _md5(file), "relpath": file.relative_to(path).as_posix()} for file in files]
-            text = json.dumps(sorted(listed, key=lambda entry: entry["relpath"]), sort_keys=True)
-            if hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() == name.removesuffix(".dir"):
-                target.write_text(text)
-                target.chmod(0o444)
-                return True
-        for file in (file for file, md5 in self.files().items() if md5 == name and _md5(file) == name):
-            shutil.copyfile(file, target)
-            target.chmod(0o444)
-            return True
-        return False
-
-
-def whole(file: Path) -> bool:
-    """Whether an object of DVC's cache holds what its name says."""
-    return _md5(file) == (file.parent.name + file.name).removesuffix(".dir")
 
 
 @dataclass
@@ -155,12 +74,12 @@ def look(target: Path) -> Found:
     sealed = len(found.folders) + len(found.sound)
     # What else DVC keeps. Where its status tells of a change, a person made the file anew; it goes by the
     # times, so that a file that it takes for the same must have the same bytes.
-    status = _dvc("data", "status", "--json")
+    status = dvc("data", "status", "--json")
     changes = json.loads(status.stdout).get("uncommitted", {}).values() if status.returncode == 0 else ()
     changed = {ROOT / path.rstrip("/") for paths in changes for path in paths}
     done = changed | found.folders.keys() | set(found.sound)
     for file, md5 in found.cache.files().items() if status.returncode == 0 else ():
-        if not done & {file, *file.parents} and file.is_file() and _md5(file) != md5:
+        if not done & {file, *file.parents} and file.is_file() and md5_of(file) != md5:
             found.files.append(file)
     kept = _mlflow(found, target)
     found.looked = f"{sealed} sealed folders, {len(objects)} objects of DVC's cache, {kept}"
@@ -215,8 +134,8 @@ def repair(found: Found) -> list[str]:
         (file.parent.name + file.name for file in found.objects), key=lambda name: ".dir" not in name
     )
     gone = [name for name in gone if not cache.restore(name)]
-    if (gone or found.folders or found.files) and _dvc("config", "core.remote").stdout.strip():
-        _dvc("fetch")
+    if (gone or found.folders or found.files) and dvc("config", "core.remote").stdout.strip():
+        dvc("fetch")
         for file in map(cache.object, gone):
             if file.is_file() and not whole(file):
                 file.unlink()
@@ -289,7 +208,7 @@ def _check_out(cache: Cache, out: str) -> bool:
         (aside / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).rename(aside / name)
     try:
-        return _dvc("checkout", "--force", out).returncode == 0
+        return dvc("checkout", "--force", out).returncode == 0
     finally:
         for name in others:
             (place / name).parent.mkdir(parents=True, exist_ok=True)

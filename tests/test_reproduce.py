@@ -310,18 +310,26 @@ def test_a_version_of_an_earlier_form_holds_its_commit_and_changes_in_the_train_
     assert f"commit {commit[:8]} with the uncommitted changes that the run kept" in done.stdout
 
 
-def test_a_lost_record_of_the_commit_is_told(theirs):
-    record = theirs.kept(1).parent / "provenance"
-    record.rename(record.with_name("aside"))
+@pytest.mark.parametrize("number", [1, 3])
+def test_where_the_record_of_a_commit_is_lost_one_with_the_same_code_stands_for_it(theirs, number):
+    lost = {path: path.with_name("aside") for path in (theirs.kept(number).parent / "provenance",)}
+    lost[theirs.root / "runs/.provenance"] = theirs.root / "runs/aside"
+    for path, aside in lost.items():
+        path.rename(aside)
     try:
-        done = theirs.reproduce("sample", "1", "--check")
+        done = theirs.reproduce("sample", str(number), "--check")
     finally:
-        record.with_name("aside").rename(record)
-    assert done.returncode == 1
-    assert re.fullmatch(
-        r"error: sample 1 was trained outside a git checkout, or the record of its commit is lost: .*\n",
-        done.stdout,
-    )
+        for path, aside in lost.items():
+            aside.rename(path)
+    if number == 1:
+        commit = theirs.good("git", "rev-parse", "HEAD~3")[:8]
+        assert f"commit {commit} (the record is lost; this commit has the same code)" in done.stdout
+        assert "sample 1 can be rebuilt" in done.stdout
+    else:  # of a dirty tree
+        assert done.stdout == (
+            "error: sample 3 was trained outside a git checkout, or the record of its commit is lost: "
+            "nothing tells which code it was\n"
+        )
 
 
 def test_a_device_that_is_not_here_is_told(theirs):

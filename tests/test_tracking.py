@@ -149,13 +149,20 @@ def test_a_commit_outlives_mlflows_database(emptied, client, run):
     assert {file.path for file in emptied.list_artifacts(restored.info.run_id)} >= {"train", "provenance"}
 
 
-def test_a_lost_record_of_the_commit_is_called_unknown(repro, house, tmp_path):
+def test_a_lost_record_is_called_unknown_or_replaced_by_a_commit_with_the_same_code(
+    repro, house, run, tmp_path
+):
     folder = shutil.copytree(house / "runs/sample/train/probe", tmp_path / "probe")
+    lineage = json.loads((folder / "lineage.json").read_text())
     (folder / "metrics.json").write_text((folder / "metrics.json").read_text() + "\n")  # another training's
     seal.seal(folder)
-    trained = Trained.open(folder)
-    assert trained.provenance.tags() == {"commit": "unknown", "dirty": "unknown"}
-    assert "- commit: unknown; seed 1" in notes.run(trained, None)
+    found = Provenance.of(folder)
+    assert (found.commit, found.inferred) == (run("git", "rev-parse", "HEAD").stdout.strip(), True)
+    assert "this one has the same training code" in notes.run(Trained.open(folder), None)
+    (folder / "lineage.json").write_text(json.dumps(lineage | {"code": "of no commit"}))
+    seal.seal(folder)
+    assert Provenance.of(folder).tags() == {"commit": "unknown", "dirty": "unknown"}
+    assert "- commit: unknown; seed 1" in notes.run(Trained.open(folder), None)
 
 
 def test_an_earlier_forms_commit_stands_in_its_lineage(repro, house, tmp_path):

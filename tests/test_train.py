@@ -318,6 +318,14 @@ def test_what_a_killed_process_was_writing_is_written_anew(tmp_path):
     assert not target.part.exists()
 
 
+def test_two_single_runs_of_one_second_have_folders_of_their_own(house, monkeypatch):
+    monkeypatch.setattr(train.time, "strftime", lambda _: "now")
+    made = [train._new_single("probe") for _ in range(2)]
+    for place in made:
+        (house / place).rmdir()
+    assert [str(place) for place in made] == ["runs/single/now-probe", "runs/single/now-probe-2"]
+
+
 def test_equal_runs_are_equal_bytes_whatever_the_commit(once, house, run, tmp_path):
     first = once("model=scratch", "data.epochs=1")
     before = Provenance.of(first).commit

@@ -131,6 +131,8 @@ def _origin(trained: Trained) -> list[str]:
     data, metrics = trained.lineage["data"], trained.metrics
     provenance = trained.provenance
     commit = f"`{provenance.commit[:8]}`" if provenance.commit else "unknown"
+    if provenance.inferred:
+        commit += " (its own record is lost; this one has the same training code)"
     if provenance.dirty:
         folder = "train" if "commit" in trained.lineage else BESIDE
         kept = f" (the run keeps them: `{folder}/{CHANGES}`)" if provenance.changes else ""
