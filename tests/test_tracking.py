@@ -136,6 +136,7 @@ def test_the_comparison_begins_with_the_parameters_that_differ():
     runs = [probe, probe | {"model.lr": "2"}, probe | {"seed": "2"}, scratch]
     assert page.differing(runs) == ["model", "seed", "model.lr"]
     assert page.differing([probe]) == []
+    assert page.differing([probe, probe | {"augment": "none"}]) == []  # the first is of an earlier version
     many = [{"model.name": "probe", **{f"key{key}": str(run * key) for key in range(50)}} for run in range(3)]
     assert len(page.differing(many)) == page.DIFFERING
 

@@ -67,7 +67,7 @@ def differing(runs: list[dict[str, str]]) -> list[str]:
     """Which parameters tell the most about how runs differ, the names of whole files of ``conf/`` first.
 
     What differs between models alone follows from the model: another parameter counts where it has several
-    values among the runs of one model.
+    values among the runs of one model. Runs of earlier versions lack some.
 
     Args:
         runs: parameters of each.
@@ -78,10 +78,11 @@ def differing(runs: list[dict[str, str]]) -> list[str]:
     spread = {}
     for key in dict.fromkeys(key for params in runs for key in params):
         among = [runs] if key in GROUPS else kinds.values()
-        spread[key] = max(len({params.get(key) for params in some}) for some in among)
+        spread[key] = max(len({params[key] for params in some if key in params}) for some in among)
     varied = [key for key, values in spread.items() if values > 1 and key not in ("data.name", "model.name")]
     # A group's name says more than the values in its file.
-    varied.sort(key=lambda key: (key not in GROUPS, key != "seed", -spread[key], key))
+    order = {key: place for place, key in enumerate((*GROUPS, "seed"))}
+    varied.sort(key=lambda key: (order.get(key, len(order)), -spread[key], key))
     return varied[:DIFFERING]
 
 
