@@ -9,7 +9,8 @@ TORCH ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo petfaces ui test test-slow bench peers lint constraints clean
+.PHONY: help install checkout demo petfaces ui test test-slow bench peers lint constraints clean
+.NOTPARALLEL:  # with -j, too, a check comes before what it guards
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,12 +25,26 @@ $(INSTALLED): pyproject.toml constraints.txt
 		$(if $(TORCH),--torch-backend=$(TORCH)) --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: $(INSTALLED)  ## the whole pipeline on drawn faces, then the leaderboard (under five minutes)
+# DVC needs git, and so does whoever rebuilds a version: looked at before a minute of installing.
+checkout:
+	@if grep -qs '^ *no_scm *= *[Tt]rue' .dvc/config .dvc/config.local; then exit 0; fi; \
+	if test ! -e .git; then \
+		echo "error: this folder is no git checkout, which DVC needs; use a clone of the project, or run here:"; \
+		echo "  git init && git add -A && git commit -m Start"; exit 1; \
+	elif ! git rev-parse --verify HEAD >/dev/null; then \
+		echo "error: DVC needs git and a commit here; mend what is said above"; exit 1; \
+	fi >&2
+
+demo: checkout $(INSTALLED)  ## the whole pipeline on drawn faces, then the leaderboard (under five minutes)
 	@python -m pipeline.config data=sample
 	dvc repro
 	@python -m pipeline.leaderboard
+	@changed=$$(git status --porcelain 2>/dev/null); test -z "$$changed" \
+		|| printf '%s\n' "$$changed" | grep -qvE '^.. (dvc\.lock|reports/sample/.*)$$' \
+		|| echo "Another processor rounds otherwise: dvc.lock and reports/sample differ from the committed ones." \
+			"Back to those: git checkout dvc.lock reports/sample && git clean -fdq reports/sample"
 
-petfaces: $(INSTALLED)  ## the same on the real faces; PETFACES_MIRROR=DIRECTORY_OR_URL for a copy of the archive
+petfaces: checkout $(INSTALLED)  ## the same on the real faces; PETFACES_MIRROR=DIRECTORY_OR_URL for a copy of the archive
 	@python -m pipeline.config data=petfaces
 	dvc repro
 	@python -m pipeline.leaderboard

@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from pipeline import text
+from pipeline import portable, text
 from pipeline.config import UserError
 
 MAX_BYTES = 64_000_000  # of one encoded picture
@@ -16,7 +16,6 @@ DOS = 0  # a zip member's create_system on FAT and NTFS
 BUFFER = 1 << 20  # tarfile skips a member by reading it in such pieces
 # Of an empty member, why the file's bytes are not there; `fetch` writes it (a PAX header, which tar allows).
 UNREADABLE = "PETFACES.unreadable"
-LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")  # what systems leave beside pictures
 
 
 def _refuse(archive: Path, name: str) -> UserError:
@@ -27,7 +26,7 @@ def _refuse(archive: Path, name: str) -> UserError:
 
 def is_litter(parts: Iterable[str]) -> bool:
     """Whether a file is hidden, or left by a system beside pictures."""
-    return any(part.startswith(".") or part in LITTER for part in parts)
+    return any(part.startswith(".") or portable.is_litter(part) for part in parts)
 
 
 def members(archive: Path) -> Iterator[tuple[str, bytes | str | None]]:

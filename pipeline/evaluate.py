@@ -1,13 +1,11 @@
 """Stage evaluate: one candidate on the test split, once, on one device."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pipeline import config, seal, tables, unfinished
+from pipeline import atomic, config, seal, tables, unfinished
 from pipeline.config import ROOT, UserError
 
 THINGS = 60  # pictures of other things
@@ -35,7 +33,7 @@ def evaluate(
         What ``metrics.json`` says; intervals are ``…/low`` and ``…/high``.
 
     Raises:
-        UserError: the model is damaged, or knows other classes than the data.
+        UserError: the model is damaged, or knows other classes than the data; or at `out` is something else.
     """
     import numpy as np
     import torch
@@ -44,6 +42,8 @@ def evaluate(
     from pipeline import scores, tracking
     from pipeline.data import Pack
 
+    target = atomic.Target(out, ("metrics.json", "model.sha256", "predictions.csv"))
+    target.check()
     torch.set_num_threads(threads)
     seal.check(train)
     model, card = load(train)
@@ -70,9 +70,7 @@ def evaluate(
     metrics["test/calibration_error"] = scores.calibration_error(probabilities, targets)
     metrics |= _silence(model, card, probabilities.max(axis=1), predicted == targets)
 
-    unfinished = out.with_name(out.name + ".part")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    unfinished = target.begin()
     (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     (unfinished / "model.sha256").write_text(tracking.model_hash(train) + "\n", encoding="utf-8")
     np.save(unfinished / "probabilities.npy", probabilities)
@@ -106,8 +104,7 @@ def evaluate(
     )
     scores.draw(pack, rows, probabilities, f"{card['name']} on {card['data']}, test", unfinished)
     seal.seal(unfinished)
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(unfinished, out)
+    target.finish()
     return metrics
 
 

@@ -8,10 +8,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipeline import chosen, config, portable, seal, tables, text
+from pipeline import atomic, chosen, config, seal, tables, text
 from pipeline import page as try_page
 from pipeline.chosen import Chosen
 from pipeline.config import ROOT, UserError
+from pipeline.provenance import Provenance
 
 HERE = Path(__file__).parent
 WEAK = 5  # classes that the card names
@@ -35,15 +36,9 @@ def export(found: Chosen, out: Path, int8: bool = False, page: bool = True) -> P
     """
     if found.train is None:
         raise UserError("this model is exported already: copy its folder, or name the run that it comes from")
-    if out.exists() and not _replaceable(out):
-        raise UserError(
-            f"--out {out} holds something else than an export, or one that was changed; name another"
-        )
     card = json.loads((found.train / "model.json").read_text(encoding="utf-8"))
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
+    target = atomic.Target(out, ("example.py", "model.onnx"), f"--out {out}", "name another --out")
+    with target.written() as part:
         _model(found, card, part)
         figures = _to_int8(part, card) if int8 else None
         _weights(found.train, card, part)
@@ -52,18 +47,7 @@ def export(found: Chosen, out: Path, int8: bool = False, page: bool = True) -> P
         if page:
             try_page.write(part / "model.onnx", card, part / "try")
         seal.seal(part)
-        shutil.rmtree(out, ignore_errors=True)
-        os.replace(part, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return out
-
-
-def _replaceable(out: Path) -> bool:
-    """Whether nothing of a person's own would be lost: an empty folder, or an export as it was written."""
-    if not out.is_dir():
-        return False
-    return not any(out.iterdir()) or ((out / "example.py").is_file() and not portable.damaged(out))
 
 
 def _model(found: Chosen, card: dict, folder: Path) -> None:
@@ -73,11 +57,11 @@ def _model(found: Chosen, card: dict, folder: Path) -> None:
     from pipeline import tracking
 
     lineage = json.loads((found.train / "lineage.json").read_text(encoding="utf-8"))
-    model = onnx.load(found.portable / "model.onnx")
+    model, origin = onnx.load(found.portable / "model.onnx"), Provenance.of(found.train)
     provenance = {
         "data": lineage["data"],
-        "commit": lineage["commit"],
-        "dirty": lineage["dirty"],
+        "commit": origin.commit,
+        "dirty": origin.dirty,
         "model_sha256": tracking.model_hash(found.train),
     }
     told = {
@@ -145,6 +129,7 @@ def _card(found: Chosen, card: dict, int8: dict | None, page: bool) -> str:
         card=card,
         metrics=json.loads((found.train / "metrics.json").read_text(encoding="utf-8")),
         lineage=json.loads((found.train / "lineage.json").read_text(encoding="utf-8")),
+        provenance=Provenance.of(found.train),
         sha256=tracking.model_hash(found.train),
         licence=data.get("licence", "unknown"),
         test=test,

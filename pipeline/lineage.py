@@ -1,11 +1,8 @@
-"""What a result comes from: the choices, the data, the code and the environment; no clock, no host."""
+"""What a result comes from: choices, data, code and environment; no clock, no host, no commit."""
 
 import hashlib
-import os
-import shutil
-import subprocess
 import sys
-import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -13,9 +10,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config import ROOT
 
-# What can change a result; params.yaml, dvc.lock and reports change by running: no reason to call it dirty.
-CODE = ("pipeline", "models", "conf", "dvc.yaml", "constraints.txt", "pyproject.toml")
-CHANGES = "changes.diff"  # in the train folder: what of CODE was not committed
 # Choices that change where and how fast, not what.
 WITHOUT_EFFECT = ("out", "models", "fetch", "evaluate", "register")
 
@@ -30,58 +24,36 @@ def settings_of(cfg: DictConfig) -> dict:
 
 def code_hash() -> str:
     """Of the code that a training runs, as ``dvc.yaml`` lists it for its stage."""
-    needs = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]["train"]["deps"]
-    places = [ROOT / need for need in needs if need.partition("/")[0] in ("pipeline", "models")]
+    places = [ROOT / need for need in code_needs((ROOT / "dvc.yaml").read_text(encoding="utf-8"))]
     files = [file for place in places for file in (place.rglob("*.py") if place.is_dir() else [place])]
+    return hash_of(
+        (file.relative_to(ROOT), hashlib.sha256(file.read_bytes()).hexdigest()) for file in sorted(files)
+    )
+
+
+def code_needs(text: str) -> list[str]:
+    """Files and folders of code that a ``dvc.yaml`` lists for training."""
+    needs = yaml.safe_load(text)["stages"]["train"]["deps"]
+    return [need for need in needs if need.partition("/")[0] in ("pipeline", "models")]
+
+
+def hash_of(files: Iterable[tuple[Path, str]]) -> str:
+    """Of files in their order, each with its SHA-256."""
     whole = hashlib.sha256()
-    for file in sorted(files):
-        whole.update(f"{file.relative_to(ROOT)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    for file, digest in files:
+        whole.update(f"{file} {digest}\n".encode())
     return whole.hexdigest()
 
 
-def keep_changes(folder: Path) -> None:
-    """Writes ``changes.diff``: what of the code differs from the commit, new files too.
-
-    ``git apply`` on that commit brings it back. A clean tree, or one without git, leaves no file.
-    """
-
-    def git(*arguments: str, **options) -> bytes:
-        # core.quotePath and diff.… of a person's own configuration would change what is kept.
-        command = ["git", "-c", "core.quotePath=false", *arguments]
-        return subprocess.run(command, cwd=ROOT, env=own, capture_output=True, check=True, **options).stdout
-
-    own = dict(os.environ)
-    with tempfile.TemporaryDirectory() as place:
-        try:
-            index = ROOT / git("rev-parse", "--git-path", "index").decode().strip()
-            # A copy of the index takes the new files' names: neither the index nor git's objects are touched.
-            own["GIT_INDEX_FILE"] = shutil.copy(index, place)
-            new = git("ls-files", "--others", "--exclude-standard", "-z", "--", *CODE)
-            if new:
-                stdin = ("--pathspec-from-file=-", "--pathspec-file-nul")
-                git("--literal-pathspecs", "add", "--intent-to-add", *stdin, input=new)
-            plain = ("--no-ext-diff", "--no-textconv", "--no-color", "--no-renames", "--no-relative")
-            prefixes = ("--src-prefix=a/", "--dst-prefix=b/")
-            changes = git("diff", "--binary", "--full-index", *plain, *prefixes, "HEAD", "--", *CODE)
-        except (OSError, subprocess.CalledProcessError):
-            return  # the lineage says that nothing is known of the commit
-    if changes:
-        (folder / CHANGES).write_bytes(changes)
-
-
 def lineage_of(pack, threads: int) -> dict:
-    """Where a result comes from: data, code, environment; no clock, no host."""
+    """Where a result comes from: data, code, environment.
+
+    The commit is not among them (`pipeline.provenance`): the same code may run from many.
+    """
     from importlib.metadata import version
 
     import torch
 
-    def git(*arguments: str) -> str | None:
-        done = subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace"
-        )
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    changed = git("status", "--porcelain", "--", *CODE)
     packages = (
         "torch",
         "torchvision",
@@ -100,8 +72,6 @@ def lineage_of(pack, threads: int) -> dict:
             "pictures": len(pack.table),
             "classes": len(pack.classes),
         },
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": changed is None or changed != "",
         "code": code_hash(),
         "environment": {
             "python": ".".join(map(str, sys.version_info[:3])),

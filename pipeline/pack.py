@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from omegaconf import DictConfig
 
-from pipeline import archives, config, schema, seal, tables, text
+from pipeline import archives, atomic, config, schema, seal, tables, text
 from pipeline.config import ROOT, UserError
 
 # Folders above class folders that tell an official split; val may be missing.
@@ -135,10 +135,9 @@ def pack(archive: Path, folder: Path, max_side: int, classes: str = "folder") ->
     """
     if classes not in ("folder", "breed"):
         raise UserError(f"pack.classes={classes} is not known: folder or breed")
-    unfinished = folder.with_name(folder.name + ".part")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    target = atomic.Target(folder, ("pack.json", "index.csv", "pixels.bin"))
+    unfinished = target.begin()
     try:
-        unfinished.mkdir(parents=True)
         summary = _pack(archive, unfinished, max_side, classes)
         seal.seal(unfinished)
     except BaseException as error:
@@ -146,8 +145,7 @@ def pack(archive: Path, folder: Path, max_side: int, classes: str = "folder") ->
         if isinstance(error, OSError) and error.filename is None:  # a write does not tell its file
             error.filename = str(folder)
         raise
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(unfinished, folder)
+    target.finish()
     return summary
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipeline.archives import LITTER, MAX_BYTES
+from pipeline.archives import MAX_BYTES, is_litter
 from pipeline.portable import FORMATS, UnreadableError
 from pipeline.text import printable
 
@@ -49,9 +49,9 @@ def named(words: list[str], skipped: Counter | None = None) -> Iterator[str]:
 
 def _below(folder: str, skipped: Counter) -> Iterator[str]:
     for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in LITTER)
+        folders[:] = sorted(name for name in folders if not is_litter([name]))
         for name in sorted(files):
-            if name.startswith(".") or name in LITTER:
+            if is_litter([name]):
                 continue
             path, suffix = Path(place) / name, Path(name).suffix.lower()
             if _is_picture(path, suffix):

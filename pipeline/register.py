@@ -11,7 +11,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pipeline import config, seal, tables, text
+from pipeline import atomic, config, seal, tables, text
 from pipeline.config import ROOT, UserError
 
 PARTS = ("train", "evaluation", "portable")  # folders of a champion's copy
@@ -203,7 +203,9 @@ def main(cfg: DictConfig) -> None:
     runs = ROOT / "runs" / cfg.data.name
     with tracking.reachable():
         # DVC has cleared the folder; a run by hand does the same, once MLflow is there.
-        shutil.rmtree(runs / "register", ignore_errors=True)
+        place = runs / "register"
+        atomic.check_own(place, str(seal.near(place)), "move it away", "decision.json", below=True)
+        shutil.rmtree(place, ignore_errors=True)
         decision = register(runs, ROOT / "data" / cfg.data.name, list(cfg.models), cfg.register.significance)
     champion = decision["champion"]
     print(

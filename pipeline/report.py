@@ -7,13 +7,14 @@ git knows those of drawings, and ignores those of real pets.
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from urllib.parse import quote
 
 from omegaconf import DictConfig
 
-from pipeline import config, leaderboard, tables, text
+from pipeline import config, leaderboard, portable, tables, text
 from pipeline.config import ROOT, UserError
 
 ABOUT = (
@@ -54,8 +55,18 @@ def report(runs: Path, place: Path, models: list[str], target: Path) -> None:
     _plots(runs, table, predictions, unfinished)
     _page(runs, place, table, predictions, verdicts, decision, unfinished)
     (unfinished / "README.md").write_text(_readme(runs, table, verdicts, decision), encoding="utf-8")
+    _keep_others(target, unfinished)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(unfinished, target)
+
+
+def _keep_others(old: Path, new: Path) -> None:
+    """Moves what a person has added to a report into the new one; it is in git, and has no seal."""
+    for name in portable.entries(old):
+        written = re.fullmatch(r"confusion-[^/]*\.png|pictures/[0-9a-f]{16}\.jpg", name)
+        if not written and not portable.is_litter(name) and not os.path.lexists(new / name):
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            (old / name).rename(new / name)
 
 
 def _tables(runs: Path, place: Path, table: list[dict], folder: Path) -> None:

@@ -28,7 +28,7 @@ import yaml
 from pipeline import config
 from pipeline.config import ROOT, UserError
 from pipeline.download import DOWNLOADS
-from pipeline.lineage import CHANGES
+from pipeline.provenance import CHANGES
 
 CHILD = Path(__file__).with_name("rebuild.py")
 OUT = "runs/single/rebuilt"  # in the worktree
@@ -113,7 +113,10 @@ def worktree(tree: Path, commit: str | None, version) -> Iterator[None]:
         UserError: it can't be made.
     """
     if commit is None:
-        raise UserError(f"{version} was trained outside a git checkout: nothing tells which code it was")
+        raise UserError(
+            f"{version} was trained outside a git checkout, or the record of its commit is lost: "
+            "nothing tells which code it was"
+        )
     short = commit[:8]
     if _git("rev-parse", "--git-dir").returncode:
         raise UserError(f"{ROOT} is no git checkout, and {version} needs commit {short}; use a clone")
@@ -153,18 +156,24 @@ class Rebuilding:
         self.kept, self.tree = place / "kept", place / "petfaces"
         self.trained = Trained.open(download_run(version, self.kept))
         self.settings, self.lineage = self.trained.settings, self.trained.lineage
-        self.data, self.commit = self.lineage["data"]["name"], self.lineage["commit"]
+        self.data, self.commit = self.lineage["data"]["name"], self.trained.provenance.commit
         self.then, self.now = facts(self.lineage, version.device), {}
         self.doubt = ""
 
     def bring_code(self) -> None:
         """Brings the changes that were not committed into the worktree."""
         short = self.commit[:8]
-        if not self.lineage["dirty"]:
-            _say("code", f"commit {short}")
+        if not self.trained.provenance.dirty:
+            why = (
+                " (the record is lost; this commit has the same code)"
+                if self.trained.provenance.inferred
+                else ""
+            )
+            _say("code", f"commit {short}{why}")
             return
-        changes = self.trained.folder / CHANGES
-        if not changes.is_file():
+        changes = self.place / CHANGES
+        changes.write_bytes(self.trained.provenance.changes or b"")
+        if not changes.stat().st_size:
             raise UserError(
                 f"{self.version} was trained with uncommitted changes to commit {short}, which nobody kept; "
                 "it can't be rebuilt"

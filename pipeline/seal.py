@@ -5,6 +5,7 @@ changes neither. By hand: ``sha256sum -c SHA256SUMS`` in the folder.
 """
 
 import functools
+import hashlib
 from pathlib import Path
 
 from pipeline import portable
@@ -27,14 +28,15 @@ def near(path: Path) -> Path:
 def check(folder: Path, name: str | None = None) -> None:
     """Makes sure that a folder's files are those that were sealed.
 
-    A process reads a folder once, however often it asks, unless a file was touched in between.
+    A process reads a folder once, however often it asks, unless a file was touched in between. Further files
+    are told once and do no harm.
 
     Args:
         folder: a sealed one.
         name: what a person knows it by; its path otherwise.
 
     Raises:
-        UserError: a file is damaged, missing or new, or the folder was never sealed.
+        UserError: a file is damaged or missing, or the folder was never sealed.
     """
     if not (folder / portable.SUMS).is_file():
         raise UserError(
@@ -46,8 +48,42 @@ def check(folder: Path, name: str | None = None) -> None:
     stamps = tuple((str(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for file, stat in stats)
     if wrong := _damaged(folder, stamps):
         raise UserError(f"{name or near(folder)}: {', '.join(wrong)}; run: {REPAIR}")
+    portable.tell_extra(folder, str(name or near(folder)))
 
 
 @functools.cache
 def _damaged(folder: Path, stamps: tuple) -> list[str]:
     return portable.damaged(folder)
+
+
+def digest(folder: Path) -> str:
+    """Hash of a folder's sealed files by name and bytes; of one that was never sealed, of all its files."""
+    try:
+        files = [folder / name for name in (*portable.sealed(folder), portable.SUMS)]
+    except portable.DamagedError:
+        files = [folder / name for name in portable.entries(folder)]
+    whole = hashlib.sha256()
+    for file in sorted(file for file in files if file.is_file()):
+        whole.update(f"{file.relative_to(folder)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return whole.hexdigest()
+
+
+def foreign(folder: Path, *written: str, below: bool = False) -> list[str]:
+    """What of a folder is not as this program left it, a phrase a file: what a person added or changed.
+
+    Args:
+        folder: a directory.
+        written: names of files that are not sealed, and the program's own.
+        below: whether seals of folders within it count, and not its own alone.
+    """
+    seals = [name for name in portable.entries(folder) if name.rpartition("/")[2] == portable.SUMS]
+    known, wrong = set(written), []
+    for place in {Path(name).parent for name in seals if below or name == portable.SUMS}:
+        try:
+            known |= {(place / name).as_posix() for name in (*portable.sealed(folder / place), portable.SUMS)}
+        except portable.DamagedError as error:
+            wrong.append(f"{place / portable.SUMS}: {error}")
+        else:
+            wrong += [(place / phrase).as_posix() for phrase in portable.damaged(folder / place)]
+    others = (name for name in portable.entries(folder) if name not in known and not portable.is_litter(name))
+    return [*others, *wrong]

@@ -1,8 +1,8 @@
 """Stage train: one model from one configuration; `train(cfg)` serves DVC, single runs and sweeps alike."""
 
+import itertools
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,14 +14,19 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import config, seal
+from pipeline import atomic, config, seal
 from pipeline.config import ROOT, SharedError, UserError
-from pipeline.lineage import keep_changes, lineage_of, settings_of
+from pipeline.lineage import lineage_of, settings_of
+from pipeline.provenance import Provenance
 from pipeline.unfinished import Unfinished, finished, identity
 
 if TYPE_CHECKING:
     from pipeline.fit import Progress
 
+# By these a folder is known that a training may replace.
+LEFT = ("weights.safetensors", "model.json", "config.yaml", "lineage.json", "metrics.json")
+# Of the checkout: no training writes into them.
+SOURCES = ("benchmarks", "conf", "data", "docs", "models", "photos", "pipeline", "reports", "tests")
 THINGS = 60  # pictures of other things, by which the bound of "unsure" is chosen
 
 
@@ -53,7 +58,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
 
     In it: ``weights.safetensors`` with ``model.json``, ``config.yaml`` (resolved), ``metrics.json``,
     ``curves.csv``, ``lineage.json``, and validation's confusions and worst mistakes as pictures. No clock,
-    host or run id stands in it: equal runs are equal bytes.
+    host, run id or commit stands in it: equal runs are equal bytes.
 
     Args:
         cfg: a whole configuration.
@@ -73,9 +78,8 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     from pipeline import networks, tracking
     from pipeline.data import Pack
 
-    out = config.from_root(cfg.out)
-    if out.exists() and any(out.iterdir()) and not (out / "model.json").is_file():
-        raise UserError(f"out={out} holds something else than a trained model; name another folder")
+    target = _target(cfg)
+    out = target.out
     pack = Pack.open(ROOT / "data" / cfg.data.name)
     torch.set_num_threads(cfg.trainer.threads)
     seed_everything(cfg.seed, verbose=False)
@@ -94,32 +98,51 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
         with suppress(SharedError):  # an exit status would have the first one killed before it can tell
             _learn(model.to(device), card, pack, cfg, place, began, tell=None)
         return {}
+    provenance = Provenance.here()
+    if warning := provenance.warning():
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
     with place.claimed():
-        # Now, not after an hour: a folder that can't be written is told before anything is trained.
-        part = out.with_name(out.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        keep_changes(part)
         if former := place.others():
             print(f"train: begins anew; choices, data or code are others than in {former[0]}", flush=True)
         chip = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-        name = name or f"{cfg.model.name} seed={cfg.seed}"
-        run = tracking.Run(card, settings, lineage, name, sweep, chip, place.attempt())
+        name = name or tracking.run_name(settings, out)
+        run = None
         try:
-            reached = _learn(model.to(device), card, pack, cfg, place, began, run.push)
-            learnt = time.monotonic()
-            metrics = _leave(model.to(device), card, pack, cfg, reached.rows, settings, lineage, part)
-            seal.seal(part)
-            shutil.rmtree(out, ignore_errors=True)
-            os.replace(part, out)
+            # Made now, not after an hour: a folder that can't be written is told before anything is trained.
+            with target.written() as part:
+                run = tracking.Run(card, settings, lineage, provenance, name, sweep, chip, place.attempt())
+                reached = _learn(model.to(device), card, pack, cfg, place, began, run.push)
+                learnt = time.monotonic()
+                metrics = _leave(model.to(device), card, pack, cfg, reached.rows, settings, lineage, part)
+                seal.seal(part)
+                provenance.keep(part)
         except BaseException as error:
-            run.fail(error)
+            if run:
+                run.fail(error)
             raise
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
         seconds = reached.seconds + time.monotonic() - learnt
         place.forget(told=run.finish(out, reached.rows, seconds))
     return metrics
+
+
+def _target(cfg: DictConfig) -> atomic.Target:
+    """Where the train folder goes.
+
+    Raises:
+        UserError: something else is there, or it is a place of the project's own.
+    """
+    out, what, advice = config.from_root(cfg.out), f"out={cfg.out}", "name another out=, in runs/single/ say"
+    whole = out.resolve()
+    if ROOT.is_relative_to(whole):
+        raise UserError(f"{what} is the project itself, or a folder above it; {advice}")
+    parts = whole.relative_to(ROOT).parts if whole.is_relative_to(ROOT) else ()
+    if parts and (parts[0] in SOURCES or any(part.startswith(".") for part in parts)):
+        raise UserError(f"{what} is among the project's own files; {advice}")
+    if parts in (("runs",), ("runs", "single"), ("runs", "sweeps")) or out.suffix == ".part":
+        raise UserError(f"{what} is no name for one training; {advice}")
+    target = atomic.Target(out, LEFT, what, advice)
+    target.check()
+    return target
 
 
 def _learn(
@@ -258,21 +281,37 @@ def _own_processes(overrides: list[str], out: str) -> Iterator[None]:
             os.environ.pop(variable, None)
 
 
+def _new_single(model: str) -> Path:
+    """Makes a folder of its own for a single run, also where two begin in the same second."""
+    for number in itertools.count(1):
+        name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{model}" + (f"-{number}" if number > 1 else "")
+        try:
+            (ROOT / "runs/single" / name).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return Path("runs/single") / name
+
+
 @config.stage
 def main(cfg: DictConfig) -> float | None:
     job = HydraConfig.get()
-    name = sweep = None
+    name = sweep = made = None
     if job.mode == RunMode.MULTIRUN:
         # Beside the sweep's other jobs, never in a DVC out.
         out = Path(job.sweep.dir) / job.sweep.subdir
         sweep, name = out.parent.name, " ".join(job.overrides.task)
     elif OmegaConf.is_missing(cfg, "out"):
-        out = Path(f"runs/single/{time.strftime('%Y-%m-%d_%H-%M-%S')}-{cfg.model.name}")
+        out = made = _new_single(cfg.model.name)
     else:
         out = Path(cfg.out)
     cfg.out = str(out)
-    with _own_processes(list(job.overrides.task), cfg.out):
-        metrics = train(cfg, name, sweep)
+    try:
+        with _own_processes(list(job.overrides.task), cfg.out):
+            metrics = train(cfg, name, sweep)
+    finally:
+        if made:
+            with suppress(OSError):  # gone only where nothing came of it
+                (ROOT / made).rmdir()
     if metrics:
         print(
             f"train: {cfg.model.name} on {cfg.data.name}, val top-1 {metrics['val/top1']:.1%}, in {cfg.out}"

@@ -6,102 +6,20 @@ So what is damaged has to go before DVC is asked for it. MLflow trusts its artif
 """
 
 import argparse
-import hashlib
 import json
+import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from pipeline import config, portable, seal, text
 from pipeline.config import ROOT, UserError
+from pipeline.dvc_cache import Cache, dvc, md5_of, whole
 
 MARKS = ("pack.json", "lineage.json", "predictions.csv", "model.onnx")  # of folders that are sealed
-
-
-def _dvc(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace", check=False
-    )
-
-
-def _md5(file: Path) -> str:
-    """Of a file's bytes; empty where there is none, or none to be read."""
-    try:
-        with open(file, "rb") as stream:
-            return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    except OSError:
-        return ""
-
-
-@dataclass
-class Cache:
-    """DVC's cache, and the outs that ``dvc.lock`` names."""
-
-    folder: Path
-    outs: dict[str, str]  # md5 by path; of a folder, with the ending .dir, of the list of its files
-
-    @classmethod
-    def open(cls) -> "Cache":
-        """Asks DVC.
-
-        Raises:
-            UserError: DVC does not tell where its cache is.
-        """
-        told = _dvc("cache", "dir")
-        if told.returncode:
-            raise UserError(f"DVC does not tell where its cache is: {' '.join(told.stderr.split())[:200]}")
-        lock = ROOT / "dvc.lock"
-        stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"].values() if lock.is_file() else ()
-        outs = {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", ())}
-        return cls(ROOT / told.stdout.strip() / "files/md5", outs)
-
-    def objects(self) -> list[Path]:
-        """All objects, by name."""
-        known = re.compile(r"[0-9a-f]{30}(\.dir)?")
-        return sorted(file for file in self.folder.glob("??/*") if known.fullmatch(file.name))
-
-    def object(self, md5: str) -> Path:
-        return self.folder / md5[:2] / md5[2:]
-
-    def files(self) -> dict[Path, str]:
-        """md5 of each file of the outs, as far as the cache tells the files of a folder."""
-        found = {}
-        for path, md5 in self.outs.items():
-            if not md5.endswith(".dir"):
-                found[ROOT / path] = md5
-            elif whole(self.object(md5)):
-                listed = json.loads(self.object(md5).read_text(encoding="utf-8"))
-                found |= {ROOT / path / entry["relpath"]: entry["md5"] for entry in listed}
-        return found
-
-    def restore(self, name: str) -> bool:
-        """Makes an object again from the workspace, where its bytes are there."""
-        target = self.object(name)
-        for path in (ROOT / path for path, md5 in self.outs.items() if md5 == name and md5.endswith(".dir")):
-            files = sorted(file for file in path.rglob("*") if file.is_file())
-            listed = [{"md5": _md5(file), "relpath": file.relative_to(path).as_posix()} for file in files]
-            text = json.dumps(sorted(listed, key=lambda entry: entry["relpath"]), sort_keys=True)
-            if hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() == name.removesuffix(".dir"):
-                target.write_text(text, encoding="utf-8")
-                target.chmod(0o444)
-                return True
-        for file in (file for file, md5 in self.files().items() if md5 == name and _md5(file) == name):
-            shutil.copyfile(file, target)
-            target.chmod(0o444)
-            return True
-        return False
-
-
-def whole(file: Path) -> bool:
-    """Whether an object of DVC's cache holds what its name says."""
-    return _md5(file) == (file.parent.name + file.name).removesuffix(".dir")
 
 
 @dataclass
@@ -114,7 +32,9 @@ class Found:
     folders: dict[Path, list[str]] = field(default_factory=dict)
     kept: list[tuple] = field(default_factory=list)  # MLflow's, with what is wrong
     unsealed: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)  # what lies in sealed folders and is not sealed
     sound: list[Path] = field(default_factory=list)  # sealed folders anywhere that are whole
+    wrappings: list[Path] = field(default_factory=list)  # MLflow's whole folders
     looked: str = ""
 
     def lines(self) -> list[str]:
@@ -149,15 +69,16 @@ def look(target: Path) -> Found:
             found.folders[folder] = wrong
         else:
             found.sound.append(folder)
+            found.extra += [str(seal.near(folder / name)) for name in portable.extra(folder)]
     sealed = len(found.folders) + len(found.sound)
     # What else DVC keeps. Where its status tells of a change, a person made the file anew; it goes by the
     # times, so that a file that it takes for the same must have the same bytes.
-    status = _dvc("data", "status", "--json")
+    status = dvc("data", "status", "--json")
     changes = json.loads(status.stdout).get("uncommitted", {}).values() if status.returncode == 0 else ()
     changed = {ROOT / path.rstrip("/") for paths in changes for path in paths}
     done = changed | found.folders.keys() | set(found.sound)
     for file, md5 in found.cache.files().items() if status.returncode == 0 else ():
-        if not done & {file, *file.parents} and file.is_file() and _md5(file) != md5:
+        if not done & {file, *file.parents} and file.is_file() and md5_of(file) != md5:
             found.files.append(file)
     kept = _mlflow(found, target)
     found.looked = f"{sealed} sealed folders, {len(objects)} objects of DVC's cache, {kept}"
@@ -186,12 +107,15 @@ def _mlflow(found: Found, target: Path) -> str:
             number += 1
             if not kept.folder.is_dir():
                 found.kept.append((kept, ["its files are missing"]))
-            elif not (kept.folder / portable.SUMS).is_file():
+            elif not kept.sealed:
                 found.unsealed.append(f"{kept.name} in MLflow")
-            elif wrong := portable.damaged(kept.folder):
+            elif wrong := kept.damaged():
                 found.kept.append((kept, wrong))
             else:
-                found.sound.append(kept.folder)
+                found.extra += [f"{name} of {kept.name} in MLflow" for name in kept.extra()]
+                if kept.known is None:
+                    found.sound.append(kept.folder)
+                found.wrappings.append(kept.folder)
     except UserError as error:
         return f"not MLflow ({error})"
     return f"{number} folders of registered models in MLflow"
@@ -209,8 +133,8 @@ def repair(found: Found) -> list[str]:
         (file.parent.name + file.name for file in found.objects), key=lambda name: ".dir" not in name
     )
     gone = [name for name in gone if not cache.restore(name)]
-    if (gone or found.folders or found.files) and _dvc("config", "core.remote").stdout.strip():
-        _dvc("fetch")
+    if (gone or found.folders or found.files) and dvc("config", "core.remote").stdout.strip():
+        dvc("fetch")
         for file in map(cache.object, gone):
             if file.is_file() and not whole(file):
                 file.unlink()
@@ -218,8 +142,8 @@ def repair(found: Found) -> list[str]:
                     f"DVC's remote is damaged too: delete files/md5/{file.parent.name}/{file.name} there"
                 )
     for folder, wrong in found.folders.items():
-        if all(item.endswith(" is new") for item in wrong):
-            todo.append(f"move away what is new in {seal.near(folder)}")  # it may be a person's
+        if all(phrase.endswith(" is not sealed") for phrase in wrong):  # it may be a person's
+            todo.append(f"{seal.near(folder)}: move away what is not sealed")
             continue
         twin = _twin(folder, found.sound)
         out = next((path for path in cache.outs if {folder, *folder.parents} & {ROOT / path}), None)
@@ -227,9 +151,11 @@ def repair(found: Found) -> list[str]:
         if twin is None and out is None and (group, name) in (("runs", "single"), ("runs", "sweeps")):
             todo.append(f"{seal.near(folder)}: train it again; its choices stand in its config.yaml")
             continue
-        shutil.rmtree(folder)
+        _remove(folder)
         if twin:
-            shutil.copytree(twin, folder)
+            for name in (*portable.sealed(twin), portable.SUMS):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(twin / name, folder / name)
         elif out:
             outs.add(out)
         else:
@@ -237,16 +163,19 @@ def repair(found: Found) -> list[str]:
     for file in found.files:
         file.unlink()
         outs.add(next(path for path in cache.outs if {file, *file.parents} & {ROOT / path}))
-    failed = [out for out in sorted(outs) if _dvc("checkout", "--force", out).returncode]
+    failed = [out for out in sorted(outs) if not _check_out(cache, out)]
     # What failed is gone, what came back may serve.
     sound = [*found.sound, *found.folders]
     sound = [folder for folder in sound if folder.is_dir() and not portable.damaged(folder)]
-    for kept, _ in found.kept:
-        twin = _twin(kept.folder, sound)
-        if twin:
-            with tracking.reachable():
-                kept.put(twin)
-        else:
+    for kept, wrong in found.kept:
+        with tempfile.TemporaryDirectory() as target:
+            twin = _twin(kept.folder, sound) if kept.known is None else _wrapped(kept, found, Path(target))
+            if twin:
+                with tracking.reachable():
+                    kept.put(twin)
+        if any(phrase.startswith("code/") and phrase.endswith(" is not sealed") for phrase in wrong):
+            todo.append(f"{kept.name} in MLflow: delete there what is not sealed")
+        if not twin:
             todo.append(
                 f"{kept.name} in MLflow: the same bytes are nowhere here; delete the version and its run "
                 "there, then: python -m pipeline.tracking sync"
@@ -257,15 +186,66 @@ def repair(found: Found) -> list[str]:
     return list(dict.fromkeys(todo))
 
 
+def _remove(folder: Path) -> None:
+    """Removes from a sealed folder what this program left there; what a person added stays."""
+    try:
+        known = {portable.SUMS, *portable.sealed(folder)}
+    except portable.DamagedError:
+        known = {portable.SUMS, *portable.READ}
+    for name in portable.entries(folder):
+        if name in known:
+            (folder / name).unlink()
+
+
+def _check_out(cache: Cache, out: str) -> bool:
+    """Has DVC bring an out back, which would remove what a person added; whether it did."""
+    place, known = ROOT / out, cache.files()
+    others = [name for name in portable.entries(place) if place / name not in known] if place.is_dir() else []
+    place.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
+    for name in others:
+        (aside / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).rename(aside / name)
+    try:
+        return dvc("checkout", "--force", out).returncode == 0
+    finally:
+        for name in others:
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            if not os.path.lexists(place / name):
+                (aside / name).rename(place / name)
+        if not portable.entries(aside):
+            shutil.rmtree(aside)
+
+
 def _twin(folder: Path, sound: list[Path]) -> Path | None:
     """A whole folder that this one was equal to: by its seal, or by its files where the seal is damaged."""
     if not folder.is_dir():
         return None
-    lines, files = (folder / portable.SUMS).read_bytes(), portable.sums(folder)
+    lines = (folder / portable.SUMS).read_bytes()
     for other in sound:
-        if (other / portable.SUMS).read_bytes() == lines or portable.sums(other) == files:
+        same = (other / portable.SUMS).read_bytes() == lines
+        if same or not portable.differing(folder, portable.sealed(other)):
             return other
     return None
+
+
+def _wrapped(kept, found: Found, target: Path) -> Path | None:
+    """What is damaged of the files around a registered model, collected in `target`; None if one is lost.
+
+    The code is this checkout's where it is the same; other versions have the same requirements.
+    """
+    candidates = [Path(portable.__file__)]
+    candidates += [file for folder in found.wrappings for file in folder.rglob("*") if file.is_file()]
+    for name, digest in kept.known.items():
+        if not portable.differing(kept.folder, {name: digest}):
+            continue
+        same = [file for file in candidates if file.name == Path(name).name]
+        file = next((file for file in same if not portable.differing(file.parent, {file.name: digest})), None)
+        if file is None:
+            return None
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target / name)
+    return target
 
 
 def verify(mend: bool) -> bool:
@@ -275,6 +255,8 @@ def verify(mend: bool) -> bool:
         print(f"verify: {found.looked}")
         for name in found.unsealed:
             print(f"not sealed, nothing tells whether it is whole: {text.printable(name)}")
+        for name in found.extra:
+            print(f"not sealed, and not used: {text.printable(name)}")
         damaged, todo = found.lines(), []
         for line in damaged:
             print(f"damaged: {text.printable(line)}", flush=True)

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -127,6 +128,59 @@ def test_one_photo_is_named_and_a_bad_one_is_told(repro, run, tmp_path):
     missing = run("python", "-m", "pipeline.predict", "face.jpg", "--model", "petfaces", cwd=tmp_path)
     assert missing.returncode == 1
     assert "no champion of 'petfaces'" in missing.stdout
+
+
+def test_a_report_keeps_what_a_person_has_added_and_drops_what_it_drew_before(repro, house, tmp_path):
+    from pipeline.report import _keep_others
+
+    old = tmp_path / "old"
+    (old / "pictures").mkdir(parents=True)
+    for name in (
+        "notes.md",
+        "pictures/mine.png",
+        "pictures/0123456789abcdef.jpg",
+        "confusion-gone.png",
+        "index.html",
+    ):
+        (old / name).write_text("old")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/index.html").write_text("new")
+    _keep_others(old, tmp_path / "new")
+    assert _bytes(tmp_path / "new") == {
+        tmp_path / "new/index.html": b"new",
+        tmp_path / "new/notes.md": b"old",
+        tmp_path / "new/pictures/mine.png": b"old",
+    }
+
+
+def test_without_git_a_demo_ends_before_it_installs_anything(house, run, tmp_path):
+    shutil.copyfile(house / "Makefile", tmp_path / "Makefile")
+    done = run("make", "demo", cwd=tmp_path)
+    assert done.returncode != 0
+    assert done.stdout.splitlines()[:2] == [
+        "error: this folder is no git checkout, which DVC needs; use a clone of the project, or run here:",
+        "  git init && git add -A && git commit -m Start",
+    ]
+    assert not (tmp_path / ".venv").exists()
+    assert run("git", "init", "-q", cwd=tmp_path).returncode == 0
+    assert "Needed a single revision" in run("make", "demo", cwd=tmp_path).stdout
+    assert run("make", "checkout", cwd=house).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_commit_alone_changes_neither_dvc_lock_nor_the_report(repro, run, house, tmp_path):
+    clone = tmp_path / "clone"
+    assert run("git", "clone", "-q", str(house), str(clone)).returncode == 0
+    shutil.copyfile(house / "dvc.lock", clone / "dvc.lock")
+    shutil.copytree(house / "reports", clone / "reports")
+    who = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    assert run("git", "add", "-A", cwd=clone).returncode == 0
+    for message in ("what was trained", "a page"):
+        assert run("git", *who, "commit", "-q", "--allow-empty", "-m", message, cwd=clone).returncode == 0
+    done = run("dvc", "repro", "--force", cwd=clone, PYTHONPATH=str(clone))
+    assert done.returncode == 0, done.stdout
+    assert "Running stage 'train@scratch'" in done.stdout
+    assert run("git", "status", "--porcelain", cwd=clone).stdout == ""
 
 
 @pytest.mark.slow

@@ -159,11 +159,11 @@ def test_a_version_registered_three_commits_ago_is_rebuilt_to_identical_weights(
 def test_a_version_of_a_dirty_tree_says_so_and_is_rebuilt_from_the_diff_it_keeps(theirs, bare):
     version = theirs.version(3)
     assert version.tags["dirty"] == "true"
-    assert "with uncommitted changes (the run keeps them: `train/changes.diff`)" in version.description
-    changes = (theirs.kept(3) / "changes.diff").read_text()
+    assert "with uncommitted changes (the run keeps them: `provenance/changes.diff`)" in version.description
+    changes = (theirs.kept(3).parent / "provenance/changes.diff").read_text()
     assert "amax" in changes
     assert "models/extra piece.py" in changes
-    assert not (theirs.kept(1) / "changes.diff").exists()
+    assert not (theirs.kept(1).parent / "provenance/changes.diff").exists()
     before = theirs.state()
     # Nor is its data in the cache: it is drawn again.
     done = theirs.reproduce("sample", "3")
@@ -213,7 +213,7 @@ def test_a_check_trains_nothing_and_says_that_it_can_be_done(theirs):
     assert done.returncode == 0, done.stdout
     told = dict(re.findall(r"^(\w+): +(.+)$", done.stdout, re.MULTILINE))
     assert told.keys() == {"version", "code", "data", "environment", "reproduce"}
-    assert told["version"].startswith("sample 1, scratch seed=1, run ")
+    assert told["version"].startswith("sample 1, scratch data.epochs=1, run ")
     assert told["reproduce"] == "sample 1 can be rebuilt"
     assert "epoch" not in done.stdout
     assert theirs.state() == before
@@ -274,11 +274,13 @@ def test_an_unknown_version_is_told_in_one_line_with_what_there_is(theirs, name,
             "does not have commit 12345678, which sample 1 was trained from; run: git",
         ),
         ({"commit": None}, "sample 1 was trained outside a git checkout"),
-        ({"dirty": True}, "with uncommitted changes to commit .*, which nobody kept"),
+        ({"commit": "HEAD~3", "dirty": True}, "with uncommitted changes to commit .*, which nobody kept"),
         ({"start": "5" * 64}, r"the model that sample 1 starts from \(None, hash 5{12}\) is not registered"),
     ],
 )
 def test_what_can_not_be_rebuilt_is_told_in_one_line(theirs, changes, message):
+    if changes.get("commit") == "HEAD~3":  # there is one
+        changes = changes | {"commit": theirs.good("git", "rev-parse", "HEAD~3").strip()}
     before = theirs.state()
     with _changed(theirs.kept(1) / "lineage.json", **changes):
         done = theirs.reproduce("sample", "1", "--check")
@@ -286,6 +288,48 @@ def test_what_can_not_be_rebuilt_is_told_in_one_line(theirs, changes, message):
     assert re.search(message, done.stdout.splitlines()[-1]), done.stdout
     assert "Traceback" not in done.stdout
     assert theirs.state() == before
+
+
+def test_a_version_of_an_earlier_form_holds_its_commit_and_changes_in_the_train_folder(theirs):
+    kept = theirs.kept(3)
+    changes, commit = (
+        kept.parent / "provenance/changes.diff",
+        theirs.good("git", "rev-parse", "HEAD~3").strip(),
+    )
+    aside = kept.parent.parent / "aside"
+    with _changed(kept / "lineage.json", commit=commit, dirty=True):
+        shutil.copyfile(changes, kept / "changes.diff")
+        changes.parent.rename(aside)
+        seal.seal(kept)
+        try:
+            done = theirs.reproduce("sample", "3", "--check")
+        finally:
+            (kept / "changes.diff").unlink()
+            aside.rename(changes.parent)
+    assert done.returncode == 0, done.stdout
+    assert f"commit {commit[:8]} with the uncommitted changes that the run kept" in done.stdout
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_where_the_record_of_a_commit_is_lost_one_with_the_same_code_stands_for_it(theirs, number):
+    lost = {path: path.with_name("aside") for path in (theirs.kept(number).parent / "provenance",)}
+    lost[theirs.root / "runs/.provenance"] = theirs.root / "runs/aside"
+    for path, aside in lost.items():
+        path.rename(aside)
+    try:
+        done = theirs.reproduce("sample", str(number), "--check")
+    finally:
+        for path, aside in lost.items():
+            aside.rename(path)
+    if number == 1:
+        commit = theirs.good("git", "rev-parse", "HEAD~3")[:8]
+        assert f"commit {commit} (the record is lost; this commit has the same code)" in done.stdout
+        assert "sample 1 can be rebuilt" in done.stdout
+    else:  # of a dirty tree
+        assert done.stdout == (
+            "error: sample 3 was trained outside a git checkout, or the record of its commit is lost: "
+            "nothing tells which code it was\n"
+        )
 
 
 def test_a_device_that_is_not_here_is_told(theirs):

@@ -77,7 +77,7 @@ def test_sha256sum_itself_checks_a_seal_and_finds_what_is_damaged(repro, run, ho
     assert "weights.safetensors: FAILED" in run("sha256sum", "-c", "SHA256SUMS", cwd=folder).stdout
 
 
-def test_missing_and_new_files_and_a_damaged_seal_are_named(tmp_path):
+def test_a_missing_file_and_a_damaged_seal_are_named(tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / name).write_text(name)
     seal.seal(tmp_path)
@@ -85,7 +85,7 @@ def test_missing_and_new_files_and_a_damaged_seal_are_named(tmp_path):
     (tmp_path / "b").unlink()
     (tmp_path / "d").write_text("d")
     (tmp_path / ".nfs0001").write_text("a system's own")
-    with pytest.raises(UserError, match=r": b is missing, d is new; " + REPAIR):
+    with pytest.raises(UserError, match=r": b is missing; " + REPAIR):
         seal.check(tmp_path)
     seal.seal(tmp_path)
     _flip(tmp_path / portable.SUMS)
@@ -93,11 +93,57 @@ def test_missing_and_new_files_and_a_damaged_seal_are_named(tmp_path):
         seal.check(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "text", ["", "\n", "0" * 64 + "  ../outside\n", "0" * 64 + "  /etc/hosts\n", "x  a\n"]
+)
+def test_a_seal_that_lists_nothing_or_leads_outside_is_damaged(tmp_path, text):
+    (tmp_path / "a").write_text("a")
+    (tmp_path / portable.SUMS).write_text(text)
+    with pytest.raises(UserError, match=r": SHA256SUMS is damaged; " + REPAIR):
+        seal.check(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["desktop.ini", "Thumbs.db", ".DS_Store", "._model.json", "Icon\r", "notes.txt", "mine/photo.jpg"]
+)
+def test_what_lies_beside_a_models_files_is_named_once_and_changes_nothing(
+    repro, house, tmp_path, capsys, name
+):
+    folder = _copy(house / "runs/sample/register/champion/portable", tmp_path)
+    before = tracking.digest(folder)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("not the model's")
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__/example.cpython-311.pyc").write_text("Python's own")
+    for _ in range(2):
+        seal.check(folder)
+        portable.Portable(folder)
+    assert tracking.digest(folder) == before
+    told = capsys.readouterr().err
+    shown = name.replace("\r", "\\r")
+    assert told == f"warning: {folder} also holds {shown}: not sealed, and not used\n"
+
+
+def test_a_file_that_is_read_must_be_sealed(tmp_path):
+    (tmp_path / "model.onnx").write_text("sealed")
+    seal.seal(tmp_path)
+    (tmp_path / "model.json").write_text("put there afterwards")
+    with pytest.raises(UserError, match=r": model\.json is not sealed; " + REPAIR):
+        seal.check(tmp_path)
+
+
+def test_what_a_system_left_is_never_sealed(tmp_path):
+    for name in ("a", "desktop.ini", ".DS_Store", "Icon\r"):
+        (tmp_path / name).write_text(name)
+    seal.seal(tmp_path)
+    assert list(portable.sealed(tmp_path)) == ["a"]
+
+
 def test_a_folder_is_read_once_a_process_unless_it_was_touched(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("whole")
     seal.seal(tmp_path)
-    read, sums = [], portable.sums
-    monkeypatch.setattr(portable, "sums", lambda folder: read.append(folder) or sums(folder))
+    read, differing = [], portable.differing
+    monkeypatch.setattr(portable, "differing", lambda *given: read.append(given) or differing(*given))
     for _ in range(3):
         seal.check(tmp_path)
     assert len(read) == 1
@@ -165,7 +211,7 @@ def test_what_is_whole_is_said_to_be_and_nothing_is_changed(verify, other):
     status, lines = verify(store=f"sqlite:///{other / 'mlflow.db'}")
     assert (status, lines[-1]) == (0, "everything is whole")
     assert re.match(
-        r"verify: 10 sealed folders, \d+ objects of DVC's cache, 6 folders of registered models", lines[0]
+        r"verify: 10 sealed folders, \d+ objects of DVC's cache, 8 folders of registered models", lines[0]
     )
     assert {file: file.read_bytes() for file in before} == before
 
@@ -227,14 +273,22 @@ def test_what_only_the_workspace_has_damaged_comes_back_from_dvcs_cache(verify, 
         other / "runs/sample/register/candidates/scratch/model.onnx",
     ]
     before = [file.read_bytes() for file in files]
+    mine = [other / "runs/sample" / name for name in ("train/scratch/notes.txt", "register/photos/a.jpg")]
     for file in files:
         _flip(file)
     assert "up to date" in run("dvc", "status", cwd=other).stdout
     synced = run("python", "-m", "pipeline.tracking", "sync", cwd=other, PYTHONPATH=str(other))
     assert "passed over: runs/sample/train/scratch: weights.safetensors is damaged" in synced.stdout
+    for file in mine:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("a person's")
     status, lines = verify("--repair")
     assert status == 0
     assert sum(line.startswith("damaged: ") for line in lines) == len(files)
+    for file in mine:
+        assert file.read_text() == "a person's"
+        file.unlink()
+    mine[1].parent.rmdir()
     assert "damaged: data/sample/split.csv: not what dvc.lock says" in lines
     assert "damaged: runs/sample/train/scratch: weights.safetensors is damaged" in lines
     assert [file.read_bytes() for file in files] == before
@@ -286,6 +340,51 @@ def test_a_flipped_byte_in_a_registered_version_is_refused_when_loaded_and_repai
     assert (model.read_bytes(), weights.read_bytes()) == before
     assert client.get_model_version_by_alias("sample", "champion").version == version.version
     assert "loaded" in run("python", "-c", load, store, cwd=tmp_path, PYTHONPATH="").stdout
+
+
+def test_what_surrounds_a_registered_model_is_checked_and_repaired(verify, other):
+    store = f"sqlite:///{other / 'mlflow.db'}"
+    version = mlflow.MlflowClient(store, store).get_model_version_by_alias("sample", "champion")
+    (model,) = (other / "mlartifacts").rglob(f"data/{version.tags['model']}/model.onnx")
+    files = [model.parents[2] / name for name in ("code/portable.py", "requirements.txt", "python_env.yaml")]
+    before = [file.read_bytes() for file in files]
+    for file in files:
+        _flip(file)
+    status, lines = verify("--repair", store=store)
+    name = f"models:/sample/{version.version}, code and MLmodel"
+    assert (
+        f"damaged: {name} in MLflow: code/portable.py is damaged, python_env.yaml is damaged, "
+        "requirements.txt is damaged"
+    ) in lines
+    assert [file.read_bytes() for file in files] == before
+    assert status == 0
+
+
+def test_a_damaged_mlmodel_is_named_and_a_version_without_a_record_is_not_sealed(repro, house, tmp_path):
+    client = tracking.store.client()
+    version = client.get_model_version_by_alias("sample", "champion")
+    identity = version.source.rpartition("/")[2]
+    (folder,) = (file.parent for file in (house / "mlartifacts").rglob("MLmodel") if identity in file.parts)
+    wanted = f"models:/sample/{version.version}, code and MLmodel"
+
+    def look(place: str):
+        (kept,) = [kept for kept in tracking.registered(tmp_path / place) if kept.name == wanted]
+        return kept
+
+    assert look("whole").damaged() == []
+    _flip(folder / "MLmodel")
+    # Python looks there before anywhere else.
+    (folder / "code/numpy.py").write_text("a stranger's")
+    assert look("flipped").damaged() == ["MLmodel is damaged", "code/numpy.py is not sealed"]
+    (folder / "code/numpy.py").unlink()
+    _flip(folder / "MLmodel")
+    client.delete_model_version_tag("sample", version.version, "wrapping_sha256")
+    try:
+        assert not look("older").sealed
+    finally:
+        client.set_model_version_tag(
+            "sample", version.version, "wrapping_sha256", version.tags["wrapping_sha256"]
+        )
 
 
 def test_a_damaged_champion_names_no_photo(run, other, tmp_path):

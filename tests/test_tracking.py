@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -12,10 +13,17 @@ import pandas
 import pytest
 from PIL import Image
 
-from pipeline import seal, tracking
-from pipeline.tracking import notes, store
+from pipeline import config, seal, tracking
+from pipeline.lineage import settings_of
+from pipeline.provenance import Provenance
+from pipeline.tracking import naming, notes, page, store
+from pipeline.tracking.folders import Trained
 
 NAME = "sample"
+SEVEN = (
+    *("seed", "split.seed", "model.batch_size", "pack.max_side"),
+    *("model.lr", "trainer.threads", "model.patience"),
+)
 
 
 @pytest.fixture
@@ -62,6 +70,113 @@ def test_a_run_tells_its_data_commit_device_curves_and_figures(client):
     files = {file.path for file in client.list_artifacts(run.info.run_id, "train")}
     assert {"train/config.yaml", "train/confusion.png", "train/mistakes.png"} <= files
     assert {"params.yaml", "dvc.lock"} & {file.path for file in client.list_artifacts(run.info.run_id)}
+
+
+def test_a_run_names_the_files_of_conf_that_it_chose_and_shows_long_values(client):
+    run = _judged(client, "scratch")
+    assert run.info.run_name == "scratch"  # a stage's
+    chosen = {group: run.data.params[group] for group in naming.GROUPS}
+    assert chosen == {
+        "data": "sample",
+        "model": "scratch",
+        "augment": "strong",
+        "trainer": "cpu",
+        "experiment": "none",
+    }
+    assert re.search(r"RandomResizedCrop.*… sha256 [0-9a-f]{12}$", run.data.params["augment.transforms"])
+    assert max(map(len, run.data.params.values())) <= 250
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["model=probe", "model.input.size=96"], "probe model.input.size=96"),
+        (["model=scratch"], "scratch"),
+        (
+            ["model=scratch", "augment=none", "seed=3", "data.epochs=9"],
+            "scratch augment=none data.epochs=9 seed=3",
+        ),
+        (["experiment=petfaces-probe", "seed=2"], "probe seed=2"),
+        (["model=scratch", *(f"{key}=7" for key in SEVEN)], None),
+    ],
+)
+def test_a_single_run_is_called_by_what_differs_from_the_defaults(repro, words, name):
+    settings = settings_of(config.compose(*words))
+    told = tracking.run_name(settings, Path("/elsewhere/mine"))
+    assert told == name if name else re.fullmatch(r"scratch( \S+=\d+){5} and 2 more", told)
+
+
+def test_settings_that_conf_does_not_know_any_more_are_named_plainly(repro):
+    settings = settings_of(config.compose("model=scratch"))
+    settings["model"]["name"] = "gone"
+    assert tracking.run_name(settings, Path("/elsewhere/mine")) == "gone seed=1"
+    assert tracking.params(settings)["model"] == "gone"
+    assert tracking.run_name({"model": {"name": "old"}, "seed": 3}, Path("/x/y")) == "old seed=3"
+
+
+def test_an_experiment_is_recognised_by_its_choices(repro):
+    chosen = tracking.params(
+        settings_of(config.compose("experiment=petfaces-probe", "trainer=ddp", "seed=4"))
+    )
+    assert (chosen["experiment"], chosen["trainer"], chosen["data"]) == ("petfaces-probe", "ddp", "petfaces")
+
+
+def test_another_long_value_is_another_parameter(repro):
+    settings = settings_of(config.compose("model=scratch"))
+    before = tracking.params(settings)["augment.transforms"]
+    settings["augment"]["transforms"][-1]["CoarseDropout"]["p"] = 0.99
+    after = tracking.params(settings)
+    assert after["augment.transforms"] != before
+    assert after["augment"] == "strong"
+
+
+def test_the_comparison_begins_with_the_parameters_that_differ():
+    probe = {"model.name": "probe", "model": "probe", "seed": "1", "model.head": "probe", "model.lr": "1"}
+    scratch = {"model.name": "scratch", "model": "scratch", "seed": "1", "model.head": "random"}
+    runs = [probe, probe | {"model.lr": "2"}, probe | {"seed": "2"}, scratch]
+    assert page.differing(runs) == ["model", "seed", "model.lr"]
+    assert page.differing([probe]) == []
+    assert page.differing([probe, probe | {"augment": "none"}]) == []  # the first is of an earlier version
+    many = [{"model.name": "probe", **{f"key{key}": str(run * key) for key in range(50)}} for run in range(3)]
+    assert len(page.differing(many)) == page.DIFFERING
+
+
+def test_a_commit_outlives_mlflows_database(emptied, client, run):
+    restored, live = (_judged(each, "probe") for each in (emptied, client))
+    commit = run("git", "rev-parse", "HEAD").stdout.strip()
+    for each in (restored, live):
+        assert (each.data.tags["commit"], each.data.tags["dirty"]) == (commit, "false")
+        assert each.data.tags["mlflow.source.git.commit"] == commit
+    assert {file.path for file in emptied.list_artifacts(restored.info.run_id)} >= {"train", "provenance"}
+
+
+def test_a_lost_record_is_called_unknown_or_replaced_by_a_commit_with_the_same_code(
+    repro, house, run, tmp_path
+):
+    folder = shutil.copytree(house / "runs/sample/train/probe", tmp_path / "probe")
+    lineage = json.loads((folder / "lineage.json").read_text())
+    (folder / "metrics.json").write_text((folder / "metrics.json").read_text() + "\n")  # another training's
+    seal.seal(folder)
+    found = Provenance.of(folder)
+    assert (found.commit, found.inferred) == (run("git", "rev-parse", "HEAD").stdout.strip(), True)
+    assert "this one has the same training code" in notes.run(Trained.open(folder), None)
+    (folder / "lineage.json").write_text(json.dumps(lineage | {"code": "of no commit"}))
+    seal.seal(folder)
+    assert Provenance.of(folder).tags() == {"commit": "unknown", "dirty": "unknown"}
+    assert "- commit: unknown; seed 1" in notes.run(Trained.open(folder), None)
+
+
+def test_an_earlier_forms_commit_stands_in_its_lineage(repro, house, tmp_path):
+    folder = shutil.copytree(house / "runs/sample/train/probe", tmp_path / "probe")
+    lineage = json.loads((folder / "lineage.json").read_text())
+    (folder / "lineage.json").write_text(json.dumps(lineage | {"commit": "c" * 40, "dirty": True}))
+    (folder / "changes.diff").write_text("what differed")
+    seal.seal(folder)
+    trained = Trained.open(folder)
+    assert trained.provenance == Provenance("c" * 40, dirty=True, changes=b"what differed")
+    assert "`cccccccc` with uncommitted changes (the run keeps them: `train/changes.diff`)" in notes.run(
+        trained, None
+    )
 
 
 def test_a_run_and_its_experiment_say_what_they_are(client, house):

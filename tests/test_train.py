@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 
 from models import scratch
 from models.pretrained import imagenet_from_package
-from pipeline import config, curves, features, networks, pack, seal, split, train
+from pipeline import atomic, config, curves, features, networks, pack, provenance, seal, split, train
 from pipeline.config import UserError
 from pipeline.data import Pack
+from pipeline.provenance import Provenance
 
 FILES = {
     "SHA256SUMS",
@@ -112,19 +113,18 @@ def test_the_config_holds_every_choice_resolved_and_no_path(once, house):
 def test_the_lineage_names_data_commit_and_versions(once, run):
     lineage = json.loads((once("model=scratch") / "lineage.json").read_text())
     assert len(lineage["data"]["content"]) == len(lineage["data"]["split"]) == 64
-    assert lineage["commit"] == run("git", "rev-parse", "HEAD").stdout.strip()
-    assert lineage["dirty"] is False
     assert "torch" in lineage["environment"]
+    assert lineage.keys() == {"data", "code", "environment"}  # DVC hashes it: no commit
+    known = Provenance.of(once("model=scratch"))
+    assert known == Provenance(run("git", "rev-parse", "HEAD").stdout.strip(), dirty=False)
 
 
 def test_dirty_means_code_and_configuration_not_what_running_changes(repro, house, restored, change):
-    from pipeline.data import Pack
-
-    pack = Pack.open(house / "data/sample")
     change("params.yaml", ("\nseed: 1 ", "\nseed: 2 "))
-    assert train.lineage_of(pack, 2)["dirty"] is False
+    assert Provenance.here().dirty is False
     change("conf/model/scratch.yaml", ("dropout: 0.2", "dropout: 0.3"))
-    assert train.lineage_of(pack, 2)["dirty"] is True
+    assert Provenance.here().dirty is True
+    assert b"dropout: 0.3" in Provenance.here().changes
 
 
 def test_kept_weights_are_those_of_the_best_epoch(once):
@@ -234,6 +234,149 @@ def test_balance_changes_what_is_learnt(once, balance, repro):
         once("model=scratch", "data.epochs=1", f"model.balance={b}") for b in ("none", balance)
     )
     assert _weights(plain) != _weights(balanced)
+
+
+def _mine(folder):
+    (folder / "notes.txt").write_text("a person's")
+
+
+def _changed_card(folder):
+    (folder / "model.json").write_text("{}")
+
+
+def _only_a_card(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "model.json").write_text("{}")
+
+
+@pytest.mark.parametrize("change", [_mine, _changed_card, _only_a_card])
+@pytest.mark.parametrize("source", ["runs/sample/train/scratch", "runs/sample/register/candidates/scratch"])
+def test_a_folder_that_holds_more_than_a_training_left_is_not_replaced(
+    repro, house, tmp_path, source, change
+):
+    out = shutil.copytree(house / source, tmp_path / "out")
+    change(out)
+    before = {file: file.read_bytes() for file in out.iterdir()}
+    with pytest.raises(UserError, match=r"^out=.*; name another out=") as told:
+        train.train(config.compose(f"out={out}", "model=scratch"))
+    assert "\n" not in str(told.value)
+    assert {file: file.read_bytes() for file in out.iterdir()} == before
+
+
+def test_an_exported_model_is_not_replaced_but_a_whole_train_folder_is(repro, house, tmp_path):
+    exported = shutil.copytree(house / "runs/sample/register/candidates/scratch", tmp_path / "exported")
+    with pytest.raises(UserError, match="holds something else than what is written there"):
+        train._target(config.compose(f"out={exported}", "model=scratch"))
+    whole = shutil.copytree(house / "runs/sample/train/scratch", tmp_path / "whole")
+    (whole / ".DS_Store").write_text("a system's")
+    with train._target(config.compose(f"out={whole}", "model=scratch")).written() as part:
+        (part / "new").write_text("new")
+    assert [file.name for file in whole.iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        *(".", "", "/", "..", "pipeline", "models/mine", "conf/x", "tests/x", "data/sample", "photos/x"),
+        *("reports/x", ".git/x", ".dvc/x", "runs", "runs/single", "runs/sweeps", "runs/.work/x"),
+        *("runs/x.part", "file", "link"),
+    ],
+)
+def test_a_training_is_not_written_over_the_projects_own_places(repro, house, tmp_path, out):
+    (tmp_path / "file").write_text("a person's")
+    (tmp_path / "link").symlink_to(house / "runs/sample/train/scratch")
+    named = tmp_path / out if out in ("file", "link") else out
+    with pytest.raises(UserError, match=r"^out=.*; name another out=") as told:
+        train.train(config.compose(f"out='{named}'", "model=scratch"))
+    assert "\n" not in str(told.value)
+
+
+def test_what_a_person_puts_there_while_it_trains_stays_too(tmp_path):
+    target = atomic.Target(tmp_path / "out", ("a",), advice="name another")
+    with pytest.raises(UserError, match="holds something else"), target.written() as part:
+        (part / "a").write_text("trained")
+        seal.seal(part)
+        target.out.mkdir()
+        _mine(target.out)
+    assert (target.out / "notes.txt").read_text() == "a person's"
+    (target.part).mkdir()
+    _mine(target.part)
+    shutil.rmtree(target.out)
+    with pytest.raises(UserError, match=r"out\.part holds something else .* in the way: move it away"):
+        target.begin()
+    assert (target.part / "notes.txt").read_text() == "a person's"
+
+
+def test_what_a_killed_process_was_writing_is_written_anew(tmp_path):
+    target = atomic.Target(tmp_path / "out", ("a",))
+    (target.begin() / "half").write_text("half")
+    with target.written() as part:
+        (part / "a").write_text("whole")
+        seal.seal(part)
+    assert {file.name for file in target.out.iterdir()} == {"a", "SHA256SUMS"}
+    assert not target.part.exists()
+
+
+def test_two_single_runs_of_one_second_have_folders_of_their_own(house, monkeypatch):
+    monkeypatch.setattr(train.time, "strftime", lambda _: "now")
+    made = [train._new_single("probe") for _ in range(2)]
+    for place in made:
+        (house / place).rmdir()
+    assert [str(place) for place in made] == ["runs/single/now-probe", "runs/single/now-probe-2"]
+
+
+def test_equal_runs_are_equal_bytes_whatever_the_commit(once, house, run, tmp_path):
+    first = once("model=scratch", "data.epochs=1")
+    before = Provenance.of(first).commit
+    who = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    assert run("git", *who, "commit", "-q", "--allow-empty", "-m", "a page").returncode == 0
+    try:
+        train.train(config.compose(f"out={tmp_path / 'out'}", "model=scratch", "data.epochs=1"))
+        assert (
+            Provenance.of(tmp_path / "out").commit == run("git", "rev-parse", "HEAD").stdout.strip() != before
+        )
+    finally:
+        assert run("git", "reset", "-q", "--soft", "HEAD~1").returncode == 0
+    for file in first.iterdir():
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        (
+            "GIT_TEST_ASSUME_DIFFERENT_OWNER",
+            "1",
+            "dubious ownership .* git config --global --add safe.directory",
+        ),
+        ("GIT_DIR", "/nowhere", "not a git repository: '/nowhere'"),
+        ("PATH", "/nowhere", "git is not installed$"),
+    ],
+)
+def test_a_training_without_git_is_told_why_in_one_line(
+    repro, tmp_path, monkeypatch, capsys, name, value, told
+):
+    monkeypatch.setenv(name, value)
+
+    def stop(*_):
+        raise UserError("enough")
+
+    monkeypatch.setattr(train, "_learn", stop)
+    with pytest.raises(UserError, match="enough"):
+        train.train(config.compose(f"out={tmp_path / 'out'}", "model=scratch", "seed=78"))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "git" in line]
+    assert re.match(
+        rf"warning: git does not tell the commit, so this model can't be rebuilt later: .*{told}", line
+    )
+
+
+def test_a_project_within_another_repository_has_no_commit_of_its_own(tmp_path, monkeypatch, run):
+    assert run("git", "init", "-q", cwd=tmp_path).returncode == 0
+    (tmp_path / "petfaces").mkdir()
+    monkeypatch.setattr(provenance, "ROOT", tmp_path / "petfaces")
+    assert Provenance.here().commit is None
+    assert Provenance.here().trouble.endswith("is the folder petfaces/ of another repository")
 
 
 def test_a_killed_training_leaves_no_half_folder(repro, tmp_path, monkeypatch):

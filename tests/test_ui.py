@@ -119,10 +119,10 @@ def _open(browser, link: str, text: str):
 
 @pytest.mark.slow
 def test_the_runs_table_shows_names_and_figures_at_first_sight(page, browser):
-    tab, outside = _open(browser, page["sample: runs"], "probe seed=1")
+    tab, outside = _open(browser, page["sample: runs"], "probe")
     tab.get_by_role("columnheader", name="best/val/top1").first.wait_for()
     window = tab.viewport_size["width"]
-    for heading in ("Run Name", "Created", "best/val/top1", "test/top1"):
+    for heading in ("Run Name", "model", "Created", "best/val/top1", "test/top1"):
         box = tab.get_by_text(heading, exact=True).first.bounding_box()
         assert box["x"] + box["width"] < window, heading
     assert tab.get_by_text("Breeds of").is_visible()

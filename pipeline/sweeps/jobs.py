@@ -207,11 +207,11 @@ def _ask_mlflow(sweep: Sweep) -> None:
     by_params: dict[frozenset, list[dict]] = {}
     by_name: dict[str, dict] = {}
     for run in runs:
-        by_params.setdefault(frozenset(run["params"].items()), []).append(run)
+        by_params.setdefault(tracking.comparable(run["params"]), []).append(run)
         by_name[run["name"]] = run
     for job in sweep.jobs:
         if job.status == "finished":
-            same = by_params.get(frozenset(tracking.params(job.settings).items()), [])
+            same = by_params.get(tracking.comparable(tracking.params(job.settings)), [])
             timed = next((run for run in same if run["seconds"] is not None), None)
             job.seconds = timed["seconds"] if timed else None
         elif run := by_name.get(job.said):
@@ -251,7 +251,8 @@ def read(name: str, spell: bool = True) -> Sweep:
         sweep.notes.append(
             f"The jobs were judged on {len(splits)} different validation splits: figures do not compare."
         )
-    commits = {(job.lineage["commit"], job.lineage["dirty"]) for job in sweep.finished}
-    if len(commits) > 1:
-        sweep.notes.append("The code was changed while the sweep ran: its jobs are of different commits.")
+    # The first versions noted no hash of the code, but the commit.
+    codes = {job.lineage.get("code") or job.lineage.get("commit") for job in sweep.finished}
+    if len(codes) > 1:
+        sweep.notes.append("The code was changed while the sweep ran: its jobs are of different code.")
     return sweep

@@ -8,9 +8,11 @@ however often they are called::
     python -m pipeline.tracking ui      # the page, opened on its training side
 """
 
+from pipeline.seal import digest
 from pipeline.tracking.artifacts import Kept, registered
-from pipeline.tracking.folders import digest, judged, model_hash
+from pipeline.tracking.folders import judged, model_hash
 from pipeline.tracking.live import Run
+from pipeline.tracking.naming import comparable, params, run_name
 from pipeline.tracking.page import links, ui
 from pipeline.tracking.registry import (
     Change,
@@ -33,7 +35,7 @@ from pipeline.tracking.registry import (
     withdrawn,
 )
 from pipeline.tracking.replay import sync
-from pipeline.tracking.runs import ensure, params, wall_seconds
+from pipeline.tracking.runs import ensure, wall_seconds
 from pipeline.tracking.store import reachable, uri
 from pipeline.tracking.sweeps import sweep_of, sweep_runs
 
@@ -43,6 +45,7 @@ __all__ = [
     "Run",
     "Version",
     "champion",
+    "comparable",
     "count_look",
     "digest",
     "download_run",
@@ -62,6 +65,7 @@ __all__ = [
     "promoted_because",
     "reachable",
     "registered",
+    "run_name",
     "signature",
     "sweep_of",
     "sweep_runs",

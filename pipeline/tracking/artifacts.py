@@ -1,10 +1,15 @@
 """The folders that MLflow keeps of registered models."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline import portable
 from pipeline.tracking.store import client, reachable, uri
+
+WRAPPING = "wrapping_sha256"  # tag of a version: of the files around its exported model
+LATER = ("registered_model_meta",)  # MLflow writes it when it copies a version
 
 
 @dataclass(frozen=True)
@@ -15,15 +20,48 @@ class Kept:
         name: what people know it by.
         folder: where it lies, or a copy of it.
         put: writes the files of another folder over it.
+        known: SHA-256 of its files by name, where that is kept elsewhere than in its own seal.
     """
 
     name: str
     folder: Path
     put: Callable[[Path], None]
+    known: dict[str, str] | None = None
+
+    @property
+    def sealed(self) -> bool:
+        return self.known is not None or (self.folder / portable.SUMS).is_file()
+
+    def damaged(self) -> list[str]:
+        """A phrase for each file that is not as it was registered; empty where all is whole."""
+        if self.known is None:
+            return portable.damaged(self.folder)
+        # Python looks into code/ before anywhere else: what was added there may be what runs.
+        added = [f"{name} is not sealed" for name in self.extra() if name.startswith("code/")]
+        return portable.differing(self.folder, self.known) + added
+
+    def extra(self) -> list[str]:
+        """Names of what lies there beside what was registered."""
+        if self.known is None:
+            return portable.extra(self.folder)
+        # Loading a model leaves code/__pycache__ there.
+        there = (
+            name for name in portable.entries(self.folder) if _wraps(name) and not portable.is_litter(name)
+        )
+        return [name for name in there if name not in self.known]
+
+
+def wrapping(model: Path) -> dict[str, str]:
+    """SHA-256 of what MLflow puts around an exported model: MLmodel, the code that loads it, requirements."""
+    return {name: digest for name, digest in portable.sums(model).items() if _wraps(name)}
+
+
+def _wraps(name: str) -> bool:
+    return not name.startswith("data/") and name not in LATER
 
 
 def registered(target: Path) -> Iterator[Kept]:
-    """Of each version in the registry the exported model, the train folder and the evaluation.
+    """Of each version in the registry the exported model, what wraps it, the train folder, the evaluation.
 
     Args:
         target: a directory for copies.
@@ -48,6 +86,13 @@ def _of(version, place: Path) -> Iterator[Kept]:
     # In place: a version made anew would lose its number, its alias and the looks that are counted on it.
     model, inside = version.source.rpartition("/")[2], str(exported.relative_to(whole))
     yield Kept(address, exported, lambda folder: client().log_model_artifacts(model, str(folder), inside))
+    known = json.loads(version.tags.get(WRAPPING, "{}"))
+    yield Kept(
+        f"{address}, code and MLmodel",
+        whole,
+        lambda folder: client().log_model_artifacts(model, str(folder)),
+        known or None,
+    )
     for part in ("train", "evaluation"):
         yield Kept(
             f"{address}, {part}",

@@ -1,5 +1,6 @@
 """The folders that train and evaluate leave: which there are, what they hold, what they are known by."""
 
+import functools
 import hashlib
 import json
 from dataclasses import dataclass
@@ -7,6 +8,8 @@ from pathlib import Path
 
 from pipeline import seal
 from pipeline.config import ROOT, UserError
+from pipeline.provenance import Provenance
+from pipeline.tracking.naming import run_name
 
 
 @dataclass(frozen=True)
@@ -41,15 +44,19 @@ class Trained:
             folder,
             card=read(folder / "model.json", "name", "data", "drawings"),
             settings=settings,
-            lineage=read(folder / "lineage.json", "data", "commit", "dirty"),
+            lineage=read(folder / "lineage.json", "data"),
             metrics=read(folder / "metrics.json", "val/top1"),
         )
 
+    @functools.cached_property
+    def provenance(self) -> Provenance:
+        """The commit that it was trained from."""
+        return Provenance.of(self.folder)
+
     @property
     def name(self) -> str:
-        """Of its run: the overrides of a sweep's job, the model and seed of any other."""
-        usual = f"{self.card['name']} seed={self.settings['seed']}"
-        return job_names(self.sweep).get(_key(self.settings), usual)
+        """Of its run: the overrides of a sweep's job; of any other the model and what differs."""
+        return job_names(self.sweep).get(_key(self.settings)) or run_name(self.settings, self.folder)
 
     @property
     def sweep(self) -> str | None:
@@ -92,14 +99,6 @@ def name_job(sweep: str, settings: dict, name: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     names = job_names(sweep) | {_key(settings): name}
     file.write_text(json.dumps(names, indent=2) + "\n", encoding="utf-8")
-
-
-def digest(folder: Path) -> str:
-    """Hash of a folder's files by name and bytes."""
-    whole = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        whole.update(f"{file.relative_to(folder)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
-    return whole.hexdigest()
 
 
 def model_hash(folder: Path) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.config import ROOT, StoppedError, UserError
+from pipeline.provenance import Provenance
 from pipeline.tracking import notes, runs
 from pipeline.tracking.folders import Trained, name_job
 from pipeline.tracking.store import answering_within, client, experiment_id, find_run, silent
@@ -29,6 +30,7 @@ class Run:
         card: of the model.
         settings: the resolved configuration, as `ensure` finds it in ``config.yaml``.
         lineage: where the result comes from.
+        provenance: the commit that it is trained from.
         name: of the run.
         sweep: that it is a job of, or None.
         device: that it is computed on.
@@ -40,12 +42,13 @@ class Run:
         card: dict,
         settings: dict,
         lineage: dict,
+        provenance: Provenance,
         name: str,
         sweep: str | None,
         device: str,
         attempt: str,
     ):
-        self.described = (card, settings, lineage, name, sweep)
+        self.described, self.lineage = (card, settings, provenance, name, sweep), lineage
         self.device, self.attempt = device, attempt
         self.run_id: str | None = None
         self.sent = 0  # rows of the curves
@@ -113,7 +116,7 @@ class Run:
 
     def _open(self) -> str:
         """The run of this attempt, made where there is none; returns its id."""
-        card, settings, lineage, name, sweep = self.described
+        card, settings, _, name, sweep = self.described
         if sweep:
             with runs.sweep_lock():
                 name_job(sweep, settings, name)
@@ -123,7 +126,7 @@ class Run:
             client().update_run(run_id, status="RUNNING")
             for tag in {BROKEN_OFF, runs.NOTE} & set(found.data.tags):
                 client().delete_tag(run_id, tag)
-        runs.describe(run_id, settings, lineage)
+        runs.describe(run_id, settings, self.lineage)
         machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
         client().set_tag(run_id, "machine", machine)
         client().set_tag(run_id, "device", self.device)

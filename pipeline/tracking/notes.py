@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 from pipeline import text
 from pipeline.config import ROOT
-from pipeline.lineage import CHANGES
+from pipeline.provenance import BESIDE, CHANGES
 from pipeline.tracking.folders import Trained
 
 JOBS = 20  # of a sweep that its note lists, best first
@@ -132,11 +132,14 @@ def _tops(figures: dict, split: str) -> str:
 
 def _origin(trained: Trained) -> list[str]:
     data, metrics = trained.lineage["data"], trained.metrics
-    commit = str(trained.lineage["commit"] or "unknown")[:8]
-    changes = ""
-    if trained.lineage["dirty"]:
-        kept = (trained.folder / CHANGES).is_file()
-        changes = " with uncommitted changes" + (f" (the run keeps them: `train/{CHANGES}`)" if kept else "")
+    provenance = trained.provenance
+    commit = f"`{provenance.commit[:8]}`" if provenance.commit else "unknown"
+    if provenance.inferred:
+        commit += " (its own record is lost; this one has the same training code)"
+    if provenance.dirty:
+        folder = "train" if "commit" in trained.lineage else BESIDE
+        kept = f" (the run keeps them: `{folder}/{CHANGES}`)" if provenance.changes else ""
+        commit += f" with uncommitted changes{kept}"
     cost = [f"{metrics['parameters']:,} parameters"] if "parameters" in metrics else []
     if "multiply_adds" in metrics:
         cost.append(f"{metrics['multiply_adds']:,} multiply-adds a picture")
@@ -145,6 +148,6 @@ def _origin(trained: Trained) -> list[str]:
     return [
         f"- data: {text.markdown(data['name'])}, {data['pictures']:,} pictures of {data['classes']} classes, "
         f"content {text.code(data['content'][:12])}, split {text.code(data['split'][:12])}",
-        f"- commit: {text.code(commit)}{changes}; seed {trained.settings['seed']}",
+        f"- commit: {commit}; seed {trained.settings['seed']}",
         *([f"- cost: {', '.join(cost)}"] if cost else []),
     ]

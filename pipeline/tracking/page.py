@@ -8,6 +8,7 @@ import time
 
 from pipeline import text
 from pipeline.config import UserError
+from pipeline.tracking.naming import GROUPS
 from pipeline.tracking.notes import ENTRANCE
 from pipeline.tracking.store import client, reachable, shown, uri
 
@@ -24,6 +25,7 @@ COLUMNS = {  # in order, with widths in pixels: the figures fit beside the assis
     "attributes.`Models`": 130,
     "attributes.`Dataset`": 260,
 }
+DIFFERING, NEWEST = 5, 200  # parameters shown, and runs among which they are looked for
 CHARTS = {  # section: kind, metrics; by itself the page begins with a bar for every single figure
     "the kept weights": ("BAR", ("best/val/top1", "test/top1", "test/top3")),
     "curves": ("LINE", ("val/top1", "val/loss", "train/loss")),
@@ -52,9 +54,6 @@ STATE = {
     "lifecycleFilter": "Active",
     "modelVersionFilter": "All Runs",
     "datasetsFilter": [],
-    "selectedColumns": [name for name in COLUMNS if "." in name],
-    "columnOrder": list(COLUMNS),
-    "columnWidths": COLUMNS,
     "isAccordionReordered": True,  # or the page's own sections, sorted by name, come before these
     "compareRunSections": [{"uuid": name, "name": name, **SECTION} for name in CHARTS],
     "compareRunCharts": [
@@ -65,9 +64,44 @@ STATE = {
 }
 
 
+def differing(runs: list[dict[str, str]]) -> list[str]:
+    """Which parameters tell the most about how runs differ, the names of whole files of ``conf/`` first.
+
+    What differs between models alone follows from the model: another parameter counts where it has several
+    values among the runs of one model. Runs of earlier versions lack some.
+
+    Args:
+        runs: parameters of each.
+    """
+    kinds: dict[str, list[dict[str, str]]] = {}
+    for params in runs:
+        kinds.setdefault(params.get("model.name", ""), []).append(params)
+    spread = {}
+    for key in dict.fromkeys(key for params in runs for key in params):
+        among = [runs] if key in GROUPS else kinds.values()
+        spread[key] = max(len({params[key] for params in some if key in params}) for some in among)
+    varied = [key for key, values in spread.items() if values > 1 and key not in ("data.name", "model.name")]
+    # A group's name says more than the values in its file.
+    order = {key: place for place, key in enumerate((*GROUPS, "seed"))}
+    varied.sort(key=lambda key: (order.get(key, len(order)), -spread[key], key))
+    return varied[:DIFFERING]
+
+
+def _state(experiment) -> dict:
+    """The view of an experiment's runs, with the parameters that differ beside the figures."""
+    query = "attributes.status != 'FAILED'"
+    runs = client().search_runs([experiment.experiment_id], query, max_results=NEWEST)
+    # A sweep's parent has none.
+    keys = differing([run.data.params for run in runs if run.data.params])
+    columns = dict(list(COLUMNS.items())[:1] + [(f"params.`{key}`", 110) for key in keys])
+    columns |= dict(list(COLUMNS.items())[1:])
+    shown = [name for name in columns if "." in name]
+    return STATE | {"selectedColumns": shown, "columnOrder": list(columns), "columnWidths": columns}
+
+
 def _view(experiment) -> str:
     """Makes sure that an experiment has the saved view; what a link says to open it."""
-    key, state = f"mlflow.sharedViewState.{VIEW}", json.dumps(STATE)
+    key, state = f"mlflow.sharedViewState.{VIEW}", json.dumps(_state(experiment))
     kept = json.loads(experiment.tags.get(key, "{}"))
     untouched = kept.get("createdAt") == kept.get("updatedAt")
     if untouched and kept.get("state") != state:

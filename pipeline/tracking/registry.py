@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 from pipeline import seal
 from pipeline.config import UserError
 from pipeline.portable import SUMS
+from pipeline.provenance import BESIDE, Provenance
 from pipeline.tracking import notes
+from pipeline.tracking.artifacts import WRAPPING, wrapping
 from pipeline.tracking.folders import Trained, model_hash, read
 from pipeline.tracking.runs import ensure
 from pipeline.tracking.store import client, shown
@@ -76,9 +79,11 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
         "model_sha256": model,
         "data": lineage["data"]["content"],
         "split": lineage["data"]["split"],
-        "commit": str(lineage["commit"]),
-        "dirty": str(lineage["dirty"]).lower(),
+        **trained.provenance.tags(),
     }
+    with tempfile.TemporaryDirectory() as place:
+        whole = mlflow.artifacts.download_artifacts(logged.model_uri, dst_path=place)
+        tags[WRAPPING] = json.dumps(wrapping(Path(whole)))
     test = read(evaluation / "metrics.json", "test/top1")
     version = client().create_model_version(
         name,
@@ -143,6 +148,11 @@ def download_version(name: str, number: str, target: Path) -> None:
     shutil.copytree(exported.parent, target / "portable")
     for part in ("train", "evaluation", "portable"):
         _whole(target / part, f"models:/{name}/{number}, {part}")
+    if any(file.path == BESIDE for file in client().list_artifacts(version.run_id)):
+        mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=BESIDE, dst_path=str(target))
+        Provenance.of(target / "train").keep(
+            target / "train"
+        )  # what register copies of it is known here, too
 
 
 def _whole(folder: Path, name: str) -> None:
@@ -227,7 +237,9 @@ def find_model(model: str) -> str | None:
 
 
 def download_run(version: Version, target: Path) -> Path:
-    """Brings the files of a version's run: ``train/``, and ``params.yaml`` and ``dvc.lock`` if it has them.
+    """Brings the files of a version's run: ``train/``, ``provenance/``, ``params.yaml`` and ``dvc.lock``.
+
+    Older runs have not all of them.
 
     Returns:
         The train folder.
@@ -244,7 +256,7 @@ def download_run(version: Version, target: Path) -> Path:
             "so nothing tells what it comes from; bring its artifacts back"
         )
     target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(kept & {"train", "params.yaml", "dvc.lock"}):
+    for path in sorted(kept & {"train", BESIDE, "params.yaml", "dvc.lock"}):
         mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=path, dst_path=str(target))
     _whole(target / "train", str(version))
     return target / "train"

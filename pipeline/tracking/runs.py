@@ -2,13 +2,17 @@
 
 import json
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
 
 from pipeline import config, curves, seal, unfinished
+from pipeline.provenance import BESIDE, Provenance
+from pipeline.seal import digest
 from pipeline.tracking import notes
-from pipeline.tracking.folders import Trained, digest, read
+from pipeline.tracking.folders import Trained, read
+from pipeline.tracking.naming import params
 from pipeline.tracking.store import client, experiment_id, find_run, silent
 
 NOTE = "mlflow.note.content"  # the description that MLflow's page shows
@@ -25,30 +29,18 @@ def _discard(run_id: str | None) -> None:
             client().delete_run(run_id)
 
 
-def params(settings: dict) -> dict[str, str]:
-    """A configuration as MLflow's parameters; the whole is an artifact.
-
-    MLflow would cut longer values, and where the data are from is the data's.
-    """
-    return {
-        key: str(value)
-        for key, value in config.flat(settings)
-        if len(str(value)) <= 250 and not key.startswith("data.source.")
-    }
-
-
-def new(card: dict, settings: dict, lineage: dict, name: str, sweep: str | None, **tags: str) -> str:
+def new(card: dict, settings: dict, provenance: Provenance, name: str, sweep: str | None, **tags: str) -> str:
     """A new run with its tags; returns its id."""
     experiment = experiment_id(card["data"])
     tags |= {
         "mlflow.runName": name,
         "model": card["name"],
         "seed": str(settings["seed"]),
-        "commit": str(lineage["commit"]),
-        "dirty": str(lineage["dirty"]).lower(),
+        **provenance.tags(),
         "mlflow.source.name": "pipeline.train",
-        "mlflow.source.git.commit": str(lineage["commit"]),
     }
+    if provenance.commit:
+        tags["mlflow.source.git.commit"] = provenance.commit
     if sweep:
         tags[PARENT] = _parent(experiment, sweep)
     return client().create_run(experiment, tags=tags).info.run_id
@@ -58,7 +50,10 @@ def describe(run_id: str, settings: dict, lineage: dict) -> None:
     """Writes a run's parameters and its data; twice is as once."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
-    client().log_batch(run_id, params=[Param(key, value) for key, value in params(settings).items()])
+    # What is there stays: MLflow refuses another value, as a choice may be after conf/ has changed.
+    there = client().get_run(run_id).data.params
+    new = [Param(key, value) for key, value in params(settings).items() if key not in there]
+    client().log_batch(run_id, params=new)
     data = lineage["data"]
     dataset = Dataset(
         name=data["name"],
@@ -154,6 +149,10 @@ def complete(run_id: str, trained: Trained, extra: dict[str, float]) -> None:
     }
     _log_figures(run_id, figures)
     client().log_artifacts(run_id, trained.folder, "train")
+    if "commit" not in trained.lineage and trained.provenance.commit:
+        with tempfile.TemporaryDirectory() as folder:
+            trained.provenance.write(Path(folder))
+            client().log_artifacts(run_id, folder, BESIDE)
     _note(run_id, trained, None)
     client().set_tag(run_id, "content", digest(trained.folder))
     client().set_terminated(run_id, "FINISHED")
@@ -200,7 +199,7 @@ def ensure(folder: Path, evaluation: Path | None = None) -> str:
     if found:
         run_id = found.info.run_id
     else:
-        described = (trained.card, trained.settings, trained.lineage, trained.name, trained.sweep)
+        described = (trained.card, trained.settings, trained.provenance, trained.name, trained.sweep)
         # Live, but cut off before its end; or never seen.
         begun = unfinished.attempt_of(trained.settings, trained.lineage, trained.sweep)
         live = find_run(experiment, attempt=begun) if begun else None
