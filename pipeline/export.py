@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipeline import chosen, config, portable, seal
+from pipeline import chosen, config, foreign, portable, seal
 from pipeline import page as try_page
 from pipeline.chosen import Chosen
 from pipeline.config import ROOT, UserError
@@ -34,13 +34,15 @@ def export(found: Chosen, out: Path, int8: bool = False, page: bool = True) -> P
     Raises:
         UserError: there is something else at `out`, the model is an exported one, or int8 lacks the pictures.
     """
+    from jinja2 import UndefinedError
+
     if found.train is None:
         raise UserError("this model is exported already: copy its folder, or name the run that it comes from")
     if out.exists() and not _replaceable(out):
         raise UserError(
             f"--out {out} holds something else than an export, or one that was changed; name another"
         )
-    card = json.loads((found.train / "model.json").read_text())
+    card = foreign.card(found.train)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -49,7 +51,11 @@ def export(found: Chosen, out: Path, int8: bool = False, page: bool = True) -> P
         figures = _to_int8(part, card) if int8 else None
         _weights(found.train, card, part)
         shutil.copyfile(HERE / "export_example.py", part / "example.py")
-        (part / "README.md").write_text(_card(found, card, figures, page))
+        try:
+            text = _card(found, card, figures, page)
+        except (FileNotFoundError, LookupError, TypeError, ValueError, csv.Error, UndefinedError) as error:
+            raise UserError(f"{found.train} or its evaluation lacks figures; make it again") from error
+        (part / "README.md").write_text(text)
         if page:
             try_page.write(part / "model.onnx", card, part / "try")
         seal.seal(part)
@@ -73,8 +79,9 @@ def _model(found: Chosen, card: dict, folder: Path) -> None:
 
     from pipeline import tracking
 
-    lineage = json.loads((found.train / "lineage.json").read_text())
-    model = onnx.load(found.portable / "model.onnx")
+    lineage = foreign.lineage(found.train, "commit", "dirty")
+    # From bytes: then nothing beside the file is read.
+    model = onnx.load_model_from_string(portable.read_onnx(found.portable / "model.onnx"))
     provenance = {
         "data": lineage["data"],
         "commit": lineage["commit"],
@@ -119,25 +126,24 @@ def _weights(train: Path, card: dict, folder: Path) -> None:
 def _card(found: Chosen, card: dict, int8: dict | None, page: bool) -> str:
     """The model card, Markdown."""
     import jinja2
-    import yaml
 
     from pipeline import tracking
 
     test, weak = None, ""
     if found.evaluation:
-        test = json.loads((found.evaluation / "metrics.json").read_text())
+        test = foreign.json_object(found.evaluation / "metrics.json")
         with open(found.evaluation / "classes.csv", newline="") as file:
             rows = sorted(csv.DictReader(file), key=lambda row: float(row["recall"]))
         shown = [row for row in rows if int(row["pictures"])][:WEAK]
         weak = ", ".join(f"{row['label']} {float(row['recall']):.0%} of {row['pictures']}" for row in shown)
         if "test/answered" not in test:
             raise UserError("this model was judged by an older version; run: dvc repro evaluate")
-    data = yaml.safe_load((found.train / "config.yaml").read_text())["data"]
+    data = foreign.settings(found.train)["data"]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=False)
     return environment.from_string((HERE / "export_card.md").read_text()).render(
         card=card,
-        metrics=json.loads((found.train / "metrics.json").read_text()),
-        lineage=json.loads((found.train / "lineage.json").read_text()),
+        metrics=foreign.json_object(found.train / "metrics.json"),
+        lineage=foreign.lineage(found.train),
         sha256=tracking.model_hash(found.train),
         licence=data.get("licence", "unknown"),
         test=test,

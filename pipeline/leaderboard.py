@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from pipeline import config, seal
+from pipeline import config, foreign, seal
 from pipeline.config import ROOT, UserError
 
 # Heading, source (train's or evaluate's metrics.json), key, how to show it.
@@ -142,7 +142,7 @@ def show(runs: Path, models: list[str]) -> None:
         table.add_row(*cells(row, columns), f"{seconds:,.0f} s" if seconds else "–")
     console.print(table)
     decision = json.loads((runs / "register/decision.json").read_text())
-    card = json.loads((runs / "register/champion/train/model.json").read_text())
+    card = foreign.card(runs / "register/champion/train")
     print(f"Champion of {name}: {card['name']} ({decision['champion']['reason']}).")
     if card["drawings"]:
         print("It was trained on drawings and knows no photographs. The real faces: make petfaces")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pipeline import config, leaderboard
+from pipeline import config, foreign, leaderboard
 from pipeline.config import ROOT, UserError
 
 ABOUT = (
@@ -164,7 +164,7 @@ def _page(
 
 
 def _card(runs: Path, model: str) -> dict:
-    return json.loads((runs / "train" / model / "model.json").read_text())
+    return foreign.card(runs / "train" / model)
 
 
 def _challenger(decision: dict) -> str:

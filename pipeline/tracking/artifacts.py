@@ -1,5 +1,6 @@
 """The folders that MLflow keeps of registered models."""
 
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ def registered(target: Path) -> Iterator[Kept]:
         for model in client().search_registered_models():
             for version in client().search_model_versions(f"name='{model.name}'"):
                 if "model_sha256" in version.tags:  # others are a person's own
-                    yield from _of(version, target / version.name / str(version.version))
+                    yield from _of(version, Path(tempfile.mkdtemp(dir=target)))
 
 
 def _of(version, place: Path) -> Iterator[Kept]:
