@@ -25,6 +25,7 @@ MAX_PIXELS = 64_000_000  # above any camera a shelter owns; decoded this is 192 
 SUMS = "SHA256SUMS"  # a line a file of the folder, as sha256sum writes and checks it
 NAME = re.compile(r"\w[\w.-]{0,99}")  # of models and data sets; becomes part of paths and addresses
 MAX_JSON = 32 << 20  # bytes: 100,000 long class names
+MAX_DEPTH = 32  # of a JSON file; a card has 3
 MAX_CLASSES = 100_000
 MAX_ONNX = (2 << 30) - 1  # bytes; protobuf's own limit
 MAX_FIELDS = 1_000_000  # of an ONNX file outside its tensors; a large transformer has 100,000
@@ -197,7 +198,11 @@ def read_json(file: Path, numbers_only: bool = True) -> object:
             data = opened.read(MAX_JSON + 1)
         if len(data) > MAX_JSON:
             raise DamagedError(f"{file} is larger than {MAX_JSON >> 20} MB")
-        return json.loads(data.decode(), parse_constant=constant, object_pairs_hook=unique)
+        tree = json.loads(data.decode(), parse_constant=constant, object_pairs_hook=unique)
+        _check_depth(tree)
+        # A lone surrogate, which JSON can spell, can't be written anywhere.
+        json.dumps(tree, ensure_ascii=False).encode()
+        return tree
     except OSError as error:
         raise DamagedError(f"{file} can't be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
@@ -205,6 +210,17 @@ def read_json(file: Path, numbers_only: bool = True) -> object:
             raise
         why = "too deeply nested" if isinstance(error, RecursionError) else error
         raise DamagedError(f"{file} is no sound JSON ({why})") from error
+
+
+def _check_depth(tree: object) -> None:
+    """Raises RecursionError where others, that write the tree again, would."""
+    level = [tree] if isinstance(tree, dict | list) else []
+    for _ in range(MAX_DEPTH):
+        nodes = (node.values() if isinstance(node, dict) else node for node in level)
+        level = [child for children in nodes for child in children if isinstance(child, dict | list)]
+        if not level:
+            return
+    raise RecursionError
 
 
 def is_plain(value: object, deep: int = 1) -> bool:
@@ -238,11 +254,7 @@ def _is_bool(value: object) -> bool:
 
 
 def _is_text(value: object) -> bool:
-    if not isinstance(value, str) or len(value) > 1000:
-        return False
-    with suppress(UnicodeEncodeError):  # a lone surrogate, which JSON can spell, can't be written anywhere
-        return value.encode() is not None
-    return False
+    return isinstance(value, str) and len(value) <= 1000
 
 
 def _are_classes(value: object) -> bool:

@@ -87,16 +87,13 @@ def _junk(luck: random.Random, canary: Path) -> object:
     )  # fmt: skip
 
 
-def _places(tree: object) -> list[tuple]:
+def _places(tree: object, deep: int = 5) -> list[tuple]:
     """(container, key) of everything in a tree."""
-    pairs = (
-        list(tree.items())
-        if isinstance(tree, dict)
-        else list(enumerate(tree))
-        if isinstance(tree, list)
-        else []
-    )
-    return [(tree, key) for key, _ in pairs] + [place for _, value in pairs for place in _places(value)]
+    if not deep:
+        return []
+    keys = list(tree) if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else []
+    own = [(tree, key) for key in keys]
+    return own + [place for _, key in own for place in _places(tree[key], deep - 1)]
 
 
 def _mutated(luck: random.Random, canary: Path) -> str:

@@ -118,7 +118,7 @@ def test_a_cards_weights_and_files_are_not_fetched(monkeypatch, trained, tmp_pat
         (json.dumps(CARD | {"name": "a/b"}), "name must be a name"),
         (json.dumps(CARD | {"classes": ["a", "a", "b"]}), "classes must be"),
         (json.dumps(CARD | {"classes": ["a"], "species": [""]}), "classes must be"),
-        (json.dumps(CARD | {"classes": ["a", "b", "\ud800"]}), "classes must be"),
+        (json.dumps(CARD | {"classes": ["a", "b", "\ud800"]}), "no sound JSON"),
         (json.dumps(CARD | {"species": [""]}), "species must name one"),
         (json.dumps(CARD | {"input": CARD["input"] | {"size": 100_000}}), "input.size must be"),
         (json.dumps(CARD | {"input": CARD["input"] | {"std": [0, 1, 1]}}), "input.std must be"),
