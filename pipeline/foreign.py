@@ -90,8 +90,12 @@ def settings(folder: Path) -> dict:
     return tree
 
 
-def yaml_object(file: Path) -> dict:
-    """A YAML file's mapping of plain values, without references, tags and interpolations.
+def yaml_object(file: Path, resolved: bool = True) -> dict:
+    """A YAML file's mapping of plain values, without references and tags.
+
+    Args:
+        file: which.
+        resolved: whether interpolations (``${…}``) are refused, too: OmegaConf would look elsewhere for them.
 
     Raises:
         UserError: it is missing, damaged or holds something else.
@@ -113,18 +117,18 @@ def yaml_object(file: Path) -> dict:
         tree = yaml.load(file.read_text(), Loader=Loader)  # a SafeLoader
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(wrong) from error
-    if not isinstance(tree, dict) or not _is_tree(tree):
+    if not isinstance(tree, dict) or not _is_tree(tree, resolved):
         raise UserError(f"{seal.near(file)} holds something else than names and plain values")
     return tree
 
 
-def _is_tree(value: object, deep: int = 12) -> bool:
+def _is_tree(value: object, resolved: bool, deep: int = 12) -> bool:
     if isinstance(value, dict):
         return deep > 0 and all(
-            isinstance(key, str) and _is_tree(item, deep - 1) for key, item in value.items()
+            isinstance(key, str) and _is_tree(item, resolved, deep - 1) for key, item in value.items()
         )
     if isinstance(value, list):
-        return deep > 0 and all(_is_tree(item, deep - 1) for item in value)
+        return deep > 0 and all(_is_tree(item, resolved, deep - 1) for item in value)
     if isinstance(value, str):
-        return "${" not in value  # OmegaConf would look elsewhere for it
+        return not (resolved and "${" in value)
     return value is None or type(value) in (bool, int) or (type(value) is float and not math.isnan(value))

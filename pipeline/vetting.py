@@ -183,7 +183,7 @@ def lock(file: Path) -> str:
     """
     import yaml
 
-    tree = foreign.yaml_object(file)
+    tree = foreign.yaml_object(file, resolved=False)  # it repeats conf/ as it is written
     stages = tree.get("stages")
     try:
         outs = [out["path"] for stage in stages.values() for out in stage.get("outs", ())]
