@@ -7,7 +7,6 @@ five classes, which are compared.
 """
 
 import argparse
-import json
 import re
 import shutil
 import tempfile
@@ -111,7 +110,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         found = chosen.find(given.model or config.compose().data.name, Path(scratch))
-        card = json.loads((found.train / "model.json").read_text(encoding="utf-8"))
+        card = portable.read_card(found.train)
         pack = Pack.open(ROOT / "data" / card["data"])
         paths = set(pack.table["path"])
         # Test pictures first, then others: 500 may be more than a test split has.

@@ -6,7 +6,6 @@ more. All take the same encoded picture on the same cores; clients run on them, 
 
 import argparse
 import base64
-import json
 import os
 import re
 import statistics
@@ -112,7 +111,7 @@ def main() -> None:
     console.print(described("torch", "onnxruntime", "mlflow", "fastapi"))
     with tempfile.TemporaryDirectory() as scratch:
         found = chosen.find(given.model or config.compose().data.name, Path(scratch))
-        card = json.loads((found.train / "model.json").read_text(encoding="utf-8"))
+        card = portable.read_card(found.train)
         (_, file) = next(islice(archives.members(ROOT / "data" / card["data"] / "archive"), 1, None))
         folder = export.export(found, Path(scratch) / "exported", page=False)
         network, _ = classifier.load(found.train)

@@ -1,1 +1,1 @@
-"""Code of what is trained. Imports nothing from `pipeline`; weights live elsewhere."""
+"""Code of what is trained. Imports nothing from `pipeline` but `portable`; weights live elsewhere."""

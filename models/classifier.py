@@ -2,13 +2,14 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import nn
@@ -17,7 +18,9 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
 
+from models.build import NetworkError, from_card
 from models.pretrained import freeze, pooled_features
+from pipeline.portable import DamagedError, read_card
 
 TOP = (1, 3, 5)
 
@@ -194,16 +197,20 @@ class Classifier(pl.LightningModule):
         return {"parameters": parameters, "multiply_adds": counter.get_total_flops() // 2}
 
 
-def build(card: dict, **training: Any) -> Classifier:
+def build(card: dict, shapes: dict[str, tuple[int, ...]] | None = None, **training: Any) -> Classifier:
     """A classifier with the network that a model's card names.
 
     Args:
-        card: `net` (a `_target_` with its arguments), `classes`, and `input` with `mean` and `std`; cards of
-            older models have no `flip` and no `temperature`.
+        card: as `pipeline.portable.read_card` gives it; cards of older models have no `flip` and no
+            `temperature`.
+        shapes: of the weights that will be loaded; compared before memory is taken.
         training: further arguments of Classifier.
+
+    Raises:
+        NetworkError: the card names no known network, or is not of these weights.
     """
     classes = len(card["classes"])
-    net = instantiate(card["net"], num_classes=classes)
+    net = from_card(card["net"], classes, shapes)
     answering = {key: card[key] for key in ("flip", "temperature") if key in card}
     return Classifier(net, classes, card["input"]["mean"], card["input"]["std"], **answering, **training)
 
@@ -217,8 +224,48 @@ def save(model: Classifier, card: dict, folder: Path) -> None:
 
 
 def load(folder: Path) -> tuple[Classifier, dict]:
-    """The trained classifier of a folder, ready to predict, and its card."""
-    card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    model = build(card, channels_last=card["channels_last"])
-    model.net.load_state_dict(load_file(folder / "weights.safetensors"))
+    """The trained classifier of a folder, ready to predict, and its card; a stranger may have made both.
+
+    Raises:
+        DamagedError: card or weights are damaged, don't belong together, or name what this checkout does not
+            know.
+    """
+    card = read_card(folder)
+    weights = folder / "weights.safetensors"
+    try:
+        model = build(card, shapes_of(weights), channels_last=card["channels_last"])
+    except NetworkError as error:
+        raise DamagedError(f"{folder}/model.json: {error}") from error
+    model.net.load_state_dict(read_weights(weights))
     return model.eval(), card
+
+
+def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor of a weights file, from its header alone.
+
+    Raises:
+        DamagedError: it can't be read as weights.
+    """
+    with _told(file), safe_open(file, "pt") as opened:
+        names = list(opened.keys())
+        return {name: tuple(opened.get_slice(name).get_shape()) for name in names}
+
+
+def read_weights(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a weights file.
+
+    Raises:
+        DamagedError: it can't be read as weights.
+    """
+    with _told(file):
+        return load_file(file)
+
+
+@contextmanager
+def _told(file: Path) -> Iterator[None]:
+    try:
+        if not file.is_file():
+            raise DamagedError(f"{file} is missing")
+        yield
+    except (SafetensorError, OSError) as error:
+        raise DamagedError(f"{file} can't be read as weights ({str(error).splitlines()[0][:200]})") from error

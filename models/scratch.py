@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from models.build import network
+
 
 class ResidualBlock(nn.Module):
     """Two 3×3 convolutions around a shortcut, normalised before each activation.
@@ -33,6 +35,7 @@ class ResidualBlock(nn.Module):
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
+@network()
 class ScratchCNN(nn.Module):
     """Stem, four stages that halve the map and widen it, average pooling, dropout, linear head.
 

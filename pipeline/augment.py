@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline import config
+from pipeline import config, portable
 from pipeline.config import UserError
 
 
@@ -56,14 +56,10 @@ def sides(size: int, shares: list[float], epochs: int) -> list[int]:
 
 def _steps(transforms: list[dict], side: int) -> list:
     """albumentations' transforms; one that takes `size` is given the side."""
-    import albumentations
-
     steps = []
     for entry in transforms:
         ((name, arguments),) = entry.items()
-        kind = getattr(albumentations, name, None)
-        if kind is None:
-            raise UserError(f"augment: albumentations has no transform '{name}'")
+        kind = _kind(name)
         arguments = dict(arguments or {})
         if "size" in kind.InitSchema.model_fields:
             arguments.setdefault("size", (side, side))
@@ -75,3 +71,34 @@ def _steps(transforms: list[dict], side: int) -> list:
         except ValueError as error:  # pydantic's, many lines; the last but one says what is wrong
             raise UserError(f"augment: {name}: {' '.join(str(error).split())}") from error
     return steps
+
+
+def _kind(name: str) -> type:
+    """albumentations' transform of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    import albumentations
+
+    kind = vars(albumentations).get(name)
+    if not isinstance(kind, type) or not issubclass(kind, albumentations.BasicTransform):
+        raise UserError(f"augment: albumentations has no transform '{name}'")
+    return kind
+
+
+def check(transforms: object) -> None:
+    """Makes sure that transforms which a stranger wrote are albumentations' own with plain arguments.
+
+    Raises:
+        UserError: they are something else.
+    """
+    assert config  # as in `build`
+    for entry in transforms if isinstance(transforms, list) else [transforms]:
+        if not isinstance(entry, dict) or len(entry) != 1:
+            raise UserError("augment.transforms must be a list of transforms, each with its arguments")
+        ((name, arguments),) = entry.items()
+        _kind(name)
+        plain = isinstance(arguments or {}, dict)
+        if not plain or not all(portable.is_plain(value, deep=2) for value in (arguments or {}).values()):
+            raise UserError(f"augment: {name} has an argument that is no plain value")

@@ -142,13 +142,20 @@ def compose(*overrides: str) -> DictConfig:
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Ends what the machine refuses (permissions, a full disk) in one line.
+    """Ends what the machine refuses (permissions, a full disk), and damaged models, in one line.
 
     Raises:
-        UserError: in place of such an OSError; others are mistakes of the code and come through.
+        UserError: in place of such an OSError (others are mistakes of the code and come through), or of
+            `portable.DamagedError`, which can't derive from it.
     """
     try:
         yield
+    except ValueError as error:
+        from pipeline.portable import DamagedError
+
+        if not isinstance(error, DamagedError):
+            raise
+        raise UserError(str(error)) from error
     except OSError as error:
         refused = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
         if error.errno not in refused:

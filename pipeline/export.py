@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipeline import atomic, chosen, config, seal, tables, text
+from pipeline import atomic, chosen, config, foreign, portable, seal, tables, text
 from pipeline import page as try_page
 from pipeline.chosen import Chosen
 from pipeline.config import ROOT, UserError
@@ -34,16 +34,22 @@ def export(found: Chosen, out: Path, int8: bool = False, page: bool = True) -> P
     Raises:
         UserError: there is something else at `out`, the model is an exported one, or int8 lacks the pictures.
     """
+    from jinja2 import UndefinedError
+
     if found.train is None:
         raise UserError("this model is exported already: copy its folder, or name the run that it comes from")
-    card = json.loads((found.train / "model.json").read_text(encoding="utf-8"))
+    card = foreign.card(found.train)
     target = atomic.Target(out, ("example.py", "model.onnx"), f"--out {out}", "name another --out")
     with target.written() as part:
         _model(found, card, part)
         figures = _to_int8(part, card) if int8 else None
         _weights(found.train, card, part)
         shutil.copyfile(HERE / "export_example.py", part / "example.py")
-        (part / "README.md").write_text(_card(found, card, figures, page), encoding="utf-8")
+        try:
+            words = _card(found, card, figures, page)
+        except (FileNotFoundError, LookupError, TypeError, ValueError, UndefinedError) as error:
+            raise UserError(f"{found.train} or its evaluation lacks figures; make it again") from error
+        (part / "README.md").write_text(words, encoding="utf-8")
         if page:
             try_page.write(part / "model.onnx", card, part / "try")
         seal.seal(part)
@@ -56,8 +62,10 @@ def _model(found: Chosen, card: dict, folder: Path) -> None:
 
     from pipeline import tracking
 
-    lineage = json.loads((found.train / "lineage.json").read_text(encoding="utf-8"))
-    model, origin = onnx.load(found.portable / "model.onnx"), Provenance.of(found.train)
+    lineage = foreign.lineage(found.train)
+    # From bytes: then nothing beside the file is read.
+    model = onnx.load_model_from_string(portable.read_onnx(found.portable / "model.onnx"))
+    origin = Provenance.of(found.train)
     provenance = {
         "data": lineage["data"],
         "commit": origin.commit,
@@ -107,13 +115,12 @@ def _weights(train: Path, card: dict, folder: Path) -> None:
 def _card(found: Chosen, card: dict, int8: dict | None, page: bool) -> str:
     """The model card, Markdown."""
     import jinja2
-    import yaml
 
     from pipeline import tracking
 
     test, weak = None, ""
     if found.evaluation:
-        test = json.loads((found.evaluation / "metrics.json").read_text(encoding="utf-8"))
+        test = foreign.json_object(found.evaluation / "metrics.json")
         rows = sorted(tables.read(found.evaluation / "classes.csv"), key=lambda row: float(row["recall"]))
         shown = [row for row in rows if int(row["pictures"])][:WEAK]
         weak = ", ".join(
@@ -122,13 +129,13 @@ def _card(found: Chosen, card: dict, int8: dict | None, page: bool) -> str:
         )
         if "test/answered" not in test:
             raise UserError("this model was judged by an older version; run: dvc repro evaluate")
-    data = yaml.safe_load((found.train / "config.yaml").read_text(encoding="utf-8"))["data"]
+    data = foreign.settings(found.train)["data"]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=False)
     environment.filters |= {"markdown": text.markdown, "code": text.code}
     return environment.from_string((HERE / "export_card.md").read_text(encoding="utf-8")).render(
         card=card,
-        metrics=json.loads((found.train / "metrics.json").read_text(encoding="utf-8")),
-        lineage=json.loads((found.train / "lineage.json").read_text(encoding="utf-8")),
+        metrics=foreign.json_object(found.train / "metrics.json"),
+        lineage=foreign.lineage(found.train),
         provenance=Provenance.of(found.train),
         sha256=tracking.model_hash(found.train),
         licence=data.get("licence", "unknown"),

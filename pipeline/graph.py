@@ -12,7 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import config, portable, seal
+from pipeline import config, portable, seal, sizing
+from pipeline.config import UserError
 
 if TYPE_CHECKING:
     import onnx
@@ -86,7 +87,8 @@ def to_onnx(train: Path, target: Path) -> None:
         target: made anew.
 
     Raises:
-        UserError: train's folder is damaged, or its sizing can't be exported.
+        UserError: train's folder is damaged, or its network or its sizing can't be exported.
+        DamagedError: its card or weights are no model's.
     """
     import onnx
     from torch import nn
@@ -96,11 +98,19 @@ def to_onnx(train: Path, target: Path) -> None:
     seal.check(train)
     model, card = load(train)
     head = model.net.get_classifier() if hasattr(model.net, "get_classifier") else None
-    if isinstance(head, nn.Linear):
-        network = _with_head(onnx.load(trunk(model, card)), head, model.temperature)
-    else:
-        network = _graph(model, card["input"]["size"], "logits")
-    whole = _whole(network, card)
+    sizing.check(card["input"]["interpolation"])
+    try:
+        if isinstance(head, nn.Linear):
+            network = _with_head(onnx.load(trunk(model, card)), head, model.temperature)
+        else:
+            network = _graph(model, card["input"]["size"], "logits")
+        whole = _whole(network, card)
+    except (OSError, UserError):
+        raise
+    except Exception as error:  # PyTorch's exporter raises many kinds, of networks that it can't follow
+        raise UserError(
+            f"the network of {seal.near(train)} can't be exported ({type(error).__name__}); choose another"
+        ) from error
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     _save(whole, target / "model.onnx")
@@ -111,8 +121,6 @@ def to_onnx(train: Path, target: Path) -> None:
 def _whole(network: "onnx.ModelProto", card: dict) -> "onnx.ModelProto":
     """A network from `pictures` to `logits` with sizing before it and softmax behind it, for one picture."""
     from onnx import compose, parser
-
-    from pipeline import sizing
 
     # A batch of one: the logits' first side goes.
     opset, ir = network.opset_import[0].version, network.ir_version

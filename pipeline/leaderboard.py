@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from pipeline import config, seal, text
+from pipeline import config, foreign, seal, text
 from pipeline.config import ROOT, UserError
 
 # Heading, source (train's or evaluate's metrics.json), key, how to show it.
@@ -144,7 +144,7 @@ def show(runs: Path, models: list[str]) -> None:
         table.add_row(*map(text.rich, cells(row, columns)), f"{seconds:,.0f} s" if seconds else "–")
     console.print(table)
     decision = json.loads((runs / "register/decision.json").read_text(encoding="utf-8"))
-    card = json.loads((runs / "register/champion/train/model.json").read_text(encoding="utf-8"))
+    card = foreign.card(runs / "register/champion/train")
     reason = text.shortened(decision["champion"]["reason"], 300)
     print(f"Champion of {name}: {text.printable(card['name'])} ({reason}).")
     if card["drawings"]:

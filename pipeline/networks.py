@@ -1,13 +1,12 @@
 """The classifier that a configuration describes, before training, and the card that rebuilds it."""
 
-import json
 import os
 import tempfile
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import config, seal, sizing
+from pipeline import config, foreign, seal, sizing
 from pipeline.config import UserError
 
 BALANCE = ("none", "weights", "sampler")
@@ -39,9 +38,7 @@ def build(cfg: DictConfig, card: dict, pack):
     Raises:
         UserError: the backbone is unknown, its weights can't be had, or the start is of another network.
     """
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
+    from models import build
     from models.classifier import Classifier
     from models.pretrained import WeightsError, preprocessing
 
@@ -54,11 +51,11 @@ def build(cfg: DictConfig, card: dict, pack):
     if net_config.get("file"):
         net_config["file"] = str(config.from_root(net_config["file"]))
     try:
-        net = instantiate(net_config, num_classes=classes)
-    except InstantiationException as error:  # Hydra's cover around what the network's code raised
-        if isinstance(error.__cause__, WeightsError):
-            raise UserError(str(error.__cause__)) from error
-        raise
+        net = build.build(net_config, classes)
+    except build.NetworkError as error:
+        raise UserError(f"model.{error}") from error
+    except WeightsError as error:
+        raise UserError(str(error)) from error
     started = _start(net, card, cfg.model.start) if cfg.model.start else None
     if None in card["input"].values():
         own = preprocessing(net)
@@ -118,9 +115,9 @@ def _start(net, card: dict, start: str) -> str:
     Raises:
         UserError: there is no such model, it is damaged, or it is of another network.
     """
-    from safetensors.torch import load_file
-
+    from models.classifier import read_weights
     from pipeline import tracking
+    from pipeline.portable import DamagedError
 
     with tempfile.TemporaryDirectory() as downloaded:
         if start.startswith("models:/"):
@@ -134,8 +131,11 @@ def _start(net, card: dict, start: str) -> str:
                 "models:/NAME/VERSION or models:/NAME@ALIAS"
             )
         seal.check(folder, f"model.start={start}")
-        former = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        state = load_file(folder / "weights.safetensors")
+        former = foreign.card(folder)
+        try:
+            state = read_weights(folder / "weights.safetensors")
+        except DamagedError as error:
+            raise UserError(f"model.start={start}: {error}") from error
         known = tracking.model_hash(folder)
     if _structure(former["net"]) != _structure(card["net"]):
         raise UserError(
@@ -146,7 +146,14 @@ def _start(net, card: dict, start: str) -> str:
     own = net.state_dict()
     rows = {name: row for row, name in enumerate(former["classes"])}
     kept = [(row, rows[name]) for row, name in enumerate(card["classes"]) if name in rows]
-    for name in (f"{head}.weight", f"{head}.bias"):
+    heads = (f"{head}.weight", f"{head}.bias")
+    shapes = {name: value.shape for name, value in own.items()}
+    shapes |= {name: (len(former["classes"]), *shapes[name][1:]) for name in heads if name in shapes}
+    if {name: tuple(value.shape) for name, value in state.items()} != {
+        name: tuple(shape) for name, shape in shapes.items()
+    }:
+        raise UserError(f"model.start={start}: its weights are not of the network in its card")
+    for name in heads:
         taught, state[name] = state[name], own[name].clone()
         for row, old in kept:
             state[name][row] = taught[old]

@@ -5,6 +5,7 @@ the project. The project imports *it*: packing, training and evaluation read and
 these very functions, which is why every place gives the same answer.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -12,7 +13,11 @@ import logging
 import os
 import re
 import sys
+import threading
 import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +72,13 @@ READ = frozenset(
         "trunk.onnx",
     )
 )
+NAME = re.compile(r"\w[\w.-]{0,99}")  # of models and data sets; becomes part of paths and addresses
+MAX_JSON = 32 << 20  # bytes: 100,000 long class names
+MAX_DEPTH = 32  # of a JSON file; a card has 3
+MAX_CLASSES = 100_000
+MAX_ONNX = (2 << 30) - 1  # bytes; protobuf's own limit
+MAX_FIELDS = 1_000_000  # of an ONNX file outside its tensors; a large transformer has 100,000
+ANSWER_SECONDS = 60  # for one picture
 
 
 class UnreadableError(ValueError):
@@ -362,47 +374,401 @@ def to_square(picture: np.ndarray, size: int, interpolation: str, crop: str, cro
     return np.asarray(image)[top : top + size, left : left + size]
 
 
+def read_json(file: Path, numbers_only: bool = True) -> object:
+    """Reads a JSON file that anyone may have written.
+
+    Args:
+        file: which.
+        numbers_only: whether NaN and Infinity, which JSON does not have, are refused.
+
+    Raises:
+        DamagedError: it is missing, no regular file, too large, or not plain JSON (NaN, a key twice).
+    """
+
+    def constant(text: str) -> float:
+        if numbers_only:
+            raise ValueError(f"{text} is no number")
+        return float(text)
+
+    def unique(pairs: list[tuple[str, object]]) -> dict:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError("a key stands twice")
+        return found
+
+    try:
+        if not file.is_file():  # a pipe or a device would never end
+            raise DamagedError(f"{file} is missing")
+        with open(file, "rb") as opened:
+            data = opened.read(MAX_JSON + 1)
+        if len(data) > MAX_JSON:
+            raise DamagedError(f"{file} is larger than {MAX_JSON >> 20} MB")
+        tree = json.loads(data.decode(), parse_constant=constant, object_pairs_hook=unique)
+        _check_depth(tree)
+        # A lone surrogate, which JSON can spell, can't be written anywhere.
+        json.dumps(tree, ensure_ascii=False).encode()
+        return tree
+    except OSError as error:
+        raise DamagedError(f"{file} can't be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, DamagedError):
+            raise
+        why = "too deeply nested" if isinstance(error, RecursionError) else error
+        raise DamagedError(f"{file} is no sound JSON ({why})") from error
+
+
+def _check_depth(tree: object) -> None:
+    """Raises RecursionError where others, that write the tree again, would."""
+    level = [tree] if isinstance(tree, dict | list) else []
+    for _ in range(MAX_DEPTH):
+        nodes = (node.values() if isinstance(node, dict) else node for node in level)
+        level = [child for children in nodes for child in children if isinstance(child, dict | list)]
+        if not level:
+            return
+    raise RecursionError
+
+
+def is_plain(value: object, deep: int = 1) -> bool:
+    """Whether a value is None, a bool, a finite number, a short text, or a list of such."""
+    if isinstance(value, list):
+        return deep > 0 and len(value) <= 64 and all(is_plain(item, deep - 1) for item in value)
+    if isinstance(value, str):
+        return len(value) <= 1000
+    return value is None or type(value) is bool or _number(-1e12, 1e12)(value)
+
+
+def _number(low: float, high: float) -> Callable[[object], bool]:
+    return lambda value: type(value) in (int, float) and low <= value <= high
+
+
+def _whole(low: int, high: int) -> Callable[[object], bool]:
+    return lambda value: type(value) is int and low <= value <= high
+
+
+def _three(low: float, high: float) -> Callable[[object], bool]:
+    number = _number(low, high)
+    return lambda value: isinstance(value, list) and len(value) == 3 and all(map(number, value))
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and NAME.fullmatch(value) is not None
+
+
+def _is_bool(value: object) -> bool:
+    return type(value) is bool
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= 1000
+
+
+def _are_classes(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and 2 <= len(value) <= MAX_CLASSES
+        and all(_is_text(name) and name for name in value)
+        and len(set(value)) == len(value)
+    )
+
+
+def _is_net(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and len(value) <= 64
+        and isinstance(value.get("_target_"), str)
+        and all(is_plain(argument) for argument in value.values())
+    )
+
+
+_CARD = {  # of each field what it has to be, and how that is said
+    "name": (_is_name, "a name of letters, digits and _.-"),
+    "data": (_is_name, "a name of letters, digits and _.-"),
+    "drawings": (_is_bool, "true or false"),
+    "classes": (_are_classes, f"2 to {MAX_CLASSES:,} different names"),
+    "species": (lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of names"),
+    "net": (_is_net, "a mapping with _target_ and plain arguments"),
+    "input": (lambda value: isinstance(value, dict), "a mapping"),
+    "channels_last": (_is_bool, "true or false"),
+    "flip": (_is_bool, "true or false"),
+    "temperature": (_number(1e-3, 1e3), "a number from 0.001 to 1,000"),
+    "unsure_below": (_number(0, 1), "a number from 0 to 1"),
+}
+_LATER = {"flip", "temperature", "unsure_below"}  # cards of older models lack them
+_INPUT = {
+    "max_side": (_whole(1, 1 << 16), "a whole number from 1 to 65,536"),
+    "size": (_whole(1, 1024), "a whole number from 1 to 1,024"),
+    "interpolation": (
+        lambda value: isinstance(value, str) and value.upper() in Image.Resampling.__members__,
+        "a filter of Pillow",
+    ),
+    "crop": (lambda value: value in ("squash", "center"), "squash or center"),
+    "crop_pct": (_number(0.25, 2), "a number from 0.25 to 2"),
+    "mean": (_three(-10, 10), "three numbers"),
+    "std": (_three(1e-3, 100), "three numbers from 0.001 on"),
+}
+
+
+def read_card(folder: str | Path) -> dict:
+    """Reads a model's card, ``model.json``, which a stranger may have written.
+
+    A card is data: plain values within bounds. What its `net` names is checked by who builds it. A field that
+    this version does not know is kept and has no effect, so that cards of later versions can be read; in
+    `input`, where it would change the answers, it is an error.
+
+    Raises:
+        DamagedError: says which field is wrong, and what it has to be.
+    """
+    file = Path(folder) / "model.json"
+    card = read_json(file)
+    if not isinstance(card, dict):
+        raise DamagedError(f"{file} is no model card")
+    _check(card, _CARD, _LATER, f"{file}: ")
+    _check(card["input"], _INPUT, set(), f"{file}: input.")
+    if unknown := sorted(card["input"].keys() - _INPUT.keys()):
+        raise DamagedError(f"{file}: input has the unknown field {unknown[0][:50]!r}")
+    if len(card["species"]) != len(card["classes"]):
+        raise DamagedError(f"{file}: species must name one for each of the classes")
+    return card
+
+
+def _check(tree: dict, rules: dict, optional: set[str], where: str) -> None:
+    for name, (fits, wanted) in rules.items():
+        if name not in tree and name in optional:
+            continue
+        if name not in tree:
+            raise DamagedError(f"{where}{name} is missing; the card is damaged or of an older form")
+        if not fits(tree[name]):
+            raise DamagedError(f"{where}{name} must be {wanted}, not {str(tree[name])[:50]!r}")
+
+
+# Of ONNX's own description (onnx.proto): the field numbers under which a message holds another one ...
+_MESSAGES = {
+    "model": {7: "graph"},
+    "graph": {1: "node", 5: "tensor"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 10: "tensor"},
+    "tensor": {},
+}
+# ... and what no model of this project has: ways to other files, to code, and to work without an end.
+_REFUSED = {
+    ("model", 20): "steps of a training",
+    ("model", 25): "functions of its own",
+    ("graph", 15): "sparse tensors",
+    ("node", 7): "operators outside the standard",
+    ("attribute", 6): "loops or branches",
+    ("attribute", 11): "loops or branches",
+    ("attribute", 22): "sparse tensors",
+    ("attribute", 23): "sparse tensors",
+    ("tensor", 13): "data in other files",
+    ("tensor", 14): "data in other files",
+}
+_USUAL = {("node", 7): (b"", b"ai.onnx"), ("tensor", 14): (0,)}  # the standard's operators, data in the file
+
+
+def read_onnx(file: Path) -> bytes:
+    """Reads an ONNX file that a stranger may have written, and refuses what could reach beyond it.
+
+    The bytes are to be loaded as bytes: then nothing is looked for beside the file.
+
+    Raises:
+        DamagedError: it is missing, too large, no ONNX file, keeps data in other files, or has loops,
+            functions or operators outside the standard.
+    """
+    try:
+        if not file.is_file():
+            raise DamagedError(f"{file} is missing")
+        if file.stat().st_size > MAX_ONNX:
+            raise DamagedError(f"{file} is larger than 2 GB")
+        data = file.read_bytes()
+    except OSError as error:
+        raise DamagedError(f"{file} can't be read ({error.strerror})") from error
+    left = MAX_FIELDS
+    inside = [("model", memoryview(data))]
+    graphs = 0
+    try:
+        while inside:
+            kind, message = inside.pop()
+            for number, value in _fields(message):
+                left -= 1
+                if not left:
+                    raise DamagedError(f"{file} has more than {MAX_FIELDS:,} parts")
+                if (kind, number) in _REFUSED and value not in _USUAL.get((kind, number), ()):
+                    raise DamagedError(
+                        f"{file} has {_REFUSED[kind, number]}; no model of this project does, "
+                        "so it is not loaded"
+                    )
+                if number in _MESSAGES[kind] and isinstance(value, memoryview):
+                    inside.append((_MESSAGES[kind][number], value))
+                    graphs += _MESSAGES[kind][number] == "graph"
+    except (IndexError, ValueError) as error:
+        if isinstance(error, DamagedError):
+            raise
+        raise DamagedError(f"{file} is no ONNX file") from error
+    if not graphs:
+        raise DamagedError(f"{file} is no ONNX file")
+    return data
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Number and value of each field of a protobuf message; values of fixed length are given as 0.
+
+    Raises:
+        IndexError: it ends too soon.
+        ValueError: it is no such message.
+    """
+    place, end = 0, len(message)
+
+    def varint() -> int:
+        nonlocal place
+        value = 0
+        for shift in range(0, 70, 7):
+            byte = message[place]
+            place += 1
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+        raise ValueError("a number without an end")
+
+    while place < end:
+        number, kind = divmod(varint(), 8)
+        value: int | memoryview = 0
+        if kind == 0:
+            value = varint()
+        elif kind in (1, 5):
+            place += 8 if kind == 1 else 4
+        elif kind == 2:
+            length = varint()
+            value = message[place : place + length]
+            place += length
+        else:
+            raise ValueError("groups, which ONNX does not have")
+        if place > end:
+            raise IndexError("it ends too soon")
+        yield number, value
+
+
+@functools.cache
+def _limit_memory() -> int:
+    """Bounds what ONNX Runtime may take for all models of this process together; returns the bytes.
+
+    Half of the machine's memory, or of the container's.
+    """
+    from onnxruntime.capi import _pybind_state as runtime
+
+    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # no container, or no bound ("max")
+        most = min(most, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
+    place = runtime.OrtMemoryInfo(
+        "Cpu", runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, runtime.OrtMemType.DEFAULT
+    )
+    with suppress(Exception):  # another library in this process has set its own
+        runtime.create_and_register_allocator(place, runtime.OrtArenaCfg({"max_mem": most // 2}))
+    return most // 2
+
+
+def _session(model: bytes, threads: int):
+    """An ONNX Runtime session that takes nothing but these bytes and runs nothing while it is made."""
+    import onnxruntime  # here, so that reading pictures needs numpy and Pillow only
+
+    _limit_memory()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what fails is raised, and told in one line
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    # Folding computes parts of the graph while it is loaded, where no bound on time or memory holds.
+    return onnxruntime.InferenceSession(
+        model, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
+    )
+
+
+def _within(seconds: float, function: Callable, stop: Callable[[], None]) -> object:
+    """Calls a function in a thread of its own and waits for it.
+
+    Raises:
+        TimeoutError: it took too long; `stop` was called, and what it still does nobody waits for.
+    """
+    ended: Future = Future()
+
+    def call() -> None:
+        try:
+            ended.set_result(function())
+        except BaseException as error:  # for whoever waits
+            ended.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        return ended.result(seconds)
+    except TimeoutError:
+        stop()
+        raise
+
+
+def _first_line(error: Exception) -> str:
+    """What ONNX Runtime says, without the places in its source."""
+    if "bfc_arena" in str(error):
+        return f"it asks for more than {_limit_memory() >> 20:,} MB of memory"
+    text = " ".join(str(error).split()).rpartition(" : ")[2]
+    return "".join(letter if letter.isprintable() else "?" for letter in text)[:200]
+
+
 class Portable:
     """A trained model in a folder: `model.onnx` and `model.json`, sealed by `SHA256SUMS`.
 
     The model takes one picture, uint8 height × width × 3 of any size, and gives calibrated probabilities; all
-    that happens to a picture after it was decoded is inside.
+    that happens to a picture after it was decoded is inside. The folder may come from a stranger: it is data,
+    and what does not answer as such a model does is refused.
 
     Args:
         folder: where it is.
         threads: within one picture; 0 is ONNX Runtime's own choice.
+        seconds: that one answer may take.
 
     Raises:
-        DamagedError: a file is not as it was sealed, or of an older form.
+        DamagedError: a file is not as it was sealed, of an older form, or no such model.
     """
 
-    def __init__(self, folder: str | Path, threads: int = 0):
-        import onnxruntime  # here, so that reading pictures needs numpy and Pillow only
-
-        folder = Path(folder)
-        if wrong := damaged(folder):
+    def __init__(self, folder: str | Path, threads: int = 0, seconds: float = ANSWER_SECONDS):
+        self._file, self._seconds = Path(folder) / "model.onnx", seconds
+        if wrong := damaged(Path(folder)):
             raise DamagedError(
                 f"{folder}: {', '.join(wrong)}; take another copy of the model, or, "
                 "in the project that made it, run: python -m pipeline.verify --repair"
             )
         tell_extra(folder, str(folder))
-        self.card = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        self.card = read_card(folder)
         self.classes: list[str] = self.card["classes"]
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self.session = onnxruntime.InferenceSession(
-            str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
-        )
-        if [each.name for each in self.session.get_inputs()] != ["picture"]:
-            raise DamagedError(f"{folder}: model.onnx is of an older form; export it again")
         # Of models that were made before there was one: they never say that they are unsure.
         self.unsure_below: float = self.card.get("unsure_below", 0.0)
+        model = read_onnx(self._file)
+        try:
+            self.session = _within(seconds, lambda: _session(model, threads), lambda: None)
+        except TimeoutError:
+            raise DamagedError(f"{self._file} was not loaded within {seconds:g} seconds") from None
+        except Exception as error:  # ONNX Runtime raises many kinds
+            raise DamagedError(f"{self._file} can't be loaded ({_first_line(error)})") from error
+        self._check_form()
+        self.probabilities(np.full((2, 3, 3), 128, dtype=np.uint8))
+
+    def _check_form(self) -> None:
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        if [each.name for each in inputs] != ["picture"]:
+            raise DamagedError(f"{self._file.parent}: model.onnx is of an older form; export it again")
+        (picture,) = inputs
+        if picture.type != "tensor(uint8)" or len(picture.shape) != 3 or picture.shape[2] != 3:
+            raise DamagedError(f"{self._file} takes no picture, uint8 height × width × 3")
+        if [(each.type, each.shape) for each in outputs] != [("tensor(float)", [len(self.classes)])]:
+            raise DamagedError(
+                f"{self._file} does not give one probability for each of the {len(self.classes)} classes of "
+                "model.json"
+            )
 
     def probabilities(self, picture: bytes | Image.Image | np.ndarray) -> np.ndarray:
         """Of each class, of one picture: encoded, decoded by `read_picture`, or as uint8 array H × W × 3.
 
         Raises:
             UnreadableError: it is no picture.
+            DamagedError: the model gives no probabilities, or none in time.
         """
         if isinstance(picture, bytes | bytearray | memoryview):
             # Byte for byte as packed; the graph, which shrinks an array, is a few of 255 levels beside it.
@@ -413,7 +779,29 @@ class Portable:
                 raise UnreadableError(
                     f"an array must be uint8, height × width × 3, not {pixels.dtype} {pixels.shape}"
                 )
-        return self.session.run(None, {"picture": pixels})[0]
+        found = self._run(pixels)
+        fine = found.shape == (len(self.classes),) and np.isfinite(found).all()
+        if not fine or found.min() < 0 or abs(float(found.sum(dtype=np.float64)) - 1) > 1e-2:
+            raise DamagedError(f"{self._file} answers with something else than probabilities")
+        return found
+
+    def _run(self, pixels: np.ndarray) -> np.ndarray:
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+
+        def stop() -> None:
+            options.terminate = True
+
+        try:
+            (found,) = _within(
+                self._seconds, lambda: self.session.run(None, {"picture": pixels}, options), stop
+            )
+        except TimeoutError:
+            raise DamagedError(f"{self._file} gave no answer within {self._seconds:g} seconds") from None
+        except Exception as error:  # ONNX Runtime raises many kinds
+            raise DamagedError(f"{self._file} can't answer ({_first_line(error)})") from error
+        return found
 
     def answer(self, picture: bytes | Image.Image | np.ndarray, top: int = 5) -> dict:
         """The most probable classes of one picture.

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import yaml
 
-from pipeline import config, seal
-from pipeline.config import ROOT
+from pipeline import config, foreign, seal
+from pipeline.config import ROOT, UserError
 from pipeline.lineage import code_needs, hash_of
 
 # What can change a result. Runs rewrite params.yaml, dvc.lock and reports, so they don't mark the tree dirty.
@@ -72,14 +72,15 @@ class Provenance:
         stands for it. Empty where there is none.
         """
         lineage = {}
-        with suppress(OSError, ValueError):
-            lineage = dict(json.loads((train / "lineage.json").read_text(encoding="utf-8")))
+        with suppress(UserError):
+            lineage = foreign.lineage(train)
             if "commit" in lineage:
                 return cls(lineage["commit"], lineage.get("dirty"), _read(train / CHANGES))
         for folder in (train.parent / BESIDE, _kept(train)):
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-                return cls(str(record["commit"]), bool(record["dirty"]), _read(folder / CHANGES))
+            with suppress(UserError):
+                record = foreign.json_object(folder / RECORD, "commit", "dirty")
+                commit = foreign.commit(record["commit"], folder / RECORD)
+                return cls(commit, bool(record["dirty"]), _read(folder / CHANGES))
         commit = _with_code(lineage.get("code"))
         return cls(commit, False, inferred=True) if commit else cls()
 
@@ -88,7 +89,7 @@ class Provenance:
         if self.changes:
             (folder / CHANGES).write_bytes(self.changes)
         record = {"commit": self.commit, "dirty": self.dirty}
-        (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+        (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
     def keep(self, train: Path) -> None:
         """Keeps the record of a train folder; that of an equal one, trained before, gives way."""

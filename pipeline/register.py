@@ -11,7 +11,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pipeline import atomic, config, seal, tables, text
+from pipeline import atomic, config, foreign, seal, tables, text
 from pipeline.config import ROOT, UserError
 
 PARTS = ("train", "evaluation", "portable")  # folders of a champion's copy
@@ -31,15 +31,15 @@ class Candidate:
 
     @property
     def card(self) -> dict:
-        return json.loads((self.train / "model.json").read_text(encoding="utf-8"))
+        return foreign.card(self.train)
 
     @property
     def validation(self) -> dict:
-        return json.loads((self.train / "metrics.json").read_text(encoding="utf-8"))
+        return foreign.json_object(self.train / "metrics.json", "val/top1")
 
     @property
     def test(self) -> dict:
-        return json.loads((self.evaluation / "metrics.json").read_text(encoding="utf-8"))
+        return foreign.json_object(self.evaluation / "metrics.json", "test/top1")
 
     def judged(self) -> list[tuple[str, str]]:
         """Hash and class of the test pictures, in order."""
@@ -50,9 +50,13 @@ class Candidate:
         return [row["label"] == row["predicted"] for row in self._predictions()]
 
     def _predictions(self) -> list[dict]:
-        # By content: an older evaluation has the same pictures by path.
-        rows = tables.read(self.evaluation / "predictions.csv")
-        return sorted(rows, key=lambda row: (row["sha256"], row["label"]))
+        file = self.evaluation / "predictions.csv"
+        try:
+            # By content: an older evaluation has the same pictures by path.
+            rows = sorted(tables.read(file), key=lambda row: (row["sha256"], row["label"]))
+            return [{key: row[key] for key in ("sha256", "label", "predicted")} for row in rows]
+        except (OSError, ValueError, LookupError) as error:
+            raise UserError(f"{seal.near(file)} is missing or damaged") from error
 
 
 def check_export(candidate: Candidate, place: Path) -> None:
@@ -70,7 +74,12 @@ def check_export(candidate: Candidate, place: Path) -> None:
     model = Portable(candidate.portable)
     pictures = Pictures(pack, pack.rows("test"), lambda picture, *_: picture, seed=0)
     answers = np.stack([model.probabilities(pictures.picture(row)) for row in range(len(pictures))])
-    judged = np.load(candidate.evaluation / "probabilities.npy")
+    try:
+        judged = np.load(candidate.evaluation / "probabilities.npy", allow_pickle=False)
+        if judged.shape != answers.shape:
+            raise ValueError(judged.shape)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{candidate.evaluation}/probabilities.npy is damaged or of other data") from error
     apart = np.abs(answers - judged).max(axis=1)
     if not (apart.max() <= AT_MOST and apart.mean() <= ON_AVERAGE):
         raise UserError(

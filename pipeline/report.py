@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from omegaconf import DictConfig
 
-from pipeline import config, leaderboard, portable, tables, text
+from pipeline import config, foreign, leaderboard, portable, tables, text
 from pipeline.config import ROOT, UserError
 
 ABOUT = (
@@ -171,7 +171,7 @@ def _page(
 
 
 def _card(runs: Path, model: str) -> dict:
-    return json.loads((runs / "train" / model / "model.json").read_text(encoding="utf-8"))
+    return foreign.card(runs / "train" / model)
 
 
 def _challenger(decision: dict) -> str:

@@ -6,7 +6,8 @@ temporary worktree of that commit, brings the data there by DVC and trains with 
     python -m pipeline.reproduce petfaces 7            # or: petfaces champion
     python -m pipeline.reproduce petfaces 7 --check    # only whether it could be done
 
-The checkout that it is called from and MLflow's store stay as they are.
+The checkout that it is called from and MLflow's store stay as they are. What the run kept is data and is
+checked, but for its uncommitted changes: they are code, are shown, and are applied with ``--trust`` alone.
 """
 
 import argparse
@@ -25,10 +26,11 @@ from pathlib import Path
 
 import yaml
 
-from pipeline import config
+from pipeline import config, foreign, portable, vetting
 from pipeline.config import ROOT, UserError
 from pipeline.download import DOWNLOADS
 from pipeline.provenance import CHANGES
+from pipeline.text import printable
 
 CHILD = Path(__file__).with_name("rebuild.py")
 OUT = "runs/single/rebuilt"  # in the worktree
@@ -54,7 +56,7 @@ def facts(lineage: dict, device: str | None) -> dict[str, object]:
 def differences(then: dict, now: dict) -> list[str]:
     """What differs between two sets of facts, in their order; what one of them does not know is none."""
     return [
-        f"{name}: {value} then, {now[name]} now"
+        f"{name}: {printable(value)} then, {printable(now[name])} now"
         for name, value in then.items()
         if None not in (value, now.get(name)) and value != now[name]
     ]
@@ -62,9 +64,9 @@ def differences(then: dict, now: dict) -> list[str]:
 
 def apart(then: Path, now: Path) -> str:
     """How far the weights of two train folders are from each other."""
-    from safetensors.torch import load_file
+    from models.classifier import read_weights
 
-    one, two = load_file(then / WEIGHTS), load_file(now / WEIGHTS)
+    one, two = read_weights(then / WEIGHTS), read_weights(now / WEIGHTS)
     shapes = [{name: value.shape for name, value in tensors.items()} for tensors in (one, two)]
     if shapes[0] != shapes[1]:
         return "of another shape"
@@ -88,7 +90,8 @@ def verdict(then: Path, now: Path, differ: list[str]) -> tuple[bool, list[str]]:
             why,
         ]
     told = [f"identical weights (sha256 {before[:12]})"]
-    if others := [name for name in BESIDE if (then / name).read_bytes() != (now / name).read_bytes()]:
+    hashes = [{name: portable.sums(folder).get(name) for name in BESIDE} for folder in (then, now)]
+    if others := [name for name in BESIDE if hashes[0][name] != hashes[1][name]]:
         told.append(f"but not the same bytes in {', '.join(others)}")
     if differ:
         told.append(f"although it is not all the same: {differ[0]}")
@@ -157,11 +160,23 @@ class Rebuilding:
         self.trained = Trained.open(download_run(version, self.kept))
         self.settings, self.lineage = self.trained.settings, self.trained.lineage
         self.data, self.commit = self.lineage["data"]["name"], self.trained.provenance.commit
-        self.then, self.now = facts(self.lineage, version.device), {}
+        try:
+            self.then, self.now = facts(self.lineage, version.device), {}
+        except KeyError as error:
+            raise UserError(f"{version}: its lineage.json has no {error}; it can't be rebuilt") from error
         self.doubt = ""
 
-    def bring_code(self) -> None:
-        """Brings the changes that were not committed into the worktree."""
+    def bring_code(self, trust: bool, show: bool) -> None:
+        """Brings the changes that were not committed into the worktree.
+
+        Args:
+            trust: whether a person wants code to run that no commit holds.
+            show: whether the changes are printed, not only the files.
+
+        Raises:
+            UserError: nobody has kept them, they change more than code, they don't fit, or no person has said
+                that they are to be trusted.
+        """
         short = self.commit[:8]
         if not self.trained.provenance.dirty:
             why = (
@@ -178,11 +193,30 @@ class Rebuilding:
                 f"{self.version} was trained with uncommitted changes to commit {short}, which nobody kept; "
                 "it can't be rebuilt"
             )
+        changed = vetting.changes(changes, self.tree)
+        _say("code", f"commit {short} with uncommitted changes that the run kept, of {len(changed)} files:")
+        for each in changed:
+            print(f"  {each}")
+        if show:
+            for line in changes.read_text(errors="replace").splitlines():
+                print(f"  | {printable(line)}")
+        if not trust:
+            raise UserError(
+                f"these changes are code that would run here; read them ({'above' if show else '--check'}) "
+                f"and add --trust if you trust who made {self.version}"
+            )
         done = _git("apply", "--whitespace=nowarn", str(changes), cwd=self.tree)
         if done.returncode:
-            told = " ".join(done.stderr.split())
+            told = printable(" ".join(done.stderr.split()))
             raise UserError(f"the {CHANGES} of {self.version} does not fit commit {short}: {told}")
-        _say("code", f"commit {short} with the uncommitted changes that the run kept")
+
+    def check_settings(self) -> None:
+        """Makes sure that the settings are data, before that commit's code is given them."""
+        if self.settings["data"]["name"] != self.data:
+            raise UserError(f"{self.version}: its lineage and its config.yaml name different data")
+        if self.settings["model"].get("start") and not self.lineage.get("start"):
+            raise UserError(f"{self.version}: its config.yaml names a start that its lineage does not")
+        vetting.settings(self.settings, self.tree, self.version)
 
     def bring_start(self) -> None:
         """Brings the model that the training starts from; the settings then name its folder."""
@@ -260,7 +294,7 @@ class Rebuilding:
                     return
         differ = self._data_differs()
         found = f" (there is other: {differ[0]})" if differ else ""
-        kind = self.settings["data"]["source"]["kind"]
+        kind = self.settings["data"]["source"].get("kind")
         how = {"drawn": "drawn", "folder": "packed from fetch.path"}.get(kind, "downloaded")
         self.doubt = f"its data must be {how} again"
         _say("data", f"{self.data}, neither in DVC's cache nor on a remote{found}; to be {how} again")
@@ -288,17 +322,25 @@ class Rebuilding:
         also today's, for a lock is committed after a training. The data's hashes decide.
         """
         own = self.tree / "params.yaml"
-        if (self.kept / "params.yaml").is_file():
-            shutil.copyfile(self.kept / "params.yaml", own)
-        params = yaml.safe_load(own.read_text(encoding="utf-8"))
+        kept = self.kept / "params.yaml"
+        params = foreign.yaml_object(kept if kept.is_file() else own)
         params["data"] = self.data  # the command line may have chosen it
         for group in ("pack", "split"):
-            params[group] = {key: self.settings[group][key] for key in params.get(group, {})}
-        if "fetch" in params:  # a person's pictures lie in the main checkout
-            params["fetch"]["path"] = str(config.from_root(params["fetch"]["path"], config.main_checkout()))
+            known = self.settings[group]
+            params[group] = {key: known.get(key, value) for key, value in params.get(group, {}).items()}
+        vetting.params(params)
+        main = config.main_checkout()
+        if "fetch" in params:  # where a person's pictures lie is for this checkout to say
+            params["fetch"] = yaml.safe_load((main / "params.yaml").read_text(encoding="utf-8"))["fetch"]
+            params["fetch"]["path"] = str(config.from_root(params["fetch"]["path"], main))
         own.write_text(yaml.safe_dump(params), encoding="utf-8")
-        places = (self.kept / "dvc.lock", self.tree / "dvc.lock", config.main_checkout() / "dvc.lock")
-        return list(dict.fromkeys(place.read_text(encoding="utf-8") for place in places if place.is_file()))
+        locks = [vetting.lock(self.kept / "dvc.lock")] if (self.kept / "dvc.lock").is_file() else []
+        places = (self.tree / "dvc.lock", main / "dvc.lock")
+        return list(
+            dict.fromkeys(
+                [*locks, *(place.read_text(encoding="utf-8") for place in places if place.is_file())]
+            )
+        )
 
     def _use(self, lock: str) -> None:
         """Writes ``dvc.lock``, and takes away what another one has brought."""
@@ -321,9 +363,9 @@ class Rebuilding:
         if told["device"] is None:
             trainer, was = self.settings["trainer"], self.version.device
             raise UserError(
-                f"{self.version} was trained on another device ({trainer['accelerator']} × "
-                f"{trainer['devices']}{f', {was}' if was else ''}), which PyTorch does not see here; "
-                "do it where there is one"
+                f"{self.version} was trained on another device "
+                f"({printable(trainer['accelerator'])} × {printable(trainer['devices'])}"
+                f"{f', {was}' if was else ''}), which PyTorch does not see here; do it where there is one"
             )
         self.now = facts(told["lineage"], told["device"])
 
@@ -383,7 +425,9 @@ class Rebuilding:
         return subprocess.CompletedProcess(command, process.returncode, *said)
 
 
-def reproduce(name: str, which: str, check: bool = False, keep: Path | None = None) -> bool:
+def reproduce(
+    name: str, which: str, check: bool = False, keep: Path | None = None, trust: bool = False
+) -> bool:
     """Rebuilds a version, or says whether it could be done.
 
     Args:
@@ -391,6 +435,7 @@ def reproduce(name: str, which: str, check: bool = False, keep: Path | None = No
         which: a number or an alias.
         check: train nothing.
         keep: where the rebuilt train folder goes; by default nowhere.
+        trust: whether uncommitted changes that the run kept may run here.
 
     Returns:
         Whether the weights are identical; of a check, always True.
@@ -408,7 +453,8 @@ def reproduce(name: str, which: str, check: bool = False, keep: Path | None = No
             task = Rebuilding(Path(made).resolve(), version)
         _say("version", f"{version}, {task.trained.name}, run {version.run_id}")
         with worktree(task.tree, task.commit, version):
-            task.bring_code()
+            task.bring_code(trust, show=check)
+            task.check_settings()
             task.bring_start()
             task.bring_data(check)
             if not task.now:
@@ -446,13 +492,16 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("name", help="of the registry: the data set's")
     parser.add_argument("version", help="its number, or an alias: champion")
     parser.add_argument("--check", action="store_true", help="only say whether it could be done")
+    parser.add_argument(
+        "--trust", action="store_true", help="run the uncommitted changes that the version's run kept, too"
+    )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="where the rebuilt train folder goes")
     chosen = parser.parse_args(arguments)
     # Ended from outside, it takes the worktree away, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("error: ended from outside"))
     try:
         with config.told():
-            same = reproduce(chosen.name, chosen.version, chosen.check, chosen.keep)
+            same = reproduce(chosen.name, chosen.version, chosen.check, chosen.keep, chosen.trust)
     except UserError as error:
         sys.exit(f"error: {error}")
     sys.exit(not same)

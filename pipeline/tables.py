@@ -67,9 +67,16 @@ def append(file: Path, row: Mapping[str, object]) -> None:
 
 
 def read(file: Path) -> list[dict[str, str]]:
-    """Rows of a file, by column."""
+    """Rows of a file, by column.
+
+    Raises:
+        ValueError: it is no CSV.
+    """
     with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
         lines = csv.reader(stream)
-        columns = [unprotect(cell) for cell in next(lines, [])]
-        empty = dict.fromkeys(columns, "")
-        return [empty | dict(zip(columns, map(unprotect, line), strict=False)) for line in lines if line]
+        try:
+            columns = [unprotect(cell) for cell in next(lines, [])]
+            empty = dict.fromkeys(columns, "")
+            return [empty | dict(zip(columns, map(unprotect, line), strict=False)) for line in lines if line]
+        except csv.Error as error:
+            raise ValueError(f"{file} is no CSV ({error})") from error

@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+from strangers import CARD
 
 from pipeline import register
 from pipeline.register import Candidate
@@ -14,7 +15,7 @@ def _candidate(folder, right, classes=("a", "b"), paths=None) -> Candidate:
     parts = [folder / part for part in ("train", "evaluation", "portable")]
     for part in parts:
         part.mkdir(parents=True)
-    (parts[0] / "model.json").write_text(json.dumps({"classes": list(classes)}))
+    (parts[0] / "model.json").write_text(json.dumps(CARD | {"classes": list(classes), "species": [""] * 2}))
     with open(parts[1] / "predictions.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["sha256", "label", "predicted"])

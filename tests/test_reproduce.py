@@ -165,10 +165,16 @@ def test_a_version_of_a_dirty_tree_says_so_and_is_rebuilt_from_the_diff_it_keeps
     assert "models/extra piece.py" in changes
     assert not (theirs.kept(1).parent / "provenance/changes.diff").exists()
     before = theirs.state()
+    # The changes are code: they are shown, and nothing runs that a person has not said is to be trusted.
+    refused = theirs.reproduce("sample", "3", "--check")
+    assert refused.returncode == 1
+    assert refused.stdout.splitlines()[-1].startswith("error: these changes are code that would run here")
+    assert "  models/scratch.py  +1 −1\n" in refused.stdout
+    assert re.search(r"\|\s+\+.*amax", refused.stdout)
     # Nor is its data in the cache: it is drawn again.
-    done = theirs.reproduce("sample", "3")
+    done = theirs.reproduce("sample", "3", "--trust")
     assert done.returncode == 0, done.stdout
-    assert "with the uncommitted changes that the run kept" in done.stdout
+    assert "with uncommitted changes that the run kept, of 2 files:" in done.stdout
     assert "sample, made again" in done.stdout
     assert "reproduce: sample 3: identical weights" in done.stdout
     assert theirs.state() == before

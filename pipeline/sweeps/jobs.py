@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 from omegaconf import OmegaConf
 
-from pipeline import config, curves, tracking
+from pipeline import config, curves, foreign, tracking
 from pipeline.config import ROOT, UserError
 from pipeline.experiment import NAMED, Speller, Words
 
@@ -131,9 +131,9 @@ def _read(folder: Path) -> Job:
         job.metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         job.settings = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), Loader=_LOADER)
         job.lineage = json.loads((folder / "lineage.json").read_text(encoding="utf-8"))
-        job.drawings = json.loads((folder / "model.json").read_text(encoding="utf-8"))["drawings"]
+        job.drawings = foreign.card(folder)["drawings"]
         job.metrics["val/loss"] = _kept(curves.read(folder))["val/loss"]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, UserError) as error:
         job.reason = f"unreadable: {type(error).__name__} {error}"
         return job
     job.status = "finished"

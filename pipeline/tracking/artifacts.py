@@ -1,6 +1,7 @@
 """The folders that MLflow keeps of registered models."""
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ def registered(target: Path) -> Iterator[Kept]:
         for model in client().search_registered_models():
             for version in client().search_model_versions(f"name='{model.name}'"):
                 if "model_sha256" in version.tags:  # others are a person's own
-                    yield from _of(version, target / version.name / str(version.version))
+                    yield from _of(version, Path(tempfile.mkdtemp(dir=target)))
 
 
 def _of(version, place: Path) -> Iterator[Kept]:

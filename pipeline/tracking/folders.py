@@ -6,8 +6,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import seal
-from pipeline.config import ROOT, UserError
+from pipeline import foreign, seal
+from pipeline.config import ROOT
+from pipeline.foreign import json_object as read
 from pipeline.provenance import Provenance
 from pipeline.tracking.naming import run_name
 
@@ -29,22 +30,12 @@ class Trained:
         Raises:
             UserError: one is missing, damaged or of an older form.
         """
-        import yaml
-
         seal.check(folder)
-        file = folder / "config.yaml"
-        try:
-            settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-            known = isinstance(settings, dict) and "seed" in settings
-        except (OSError, ValueError, yaml.YAMLError):
-            known = False
-        if not known:
-            raise UserError(f"{seal.near(file)} is missing, damaged or of an older form")
         return cls(
             folder,
-            card=read(folder / "model.json", "name", "data", "drawings"),
-            settings=settings,
-            lineage=read(folder / "lineage.json", "data"),
+            card=foreign.card(folder),
+            settings=foreign.settings(folder),
+            lineage=foreign.lineage(folder, "data"),
             metrics=read(folder / "metrics.json", "val/top1"),
         )
 
@@ -62,22 +53,6 @@ class Trained:
     def sweep(self) -> str | None:
         """Name of the sweep that it was a job of."""
         return self.folder.parent.name if self.folder.parent.parent == ROOT / "runs/sweeps" else None
-
-
-def read(file: Path, *keys: str) -> dict:
-    """A JSON file's object.
-
-    Raises:
-        UserError: it is missing or damaged, or lacks one of the keys.
-    """
-    try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{seal.near(file)} is missing or damaged") from error
-    lacks = [key for key in keys if not isinstance(tree, dict) or key not in tree]
-    if lacks:
-        raise UserError(f"{seal.near(file)} is of an older form, it has no {', '.join(lacks)}")
-    return tree
 
 
 def _key(settings: dict) -> str:

@@ -144,8 +144,10 @@ def download_version(name: str, number: str, target: Path) -> None:
     for part in ("train", "evaluation"):
         mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=part, dst_path=str(target))
     model = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{number}"))
-    (exported,) = model.rglob("model.onnx")
-    shutil.copytree(exported.parent, target / "portable")
+    exported = list(model.rglob("model.onnx"))
+    if len(exported) != 1:
+        raise UserError(f"models:/{name}/{number} holds no exported model; register it again: dvc repro")
+    shutil.copytree(exported[0].parent, target / "portable")
     for part in ("train", "evaluation", "portable"):
         _whole(target / part, f"models:/{name}/{number}, {part}")
     if any(file.path == BESIDE for file in client().list_artifacts(version.run_id)):

@@ -20,7 +20,7 @@ def sync() -> None:
         try:
             ensure(folder, judged(folder))
             runs += 1
-        except (UserError, OSError) as error:
+        except (UserError, OSError, LookupError, TypeError, ValueError) as error:
             _skip(error)
     for file in sorted((ROOT / "runs").glob("*/register/decision.json")):
         try:

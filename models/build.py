@@ -1,0 +1,219 @@
+"""From a recorded name and plain arguments to a network; nothing else can be named.
+
+A configuration and a model's card describe a network by `_target_`, the name of one that registers itself
+here, and its arguments. A card may come from a stranger: it imports nothing, opens no file, reaches no
+network, and its arguments have the types that the network's signature states, within bounds.
+"""
+
+import importlib
+import inspect
+import math
+import pkgutil
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+import models
+
+MOST = 100_000  # of a whole number, and of classes; twenty times what any network of today has
+
+
+class NetworkError(ValueError):
+    """A network can't be built as described; the message says what is wrong."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A registered network.
+
+    Attributes:
+        make: called with `num_classes` and the checked arguments.
+        arguments: type of each argument but `num_classes`.
+        required: of them those without a default.
+        own: arguments that only the checkout's own configuration may set: ways to weights.
+        check: looks at the arguments together.
+    """
+
+    make: Callable[..., nn.Module]
+    arguments: dict[str, object]
+    required: frozenset[str]
+    own: frozenset[str]
+    check: Callable[[dict], None]
+
+
+_known: dict[str, Network] = {}
+
+
+def network(
+    *, more: dict[str, object] | None = None, own: tuple[str, ...] = (), check: Callable = lambda _: None
+) -> Callable:
+    """Registers a class or function of `models` under its own name, for configurations and cards.
+
+    Its signature says what may be given: `int`, `float`, `bool`, `str`, lists of them, or None beside them.
+
+    Args:
+        more: types of arguments that its ``**options`` take.
+        own: arguments that a card can't set.
+        check: is given the arguments, and raises NetworkError.
+    """
+
+    def register(make: Callable) -> Callable:
+        signature = inspect.signature(make).parameters.values()
+        hints = typing.get_type_hints(make.__init__ if inspect.isclass(make) else make, include_extras=True)
+        named = [each for each in signature if each.kind is not each.VAR_KEYWORD]
+        named = [each for each in named if each.name != "num_classes"]
+        arguments = {each.name: hints[each.name] for each in named} | (more or {})
+        required = frozenset(each.name for each in named if each.default is each.empty)
+        _known[f"{make.__module__}.{make.__qualname__}"] = Network(
+            make, arguments, required, frozenset(own), check
+        )
+        return make
+
+    return register
+
+
+def find(name: object) -> Network:
+    """The network of a recorded name.
+
+    Raises:
+        NetworkError: no network of this checkout has registered itself under it.
+    """
+    parts = re.fullmatch(r"models\.(\w+)\.(\w+)", name) if isinstance(name, str) else None
+    modules = {module.name for module in pkgutil.iter_modules(models.__path__)}
+    if parts and parts[1] in modules:
+        importlib.import_module(f"models.{parts[1]}")  # of this checkout: nothing that a card brings
+        if name in _known:
+            return _known[name]
+    for module in modules:
+        importlib.import_module(f"models.{module}")
+    raise NetworkError(
+        f"no network of this checkout is registered as {str(name)[:100]!r} (docs/models.md says how); "
+        f"there is {', '.join(sorted(_known))}"
+    )
+
+
+def check(net: dict) -> tuple[Network, dict]:
+    """The network and the arguments of a description.
+
+    Raises:
+        NetworkError: an unknown network or argument, or a value of another type or out of bounds.
+    """
+    found = find(net.get("_target_"))
+    arguments = {name: value for name, value in net.items() if name != "_target_"}
+    title = net["_target_"].rpartition(".")[2]
+    if unknown := sorted(map(str, arguments.keys() - found.arguments.keys())):
+        raise NetworkError(
+            f"net: {title} takes no argument {unknown[0][:50]!r}; it takes {', '.join(found.arguments)}"
+        )
+    if missing := sorted(found.required - arguments.keys()):
+        raise NetworkError(f"net: {title} needs the argument {missing[0]!r}")
+    for name, value in arguments.items():
+        if not _fits(value, found.arguments[name]):
+            raise NetworkError(f"net.{name}={str(value)[:50]} is not what {title} takes, or out of bounds")
+    found.check(arguments)
+    return found, arguments
+
+
+def _fits(value: object, kind: object) -> bool:
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return any(_fits(value, each) for each in inner)
+    if origin is typing.Annotated:  # a number with its bounds, or a text with those to choose from
+        base, allowed = inner
+        if not _fits(value, base):
+            return False
+        return value in allowed if base is str else allowed[0] <= value <= allowed[1]
+    if origin is list:
+        return isinstance(value, list) and len(value) <= 64 and all(_fits(item, inner[0]) for item in value)
+    if kind in (None, type(None)):
+        return value is None
+    if kind is bool:
+        return type(value) is bool
+    if kind is int:
+        return type(value) is int and 0 <= value <= MOST
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value) and abs(value) <= MOST
+    if kind is str:
+        return isinstance(value, str) and len(value) <= 1000
+    return False
+
+
+def build(net: dict, num_classes: int) -> nn.Module:
+    """A network as the checkout's own configuration describes it, its weights as it says.
+
+    Raises:
+        NetworkError: the description is wrong.
+        models.pretrained.WeightsError: weights can't be had.
+    """
+    found, arguments = check(net)
+    return found.make(num_classes=num_classes, **arguments)
+
+
+def from_card(net: dict, num_classes: int, shapes: dict[str, tuple[int, ...]] | None = None) -> nn.Module:
+    """A network as a model's card describes it, with random weights: the model brings its own.
+
+    Args:
+        net: of the card.
+        num_classes: length of the output.
+        shapes: of the weights that will be loaded. They are compared before memory is taken, so that a card
+            can't ask for more than its weights fill.
+
+    Raises:
+        NetworkError: the description is wrong, or is not of these weights.
+    """
+    found, arguments = check(net)
+    arguments |= {name: None for name in found.own & arguments.keys()}
+
+    def make() -> nn.Module:
+        try:
+            return found.make(num_classes=num_classes, **arguments)
+        except NetworkError:
+            raise
+        except Exception as error:  # whatever a network raises that is given sizes which don't fit
+            why = " ".join(str(error).split())[:200] or type(error).__name__
+            raise NetworkError(f"the network can't be built ({why})") from error
+
+    if not 2 <= num_classes <= MOST:
+        raise NetworkError(f"{num_classes} classes; a network has 2 to {MOST:,}")
+    if shapes is not None:
+        # A network may make a few parameters that it then replaces.
+        with torch.device("meta"), _at_most(2 * len(shapes) + 100):
+            wanted = {name: tuple(value.shape) for name, value in make().state_dict().items()}
+        if wanted != shapes:
+            names = sorted(wanted.keys() | shapes.keys())
+            different = [name for name in names if wanted.get(name) != shapes.get(name)]
+            raise NetworkError(
+                f"the weights are of another network than the card's: {different[0][:100]} is "
+                f"{_shape(shapes, different[0])} there, {_shape(wanted, different[0])} here"
+            )
+    return make()
+
+
+def _shape(shapes: dict[str, tuple[int, ...]], name: str) -> str:
+    return "×".join(map(str, shapes[name])) or "one number" if name in shapes else "missing"
+
+
+@contextmanager
+def _at_most(parameters: int) -> Iterator[None]:
+    """Ends the building of a network that has more parameters than its weights could be of."""
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    left = parameters
+
+    def count(module: nn.Module, name: str, value: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= value is not None
+        if left < 0:
+            raise NetworkError("the card's network is far larger than the weights")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -1,0 +1,91 @@
+"""Model folders as a stranger may make them, for tests."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from models import classifier
+from pipeline import seal
+
+CARD = {
+    "name": "tiny",
+    "data": "sample",
+    "drawings": True,
+    "classes": ["a", "b", "c"],
+    "species": ["", "", ""],
+    "net": {"_target_": "models.scratch.ScratchCNN", "widths": [8, 8], "depths": [1, 1], "dropout": 0.1},
+    "input": {
+        "max_side": 128,
+        "size": 16,
+        "interpolation": "bilinear",
+        "crop": "squash",
+        "crop_pct": 1.0,
+        "mean": [0.45, 0.45, 0.45],
+        "std": [0.25, 0.25, 0.25],
+    },
+    "channels_last": False,
+    "flip": True,
+    "temperature": 1.5,
+    "unsure_below": 0.2,
+}
+# As earlier code wrote them: the first commit; before flips; a probe of a timm backbone, before calibration.
+OLD = {
+    "first": {key: CARD[key] for key in CARD if key not in ("flip", "temperature", "unsure_below")},
+    "before calibration": {key: CARD[key] for key in CARD if key not in ("temperature", "unsure_below")},
+    "backbone": {
+        **{key: CARD[key] for key in CARD if key not in ("temperature", "unsure_below")},
+        "net": {
+            "_target_": "models.pretrained.create",
+            "backbone": "resnet10t",
+            "weights": None,
+            "file": None,
+        },
+        "channels_last": True,
+    },
+}
+LINEAGE = {
+    "data": {"name": "sample", "content": "b" * 64, "split": "c" * 64, "pictures": 9, "classes": 3},
+    "commit": "a" * 40,
+    "dirty": False,
+    "code": "d" * 64,
+    "environment": {"python": "3.11.1", "threads": 2},
+}
+SETTINGS = """
+data: {name: sample, licence: none, source: {kind: drawn}}
+model: {name: tiny, net: {_target_: models.scratch.ScratchCNN, widths: [8, 8], depths: [1, 1]}}
+augment: {transforms: [{HorizontalFlip: {p: 0.5}}], mixup: 0.0}
+trainer: {accelerator: cpu, devices: 1, threads: 1, workers: 0}
+pack: {classes: folder}
+split: {seed: 1}
+seed: 1
+"""
+
+
+def written(folder: Path, card: dict, weights: bool = True) -> Path:
+    """A train folder as train leaves it, with random weights; the card may be anything that JSON can say."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if weights:
+        torch.manual_seed(0)
+        classifier.save(classifier.build(card, channels_last=card["channels_last"]), card, folder)
+    (folder / "model.json").write_text(json.dumps(card))
+    (folder / "lineage.json").write_text(json.dumps(LINEAGE))
+    (folder / "config.yaml").write_text(SETTINGS)
+    (folder / "metrics.json").write_text('{"val/top1": 0.5, "epochs": 1, "pictures_seen": 9}')
+    seal.seal(folder)
+    return folder
+
+
+def copied(source: Path, target: Path, **files: str | bytes) -> Path:
+    """A sealed folder with other files, sealed again: a seal proves integrity, not origin."""
+    target.mkdir(parents=True)
+    for file in source.iterdir():
+        os.link(file, target / file.name)
+    for name, data in files.items():
+        place = target / name.replace("_", ".")
+        place.unlink(missing_ok=True)
+        place.write_bytes(data if isinstance(data, bytes) else data.encode())
+    (target / "SHA256SUMS").unlink()
+    seal.seal(target)
+    return target

@@ -1,0 +1,201 @@
+"""What a version kept is looked at before its commit's code is given it; changes of the code are shown."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from strangers import LINEAGE, SETTINGS
+
+from pipeline import foreign, vetting
+from pipeline.config import UserError
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    """A worktree with a network of its own."""
+    tree = tmp_path_factory.mktemp("tree")
+    (tree / "models").mkdir()
+    (tree / "models/tiny.py").write_text("class Tiny:\n    pass\n\n\ndef run():\n    pass\n")
+    (tree / "models/scratch.py").write_text("class ScratchCNN:\n    pass\n")
+    (tree / "conf").symlink_to("/tmp")
+    subprocess.run(["git", "init", "-q"], cwd=tree, check=True)
+    return tree
+
+
+def _new(path: str, mode: str = "100644", text: str = "x") -> str:
+    return (
+        f"diff --git a/{path} b/{path}\nnew file mode {mode}\nindex 0000000..1111111\n"
+        f"--- /dev/null\n+++ b/{path}\n@@ -0,0 +1 @@\n+{text}\n"
+    )
+
+
+CHANGED = """diff --git a/models/tiny.py b/models/tiny.py
+--- a/models/tiny.py
++++ b/models/tiny.py
+@@ -1,3 +1,2 @@
+ class Tiny:
+-    pass
+-
++    x = 1
+"""
+
+
+def test_a_diffs_files_are_listed_with_added_and_removed_lines(tree, tmp_path):
+    (tmp_path / "changes.diff").write_text(CHANGED + _new("pipeline/new piece.py"))
+    told = [str(each) for each in vetting.changes(tmp_path / "changes.diff", tree)]
+    assert told == ["models/tiny.py  +1 −2", "pipeline/new piece.py  +1 −0"]
+    assert not (tree / "pipeline").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "can't be read"),
+        ("no diff", "can't be read"),
+        (_new("../outside.py"), "none of the code|can't be read"),
+        (_new("models/../../outside.py"), "none of the code|can't be read"),
+        (_new("/etc/outside"), "none of the code|can't be read"),
+        (_new(".git/hooks/post-checkout", "100755"), "none of the code|can't be read"),
+        (_new("models/.git/config"), "none of the code|can't be read"),
+        (_new("models/.GIT/config"), "none of the code|can't be read"),
+        (_new(".dvc/config"), "none of the code"),
+        (_new("Makefile"), "none of the code"),
+        (_new("tests/conftest.py"), "none of the code"),
+        (_new("conf/x.yaml"), "none of the code"),  # conf is a link here
+        (_new("models/link", "120000", "/etc"), "a link or a submodule"),
+        (_new("models/sub", "160000"), "a link or a submodule"),
+        (
+            "diff --git a/models/tiny.py b/models/tiny.py\nold mode 100644\nnew mode 100755\n",
+            "file's mode or name",
+        ),
+        (
+            "diff --git a/models/tiny.py b/models/b.py\nsimilarity index 100%\nrename from models/tiny.py\n"
+            "rename to models/b.py\n",
+            "file's mode or name",
+        ),
+        (_new("models/x.py") + "GIT binary patch\nliteral 99999999999\n", "MB of binary files"),
+    ],
+)
+def test_a_diff_that_changes_more_than_code_is_refused(text, message, tree, tmp_path):
+    (tmp_path / "changes.diff").write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        vetting.changes(tmp_path / "changes.diff", tree)
+    assert "\n" not in str(error.value)
+
+
+def _settings(**changes) -> dict:
+    """Settings with other values; a key may lead into a tree: model__net."""
+    whole = yaml.safe_load(SETTINGS)
+    for key, value in changes.items():
+        *parents, last = key.split("__")
+        node = whole
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+    return whole
+
+
+def test_settings_of_the_commits_own_network_are_taken(tree):
+    vetting.settings(_settings(), tree, "sample 1")
+    vetting.settings(_settings(model__net={"_target_": "models.tiny.Tiny", "width": 3}), tree, "sample 1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model__net": {"_target_": "pandas.read_pickle"}}, "no network in that commit"),
+        ({"model__net": {"_target_": "models.tiny.run"}}, "no network in that commit"),
+        ({"model__net": {"_target_": "models.tiny.os.system"}}, "no network in that commit"),
+        ({"model__net": {"_target_": "models.../x.Y"}}, "no network in that commit"),
+        (
+            {"model__net": {"_target_": "models.tiny.Tiny", "x": {"_target_": "os.abort"}}},
+            "no plain argument",
+        ),
+        ({"model__net": {"_target_": "models.tiny.Tiny", "_args_": [1]}}, "no plain argument"),
+        (
+            {"model__net": {"_target_": "models.pretrained.create", "backbone": "hf-hub:a/b"}},
+            "is no name of a timm model",
+        ),
+        (
+            {"model__net": {"_target_": "models.pretrained.create", "backbone": "x", "cache_dir": "/"}},
+            "takes no argument",
+        ),
+        ({"model__input": {"_target_": "os.abort"}}, "has the key _target_"),
+        ({"augment__transforms": [{"from_dict": {}}]}, "has no transform"),
+        ({"augment__transforms": [{"load": {"filepath_or_buffer": "x"}}]}, "has no transform"),
+        ({"augment__transforms": [{"Compose": {}}]}, "has no transform"),
+        ({"augment__transforms": [{"Lambda": {"image": {"a": 1}}}]}, "no plain value"),
+        ({"augment__transforms": "x"}, "list of transforms"),
+        ({"trainer__workers": 100_000}, "more than 64"),
+        ({"trainer": None}, "trainer is no mapping"),
+    ],
+)
+def test_settings_that_name_something_else_are_not_run(changes, message, tree):
+    with pytest.raises(UserError, match=message) as error:
+        vetting.settings(_settings(**changes), tree, "sample 1")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "seed: 1",
+        SETTINGS.replace("sample", "../../x"),
+        SETTINGS.replace("seed: 1", "seed: ${oc.env:HOME}"),
+        SETTINGS.replace("seed: 1", "seed: !!python/object/apply:os.system [id]"),
+        SETTINGS.replace("seed: 1", "seed: 2026-01-01"),
+        "a: &a [x, x]\nb: &b [*a, *a]\n" + SETTINGS,
+        SETTINGS + "x: " + "[" * 3000,
+        SETTINGS + "# " + "x" * 300_000,
+        SETTINGS + "\t",
+    ],
+)
+def test_a_configuration_that_is_more_than_plain_values_is_told_in_one_line(text, tmp_path):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        foreign.settings(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"commit": "--upload-pack=x"},
+        {"commit": "HEAD"},
+        {"commit": 5},
+        {"start": "../x"},
+        {"dirty": "yes"},
+        {"data": None},
+        {"data": LINEAGE["data"] | {"name": "../../home"}},
+        {"data": LINEAGE["data"] | {"name": ".."}},
+        {"environment": {"torch": {"a": 1}}},
+        {"environment": []},
+    ],
+)
+def test_a_lineage_holds_hashes_and_names(changes, tmp_path):
+    import json
+
+    (tmp_path / "lineage.json").write_text(json.dumps(LINEAGE))
+    assert foreign.lineage(tmp_path) == LINEAGE
+    (tmp_path / "lineage.json").write_text(json.dumps(LINEAGE | changes))
+    with pytest.raises(UserError):
+        foreign.lineage(tmp_path)
+
+
+def test_what_dvc_puts_into_commands_is_a_name():
+    vetting.params({"data": "sample", "models": ["scratch"], "seed": 1, "fetch": {"path": "my photos"}})
+    for bad in ("x; touch y", "$(id)", "`id`", "a b", "-x", "../x", "x\n"):
+        with pytest.raises(UserError):
+            vetting.params({"models": [bad]})
+
+
+def test_a_lock_names_nothing_outside_the_project(tmp_path):
+    file = tmp_path / "dvc.lock"
+    file.write_text("schema: '2.0'\nstages: {split: {outs: [{path: data/x, md5: a}]}}\n")
+    assert yaml.safe_load(vetting.lock(file))["stages"]["split"]["outs"][0]["path"] == "data/x"
+    for bad in ("{outs: [{path: ../x}]}", "{outs: [{path: /etc}]}", "{outs: [{}]}", "{outs: 3}", "[]"):
+        file.write_text(f"schema: '2.0'\nstages: {{split: {bad}}}\n")
+        with pytest.raises(UserError):
+            vetting.lock(file)
