@@ -17,6 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline import text
+
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 PARAMS = ROOT / "params.yaml"
@@ -47,7 +49,13 @@ OmegaConf.register_new_resolver("sweep", _sweep_of_this_command, use_cache=True,
 
 
 class UserError(Exception):
-    """Something a person can mend: the message says in one line what, where and what to do."""
+    """Something a person can mend: the message says in one line what, where and what to do.
+
+    Wherever it is shown or kept, addresses in it have no password.
+    """
+
+    def __str__(self) -> str:
+        return text.without_password(super().__str__())
 
 
 class SharedError(UserError):
@@ -181,12 +189,27 @@ def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
 
     def program() -> None:
         try:
+            _refuse_recorded_password(sys.argv[1:])
             store_params()
         except UserError as error:
             sys.exit(f"error: {error}")
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(guarded)()
 
     return program
+
+
+def _refuse_recorded_password(words: list[str]) -> None:
+    """Keeps passwords out of what Hydra and this project record of a sweep's command.
+
+    Raises:
+        UserError: a word has one.
+    """
+    for word in words if {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(words) else ():
+        if text.without_password(word) != word:
+            raise UserError(
+                f"{word}: a sweep's command is recorded with its password; name a mirror that needs one by "
+                "the variable PETFACES_MIRROR instead"
+            )
 
 
 def choose(group: str, choice: str) -> None:

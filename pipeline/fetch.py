@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import config, download
+from pipeline import config, download, text
 from pipeline.config import ROOT, UserError
 
 
@@ -28,7 +28,7 @@ def fetch(cfg: DictConfig, archive: Path) -> None:
     elif source.kind == "folder":
         origin = write_folder(config.from_root(cfg.fetch.path, config.main_checkout()), unfinished)
     elif source.kind in ("archive", "oxford_photos"):
-        origin = str(mirror or "its published address")
+        origin = text.without_password(mirror or "its published address")
         _published(source, mirror, unfinished)
     else:
         raise UserError(

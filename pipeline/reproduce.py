@@ -25,7 +25,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline import config
+from pipeline import config, text
 from pipeline.config import ROOT, UserError
 from pipeline.download import DOWNLOADS
 from pipeline.lineage import CHANGES
@@ -217,7 +217,7 @@ class Rebuilding:
                         _say("data", f"{self.data}, from {source}")
                         return
                 elif verb == "pull":  # a remote may be out of reach, or want a driver
-                    print(done.stderr.strip(), file=sys.stderr, flush=True)
+                    print(text.without_password(done.stderr.strip()), file=sys.stderr, flush=True)
         if check:
             self._say_where_data_may_be(locks if remotes else [])
             return

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlflow
@@ -27,11 +28,12 @@ def client(repro):
 
 @pytest.fixture(scope="module")
 def emptied(repro, run, tmp_path_factory):
-    """A client on an empty store into which `sync` was called twice."""
+    """A client on an empty store into which `sync` was called twice, at the same time."""
     address = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
-    for _ in range(2):
-        done = run("python", "-m", "pipeline.tracking", "sync", MLFLOW_TRACKING_URI=address)
-        assert done.returncode == 0, done.stdout
+    command = ("python", "-m", "pipeline.tracking", "sync")
+    with ThreadPoolExecutor(2) as pool:
+        for done in pool.map(lambda _: run(*command, MLFLOW_TRACKING_URI=address), range(2)):
+            assert done.returncode == 0, done.stdout
     return mlflow.MlflowClient(address, address)
 
 

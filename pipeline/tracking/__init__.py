@@ -12,32 +12,36 @@ from pipeline.tracking.artifacts import Kept, registered
 from pipeline.tracking.folders import digest, judged, model_hash
 from pipeline.tracking.live import Run
 from pipeline.tracking.page import links, ui
-from pipeline.tracking.registry import (
+from pipeline.tracking.promotion import (
+    ChampionChangedError,
     Change,
-    Version,
     champion,
     count_look,
+    history,
+    looks,
+    promote,
+    promoted_because,
+    versions,
+    withdraw,
+    withdrawn,
+)
+from pipeline.tracking.registry import (
+    Version,
     download_run,
     download_train,
     download_version,
     ensure_version,
     find_model,
     find_version,
-    history,
-    looks,
-    promote,
-    promoted_because,
     signature,
-    versions,
-    withdraw,
-    withdrawn,
 )
 from pipeline.tracking.replay import sync
 from pipeline.tracking.runs import ensure, params, wall_seconds
-from pipeline.tracking.store import reachable, uri
+from pipeline.tracking.store import reachable, shown, uri
 from pipeline.tracking.sweeps import sweep_of, sweep_runs
 
 __all__ = [
+    "ChampionChangedError",
     "Change",
     "Kept",
     "Run",
@@ -62,6 +66,7 @@ __all__ = [
     "promoted_because",
     "reachable",
     "registered",
+    "shown",
     "signature",
     "sweep_of",
     "sweep_runs",
