@@ -46,10 +46,10 @@ def _merge_versions(name: str) -> list[str]:
         return []
     aliases = client().get_registered_model(name).aliases
     for alias, of in aliases.items():
-        if of in number:
-            client().set_registered_model_alias(name, alias, number[of])
+        if kept := number.get(str(of)):
+            client().set_registered_model_alias(name, alias, kept)
             if alias == "champion":  # in office, whatever was decided about its double
-                client().delete_model_version_tag(name, number[of], WITHDRAWN)
+                client().delete_model_version_tag(name, kept, WITHDRAWN)
     _renumber(name, number)
     for gone in number:  # last: whoever is cut off before finds all of it again
         client().delete_model_version(name, gone)
@@ -59,7 +59,7 @@ def _merge_versions(name: str) -> list[str]:
 def _move_tags(name: str, first, other) -> None:
     champion = client().get_registered_model(name).aliases.get("champion")
     for key, value in other.tags.items():
-        in_office = key == WITHDRAWN and champion == str(first.version)
+        in_office = key == WITHDRAWN and str(champion) == str(first.version)
         if key not in first.tags and not in_office:
             client().set_model_version_tag(name, first.version, key, value)
             first.tags[key] = value

@@ -45,6 +45,8 @@ def client():
         logging.getLogger(name).setLevel(logging.CRITICAL)
     # MLflow would like an example with each model; signature and description say what goes in.
     warnings.filterwarnings("ignore", message=".*input example was not provided.*")
+    if shown() != uri():  # MLflow prints the server's address with each run that ends
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     with creating():  # two first starts at once would both make the tables
         check()
         artifact_roots.check()
