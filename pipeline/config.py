@@ -51,11 +51,14 @@ OmegaConf.register_new_resolver("sweep", _sweep_of_this_command, use_cache=True,
 
 
 class UserError(Exception):
-    """Something a person can mend: the message says in one line what, where and what to do."""
+    """Something a person can mend: the message says in one line what, where and what to do.
+
+    Wherever it is shown or kept, addresses in it have no password.
+    """
 
     def __str__(self) -> str:
         """The message; what it quotes of files and names can't steer a terminal."""
-        return text.lines(super().__str__())
+        return text.lines(text.without_password(super().__str__()))
 
 
 class SharedError(UserError):
@@ -196,12 +199,27 @@ def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
 
     def program() -> None:
         try:
+            _refuse_recorded_password(sys.argv[1:])
             store_params()
         except UserError as error:
             sys.exit(f"error: {error}")
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(guarded)()
 
     return program
+
+
+def _refuse_recorded_password(words: list[str]) -> None:
+    """Keeps passwords out of what Hydra and this project record of a sweep's command.
+
+    Raises:
+        UserError: a word has one.
+    """
+    for word in words if {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(words) else ():
+        if text.without_password(word) != word:
+            raise UserError(
+                f"{word}: a sweep's command is recorded with its password; name a mirror that needs one by "
+                "the variable PETFACES_MIRROR instead"
+            )
 
 
 def choose(group: str, choice: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pipeline import config
+from pipeline import config, text
 from pipeline.config import UserError
 
 DOWNLOADS = Path("data/.cache/downloads")  # in the main checkout; a finished download is never fetched twice
@@ -175,8 +175,8 @@ def _resumed(url: str, output_file: str, pooch_: object) -> None:
             if failed >= ATTEMPTS or not furthest:
                 raise
             print(
-                f"fetch: {url} broke off at {_size(part):,} bytes ({type(error).__name__}); "
-                "asking for the rest",
+                f"fetch: {text.without_password(url)} broke off at {_size(part):,} bytes "
+                f"({type(error).__name__}); asking for the rest",
                 flush=True,
             )
     note.unlink(missing_ok=True)

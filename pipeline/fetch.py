@@ -34,7 +34,7 @@ def fetch(cfg: DictConfig, archive: Path) -> None:
     elif source.kind == "folder":
         origin = write_folder(config.from_root(cfg.fetch.path, config.main_checkout()), unfinished)
     elif source.kind in ("archive", "oxford_photos"):
-        origin = str(mirror or "its published address")
+        origin = text.without_password(mirror or "its published address")
         _published(source, mirror, unfinished)
     else:
         raise UserError(

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline import text
 from pipeline.config import ROOT
 
 # Choices that change where and how fast, not what.
@@ -15,11 +16,20 @@ WITHOUT_EFFECT = ("out", "models", "fetch", "evaluate", "register")
 
 
 def settings_of(cfg: DictConfig) -> dict:
-    """The resolved configuration as plain values, less what has no effect on the result."""
+    """The resolved configuration as plain values, less what has no effect on the result and passwords."""
     tree = OmegaConf.to_container(cfg, resolve=False)
     for key in WITHOUT_EFFECT:
         tree.pop(key, None)
-    return OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+    return _without_passwords(OmegaConf.to_container(OmegaConf.create(tree), resolve=True))
+
+
+def _without_passwords(tree: object) -> object:
+    """Of all texts in a tree of plain values: addresses of data may have one."""
+    if isinstance(tree, dict):
+        return {key: _without_passwords(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_without_passwords(value) for value in tree]
+    return text.without_password(tree) if isinstance(tree, str) else tree
 
 
 def code_hash() -> str:

@@ -16,6 +16,8 @@ from pipeline.config import ROOT, UserError
 
 PARTS = ("train", "evaluation", "portable")  # folders of a champion's copy
 
+TRIES = 5  # as often as somebody may change the champion while its files are copied
+
 # In probability, for one picture and on average: float32 in another order of sums, and pixels that the graph
 # sizes otherwise than Pillow, by one level of 255 here and there. What is more is a wrong export.
 AT_MOST, ON_AVERAGE = 1e-2, 1e-3
@@ -158,35 +160,26 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
         print(f"register: {model} is version {versions[model]} of {name}", flush=True)
     # Between equals the first of params.yaml's list.
     best = max(models, key=lambda model: candidates[model].validation["val/top1"])
-    in_office = tracking.champion(name)
-    if in_office and in_office[1] in hashes.values():
-        # One of today's candidates: its files are here, judged by today's code.
-        (model, *_) = (model for model, known in hashes.items() if known == in_office[1])
-        champion = candidates[model]
-    elif in_office:
-        folders = [out / "former" / part for part in PARTS]
-        tracking.download_version(name, in_office[0], out / "former")
-        champion = Candidate(*folders)
-        graph.to_onnx(champion.train, champion.portable)  # a version may be of an older form
+    outcome = None
+    for _ in range(TRIES):
+        in_office = tracking.champion(name)
+        champion = _in_office(name, in_office, candidates, hashes, out / "former")
+        if outcome is None or champion is None:
+            outcome = _judge(name, versions[best], candidates[best], champion, in_office, significance)
+            if outcome["promoted"]:
+                try:
+                    former = in_office[0] if in_office else None
+                    tracking.promote(name, versions[best], outcome["reason"], instead_of=former)
+                except tracking.ChampionChangedError:
+                    outcome = None  # it was about another champion
+                    continue
+                champion, in_office = candidates[best], (versions[best], hashes[best])
+        _copy(champion, out / "champion")
+        if tracking.champion(name) in (in_office, None):
+            break
+        print(f"register: the champion of {name} was changed; its files are copied anew", flush=True)
     else:
-        champion = None
-
-    taken_back = tracking.withdrawn(name, versions[best])
-    if champion is candidates[best]:
-        outcome = {"promoted": False, "reason": "the challenger is the champion already", "paired_test": None}
-    elif champion and taken_back:  # what a person decided stands until a person changes it
-        reason = f"the challenger was taken out of office: {taken_back}"
-        outcome = {"promoted": False, "reason": reason, "paired_test": None}
-    else:
-        outcome = decide(candidates[best], champion, significance)
-    if outcome["paired_test"]:
-        tracking.count_look(name, versions[best], in_office[1], outcome["reason"])
-    if outcome["promoted"]:
-        champion = candidates[best]
-        tracking.promote(name, versions[best], outcome["reason"])
-    for part, source in zip(PARTS, (champion.train, champion.evaluation, champion.portable), strict=True):
-        shutil.rmtree(out / "champion" / part, ignore_errors=True)
-        shutil.copytree(source, out / "champion" / part)
+        raise UserError(f"the champion of {name} was changed {TRIES} times meanwhile; run again: dvc repro")
     shutil.rmtree(out / "former", ignore_errors=True)
     split = json.loads((candidates[best].train / "lineage.json").read_text(encoding="utf-8"))["data"]["split"]
     decision = {
@@ -198,11 +191,62 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
             "model": champion.card["name"],
             "sha256": tracking.model_hash(champion.train),
             "test/top1": champion.test["test/top1"],
-            "reason": tracking.promoted_because(name, tracking.champion(name)[0]),
+            "reason": tracking.promoted_because(name, in_office[0]),
         },
     }
     (out / "decision.json").write_text(json.dumps(decision, indent=2) + "\n", encoding="utf-8")
     return decision
+
+
+def _in_office(
+    name: str,
+    in_office: tuple[str, str] | None,
+    candidates: dict[str, Candidate],
+    hashes: dict[str, str],
+    former: Path,
+) -> Candidate | None:
+    """The files of the champion, fetched into `former` where it is none of the candidates."""
+    from pipeline import graph, tracking
+
+    if in_office is None:
+        return None
+    for model, known in hashes.items():
+        if known == in_office[1]:
+            return candidates[model]  # its files are here, judged by today's code
+    shutil.rmtree(former, ignore_errors=True)
+    tracking.download_version(name, in_office[0], former)
+    champion = Candidate(*(former / part for part in PARTS))
+    graph.to_onnx(champion.train, champion.portable)  # a version may be of an older form
+    return champion
+
+
+def _judge(
+    name: str,
+    number: str,
+    challenger: Candidate,
+    champion: Candidate | None,
+    in_office: tuple[str, str] | None,
+    significance: float,
+) -> dict:
+    """What `decide` says, unless there is nothing to decide; a look at the test split is counted."""
+    from pipeline import tracking
+
+    taken_back = tracking.withdrawn(name, number)
+    if champion is challenger:
+        return {"promoted": False, "reason": "the challenger is the champion already", "paired_test": None}
+    if champion and taken_back:  # what a person decided stands until a person changes it
+        reason = f"the challenger was taken out of office: {taken_back}"
+        return {"promoted": False, "reason": reason, "paired_test": None}
+    outcome = decide(challenger, champion, significance)
+    if outcome["paired_test"]:
+        tracking.count_look(name, number, in_office[1], outcome["reason"])
+    return outcome
+
+
+def _copy(champion: Candidate, target: Path) -> None:
+    for part, source in zip(PARTS, (champion.train, champion.evaluation, champion.portable), strict=True):
+        shutil.rmtree(target / part, ignore_errors=True)
+        shutil.copytree(source, target / part)
 
 
 @config.stage

@@ -1,13 +1,21 @@
 """Who is champion: ``python -m pipeline.registry list | promote VERSION --why … | rollback --why …``"""
 
 import argparse
+import json
+import os
 import subprocess
 import sys
+import time
 
-from pipeline import config, text
+from pipeline import champions, config, text
 from pipeline.config import ROOT, UserError
 
 REASON = 300  # characters of a reason that are shown
+# How DVC says that another one works on the same files, or in the same checkout.
+LOCKED = ("is busy, it is being blocked by", "Unable to acquire lock")
+POLL = 1  # seconds between two looks
+PATIENCE = 24 * 3600  # seconds; trainings take long
+FOLLOW = "afterwards the files follow with: dvc repro"
 
 
 def show(name: str) -> None:
@@ -21,8 +29,7 @@ def show(name: str) -> None:
 
     from pipeline import tracking
 
-    where = text.without_password(tracking.uri())
-    table = Table(title=text.rich(f"versions of {name} at {where}"))
+    table = Table(title=text.rich(f"versions of {name} at {tracking.shown()}"))
     for heading in ("version", "model", "test top-1", "", "commit"):
         table.add_column(heading, justify="right" if heading in ("version", "test top-1") else "left")
     for row in tracking.versions(name):
@@ -40,18 +47,79 @@ def show(name: str) -> None:
 
 
 def _refresh(name: str) -> None:
-    """Lets the files follow the registry: the stage register copies the champion's, the report names it."""
+    """Lets the files follow the registry: the stage register copies the champion's, the report names it.
+
+    Raises:
+        UserError: DVC fails, or another DVC does not end.
+    """
     if not (ROOT / "runs" / name / "register").is_dir():
         return
     if config.compose().data.name != name:
         print(
             f"runs/{name}/register/champion/ still holds the former champion; after `data: {name}` in "
-            "params.yaml run: dvc repro --force --single-item register && dvc repro"
+            "params.yaml run: dvc repro register && dvc repro"
         )
         return
     for command in (["repro", "--force", "--single-item", "register"], ["repro", "report"]):
-        if subprocess.run([sys.executable, "-m", "dvc", *command], cwd=ROOT).returncode:
+        while (code := _dvc(command)) is None:  # another one began in the same moment
+            time.sleep(POLL)
+        if code:
             raise UserError(f"the alias is set, but the files do not follow: dvc {' '.join(command)} failed")
+
+
+def _dvc(command: list[str]) -> int | None:
+    """Runs DVC when no other one works in this checkout; its exit status, or None if it was locked out."""
+    _wait_for_other_dvc()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", *command],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    locked = False
+    for line in process.stderr:
+        locked = locked or any(sign in line for sign in LOCKED)
+        if not locked:
+            print(text.without_password(line), end="", file=sys.stderr, flush=True)
+    code = process.wait()
+    return None if code and locked else code
+
+
+def _wait_for_other_dvc() -> None:
+    """Waits for the processes that DVC lists as at work; between two stages they are not on its list.
+
+    Raises:
+        UserError: they do not end.
+    """
+    pids, end, told = _listed(), time.monotonic() + PATIENCE, False
+    while pids := {pid for pid in pids | _listed() if _alive(pid)}:
+        if time.monotonic() > end:
+            raise UserError(f"the alias is set, but another dvc does not end (process {min(pids)}); {FOLLOW}")
+        if not told:
+            print("registry: waiting for the dvc that is running; then the files follow", flush=True)
+            told = True
+        time.sleep(POLL)
+
+
+def _listed() -> set[int]:
+    try:
+        locks = json.loads((ROOT / ".dvc/tmp/rwlock").read_text(encoding="utf-8"))
+        holders = [*locks["write"].values(), *(each for some in locks["read"].values() for each in some)]
+        return {int(each["pid"]) for each in holders}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()  # being written, or none; of a damaged one DVC says so
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def main(arguments: list[str]) -> None:
@@ -74,16 +142,22 @@ def main(arguments: list[str]) -> None:
         with tracking.reachable():
             if given.command == "promote":
                 tracking.promote(name, str(given.version), given.why, by_person=True)
+                champions.note(name, str(given.version), given.why)
                 print(f"registry: version {given.version} is champion of {name}", flush=True)
             elif given.command == "rollback":
                 gone, back = tracking.withdraw(name, given.why)
+                champions.note(name, back, given.why)
                 print(f"registry: version {back} is champion of {name} again, instead of {gone}", flush=True)
             else:
                 show(name)
+                if lags := champions.lagging(name):
+                    print(lags)
         if given.command != "list":
             _refresh(name)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"stopped by Ctrl-C; if the alias was set, {FOLLOW}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline import config, foreign, portable, vetting
+from pipeline import config, foreign, portable, text, vetting
 from pipeline.config import ROOT, UserError
 from pipeline.download import DOWNLOADS
 from pipeline.provenance import CHANGES
@@ -260,7 +260,7 @@ class Rebuilding:
                         _say("data", f"{self.data}, from {source}")
                         return
                 elif verb == "pull":  # a remote may be out of reach, or want a driver
-                    print(done.stderr.strip(), file=sys.stderr, flush=True)
+                    print(text.without_password(done.stderr.strip()), file=sys.stderr, flush=True)
         if check:
             self._say_where_data_may_be(locks if remotes else [])
             return

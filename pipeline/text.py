@@ -22,6 +22,14 @@ _MARKDOWN = re.compile(r"([\\`*{}\[\]|~$]|(?<!\w)_|_(?!\w))")  # an underscore w
 _BLOCK = re.compile(r"^(\s*\d*)([#+\-.)]+)(?=\s|$)")  # begins a heading or a list
 MAX_CLASS_NAME = 200  # characters; file systems end at 255 bytes
 
+_USER = re.compile(r"(\w[\w+.-]*://)([^\s/]*)@")
+# SQLAlchemy takes a password as it is, where other addresses need "@" and "/" encoded.
+_DATABASE = re.compile(r"((?:postgresql|mysql|mariadb|mssql|oracle)[\w+]*://[^\s:/@]*):\S*@")
+_UNQUOTED = re.compile(r"(\w[\w+.-]*://[^\s/@:]+):(?!\d{1,5}/)[^\s@]*@")
+_PARAMETER = re.compile(
+    r"(?i)([?&](?:password|passwd|pwd|token|secret|api_?key|access_?key|signature)=)[^\s&#\"']+"
+)
+
 
 def unsafe(character: str) -> bool:
     """Whether a character must not reach a terminal as it is."""
@@ -143,10 +151,13 @@ def code(text: object) -> str:
 
 
 def without_password(text: object) -> str:
-    """Masks the password, or a lone token, of every ``scheme://user:password@host`` in a text."""
-    return re.sub(r"(\w[\w+.-]*://)([^\s/@:]*)(:[^\s/@]*)?@", _mask, str(text))
+    """Masks in each address of a text its password, or a lone token: ``user:password@``, ``?password=``."""
+    masked = _DATABASE.sub(r"\1:***@", str(text))
+    masked = _UNQUOTED.sub(r"\1:***@", _USER.sub(_mask, masked))
+    return _PARAMETER.sub(r"\1***", masked)
 
 
 def _mask(found: re.Match) -> str:
-    scheme, user, password = found.groups()
-    return f"{scheme}{user}:***@" if password else f"{scheme}***@"
+    scheme, user = found.groups()
+    name, colon, _ = user.partition(":")
+    return f"{scheme}{name}:***@" if colon else f"{scheme}***@"

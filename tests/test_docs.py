@@ -173,6 +173,7 @@ def test_a_colleague_pulls_what_was_pushed_trains_nothing_and_may_clean_up(repro
         for file in ("dvc.lock", ".dvc/config"):  # as their commits would bring them
             shutil.copyfile(house / file, theirs / file)
         shutil.copytree(house / "reports/sample", theirs / "reports/sample")
+        shutil.copytree(house / "champions", theirs / "champions", dirs_exist_ok=True)
     finally:
         (house / ".dvc/config").write_bytes(kept)
     here = f"export PYTHONPATH={theirs}\n"

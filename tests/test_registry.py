@@ -1,11 +1,14 @@
 """The champion is changed by one command, each change keeps when and why, and the gate respects it."""
 
 import json
+import os
 import re
 
 import pytest
 
+from pipeline import champions, registry, tracking
 from pipeline.config import UserError
+from pipeline.tracking import store
 
 
 @pytest.fixture(scope="module")
@@ -51,26 +54,105 @@ def test_a_version_is_promoted_and_taken_back_with_reasons(run, house, second):
 
 def test_each_rollback_goes_one_further_back(repro, monkeypatch):
     """Of champions 1, 2, 3: from 3 to 2, from 2 to 1, and no further."""
-    from pipeline.tracking import registry
+    from pipeline.tracking import promotion
 
     told, present = [], ["3"]
     changes = [
-        registry.Change("", "1", None, ""),
-        registry.Change("", "2", "1", ""),
-        registry.Change("", "3", "2", ""),
+        promotion.Change("", "1", None, ""),
+        promotion.Change("", "2", "1", ""),
+        promotion.Change("", "3", "2", ""),
     ]
-    monkeypatch.setattr(registry, "champion", lambda name: (present[0], ""))
-    monkeypatch.setattr(registry, "history", lambda name: changes)
+    monkeypatch.setattr(promotion, "champion", lambda name: (present[0], ""))
+    monkeypatch.setattr(promotion, "history", lambda name: changes)
 
     def promote(name, number, reason, by_person):
-        changes.append(registry.Change("", number, present[0], reason))
+        changes.append(promotion.Change("", number, present[0], reason))
         told.append(number)
         present[0] = number
 
-    monkeypatch.setattr(registry, "promote", promote)
-    assert [registry.withdraw("sample", "x") for _ in range(2)] == [("3", "2"), ("2", "1")]
+    monkeypatch.setattr(promotion, "promote", promote)
+    assert [promotion.withdraw("sample", "x") for _ in range(2)] == [("3", "2"), ("2", "1")]
     with pytest.raises(UserError, match="version 1 of sample is the first champion"):
-        registry.withdraw("sample", "x")
+        promotion.withdraw("sample", "x")
+
+
+def test_an_alias_set_on_the_page_is_told_and_dvc_sees_that_the_files_do_not_follow(
+    repro, run, house, second, monkeypatch
+):
+    client, folder = store.client(), house / "champions"
+    number, _ = tracking.champion("sample")
+    kept = {file: file.read_bytes() for file in folder.iterdir()}
+    assert champions.lagging("sample") is None
+    client.set_registered_model_alias("sample", "champion", second)
+    try:
+        told = champions.lagging("sample")
+        assert told.startswith(f"version {second} is champion of sample, but runs/sample/register/champion/")
+        assert told.endswith("dvc repro")
+        noted = (folder / "sample.json").read_bytes()
+        assert champions.lagging("sample") == told
+        assert (folder / "sample.json").read_bytes() == noted  # what DVC hashes is settled
+        status = run("dvc", "status", "register").stdout
+        assert re.search(r"register:\n\s+changed deps:\n\s+modified: +champions", status)
+    finally:
+        client.set_registered_model_alias("sample", "champion", number)
+        for file in set(folder.iterdir()) - kept.keys():
+            file.unlink()
+        for file, data in kept.items():
+            file.write_bytes(data)
+
+
+def test_files_wait_for_the_dvc_that_is_running(house, monkeypatch, capsys):
+    locks = house / ".dvc/tmp/rwlock"
+    holder = {"pid": 4711, "cmd": "dvc repro"}
+    before = locks.read_bytes() if locks.exists() else None
+    locks.parent.mkdir(exist_ok=True)
+    locks.write_text(json.dumps({"write": {"x": holder}, "read": {"y": [holder], "z": []}}))
+    asked, alive = [], iter([True, True, False])
+    monkeypatch.setattr(registry, "POLL", 0)
+    monkeypatch.setattr(registry, "_alive", lambda pid: asked.append(pid) or next(alive))
+    try:
+        registry._wait_for_other_dvc()
+        monkeypatch.setattr(registry, "_alive", lambda pid: True)
+        monkeypatch.setattr(registry, "PATIENCE", -1)
+        with pytest.raises(UserError, match=r"another dvc does not end \(process 4711\); afterwards"):
+            registry._wait_for_other_dvc()
+        for text in ("", "{", "[]", '{"write": {"x": 1}, "read": {}}'):
+            locks.write_text(text)
+            assert registry._listed() == set()
+    finally:
+        locks.write_bytes(before) if before is not None else locks.unlink()
+    assert asked == [4711] * 3
+    assert capsys.readouterr().out.count("waiting for the dvc that is running") == 1
+
+
+def test_what_dvc_says_of_a_lock_is_known(tmp_path):
+    from dvc import lock, rwlock
+
+    assert registry.LOCKED[1] in lock.FAILED_TO_LOCK_MESSAGE
+    held = {"write": {str(tmp_path): {"pid": os.getpid(), "cmd": "dvc repro"}}}
+    with pytest.raises(lock.LockError, match=registry.LOCKED[0]):
+        mine = {"pid": os.getpid(), "cmd": "dvc repro register"}
+        rwlock._check_blockers(str(tmp_path), held, mine, mode="write", waiters=[str(tmp_path)])
+
+
+def test_a_dvc_that_is_locked_out_is_tried_again_and_another_failure_is_told(house, monkeypatch):
+    answers = [None, None, 0, 1]
+    monkeypatch.setattr(registry, "POLL", 0)
+    monkeypatch.setattr(registry, "_dvc", lambda command: answers.pop(0))
+    with pytest.raises(UserError, match="the files do not follow: dvc repro report failed"):
+        registry._refresh("sample")
+    assert answers == []
+
+
+def test_ctrl_c_while_it_waits_says_how_the_files_follow(repro, monkeypatch):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(registry, "_refresh", interrupted)
+    monkeypatch.setattr(tracking, "promote", lambda *_, **__: None)
+    monkeypatch.setattr(champions, "note", lambda *_: None)
+    with pytest.raises(SystemExit, match="afterwards the files follow with: dvc repro"):
+        registry.main(["promote", "1", "--why", "x"])
 
 
 @pytest.mark.parametrize(

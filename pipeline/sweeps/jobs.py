@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 from omegaconf import OmegaConf
 
-from pipeline import config, curves, foreign, tracking
+from pipeline import config, curves, foreign, text, tracking
 from pipeline.config import ROOT, UserError
 from pipeline.experiment import NAMED, Speller, Words
 
@@ -160,7 +160,7 @@ def _asked(folder: Path) -> list[str]:
         )
         for item in parsed
     }
-    return [" ".join(words) for words in itertools.product(*lists.values())]
+    return [text.without_password(" ".join(words)) for words in itertools.product(*lists.values())]
 
 
 def _spell(sweep: Sweep) -> None:

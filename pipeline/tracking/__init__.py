@@ -14,32 +14,36 @@ from pipeline.tracking.folders import judged, model_hash
 from pipeline.tracking.live import Run
 from pipeline.tracking.naming import comparable, params, run_name
 from pipeline.tracking.page import links, ui
-from pipeline.tracking.registry import (
+from pipeline.tracking.promotion import (
+    ChampionChangedError,
     Change,
-    Version,
     champion,
     count_look,
+    history,
+    looks,
+    promote,
+    promoted_because,
+    versions,
+    withdraw,
+    withdrawn,
+)
+from pipeline.tracking.registry import (
+    Version,
     download_run,
     download_train,
     download_version,
     ensure_version,
     find_model,
     find_version,
-    history,
-    looks,
-    promote,
-    promoted_because,
     signature,
-    versions,
-    withdraw,
-    withdrawn,
 )
 from pipeline.tracking.replay import sync
 from pipeline.tracking.runs import ensure, wall_seconds
-from pipeline.tracking.store import reachable, uri
+from pipeline.tracking.store import reachable, shown, uri
 from pipeline.tracking.sweeps import sweep_of, sweep_runs
 
 __all__ = [
+    "ChampionChangedError",
     "Change",
     "Kept",
     "Run",
@@ -66,6 +70,7 @@ __all__ = [
     "reachable",
     "registered",
     "run_name",
+    "shown",
     "signature",
     "sweep_of",
     "sweep_runs",

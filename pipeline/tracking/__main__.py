@@ -19,8 +19,11 @@ def main(arguments: list[str]) -> None:
     page.add_argument("--port", type=int, default=5000)
     chosen = parser.parse_args(arguments)
     try:
-        with reachable():
-            sync() if chosen.command == "sync" else ui(chosen.port)
+        if chosen.command == "sync":
+            sync()
+        else:
+            with reachable():
+                ui(chosen.port)
     except UserError as error:
         sys.exit(f"error: {error}")
 

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline import text
 from pipeline.config import ROOT, StoppedError, UserError
 from pipeline.provenance import Provenance
 from pipeline.tracking import notes, runs
 from pipeline.tracking.folders import Trained, name_job
-from pipeline.tracking.store import answering_within, client, experiment_id, find_run, silent
+from pipeline.tracking.locks import creating, writing
+from pipeline.tracking.store import answering_within, client, experiment_id, find_or_create_run, silent
 
 # Seconds that a silent server is left alone after a failure, doubled with each one. An answer is waited for
 # five seconds at most, so that a server that swallows all costs a long training next to nothing.
@@ -65,8 +67,10 @@ class Run:
         """Ends the run with all that stands in train's folder; returns whether MLflow has it."""
 
         def end() -> None:
-            self._push(rows)
-            runs.complete(self.run_id, Trained.open(folder), {"wall_seconds": seconds})
+            with writing():  # or `sync`, in another program, completes this run at the same moment
+                self.doubt |= "content" in client().get_run(self.run_id).data.tags
+                self._push(rows)
+                runs.complete(self.run_id, Trained.open(folder), {"wall_seconds": seconds})
 
         return self._try(end, patient=True)
 
@@ -74,6 +78,7 @@ class Run:
         """Marks the run as broken off; the same training, begun again, goes on in it."""
         stopped = isinstance(error, StoppedError | KeyboardInterrupt)
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        reason = text.without_password(reason)
         self._try(lambda: self._fail(reason, "KILLED" if stopped else "FAILED"), patient=True)
 
     def _push(self, rows: list[dict]) -> None:
@@ -98,9 +103,13 @@ class Run:
             return False
         try:
             with answering_within(None if patient else BRISK):
-                if self.run_id is None:
-                    self.run_id = self._open()
-                action()
+                try:
+                    self._do(action)
+                except Exception as error:
+                    if not self._deleted(error):
+                        raise
+                    self.run_id, self.sent = None, 0  # another one is opened for what follows
+                    self._do(action)
         except Exception as error:
             if not self.warned:
                 print(
@@ -114,17 +123,33 @@ class Run:
             return False
         return True
 
+    def _do(self, action: Callable[[], None]) -> None:
+        if self.run_id is None:
+            self.run_id = self._open()
+        action()
+
+    def _deleted(self, error: Exception) -> bool:
+        """Whether it failed because somebody deleted the run on MLflow's page."""
+        answered = getattr(error, "error_code", None) in (
+            "INVALID_PARAMETER_VALUE",
+            "RESOURCE_DOES_NOT_EXIST",
+        )
+        return answered and self.run_id is not None and not runs.is_active(self.run_id)
+
     def _open(self) -> str:
         """The run of this attempt, made where there is none; returns its id."""
         card, settings, _, name, sweep = self.described
         if sweep:
-            with runs.sweep_lock():
+            with creating():
                 name_job(sweep, settings, name)
-        found = find_run(experiment_id(card["data"]), attempt=self.attempt)
-        run_id = found.info.run_id if found else runs.new(*self.described, attempt=self.attempt)
-        if found:
+        run_id, created = find_or_create_run(
+            experiment_id(card["data"]),
+            lambda: runs.new(*self.described, attempt=self.attempt),
+            attempt=self.attempt,
+        )
+        if not created:
             client().update_run(run_id, status="RUNNING")
-            for tag in {BROKEN_OFF, runs.NOTE} & set(found.data.tags):
+            for tag in {BROKEN_OFF, runs.NOTE} & set(client().get_run(run_id).data.tags):
                 client().delete_tag(run_id, tag)
         runs.describe(run_id, settings, self.lineage)
         machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"

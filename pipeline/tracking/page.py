@@ -152,11 +152,12 @@ def ui(port: int = 5000) -> None:
     if _listens(port):
         raise taken
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", uri(), "--registry-store-uri", uri()]
     command += ["--workers", "1", "--uvicorn-opts", "--log-level warning"]
     # Its job runner, for evaluations by language models, would start seven processes more.
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
-    server = subprocess.Popen(command, env={**os.environ, **quiet}, start_new_session=True)
+    # Not as arguments, which everybody on this machine may read: a database's address holds its password.
+    store = {"MLFLOW_BACKEND_STORE_URI": uri(), "MLFLOW_REGISTRY_STORE_URI": uri()}
+    server = subprocess.Popen(command, env={**os.environ, **quiet, **store}, start_new_session=True)
     for ending in (signal.SIGINT, signal.SIGTERM):  # also where a shell has started it in the background
         signal.signal(ending, lambda *_: sys.exit(0))
     try:

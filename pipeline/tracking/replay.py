@@ -3,30 +3,52 @@
 import sys
 from pathlib import Path
 
+from pipeline import champions
 from pipeline.config import ROOT, UserError
+from pipeline.tracking import artifact_roots, duplicates
 from pipeline.tracking.folders import judged, model_hash, read, trained
-from pipeline.tracking.registry import champion, ensure_version, promote
+from pipeline.tracking.promotion import champion, promote
+from pipeline.tracking.registry import ensure_version
 from pipeline.tracking.runs import ensure
-from pipeline.tracking.store import shown
+from pipeline.tracking.store import DeletedError, reachable, shown
 
 
 def sync() -> None:
     """Writes into MLflow whatever of the files under ``runs/`` it lacks; what is there stays as it is.
 
     Files that an older version of this project or a broken disk left are told and passed over.
+
+    Raises:
+        DeletedError: somebody deleted an experiment in MLflow; what belongs into others is written before.
+        UserError: MLflow does not answer, or its store can't be used.
     """
+    artifact_roots.rewrite()
+    with reachable():
+        _sync()
+
+
+def _sync() -> None:
+    if merged := duplicates.merge():
+        print(f"tracking: merged what MLflow held twice: {merged}")
     runs = versions = 0
+    deleted: dict[str, DeletedError] = {}  # by message: each experiment once
     for folder in trained(ROOT / "runs"):
         try:
             ensure(folder, judged(folder))
             runs += 1
+        except DeletedError as error:
+            deleted[str(error)] = error
         except (UserError, OSError, LookupError, TypeError, ValueError) as error:
             _skip(error)
     for file in sorted((ROOT / "runs").glob("*/register/decision.json")):
         try:
             versions += _registered(file)
+        except DeletedError as error:
+            deleted[str(error)] = error
         except (UserError, OSError) as error:
             _skip(error)
+    if deleted:
+        raise DeletedError("; ".join(deleted))
     print(f"tracking: MLflow at {shown()} holds the {runs} runs and {versions} candidates of the files")
 
 
@@ -50,6 +72,8 @@ def _registered(file: Path) -> int:
     number = ensure_version(kept / "train", kept / "evaluation", kept / "portable")
     if champion(name) is None:
         promote(name, number, decision["champion"]["reason"])
+    if lags := champions.lagging(name):
+        print(f"warning: {lags}", file=sys.stderr)
     return versions
 
 

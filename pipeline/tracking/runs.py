@@ -7,16 +7,25 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline import config, curves, foreign, seal, unfinished
+from pipeline import curves, foreign, seal, unfinished
 from pipeline.provenance import BESIDE, Provenance
 from pipeline.seal import digest
 from pipeline.tracking import notes
 from pipeline.tracking.folders import Trained, read
+from pipeline.tracking.locks import creating, writing
 from pipeline.tracking.naming import params
-from pipeline.tracking.store import client, experiment_id, find_run, silent
+from pipeline.tracking.store import (
+    client,
+    experiment_id,
+    find_experiment,
+    find_or_create_run,
+    find_run,
+    silent,
+)
 
 NOTE = "mlflow.note.content"  # the description that MLflow's page shows
 PARENT = "mlflow.parentRunId"
+UNFINISHED = "content_expected"  # tag of a run that is being written from files: what `content` will be
 DIGITS = 5  # of final figures: a table's cell holds them, and single precision is not shown as a difference
 COUNTERS = ("step", "epoch", "pictures_seen")  # of curves.csv: a chart of them is a straight line
 
@@ -66,33 +75,27 @@ def describe(run_id: str, settings: dict, lineage: dict) -> None:
     tell_sweep(run_id)
 
 
-def sweep_lock():
-    """Jobs may run together: one makes their parent and all find it; each tells on it what the others did."""
-    from filelock import FileLock
-
-    runs = config.main_checkout() / "runs"
-    runs.mkdir(exist_ok=True)
-    return FileLock(runs / ".sweep.lock")
-
-
 def _parent(experiment: str, sweep: str) -> str:
-    """The run that a sweep's jobs are nested under."""
-    with sweep_lock():
-        found = find_run(experiment, sweep=sweep)
-        if found:
-            return found.info.run_id
+    """The run that a sweep's jobs are nested under; one that somebody deleted is restored."""
+
+    def create() -> str:
+        if deleted := find_run(experiment, deleted=True, sweep=sweep):
+            client().restore_run(deleted.info.run_id)
+            return deleted.info.run_id
         run = client().create_run(experiment, tags={"mlflow.runName": f"sweep {sweep}", "sweep": sweep})
         client().set_terminated(run.info.run_id)
         return run.info.run_id
+
+    return find_or_create_run(experiment, create, sweep=sweep)[0]
 
 
 def tell_sweep(run_id: str) -> None:
     """Sums up, on the parent of a sweep's job, what its jobs have reached so far."""
     run = client().get_run(run_id)
     parent, experiment = run.data.tags.get(PARENT), run.info.experiment_id
-    if parent is None:
+    if parent is None or not is_active(parent):
         return
-    with sweep_lock():
+    with creating():  # each job tells what the others have reached
         found = client().search_runs([experiment], f"tags.`{PARENT}` = '{parent}'", max_results=1000)
         found.sort(key=lambda job: job.info.start_time)
         jobs = [
@@ -113,21 +116,34 @@ def tell_sweep(run_id: str) -> None:
         client().set_terminated(parent, end_time=ended or None)
 
 
-def log_curves(run_id: str, rows: list[dict], held: bool) -> None:
+def is_active(run_id: str) -> bool:
+    """Whether a run is there and nobody deleted it."""
+    import mlflow
+
+    try:
+        return client().get_run(run_id).info.lifecycle_stage == "active"
+    except mlflow.exceptions.MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+
+
+def log_curves(run_id: str, rows: list[dict], held: bool, at: int | None = None) -> None:
     """Writes rows of the curves.
 
     Args:
         run_id: of the run.
         rows: new ones.
         held: whether the run may hold some of their points already; each is written once.
+        at: their time in milliseconds; None: now. MLflow keeps two equal points of the same time as one.
     """
     from mlflow.entities import Metric
 
     keys = {key for row in rows for key in row} - set(COUNTERS)
     there = {key: _steps(run_id, key) if held else set() for key in keys}
-    now = int(time.time() * 1000)
+    at = at or int(time.time() * 1000)
     metrics = [
-        Metric(key, float(row[key]), now, int(row["step"]))
+        Metric(key, float(row[key]), at, int(row["step"]))
         for row in rows
         for key in row
         if key in keys and row[key] is not None and int(row["step"]) not in there[key]
@@ -191,31 +207,55 @@ def ensure(folder: Path, evaluation: Path | None = None) -> str:
         UserError: a file of the folder is missing, damaged or of an older form.
     """
     trained = Trained.open(folder)
-    experiment = experiment_id(trained.card["data"])
-    known = {"content": digest(folder)}
-    if trained.sweep:  # an equal run outside its sweep does not stand for a job
-        known[PARENT] = _parent(experiment, trained.sweep)
-    found = find_run(experiment, **known)
-    if found:
-        run_id = found.info.run_id
-    else:
-        described = (trained.card, trained.settings, trained.provenance, trained.name, trained.sweep)
-        # Live, but cut off before its end; or never seen.
-        begun = unfinished.attempt_of(trained.settings, trained.lineage, trained.sweep)
-        live = find_run(experiment, attempt=begun) if begun else None
-        run_id = live.info.run_id if live else new(*described, restored="true")
-        try:
-            describe(run_id, trained.settings, trained.lineage)
-            log_curves(run_id, curves.read(folder), held=bool(live))
-            complete(run_id, trained, {})
-            unfinished.told(trained.settings, trained.lineage, trained.sweep)
-        except Exception:
-            if not live:
-                _discard(run_id)
-            raise
-    if evaluation:
-        _ensure_evaluation(run_id, trained, evaluation)
+    with writing():
+        run_id = _ensure_run(trained)
+        if evaluation:
+            _ensure_evaluation(run_id, trained, evaluation)
     return run_id
+
+
+def _ensure_run(trained: Trained) -> str:
+    folder, content = trained.folder, digest(trained.folder)
+    experiment = experiment_id(trained.card["data"])
+    # An equal run outside its sweep does not stand for a job.
+    within = {PARENT: _parent(experiment, trained.sweep)} if trained.sweep else {}
+    if found := find_run(experiment, content=content, **within) or _restore(experiment, content, within):
+        return found.info.run_id
+    described = (trained.card, trained.settings, trained.provenance, trained.name, trained.sweep)
+    # Live, but cut off before its end; or cut off while it was written from files; or never seen.
+    begun = unfinished.attempt_of(trained.settings, trained.lineage, trained.sweep)
+    live = find_run(experiment, attempt=begun) if begun else None
+    created, at = False, None
+    if live:
+        run_id = live.info.run_id
+    else:
+        tags = {UNFINISHED: content}
+        run_id, created = find_or_create_run(
+            experiment, lambda: new(*described, restored="true", **tags), **tags, **within
+        )
+        # On a server two machines may write the same run: with the same time their points are the same.
+        at = client().get_run(run_id).info.start_time
+    try:
+        describe(run_id, trained.settings, trained.lineage)
+        log_curves(run_id, curves.read(folder), held=not created, at=at)
+        complete(run_id, trained, {})
+        unfinished.told(trained.settings, trained.lineage, trained.sweep)
+        if UNFINISHED in client().get_run(run_id).data.tags:
+            client().delete_tag(run_id, UNFINISHED)
+    except Exception:
+        if created:
+            _discard(run_id)
+        raise
+    return run_id
+
+
+def _restore(experiment: str, content: str, within: dict[str, str]):
+    """A run that somebody deleted although a registered version needs its files: it comes back; or None."""
+    found = find_run(experiment, deleted=True, content=content, **within)
+    if found is None or not client().search_model_versions(f"run_id='{found.info.run_id}'"):
+        return None
+    client().restore_run(found.info.run_id)
+    return found
 
 
 def _ensure_evaluation(run_id: str, trained: Trained, folder: Path) -> None:
@@ -239,7 +279,8 @@ def wall_seconds(folder: Path) -> float | None:
     """How long the training of this folder took, where MLflow saw it."""
     try:
         card = foreign.card(folder)
-        run = find_run(experiment_id(card["data"]), content=digest(folder))
+        experiment = find_experiment(card["data"])
+        run = find_run(experiment, content=digest(folder)) if experiment else None
     except Exception as error:
         print(f"warning: {silent(error)}; how long trainings took is not shown", file=sys.stderr)
         return None

@@ -2,14 +2,17 @@
 
 import errno
 import os
-import re
-from collections.abc import Iterator
+import shlex
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from pipeline import config
+from pipeline import text
 from pipeline.config import UserError
+from pipeline.tracking import artifact_roots
+from pipeline.tracking.address import default_uri, local_file, shown, uri
+from pipeline.tracking.locks import creating, waiting_at_most
 
 # An unreachable server is told within seconds; the files wait for it.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -20,14 +23,8 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 LOCK_SECONDS = 20  # to wait for another program's transaction, as MLflow does
 
 
-def uri() -> str:
-    """The tracking server, or the SQLite file of the main checkout."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{config.main_checkout() / 'mlflow.db'}"
-
-
-def shown() -> str:
-    """The address as messages tell it, without a password."""
-    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", uri())
+class DeletedError(UserError):
+    """Somebody deleted in MLflow what the files would be written into."""
 
 
 @cache
@@ -41,7 +38,6 @@ def client():
     import warnings
 
     import mlflow
-    from filelock import FileLock
 
     # A page of migrations at the first start, and of traceback for what is told in one line here.
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -49,10 +45,11 @@ def client():
         logging.getLogger(name).setLevel(logging.CRITICAL)
     # MLflow would like an example with each model; signature and description say what goes in.
     warnings.filterwarnings("ignore", message=".*input example was not provided.*")
-    runs = config.main_checkout() / "runs"
-    runs.mkdir(exist_ok=True)
-    with FileLock(runs / ".mlflow.lock"):  # two first starts at once would both make the tables
+    if shown() != uri():  # MLflow prints the server's address with each run that ends
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    with creating():  # two first starts at once would both make the tables
         check()
+        artifact_roots.check()
         _make()
         mlflow.set_tracking_uri(uri())
         return mlflow.MlflowClient()
@@ -68,8 +65,8 @@ def check() -> None:
     if scheme in ("", "file"):
         folder = uri().removeprefix("file://").removeprefix("file:")
         raise UserError(
-            f"MLFLOW_TRACKING_URI={uri()} names a folder of files, which MLflow no longer writes; unset it, "
-            f"or bring its runs into a new database: mlflow migrate-filestore --source {folder} "
+            f"MLFLOW_TRACKING_URI={shown()} names a folder of files, which MLflow no longer writes; "
+            f"unset it, or bring its runs into a new database: mlflow migrate-filestore --source {folder} "
             "--target sqlite:///migrated.db"
         )
     if scheme.partition("+")[0] not in ("sqlite", "postgresql", "mysql", "mssql"):
@@ -109,15 +106,12 @@ def _make() -> None:
     import mlflow
     from sqlalchemy.engine import make_url
 
-    address = make_url(uri()) if uri().startswith("sqlite") else None
-    if address is None or not address.database or address.database.startswith((":", "file:")):
-        return
-    file = Path(address.database)
-    if file.exists() and file.stat().st_size:
+    file = local_file()
+    if file is None or (file.exists() and file.stat().st_size):
         return
     part = file.with_name(f"{file.name}.part")
     part.unlink(missing_ok=True)  # of a start that was killed
-    made = f"{address.drivername}:///{part.absolute()}"
+    made = f"{make_url(uri()).drivername}:///{part}"
     mlflow.MlflowClient(made, made).search_registered_models(max_results=1)
     os.replace(part, file)
 
@@ -171,34 +165,85 @@ def experiment_id(name: str) -> str:
     """Id of the experiment of a data set, made where it is missing."""
     import mlflow
 
-    found = client().get_experiment_by_name(name)
-    if found:
-        return found.experiment_id
-    artifacts = (config.main_checkout() / "mlartifacts").as_uri() if uri().startswith("sqlite") else None
-    try:
-        return client().create_experiment(name, artifact_location=artifacts)
-    except mlflow.exceptions.MlflowException:  # another process was quicker
-        found = client().get_experiment_by_name(name)
-        if not found:
+    with creating():
+        if found := find_experiment(name):
+            return found
+        folder = artifact_roots.own_folder()
+        try:
+            return client().create_experiment(name, artifact_location=folder and folder.as_uri())
+        except mlflow.exceptions.MlflowException:  # another machine was quicker
+            if found := find_experiment(name):
+                return found
             raise
-        return found.experiment_id
 
 
-def find_run(experiment: str, **tags: str):
-    """The oldest run with these tags, or None."""
+def find_experiment(name: str) -> str | None:
+    """Id of the experiment of a data set, or None.
+
+    Raises:
+        DeletedError: somebody deleted it, and its name is taken until it is restored or gone for good.
+    """
+    found = client().get_experiment_by_name(name)
+    if found and found.lifecycle_stage == "deleted":
+        address = f"MLFLOW_TRACKING_URI={shlex.quote(uri())} " if uri() == default_uri() else ""
+        raise DeletedError(
+            f"the experiment {text.printable(name)} was deleted in MLflow at {shown()}; restore it: "
+            f"{address}.venv/bin/mlflow experiments restore --experiment-id {found.experiment_id}"
+        )
+    return found.experiment_id if found else None
+
+
+def find_run(experiment: str, deleted: bool = False, **tags: str):
+    """The oldest run with these tags, or None.
+
+    Args:
+        experiment: its id.
+        deleted: whether to look among those that somebody deleted, and not among the others.
+        **tags: what it is known by.
+    """
+    from mlflow.entities import ViewType
+
     query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-    runs = client().search_runs([experiment], query, max_results=1, order_by=["start_time ASC"])
+    kind = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
+    runs = client().search_runs([experiment], query, kind, max_results=1, order_by=["start_time ASC"])
     return runs[0] if runs else None
+
+
+def find_or_create_run(experiment: str, create: Callable[[], str], **tags: str) -> tuple[str, bool]:
+    """The oldest run with these tags, which is created where there is none.
+
+    Args:
+        experiment: its id.
+        create: creates a run with these tags and returns its id.
+        **tags: what it is known by.
+
+    Returns:
+        Its id, and whether it was created here.
+    """
+    with creating():
+        if found := find_run(experiment, **tags):
+            return found.info.run_id, False
+        run_id = create()
+        # A program on another machine, which no lock of ours binds, may have created one meanwhile.
+        oldest = find_run(experiment, **tags)
+        if oldest is None or oldest.info.run_id == run_id:
+            return run_id, True
+        client().delete_run(run_id)
+        return oldest.info.run_id, False
 
 
 @contextmanager
 def answering_within(seconds: float | None) -> Iterator[None]:
-    """Within, a request to a server is made once and waits so long at most; None: as the environment says."""
+    """Within, a request to a server is made once and waits so long at most; None: as the environment says.
+
+    So does waiting for another program's lock, for a minute at most.
+    """
     brisk = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     usual = {name: os.environ[name] for name in brisk}
     try:
         os.environ.update(brisk if seconds else {})
-        yield
+        with waiting_at_most(seconds or 60):
+            yield
     finally:
         os.environ.update(usual)
 
@@ -211,19 +256,25 @@ def reachable() -> Iterator[None]:
         UserError: the server or the store does not answer as it should.
     """
     import mlflow
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         client().search_experiments(max_results=1)
         yield
-    except mlflow.exceptions.MlflowException as error:
+    except (mlflow.exceptions.MlflowException, RequestException, SQLAlchemyError) as error:
         raise UserError(f"{silent(error)}; nothing is lost, try again") from error
 
 
 def silent(error: Exception) -> str:
     """What went wrong with MLflow, in one line."""
+    from sqlalchemy.exc import IntegrityError
+
     if isinstance(error, UserError):
         return str(error)
     for each in _chain(error):
+        if isinstance(each, IntegrityError):
+            return f"another program wrote the same into MLflow at {shown()} at the same moment"
         if "disk is full" in str(each) or getattr(each, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             return f"MLflow at {shown()} can't write, its disk is full; make room"
     return f"MLflow at {shown()} does not answer: {first_line(error)}"
@@ -235,7 +286,8 @@ def first_line(error: BaseException) -> str:
 
     if any(isinstance(each, NoConnectionError) for each in _chain(error)):
         return "no connection"
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return text.printable(text.without_password(line))[:200]
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -1,0 +1,141 @@
+"""What somebody deleted on MLflow's page is told with the way back, or comes back; no training stops."""
+
+import shutil
+
+import mlflow
+import pytest
+from mlflow.entities import ViewType
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
+
+from pipeline import leaderboard, tracking
+from pipeline.tracking import promotion, store
+from pipeline.tracking.folders import Trained
+
+NAME = "sample"
+
+
+@pytest.fixture
+def client(repro, house, tmp_path, monkeypatch):
+    """A client on a copy of the store, which the program uses, too."""
+    shutil.copyfile(house / "mlflow.db", tmp_path / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    store.client.cache_clear()
+    yield store.client()
+    store.client.cache_clear()
+
+
+@pytest.fixture
+def folders(house):
+    """Of the stage's model `scratch`: train's and evaluate's."""
+    return house / "runs/sample/train/scratch", house / "runs/sample/evaluate/scratch"
+
+
+def test_a_deleted_experiment_is_told_with_the_way_to_restore_it(client):
+    experiment = store.experiment_id(NAME)
+    client.delete_experiment(experiment)
+    with pytest.raises(store.DeletedError) as told:
+        tracking.sync()
+    assert str(told.value).count("the experiment sample was deleted") == 1
+    assert str(told.value).endswith(f"mlflow experiments restore --experiment-id {experiment}")
+    assert "try again" not in str(told.value)
+    client.restore_experiment(experiment)
+    tracking.sync()
+
+
+def test_the_leaderboard_prints_its_table_while_the_experiment_is_deleted(client, capsys):
+    client.delete_experiment(store.experiment_id(NAME))
+    leaderboard.main()
+    said = capsys.readouterr()
+    assert "scratch" in said.out and "Champion of sample" in said.out
+    (line,) = [line for line in said.err.splitlines() if line.startswith("warning: ")]
+    assert "restore --experiment-id" in line
+
+
+@pytest.mark.parametrize("address", ["sqlite:///{folder}/letter.db", "http://127.0.0.1:9"])
+def test_the_leaderboard_prints_its_table_without_a_usable_store(
+    repro, tmp_path, monkeypatch, capsys, address
+):
+    (tmp_path / "letter.db").write_text("no database " * 100)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(folder=tmp_path))
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    store.client.cache_clear()
+    leaderboard.main()
+    said = capsys.readouterr()
+    assert "Champion of sample" in said.out
+    assert said.err.count("warning: ") == 1
+    store.client.cache_clear()
+
+
+def test_a_deleted_run_that_a_version_needs_is_restored_and_another_one_written_anew(client, folders):
+    run_id = tracking.ensure(*folders)
+    client.delete_run(run_id)
+    assert tracking.ensure(*folders) == run_id
+    for version in client.search_model_versions(f"run_id='{run_id}'"):
+        client.delete_model_version(NAME, version.version)
+    client.delete_run(run_id)
+    assert tracking.ensure(*folders) != run_id
+
+
+def test_a_run_that_is_deleted_while_it_trains_is_replaced_by_one_with_all_its_rows(client, folders, capsys):
+    trained = Trained.open(folders[0])
+    described = trained.card, trained.settings, trained.lineage, "mine", None, "cpu", "an attempt"
+    run = tracking.Run(*described)
+    rows = [{"step": step, "val/top1": step / 10} for step in range(3)]
+    run.push(rows[:1])
+    client.delete_run(run.run_id)
+    run.push(rows[:2])
+    first = run.run_id
+    run.push(rows)
+    (found,) = client.search_runs([store.experiment_id(NAME)], "tags.attempt = 'an attempt'")
+    assert found.info.run_id == run.run_id == first
+    assert [point.step for point in client.get_metric_history(first, "val/top1")] == [0, 1, 2]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_training_goes_on_while_its_experiment_is_deleted(client, folders, capsys):
+    trained = Trained.open(folders[0])
+    client.delete_experiment(store.experiment_id(NAME))
+    run = tracking.Run(trained.card, trained.settings, trained.lineage, "mine", None, "cpu", "an attempt")
+    run.push([{"step": 0, "val/top1": 0.5}])
+    assert "restore --experiment-id" in capsys.readouterr().err
+
+
+def test_a_deleted_parent_of_a_sweep_comes_back_with_its_jobs(client):
+    from pipeline.tracking import runs
+
+    experiment = store.experiment_id(NAME)
+    parent = runs._parent(experiment, "swept")
+    client.delete_run(parent)
+    assert runs._parent(experiment, "swept") == parent
+    assert client.get_run(parent).info.lifecycle_stage == "active"
+
+
+def test_a_deleted_version_and_a_deleted_model_are_registered_again(client, folders, house):
+    exported = house / "runs/sample/register/candidates/scratch"
+    former = tracking.ensure_version(*folders, exported)
+    client.delete_model_version(NAME, former)
+    anew = tracking.ensure_version(*folders, exported)
+    assert anew != former
+    client.delete_registered_model(NAME)
+    tracking.sync()
+    assert promotion.champion(NAME)
+    assert len(client.search_model_versions(f"name='{NAME}'")) == 2
+
+
+def test_a_run_that_is_gone_for_good_leaves_its_version_in_the_list(client, monkeypatch):
+    def gone(*_):
+        raise mlflow.exceptions.MlflowException("not found", error_code=RESOURCE_DOES_NOT_EXIST)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "get_run", gone)
+    assert [row["test/top1"] for row in tracking.versions(NAME)] == [None, None]
+    with pytest.raises(store.UserError, match="has no run, or no longer"):
+        tracking.find_version(f"models:/{NAME}/1")
+
+
+def test_deleted_runs_are_left_in_peace(client, folders):
+    experiment = store.experiment_id(NAME)
+    stranger = client.create_run(experiment).info.run_id
+    client.delete_run(stranger)
+    tracking.sync()
+    kept = client.search_runs([experiment], run_view_type=ViewType.DELETED_ONLY)
+    assert stranger in {run.info.run_id for run in kept}
