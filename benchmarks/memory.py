@@ -1,13 +1,15 @@
 """How much memory a training takes of its own as the data grow: 5,000 and 500,000 packed pictures.
 
 ``python -m benchmarks.memory``; ``--photos 1000 100000`` names so many photos instead, with the champion of
-params.yaml's data or ``--model``. The packs are generated: their indexes are whole, their pixels a sparse
-file of zeros that takes no room on the disk. Own (anonymous) memory is what the system can't drop: the pack
-is mapped, so its pages are not among it. Each training is watched for some time, then stopped by SIGTERM.
+params.yaml's data or ``--model``; ``--uploads`` measures what it takes pipeline.serve to decode its largest
+pictures, alone and four at once. The packs are generated: their indexes are whole, their pixels a sparse file
+of zeros that takes no room on the disk. Own (anonymous) memory is what the system can't drop: the pack is
+mapped, so its pages are not among it. Each training is watched for some time, then stopped by SIGTERM.
 """
 
 import argparse
 import hashlib
+import io
 import json
 import math
 import os
@@ -17,15 +19,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import described
-from pipeline import chosen, sample, schema, seal
+from pipeline import chosen, decoder, sample, schema, seal, serve
 from pipeline.config import ROOT, main_checkout
 
 NAME = "benchmark-memory"
@@ -137,6 +141,54 @@ def name_photos(count: int, model: str | None) -> tuple[int, float]:
         return highest, time.monotonic() - began
 
 
+def uploads() -> Table:
+    """What a picture of as many pixels as pipeline.serve takes costs the process that decodes it, by kind."""
+    side = math.isqrt(serve.MAX_PIXELS)
+    small = np.random.default_rng(0).integers(0, 256, (side // 50, side // 50, 3), dtype=np.uint8)
+    image = Image.fromarray(small).resize((side, side))
+    deep = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    kinds = {
+        "JPEG": (image, "JPEG", {}),
+        "progressive JPEG": (image, "JPEG", {"progressive": True, "subsampling": 0}),
+        "progressive JPEG, CMYK": (image.convert("CMYK"), "JPEG", {"progressive": True}),
+        "PNG": (image, "PNG", {"compress_level": 1}),
+        "PNG, transparent": (image.convert("RGBA"), "PNG", {"compress_level": 1}),
+        "PNG, palette": (image.quantize(256), "PNG", {"compress_level": 1}),
+        "PNG, 16-bit grey": (deep, "PNG", {"compress_level": 1}),
+        "GIF": (image.quantize(256), "GIF", {}),
+        "WebP": (image, "WEBP", {"method": 0}),
+        "AVIF": (image, "AVIF", {"speed": 10}),
+    }
+    table = Table("25 million pixels", "upload (MB)", "seconds", "one (MB)", "four at once (MB)")
+    for name, (picture, kind, options) in kinds.items():
+        buffer = io.BytesIO()
+        picture.save(buffer, kind, **options)
+        data = buffer.getvalue()
+        seconds, alone = _decoded(data, 1)
+        _, together = _decoded(data, 4)
+        sizes = (f"{len(data) / 1e6:.1f}", f"{seconds:.2f}", f"{alone / 1e6:.0f}", f"{together / 1e6:.0f}")
+        table.add_row(name, *sizes)
+    return table
+
+
+def _decoded(data: bytes, count: int) -> tuple[float, int]:
+    """Decodes a picture in so many processes at once; returns seconds and the sum of their peaks in bytes."""
+    decoders = [decoder.Decoder(SIDE, serve.MAX_PIXELS, 120) for _ in range(count)]
+    try:
+        began = time.monotonic()
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(lambda each: each.read(data), decoders))
+        return time.monotonic() - began, sum(_peak(each.process.pid) for each in decoders)
+    finally:
+        for each in decoders:
+            each.close()
+
+
+def _peak(process: int) -> int:
+    told = Path(f"/proc/{process}/status").read_text()
+    return int(told.partition("VmHWM:")[2].split()[0]) * 1024
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.memory", description=__doc__.partition("\n")[0]
@@ -144,12 +196,13 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, nargs="+", default=[5_000, 500_000])
     parser.add_argument("--seconds", type=float, default=180)
     parser.add_argument("--photos", type=int, nargs="+", default=[])
+    parser.add_argument("--uploads", action="store_true")
     parser.add_argument("--model", help=chosen.HELP)
     parser.add_argument("overrides", nargs="*", help="further choices, as for pipeline.train")
     given = parser.parse_args()
     console = Console(width=120)
     console.print(described("torch", "pandas", "onnxruntime"))
-    console.print(_named(given) if given.photos else _trained(given))
+    console.print(uploads() if given.uploads else _named(given) if given.photos else _trained(given))
 
 
 def _trained(given: argparse.Namespace) -> Table:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.portable import Portable
 
 MAX_BYTES = 16_000_000  # of an upload; a phone's photo has 2 to 8 MB
-MAX_PIXELS = 25_000_000  # of a picture; DECODE_MEMORY_TO_FILL
+MAX_PIXELS = 25_000_000  # of a picture; decoded they take 140 MB (JPEG) to 430 MB (WebP)
 SECONDS = 20  # in which an upload must have come
 DECODE_SECONDS = 10  # in which it must have been decoded; 25 million pixels take 0.1 to 1.5
 AT_ONCE = 64  # requests that came whole and are taken; others are told to come again

@@ -81,7 +81,9 @@ def differing(runs: list[dict[str, str]]) -> list[str]:
         among = [runs] if key in GROUPS else kinds.values()
         spread[key] = max(len({params[key] for params in some if key in params}) for some in among)
     varied = [key for key, values in spread.items() if values > 1 and key not in ("data.name", "model.name")]
-    # A group's name says more than the values in its file.
+    # A group's name says more than the values in its file; a model's name does not tell its other values.
+    said = tuple(f"{group}." for group in GROUPS if group in varied and group != "model")
+    varied = [key for key in varied if not key.startswith(said)]
     order = {key: place for place, key in enumerate((*GROUPS, "seed"))}
     varied.sort(key=lambda key: (order.get(key, len(order)), -spread[key], key))
     return varied[:DIFFERING]
@@ -93,8 +95,10 @@ def _state(experiment) -> dict:
     runs = client().search_runs([experiment.experiment_id], query, max_results=NEWEST)
     # A sweep's parent has none.
     keys = differing([run.data.params for run in runs if run.data.params])
-    columns = dict(list(COLUMNS.items())[:1] + [(f"params.`{key}`", 110) for key in keys])
-    columns |= dict(list(COLUMNS.items())[1:])
+    # Behind the figures, which a laptop's window shows beside the name.
+    figures = list(COLUMNS).index("metrics.`test/top3`") + 1
+    first, rest = list(COLUMNS.items())[:figures], list(COLUMNS.items())[figures:]
+    columns = dict([*first, *((f"params.`{key}`", 110) for key in keys), *rest])
     shown = [name for name in columns if "." in name]
     return STATE | {"selectedColumns": shown, "columnOrder": list(columns), "columnWidths": columns}
 
