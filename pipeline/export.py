@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipeline import chosen, config, portable, seal
+from pipeline import chosen, config, portable, seal, yaml_files
 from pipeline import page as try_page
 from pipeline.chosen import Chosen
 from pipeline.config import ROOT, UserError
@@ -119,7 +119,6 @@ def _weights(train: Path, card: dict, folder: Path) -> None:
 def _card(found: Chosen, card: dict, int8: dict | None, page: bool) -> str:
     """The model card, Markdown."""
     import jinja2
-    import yaml
 
     from pipeline import tracking
 
@@ -132,7 +131,7 @@ def _card(found: Chosen, card: dict, int8: dict | None, page: bool) -> str:
         weak = ", ".join(f"{row['label']} {float(row['recall']):.0%} of {row['pictures']}" for row in shown)
         if "test/answered" not in test:
             raise UserError("this model was judged by an older version; run: dvc repro evaluate")
-    data = yaml.safe_load((found.train / "config.yaml").read_text())["data"]
+    data = yaml_files.read(found.train / "config.yaml")["data"]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=False)
     return environment.from_string((HERE / "export_card.md").read_text()).render(
         card=card,

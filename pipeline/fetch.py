@@ -5,9 +5,9 @@ import shutil
 import tarfile
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from pipeline import config, download
+from pipeline import config, download, yaml_files
 from pipeline.config import ROOT, UserError
 
 
@@ -54,7 +54,7 @@ def _published(source: DictConfig, mirror: str | None, target: Path) -> None:
             raise
         print(f"fetch: {gone}", flush=True)
         print(f"fetch: rebuilding it from {source.rebuild}'s photos instead", flush=True)
-        files = OmegaConf.load(config.CONF / f"data/{source.rebuild}.yaml").source.files
+        files = yaml_files.load(config.CONF / f"data/{source.rebuild}.yaml").source.files
         try:
             found = [download.bring(file, mirror) for file in files]
         except UserError as too:

@@ -8,9 +8,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline import yaml_files
 from pipeline.config import ROOT
 
 # What can change a result; params.yaml, dvc.lock and reports change by running: no reason to call it dirty.
@@ -30,7 +30,7 @@ def settings_of(cfg: DictConfig) -> dict:
 
 def code_hash() -> str:
     """Of the code that a training runs, as ``dvc.yaml`` lists it for its stage."""
-    needs = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["train"]["deps"]
+    needs = yaml_files.read(ROOT / "dvc.yaml")["stages"]["train"]["deps"]
     places = [ROOT / need for need in needs if need.partition("/")[0] in ("pipeline", "models")]
     files = [file for place in places for file in (place.rglob("*.py") if place.is_dir() else [place])]
     whole = hashlib.sha256()

@@ -16,9 +16,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
-from pipeline import config, portable, seal
+from pipeline import config, portable, seal, yaml_files
 from pipeline.config import ROOT, UserError
 
 MARKS = ("pack.json", "lineage.json", "predictions.csv", "model.onnx")  # of folders that are sealed
@@ -56,7 +54,7 @@ class Cache:
         if told.returncode:
             raise UserError(f"DVC does not tell where its cache is: {' '.join(told.stderr.split())[:200]}")
         lock = ROOT / "dvc.lock"
-        stages = yaml.safe_load(lock.read_text())["stages"].values() if lock.is_file() else ()
+        stages = yaml_files.read(lock)["stages"].values() if lock.is_file() else ()
         outs = {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", ())}
         return cls(ROOT / told.stdout.strip() / "files/md5", outs)
 
