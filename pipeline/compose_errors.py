@@ -7,7 +7,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline import config, validate, yaml_files
 from pipeline.config import CONF, PARAMS, UserError, choices, config_groups
-from pipeline.text import printable
+from pipeline.text import printable, without_password
 
 _OVERRIDE = re.compile(r"[+~]*([\w./@-]+)=?(.*)", re.DOTALL)
 
@@ -19,6 +19,10 @@ def explain(error: Exception, overrides: list[str]) -> str:
         error: what composing raised.
         overrides: the words of the command line.
     """
+    return without_password(_explain(error, overrides))
+
+
+def _explain(error: Exception, overrides: list[str]) -> str:
     if isinstance(error, OverrideParseException):
         return (
             f"{printable(error.override)} can't be read; write KEY=VALUE, and in quotes what holds spaces, "

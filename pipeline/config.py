@@ -149,6 +149,8 @@ def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
     status 1 (see `pipeline.sweeps.again`).
     """
 
+    full = None  # what the person's environment says of HYDRA_FULL_ERROR
+
     @functools.wraps(function)
     def guarded(cfg: DictConfig) -> object:
         job = HydraConfig.get()
@@ -158,7 +160,8 @@ def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
 
                 return again.run_job(lambda: _checked(function, cfg, job), job)
             # From here on Hydra prints the traceback of a mistake in the code as it usually does.
-            os.environ.pop("HYDRA_FULL_ERROR", None)
+            if full is None:
+                os.environ.pop("HYDRA_FULL_ERROR", None)
             return _checked(function, cfg, job)
         except StoppedError as error:
             print(f"stopped: {error}", file=sys.stderr)
@@ -172,6 +175,7 @@ def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
     def program() -> None:
         from pipeline import compose_errors
 
+        nonlocal full
         full = os.environ.get("HYDRA_FULL_ERROR")
         # Hydra then raises what goes wrong while it composes instead of printing several lines.
         os.environ["HYDRA_FULL_ERROR"] = "1"

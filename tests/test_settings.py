@@ -156,6 +156,15 @@ def test_an_unknown_key_or_choice_is_told_with_the_nearest(overrides, message):
     assert "Set the environment variable" not in said
 
 
+def test_no_error_about_a_setting_shows_a_password():
+    for word in (
+        "fetch.mirrr=http://me:secret@host/x",
+        "fetch.mirror=[http://me:secret@host",
+        "models='http://me:secret@host'",
+    ):
+        assert "secret" not in _refused(word)
+
+
 def test_what_a_model_reads_may_be_added_to_it():
     assert config.compose("model=resnet50", "+model.flip=true").model.flip
     assert config.compose("model=finetune", "model.epochs=0").model.epochs == 0
