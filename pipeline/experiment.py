@@ -12,7 +12,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import config
+from pipeline import config, yaml_files
 from pipeline.config import CONF, UserError
 
 NAMED = ("data", "model")  # groups whose files say their own name; the others are recognised by content
@@ -87,7 +87,7 @@ class Speller:
 def _files(group: str) -> dict[str, dict]:
     """The files of a group by name, each flat."""
     return {
-        choice: dict(config.flat(OmegaConf.to_container(OmegaConf.load(CONF / group / f"{choice}.yaml"))))
+        choice: dict(config.flat(yaml_files.read(CONF / group / f"{choice}.yaml")))
         for choice in config.choices(group)
     }
 

@@ -8,9 +8,9 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from pipeline import archives, config, download, text
+from pipeline import archives, config, download, text, yaml_files
 from pipeline.config import ROOT, UserError
 
 LOOP = "a link to a folder that it lies in"
@@ -60,7 +60,7 @@ def _published(source: DictConfig, mirror: str | None, target: Path) -> None:
             raise
         print(f"fetch: {gone}", flush=True)
         print(f"fetch: rebuilding it from {source.rebuild}'s photos instead", flush=True)
-        files = OmegaConf.load(config.CONF / f"data/{source.rebuild}.yaml").source.files
+        files = yaml_files.load(config.CONF / f"data/{source.rebuild}.yaml").source.files
         try:
             found = [download.bring(file, mirror) for file in files]
         except UserError as too:

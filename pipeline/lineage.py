@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import text
@@ -34,16 +33,16 @@ def _without_passwords(tree: object) -> object:
 
 def code_hash() -> str:
     """Of the code that a training runs, as ``dvc.yaml`` lists it for its stage."""
-    places = [ROOT / need for need in code_needs((ROOT / "dvc.yaml").read_text(encoding="utf-8"))]
+    places = [ROOT / need for need in code_needs(yaml_files.read(ROOT / "dvc.yaml"))]
     files = [file for place in places for file in (place.rglob("*.py") if place.is_dir() else [place])]
     return hash_of(
         (file.relative_to(ROOT), hashlib.sha256(file.read_bytes()).hexdigest()) for file in sorted(files)
     )
 
 
-def code_needs(text: str) -> list[str]:
+def code_needs(dvc_yaml: dict) -> list[str]:
     """Files and folders of code that a ``dvc.yaml`` lists for training."""
-    needs = yaml.safe_load(text)["stages"]["train"]["deps"]
+    needs = dvc_yaml["stages"]["train"]["deps"]
     return [need for need in needs if need.partition("/")[0] in ("pipeline", "models")]
 
 

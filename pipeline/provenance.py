@@ -146,7 +146,7 @@ def _with_code(code: str | None) -> str | None:
 
 def _code_of(commit: str) -> str:
     """What `lineage.code_hash` gives in a checkout of a commit."""
-    needs = code_needs(_git("show", f"{commit}:dvc.yaml").decode())
+    needs = code_needs(yaml.safe_load(_git("show", f"{commit}:dvc.yaml")))
     listed = _git("ls-tree", "-r", "-z", commit, "--", *needs).decode().split("\0")
     blobs = {Path(line.partition("\t")[2]): line.split()[2] for line in listed if line}
     files = sorted(file for file in blobs if file.suffix == ".py" or file.as_posix() in needs)

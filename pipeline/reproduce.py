@@ -26,7 +26,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline import config, foreign, portable, text, vetting
+from pipeline import config, foreign, portable, text, vetting, yaml_files
 from pipeline.config import ROOT, UserError
 from pipeline.download import DOWNLOADS
 from pipeline.provenance import CHANGES
@@ -331,7 +331,7 @@ class Rebuilding:
         vetting.params(params)
         main = config.main_checkout()
         if "fetch" in params:  # where a person's pictures lie is for this checkout to say
-            params["fetch"] = yaml.safe_load((main / "params.yaml").read_text(encoding="utf-8"))["fetch"]
+            params["fetch"] = yaml_files.read(main / "params.yaml")["fetch"]
             params["fetch"]["path"] = str(config.from_root(params["fetch"]["path"], main))
         own.write_text(yaml.safe_dump(params), encoding="utf-8")
         locks = [vetting.lock(self.kept / "dvc.lock")] if (self.kept / "dvc.lock").is_file() else []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline import config, seal
+from pipeline import config, seal, yaml_files
 from pipeline.checkpoints import Checkpoints
 from pipeline.config import UserError
 
@@ -63,7 +63,7 @@ def told(settings: dict, lineage: dict, sweep: str | None) -> None:
 
 def taken(train: Path) -> None:
     """A stage behind `train` runs, so DVC holds train's folder: what `forget` has kept for it can go."""
-    settings = yaml.safe_load((train / "config.yaml").read_text(encoding="utf-8"))
+    settings = yaml_files.read(train / "config.yaml")
     lineage = json.loads((train / "lineage.json").read_text(encoding="utf-8"))
     shutil.rmtree(_work() / identity(settings, lineage, None)[:16], ignore_errors=True)
 

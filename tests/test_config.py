@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline import config
+from pipeline import config, yaml_files
 
 GROUPS = {
     group: sorted(f.stem for f in (config.CONF / group).glob("*.yaml"))
@@ -86,7 +86,7 @@ def test_an_unknown_override_is_an_error_that_names_it(run, override):
 
 
 def test_params_and_model_configs_share_no_key():
-    shared = set(config._keys(OmegaConf.load(config.PARAMS)))
+    shared = dict(config.flat(yaml_files.read(config.PARAMS)))
     for file in (config.CONF / "model").glob("*.yaml"):
         own = set(OmegaConf.load(file)) - {"defaults", "name"}
         assert not own & {key.split(".")[0] for key in shared}, file

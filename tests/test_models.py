@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from models import build, classifier, pretrained, probe, scratch
+from models import build, classifier, hub, pretrained, probe, scratch
 from pipeline import config, networks, portable
 
 REAL = Path(__file__).resolve().parents[2] / "shared/data/oxford-iiit-pet/images.tar.gz"
@@ -98,7 +98,8 @@ def test_a_file_of_another_network_or_of_no_network_is_told(tmp_path):
         pretrained.create(5, "resnet10t", "file", str(tmp_path / "none.pth"))
 
 
-def test_an_unreachable_hub_is_told(monkeypatch):
+def test_whatever_the_hubs_client_raises_is_told(monkeypatch):
+    monkeypatch.setattr(hub, "_problem", lambda repository: None)
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: (_ for _ in ()).throw(OSError("no route")))
     with pytest.raises(pretrained.WeightsError, match="the hub did not give weights of 'resnet18'"):
         pretrained.create(5, "resnet18", "hub")
@@ -250,3 +251,101 @@ def test_top_3_and_top_5_stay_apart_when_a_first_batch_makes_them_equal():
         "val/top3": 0.5,
         "val/top5": 1.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("backbone", "near"),
+    [
+        ("resnet19", "near: resnet18, "),
+        ("ResNet50", "near: resnet50, "),
+        ("convnext-tiny", "near: convnext_tiny, "),
+        ("dino", "dinov2"),
+        ("resnet50.no_such", "there are resnet50.a1_in1k, "),
+    ],
+)
+def test_an_unknown_backbone_is_told_with_names_near_it(backbone, near):
+    with pytest.raises(pretrained.WeightsError, match=f"'{backbone}'") as told:
+        pretrained.create(5, backbone)
+    assert near in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+@pytest.fixture
+def hub_at(monkeypatch, tmp_path):
+    """Sends the hub's client to an address of this machine, with an empty cache."""
+    from huggingface_hub import constants
+
+    def send(port: int) -> None:
+        address = f"http://127.0.0.1:{port}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", address)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+
+    return send
+
+
+def _told_by_the_hub(caplog) -> str:
+    with pytest.raises(pretrained.WeightsError, match="the hub did not give weights of 'resnet18'") as told:
+        pretrained.create(5, "resnet18", "hub")
+    assert "\n" not in str(told.value)
+    assert "model.net.weights=package" in str(told.value)
+    assert not caplog.records
+    return str(told.value)
+
+
+@pytest.mark.parametrize("status", [401, 404, 429, 500, 503, 200])
+def test_a_hub_that_answers_otherwise_is_asked_once(hub_at, caplog, status):
+    import threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    asked = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        hub_at(server.server_port)
+        said = _told_by_the_hub(caplog)
+    finally:
+        server.shutdown()
+    assert len(asked) == 1
+    assert str(status) in said or (status == 200 and "does not answer as a hub does" in said)
+
+
+def test_a_hub_that_refuses_or_never_answers_is_told_in_one_line(hub_at, caplog, monkeypatch):
+    import socket
+
+    hub_at(9)
+    assert "does not answer" in _told_by_the_hub(caplog)
+    monkeypatch.setattr(hub, "SECONDS", 0.4)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        hub_at(silent.getsockname()[1])
+        assert "does not answer" in _told_by_the_hub(caplog)
+
+
+def test_a_look_up_that_hangs_is_not_waited_for(monkeypatch):
+    import threading
+
+    assert hub._within(0.01, threading.Event().wait, "late") == "late"
+
+
+def test_offline_the_hubs_cache_is_all_that_is_asked(hub_at, caplog, monkeypatch):
+    from huggingface_hub import constants
+
+    hub_at(9)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE is set, and its cache holds no such weights" in _told_by_the_hub(caplog)
+    assert constants.HF_HUB_OFFLINE

@@ -279,11 +279,13 @@ def test_a_failed_sweep_of_hydra_tells_which_jobs_have_no_result(place, run, cap
         *("python", "-m", "pipeline.train", "--multirun", "hydra.sweep.dir=runs/sweeps/failed"),
         *("data=petfaces", "model=probe,scratch", "seed=1,2"),
     )
-    assert done.stdout.count("error: ") == 4
+    assert done.stdout.count("error: data/petfaces") == 4, done.stdout
+    assert "error: 4 of 4 jobs failed (0, 1, 2, 3)" in done.stdout
+    assert done.returncode == 1
     shutil.rmtree(place / "failed/3")
     text = _said(capsys, "failed")
-    assert "job 1: no result data=petfaces model=probe seed=2" in text
-    assert "job 2: no result data=petfaces model=scratch seed=1" in text
+    assert re.search("job 1: failed: .* has no packed pictures.* data=petfaces model=probe seed=2", text)
+    assert re.search("job 2: failed: .* has no packed pictures.* data=petfaces model=scratch seed=1", text)
     assert "job 3: not started data=petfaces model=scratch seed=2" in text
     assert "not started" in _page(place, "failed")
 

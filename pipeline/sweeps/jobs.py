@@ -18,9 +18,10 @@ from pathlib import Path
 import yaml
 from omegaconf import OmegaConf
 
-from pipeline import config, curves, foreign, text, tracking
+from pipeline import config, curves, foreign, text, tracking, yaml_files
 from pipeline.config import ROOT, UserError
 from pipeline.experiment import NAMED, Speller, Words
+from pipeline.sweeps import again
 
 SWEEPS = ROOT / "runs/sweeps"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # hundreds of files; libyaml's is faster by far
@@ -126,6 +127,8 @@ def _kept(rows: list[dict]) -> dict:
 def _read(folder: Path) -> Job:
     job = Job(folder.name, folder)
     if not (folder / "metrics.json").is_file():
+        job.reason = again.reason(folder)
+        job.status = "failed" if job.reason else job.status
         return job
     try:
         job.metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
@@ -144,13 +147,15 @@ def _asked(folder: Path) -> list[str]:
     """The overrides of each job as Hydra's own sweeper numbers them; none where it was another one."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    if not (folder / "multirun.yaml").is_file():
+    try:
+        tree = yaml_files.load(folder / "multirun.yaml")
+    except UserError:
         return []
-    hydra = OmegaConf.load(folder / "multirun.yaml").hydra
-    if not hydra.sweeper._target_.endswith("BasicSweeper"):
+    sweeper = OmegaConf.select(tree, "hydra.sweeper")
+    if not str(OmegaConf.select(tree, "hydra.sweeper._target_")).endswith("BasicSweeper"):
         return []
-    given = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
-    parsed = OverridesParser.create().parse_overrides([*given, *hydra.overrides.task])
+    given = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+    parsed = OverridesParser.create().parse_overrides([*given, *tree.hydra.overrides.task])
     # As in the sweeper, a later word on the same key replaces the earlier one.
     lists = {
         item.get_key_element(): (

@@ -1,0 +1,72 @@
+"""Reads the project's YAML files; what is wrong with one is told with its line."""
+
+import io
+import re
+from pathlib import Path
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.config import ROOT, UserError
+from pipeline.text import printable
+
+_CONFLICT = re.compile(r"(?m)^(<{7}|\|{7}|>{7})( |$)")
+
+
+def load(file: Path) -> DictConfig:
+    """The mapping that a YAML file holds, as OmegaConf reads it; an empty file is an empty mapping.
+
+    Raises:
+        UserError: it is missing, not UTF-8, no YAML, no mapping, or git left conflict markers in it.
+    """
+    name = printable(file.relative_to(ROOT) if file.is_relative_to(ROOT) else file)
+    try:
+        text = file.read_bytes().decode()
+    except FileNotFoundError as error:
+        raise UserError(f"{name} is missing; git checkout -- {name} brings it back") from error
+    except OSError as error:
+        raise UserError(f"{name} can't be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{name}, line {line}: not UTF-8; save the file in that encoding") from error
+    if conflict := _CONFLICT.search(text):
+        line = text.count("\n", 0, conflict.start()) + 1
+        raise UserError(
+            f"{name}, line {line}: git left conflict markers; keep one side and delete the lines that begin "
+            "with <<<<<<<, ======= and >>>>>>>"
+        )
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is not None and not isinstance(root, yaml.MappingNode):
+            raise UserError(f"{name}, line {root.start_mark.line + 1}: key: value is expected here")
+        return OmegaConf.create() if root is None else OmegaConf.load(io.StringIO(text))
+    except yaml.YAMLError as error:
+        raise UserError(f"{name}{_problem(error, text)}") from error
+    except (OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"{name}: {_first_line(error)}") from error
+    except RecursionError as error:
+        raise UserError(f"{name}: nested too deeply to be read") from error
+
+
+def read(file: Path) -> dict:
+    """Like `load`, as plain values; interpolations such as ``${data}`` stay as they are written."""
+    return OmegaConf.to_container(load(file))
+
+
+def _first_line(error: Exception) -> str:
+    return printable((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def _problem(error: yaml.YAMLError, text: str) -> str:
+    """Where and what, as the end of a sentence that begins with the file's name."""
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        return f", line {line}: character {error.character:#x} is not allowed in YAML; delete it"
+    if mark is None:
+        return f": {_first_line(error)}"
+    problem = printable(error.problem or error.context)
+    if r"'\t'" in problem:
+        return f", line {mark.line + 1}: YAML allows no tab here; indent with spaces"
+    return f", line {mark.line + 1}: {problem}; correct that line"

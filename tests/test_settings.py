@@ -1,0 +1,371 @@
+"""Every key of conf/ has a type and a range; whatever else is composed ends in one line that names it."""
+
+import copy
+import re
+import shutil
+import sys
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
+
+from pipeline import config, validate, yaml_files
+
+
+def _refused(*overrides: str) -> str:
+    """What is said of a configuration that is refused: one line."""
+    with pytest.raises(config.UserError) as refused:
+        config.compose(*overrides)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def _paths(tree: DictConfig, prefix: str = ""):
+    for key in tree:
+        yield f"{prefix}{key}"
+        node = tree._get_node(key)
+        if isinstance(node, DictConfig) and f"{prefix}{key}" not in ("model.net", "augment.transforms"):
+            yield from _paths(node, f"{prefix}{key}.")
+
+
+def test_every_key_of_conf_has_a_type_and_every_type_a_key():
+    found = set()
+    for group in ("data", "model", "augment", "trainer"):
+        for name in config.choices(group):
+            found |= set(_paths(config.compose(f"{group}={name}")))
+    known = {key for key in validate.known_keys() if ".files." not in key}
+    assert found == known
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=-1", "seed=-1: must be a whole number from 0 to 4294967295"),
+        ("seed=4294967296", "seed=4294967296: must be a whole number from 0 to 4294967295"),
+        ("seed=abc", "seed=abc: must be a whole number from 0"),
+        ("seed=null", "seed=null: must be a whole number from 0"),
+        ("seed=1.5", "seed=1.5: must be a whole number from 0"),
+        ("seed=true", "seed=true: must be a whole number from 0"),
+        ("seed='1'", 'seed="1": must be a whole number from 0'),
+        ("split.seed=-1", "split.seed=-1: must be a whole number from 0"),
+        ("model.epochs=0", "a head with random weights (model=scratch) needs at least 1 epoch"),
+        ("data.epochs=0", "a head with random weights (model=scratch) needs at least 1 epoch"),
+        ("model.lr=abc", "model.lr=abc: must be a number above 0"),
+        ("model.lr=0", "model.lr=0: must be a number above 0"),
+        ("model.lr=nan", "model.lr=NaN: must be a number above 0"),
+        ("model.lr=inf", "model.lr=Infinity: must be a number above 0"),
+        ("model.lr=true", "model.lr=true: must be a number above 0"),
+        ("model.batch_size=0", "model.batch_size=0: must be a whole number from 1 to 65536"),
+        ("model.shares=[]", "model.shares=[]: must be a list of at least 1"),
+        ("model.shares=[0.5,-1]", "model.shares=[0.5, -1]: must be a list of at least 1, each a number"),
+        ("model.input.size=0", "model.input.size=0: must be a whole number from 8 to 1024"),
+        ("model.input.size=100000", "model.input.size=100000: must be a whole number from 8 to 1024"),
+        ("model.input.size=null", "only a backbone of timm has a value of its own"),
+        ("model.input.mean=[0.5]", "model.input.mean=[0.5]: must be a list of 3"),
+        ("model.input.std=[0,0.2,0.2]", "model.input.std=[0, 0.2, 0.2]: must be a list of 3"),
+        ("model.input.crop=top", "model.input.crop=top: must be squash or center"),
+        ("model.input={size: abc}", "model.input.size=abc: must be"),
+        ("model.input=3", "model.input=3: must be a mapping of size"),
+        ("model.head=prob", "must be probe or random; near: probe"),
+        ("model.head=probe", "model=scratch has no strengths"),
+        ("+model.frozen=2", "model.frozen=2 needs a backbone of timm"),
+        ("model.balance=some", "must be none, weights or sampler"),
+        ("model.start=7", "must be a text, or null; in quotes it is one: model.start=\"'7'\""),
+        ("model.net=3", "model.net=3: must be a mapping"),
+        ("model.net.dropout=nan", "model.net.dropout=nan: must be finite"),
+        ("split.val=0", "split.val=0: must be a number above 0 and below 1"),
+        ("split.val=0.9", "split.val=0.9 and split.test=0.15 must leave something"),
+        ("split.official=1", "split.official=1: must be true or false"),
+        ("split=3", "split=3: must be a mapping of seed, val, test, official, distance"),
+        (
+            "trainer.devices=0",
+            "must be a whole number from 1 to 1024, -1 or auto, or a list",
+        ),
+        ("trainer.threads=0", "trainer.threads=0: must be a whole number from 1"),
+        ("trainer.accelerator=gppu", "must be auto, cpu, gpu, cuda or mps; near: gpu"),
+        ("trainer.strategy=dpd", "near: ddp"),
+        ("trainer.precision=bf16", "near: bf16-mixed"),
+        ("trainer.features=onyx", "must be onnx or torch; near: onnx"),
+        ("augment.mixup=-1", "augment.mixup=-1: must be a number from 0"),
+        (
+            "augment.transforms=[HorizontalFlip]",
+            "a list, each a mapping of one name to its arguments",
+        ),
+        ("pack.classes=breeds", "must be folder or breed; near: breed"),
+        ("fetch.path=2024", "must be a text; in quotes it is one: fetch.path=\"'2024'\""),
+        ("models=[]", "models=[]: must be a list of at least 1"),
+        ("models=scratch", "models=scratch: must be a list"),
+        ("models=[scratch,prob]", "models: prob is no file of conf/model/; near: probe"),
+        ("models=[scratch,scratch]", "models: scratch stands there twice"),
+        ("data.source.kind=x", "must be drawn, archive, oxford_photos or folder"),
+        ("+data.source.rebuild=oxford", "data.source.rebuild has no effect with data.source.kind=drawn"),
+        ("out=", "out=: must be a text"),
+        ("seed=???", "seed has no value"),
+        ("~seed", "seed is missing"),
+        ("~model", "model is missing"),
+        ("seed=${nope}", "Interpolation key 'nope' not found"),
+        ("seed=${seed}", "Recursive interpolation"),
+    ],
+)
+def test_a_value_of_another_type_or_out_of_range_is_told_with_what_is_allowed(override, message):
+    assert message in _refused(override)
+
+
+@pytest.mark.parametrize("strengths", ["[]", "[-1]", "[0]", "[a]", "1"])
+def test_strengths_are_numbers_above_0(strengths):
+    assert "must be a list of at least 1, each a number above 0" in _refused(
+        "model=probe", f"model.strengths={strengths}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+foo=1"], "foo is not a key; the configuration has data, augment"),
+        (["++sead=1"], "sead is not a key; near: seed"),
+        (["+model.optimizer=sgd"], "model.optimizer is not a key; model has name, net"),
+        (["+model.batchsize=8"], "model.batchsize is not a key; near: model.batch_size"),
+        (["+lr=1"], "lr is not a key; near: model.lr"),
+        (["+split.sed=1"], "split.sed is not a key; near: split.seed"),
+        (["+model.input.sise=8"], "model.input.sise is not a key; near: model.input.size"),
+        (["+data.source.foo=1"], "data.source.foo is not a key"),
+        (["+trainer.max_epochs=1"], "trainer.max_epochs is not a key; trainer has accelerator"),
+        (["+b.c=1"], "b is not a key"),
+        (["sead=1"], "sead is not a key; near: seed"),
+        (["model.lrr=1"], "model.lrr is not a key; near: model.lr"),
+        (["model=probe", "model.lr=1"], "model=probe has no lr; it belongs to convnext_tiny"),
+        (["model=probe", "+model.lr=1"], "model=probe has no lr; it belongs to convnext_tiny"),
+        (["experiment=petfaces-probe", "model.lr=1"], "model=probe has no lr; it belongs to"),
+        (["model=probe", "model.epochs=3"], "model=probe has no shares, no patience, no lr"),
+        (["model=scrath"], "model=scrath is not known; near: scratch"),
+        (["data=moon"], "data=moon is not known; choose one of folder, oxford"),
+        (["experiment=petfaces-prob"], "experiment=petfaces-prob is not known; near: petfaces-probe"),
+        (["a=["], "a=[ can't be read; write KEY=VALUE"),
+        (["seed"], "seed can't be read; write KEY=VALUE"),
+        (["seed=1,2"], "seed=1,2: several values are a sweep, which needs --multirun"),
+        (["+seed=3"], "+seed: this key is there already; write it without +"),
+        (["model=null"], "model=null: a group takes the name of one of its files"),
+        (["hydra.foo=1"], "hydra.foo is not a key of Hydra's"),
+        (["model@x=probe"], "model@x is no group of conf/"),
+    ],
+)
+def test_an_unknown_key_or_choice_is_told_with_the_nearest(overrides, message):
+    said = _refused(*overrides)
+    assert said.startswith(message) or message in said
+    assert "Set the environment variable" not in said
+
+
+def test_no_error_about_a_setting_shows_a_password():
+    for word in (
+        "fetch.mirrr=http://me:secret@host/x",
+        "fetch.mirror=[http://me:secret@host",
+        "models='http://me:secret@host'",
+    ):
+        assert "secret" not in _refused(word)
+
+
+def test_what_a_model_reads_may_be_added_to_it():
+    assert config.compose("model=resnet50", "+model.flip=true").model.flip
+    assert config.compose("model=finetune", "model.epochs=0").model.epochs == 0
+    assert config.compose("model=probe", "+model.net.drop_rate=0.1").model.net.drop_rate == 0.1
+
+
+@pytest.fixture
+def added(house):
+    """Writes files of conf/, which are removed afterwards."""
+    files = []
+
+    def add(name: str, content: str | bytes):
+        file = house / "conf" / name
+        assert not file.exists()
+        files.append(file)
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    yield add
+    for file in files:
+        file.unlink()
+
+
+def test_a_model_of_ones_own_has_arguments_of_its_own(house, added):
+    text = (house / "conf/model/scratch.yaml").read_text()
+    text = text.replace("name: scratch", "name: tiny").replace(
+        "models.scratch.ScratchCNN", "models.tiny.Tiny"
+    )
+    added("model/tiny.yaml", re.sub(r"(?s)  widths:.*?  dropout: 0.2", "  width: 16", text))
+    assert config.compose("model=tiny", "model.net.width=8", "models=[tiny]").model.net.width == 8
+
+
+def test_an_unknown_key_or_value_in_a_file_is_told_with_the_file(house, added, restored, change):
+    added("experiment/mine.yaml", "# @package _global_\nsead: 3\n")
+    assert _refused("experiment=mine") == "conf/experiment/mine.yaml: sead is not a key; near: seed"
+    added("experiment/ours.yaml", "# @package _global_\nseed: -3\n")
+    assert _refused("experiment=ours").startswith("conf/experiment/ours.yaml: seed=-3: must be")
+    text = (house / "conf/model/scratch.yaml").read_text()
+    added("model/other.yaml", text.replace("name: scratch", "name: other\noptimizer: sgd"))
+    assert "conf/model/other.yaml: model.optimizer is not a key" in _refused("model=other")
+    added("model/hollow.yaml", "")
+    assert "model.name, model.net, model.input" in _refused("model=hollow")
+    change("params.yaml", ("\nseed: 1 ", "\nseed: abc "))
+    assert _refused().startswith("params.yaml: seed=abc: must be a whole number")
+
+
+CONFLICT = "<<<<<<< HEAD\nseed: 1\n=======\nseed: 2\n>>>>>>> theirs\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("\tseed: 1\n", ", line 2: YAML allows no tab here; indent with spaces"),
+        ("split:\n\tseed: 1\n", ", line 3: YAML allows no tab here; indent with spaces"),
+        (CONFLICT, ", line 2: git left conflict markers; keep one side and delete the lines that begin with"),
+        ("seed: 1\nseed: 2\n", ", line 3: found duplicate key seed"),
+        ("a: [1\n", ", line 3: "),
+        ("a: 'x\n", ", line 3: "),
+        ("a: b: c\n", ", line 2: mapping values are not allowed here"),
+        ("a: @x\n", ", line 2: "),
+        ("a: *x\n", ", line 2: found undefined alias 'x'"),
+        ("a: !!python/object:os.system x\n", ", line 2: could not determine a constructor"),
+        ("- seed\n", ", line 2: key: value is expected here"),
+        ("seed\n", ", line 2: key: value is expected here"),
+        ("seed: \x01\n", ", line 2: character 0x1 is not allowed in YAML"),
+        (b"seed: \xff\n", ", line 2: not UTF-8"),
+        ("seed: " + "[" * 1500, ": nested too deeply to be read"),
+        ("a: ${\n", ": "),
+    ],
+)
+def test_a_broken_yaml_file_is_told_with_its_line_and_what_to_do(house, restored, added, text, message):
+    data = b"# first\n" + (text if isinstance(text, bytes) else text.encode())
+    added("experiment/broken.yaml", data)
+    said = _refused("experiment=broken")
+    assert f"conf/experiment/broken.yaml{message}" in said
+    (house / "params.yaml").write_bytes(data)
+    assert f"params.yaml{message}" in _refused()
+
+
+def test_an_empty_or_missing_params_is_no_traceback(house, restored):
+    (house / "params.yaml").write_text("# nothing yet\n")
+    assert config.compose().seed == 1
+    (house / "params.yaml").unlink()
+    assert _refused() == "params.yaml is missing; git checkout -- params.yaml brings it back"
+    (house / "params.yaml").touch()  # `restored` puts it back
+
+
+@pytest.fixture(scope="module")
+def composed() -> list[dict]:
+    """Resolved configurations of each kind."""
+    words = (["model=scratch"], ["model=probe"], ["model=finetune"], ["data=petfaces"], ["data=folder"])
+    return [OmegaConf.to_container(config.compose(*word), resolve=True) for word in words]
+
+
+# All of Unicode would take seconds to prepare.
+TEXTS = st.text("aeE10.-_${}[]:,'\"\\ \n\x1b\x00é猫\u202e\ud800", max_size=8)
+ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    TEXTS,
+    st.sampled_from(["", "???", "${seed}", "1", "nan", "scratch", "auto", "probe", b"x", 10**400, -1, 0]),
+)
+KEYS = st.one_of(TEXTS, st.integers(), st.sampled_from(["size", "lr", "sead", "net.x"]))
+TREES = st.recursive(
+    ODD,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.text(max_size=8) | st.integers() | st.sampled_from(["size", "lr"]), inner, max_size=3
+        )
+    ),
+    max_leaves=6,
+)
+
+
+def _say(function, *arguments) -> None:
+    """Calls it; the only exception that it may raise is a UserError of one line."""
+    try:
+        function(*arguments)
+    except config.UserError as error:
+        assert str(error).splitlines() == [str(error)]
+
+
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(number=st.integers(0, 4), data=st.data())
+def test_no_value_at_any_key_ends_in_a_traceback(composed, number, data):
+    tree = copy.deepcopy(composed[number])
+    for _ in range(data.draw(st.integers(1, 3))):
+        node = tree
+        while True:
+            key = data.draw(st.sampled_from(sorted(node, key=str)) if node else TEXTS)
+            if not isinstance(node.get(key), dict) or data.draw(st.integers(0, 5)) == 0:
+                break
+            node = node[key]
+        match data.draw(st.sampled_from(["replace", "remove", "add"])):
+            case "replace":
+                node[key] = data.draw(TREES)
+            case "remove":
+                node.pop(key, None)
+            case "add":
+                node[data.draw(st.text(max_size=10) | st.sampled_from(["lr", "sead", "net.x"]))] = data.draw(
+                    TREES
+                )
+    _say(validate.check_tree, tree)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(tree=TREES)
+@example(tree={"data": {"name": "sample"}})
+def test_no_tree_at_all_ends_in_a_traceback(tree):
+    _say(validate.check_tree, tree)
+
+
+MARKS = [*"\t\n -:{}[],&*!|>%@`'\"#?<=é\x00", "seed", "1", "<<<<<<<", ">>>>>>> x", "\n  ", ": "]
+WORDS = st.lists(st.sampled_from(MARKS), max_size=20).map("".join)
+
+
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=WORDS.map(str.encode) | st.binary(max_size=40))
+def test_no_content_of_a_yaml_file_ends_in_a_traceback(tmp_path_factory, content):
+    file = tmp_path_factory.getbasetemp() / "generated.yaml"
+    file.write_bytes(content)
+    _say(yaml_files.load, file)
+
+
+def _ended(monkeypatch, program, *words: str) -> str | int | None:
+    """Status of a program in this process."""
+    monkeypatch.setattr(sys, "argv", [f"{sys.argv[0]}", *words])
+    try:
+        program()
+    except SystemExit as ended:
+        return ended.code
+    return None
+
+
+@pytest.mark.parametrize("mode", [(), ("--multirun",)])
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("sead=1", "error: sead is not a key; near: seed"),
+        ("model=scrath", "error: model=scrath is not known; near: scratch"),
+        ("a=[", "error: a=[ can't be read"),
+        ("--config-name=moon", "error: there is no conf/moon.yaml"),
+    ],
+)
+def test_a_stage_ends_in_that_line_and_status_1(house, monkeypatch, capsys, mode, word, message):
+    from pipeline import split
+
+    ended = _ended(monkeypatch, split.main, *mode, word)
+    assert str(ended).startswith(message)
+    assert "\n" not in ended
+    assert capsys.readouterr().err == ""
+    shutil.rmtree(house / "runs/sweeps", ignore_errors=True)
+
+
+def test_a_stage_checks_before_it_begins(monkeypatch, capsys):
+    begun = []
+    program = config.stage(begun.append)
+    assert _ended(monkeypatch, program, "+foo=1").startswith("error: foo is not a key")
+    assert _ended(monkeypatch, program, "seed=-1").startswith("error: seed=-1: must be")
+    assert not begun
+    assert _ended(monkeypatch, program, "seed=3") is None
+    assert begun[0].seed == 3
