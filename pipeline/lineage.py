@@ -17,7 +17,7 @@ from pipeline.config import ROOT
 CODE = ("pipeline", "models", "conf", "dvc.yaml", "constraints.txt", "pyproject.toml")
 CHANGES = "changes.diff"  # in the train folder: what of CODE was not committed
 # Choices that change where and how fast, not what.
-WITHOUT_EFFECT = ("out", "models", "fetch", "evaluate", "register")
+WITHOUT_EFFECT = ("out", "models", "fetch", "register")
 
 
 def settings_of(cfg: DictConfig) -> dict:

@@ -17,7 +17,8 @@ from pipeline import config, leaderboard
 from pipeline.config import ROOT, UserError
 
 ABOUT = (
-    "Test split; the interval is top-1's, by bootstrap. Per class: mean recall of the classes. "
+    "Test split; the interval is top-1's (95 %, Wilson), leaderboard.csv has those of the other shares. "
+    "Per class: mean recall of the classes. "
     "Calibration: expected error, lower is better. Answered: test pictures of which it is not unsure, and "
     "how often it is right then; other things: cut-outs of two photographs without an animal. "
     "Multiply-adds are of one picture; pictures seen are shown in training."
@@ -143,7 +144,7 @@ def _page(
         headings=leaderboard.headings(),
         rows=[leaderboard.cells(row) for row in table],
         intervals=report_page.intervals(table),
-        about=ABOUT,
+        about=" ".join(filter(None, [leaderboard.ties(table), ABOUT])),
         verdicts=[{**row, "words": leaderboard.verdict(row)} for row in verdicts],
         caution=leaderboard.caution(verdicts),
         decision=decision,
@@ -190,6 +191,7 @@ def _readme(runs: Path, table: list[dict], verdicts: list[dict], decision: dict)
         "to check and the state of the data, is the page [index.html](index.html): open it from disk.",
         "",
         leaderboard.markdown(table),
+        *([leaderboard.ties(table), ""] if leaderboard.ties(table) else []),
         ABOUT,
         "",
         *(f"- {leaderboard.verdict(row)}" for row in verdicts),
