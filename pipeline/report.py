@@ -9,12 +9,17 @@ import csv
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from pipeline import config, leaderboard
 from pipeline.config import ROOT, UserError
+
+# Of each model for `dvc exp show`, a column each; more would be unreadable.
+METRICS = ("test/top1", "test/top3", "test/answered", "test/answered/right")
+CURVES = ("model", "epoch", "val/top1", "val/loss")  # what dvc.yaml's plots name
 
 ABOUT = (
     "Test split; the interval is top-1's (95 %, Wilson), leaderboard.csv has those of the other shares. "
@@ -30,11 +35,11 @@ def _read(file: Path) -> list[dict]:
         return list(csv.DictReader(stream))
 
 
-def _write(file: Path, rows: list[dict]) -> None:
+def _write(file: Path, rows: list[dict], first: Sequence[str] = ()) -> None:
+    """Writes rows under all of their keys; the columns of `first` are there even where no row has them."""
+    columns = list(dict.fromkeys([*first, *(key for row in rows for key in row)]))
     with open(file, "w", newline="") as stream:
-        writer = csv.DictWriter(
-            stream, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
-        )
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
@@ -70,17 +75,18 @@ def report(runs: Path, place: Path, models: list[str], target: Path) -> None:
 
 
 def _tables(runs: Path, place: Path, table: list[dict], folder: Path) -> None:
-    """Figures of all candidates for programs: JSON for DVC, CSV for the rest."""
+    """Figures of all candidates for programs: a few in JSON for `dvc exp show`, all in CSV."""
     from pipeline import curves
 
     _write(folder / "leaderboard.csv", table)
-    metrics = {row["model"]: {key: value for key, value in row.items() if key != "model"} for row in table}
+    metrics = {row["model"]: {key: row[key] for key in METRICS if key in row} for row in table}
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     for name in ("classes", "confusions"):
         rows = {row["model"]: _read(runs / "evaluate" / row["model"] / f"{name}.csv") for row in table}
         _write(folder / f"{name}.csv", [{"model": model, **row} for model in rows for row in rows[model]])
     points = {row["model"]: curves.read(runs / "train" / row["model"]) for row in table}
-    _write(folder / "curves.csv", [{"model": model, **row} for model in points for row in points[model]])
+    rows = [{"model": model, **row} for model in points for row in points[model]]
+    _write(folder / "curves.csv", rows, CURVES)
     shutil.copyfile(place / "audit.csv", folder / "audit.csv")
 
 
