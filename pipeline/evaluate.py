@@ -11,9 +11,7 @@ from pipeline.config import ROOT, UserError
 THINGS = 60  # pictures of other things
 
 
-def evaluate(
-    train: Path, place: Path, out: Path, resamples: int, threads: int, workers: int
-) -> dict[str, float]:
+def evaluate(train: Path, place: Path, out: Path, threads: int, workers: int) -> dict[str, float]:
     """Judges the model of a train folder.
 
     Writes ``metrics.json``, ``model.sha256`` (which model was judged), ``predictions.csv`` (a row a test
@@ -25,12 +23,11 @@ def evaluate(
         train: train's folder.
         place: the data set's folder.
         out: where to.
-        resamples: of the bootstrap.
         threads: of torch.
         workers: that read pictures.
 
     Returns:
-        What ``metrics.json`` says; intervals are ``…/low`` and ``…/high``.
+        What ``metrics.json`` says; ``…/low`` and ``…/high`` are the ends of 95 % Wilson intervals.
 
     Raises:
         UserError: the model is damaged, or knows other classes than the data; or at `out` is something else.
@@ -58,15 +55,14 @@ def evaluate(
     metrics: dict[str, float] = {"test/pictures": len(rows)}
     for k in TOP:
         right = scores.topk(probabilities, targets, min(k, len(pack.classes)))
-        metrics[f"test/top{k}"] = float(right.mean())
-        metrics[f"test/top{k}/low"], metrics[f"test/top{k}/high"] = scores.interval(right, resamples)
+        metrics |= _share(f"test/top{k}", right)
     matrix = scores.confusion_matrix(targets, predicted, len(pack.classes))
     shown = np.maximum(matrix.sum(axis=1), 1)
     recall = matrix.diagonal() / shown
     metrics["test/mean_per_class"] = float(recall[matrix.sum(axis=1) > 0].mean())
     species = scores.species_right(probabilities, targets, card["species"])
     if species is not None:
-        metrics["test/species"] = float(species.mean())
+        metrics |= _share("test/species", species)
     metrics["test/calibration_error"] = scores.calibration_error(probabilities, targets)
     metrics |= _silence(model, card, probabilities.max(axis=1), predicted == targets)
 
@@ -121,11 +117,19 @@ def _silence(model, card: dict, sure, right) -> dict[str, float]:
 
     bound = card.get("unsure_below", 0.0)
     speaks = sure >= bound
-    found = {"test/answered": float(speaks.mean())}
+    found = _share("test/answered", speaks)
     if speaks.any():
-        found["test/answered/right"] = float(right[speaks].mean())
+        found |= _share("test/answered/right", right[speaks])
     others = scores.predict_loose(model, card, things.photographed(THINGS, seed=0), 32).max(axis=1)
     return found | {"others/named": float((others >= bound).mean())}
+
+
+def _share(key: str, right) -> dict[str, float]:
+    """A share of independent images, with its interval."""
+    from pipeline import scores
+
+    low, high = scores.interval(right)
+    return {key: float(right.mean()), f"{key}/low": low, f"{key}/high": high}
 
 
 def _table(file: Path, columns: list[str], rows: list[list]) -> None:
@@ -144,7 +148,6 @@ def main(cfg: DictConfig) -> None:
         runs / "train" / name,
         ROOT / "data" / cfg.data.name,
         runs / "evaluate" / name,
-        cfg.evaluate.resamples,
         cfg.trainer.threads,
         cfg.trainer.workers,
     )

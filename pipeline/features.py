@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from omegaconf import DictConfig
+from PIL import Image
+from torch.utils.data import Dataset
 
 from models.classifier import Classifier
 from pipeline import config, graph, portable
@@ -56,6 +58,44 @@ def features(model: Classifier, card: dict, pack: Pack, rows: np.ndarray, cfg: D
         rows: which of them.
         cfg: of it `model.batch_size` and `trainer`.
     """
+    hashes = pack.table["sha256"].to_numpy()[rows]
+
+    def sized(new: np.ndarray) -> Pictures:
+        return Pictures(pack, rows[new], still(card["input"]), seed=0)
+
+    return _kept(model, card, hashes.tolist(), sized, cfg)
+
+
+def features_loose(model: Classifier, card: dict, pictures: list[np.ndarray], cfg: DictConfig) -> np.ndarray:
+    """The same of pictures of no data set, uint8 H×W×3 of any size each."""
+    size = still(card["input"])
+    hashes = [hashlib.sha256(f"{each.shape}".encode() + each.tobytes()).hexdigest() for each in pictures]
+
+    def sized(new: np.ndarray) -> list[tuple[torch.Tensor, int]]:
+        small = (
+            portable.shrink(Image.fromarray(pictures[place]), card["input"]["max_side"]) for place in new
+        )
+        return [(torch.from_numpy(np.array(size(each))), 0) for each in small]
+
+    return _kept(model, card, hashes, sized, cfg)
+
+
+def _kept(
+    model: Classifier,
+    card: dict,
+    hashes: list[str],
+    sized: Callable[[np.ndarray], Dataset | list],
+    cfg: DictConfig,
+) -> np.ndarray:
+    """Features of pictures by their hashes: from the cache, or computed and added to it.
+
+    Args:
+        model: its head does not matter.
+        card: the model's.
+        hashes: of the pictures.
+        sized: makes a data set of those at the given places.
+        cfg: of it `model.batch_size` and `trainer`.
+    """
     file = config.main_checkout() / CACHE / f"{backbone_key(model, card, cfg)[:24]}.npz"
     known: dict[str, np.ndarray] = {}
     if file.is_file():
@@ -66,14 +106,12 @@ def features(model: Classifier, card: dict, pack: Pack, rows: np.ndarray, cfg: D
             print(
                 f"warning: {file.name} is damaged ({error}); the features are computed anew", file=sys.stderr
             )
-    hashes = pack.table["sha256"].to_numpy()
-    new = np.array([row for row in rows if hashes[row] not in known], dtype=np.int64)
+    new = np.array([place for place, each in enumerate(hashes) if each not in known], dtype=np.int64)
     if len(new):
-        pictures = Pictures(pack, new, still(card["input"]), seed=0)
-        computed = _compute(_engine(model, card, cfg), pictures, cfg.model.batch_size, cfg.trainer.workers)
-        known.update(zip(hashes[new], computed, strict=True))
+        computed = _compute(_engine(model, card, cfg), sized(new), cfg.model.batch_size, cfg.trainer.workers)
+        known.update(zip((hashes[place] for place in new), computed, strict=True))
         _store(file, known)
-    return np.stack([known[hashes[row]] for row in rows])
+    return np.stack([known[each] for each in hashes])
 
 
 def _engine(model: Classifier, card: dict, cfg: DictConfig) -> Callable[[torch.Tensor], np.ndarray]:
@@ -108,7 +146,7 @@ def _engine(model: Classifier, card: dict, cfg: DictConfig) -> Callable[[torch.T
 
 
 def _compute(
-    engine: Callable[[torch.Tensor], np.ndarray], pictures: Pictures, batch_size: int, workers: int
+    engine: Callable[[torch.Tensor], np.ndarray], pictures: Dataset | list, batch_size: int, workers: int
 ) -> np.ndarray:
     from tqdm import tqdm
 

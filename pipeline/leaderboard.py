@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from pipeline import config, foreign, seal, text
+from pipeline import config, foreign, ranking, seal, text
 from pipeline.config import ROOT, UserError
 
 # Heading, source (train's or evaluate's metrics.json), key, how to show it.
@@ -34,7 +34,7 @@ NOISE = 0.05  # p-value from which a difference counts as noise
 
 
 def rows(runs: Path, models: list[str]) -> list[dict]:
-    """A row a candidate, best top-1 first: `model` and the figures under their keys.
+    """A row a candidate, best top-1 first, of ties the cheapest: `model` and the figures under their keys.
 
     Raises:
         UserError: a candidate has not been evaluated, or is damaged.
@@ -49,7 +49,16 @@ def rows(runs: Path, models: list[str]) -> list[dict]:
             seal.check(file.parent)
             row |= json.loads(file.read_text(encoding="utf-8"))
         table.append(row)
-    return sorted(table, key=lambda row: -row["test/top1"])
+    return sorted(table, key=lambda row: (-row["test/top1"], ranking.cost(row)))
+
+
+def ties(table: list[dict]) -> str:
+    """Which candidates tie on the test split, in a sentence; empty where none do."""
+    groups: dict[float, list[str]] = {}
+    for row in table:
+        groups.setdefault(row["test/top1"], []).append(row["model"])
+    tied = [" and ".join(names) for names in groups.values() if len(names) > 1]
+    return f"{'; '.join(tied)} tie in top-1. {ranking.RULE}" if tied else ""
 
 
 def cells(row: dict, columns: Sequence[tuple] = COLUMNS) -> list[str]:
@@ -140,15 +149,18 @@ def show(runs: Path, models: list[str], timed: bool = True) -> None:
 
     name = runs.name
     console = Console(width=None if sys.stdout.isatty() else 120)
-    title = text.rich(f"{name}: test split, with the 95 % bootstrap interval of top-1")
+    title = text.rich(f"{name}: test split, with the 95 % Wilson interval of top-1")
     table = Table(title=title)
     columns = [column for column in COLUMNS if column[2] in PRINTED]
     for heading in (*headings(columns), "training time"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
-    for row in rows(runs, models):
+    judged = rows(runs, models)
+    for row in judged:
         seconds = tracking.wall_seconds(runs / "train" / row["model"]) if timed else None
         table.add_row(*map(text.rich, cells(row, columns)), f"{seconds:,.0f} s" if seconds else "–")
     console.print(table)
+    if tied := ties(judged):
+        print(text.printable(tied))
     decision = json.loads((runs / "register/decision.json").read_text(encoding="utf-8"))
     card = foreign.card(runs / "register/champion/train")
     reason = text.shortened(decision["champion"]["reason"], 300)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import text
+from pipeline import text, yaml_files
 from pipeline.config import ROOT
 
 # Choices that change where and how fast, not what.
-WITHOUT_EFFECT = ("out", "models", "fetch", "evaluate", "register")
+WITHOUT_EFFECT = ("out", "models", "fetch", "register")
 
 
 def settings_of(cfg: DictConfig) -> dict:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pipeline import atomic, config, foreign, seal, tables, text
+from pipeline import atomic, config, foreign, ranking, seal, tables, text
 from pipeline.config import ROOT, UserError
 
 PARTS = ("train", "evaluation", "portable")  # folders of a champion's copy
@@ -127,6 +127,12 @@ def decide(challenger: Candidate, champion: Candidate | None, significance: floa
     return {"promoted": promoted, "reason": reason, "paired_test": {"wins": wins, "losses": losses, "p": p}}
 
 
+def challenger(candidates: dict[str, Candidate]) -> str:
+    """Name of the best on validation; of ties the cheapest, then the first of params.yaml's list."""
+    judged = {name: candidate.validation for name, candidate in candidates.items()}
+    return min(judged, key=lambda name: (-judged[name]["val/top1"], ranking.cost(judged[name])))
+
+
 def register(runs: Path, place: Path, models: list[str], significance: float) -> dict:
     """Registers the candidates of a data set and settles who is champion.
 
@@ -158,8 +164,7 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
         candidates[model], hashes[model] = candidate, tracking.model_hash(candidate.train)
         versions[model] = tracking.ensure_version(candidate.train, candidate.evaluation, candidate.portable)
         print(f"register: {model} is version {versions[model]} of {name}", flush=True)
-    # Between equals the first of params.yaml's list.
-    best = max(models, key=lambda model: candidates[model].validation["val/top1"])
+    best = challenger(candidates)
     outcome = None
     for _ in range(TRIES):
         in_office = tracking.champion(name)

@@ -17,8 +17,13 @@ from omegaconf import DictConfig
 from pipeline import config, foreign, leaderboard, portable, tables, text
 from pipeline.config import ROOT, UserError
 
+# Of each model for `dvc exp show`, a column each; more would be unreadable.
+METRICS = ("test/top1", "test/top3", "test/answered", "test/answered/right")
+CURVES = ("model", "epoch", "val/top1", "val/loss")  # what dvc.yaml's plots name
+
 ABOUT = (
-    "Test split; the interval is top-1's, by bootstrap. Per class: mean recall of the classes. "
+    "Test split; the interval is top-1's (95 %, Wilson), leaderboard.csv has those of the other shares. "
+    "Per class: mean recall of the classes. "
     "Calibration: expected error, lower is better. Answered: test pictures of which it is not unsure, and "
     "how often it is right then; other things: cut-outs of two photographs without an animal. "
     "Multiply-adds are of one picture; pictures seen are shown in training."
@@ -70,11 +75,11 @@ def _keep_others(old: Path, new: Path) -> None:
 
 
 def _tables(runs: Path, place: Path, table: list[dict], folder: Path) -> None:
-    """Figures of all candidates for programs: JSON for DVC, CSV for the rest."""
+    """Figures of all candidates for programs: a few in JSON for `dvc exp show`, all in CSV."""
     from pipeline import curves
 
     tables.write(folder / "leaderboard.csv", table)
-    metrics = {row["model"]: {key: value for key, value in row.items() if key != "model"} for row in table}
+    metrics = {row["model"]: {key: row[key] for key in METRICS if key in row} for row in table}
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     for name in ("classes", "confusions"):
         rows = {row["model"]: tables.read(runs / "evaluate" / row["model"] / f"{name}.csv") for row in table}
@@ -82,8 +87,10 @@ def _tables(runs: Path, place: Path, table: list[dict], folder: Path) -> None:
             folder / f"{name}.csv", [{"model": model, **row} for model in rows for row in rows[model]]
         )
     points = {row["model"]: curves.read(runs / "train" / row["model"]) for row in table}
+    rows = [{"model": model, **row} for model in points for row in points[model]]
+    # Columns that dvc.yaml's plots name are there even where no row has them.
     tables.write(
-        folder / "curves.csv", [{"model": model, **row} for model in points for row in points[model]]
+        folder / "curves.csv", rows, list(dict.fromkeys([*CURVES, *(key for row in rows for key in row)]))
     )
     shutil.copyfile(place / "audit.csv", folder / "audit.csv")
 
@@ -150,7 +157,7 @@ def _page(
         headings=leaderboard.headings(),
         rows=[leaderboard.cells(row) for row in table],
         intervals=report_page.intervals(table),
-        about=ABOUT,
+        about=" ".join(filter(None, [leaderboard.ties(table), ABOUT])),
         verdicts=[{**row, "words": leaderboard.verdict(row)} for row in verdicts],
         caution=leaderboard.caution(verdicts),
         decision=decision,
@@ -197,6 +204,7 @@ def _readme(runs: Path, table: list[dict], verdicts: list[dict], decision: dict)
         "to check and the state of the data, is the page [index.html](index.html): open it from disk.",
         "",
         leaderboard.markdown(table),
+        *([leaderboard.ties(table), ""] if leaderboard.ties(table) else []),
         ABOUT,
         "",
         *(f"- {text.markdown(leaderboard.verdict(row))}" for row in verdicts),

@@ -41,12 +41,18 @@ def confusion_matrix(targets: np.ndarray, predicted: np.ndarray, classes: int) -
     return matrix
 
 
-def interval(right: np.ndarray, resamples: int) -> tuple[float, float]:
-    """95 % bootstrap interval (percentile) of the mean of 0/1 values."""
-    rng = np.random.default_rng(0)
-    means = [right[rng.integers(0, len(right), len(right))].mean() for _ in range(resamples)]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+def interval(right: np.ndarray) -> tuple[float, float]:
+    """95 % Wilson interval of a share (Wilson 1927, doi:10.1080/01621459.1927.10502953).
+
+    It holds at the edges: of 42 images that are all right it says 91.6 to 100 %.
+
+    Args:
+        right: 0/1 values of independent images, at least one.
+    """
+    from scipy.stats import binomtest
+
+    found = binomtest(int(np.count_nonzero(right)), len(right)).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> tuple[int, int, float]:

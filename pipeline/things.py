@@ -13,9 +13,9 @@ SIDE = 128
 
 
 def drawn(count: int, seed: int) -> list[np.ndarray]:
-    """Noise, gradients, stripes, blots and boxes: uint8 SIDE × SIDE × 3 each."""
+    """Noise, clouds, gradients, stripes, blots and boxes: uint8 SIDE × SIDE × 3 each."""
     rng = np.random.default_rng(seed)
-    kinds = (_noise, _gradient, _stripes, _blots, _boxes)
+    kinds = (_noise, _gradient, _stripes, _blots, _boxes, _clouds)
     return [kinds[number % len(kinds)](rng) for number in range(count)]
 
 
@@ -42,6 +42,18 @@ def _noise(rng: np.random.Generator) -> np.ndarray:
     coarse = int(rng.integers(2, SIDE + 1))
     noise = Image.fromarray(rng.integers(0, 256, (coarse, coarse, 3), dtype=np.uint8))
     return np.asarray(noise.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+
+
+def _clouds(rng: np.random.Generator) -> np.ndarray:
+    """Noise whose amplitude falls with frequency as in photographs, about 1/f (Field 1987)."""
+    frequency = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.fftfreq(SIDE)[None, :])
+    frequency[0, 0] = 1  # the mean, which is drawn below
+    falls = frequency ** -rng.uniform(0.8, 2.2)
+    # Grey to colourful: what the channels of photographs share is more than their own.
+    waves = rng.normal(size=(SIDE, SIDE, 1, 2)) + rng.random() * rng.normal(size=(SIDE, SIDE, 3, 2))
+    grains = np.fft.ifft2(falls[..., None] * (waves[..., 0] + 1j * waves[..., 1]), axes=(0, 1)).real
+    contrast = rng.uniform(20, 70) / grains.std(axis=(0, 1))
+    return np.clip(grains * contrast + rng.integers(40, 216, 3), 0, 255).astype(np.uint8)
 
 
 def _gradient(rng: np.random.Generator) -> np.ndarray:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LEFT = ("weights.safetensors", "model.json", "config.yaml", "lineage.json", "metrics.json")
 # Of the checkout: no training writes into them.
 SOURCES = ("benchmarks", "conf", "data", "docs", "models", "photos", "pipeline", "reports", "tests")
-THINGS = 60  # pictures of other things, by which the bound of "unsure" is chosen
+THINGS = 300  # pictures of other things, by which the bound of "unsure" is chosen
 
 
 def _fit_head(model, card: dict, pack, cfg: DictConfig) -> list[dict]:
@@ -206,9 +206,7 @@ def _judge(model, card: dict, pack, cfg: DictConfig, folder: Path) -> dict[str, 
     if cfg.model.epochs == 0:  # the backbone is as it was: what it says of these pictures is known
         from pipeline.features import features
 
-        with torch.inference_mode():
-            x = torch.from_numpy(features(model, card, pack, rows, cfg)).to(model.device)
-            probabilities = model.net.get_classifier()(x).softmax(dim=1).cpu().numpy()
+        probabilities = _of_features(model, features(model, card, pack, rows, cfg))
     else:
         probabilities = scores.predict(model, card, pack, rows, cfg.model.batch_size, cfg.trainer.workers)
     targets = pack.table["target"].to_numpy()[rows]
@@ -218,6 +216,15 @@ def _judge(model, card: dict, pack, cfg: DictConfig, folder: Path) -> dict[str, 
         torch.from_numpy(probabilities), torch.from_numpy(targets)
     )
     return {key: float(value) for key, value in figures.items()}
+
+
+def _of_features(model, x):
+    """Probabilities, images × classes, that the head gives for features, images × C."""
+    import torch
+
+    with torch.inference_mode():
+        logits = model.net.get_classifier()(torch.from_numpy(x).to(model.device))
+        return (logits / model.temperature).softmax(dim=1).cpu().numpy()
 
 
 def _calibrate(model, card: dict, probabilities, targets, cfg: DictConfig):
@@ -238,9 +245,15 @@ def _calibrate(model, card: dict, probabilities, targets, cfg: DictConfig):
     model.temperature = card["temperature"] = calibration.temperature(probabilities, targets)
     probabilities = calibration.soften(probabilities, model.temperature)
     sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
-    named = scores.predict_loose(model, card, things.drawn(THINGS, seed=0), cfg.model.batch_size).max(axis=1)
+    patterns = things.drawn(THINGS, seed=0)
+    if cfg.model.epochs == 0:  # many times as fast, and kept for the next head
+        from pipeline.features import features_loose
+
+        others = _of_features(model, features_loose(model, card, patterns, cfg))
+    else:
+        others = scores.predict_loose(model, card, patterns, cfg.model.batch_size)
     card["unsure_below"] = calibration.unsure_below(
-        sure, right, named, cfg.unsure.answers_right, cfg.unsure.others_named
+        sure, right, others.max(axis=1), cfg.unsure.answers_right, cfg.unsure.others_named
     )
     return probabilities
 

@@ -66,6 +66,19 @@ def test_a_champion_judged_on_other_data_is_replaced_without_a_test(tmp_path, ot
     assert outcome["paired_test"] is None
 
 
+def test_of_candidates_that_tie_on_validation_the_cheapest_challenges(tmp_path):
+    costs = {"a": (0.9, 50, 10, 7), "b": (0.9, 20, 20, 7), "c": (0.9, 50, 8, 9), "d": (0.8, 1, 1, 1)}
+    candidates = {}
+    for name, (top1, each, seen, parameters) in costs.items():
+        candidates[name] = _candidate(tmp_path / name, [True])
+        figures = {"val/top1": top1, "multiply_adds": each, "pictures_seen": seen, "parameters": parameters}
+        (candidates[name].train / "metrics.json").write_text(json.dumps(figures))
+    # All of the first three tie; b and c take as much to train, b less to answer.
+    assert register.challenger(candidates) == "b"
+    del candidates["b"]
+    assert register.challenger(candidates) == "c"
+
+
 def test_the_export_is_checked_against_what_was_evaluated(repro, house, tmp_path):
     import shutil
 

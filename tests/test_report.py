@@ -86,7 +86,9 @@ def _audited(place, *rows: tuple) -> None:
     (place / "audit.csv").write_text("\n".join(lines) + "\n")
 
 
-def _judged(runs, place, monkeypatch, model: str, wrong: int, points: list[dict], drawings=True) -> None:
+def _judged(
+    runs, place, monkeypatch, model: str, wrong: int, points: list[dict], drawings=True, **costs
+) -> None:
     """Leaves train's and evaluate's folders of a model that errs in the first `wrong` test pictures."""
     from models import classifier
     from pipeline.data import Pack
@@ -99,7 +101,7 @@ def _judged(runs, place, monkeypatch, model: str, wrong: int, points: list[dict]
     classifier.save(networks.build(cfg, card, packed)[0], card, folder)
     curves.write(points, folder / "curves.csv")
     cost = {"val/top1": 0.5, "parameters": 1234, "multiply_adds": 5678, "pictures_seen": 0}
-    (folder / "metrics.json").write_text(json.dumps(cost))
+    (folder / "metrics.json").write_text(json.dumps(cost | costs))
     seal.seal(folder)
 
     def answer(_, card, packed, rows, *__):
@@ -112,7 +114,7 @@ def _judged(runs, place, monkeypatch, model: str, wrong: int, points: list[dict]
         return probabilities.astype(np.float32)
 
     monkeypatch.setattr(scores, "predict", answer)
-    evaluate.evaluate(folder, place, runs / "evaluate" / model, 20, 1, 0)
+    evaluate.evaluate(folder, place, runs / "evaluate" / model, 1, 0)
     champion = {"model": model, "reason": "the first champion"}
     decision = {"promoted": True, "challenger": model, "reason": "x", "looks": 0, "champion": champion}
     (runs / "register").mkdir(exist_ok=True)
@@ -271,6 +273,46 @@ def test_dropped_pictures_are_counted_and_named(tmp_path, monkeypatch):
 def test_a_report_without_an_audit_names_the_stage(tmp_path):
     with pytest.raises(UserError, match="dvc repro audit"):
         report.report(tmp_path / "runs/x", tmp_path / "data/x", ["one"], tmp_path / "reports/x")
+
+
+def test_an_interval_holds_at_the_edges():
+    from scipy.stats import binom
+
+    low, high = scores.interval(np.ones(42, dtype=bool))
+    assert (round(low, 3), high) == (0.916, 1.0)
+    low, high = scores.interval(np.zeros(42, dtype=bool))
+    assert (low, round(high, 3)) == (0.0, 0.084)
+    ends = [scores.interval(np.arange(42) < right) for right in range(43)]
+    for share in (0.5, 0.9, 0.95, 0.98, 0.99):  # how often the interval holds the true share, exactly
+        held = [right for right, (low, high) in enumerate(ends) if low <= share <= high]
+        assert binom.pmf(held, 42, share).sum() > 0.9
+
+
+def test_every_share_of_the_test_pictures_has_its_interval(tiny):
+    metrics = json.loads((tiny / "runs/tiny/evaluate/strong/metrics.json").read_text())
+    keys = ["test/top1", "test/top3", "test/top5", "test/species", "test/answered", "test/answered/right"]
+    for key in keys:
+        assert metrics[f"{key}/low"] <= metrics[key] <= metrics[f"{key}/high"]
+        assert metrics[f"{key}/high"] - metrics[f"{key}/low"] > 0.2  # of seven pictures
+    assert "Wilson" in Page(tiny / "reports/tiny/index.html").text
+
+
+def test_ties_are_shown_as_ties_the_cheapest_first(tmp_path, monkeypatch):
+    place, runs, target = (
+        _data(tmp_path / "data/x", ["a", "b"], 9),
+        tmp_path / "runs/x",
+        tmp_path / "reports/x",
+    )
+    _audited(place)
+    _judged(runs, place, monkeypatch, "dear", 1, [EPOCH], pictures_seen=900)
+    _judged(runs, place, monkeypatch, "cheap", 1, [EPOCH], pictures_seen=100)
+    _judged(runs, place, monkeypatch, "worse", 2, [EPOCH])
+    report.report(runs, place, ["dear", "cheap", "worse"], target)
+    told = "cheap and dear tie in top-1. Of ties the cheapest comes first"
+    assert told in (target / "README.md").read_text()
+    assert told in Page(target / "index.html").text
+    assert list(pandas.read_csv(target / "leaderboard.csv")["model"]) == ["cheap", "dear", "worse"]
+    assert not leaderboard.ties(leaderboard.rows(runs, ["dear", "worse"]))
 
 
 def _predictions(right: list[int]) -> list[dict]:

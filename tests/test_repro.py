@@ -7,6 +7,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import pandas
 import pytest
 
 from pipeline import sample
@@ -90,7 +91,7 @@ def test_the_report_is_complete_small_and_tells_no_time_or_path(repro, house):
         assert "Drawings, not photographs" in text
         assert "more than noise" in text or "within the noise" in text
         assert str(house) not in text
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = pandas.read_csv(folder / "leaderboard.csv", index_col="model").to_dict("index")
     assert set(metrics) == {"scratch", "probe"}
     assert (
         metrics["probe"]["test/top1/low"]
@@ -101,10 +102,38 @@ def test_the_report_is_complete_small_and_tells_no_time_or_path(repro, house):
     assert 0 <= metrics["probe"]["test/species"] <= 1
 
 
-def test_dvc_shows_the_metrics(repro, run):
-    shown = run("dvc", "metrics", "show", "--json").stdout
-    assert '"test/top1"' in shown
-    assert "probe" in shown
+def test_dvc_shows_a_few_metrics_of_each_model(repro, house):
+    from dvc.repo import Repo
+
+    with Repo(str(house)) as repo:
+        ((_, shown),) = repo.metrics.show().items()
+    (metrics,) = (file["data"] for file in shown["data"].values())
+    assert set(metrics) == {"scratch", "probe"}
+    for figures in metrics.values():
+        assert {"test/top1", "test/top3", "test/answered"} <= set(figures)
+        assert len(figures) <= 4
+
+
+def test_dvc_overlays_the_curves_of_two_revisions_by_model(repro, house):
+    from dvc.render.match import match_defs_renderers
+    from dvc.repo import Repo
+
+    with Repo(str(house)) as repo:
+        (shown,) = list(repo.plots.collect())[:1]
+        templates = repo.plots.templates_dir
+        renderers = {
+            each.renderer.name: each.renderer
+            for each in match_defs_renderers({**shown}, templates_dir=templates)
+        }
+    for name in ("accuracy on validation", "loss on validation"):
+        spec = renderers[name].get_filled_template()
+        points = [row for row in spec["data"]["values"] if row["epoch"]]
+        assert {row["model"] for row in points} == {"scratch"}  # a probe has no epochs
+        assert len(points) == 2
+        assert {row["rev"] for row in points} == {"workspace"}
+        assert spec["encoding"]["color"]["field"] == "rev"
+        assert spec["encoding"]["strokeDash"]["field"] == "model"
+        assert all(float(row[spec["encoding"]["y"]["field"]]) >= 0 for row in points)
 
 
 def test_the_leaderboard_is_printed_with_wall_times(repro, run):

@@ -191,6 +191,44 @@ def test_the_spread_of_the_lead_is_that_of_a_t_test(place):
     assert reach == pytest.approx(expected, abs=0.05)
 
 
+def test_ties_are_shown_as_ties_the_cheapest_first(place, capsys):
+    for number, (rate, top1, seen) in enumerate(
+        [(0.1, 0.6, 960), (0.2, 0.8, 960), (0.3, 0.8, 96), (0.4, 0.8, 9600)]
+    ):
+        _job(place / f"s/{number}", f"model.lr={rate}", top1=top1)
+        figures = json.loads((place / f"s/{number}/metrics.json").read_text()) | {"pictures_seen": seen}
+        (place / f"s/{number}/metrics.json").write_text(json.dumps(figures))
+    text = _said(capsys, "s")
+    shown = re.findall(r"│ +(\S+) │ +(\S+) % │ (\S+) ", text)
+    assert shown == [
+        ("1=", "80.0", "0.3"),
+        ("1=", "80.0", "0.2"),
+        ("1=", "80.0", "0.4"),
+        ("4", "60.0", "0.1"),
+    ]
+    assert "The best ties with 2 others (the cheapest comes first)" in text
+    assert "Of ties the cheapest comes first" in text
+    page = _page(place, "s")
+    assert page.count('<td class="n">1=</td>') == 3
+    assert "Of ties the cheapest comes first" in page
+
+
+def test_means_that_differ_in_float32s_last_digits_alone_tie(place):
+    # 160 and 162 right of 210, and 161 twice, as float32 has them
+    figures = {0.1: (160 / 210, 162 / 210), 0.2: (0.7666666507720947, 0.7666666507720947)}
+    for rate, shares in figures.items():
+        for seed, top1 in enumerate(shares):
+            _job(place / f"s/{rate}-{seed}", f"seed={seed}", f"model.lr={rate}", top1=top1)
+    ranked = effects.candidates(jobs.read("s"), effects.METRICS["val/top1"])
+    assert effects.ranks(ranked) == ["1=", "1="]
+
+
+def test_a_best_that_is_right_everywhere_is_not_called_certain(place, capsys):
+    _job(place / "s/0", "model.lr=0.01", top1=1.0)
+    _job(place / "s/1", "model.lr=0.02", top1=0.5)
+    assert "a share of 100.0 % has a 95 % interval of 94.0–100.0 %" in _said(capsys, "s")
+
+
 @pytest.mark.parametrize(("metric", "rate"), [("val/top1", "0.01"), ("val/loss", "0.02")])
 def test_the_metric_decides_and_a_loss_is_minimised(place, capsys, metric, rate):
     _job(place / "s/0", "model.lr=0.01", top1=0.6, loss=2.0)

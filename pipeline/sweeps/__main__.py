@@ -7,7 +7,7 @@ It reads the jobs' folders, writes ``runs/sweeps/<name>/index.html``, prints the
 import argparse
 import sys
 
-from pipeline import config, experiment, text
+from pipeline import config, experiment, ranking, text
 from pipeline.config import UserError
 
 SHOWN = 10  # configurations on the terminal
@@ -54,18 +54,21 @@ def _table(sweep, ranked: list, metric) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from pipeline.sweeps.effects import short
+    from pipeline.sweeps.effects import ranks, short
     from pipeline.sweeps.page import duration
 
     console = Console(width=None if sys.stdout.isatty() else 160)
     done = f"{len(sweep.finished)} of {len(sweep.jobs)} jobs finished"
     table = Table(title=text.rich(f"sweep {sweep.name}: {done}"))
-    table.add_column(metric.title, justify="right")
+    for title in ("rank", metric.title):
+        table.add_column(title, justify="right")
     for title in (*sweep.parameters, "seeds", "jobs", "wall time"):
         table.add_column(text.rich(title))
-    for candidate in ranked[:SHOWN]:
+    numbers = ranks(ranked)
+    for number, candidate in zip(numbers, ranked[:SHOWN], strict=False):
         timed = [job.seconds for job in candidate.jobs if job.seconds is not None]
         cells = (
+            number,
             candidate.show(metric),
             *(short(candidate.jobs[0].value(name)) for name in sweep.parameters),
             ", ".join(map(str, candidate.seeds)),
@@ -76,6 +79,8 @@ def _table(sweep, ranked: list, metric) -> None:
     console.print(table)
     if len(ranked) > SHOWN:
         print(f"and {len(ranked) - SHOWN} more configurations on the page")
+    if any("=" in number for number in numbers):
+        print(ranking.RULE)
 
 
 def show(word: str, key: str, name: str | None) -> None:

@@ -5,7 +5,10 @@ import statistics
 from dataclasses import dataclass
 from itertools import pairwise
 
+from pipeline import ranking
 from pipeline.sweeps.jobs import ABSENT, Job, Sweep
+
+TIED = 4  # decimal places of a mean to which tied configurations agree
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,17 @@ class Candidate:
         return statistics.fmean(self.figures)
 
     @property
+    def tied_by(self) -> float:
+        """The mean as ties are told by: float32 metrics of the same counts differ in their last digits."""
+        return round(self.mean, TIED)
+
+    @property
+    def cost(self) -> tuple[float, ...]:
+        """The mean cost of its jobs, by `ranking.cost`."""
+        costs = [ranking.cost(job.metrics) for job in self.jobs]
+        return tuple(map(statistics.fmean, zip(*costs, strict=True)))
+
+    @property
     def seeds(self) -> list:
         return sorted({job.settings["seed"] for job in self.jobs})
 
@@ -68,7 +82,7 @@ class Candidate:
 
 
 def candidates(sweep: Sweep, metric: Metric) -> list[Candidate]:
-    """Finished jobs grouped over seeds, best mean first; of equals, the lower val/loss; NaN last."""
+    """Finished jobs grouped over seeds, best mean first; of ties, the cheapest (`ranking.RULE`); NaN last."""
     groups: dict[str, dict[object, Job]] = {}
     for job in sweep.finished:
         key = repr([item for item in job.plain.items() if item[0] != "seed"])
@@ -78,12 +92,18 @@ def candidates(sweep: Sweep, metric: Metric) -> list[Candidate]:
         Candidate(list(jobs.values()), [metric.of(job) for job in jobs.values()]) for jobs in groups.values()
     ]
 
-    def rank(candidate: Candidate) -> tuple:
+    def order(candidate: Candidate) -> tuple:
         loss = statistics.fmean(job.metrics["val/loss"] for job in candidate.jobs)
-        mean = candidate.mean
-        return math.isnan(mean), -mean if metric.larger else mean, loss
+        mean = candidate.tied_by
+        return math.isnan(mean), -mean if metric.larger else mean, candidate.cost, loss
 
-    return sorted(found, key=rank)
+    return sorted(found, key=order)
+
+
+def ranks(ranked: list[Candidate]) -> list[str]:
+    """What a table shows as each candidate's rank; a dash where there is no mean."""
+    numbers = ranking.ranks([item.tied_by for item in ranked if not math.isnan(item.mean)])
+    return numbers + ["–"] * (len(ranked) - len(numbers))
 
 
 def _spread(ranked: list[Candidate]) -> tuple[float, int] | None:
@@ -103,8 +123,10 @@ def _lead(ranked: list[Candidate], metric: Metric) -> str:
     best, second = ranked[:2]
     models = {item.jobs[0].settings["model"]["name"] for item in (best, second)}
     spread = _spread([item for item in ranked if item.jobs[0].settings["model"]["name"] in models])
-    gap = abs(best.mean - second.mean)
-    lead = f"The best is {metric.difference(gap)} before the next" if gap else "The best ties with the next"
+    gap = abs(best.tied_by - second.tied_by)
+    lead = f"The best is {metric.difference(gap)} before the next"
+    if tied := sum(item.tied_by == best.tied_by for item in ranked[1:]):
+        lead = f"The best ties with {tied} other{'s' if tied > 1 else ''} (the cheapest comes first)"
     if spread is None:
         return (
             f"{lead}, but no such configuration ran with a second seed: how much of the differences is "
@@ -121,6 +143,14 @@ def _lead(ranked: list[Candidate], metric: Metric) -> str:
         f"{metric.difference(reach)} (95 %, from a standard deviation of {metric.difference(deviation)} with "
         f"{freedom} degree{'s' if freedom > 1 else ''} of freedom)."
     )
+
+
+def _wilson(share: float, images: int) -> str:
+    """The ends of a share's 95 % Wilson interval, in per cent."""
+    from scipy.stats import binomtest
+
+    found = binomtest(round(share * images), images).proportion_ci(0.95, method="wilson")
+    return f"{100 * found.low:.1f}–{100 * found.high:.1f}"
 
 
 def belief(sweep: Sweep, ranked: list[Candidate], metric: Metric) -> list[str]:
@@ -140,12 +170,11 @@ def belief(sweep: Sweep, ranked: list[Candidate], metric: Metric) -> list[str]:
         said.append("One job only: nothing is compared.")
     if metric.percent:
         job = best.jobs[0]
-        pictures = round(job.lineage["data"]["pictures"] * job.settings["split"]["val"])
-        share = best.mean / 100
-        error = 100 * math.sqrt(max(share * (1 - share), 0) / max(pictures, 1))
+        pictures = max(1, round(job.lineage["data"]["pictures"] * job.settings["split"]["val"]))
         said.append(
-            f"On about {pictures:,} validation pictures a share of {metric.show(best.mean)} has a standard "
-            f"error of {metric.difference(error)} by itself, and choosing the best of many flatters it."
+            f"On about {pictures:,} validation pictures a share of {metric.show(best.mean)} has a 95 % "
+            f"interval of {_wilson(best.mean / 100, pictures)} % (Wilson) by itself, and choosing the best "
+            "of many flatters it."
         )
     lost = sum(math.isnan(metric.of(job)) for job in sweep.finished)
     if lost:

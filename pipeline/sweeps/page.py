@@ -8,8 +8,18 @@ from pathlib import Path
 from statistics import fmean
 from urllib.parse import quote
 
-from pipeline import text
-from pipeline.sweeps.effects import METRICS, Candidate, Effect, Metric, is_log, is_number, labels, short
+from pipeline import ranking, text
+from pipeline.sweeps.effects import (
+    METRICS,
+    Candidate,
+    Effect,
+    Metric,
+    is_log,
+    is_number,
+    labels,
+    ranks,
+    short,
+)
 from pipeline.sweeps.jobs import ABSENT, Job, Sweep
 
 COLOURS = ("#2f8fd0", "#e8590c", "#2b9a66", "#a256c9", "#c2255c", "#8a7d00")  # legible on white and on black
@@ -256,6 +266,8 @@ def write(
         data=sorted({job.settings["data"]["name"] for job in sweep.finished}),
         drawings=any(job.drawings for job in sweep.finished),
         ranked=ranked,
+        ranks=ranks(ranked),
+        tied=ranking.RULE if any("=" in rank for rank in ranks(ranked)) else "",
         repeated=any(len(item.jobs) > 1 for item in ranked),
         metric=metric,
         metrics=METRICS,
