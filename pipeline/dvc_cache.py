@@ -17,7 +17,7 @@ def dvc(*arguments: str) -> subprocess.CompletedProcess:
     """Calls DVC in the project; what it says is kept."""
     command = [sys.executable, "-m", "dvc", *arguments]
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False
+        command, cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace", check=False
     )
 
 

@@ -74,7 +74,6 @@ def _dvc(command: list[str]) -> int | None:
         [sys.executable, "-m", "dvc", *command],
         cwd=ROOT,
         stderr=subprocess.PIPE,
-        text=True,
         encoding="utf-8",
         errors="replace",
     )

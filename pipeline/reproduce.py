@@ -198,7 +198,7 @@ class Rebuilding:
         for each in changed:
             print(f"  {each}")
         if show:
-            for line in changes.read_text(errors="replace").splitlines():
+            for line in changes.read_text(encoding="utf-8", errors="replace").splitlines():
                 print(f"  | {printable(line)}")
         if not trust:
             raise UserError(

@@ -154,11 +154,6 @@ class Unsure:
 
 
 @dataclass(config=_CONFIG)
-class Evaluate:
-    resamples: Positive
-
-
-@dataclass(config=_CONFIG)
 class Register:
     significance: InnerShare
 
@@ -178,5 +173,4 @@ class Settings:
     pack: Pack
     split: Split
     unsure: Unsure
-    evaluate: Evaluate
     register: Register
