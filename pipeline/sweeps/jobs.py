@@ -134,7 +134,7 @@ def _read(folder: Path) -> Job:
         job.metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         job.settings = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), Loader=_LOADER)
         job.lineage = json.loads((folder / "lineage.json").read_text(encoding="utf-8"))
-        job.drawings = foreign.card(folder)["drawings"]
+        job.drawings = foreign.json_object(folder / "model.json", "drawings")["drawings"]
         job.metrics["val/loss"] = _kept(curves.read(folder))["val/loss"]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, UserError) as error:
         job.reason = f"unreadable: {type(error).__name__} {error}"
