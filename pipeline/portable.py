@@ -729,8 +729,9 @@ class Portable:
     """
 
     def __init__(self, folder: str | Path, threads: int = 0, seconds: float = ANSWER_SECONDS):
-        self._file, self._seconds = Path(folder) / "model.onnx", seconds
-        if wrong := damaged(Path(folder)):
+        folder = Path(folder)
+        self._file, self._seconds = folder / "model.onnx", seconds
+        if wrong := damaged(folder):
             raise DamagedError(
                 f"{folder}: {', '.join(wrong)}; take another copy of the model, or, "
                 "in the project that made it, run: python -m pipeline.verify --repair"

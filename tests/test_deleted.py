@@ -78,7 +78,16 @@ def test_a_deleted_run_that_a_version_needs_is_restored_and_another_one_written_
 
 def test_a_run_that_is_deleted_while_it_trains_is_replaced_by_one_with_all_its_rows(client, folders, capsys):
     trained = Trained.open(folders[0])
-    described = trained.card, trained.settings, trained.lineage, "mine", None, "cpu", "an attempt"
+    described = (
+        trained.card,
+        trained.settings,
+        trained.lineage,
+        trained.provenance,
+        "mine",
+        None,
+        "cpu",
+        "an attempt",
+    )
     run = tracking.Run(*described)
     rows = [{"step": step, "val/top1": step / 10} for step in range(3)]
     run.push(rows[:1])
@@ -95,7 +104,9 @@ def test_a_run_that_is_deleted_while_it_trains_is_replaced_by_one_with_all_its_r
 def test_a_training_goes_on_while_its_experiment_is_deleted(client, folders, capsys):
     trained = Trained.open(folders[0])
     client.delete_experiment(store.experiment_id(NAME))
-    run = tracking.Run(trained.card, trained.settings, trained.lineage, "mine", None, "cpu", "an attempt")
+    run = tracking.Run(
+        trained.card, trained.settings, trained.lineage, trained.provenance, "mine", None, "cpu", "an attempt"
+    )
     run.push([{"step": 0, "val/top1": 0.5}])
     assert "restore --experiment-id" in capsys.readouterr().err
 

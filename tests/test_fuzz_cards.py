@@ -158,7 +158,7 @@ def test_hundreds_of_mutated_cards_end_in_one_line_at_every_entry_point(
                 chosen.Chosen(one, two), tmp_path / "o", page=False
             ),
             "evaluate": lambda folder=taught: evaluate.evaluate(
-                folder, tmp_path / "no", tmp_path / "e", 9, 1, 0
+                folder, tmp_path / "no", tmp_path / "e", 1, 0
             ),
             "register": lambda one=taught, two=taken: register.Candidate(one, one, two).card,
             "serve": lambda folder=taken: serve.run(folder, "127.0.0.1", 0),

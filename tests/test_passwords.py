@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from pipeline import config, fetch, lineage, registry, tracking
 from pipeline.config import UserError
+from pipeline.provenance import Provenance
 from pipeline.tracking import live, page, store
 
 SECRET = "s3cr3t"
@@ -34,7 +35,7 @@ def test_the_list_of_versions_has_none(server, monkeypatch, capsys):
 
 def test_a_training_without_its_server_has_none(server, capsys):
     card = {"name": "scratch", "data": "sample"}
-    tracking.Run(card, {"seed": 1}, {"commit": "", "dirty": False}, "x", None, "cpu", "attempt")
+    tracking.Run(card, {"seed": 1}, {}, Provenance(), "x", None, "cpu", "attempt")
     said = capsys.readouterr().err
     assert "ann:***@" in said and SECRET not in said
 
@@ -42,7 +43,7 @@ def test_a_training_without_its_server_has_none(server, capsys):
 def test_a_broken_off_run_keeps_none(monkeypatch):
     kept = []
     monkeypatch.setattr(live.Run, "_try", lambda self, action, patient=False: action())
-    run = live.Run({}, {}, {}, "x", None, "cpu", "attempt")
+    run = live.Run({}, {}, {}, Provenance(), "x", None, "cpu", "attempt")
     monkeypatch.setattr(run, "_fail", lambda reason, status: kept.append(reason))
     run.fail(OSError(f"no way to {SERVER}"))
     run.fail(UserError(f"no way to {SERVER}"))

@@ -404,11 +404,12 @@ def test_a_server_that_swallows_everything_holds_a_training_up_for_seconds(repro
         done = run(
             "python",
             "-c",
+            "from pipeline.provenance import Provenance\n"
             "from pipeline.tracking.live import Run\n"
             "import time\n"
-            "lineage = {'commit': 'a', 'dirty': False, 'data': {}}\n"
+            "lineage = {'data': {}}\n"
             "card, settings = {'name': 'm', 'data': 'd'}, {'seed': 1}\n"
-            "run = Run(card, settings, lineage, 'n', None, 'cpu', 'x')\n"
+            "run = Run(card, settings, lineage, Provenance('a', False), 'n', None, 'cpu', 'x')\n"
             "began = time.monotonic()\n"
             "for epoch in range(1000): run.push([{'step': 0, 'val/loss': 1.0}])\n"
             "print('pushes', time.monotonic() - began < 1)\n",

@@ -169,7 +169,7 @@ def test_a_flipped_byte_in_a_trained_model_stops_who_would_use_it(repro, house, 
     _flip(train / file)
     told = rf"{re.escape(file)} is damaged; " + REPAIR
     with pytest.raises(UserError, match=told):
-        evaluate.evaluate(train, house / "data/sample", tmp_path / "out", 10, 1, 0)
+        evaluate.evaluate(train, house / "data/sample", tmp_path / "out", 1, 0)
     with pytest.raises(UserError, match=told):
         graph.to_onnx(train, tmp_path / "onnx")
     with pytest.raises(UserError, match=r"^model\.start=.*: " + told):

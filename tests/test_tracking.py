@@ -99,7 +99,7 @@ def test_a_run_names_the_files_of_conf_that_it_chose_and_shows_long_values(clien
             "scratch augment=none data.epochs=9 seed=3",
         ),
         (["experiment=petfaces-probe", "seed=2"], "probe seed=2"),
-        (["model=scratch", *(f"{key}=7" for key in SEVEN)], None),
+        (["model=scratch", *(f"{key}=9" for key in SEVEN)], None),
     ],
 )
 def test_a_single_run_is_called_by_what_differs_from_the_defaults(repro, words, name):
@@ -162,7 +162,7 @@ def test_a_lost_record_is_called_unknown_or_replaced_by_a_commit_with_the_same_c
     found = Provenance.of(folder)
     assert (found.commit, found.inferred) == (run("git", "rev-parse", "HEAD").stdout.strip(), True)
     assert "this one has the same training code" in notes.run(Trained.open(folder), None)
-    (folder / "lineage.json").write_text(json.dumps(lineage | {"code": "of no commit"}))
+    (folder / "lineage.json").write_text(json.dumps(lineage | {"code": "0" * 64}))
     seal.seal(folder)
     assert Provenance.of(folder).tags() == {"commit": "unknown", "dirty": "unknown"}
     assert "- commit: unknown; seed 1" in notes.run(Trained.open(folder), None)
@@ -377,7 +377,7 @@ def test_files_of_an_older_form_are_told_and_passed_over(client, house, capsys):
             shutil.rmtree(folder, ignore_errors=True)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
-    assert lines[0].startswith("warning: passed over: runs/single/old/config.yaml is missing")
+    assert lines[0].startswith("warning: passed over: runs/single/old/model.json is missing")
     assert lines[1].startswith("warning: passed over: runs/single/bare has no SHA256SUMS (an older version")
     assert lines[2].startswith("warning: passed over: runs/sample/register/decision.json is of an older form")
 

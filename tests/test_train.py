@@ -223,7 +223,7 @@ def test_a_start_that_cannot_be_is_told(repro, tmp_path, start, message):
 
 
 def test_an_unknown_balance_is_told(repro, tmp_path):
-    with pytest.raises(UserError, match=r"model\.balance=some is not known: none, weights, sampler"):
+    with pytest.raises(UserError, match=r"model\.balance=some: must be none, weights or sampler"):
         train.train(config.compose(f"out={tmp_path / 'out'}", "model=scratch", "model.balance=some"))
 
 
@@ -278,7 +278,7 @@ def test_an_exported_model_is_not_replaced_but_a_whole_train_folder_is(repro, ho
 @pytest.mark.parametrize(
     "out",
     [
-        *(".", "", "/", "..", "pipeline", "models/mine", "conf/x", "tests/x", "data/sample", "photos/x"),
+        *(".", "/", "..", "pipeline", "models/mine", "conf/x", "tests/x", "data/sample", "photos/x"),
         *("reports/x", ".git/x", ".dvc/x", "runs", "runs/single", "runs/sweeps", "runs/.work/x"),
         *("runs/x.part", "file", "link"),
     ],
@@ -427,7 +427,7 @@ def test_a_model_of_other_classes_than_the_data_is_told(once, house, tmp_path):
     (trained / "model.json").write_text(json.dumps(card))
     seal.seal(trained)
     with pytest.raises(UserError, match=r"knows other classes than .*data/sample; run: dvc repro train"):
-        evaluate(trained, house / "data/sample", tmp_path / "out", 10, 1, 0)
+        evaluate(trained, house / "data/sample", tmp_path / "out", 1, 0)
 
 
 @pytest.mark.slow

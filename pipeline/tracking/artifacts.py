@@ -73,6 +73,7 @@ def registered(target: Path) -> Iterator[Kept]:
     store = uri().removeprefix("sqlite:///")
     if store != uri() and not Path(store).is_file():
         return  # looking would make one
+    target.mkdir(parents=True, exist_ok=True)
     with reachable():
         for model in client().search_registered_models():
             for version in client().search_model_versions(f"name='{model.name}'"):
