@@ -41,7 +41,7 @@ class Pack:
             UserError: they are not there, are damaged, or do not belong together.
         """
         if not (place / "split.csv").is_file() or not (place / "pack/pack.json").is_file():
-            raise UserError(f"{place} has no packed pictures; run: dvc repro split")
+            raise UserError(f"{seal.near(place)} has no packed pictures; run: dvc repro split")
         seal.check(place / "pack")
         summary = json.loads((place / "pack/pack.json").read_text(encoding="utf-8"))
         if summary["schema"] != schema.VERSION:

@@ -72,7 +72,9 @@ def written(folder: Path, card: dict, weights: bool = True) -> Path:
     (folder / "model.json").write_text(json.dumps(card))
     (folder / "lineage.json").write_text(json.dumps(LINEAGE))
     (folder / "config.yaml").write_text(SETTINGS)
-    (folder / "metrics.json").write_text('{"val/top1": 0.5, "epochs": 1, "pictures_seen": 9}')
+    (folder / "metrics.json").write_text(
+        '{"val/top1": 0.5, "epochs": 1, "pictures_seen": 9, "parameters": 9}'
+    )
     seal.seal(folder)
     return folder
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from strangers import CARD
 
 from pipeline import config, experiment, seal, tracking, train
 from pipeline.sweeps import effects, jobs
@@ -62,8 +63,8 @@ def _job(folder: Path, *overrides: str, top1: float = 0.5, loss: float = 1.0, **
     (folder / "metrics.json").write_text(json.dumps(figures | {"multiply_adds": 67890}))
     (folder / "curves.csv").write_text(f"step,epoch,val/loss,val/top1\n0,1,9,0\n1,2,{loss},{top1}\n")
     data = {"name": cfg.data.name, "content": "a", "split": "b", "pictures": 400, "classes": 35}
-    (folder / "lineage.json").write_text(json.dumps({"data": data, "commit": "c", "dirty": False}))
-    card = {"name": cfg.model.name, "data": cfg.data.name, "drawings": True}
+    (folder / "lineage.json").write_text(json.dumps({"data": data, "commit": "c" * 40, "dirty": False}))
+    card = CARD | {"name": cfg.model.name, "data": cfg.data.name, "drawings": True}
     (folder / "model.json").write_text(json.dumps(card))
     seal.seal(folder)
 
@@ -317,7 +318,7 @@ def test_a_failed_sweep_of_hydra_tells_which_jobs_have_no_result(place, run, cap
         *("python", "-m", "pipeline.train", "--multirun", "hydra.sweep.dir=runs/sweeps/failed"),
         *("data=petfaces", "model=probe,scratch", "seed=1,2"),
     )
-    assert done.stdout.count("error: data/petfaces") == 4, done.stdout
+    assert done.stdout.count("error: data/petfaces has no packed pictures") == 4, done.stdout
     assert "error: 4 of 4 jobs failed (0, 1, 2, 3)" in done.stdout
     assert done.returncode == 1
     shutil.rmtree(place / "failed/3")

@@ -351,7 +351,7 @@ def test_a_sweep_is_nested_under_one_parent_and_touches_no_dvc_out(repro, run, h
 
 
 def test_a_run_that_breaks_off_says_why(repro, run, house, client):
-    done = run("python", "-m", "pipeline.train", "trainer.accelerator=abacus", "seed=77")
+    done = run("python", "-m", "pipeline.train", "trainer.accelerator=mps", "seed=77")
     assert done.returncode == 1
     (failed,) = [run for run in _runs(client) if run.data.params.get("seed") == "77"]
     assert failed.info.status == "FAILED"
