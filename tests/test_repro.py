@@ -119,11 +119,10 @@ def test_dvc_overlays_the_curves_of_two_revisions_by_model(repro, house):
     from dvc.repo import Repo
 
     with Repo(str(house)) as repo:
-        (shown,) = list(repo.plots.collect())[:1]
+        shown = repo.plots.show()
         templates = repo.plots.templates_dir
         renderers = {
-            each.renderer.name: each.renderer
-            for each in match_defs_renderers({**shown}, templates_dir=templates)
+            each.renderer.name: each.renderer for each in match_defs_renderers(shown, templates_dir=templates)
         }
     for name in ("accuracy on validation", "loss on validation"):
         spec = renderers[name].get_filled_template()

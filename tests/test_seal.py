@@ -273,7 +273,7 @@ def test_what_only_the_workspace_has_damaged_comes_back_from_dvcs_cache(verify, 
         other / "runs/sample/register/candidates/scratch/model.onnx",
     ]
     before = [file.read_bytes() for file in files]
-    mine = [other / "runs/sample" / name for name in ("train/scratch/notes.txt", "register/photos/a.jpg")]
+    mine = [other / "runs/sample/train/scratch" / name for name in ("notes.txt", "photos/a.jpg")]
     for file in files:
         _flip(file)
     assert "up to date" in run("dvc", "status", cwd=other).stdout
