@@ -21,8 +21,8 @@ atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 HOUSE = _FOLDER / "petfaces"
 # Two workers share the cores: torch's threads must not spin while they wait.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# A checkout's surroundings must not decide: no mirror, no server, no data.
-for _name in ("PETFACES_MIRROR", "MLFLOW_TRACKING_URI", "LOCAL_RANK"):
+# A checkout's surroundings must not decide: no mirror, no server, no data, no `make` that started the tests.
+for _name in ("PETFACES_MIRROR", "MLFLOW_TRACKING_URI", "LOCAL_RANK", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
     os.environ.pop(_name, None)
 
 
