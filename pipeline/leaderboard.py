@@ -149,7 +149,7 @@ def show(runs: Path, models: list[str], timed: bool = True) -> None:
 
     name = runs.name
     console = Console(width=None if sys.stdout.isatty() else 120)
-    title = text.rich(f"{name}: test split, with the 95 % Wilson interval of top-1")
+    title = text.rich(f"{name}: test split, with the 95 % interval of top-1")
     table = Table(title=title)
     columns = [column for column in COLUMNS if column[2] in PRINTED]
     for heading in (*headings(columns), "training time"):
