@@ -132,12 +132,20 @@ class Classifier(pl.LightningModule):
         return self
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """The loss of pictures, uint8 N×H×W×3, with their labels, at most N.
+
+        Those behind the labels are of no class: the network learns to give all classes alike.
+        """
         pictures, labels = batch
-        x = self.normalise(pictures)
+        x, others = self.normalise(pictures).tensor_split([len(labels)])
         if self.mix:
             x, targets = self.mix(x, labels)
         else:  # not the labels: with class weights their mean would be over weights, not over pictures
             targets = nn.functional.one_hot(labels, self.num_classes).float()
+        if len(others):
+            x = torch.cat([x, others])
+            alike = targets.new_full((len(others), self.num_classes), 1 / self.num_classes)
+            targets = torch.cat([targets, alike])
         return nn.functional.cross_entropy(
             self.net(x), targets, weight=self.class_weights, label_smoothing=self.label_smoothing
         )

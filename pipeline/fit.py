@@ -5,6 +5,7 @@ done, not yet judged", and hold no sums of an epoch's losses, so that a restart 
 elsewhere. Here a place is (epoch, batch), and all that was reached is one `Progress` beside the tensors.
 """
 
+import math
 import os
 import signal
 import threading
@@ -25,6 +26,7 @@ from pipeline import augment, checkpoints
 from pipeline.checkpoints import Checkpoints
 from pipeline.config import SharedError, StoppedError, UserError
 from pipeline.data import EpochSampler, Pack, Pictures, balanced_chances, loader, still
+from pipeline.things import Outliers
 
 # Steps between two looks at the losses and at whether to stop: on a GPU each look waits for it.
 EVERY = {"cpu": 1, "cuda": 20}
@@ -122,6 +124,8 @@ class Fit:
         quiet = range(rank, len(self.watched), world)
         self.val_loader = loader(self.watched, batch, cfg.trainer.workers, quiet)
         self.batches = len(self.train_loader)
+        more = math.ceil(cfg.model.get("outliers", 0.0) * batch)
+        self.outliers = Outliers(more, card["input"]) if more else None
 
         model.begin_averaging()
         self.module, self.optimizer = self.fabric.setup(model, model.configure_optimizers())
@@ -167,12 +171,14 @@ class Fit:
         self.module.train()
         self.sampler.begin(now.epoch, now.batch)
         for pictures, labels in self._read(self.train_loader, f"epoch {now.epoch + 1}", now.batch):
-            # Dropout and mixup: a stream of its own for each step needs no random state in a checkpoint.
+            # Dropout, mixup, outliers: a stream of its own for each step, so that no checkpoint holds random state.
             stream = np.random.SeedSequence([self.cfg.seed, now.step, self.fabric.global_rank])
             torch.manual_seed(int(stream.generate_state(1)[0]))
             share = self.model.rate(now.step, steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * share
+            if self.outliers:
+                pictures = self.outliers.add(pictures)
             loss = self.module.training_step((pictures, labels), now.batch)
             self.optimizer.zero_grad()
             self.fabric.backward(loss)

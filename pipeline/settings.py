@@ -103,6 +103,7 @@ class Model:
     weight_decay: NotBelow0 = OPTIONAL
     warmup: Share = OPTIONAL
     label_smoothing: BelowOne = OPTIONAL
+    outliers: Share = OPTIONAL
     ema: BelowOne = OPTIONAL
     layer_decay: Factor = OPTIONAL
     frozen: Count = OPTIONAL

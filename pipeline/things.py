@@ -1,15 +1,48 @@
 """Pictures of what is no pet, by which a model learns when to be silent, and others by which that is judged.
 
-No data set of other things goes along. To choose by: drawn patterns. To judge by, and never to choose:
+No data set of other things goes along. To learn from and to choose by: drawn patterns. To judge by alone:
 cut-outs of the two photographs that scikit-learn carries, a temple and a flower. Faces cut into tiles and
 shuffled were tried and left out: their fur is still a breed's, a third of them is named with 80 % and more,
 and a bound that silences them silences every fourth right answer.
 """
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFilter
 
+from pipeline import portable
+from pipeline.data import still
+
 SIDE = 128
+POOL, POOL_SEED = 1200, 12345  # patterns to learn from; those that a bound is chosen by have seed 0
+
+
+class Outliers:
+    """Drawn patterns that are added to each batch, for a network to be sure of none of them.
+
+    Without them a network from scratch gives some pattern a breed with more than 99 %, each training another
+    one, and a bound above that silences most right answers (outlier exposure: Hendrycks et al. 2019,
+    arXiv:1812.04606; reports/benchmarks.md has the figures).
+
+    Args:
+        count: patterns a batch.
+        sizing: a card's `input`.
+    """
+
+    def __init__(self, count: int, sizing: dict):
+        self.count, self.sizing = count, sizing
+        patterns = map(Image.fromarray, drawn(POOL, POOL_SEED))
+        self.pool = [portable.shrink(pattern, sizing["max_side"]) for pattern in patterns]
+        self.sized = np.empty((0, 0))
+
+    def add(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Puts patterns behind a batch of pictures, uint8 N×H×W×3; torch's random state says which."""
+        side = pictures.shape[1]
+        if self.sized.shape[1] != side:  # few sizes in a training, one after the other
+            size = still({**self.sizing, "size": side})
+            self.sized = np.stack([size(pattern) for pattern in self.pool])
+        chosen = torch.randint(len(self.sized), (self.count,)).numpy()
+        return torch.cat([pictures, torch.from_numpy(self.sized[chosen]).to(pictures.device)])
 
 
 def drawn(count: int, seed: int) -> list[np.ndarray]:

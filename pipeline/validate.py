@@ -25,6 +25,7 @@ TRAINING = (
     "weight_decay",
     "warmup",
     "label_smoothing",
+    "outliers",
     "ema",
     "layer_decay",
     "frozen",

@@ -4,9 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from models import classifier
 from pipeline import calibration, things
+
+SIZING = {"size": 32, "interpolation": "bilinear", "crop": "squash", "crop_pct": 1.0, "max_side": 64}
 
 
 def _answers(temperature: float, pictures: int = 4000, classes: int = 8) -> tuple[np.ndarray, np.ndarray]:
@@ -105,6 +108,21 @@ def test_other_things_are_drawn_alike_and_differ():
     assert len({picture.tobytes() for picture in first}) == 10
     for picture in (*first, *things.photographed(4, seed=0)):
         assert picture.dtype == np.uint8 and picture.shape[2] == 3 and min(picture.shape[:2]) >= 128
+
+
+def test_the_patterns_that_a_network_learns_from_follow_the_step_and_choose_no_bound():
+    outliers = things.Outliers(5, SIZING)
+    pictures = torch.zeros(2, 24, 24, 3, dtype=torch.uint8)
+    torch.manual_seed(1)
+    first, second = outliers.add(pictures), outliers.add(pictures)
+    torch.manual_seed(1)
+    assert torch.equal(things.Outliers(5, SIZING).add(pictures), first)  # as after a restart
+    assert first.shape == (7, 24, 24, 3) and first.dtype == torch.uint8
+    assert torch.equal(first[:2], pictures)
+    assert not torch.equal(first[2:], second[2:])
+    assert outliers.add(torch.zeros(2, 32, 32, 3, dtype=torch.uint8)).shape == (7, 32, 32, 3)
+    choosing = {picture.tobytes() for picture in things.drawn(300, seed=0)}
+    assert not choosing & {picture.tobytes() for picture in things.drawn(things.POOL, things.POOL_SEED)}
 
 
 def test_a_trained_model_brings_its_temperature_and_its_bound(repro, house):

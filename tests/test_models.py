@@ -175,6 +175,23 @@ def test_class_weights_count_in_the_loss():
     assert loss([0.0, 1.0]) < loss(None)
 
 
+@pytest.mark.parametrize("cutmix", [0.0, 1.0])
+def test_pictures_behind_the_labels_are_learnt_as_of_no_class(cutmix):
+    pictures = torch.randint(0, 255, (6, 32, 32, 3), dtype=torch.uint8)
+    torch.manual_seed(0)
+    model = classifier.Classifier(
+        scratch.ScratchCNN(3, [8], [1]), 3, [0.5] * 3, [0.5] * 3, cutmix=cutmix, label_smoothing=0.1
+    ).eval()
+
+    def loss(count, labels):
+        torch.manual_seed(1)
+        return model.training_step((pictures[:count], torch.tensor(labels)), 0).item()
+
+    with torch.no_grad():
+        alike = -model(pictures[4:]).log_softmax(dim=1).mean(dim=1).sum().item()
+    assert loss(6, [0, 1, 2, 0]) == pytest.approx((4 * loss(4, [0, 1, 2, 0]) + alike) / 6, rel=1e-5)
+
+
 def test_a_balanced_head_hears_the_small_class():
     rng = np.random.default_rng(0)
     labels = np.array([0] * 200 + [1] * 10)
