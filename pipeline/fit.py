@@ -171,7 +171,8 @@ class Fit:
         self.module.train()
         self.sampler.begin(now.epoch, now.batch)
         for pictures, labels in self._read(self.train_loader, f"epoch {now.epoch + 1}", now.batch):
-            # Dropout, mixup, outliers: a stream of its own for each step, so that no checkpoint holds random state.
+            # Dropout, mixup and outliers: a stream of its own for each step needs no random state in a
+            # checkpoint.
             stream = np.random.SeedSequence([self.cfg.seed, now.step, self.fabric.global_rank])
             torch.manual_seed(int(stream.generate_state(1)[0]))
             share = self.model.rate(now.step, steps)
