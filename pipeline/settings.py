@@ -62,6 +62,7 @@ class Data:
     side: InputSize
     epochs: Epochs
     cutmix: NotBelow0
+    outliers: Share
     drawings: Flag
     licence: Text
     source: Source

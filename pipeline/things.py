@@ -20,9 +20,9 @@ POOL, POOL_SEED = 1200, 12345  # patterns to learn from; those that a bound is c
 class Outliers:
     """Drawn patterns that are added to each batch, for a network to be sure of none of them.
 
-    Without them a network from scratch gives some pattern a breed with more than 99 %, each training another
-    one, and a bound above that silences most right answers (outlier exposure: Hendrycks et al. 2019,
-    arXiv:1812.04606; reports/benchmarks.md has the figures).
+    Outlier exposure (Hendrycks et al. 2019, arXiv:1812.04606). Without it a network from scratch gives some
+    pattern a breed with more than 99 %, each training another one, and a bound above that silences most right
+    answers; reports/benchmarks.md has the figures.
 
     Args:
         count: patterns a batch.

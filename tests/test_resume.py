@@ -133,11 +133,15 @@ def _stop_at(monkeypatch, steps: int, judging: bool = False) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        (*SCRATCH, "trainer.workers=2", "augment.cutmix=1.0", "model.shares=[0.5,1.0]"),
+        (*SCRATCH, "trainer.workers=2", "augment.cutmix=1.0", "model.shares=[0.5,1.0]", "model.outliers=0.2"),
         (*SCRATCH, "model.ema=0.9", "model.balance=sampler"),
         (*SCRATCH, "model.patience=1", "data.epochs=5", "model.lr=1e-12"),
     ],
-    ids=["two workers, dropout, mixup, cutmix, growing pictures", "moving average", "early stopping"],
+    ids=[
+        "two workers, dropout, mixup, cutmix, growing pictures, outliers",
+        "moving average",
+        "early stopping",
+    ],
 )
 def test_sigterm_keeps_what_was_reached_and_nothing_changes(
     undisturbed, tmp_path, monkeypatch, overrides, steps, judging
