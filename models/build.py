@@ -28,6 +28,10 @@ class NetworkError(ValueError):
     """A network can't be built as described; the message says what is wrong."""
 
 
+class WeightsError(RuntimeError):
+    """Pretrained weights can't be had; the message says what to do."""
+
+
 @dataclass(frozen=True)
 class Network:
     """A registered network.
@@ -93,8 +97,8 @@ def find(name: object) -> Network:
     for module in modules:
         importlib.import_module(f"models.{module}")
     raise NetworkError(
-        f"no network of this checkout is registered as {str(name)[:100]!r} (docs/models.md says how); "
-        f"there is {', '.join(sorted(_known))}"
+        f"net._target_={str(name)[:100]}: no network of this checkout is registered so "
+        f"(docs/models.md says how); there is {', '.join(sorted(_known))}"
     )
 
 
@@ -149,10 +153,20 @@ def build(net: dict, num_classes: int) -> nn.Module:
 
     Raises:
         NetworkError: the description is wrong.
-        models.pretrained.WeightsError: weights can't be had.
+        WeightsError: weights can't be had.
     """
     found, arguments = check(net)
-    return found.make(num_classes=num_classes, **arguments)
+    return _made(found, arguments, num_classes, expected=(WeightsError,))
+
+
+def _made(found: Network, arguments: dict, num_classes: int, expected: tuple = ()) -> nn.Module:
+    try:
+        return found.make(num_classes=num_classes, **arguments)
+    except (NetworkError, *expected):
+        raise
+    except Exception as error:  # whatever a network raises that is given sizes which don't fit
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise NetworkError(f"net: the network can't be built ({why})") from error
 
 
 def from_card(net: dict, num_classes: int, shapes: dict[str, tuple[int, ...]] | None = None) -> nn.Module:
@@ -169,22 +183,13 @@ def from_card(net: dict, num_classes: int, shapes: dict[str, tuple[int, ...]] | 
     """
     found, arguments = check(net)
     arguments |= {name: None for name in found.own & arguments.keys()}
-
-    def make() -> nn.Module:
-        try:
-            return found.make(num_classes=num_classes, **arguments)
-        except NetworkError:
-            raise
-        except Exception as error:  # whatever a network raises that is given sizes which don't fit
-            why = " ".join(str(error).split())[:200] or type(error).__name__
-            raise NetworkError(f"the network can't be built ({why})") from error
-
     if not 2 <= num_classes <= MOST:
         raise NetworkError(f"{num_classes} classes; a network has 2 to {MOST:,}")
     if shapes is not None:
         # A network may make a few parameters that it then replaces.
         with torch.device("meta"), _at_most(2 * len(shapes) + 100):
-            wanted = {name: tuple(value.shape) for name, value in make().state_dict().items()}
+            made = _made(found, arguments, num_classes)
+            wanted = {name: tuple(value.shape) for name, value in made.state_dict().items()}
         if wanted != shapes:
             names = sorted(wanted.keys() | shapes.keys())
             different = [name for name in names if wanted.get(name) != shapes.get(name)]
@@ -192,7 +197,7 @@ def from_card(net: dict, num_classes: int, shapes: dict[str, tuple[int, ...]] | 
                 f"the weights are of another network than the card's: {different[0][:100]} is "
                 f"{_shape(shapes, different[0])} there, {_shape(wanted, different[0])} here"
             )
-    return make()
+    return _made(found, arguments, num_classes)
 
 
 def _shape(shapes: dict[str, tuple[int, ...]], name: str) -> str:

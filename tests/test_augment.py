@@ -73,6 +73,8 @@ def test_a_transform_or_argument_that_is_not_known_is_told():
         augment.build([{"Flipp": {}}], [32])
     with pytest.raises(UserError, match="HorizontalFlip has no argument q"):
         augment.build([{"HorizontalFlip": {"q": 1}}], [32])
+    with pytest.raises(UserError, match=r"HorizontalFlip\.p=7: Input should be less than or equal to 1$"):
+        augment.build([{"HorizontalFlip": {"p": 7}}], [32])
 
 
 def test_pictures_of_any_shape_come_out_square():

@@ -85,23 +85,23 @@ def test_weights_from_a_file_pass_over_the_head_alone(tmp_path):
     ],
 )
 def test_weights_that_cannot_be_had_are_told(arguments, message):
-    with pytest.raises(pretrained.WeightsError, match=message):
+    with pytest.raises(build.WeightsError, match=message):
         pretrained.create(5, **arguments)
 
 
 def test_a_file_of_another_network_or_of_no_network_is_told(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     (tmp_path / "none.pth").write_bytes(b"no weights")
-    with pytest.raises(pretrained.WeightsError, match="of another network"):
+    with pytest.raises(build.WeightsError, match="of another network"):
         pretrained.create(5, "resnet10t", "file", str(tmp_path / "other.safetensors"))
-    with pytest.raises(pretrained.WeightsError, match="can't be read as weights"):
+    with pytest.raises(build.WeightsError, match="can't be read as weights"):
         pretrained.create(5, "resnet10t", "file", str(tmp_path / "none.pth"))
 
 
 def test_whatever_the_hubs_client_raises_is_told(monkeypatch):
     monkeypatch.setattr(hub, "_problem", lambda repository: None)
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: (_ for _ in ()).throw(OSError("no route")))
-    with pytest.raises(pretrained.WeightsError, match="the hub did not give weights of 'resnet18'"):
+    with pytest.raises(build.WeightsError, match="the hub did not give weights of 'resnet18'"):
         pretrained.create(5, "resnet18", "hub")
 
 
@@ -281,7 +281,7 @@ def test_top_3_and_top_5_stay_apart_when_a_first_batch_makes_them_equal():
     ],
 )
 def test_an_unknown_backbone_is_told_with_names_near_it(backbone, near):
-    with pytest.raises(pretrained.WeightsError, match=f"'{backbone}'") as told:
+    with pytest.raises(build.WeightsError, match=f"'{backbone}'") as told:
         pretrained.create(5, backbone)
     assert near in str(told.value)
     assert "\n" not in str(told.value)
@@ -302,7 +302,7 @@ def hub_at(monkeypatch, tmp_path):
 
 
 def _told_by_the_hub(caplog) -> str:
-    with pytest.raises(pretrained.WeightsError, match="the hub did not give weights of 'resnet18'") as told:
+    with pytest.raises(build.WeightsError, match="the hub did not give weights of 'resnet18'") as told:
         pretrained.create(5, "resnet18", "hub")
     assert "\n" not in str(told.value)
     assert "model.net.weights=package" in str(told.value)

@@ -398,6 +398,9 @@ def test_an_archive_without_pictures_or_class_folders_is_told(tmp_path):
         pack.pack(_archive(tmp_path / "flat", {"x_1.jpg": _picture()}), tmp_path / "pack", 128)
     with pytest.raises(UserError, match="one class only, 'b'"):
         pack.pack(_archive(tmp_path / "one", {"b/x_1.jpg": _picture()}), tmp_path / "pack", 128)
+    with pytest.raises(UserError, match=r"'b' \(1 × its class's name has control characters left out\)"):
+        files = {"b/x_1.jpg": _picture(), "a\x1b/x_2.jpg": _picture(50, 60)}
+        pack.pack(_archive(tmp_path / "escape", files), tmp_path / "pack", 128)
     with pytest.raises(UserError, match="holds no files"):
         pack.pack(_archive(tmp_path / "empty", {}), tmp_path / "pack", 128)
 

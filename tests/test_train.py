@@ -413,6 +413,16 @@ def test_an_unknown_backbone_is_told(repro, tmp_path):
         train.train(config.compose(f"out={tmp_path / 'out'}", "model=probe", "model.net.backbone=resnet1800"))
 
 
+@pytest.mark.parametrize(
+    "override",
+    ["model.net.widths=[]", "model.net.depths=[1]", "model.net.dropout=1.5", "model.net.widths=[0]"],
+)
+def test_a_network_that_can_not_be_built_is_told(repro, tmp_path, override):
+    with pytest.raises(UserError, match=r"^model\.net: the network can't be built") as told:
+        train.train(config.compose(f"out={tmp_path / 'out'}", override))
+    assert "\n" not in str(told.value)
+
+
 def test_missing_data_is_told(repro, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="dvc repro split"):
         train.train(config.compose(f"out={tmp_path / 'out'}", "data=petfaces"))
