@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import atomic, config, seal
+from pipeline import atomic, config, seal, yaml_files
 from pipeline.config import ROOT, SharedError, UserError
 from pipeline.lineage import lineage_of, settings_of
 from pipeline.provenance import Provenance
@@ -305,9 +305,28 @@ def _new_single(model: str) -> Path:
         return Path("runs/single") / name
 
 
+def check_watched(augment: str) -> None:
+    """Refuses an augmentation whose file ``dvc.yaml`` does not name: DVC would not see a change to it.
+
+    A model's own file is named by a template; the augmentation is chosen in that file, where DVC can't look.
+
+    Raises:
+        UserError: it is not among the params of the stage train.
+    """
+    file = f"conf/augment/{augment}.yaml"
+    params = yaml_files.read(ROOT / "dvc.yaml")["stages"]["train"]["params"]
+    if not any(isinstance(entry, dict) and file in entry for entry in params):
+        raise UserError(
+            f"{file} is not among the params of the stage train in dvc.yaml, so dvc repro would not notice a "
+            f"change to it; add the line '- {file}:' there"
+        )
+
+
 @config.stage
 def main(cfg: DictConfig) -> float | None:
     job = HydraConfig.get()
+    if "DVC_STAGE" in os.environ:
+        check_watched(job.runtime.choices.augment)
     name = sweep = made = None
     if job.mode == RunMode.MULTIRUN:
         # Beside the sweep's other jobs, never in a DVC out.

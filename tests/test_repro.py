@@ -75,11 +75,31 @@ def test_a_second_one_does_nothing(repro, run, house):
         ("conf/data/sample.yaml", "per_class: 7", "per_class: 8", {"fetch"}),
         ("conf/data/sample.yaml", "max_side: 128", "max_side: 100", {"pack"}),
         ("params.yaml", "classes: folder", "classes: breed", {"pack"}),
+        ("conf/augment/strong.yaml", "mixup: 0.2", "mixup: 0.3", {"train@scratch", "train@probe"}),
+        ("conf/augment/strong.yaml", "# For a network", "# Of a network", set()),
+        ("conf/trainer/cpu.yaml", "workers: 0", "workers: 1", set()),
+        ("conf/trainer/cpu.yaml", "checkpoint_minutes: 5", "checkpoint_minutes: 6", set()),
+        (
+            "conf/trainer/cpu.yaml",
+            "features: onnx",
+            "features: torch",
+            {"audit", "train@scratch", "train@probe", "evaluate@scratch", "evaluate@probe"},
+        ),
     ],
 )
 def test_a_change_reruns_from_its_stage(repro, run, house, restored, change, file, old, new, first):
     change(file, (old, new))
     assert _changed(run("dvc", "status").stdout) == first
+
+
+def test_a_new_file_that_no_model_chooses_reruns_nothing(repro, run, house):
+    for group in ("augment", "data", "model", "trainer", "experiment"):
+        (house / f"conf/{group}/mine.yaml").write_text("{}\n")
+    try:
+        assert _changed(run("dvc", "status").stdout) == set()
+    finally:
+        for group in ("augment", "data", "model", "trainer", "experiment"):
+            (house / f"conf/{group}/mine.yaml").unlink()
 
 
 def test_the_report_is_complete_small_and_tells_no_time_or_path(repro, house):

@@ -1,0 +1,112 @@
+"""dvc.yaml lists what a stage's result comes from: a change there reruns it, and nothing else does."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import HOUSE
+
+DVC = yaml.safe_load((HOUSE / "dvc.yaml").read_text())
+STAGES = DVC["stages"]
+# What these bring to a result are values, which stand among the params, or nothing: they and what only they
+# import need not be listed.
+EXCEPTED = ("pipeline/__init__.py", "pipeline/config.py", "pipeline/tracking/")
+
+
+def _imported(file: Path) -> Iterator[Path]:
+    """Files of the project that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names = [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file}: a relative import, which this test does not follow"
+            names = [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
+        else:
+            continue
+        for name in names:
+            place = HOUSE.joinpath(*name.split("."))
+            for found in (place / "__init__.py", place.with_suffix(".py")):
+                if found.is_file():
+                    yield found
+
+
+def _needed(stage: str) -> set[str]:
+    """Code that a stage's module imports, directly or through others, as paths from the root."""
+    found, todo = set(), [HOUSE / f"pipeline/{stage}.py"]
+    while todo:
+        name = (file := todo.pop()).relative_to(HOUSE).as_posix()
+        if name not in found and not name.startswith(EXCEPTED):
+            found.add(name)
+            todo += _imported(file)
+    return found
+
+
+def _listed(stage: str) -> list[str]:
+    """Files and folders of code among a stage's deps."""
+    return [dep for dep in STAGES[stage]["deps"] if dep.split("/")[0] in ("pipeline", "models")]
+
+
+def _params(stage: str) -> dict[str, list[str] | None]:
+    """The keys that a stage takes of each file of params, None for all of them."""
+    files = [entry for entry in STAGES[stage].get("params", []) if isinstance(entry, dict)]
+    return {file: keys for entry in files for file, keys in entry.items()}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_lists_all_code_that_it_imports(stage):
+    listed = _listed(stage)
+    missing = [
+        name
+        for name in _needed(stage)
+        if not any(name == entry or name.startswith(f"{entry}/") for entry in listed)
+    ]
+    assert not missing, f"add to the deps of {stage} in dvc.yaml"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_lists_no_module_that_it_does_not_import(stage):
+    needed = _needed(stage)
+    unused = [
+        entry
+        for entry in _listed(stage)
+        if entry not in needed and not any(name.startswith(f"{entry}/") for name in needed)
+    ]
+    assert [entry for entry in unused if entry.endswith(".py")] == []
+
+
+def test_each_augmentation_and_each_value_of_the_data_that_a_model_uses_is_a_param_of_train():
+    params = _params("train")
+    for file in (HOUSE / "conf/augment").glob("*.yaml"):
+        assert f"conf/augment/{file.name}" in params
+    for group in ("augment", "model"):
+        for file in (HOUSE / "conf" / group).glob("*.yaml"):
+            used = set(re.findall(r"\$\{data\.(\w+)", file.read_text()))
+            assert used <= set(params["conf/data/${data}.yaml"]), file
+
+
+@pytest.mark.parametrize("stage", ["audit", "train", "evaluate"])
+def test_all_of_a_trainer_but_how_fast_it_goes_is_a_param(stage):
+    from pipeline.unfinished import WITHOUT_EFFECT
+
+    for file in (HOUSE / "conf/trainer").glob("*.yaml"):
+        keys = set(yaml.safe_load(file.read_text()))
+        assert set(_params(stage)["conf/trainer/${trainer}.yaml"]) == keys - set(WITHOUT_EFFECT)
+
+
+def test_an_augmentation_that_dvc_does_not_watch_is_told_within_a_stage_only(house, restored, change):
+    from pipeline import config, train
+
+    (house / "conf/augment/mine.yaml").write_text("transforms: []\nmixup: 0.1\ncutmix: 0.0\n")
+    try:
+        with pytest.raises(config.UserError, match=r"conf/augment/mine\.yaml.*dvc\.yaml"):
+            train.check_watched("mine")
+        change("dvc.yaml", ("      - conf/augment/none.yaml:", "      - conf/augment/mine.yaml:"))
+        train.check_watched("mine")
+        with pytest.raises(config.UserError):
+            train.check_watched("none")
+    finally:
+        change("dvc.yaml", ("      - conf/augment/mine.yaml:", "      - conf/augment/none.yaml:"))
+        (house / "conf/augment/mine.yaml").unlink()
