@@ -630,7 +630,10 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         raise ValueError("a number without an end")
 
     while place < end:
-        number, kind = divmod(varint(), 8)
+        tag = varint()
+        if tag >= 1 << 32:  # protobuf takes the lower 32 bits, and so another field than this reads
+            raise ValueError("a field's number that is too large")
+        number, kind = divmod(tag, 8)
         value: int | memoryview = 0
         if kind == 0:
             value = varint()

@@ -226,6 +226,8 @@ HOSTILE = {
         _with(lambda model: model.functions.add(name="f", domain="d")),
         "has functions of its own",
     ),
+    # A tag of more than 32 bits, of which protobuf takes the lower ones: field 25, a function, 2 bytes long.
+    "hidden functions": (_graph(CONSTANT) + b"\xca\x81\x80\x80\x10\x02\x0a\x00", "no ONNX file"),
     "training": (_with(lambda model: model.training_info.add()), "has steps of a training"),
     "operators": (
         _with(lambda model: model.graph.node.add(op_type="X", domain="evil", output=["z"])),
