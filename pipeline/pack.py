@@ -16,7 +16,10 @@ from omegaconf import DictConfig
 
 from pipeline import archives, atomic, config, schema, seal, tables, text
 from pipeline.config import ROOT, UserError
+from pipeline.photos import SUFFIXES
 
+# Pictures by their names, also of formats that are not read.
+NAMED_AS_PICTURES = (*SUFFIXES, ".heic", ".heif", ".jp2", ".jxl")
 # Folders above class folders that tell an official split; val may be missing.
 OFFICIAL = {
     **dict.fromkeys(("train", "training", "trainval"), "train"),
@@ -151,7 +154,7 @@ def pack(archive: Path, folder: Path, max_side: int, classes: str = "folder") ->
 
 def _pack(archive: Path, folder: Path, max_side: int, classes: str) -> dict:
     """Writes a pack's files into an empty folder; returns what ``pack.json`` says."""
-    rows, quarantine, offset, seen = [], [], 0, set()
+    rows, quarantine, offset, seen, unread = [], [], 0, set(), []
     # Threads, for decoding, sizing and hashing let go of the interpreter; a process would cost a second of
     # imports and copy every picture twice. Decoding goes on while the archive is being read.
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -168,6 +171,8 @@ def _pack(archive: Path, folder: Path, max_side: int, classes: str) -> dict:
             elif "reason" not in result and result["path"] in seen:
                 result["reason"] = "its path comes twice in the archive; the first is used"
             if "reason" in result:
+                if "/" in result["path"] and result["path"].lower().endswith(NAMED_AS_PICTURES):
+                    unread.append(result["path"])
                 quarantine.append({"path": result["path"], "reason": text.printable(result["reason"])})
                 continue
             seen.add(result["path"])
@@ -175,13 +180,14 @@ def _pack(archive: Path, folder: Path, max_side: int, classes: str) -> dict:
             rows.append({**result, "offset": offset})
             pixels.write(raw)
             offset += len(raw)
-    # Which folders all pictures share is known only now.
-    layout = Layout.of({PurePosixPath(path).parent.parts for path in seen})
+    # Which folders all pictures share is known only now; those that can't be used count too, or a class of
+    # which none can would leave the others' folders to be taken for classes.
+    layout = Layout.of({PurePosixPath(path).parent.parts for path in (*seen, *unread)})
     for row in rows:
         row |= labels(row["path"], classes, layout)
         problem = text.class_name_problem(row["label"]) if row["label"] else None
         row["reason"] = f"its class's name {problem}" if problem else None if row["label"] else STRAY
-    paths = [row["path"] for row in rows]
+    paths = [*(row["path"] for row in rows), *unread]
     quarantine += [{key: row[key] for key in ("path", "reason")} for row in rows if row["reason"]]
     rows = [row for row in rows if not row["reason"]]
     counts = Counter(row["label"] for row in rows)
@@ -213,7 +219,7 @@ def _too_few(archive: Path, counts: Counter, paths: list[str], quarantine: list[
     Args:
         archive: as it is named to the person.
         counts: pictures by class.
-        paths: of the sound pictures that lie in folders.
+        paths: of the pictures that lie in folders.
         quarantine: paths and reasons.
     """
     wanted = "it should hold folders of pictures, a folder a class"

@@ -133,11 +133,22 @@ def sealed(folder: Path) -> dict[str, str]:
         raise DamagedError(f"{SUMS} can't be read ({error.strerror})") from error
     except ValueError:
         lines = []
-    found = [re.fullmatch(r"([0-9a-f]{64})  (.+)", line) for line in lines]
-    # A seal without a line would make everything whole; a stranger's could name files outside.
-    if not found or not all(found) or any({"", ".."} & set(line[2].split("/")) for line in found):
+    found = [line.partition("  ") for line in lines]
+    # A seal without a line would make everything whole.
+    if not found or not all(is_sealable(name, digest) for digest, _, name in found):
         raise DamagedError(f"{SUMS} is damaged")
-    return {line[2]: line[1] for line in found}
+    return {name: digest for digest, _, name in found}
+
+
+def is_sealable(name: object, digest: object) -> bool:
+    """Whether these are the name of a file inside a folder and a SHA-256; a stranger's could lie outside."""
+    return (
+        isinstance(name, str)
+        and isinstance(digest, str)
+        and re.fullmatch(r"[0-9a-f]{64}", digest) is not None
+        and re.fullmatch(r".+", name) is not None
+        and not {"", ".."} & set(name.split("/"))
+    )
 
 
 def damaged(folder: Path) -> list[str]:

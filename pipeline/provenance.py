@@ -91,11 +91,18 @@ class Provenance:
         record = {"commit": self.commit, "dirty": self.dirty}
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
-    def keep(self, train: Path) -> None:
-        """Keeps the record of a train folder; that of an equal one, trained before, gives way."""
+    def keep(self, train: Path, replace: bool = True) -> None:
+        """Keeps the record of a train folder.
+
+        Args:
+            train: the folder.
+            replace: whether the record of an equal one, trained here before, gives way.
+        """
         if self.commit is None or self.dirty is None or self.inferred:
             return
         target = _kept(train)
+        if not replace and target.exists():
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(dir=target.parent, prefix=".part-"))
         try:

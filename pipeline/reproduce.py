@@ -324,15 +324,17 @@ class Rebuilding:
         own = self.tree / "params.yaml"
         kept = self.kept / "params.yaml"
         params = foreign.yaml_object(kept if kept.is_file() else own)
-        params["data"] = self.data  # the command line may have chosen it
+        vetting.params(params)
+        params["data"] = self.data  # the command line may have chosen it, as it may what follows
         for group in ("pack", "split"):
             known = self.settings[group]
             params[group] = {key: known.get(key, value) for key, value in params.get(group, {}).items()}
         vetting.params(params)
         main = config.main_checkout()
         if "fetch" in params:  # where a person's pictures lie is for this checkout to say
-            params["fetch"] = yaml_files.read(main / "params.yaml")["fetch"]
-            params["fetch"]["path"] = str(config.from_root(params["fetch"]["path"], main))
+            own_fetch = yaml_files.read(main / "params.yaml").get("fetch") or {}
+            path = config.from_root(own_fetch.get("path", "photos"), main)
+            params["fetch"] = own_fetch | {"path": str(path)}
         own.write_text(yaml.safe_dump(params), encoding="utf-8")
         locks = [vetting.lock(self.kept / "dvc.lock")] if (self.kept / "dvc.lock").is_file() else []
         places = (self.tree / "dvc.lock", main / "dvc.lock")

@@ -27,7 +27,8 @@ _USER = re.compile(r"(\w[\w+.-]*://)([^\s/]*)@")
 _DATABASE = re.compile(r"((?:postgresql|mysql|mariadb|mssql|oracle)[\w+]*://[^\s:/@]*):\S*@")
 _UNQUOTED = re.compile(r"(\w[\w+.-]*://[^\s/@:]+):(?!\d{1,5}/)[^\s@]*@")
 _PARAMETER = re.compile(
-    r"(?i)([?&](?:password|passwd|pwd|token|secret|api_?key|access_?key|signature)=)[^\s&#\"']+"
+    r"(?i)([?&][\w.-]*(?:password|passwd|pwd|token|secret|api_?key|access_?key|signature|credential|\bsig)=)"
+    r"[^\s&#\"']+"
 )
 
 

@@ -17,11 +17,15 @@ from pipeline.text import printable
 
 MOST = 16 << 20  # bytes of a diff, and of the binary files in it
 # What git says above a file's changes, and what is not brought along: links, submodules, programs, renames.
-_MODE = re.compile(rb"^(?:(?:new file |deleted file |old |new )mode|index \S+) (\d+)\s*$", re.MULTILINE)
+_MODE = re.compile(rb"^(?:(?:new file |deleted file |old |new )mode|index [^\s]+)[ \t]+(.*)$", re.MULTILINE)
 _KINDS = re.compile(rb"^(old mode|new mode|rename |copy |similarity |dissimilarity )", re.MULTILINE)
 _FILE = (b"100644", b"100755")
 _BINARY = re.compile(rb"^(?:literal|delta) (\d{1,18})\s*$", re.MULTILINE)
-_AT_MOST = {"devices": 64, "threads": 256, "workers": 64}  # of trainer's; more would lame this machine
+# More would make this machine unusable.
+_AT_MOST = {
+    "trainer": {"devices": 64, "threads": 256, "workers": 64},
+    "model": {"batch_size": 65_536, "epochs": 100_000},
+}
 
 
 @dataclass(frozen=True)
@@ -116,10 +120,19 @@ def settings(tree: dict, code: Path, whose: object) -> None:
     if hidden := sorted(_hidden(rest)):
         raise UserError(f"{whose}: its config.yaml has the key {printable(hidden[0])[:50]}; it is not run")
     augment.check(tree["augment"].get("transforms"))
-    for key, most in _AT_MOST.items():
-        value = tree["trainer"].get(key)
-        if type(value) is int and value > most:
-            raise UserError(f"{whose}: trainer.{key}={value} is more than {most}; it is not run")
+    for group, bounds in _AT_MOST.items():
+        for key, most in bounds.items():
+            _bounded(f"{group}.{key}", tree[group].get(key, 1), most, whose)
+
+
+def _bounded(key: str, value: object, most: int, whose: object) -> None:
+    if key == "trainer.devices" and value == "auto":
+        return
+    numbers = value if key == "trainer.devices" and isinstance(value, list) else [value]
+    if not all(type(number) is int for number in numbers):
+        raise UserError(f"{whose}: {key}={printable(value)[:50]} is no whole number; it is not run")
+    if len(numbers) > most or max(numbers, default=0) > most:
+        raise UserError(f"{whose}: {key}={printable(value)[:50]} is more than {most}; it is not run")
 
 
 def _net(net: dict, code: Path, whose: object) -> None:
@@ -160,8 +173,11 @@ def params(tree: dict) -> None:
     """Makes sure that every text in a ``params.yaml`` is a name: DVC puts its values into commands.
 
     Raises:
-        UserError: one is something else.
+        UserError: one is something else, or what should be a group of values is none.
     """
+    for group in ("fetch", "pack", "split"):
+        if not isinstance(tree.get(group, {}), dict):
+            raise UserError(f"params.yaml: {group} is no mapping in the version's copy; it can't be rebuilt")
     # Where pictures are fetched from is this checkout's own choice.
     for text in _texts({key: value for key, value in tree.items() if key != "fetch"}):
         foreign.name(text, "params.yaml")

@@ -470,6 +470,14 @@ def test_one_class_alone_ends_in_the_tree_that_was_found(tmp_path):
     ]
 
 
+def test_a_class_of_which_no_picture_can_be_read_leaves_the_others_folders_no_classes(tmp_path):
+    files = {f"cat/{year}/{number}.jpg": _picture() for year in (2023, 2024) for number in range(3)}
+    files |= {"dog/2023/1.HEIC": b"a format that is not read", "dog/2023/2.jpg": b""}
+    with pytest.raises(UserError, match=r"one class only, 'cat'.* left out") as told:
+        pack.pack(_archive(tmp_path / "archive", files), tmp_path / "pack", 128)
+    assert "  dog/  2" in str(told.value).splitlines()
+
+
 def test_the_tree_of_an_error_is_short_and_steers_no_terminal(tmp_path):
     files = {f"train/one/\x1b[31m{number}/x.jpg": _picture(8, 8) for number in range(60)}
     files |= {"test/one/x.jpg": _picture(8, 8)}

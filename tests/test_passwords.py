@@ -50,7 +50,10 @@ def test_a_broken_off_run_keeps_none(monkeypatch):
     assert len(kept) == 2 and SECRET not in "".join(kept)
 
 
-@pytest.mark.parametrize("end", ["", "/", "?token=" + SECRET])
+SIGNED = ("token", "a=b&X-Amz-Signature", "X-Amz-Security-Token", "sig", "access_token")
+
+
+@pytest.mark.parametrize("end", ["", "/", *(f"?{name}={SECRET}" for name in SIGNED)])
 def test_a_mirror_that_can_not_be_reached_has_none(tmp_path, capsys, end):
     cfg = OmegaConf.create(
         {

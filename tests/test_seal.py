@@ -1,6 +1,7 @@
 """A flipped byte is found wherever it is and named, before it is used, with the command that repairs it."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -381,6 +382,14 @@ def test_a_damaged_mlmodel_is_named_and_a_version_without_a_record_is_not_sealed
     client.delete_model_version_tag("sample", version.version, "wrapping_sha256")
     try:
         assert not look("older").sealed
+        # Anybody may write tags; a file's name could lead out of where a repair collects files.
+        digest = hashlib.sha256((house / "pipeline/portable.py").read_bytes()).hexdigest()
+        names = (str(tmp_path / "out/portable.py"), "../portable.py", "a//portable.py", "a\nb")
+        tags = [{name: digest} for name in names]
+        for number, tag in enumerate(["{", "3", "[1]", "null", {"portable.py": "x"}, {"a": [1]}, *tags]):
+            tag = tag if isinstance(tag, str) else json.dumps(tag)
+            client.set_model_version_tag("sample", version.version, "wrapping_sha256", tag)
+            assert not look(f"hostile{number}").sealed
     finally:
         client.set_model_version_tag(
             "sample", version.version, "wrapping_sha256", version.tags["wrapping_sha256"]

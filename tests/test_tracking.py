@@ -412,3 +412,8 @@ def test_the_page_links_to_the_training_side(client):
     view = json.loads(client.get_experiment_by_name(NAME).tags["mlflow.sharedViewState.comparison"])
     assert "metrics.`test/top1`" in json.loads(view["state"])["selectedColumns"]
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    key = "mlflow.sharedViewState.comparison"  # anybody may write it
+    for tag in ("{", "3", "[]", '["a"]', "null"):
+        client.set_experiment_tag(experiment.experiment_id, key, tag)
+        assert tracking.links("http://127.0.0.1:5000")
+        assert "state" in json.loads(client.get_experiment_by_name(NAME).tags[key])

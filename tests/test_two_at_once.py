@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -218,7 +219,7 @@ def test_a_promotion_of_another_machine_at_the_same_moment_is_told_in_one_line(t
     def overtaken(self, name, alias, number):
         if number == "1":  # their note comes after ours, their alias before
             later = {"when": "2026-01-01T00:00:00Z", "version": "2", "former": "1", "why": "theirs"}
-            self.set_registered_model_tag(NAME, f"change_{10**19}_them", json.dumps(later))
+            self.set_registered_model_tag(NAME, f"change_{time.time_ns() + 10**10}_them", json.dumps(later))
         point(self, name, alias, number)
 
     monkeypatch.setattr(mlflow.MlflowClient, "set_registered_model_alias", overtaken)

@@ -128,6 +128,12 @@ def test_settings_of_the_commits_own_network_are_taken(tree):
         ({"augment__transforms": [{"Lambda": {"image": {"a": 1}}}]}, "no plain value"),
         ({"augment__transforms": "x"}, "list of transforms"),
         ({"trainer__workers": 100_000}, "more than 64"),
+        ({"trainer__devices": "5000"}, "no whole number"),
+        ({"trainer__devices": 5000.0}, "no whole number"),
+        ({"trainer__devices": [0] * 5000}, "more than 64"),
+        ({"trainer__threads": True}, "no whole number"),
+        ({"model__batch_size": 10**9}, "more than 65536"),
+        ({"model__epochs": 10**9}, "more than 100000"),
         ({"trainer": None}, "trainer is no mapping"),
     ],
 )
@@ -189,6 +195,10 @@ def test_what_dvc_puts_into_commands_is_a_name():
     for bad in ("x; touch y", "$(id)", "`id`", "a b", "-x", "../x", "x\n"):
         with pytest.raises(UserError):
             vetting.params({"models": [bad]})
+    for group in ("fetch", "pack", "split"):
+        for bad in (None, 3, "x", ["x"]):
+            with pytest.raises(UserError, match="no mapping"):
+                vetting.params({group: bad})
 
 
 def test_a_lock_names_nothing_outside_the_project(tmp_path):
@@ -199,3 +209,10 @@ def test_a_lock_names_nothing_outside_the_project(tmp_path):
         file.write_text(f"schema: '2.0'\nstages: {{split: {bad}}}\n")
         with pytest.raises(UserError):
             vetting.lock(file)
+
+
+@pytest.mark.parametrize("mode", [" 120000", "\v120000", "0120000", "120000 x", "100644 x"])
+def test_a_files_mode_is_read_as_git_reads_it(mode, tree, tmp_path):
+    (tmp_path / "changes.diff").write_text(_new("models/link", mode, "/etc"), newline="")
+    with pytest.raises(UserError, match="a link or a submodule"):
+        vetting.changes(tmp_path / "changes.diff", tree)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import portable
+from pipeline.config import UserError
+from pipeline.tracking import places
 from pipeline.tracking.store import client, reachable, uri
 
 WRAPPING = "wrapping_sha256"  # tag of a version: of the files around its exported model
@@ -83,24 +85,47 @@ def registered(target: Path) -> Iterator[Kept]:
 
 def _of(version, place: Path) -> Iterator[Kept]:
     address = f"models:/{version.name}/{version.version}"
+    try:
+        places.check_version(version)
+    except UserError as error:  # the other versions are looked at all the same
+        yield Kept(f"{address} ({error})", place / "gone", lambda folder: None)
+        return
     whole = _fetch(place, artifact_uri=address)
     exported = next(whole.glob("data/*/model.json"), whole / "data/gone/model.json").parent
     # In place: a version made anew would lose its number, its alias and the looks that are counted on it.
     model, inside = version.source.rpartition("/")[2], str(exported.relative_to(whole))
-    yield Kept(address, exported, lambda folder: client().log_model_artifacts(model, str(folder), inside))
-    known = json.loads(version.tags.get(WRAPPING, "{}"))
+
+    def put_model(folder: Path, inside: str | None = None) -> None:
+        places.check(model=model, writing=True)
+        client().log_model_artifacts(model, str(folder), inside)
+
+    def put_part(folder: Path, part: str) -> None:
+        places.check(version.run_id, writing=True)
+        client().log_artifacts(version.run_id, str(folder), part)
+
+    yield Kept(address, exported, lambda folder: put_model(folder, inside))
     yield Kept(
         f"{address}, code and MLmodel",
         whole,
-        lambda folder: client().log_model_artifacts(model, str(folder)),
-        known or None,
+        put_model,
+        _known(version.tags.get(WRAPPING)),
     )
     for part in ("train", "evaluation"):
         yield Kept(
             f"{address}, {part}",
             _fetch(place, run_id=version.run_id, artifact_path=part),
-            lambda folder, part=part: client().log_artifacts(version.run_id, str(folder), part),
+            lambda folder, part=part: put_part(folder, part),
         )
+
+
+def _known(tag: str | None) -> dict[str, str] | None:
+    """SHA-256 by name from a version's tag; None where it holds anything else: anybody may write tags."""
+    try:
+        found = json.loads(tag or "{}")
+        sound = all(portable.is_sealable(name, digest) for name, digest in found.items())
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    return found if found and sound else None
 
 
 def _fetch(place: Path, **what: str) -> Path:

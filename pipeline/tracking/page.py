@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 from pipeline import text
 from pipeline.config import UserError
@@ -106,7 +107,9 @@ def _state(experiment) -> dict:
 def _view(experiment) -> str:
     """Makes sure that an experiment has the saved view; what a link says to open it."""
     key, state = f"mlflow.sharedViewState.{VIEW}", json.dumps(_state(experiment))
-    kept = json.loads(experiment.tags.get(key, "{}"))
+    kept = {}
+    with suppress(ValueError, TypeError, RecursionError):  # anybody may write tags
+        kept = dict(json.loads(experiment.tags.get(key, "{}")))
     untouched = kept.get("createdAt") == kept.get("updatedAt")
     if untouched and kept.get("state") != state:
         now = int(time.time() * 1000)

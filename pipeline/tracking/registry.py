@@ -10,7 +10,7 @@ from pipeline import seal
 from pipeline.config import UserError
 from pipeline.portable import SUMS
 from pipeline.provenance import BESIDE, Provenance
-from pipeline.tracking import notes
+from pipeline.tracking import notes, places
 from pipeline.tracking.artifacts import WRAPPING, wrapping
 from pipeline.tracking.folders import Trained, model_hash, read
 from pipeline.tracking.locks import creating, writing
@@ -149,6 +149,7 @@ def download_version(name: str, number: str, target: Path) -> None:
     import mlflow
 
     version = client().get_model_version(name, number)
+    places.check_version(version)
     for part in ("train", "evaluation"):
         mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=part, dst_path=str(target))
     model = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{number}"))
@@ -160,9 +161,8 @@ def download_version(name: str, number: str, target: Path) -> None:
         _whole(target / part, f"models:/{name}/{number}, {part}")
     if any(file.path == BESIDE for file in client().list_artifacts(version.run_id)):
         mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=BESIDE, dst_path=str(target))
-        Provenance.of(target / "train").keep(
-            target / "train"
-        )  # what register copies of it is known here, too
+        # What register copies of it is known here, too; what was trained here says more than a store.
+        Provenance.of(target / "train").keep(target / "train", replace=False)
 
 
 def _whole(folder: Path, name: str) -> None:
@@ -273,6 +273,7 @@ def download_run(version: Version, target: Path) -> Path:
     """
     import mlflow
 
+    places.check(version.run_id)
     kept = {file.path for file in client().list_artifacts(version.run_id)}
     if "train" not in kept:
         raise UserError(

@@ -1,0 +1,81 @@
+"""A store can't make this project ask a stranger's server, or write outside its own folder."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.config import UserError
+from pipeline.tracking import places, promotion
+
+
+@pytest.fixture
+def says(monkeypatch, tmp_path):
+    """Makes a SQLite store, or a server, say where the files of a run and of a model lie."""
+
+    def change(place: str, store: str | None = None) -> None:
+        info = SimpleNamespace(artifact_uri=place)
+        asked = SimpleNamespace(
+            get_run=lambda run_id: SimpleNamespace(info=info),
+            get_logged_model=lambda model: SimpleNamespace(artifact_location=place),
+            get_registered_model=lambda name: SimpleNamespace(tags=place),
+        )
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", store or f"sqlite:///{tmp_path / 'mlflow.db'}")
+        for module in (places, promotion):
+            monkeypatch.setattr(module, "client", lambda: asked)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "http://evil/api/2.0/mlflow-artifacts/artifacts/x",
+        "https://ann:pass@evil/x",
+        "mlflow-artifacts://evil:80/x",
+    ],
+)
+@pytest.mark.parametrize("store", [None, "http://127.0.0.1:5000"])
+def test_no_other_server_is_asked(says, place, store):
+    says(place, store)
+    for which in ({"run_id": "1"}, {"model": "m-1"}):
+        with pytest.raises(UserError, match="none of its own places") as error:
+            places.check(**which)
+        assert "pass" not in str(error.value)
+    version = SimpleNamespace(name="x", version="1", source=place, storage_location=None, run_id="1")
+    with pytest.raises(UserError, match="none of its own places"):
+        places.check_version(version)
+
+
+@pytest.mark.parametrize(
+    "place", ["mlflow-artifacts:/1/x/artifacts", "http://127.0.0.1:5000/x", "s3://bucket/x"]
+)
+def test_the_tracking_servers_own_places_are_used(says, place):
+    says(place, "http://127.0.0.1:5000")
+    places.check("1", "m-1", writing=True)
+
+
+def test_nothing_is_written_outside_the_folder_beside_a_sqlite_store(says, tmp_path):
+    for place in (f"{tmp_path}/mlartifacts/1/x", f"file://{tmp_path}/mlartifacts/1/x"):
+        says(place)
+        places.check("1", writing=True)
+    for place in (f"file://{tmp_path}/.ssh", "/home/ann/.ssh", f"{tmp_path}/mlartifacts/../.ssh"):
+        says(place)
+        places.check("1")  # reading a file is no harm: what is read is checked
+        with pytest.raises(UserError, match="none of its own places"):
+            places.check("1", writing=True)
+
+
+def test_a_history_that_anybody_can_write_holds_changes_only(says):
+    good = '{"when": "2026-01-01T00:00:00Z", "version": "2", "former": null, "why": "x"}'
+    says(
+        {
+            "change_1": "[" * 4900,
+            "change_2": good.replace('"2"', "[2]"),
+            "change_3": good.replace("null", "[2]"),
+            "change_4": good.replace('"x"', "5"),
+            "change_5": "3",
+            "change_00000000000000000006_ab": good,
+            "change_99999999999999999999": good,
+        }
+    )
+    assert list(promotion.changes("x")) == ["change_00000000000000000006_ab"]
