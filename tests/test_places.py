@@ -32,6 +32,8 @@ def says(monkeypatch, tmp_path):
         "http://evil/api/2.0/mlflow-artifacts/artifacts/x",
         "https://ann:pass@evil/x",
         "mlflow-artifacts://evil:80/x",
+        "http://127.0.0.1:5000@evil/x",
+        "http://[evil",
     ],
 )
 @pytest.mark.parametrize("store", [None, "http://127.0.0.1:5000"])
@@ -50,8 +52,9 @@ def test_no_other_server_is_asked(says, place, store):
     "place", ["mlflow-artifacts:/1/x/artifacts", "http://127.0.0.1:5000/x", "s3://bucket/x"]
 )
 def test_the_tracking_servers_own_places_are_used(says, place):
-    says(place, "http://127.0.0.1:5000")
-    places.check("1", "m-1", writing=True)
+    for user in ("", "ann:pass@"):
+        says(place, f"http://{user}127.0.0.1:5000")
+        places.check("1", "m-1", writing=True)
 
 
 def test_nothing_is_written_outside_the_folder_beside_a_sqlite_store(says, tmp_path):

@@ -27,32 +27,37 @@ def check(run_id: str | None = None, model: str | None = None, writing: bool = F
         UserError: it is another server than the tracking server, or, of a SQLite store that is written to, a
             folder outside the one beside it.
     """
-    places = []
     if run_id:
-        places.append(client().get_run(run_id).info.artifact_uri)
+        _check(client().get_run(run_id).info.artifact_uri, f"run {run_id}", writing)
     if model:
-        places.append(client().get_logged_model(model).artifact_location)
-    for place in places:
-        parts = urlsplit(place)
-        foreign = parts.scheme in SERVERS and parts.netloc not in ("", urlsplit(uri()).netloc)
-        own = own_folder()
-        if writing and own and parts.scheme in ("", "file"):
-            foreign = not Path(unquote(parts.path)).resolve().is_relative_to(own.resolve())
-        if foreign:
-            raise UserError(
-                f"MLflow says that files of {run_id or model} lie at {text.without_password(place)}, which "
-                "is none of its own places; it is not used. If you trust who writes to this store, copy the "
-                "files into it"
-            )
+        _check(client().get_logged_model(model).artifact_location, f"model {model}", writing)
 
 
 def check_version(version) -> None:
-    """`check` of the run and the model that a registered version names."""
-    for place in (version.source, getattr(version, "storage_location", None)):
-        if place and urlsplit(place).scheme in SERVERS and urlsplit(place).netloc != urlsplit(uri()).netloc:
-            raise UserError(
-                f"MLflow says that version {version.version} of {version.name} lies at "
-                f"{text.without_password(place)}, which is none of its own places; it is not used"
-            )
+    """`check` of a registered version, and of the run and the model that it names."""
     source = version.source or ""
+    for place in (source, getattr(version, "storage_location", None)):
+        if place:
+            _check(place, f"version {version.version} of {version.name}")
     check(version.run_id or None, source.rpartition("/")[2] if source.startswith("models:/m-") else None)
+
+
+def _check(place: str, whose: str, writing: bool = False) -> None:
+    own = own_folder()
+    try:
+        parts, server = urlsplit(place), _host(uri())
+        foreign = parts.scheme in SERVERS and _host(place) not in ("", server)
+        if writing and own and parts.scheme in ("", "file"):
+            foreign = not Path(unquote(parts.path)).resolve().is_relative_to(own.resolve())
+    except ValueError:  # no address at all: "http://["
+        foreign = True
+    if foreign:
+        raise UserError(
+            f"MLflow says that files of {whose} lie at {text.without_password(place)}, which is none of its "
+            "own places; it is not used. If you trust who writes to this store, copy the files into it"
+        )
+
+
+def _host(address: str) -> str:
+    """Host and port, without the user and password before them."""
+    return urlsplit(address).netloc.rpartition("@")[2]
