@@ -244,8 +244,22 @@ def load(folder: Path) -> tuple[Classifier, dict]:
         model = build(card, shapes_of(weights), channels_last=card["channels_last"])
     except NetworkError as error:
         raise DamagedError(f"{folder}/model.json: {error}") from error
-    model.net.load_state_dict(read_weights(weights))
+    check_numbers(state := read_weights(weights), model.net.state_dict(), weights)
+    model.net.load_state_dict(state)
     return model.eval(), card
+
+
+def check_numbers(state: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], where: object) -> None:
+    """Refuses weights that PyTorch would convert without a word, and those that answer NaN.
+
+    Raises:
+        DamagedError: names the first such tensor.
+    """
+    for name, value in state.items():
+        if value.is_floating_point() != wanted[name].is_floating_point() or value.is_complex():
+            raise DamagedError(f"{where}: {name[:100]} is {value.dtype}, not {wanted[name].dtype}")
+        if not value.isfinite().all():
+            raise DamagedError(f"{where}: {name[:100]} holds NaN or infinity; train the model again")
 
 
 def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:

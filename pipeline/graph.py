@@ -116,6 +116,10 @@ def to_onnx(train: Path, target: Path) -> None:
     _save(whole, target / "model.onnx")
     shutil.copyfile(train / "model.json", target / "model.json")
     seal.seal(target)
+    try:
+        portable.Portable(target)  # read and asked once: whoever gets it reads it under the same rules
+    except portable.DamagedError as error:
+        raise UserError(f"{seal.near(train)} can't be exported: {error}; choose another network") from error
 
 
 def _whole(network: "onnx.ModelProto", card: dict) -> "onnx.ModelProto":

@@ -114,8 +114,9 @@ def _start(net, card: dict, start: str) -> str:
 
     Raises:
         UserError: there is no such model, it is damaged, or it is of another network.
+        DamagedError: its weights are no numbers that a network computes with.
     """
-    from models.classifier import read_weights
+    from models.classifier import check_numbers, read_weights
     from pipeline import tracking
     from pipeline.portable import DamagedError
 
@@ -153,6 +154,7 @@ def _start(net, card: dict, start: str) -> str:
         name: tuple(shape) for name, shape in shapes.items()
     }:
         raise UserError(f"model.start={start}: its weights are not of the network in its card")
+    check_numbers(state, own, f"model.start={start}")
     for name in heads:
         taught, state[name] = state[name], own[name].clone()
         for row, old in kept:

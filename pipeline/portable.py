@@ -565,15 +565,48 @@ _REFUSED = {
     ("model", 20): "steps of a training",
     ("model", 25): "functions of its own",
     ("graph", 15): "sparse tensors",
-    ("node", 7): "operators outside the standard",
     ("attribute", 6): "loops or branches",
     ("attribute", 11): "loops or branches",
     ("attribute", 22): "sparse tensors",
     ("attribute", 23): "sparse tensors",
+    ("tensor", 6): "texts",
     ("tensor", 13): "data in other files",
-    ("tensor", 14): "data in other files",
 }
-_USUAL = {("node", 7): (b"", b"ai.onnx"), ("tensor", 14): (0,)}  # the standard's operators, data in the file
+# Operators of networks for pictures. Left out are those on texts, sequences and optional values, and those
+# whose results are as long as their input's values say: ONNX Runtime keeps both outside the memory it bounds.
+OPERATORS = frozenset(
+    (
+        *("Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd"),
+        *("BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "CastLike", "Ceil", "Clip", "Cos", "Cosh"),
+        *("Div", "Equal", "Erf", "Exp", "Floor", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less"),
+        *("LessOrEqual", "Log", "Max", "Mean", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow"),
+        *("Reciprocal", "Round", "Sign", "Sin", "Sinh", "Sqrt", "Sub", "Sum", "Tan", "Tanh", "Where"),
+        "Xor",
+        *("Celu", "Dropout", "Elu", "Gelu", "HardSigmoid", "HardSwish", "Hardmax", "LeakyRelu"),
+        *("LogSoftmax", "Mish", "PRelu", "Relu", "Selu", "Shrink", "Sigmoid", "Softmax", "Softplus"),
+        *("Softsign", "Swish", "ThresholdedRelu"),
+        *("AffineGrid", "Attention", "AveragePool", "BatchNormalization", "Col2Im", "Conv", "ConvInteger"),
+        *("ConvTranspose", "DFT", "DeformConv", "Einsum", "GRU", "Gemm", "GlobalAveragePool"),
+        *("GlobalLpPool", "GlobalMaxPool", "GridSample", "GroupNormalization", "InstanceNormalization"),
+        *("LRN", "LSTM", "LayerNormalization", "LpNormalization", "LpPool", "MatMul", "MatMulInteger"),
+        *("MaxPool", "MeanVarianceNormalization", "QLinearConv", "QLinearMatMul", "RMSNormalization"),
+        *("RNN", "Resize", "RotaryEmbedding", "Upsample"),
+        *("DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"),
+        *("ArgMax", "ArgMin", "CumSum", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"),
+        *("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"),
+        *("CenterCropPad", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "Expand", "EyeLike"),
+        *("Flatten", "Gather", "GatherElements", "GatherND", "Identity", "OneHot", "Pad", "Range"),
+        *("Reshape", "ScatterElements", "ScatterND", "Shape", "Size", "Slice", "SpaceToDepth", "Split"),
+        *("Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze"),
+    )
+)
+_NUMBERS = frozenset((*range(1, 8), *range(9, 14), 16))  # types: all but texts, complex and packed numbers
+_ALLOWED = {  # where only some values are, and what the others are
+    ("node", 4): (frozenset(name.encode() for name in OPERATORS), "the operator {}"),
+    ("node", 7): (frozenset((b"", b"ai.onnx")), "operators outside the standard"),
+    ("tensor", 2): (_NUMBERS, "values that are no numbers"),
+    ("tensor", 14): (frozenset((0,)), "data in other files"),
+}
 
 
 def read_onnx(file: Path) -> bytes:
@@ -583,7 +616,7 @@ def read_onnx(file: Path) -> bytes:
 
     Raises:
         DamagedError: it is missing, too large, no ONNX file, keeps data in other files, or has loops,
-            functions or operators outside the standard.
+            functions, texts or other operators than `OPERATORS`.
     """
     try:
         if not file.is_file():
@@ -603,10 +636,9 @@ def read_onnx(file: Path) -> bytes:
                 left -= 1
                 if not left:
                     raise DamagedError(f"{file} has more than {MAX_FIELDS:,} parts")
-                if (kind, number) in _REFUSED and value not in _USUAL.get((kind, number), ()):
+                if wrong := _refused(kind, number, value):
                     raise DamagedError(
-                        f"{file} has {_REFUSED[kind, number]}; no model of this project does, "
-                        "so it is not loaded"
+                        f"{file} has {wrong}; no model of this project does, so it is not loaded"
                     )
                 if number in _MESSAGES[kind] and isinstance(value, memoryview):
                     inside.append((_MESSAGES[kind][number], value))
@@ -618,6 +650,21 @@ def read_onnx(file: Path) -> bytes:
     if not graphs:
         raise DamagedError(f"{file} is no ONNX file")
     return data
+
+
+def _refused(kind: str, number: int, value: int | memoryview) -> str | None:
+    """What is wrong with a field of an ONNX message."""
+    if (kind, number) in _REFUSED:
+        return _REFUSED[kind, number]
+    if (kind, number) == ("node", 5) and isinstance(value, memoryview):
+        # Together: it is the name that says what the value means.
+        parts = list(_fields(value))
+        names = [held for part, held in parts if part == 1]
+        to_text = b"to" in names and any(part == 3 and held not in _NUMBERS for part, held in parts)
+        return "texts" if to_text or b"value_string" in names or b"value_strings" in names else None
+    allowed, others = _ALLOWED.get((kind, number), (None, None))
+    held = bytes(value) if isinstance(value, memoryview) else value
+    return others.format(str(held)[1:40]) if allowed is not None and held not in allowed else None
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
