@@ -24,7 +24,7 @@ from rich.table import Table
 from benchmarks.machine import described
 from benchmarks.serving import served
 from models import classifier
-from pipeline import archives, chosen, config, export, page, portable, scores
+from pipeline import archives, chosen, export, page, portable, scores
 from pipeline.config import ROOT
 from pipeline.data import Pack
 
@@ -108,8 +108,7 @@ def main() -> None:
     parser.add_argument("--model", help=chosen.HELP)
     parser.add_argument("--pictures", type=int, default=500)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        found = chosen.find(given.model or config.compose().data.name, Path(scratch))
+    with chosen.opened(given.model) as found, tempfile.TemporaryDirectory() as scratch:
         card = portable.read_card(found.train)
         pack = Pack.open(ROOT / "data" / card["data"])
         paths = set(pack.table["path"])

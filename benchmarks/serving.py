@@ -28,7 +28,7 @@ from rich.table import Table
 
 from benchmarks.machine import described, interleaved, spread
 from models import classifier
-from pipeline import archives, chosen, config, export, portable, scores, tracking
+from pipeline import archives, chosen, export, portable, scores, tracking
 from pipeline.config import ROOT
 
 
@@ -109,8 +109,7 @@ def main() -> None:
     given = parser.parse_args()
     console = Console(width=120)
     console.print(described("torch", "onnxruntime", "mlflow", "fastapi"))
-    with tempfile.TemporaryDirectory() as scratch:
-        found = chosen.find(given.model or config.compose().data.name, Path(scratch))
+    with chosen.opened(given.model) as found, tempfile.TemporaryDirectory() as scratch:
         card = portable.read_card(found.train)
         (_, file) = next(islice(archives.members(ROOT / "data" / card["data"] / "archive"), 1, None))
         folder = export.export(found, Path(scratch) / "exported", page=False)

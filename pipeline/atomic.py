@@ -1,4 +1,4 @@
-"""Folders that are written whole or not at all, and that delete nothing of a person's.
+"""Folders and files that are written whole or not at all, and that delete nothing of a person's.
 
 Train, pack, evaluate, register and export write their folder anew. What stood there goes only where it is a
 folder that this program left: sealed, whole, with nothing added. Anything else is named instead.
@@ -81,6 +81,16 @@ class Target:
             self.finish()
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def write_text(file: Path, content: str) -> None:
+    """Writes a small file in one step: until it is whole, the former one stands there."""
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        part.write_text(content, encoding="utf-8")
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _check(folder: Path, what: str, needed: tuple[str, ...], advice: str) -> None:

@@ -7,23 +7,30 @@ choose is noted there: ``dvc status`` then shows the stage as changed, and ``dvc
 import json
 from pathlib import Path
 
+from pipeline import atomic
 from pipeline.config import ROOT
 
 FOLDER = ROOT / "champions"
 
 
 def note(name: str, number: str, why: str) -> None:
-    """Notes that a version became champion, for the stage `register` to follow; twice is as once."""
+    """Notes that a version became champion, for the stage `register` to follow; twice is as once.
+
+    Where another one has become champion meanwhile, whoever made it so notes that.
+    """
+    from pipeline import tracking
+    from pipeline.tracking.locks import creating
+
     kept = _copy(name)
     if kept is None:
         return  # nothing was registered here
-    from pipeline.tracking import model_hash
-
-    tree = {"version": number, "instead_of": model_hash(kept), "why": why}
-    FOLDER.mkdir(exist_ok=True)
-    (FOLDER / f"{name}.json").write_text(
-        json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    with creating():
+        champion = tracking.champion(name)
+        if champion and champion[0] != number:
+            return
+        tree = {"version": number, "instead_of": tracking.model_hash(kept), "why": why}
+        FOLDER.mkdir(exist_ok=True)
+        atomic.write_text(FOLDER / f"{name}.json", json.dumps(tree, indent=2, ensure_ascii=False) + "\n")
 
 
 def lagging(name: str) -> str | None:

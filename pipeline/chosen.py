@@ -1,10 +1,14 @@
 """The trained model that a person names, as folders."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import config, seal
 from pipeline.config import ROOT, UserError
+from pipeline.portable import DamagedError
 
 HELP = (
     "a data set (its champion), models:/NAME/VERSION, NAME@ALIAS, a run's folder or an exported one; "
@@ -27,7 +31,26 @@ class Chosen:
     evaluation: Path | None = None
 
 
-def find(model: str, scratch: Path) -> Chosen:
+@contextmanager
+def opened(model: str | None) -> Iterator[Chosen]:
+    """The folders of a model while they are used; what is fetched or exported for it goes afterwards.
+
+    Args:
+        model: as `HELP` says; None is the champion of params.yaml's data.
+
+    Raises:
+        UserError: there is no such model, or it is damaged; within, too, and in place of `DamagedError`.
+    """
+    model = config.compose().data.name if model is None else model
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            yield _find(model, Path(scratch))
+        except (UserError, DamagedError) as error:
+            # A person knows nothing of the copy, which is gone by then.
+            raise UserError(str(error).replace(scratch, model)) from error
+
+
+def _find(model: str, scratch: Path) -> Chosen:
     """The folders of a model.
 
     Args:
@@ -38,8 +61,9 @@ def find(model: str, scratch: Path) -> Chosen:
     Raises:
         UserError: there is no such model, or it is damaged.
     """
-    if (folder := Path(model).expanduser()).is_dir() or (folder := config.from_root(model)).is_dir():
-        return _in(folder, scratch)
+    for base in (Path.cwd(), ROOT):
+        if (folder := config.from_root(model, base)).is_dir():
+            return _in(folder, scratch)
     if model.startswith("models:/") or "@" in model:
         return _registered(model, scratch)
     return _champion(model)

@@ -64,8 +64,15 @@ def main_checkout() -> Path:
 
 
 def from_root(path: str | Path, base: Path = ROOT) -> Path:
-    """Resolves a relative path from `base`, not from where the program was started; `~` is the home."""
-    return base / Path(path).expanduser()
+    """Resolves a relative path from `base`, not from where the program was started; `~` is the home.
+
+    Raises:
+        UserError: it begins with `~` and the name of nobody here.
+    """
+    try:
+        return base / Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: there is no such home folder; write the whole path") from error
 
 
 def config_groups() -> list[str]:
@@ -152,11 +159,13 @@ def told() -> Iterator[None]:
         raise UserError(str(error)) from error
     except OSError as error:
         refused = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
+        refused += (errno.ENAMETOOLONG, errno.ELOOP)
         if error.errno not in refused:
             raise
+        name = text.shortened(error.filename or "a file", 200)
         raise UserError(
-            f"{error.filename or 'a file'} can't be read or written ({error.strerror}); "
-            "make room or give permission, or name another place"
+            f"{name} can't be read or written ({error.strerror}); make room or give permission, or name "
+            "another place"
         ) from error
 
 

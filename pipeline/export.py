@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 from pipeline import atomic, chosen, config, foreign, portable, seal, tables, text
@@ -230,8 +229,7 @@ def main(arguments: list[str]) -> None:
         parser.error("--serve opens the page that --no-try leaves out")
     try:
         with config.told():
-            with tempfile.TemporaryDirectory() as scratch:
-                found = chosen.find(given.model or config.compose().data.name, Path(scratch))
+            with chosen.opened(given.model) as found:
                 out = export(found, given.out.absolute(), given.int8, not given.no_try)
             size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
             print(f"export: {out}, {size / 1e6:.1f} MB; begin with README.md and example.py", flush=True)

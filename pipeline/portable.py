@@ -574,6 +574,7 @@ _REFUSED = {
 }
 # Operators of networks for pictures. Left out are those on texts, sequences and optional values, and those
 # whose results are as long as their input's values say: ONNX Runtime keeps both outside the memory it bounds.
+# The smallest network of each of timm's families that PyTorch can export, 92 of 98, uses 52 of them.
 OPERATORS = frozenset(
     (
         *("Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd"),
@@ -712,11 +713,13 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 def _limit_memory() -> int:
     """Bounds what ONNX Runtime may take for all models of this process together; returns the bytes.
 
-    Half of the machine's memory, or of the container's.
+    Half of the machine's memory, or of the container's; 4 GB where the system does not tell.
     """
     from onnxruntime.capi import _pybind_state as runtime
 
-    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    most = 8 << 30
+    with suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf
+        most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with suppress(OSError, ValueError):  # no container, or no bound ("max")
         most = min(most, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
     place = runtime.OrtMemoryInfo(

@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -106,12 +105,12 @@ def _writer(
     return (_as_line if several else partial(_as_table, unsure_below=unsure_below)), False
 
 
-def predict(words: list[str], model: str, top: int, kind: str) -> int:
+def predict(words: list[str], model: str | None, top: int, kind: str) -> int:
     """Prints the most probable breeds of each photo.
 
     Args:
         words: files, folders, patterns, or ``-`` for standard input.
-        model: as `chosen.find` understands it.
+        model: as `chosen.opened` understands it.
         top: how many breeds.
         kind: `table` for people, `jsonl` or `csv` for programs.
 
@@ -123,14 +122,11 @@ def predict(words: list[str], model: str, top: int, kind: str) -> int:
     """
     from tqdm import tqdm
 
-    from pipeline.portable import FORMATS, DamagedError, Portable
+    from pipeline.portable import FORMATS, Portable
 
     several = len(words) > SINGLE or any(Path(word).is_dir() or "*" in word for word in words)
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            portable = Portable(chosen.find(model, Path(scratch)).portable, threads=1)
-        except DamagedError as error:
-            raise UserError(str(error)) from error
+    with chosen.opened(model) as found:
+        portable = Portable(found.portable, threads=1)
         top = min(top, len(portable.classes))
         write, writes_errors = _writer(kind, top, several, portable.unsure_below)
         skipped: Counter[str] = Counter()
@@ -180,7 +176,7 @@ def main(arguments: list[str]) -> None:
         parser.error(f"--top {given.top}: show at least one breed")
     try:
         with config.told():
-            failed = predict(given.photos, given.model or config.compose().data.name, given.top, given.format)
+            failed = predict(given.photos, given.model, given.top, given.format)
     except UserError as error:
         sys.exit(f"error: {error}")
     except BrokenPipeError:  # whoever read the answers, head perhaps, has enough

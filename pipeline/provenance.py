@@ -57,12 +57,11 @@ class Provenance:
             commit = _git("rev-parse", "--verify", "HEAD").decode().strip()
             dirty = bool(_git("status", "--porcelain", "--", *CODE))
             return cls(commit, dirty, _changes() if dirty else None)
-        except FileNotFoundError:
-            return cls(trouble="git is not installed")
         except subprocess.CalledProcessError as error:
             return cls(commit, None, trouble=" ".join(error.stderr.decode(errors="replace").split()))
-        except OSError as error:
-            return cls(commit, None, trouble=str(error))
+        except OSError as error:  # also of files that git names and that are not there
+            missing = isinstance(error, FileNotFoundError) and error.filename == "git"
+            return cls(commit, None, trouble="git is not installed" if missing else str(error))
 
     @classmethod
     def of(cls, train: Path) -> "Provenance":
@@ -143,11 +142,17 @@ def _git(*arguments: str, **options) -> bytes:
 @functools.cache
 def _with_code(code: str | None) -> str | None:
     """The newest of this clone's last commits whose training code has a hash, or None."""
-    with suppress(OSError, subprocess.CalledProcessError, yaml.YAMLError, KeyError, TypeError):
-        commits = _git("rev-list", f"--max-count={SEARCHED}", "HEAD", "--", "pipeline", "models", "dvc.yaml")
-        return next(
-            (commit for commit in commits.decode().split() if code and _code_of(commit) == code), None
-        )
+    commits = ""
+    with suppress(OSError, subprocess.CalledProcessError):
+        listed = _git("rev-list", f"--max-count={SEARCHED}", "HEAD", "--", "pipeline", "models", "dvc.yaml")
+        commits = listed.decode()
+    for commit in commits.split() if code else ():
+        # An odd commit, or one whose pipeline is written otherwise, tells nothing; others may.
+        with suppress(
+            OSError, subprocess.CalledProcessError, yaml.YAMLError, LookupError, TypeError, ValueError
+        ):
+            if _code_of(commit) == code:
+                return commit
     return None
 
 

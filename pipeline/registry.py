@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from pipeline import champions, config, text
+from pipeline import champions, config, foreign, text
 from pipeline.config import ROOT, UserError
 
 REASON = 300  # characters of a reason that are shown
@@ -137,7 +137,7 @@ def main(arguments: list[str]) -> None:
     try:
         from pipeline import tracking
 
-        name = given.data or config.compose().data.name
+        name = config.compose().data.name if given.data is None else foreign.name(given.data, "--data")
         with tracking.reachable():
             if given.command == "promote":
                 tracking.promote(name, str(given.version), given.why, by_person=True)

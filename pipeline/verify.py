@@ -171,8 +171,11 @@ def repair(found: Found) -> list[str]:
         with tempfile.TemporaryDirectory() as target:
             twin = _twin(kept.folder, sound) if kept.known is None else _wrapped(kept, found, Path(target))
             if twin:
-                with tracking.reachable():
-                    kept.put(twin)
+                try:
+                    with tracking.reachable():
+                        kept.put(twin)
+                except UserError as error:  # a lost model, say; the others are brought back all the same
+                    todo.append(f"{kept.name} in MLflow: {error}")
         if any(phrase.startswith("code/") and phrase.endswith(" is not sealed") for phrase in wrong):
             todo.append(f"{kept.name} in MLflow: delete there what is not sealed")
         if not twin:

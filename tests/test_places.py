@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.config import UserError
-from pipeline.tracking import places, promotion
+from pipeline.tracking import places, promotion, runs
 
 
 @pytest.fixture
@@ -66,6 +66,20 @@ def test_nothing_is_written_outside_the_folder_beside_a_sqlite_store(says, tmp_p
         places.check("1")  # reading a file is no harm: what is read is checked
         with pytest.raises(UserError, match="none of its own places"):
             places.check("1", writing=True)
+
+
+def test_a_run_is_not_written_where_a_stranger_would_have_it(says, tmp_path, monkeypatch):
+    asked = SimpleNamespace(
+        get_run=lambda run_id: SimpleNamespace(
+            info=SimpleNamespace(artifact_uri=f"{tmp_path}/.ssh"), data=SimpleNamespace(metrics={}, tags={})
+        ),
+        log_batch=lambda *_, **__: None,
+        log_artifacts=lambda *_: pytest.fail("written"),
+    )
+    says(f"{tmp_path}/.ssh")
+    monkeypatch.setattr(runs, "client", lambda: asked)
+    with pytest.raises(UserError, match="none of its own places"):
+        runs.complete("1", SimpleNamespace(metrics={}, folder=tmp_path), {})
 
 
 def test_a_history_that_anybody_can_write_holds_changes_only(says):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import photos, predict, sample
-from pipeline.portable import Portable, UnreadableError
+from pipeline import chosen, photos, predict, sample
+from pipeline.config import UserError
+from pipeline.config import told as told_in_one_line
+from pipeline.portable import DamagedError, Portable, UnreadableError
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +173,34 @@ def test_what_can_not_be_is_told_in_one_line(repro, run, arguments, told):
     done = run("python", "-m", "pipeline.predict", *arguments)
     assert done.returncode in (1, 2)
     assert told in done.stdout and "Traceback" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("", "holds no model"),
+        ("~nobody_of_this_name/model", "there is no such home folder"),
+        ("x" * 5000, "File name too long"),
+        (f"models:/sample/{'9' * 30}", "is no version"),
+        ("models:/sample/1e3", "is no version"),
+        ("models:/", "is no version"),
+        ("sample@", "is no version"),
+        ("models:/\udcff/1", "is no version"),
+    ],
+)
+def test_a_model_called_something_odd_is_told_in_one_line(repro, model, told):
+    with pytest.raises(UserError, match=told) as error, told_in_one_line(), chosen.opened(model):
+        pass
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_an_error_names_the_model_and_not_the_copy_of_it_that_is_gone(house, repro, tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(house / "runs/sample/train/scratch", folder)
+    with pytest.raises(UserError) as error, chosen.opened(str(folder)) as found:
+        assert not found.portable.is_relative_to(folder)
+        raise DamagedError(f"{found.portable}/model.onnx gave no answer within 60 seconds")
+    assert str(error.value) == f"{folder}/portable/model.onnx gave no answer within 60 seconds"
 
 
 def test_many_pictures_stream(repro, house, album, monkeypatch):

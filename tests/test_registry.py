@@ -160,6 +160,8 @@ def test_ctrl_c_while_it_waits_says_how_the_files_follow(repro, monkeypatch):
     [
         (["promote", "99", "--why", "x"], "has no models:/sample/99; it has versions 1 to 2"),
         (["--data", "nothing", "list"], "has no 'nothing'; it has the names 'sample'"),
+        (["promote", "9" * 30, "--why", "x"], "is no version"),
+        (["--data", "", "list"], "--data: '' is no name"),
         (["--data", "nothing", "rollback", "--why", "x"], "'nothing' has no champion"),
         (["promote", "1"], "the following arguments are required: --why"),
     ],

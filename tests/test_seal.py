@@ -13,6 +13,9 @@ import pytest
 from pipeline import config, evaluate, graph, leaderboard, networks, portable, seal, split, tracking
 from pipeline.config import UserError
 from pipeline.data import Pack
+from pipeline.dvc_cache import Cache
+from pipeline.tracking import artifacts
+from pipeline.verify import Found, repair
 
 REPAIR = r"run: python -m pipeline\.verify --repair$"
 
@@ -44,6 +47,18 @@ def other(repro, run, house, tmp_path_factory) -> Path:
         done = run(*command, cwd=copy, PYTHONPATH=str(copy))
         assert done.returncode == 0, done.stdout
     return copy
+
+
+def test_a_model_that_is_lost_in_mlflow_does_not_end_the_repair_of_the_others(house, repro, monkeypatch):
+    def lost(folder: Path) -> None:
+        raise UserError("no such model")
+
+    brought, folder = [], house / "runs/sample/train/scratch"
+    kept = [artifacts.Kept(name, folder, put) for name, put in (("one", lost), ("two", brought.append))]
+    monkeypatch.setattr("pipeline.verify._twin", lambda *_: folder)
+    found = Found(Cache.open(), kept=[(each, ["weights.safetensors is damaged"]) for each in kept])
+    assert repair(found) == ["one in MLflow: no such model"]
+    assert brought == [folder]
 
 
 @pytest.fixture

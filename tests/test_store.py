@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlflow.protos.databricks_pb2 as protos
 import pytest
+from mlflow.exceptions import MlflowException
 
 from pipeline.tracking import store
 
@@ -46,6 +48,18 @@ def _told(monkeypatch, address: str) -> str:
         store.check()
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (protos.RESOURCE_DOES_NOT_EXIST, "refuses: no such model"),
+        (protos.INTERNAL_ERROR, "does not answer: no such model; nothing is lost, try again"),
+    ],
+)
+def test_nobody_is_told_to_try_again_what_can_not_be(repro, code, told):
+    with pytest.raises(store.UserError, match=rf"{told}$"), store.reachable():
+        raise MlflowException("no such model", code)
 
 
 def test_a_good_store_is_left_as_it_is(repro, house, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pandas
 import pytest
 from PIL import Image
 
-from pipeline import config, seal, tracking
+from pipeline import config, provenance, seal, tracking
 from pipeline.lineage import settings_of
 from pipeline.provenance import Provenance
 from pipeline.tracking import naming, notes, page, store
@@ -166,6 +167,18 @@ def test_a_lost_record_is_called_unknown_or_replaced_by_a_commit_with_the_same_c
     seal.seal(folder)
     assert Provenance.of(folder).tags() == {"commit": "unknown", "dirty": "unknown"}
     assert "- commit: unknown; seed 1" in notes.run(Trained.open(folder), None)
+
+
+@pytest.mark.parametrize("error", [KeyError(), subprocess.CalledProcessError(128, "git"), TypeError()])
+def test_a_commit_that_reads_otherwise_does_not_end_the_search(monkeypatch, error):
+    def code_of(commit: str) -> str:
+        if commit == "odd":
+            raise error
+        return "code"
+
+    monkeypatch.setattr(provenance, "_git", lambda *_: b"odd\nold\n")
+    monkeypatch.setattr(provenance, "_code_of", code_of)
+    assert provenance._with_code.__wrapped__("code") == "old"
 
 
 def test_an_earlier_forms_commit_stands_in_its_lineage(repro, house, tmp_path):

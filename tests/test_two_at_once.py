@@ -10,7 +10,7 @@ from contextlib import suppress
 import mlflow
 import pytest
 
-from pipeline import graph, register, tracking
+from pipeline import champions, graph, register, tracking
 from pipeline.config import UserError
 from pipeline.tracking import duplicates, promotion, store
 
@@ -226,6 +226,18 @@ def test_a_promotion_of_another_machine_at_the_same_moment_is_told_in_one_line(t
     with pytest.raises(UserError, match=r"version 2 was promoted \(theirs\)"):
         promotion.promote(NAME, "1", "ours")
     assert promotion.champion(NAME)[0] == "2" == promotion.history(NAME)[-1].version
+
+
+def test_only_who_made_the_present_champion_notes_it(three, monkeypatch, tmp_path):
+    monkeypatch.setattr(champions, "FOLDER", tmp_path / "champions")
+    monkeypatch.setattr(champions, "_copy", lambda name: tmp_path)
+    monkeypatch.setattr(tracking, "model_hash", lambda folder: "0" * 64)
+    for number in "12":
+        promotion.promote(NAME, number, f"for {number}", by_person=True)
+    champions.note(NAME, "2", "for 2")
+    champions.note(NAME, "1", "for 1")  # of a program that was held up after it had promoted
+    (file,) = champions.FOLDER.iterdir()
+    assert json.loads(file.read_text())["why"] == "for 2"
 
 
 def test_the_gate_does_not_override_a_champion_that_it_did_not_see(three):

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline import portable
 from pipeline.config import UserError
 from pipeline.tracking import places
-from pipeline.tracking.store import client, reachable, uri
+from pipeline.tracking.store import client, is_refusal, reachable, silent, uri
 
 WRAPPING = "wrapping_sha256"  # tag of a version: of the files around its exported model
 LATER = ("registered_model_meta",)  # MLflow writes it when it copies a version
@@ -84,11 +84,16 @@ def registered(target: Path) -> Iterator[Kept]:
 
 
 def _of(version, place: Path) -> Iterator[Kept]:
+    import mlflow
+
     address = f"models:/{version.name}/{version.version}"
     try:
         places.check_version(version)
-    except UserError as error:  # the other versions are looked at all the same
-        yield Kept(f"{address} ({error})", place / "gone", lambda folder: None)
+    except (UserError, mlflow.exceptions.MlflowException) as error:
+        if not isinstance(error, UserError) and not is_refusal(error):
+            raise
+        # The other versions are looked at all the same.
+        yield Kept(f"{address} ({silent(error)})", place / "gone", lambda folder: None)
         return
     whole = _fetch(place, artifact_uri=address)
     exported = next(whole.glob("data/*/model.json"), whole / "data/gone/model.json").parent

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
+from pipeline.tracking import places
 from pipeline.tracking.address import local_file
 from pipeline.tracking.locks import creating, writing
 from pipeline.tracking.promotion import WITHDRAWN, changes
@@ -144,6 +145,8 @@ def _move(first, other) -> None:
 
     run_id, tags = first.info.run_id, first.data.tags
     if "evaluation" in other.data.tags and "evaluation" not in tags:
+        places.check(other.info.run_id)
+        places.check(run_id, writing=True)
         with tempfile.TemporaryDirectory() as place:
             mlflow.artifacts.download_artifacts(
                 run_id=other.info.run_id, artifact_path="evaluation", dst_path=place

@@ -3,14 +3,14 @@
 import hashlib
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from pipeline import config
 from pipeline.config import UserError
-from pipeline.tracking.address import local_file, shown, uri
+from pipeline.tracking.address import local_file, shown
 
 WAIT = 3600  # seconds to wait for another program of ours that writes; it may be uploading to a server
 NOTICE = 3  # seconds after which it is said that there is something to wait for
@@ -58,10 +58,7 @@ def writing() -> Iterator[None]:
 def _locked(kind: str) -> Iterator[None]:
     from filelock import Timeout
 
-    file = local_file()
-    if file is None:
-        place = hashlib.sha256(uri().encode()).hexdigest()[:16]
-        file = Path(tempfile.gettempdir()) / f"mlflow-{os.getuid()}-{place}"
+    file = local_file() or _of_server()
     lock = _lock(file.with_name(f"{file.name}{kind}.lock"))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -77,11 +74,22 @@ def _locked(kind: str) -> Iterator[None]:
             "let it end, then try again"
         ) from error
     except OSError as error:
-        raise UserError(f"MLflow's store {shown()} can't be written: {error.strerror}") from error
+        raise UserError(
+            f"MLflow at {shown()} can't be written to: {lock.lock_file}: {error.strerror}"
+        ) from error
     try:
         yield
     finally:
         lock.release()
+
+
+def _of_server() -> Path:
+    """A name in a folder of this user's own: in a shared one anybody could have put something there."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError:  # a user without a home, as in some containers
+        folder = config.main_checkout() / "data/.cache"
+    return folder / "petfaces" / hashlib.sha256(shown().encode()).hexdigest()[:16]
 
 
 @cache

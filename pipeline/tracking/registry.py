@@ -1,12 +1,13 @@
 """The model registry: versions made, found and fetched."""
 
 import json
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import seal
+from pipeline import seal, text
 from pipeline.config import UserError
 from pipeline.portable import SUMS
 from pipeline.provenance import BESIDE, Provenance
@@ -206,12 +207,17 @@ def find_version(address: str) -> Version:
     """The version at an address: ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``.
 
     Raises:
-        UserError: the registry has no such version.
+        UserError: the registry has no such version, or it is no such address.
     """
     import mlflow
 
     name, _, alias = address.removeprefix("models:/").partition("@")
     name, _, number = name.partition("/")
+    # MLflow's own store can't look for such numbers, and no store for a name that is not UTF-8.
+    if not (alias or re.fullmatch("[0-9]{1,18}", number)) or text.printable(address) != address:
+        raise UserError(
+            f"{text.shortened(address, 100)} is no version; write models:/NAME/NUMBER or models:/NAME@ALIAS"
+        )
     try:
         if alias:
             version = client().get_model_version_by_alias(name, alias)

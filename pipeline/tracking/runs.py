@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline import curves, foreign, seal, unfinished
 from pipeline.provenance import BESIDE, Provenance
 from pipeline.seal import digest
-from pipeline.tracking import notes
+from pipeline.tracking import notes, places
 from pipeline.tracking.folders import Trained, read
 from pipeline.tracking.locks import creating, writing
 from pipeline.tracking.naming import params
@@ -164,6 +164,7 @@ def complete(run_id: str, trained: Trained, extra: dict[str, float]) -> None:
         for key, value in (trained.metrics | extra).items()
     }
     _log_figures(run_id, figures)
+    places.check(run_id, writing=True)
     client().log_artifacts(run_id, trained.folder, "train")
     if "commit" not in trained.lineage and trained.provenance.commit:
         with tempfile.TemporaryDirectory() as folder:
@@ -270,6 +271,7 @@ def _ensure_evaluation(run_id: str, trained: Trained, folder: Path) -> None:
         if isinstance(value, int | float) and not key.endswith(("/low", "/high"))  # six charts nobody opens
     }
     _log_figures(run_id, shown)
+    places.check(run_id, writing=True)
     client().log_artifacts(run_id, folder, "evaluation")
     _note(run_id, trained, figures)
     client().set_tag(run_id, "evaluation", content)

@@ -253,7 +253,7 @@ def reachable() -> Iterator[None]:
     """Ends what can't do without MLflow in one line, before it begins where the store is unfit.
 
     Raises:
-        UserError: the server or the store does not answer as it should.
+        UserError: the server or the store does not answer as it should, or has not what it was asked for.
     """
     import mlflow
     from requests.exceptions import RequestException
@@ -263,7 +263,18 @@ def reachable() -> Iterator[None]:
         client().search_experiments(max_results=1)
         yield
     except (mlflow.exceptions.MlflowException, RequestException, SQLAlchemyError) as error:
-        raise UserError(f"{silent(error)}; nothing is lost, try again") from error
+        hint = "" if is_refusal(error) else "; nothing is lost, try again"
+        raise UserError(f"{silent(error)}{hint}") from error
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether MLflow did answer, that something is not there or can't be: trying again is no use."""
+    return getattr(error, "error_code", "") in (
+        "RESOURCE_DOES_NOT_EXIST",
+        "INVALID_PARAMETER_VALUE",
+        "PERMISSION_DENIED",
+        "INVALID_STATE",
+    )
 
 
 def silent(error: Exception) -> str:
@@ -277,7 +288,8 @@ def silent(error: Exception) -> str:
             return f"another program wrote the same into MLflow at {shown()} at the same moment"
         if "disk is full" in str(each) or getattr(each, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             return f"MLflow at {shown()} can't write, its disk is full; make room"
-    return f"MLflow at {shown()} does not answer: {first_line(error)}"
+    told = "refuses" if is_refusal(error) else "does not answer"
+    return f"MLflow at {shown()} {told}: {first_line(error)}"
 
 
 def first_line(error: BaseException) -> str:
