@@ -3,11 +3,13 @@
 import contextlib
 import errno
 import io
+import itertools
 import json
 import re
 import struct
 import tarfile
 import zipfile
+import zlib
 
 import numpy as np
 import pandas
@@ -15,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from pipeline import archives, config, pack, portable, sample, schema, split, tables, text
 from pipeline.config import UserError
@@ -168,6 +170,106 @@ def _odd(value: float, kind: str) -> np.ndarray:
 def test_pixels_whose_range_is_not_known_are_refused_with_the_reason(values):
     with pytest.raises(portable.UnreadableError, match="are of no known range; save it with 8 or 16 bits"):
         portable.read_picture(_as(values))
+
+
+_PHOTOMETRIC = {1: 1, 3: 2, 4: 5}  # by samples: grey from black, RGB, CMYK
+
+
+def _tiff(values: np.ndarray, photometric: int | None = -1, planes: bool = False, packed: bool = False):
+    """A TIFF of height × width × samples; -1 is what the samples are, None leaves the tag out."""
+    height, width, samples = values.shape
+    parts = [part.tobytes() for part in (np.moveaxis(values, 2, 0) if planes else [values])]
+    parts = [zlib.compress(part) for part in parts] if packed else parts
+    order, mark = (">", b"MM\0*") if values.dtype.str[0] == ">" else ("<", b"II*\0")
+    tags = {256: width, 257: height, 277: samples, 278: height, 284: 1 + planes, 259: 8 if packed else 1}
+    tags[258] = (values.dtype.itemsize * 8,) * samples
+    tags[339] = ({"u": 1, "i": 2, "f": 3}[values.dtype.kind],) * samples
+    tags[273] = tuple(
+        sum(map(len, parts[:number])) for number in range(len(parts))
+    )  # Pillow adds where they begin
+    tags[279] = tuple(map(len, parts))
+    if photometric is not None:
+        tags[262] = _PHOTOMETRIC[samples] if photometric == -1 else photometric
+    directory = TiffImagePlugin.ImageFileDirectory_v2(mark + bytes(4))
+    directory.update(tags)
+    return mark + struct.pack(order + "I", 8) + directory.tobytes(8) + b"".join(parts)
+
+
+def _png(values: np.ndarray) -> bytes:
+    """A PNG of 16 bits; height × width × 2, 3 or 4 samples, the last of 2 and 4 the transparency."""
+    height, width, samples = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    parts = {b"IHDR": struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[samples], 0, 0, 0)}
+    parts |= {b"IDAT": zlib.compress(rows), b"IEND": b""}
+    chunks = (
+        struct.pack(">I", len(part)) + kind + part + struct.pack(">I", zlib.crc32(kind + part))
+        for kind, part in parts.items()
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def _ramp(kind: str, full: float, samples: int = 1) -> np.ndarray:
+    """From 0 to `full` over 16 × 16 pixels, the same in all samples."""
+    return np.repeat(np.linspace(0, full, 256).reshape(16, 16, 1), samples, axis=2).astype(kind)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "full"), [("<u2", 65535), ("<u2", 4095), ("<f4", 1), ("<f4", 255), (">f4", 1)]
+)
+def test_where_0_is_white_it_is_read_as_white(kind, full, packed):
+    grey = np.asarray(portable.read_picture(_tiff(_ramp(kind, full), 0, packed=packed)))
+    assert np.abs(grey[:, :, 0] - (255.0 - np.arange(256).reshape(16, 16))).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(_tiff(_ramp(kind, 200), None) for kind in ("<u1", "<u2", "<f4")),
+        *(_tiff(_ramp("<i1", full), packed=packed) for full in (-128, 127) for packed in (False, True)),
+    ],
+)
+def test_a_tiff_whose_values_mean_nothing_certain_is_refused(data):
+    with pytest.raises(portable.UnreadableError, match=r"0 is black or white|have a sign"):
+        portable.read_picture(data)
+
+
+@pytest.mark.parametrize("kind", ["<u1", ">u1", "<u2", ">u2", "<f4", ">f4"])
+@pytest.mark.parametrize("photometric", [0, 1, 2, 5, 8])
+@pytest.mark.parametrize("packed", [False, True])
+def test_separate_planes_are_read_as_the_same_values_together_or_refused(kind, photometric, packed):
+    values = _ramp(kind, 1 if "f" in kind else 250, {2: 3, 5: 4, 8: 3}.get(photometric, 1))
+    values = values if "2" not in kind else values * 257
+    try:
+        found = portable.read_picture(_tiff(values, photometric, planes=True, packed=packed))
+    except portable.UnreadableError:
+        return
+    together = portable.read_picture(_tiff(values, photometric))
+    assert np.array_equal(np.asarray(found), np.asarray(together))
+
+
+@pytest.mark.parametrize("full", [3, 255, 4095])
+def test_colours_of_few_bits_stored_in_16_are_refused_with_the_reason(full):
+    pictures = [_png(_ramp("<u2", full, samples)) for samples in (2, 3, 4)]
+    opaque = _ramp("<u2", full, 4)
+    opaque[:, :, 3] = 65535
+    pictures += [_png(opaque), _png(opaque[:, :, 2:])]
+    for kind, samples, packed in itertools.product(("<u2", ">u2"), (3, 4), (False, True)):  # 4 are CMYK
+        pictures.append(_tiff(_ramp(kind, full, samples), packed=packed))
+    for data in pictures:
+        with pytest.raises(portable.UnreadableError, match="of 16 bits are all below a sixteenth"):
+            portable.read_picture(data)
+
+
+def test_colours_that_use_16_bits_are_read_and_black_is_black():
+    expected = np.repeat(np.arange(256).reshape(16, 16, 1), 3, axis=2)
+    for write in (_png, _tiff):
+        assert np.array_equal(np.asarray(portable.read_picture(write(_ramp("<u2", 65535, 3)))), expected)
+        assert not np.asarray(portable.read_picture(write(_ramp("<u2", 0, 3)))).any()
+    shape = _ramp("<u2", 65535, 4)  # black, seen through a transparency that rises
+    shape[:, :, :3] = 0
+    for values in (shape, shape[:, :, 2:]):
+        assert np.array_equal(np.asarray(portable.read_picture(_png(values))), 255 - expected)
 
 
 def test_lab_becomes_rgb():
