@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,8 +24,22 @@ NAMED_AS_PICTURES = (*SUFFIXES, ".heic", ".heif", ".jp2", ".jxl")
 OFFICIAL = {
     **dict.fromkeys(("train", "training", "trainval"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("test", "testing", "pred", "predict"), "test"),
 }
+# Words that may stand beside these in a folder's name, or at their end, and tell nothing else.
+NEUTRAL = (
+    "set",
+    "data",
+    "dataset",
+    "images",
+    "image",
+    "imgs",
+    "img",
+    "pictures",
+    "photos",
+    "folder",
+    "split",
+)
 HASH_SIDE = 16  # perceptual hash of 256 bits: 64 confuse faces that fill the frame alike
 SPECIES = ("cat", "dog")
 MAX_PATH = 4096  # characters, as of Linux; a cell of a table can't be much longer than 100,000
@@ -59,17 +73,42 @@ def decode(task: tuple[str, bytes | str | None, int]) -> dict:
     }
 
 
+def _split_name(name: str) -> tuple[str, tuple[str, ...]] | None:
+    """The split that a folder's name may tell, and its other words: `seg_train2` gives `train` and `seg`."""
+    words = re.findall(r"[^\W\d_]+", name.lower())
+    if official := OFFICIAL.get("".join(words)):  # train_val, too
+        return official, ()
+    told = [(word, OFFICIAL.get(re.sub(f"({'|'.join(NEUTRAL)})$", "", word))) for word in words]
+    official = [split for _, split in told if split]
+    rest = tuple(word for word, split in told if not split and word not in NEUTRAL)
+    return (official[0], rest) if len(official) == 1 else None
+
+
+def _splits_among(names: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Those names that tell splits by standing beside each other, with their other words.
+
+    They differ in the split and nothing else, as `seg_train` and `seg_test` do; `steam_train` beside
+    `crash_test` may be a class.
+    """
+    found = {name: split for name in names if (split := _split_name(name))}
+    kinds = defaultdict(set)
+    for official, rest in found.values():
+        kinds[rest].add(official)
+    return {name: rest for name, (_, rest) in found.items() if len(kinds[rest]) > 1}
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where the class folders of a data set lie.
 
     Attributes:
         shared: number of leading folders that all pictures share.
-        split: whether the folder after them tells an official split.
+        splits: of the folders after them, those that tell an official split: which, and how many folders lie
+            above the class, itself among them.
     """
 
     shared: int
-    split: bool
+    splits: dict[str, tuple[str, int]]
 
     @classmethod
     def of(cls, folders: Collection[tuple[str, ...]]) -> "Layout":
@@ -83,12 +122,37 @@ class Layout:
         shared = len(list(takewhile(lambda pair: pair[0] == pair[1], ends)))
         if all(len(folder) == shared for folder in folders):
             shared = max(0, shared - 1)  # all in one folder: that is the class
-        first = [folder[shared:] for folder in folders if len(folder) > shared]
-        splits = {OFFICIAL.get(rest[0].lower()) for rest in first}
-        deep = {OFFICIAL.get(rest[0].lower()) for rest in first if len(rest) > 1} - {None}
+        below = defaultdict(list)
+        for folder in folders:
+            if len(folder) > shared:
+                below[folder[shared]].append(folder[shared + 1 :])
         # One folder called train among others may be a vehicle class; train and test beside each other, or
         # nothing but such folders, are splits if there are folders in them.
-        return cls(shared, bool(deep) and (len(deep) > 1 or None not in splits))
+        deep = [name for name, inner in below.items() if any(inner)]
+        rests = set(_splits_among(deep).values())
+        if len(rests) > 1:  # cats_train beside dogs_test may be anything, but train beside test is plain
+            rests &= {()}
+        if deep and all(name.lower() in OFFICIAL for name in below):
+            rests = {()}
+        splits = {}
+        for name in below:
+            official, rest = _split_name(name) or ("", None)
+            if rest in rests:
+                splits[name] = official, 1 + _repeated(official, rest, below[name])
+        if not any(len(inner) >= splits[name][1] for name in splits for inner in below[name]):
+            # No class folder would be left: train/train is no repetition, then.
+            splits = {name: (official, 1) for name, (official, _) in splits.items()}
+        return cls(shared, splits)
+
+
+def _repeated(official: str, rest: tuple[str, ...], inner: list[tuple[str, ...]]) -> int:
+    """How many folders in a split's folder tell the same split again and hold all others of it."""
+    depth = 0
+    while len(names := {folder[depth] for folder in inner if len(folder) > depth}) == 1:
+        if _split_name(*names) not in ((official, rest), (official, ())):
+            break
+        depth += 1
+    return depth
 
 
 def labels(path: str, classes: str, layout: Layout | None = None) -> dict:
@@ -106,8 +170,8 @@ def labels(path: str, classes: str, layout: Layout | None = None) -> dict:
     parts = PurePosixPath(path)
     layout = layout or Layout.of([parts.parent.parts])
     folders = parts.parent.parts[layout.shared :]
-    official = OFFICIAL.get(folders[0].lower(), "") if layout.split and folders else ""
-    folders = folders[1:] if official else folders
+    official, above = layout.splits.get(folders[0], ("", 0)) if folders else ("", 0)
+    folders = folders[above:]
     label = folders[0] if folders else ""
     species = (label or parts.parent.name).split("_", 1)[0].lower()
     species = species if species in SPECIES else ""
@@ -191,7 +255,7 @@ def _pack(archive: Path, folder: Path, max_side: int, classes: str) -> dict:
     quarantine += [{key: row[key] for key in ("path", "reason")} for row in rows if row["reason"]]
     rows = [row for row in rows if not row["reason"]]
     counts = Counter(row["label"] for row in rows)
-    if len(counts) < 2:
+    if len(counts) < 2 or (classes == "folder" and _splits_among(counts).keys() == counts.keys()):
         raise UserError(_too_few(archive, counts, paths, quarantine))
 
     for row in (*rows, *quarantine):
@@ -223,6 +287,12 @@ def _too_few(archive: Path, counts: Counter, paths: list[str], quarantine: list[
         quarantine: paths and reasons.
     """
     wanted = "it should hold folders of pictures, a folder a class"
+    if len(counts) > 1:
+        named = _several([f"'{_shown(name)}'" for name in sorted(counts)])
+        return (
+            f"{archive} has no class folders: {named} are splits by their names; {wanted}, in these. "
+            f"It has:\n{_tree(paths)}"
+        )
     if counts:
         (label,) = counts
         reasons = Counter(entry["reason"] for entry in quarantine)
@@ -273,8 +343,9 @@ def describe(folder: Path) -> list[str]:
             f"warning: {' and '.join(alike)} look like one class and are {len(group)} here; "
             "if they are one, give their folders one name"
         )
+    splits = _splits_among(counts)
     for name in counts:
-        if name.lower() in OFFICIAL:
+        if name.lower() in OFFICIAL or name in splits:
             lines.append(
                 f"warning: {_shown(name)} is taken for a class, for other folders than splits lie beside it, "
                 "or no folders in it"

@@ -553,6 +553,68 @@ def test_a_vehicle_called_train_may_have_folders_of_its_own_and_is_told(tmp_path
     assert any("train is taken for a class" in line for line in pack.describe(tmp_path / "pack"))
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train/train", "test/test"),
+        ("train/train/train", "test"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+        ("train_pets", "Pets-Test"),
+        ("pets/training_set", "pets/test_set"),
+        ("Training Data", "validation-data"),
+        ("trainset", "testset"),
+        ("train2017/train_images", "val2017"),
+        ("train_val", "test1"),
+    ],
+)
+def test_a_split_is_known_by_its_name_among_others_and_may_be_repeated(tmp_path, train, test):
+    found = _labels(tmp_path, f"{train}/cat/old/1.jpg", f"{train}/dog/2.jpg", f"{test}/cat/3.jpg")
+    assert sorted(found.values()) == ["cat", "cat", "dog"]
+    official = {row["path"]: row["official"] for row in tables.read(tmp_path / "pack/index.csv")}
+    assert official[f"{train}/dog/2.jpg"] == "train"
+    assert official[f"{test}/cat/3.jpg"] in ("val", "test")
+
+
+def test_pictures_to_predict_beside_the_splits_are_no_class(tmp_path):
+    folders = ("seg_train/seg_train/cat", "seg_test/seg_test/dog", "seg_pred/seg_pred", "seg_pred")
+    found = _labels(tmp_path, *(f"{folder}/1.jpg" for folder in folders))
+    assert sorted(found.values()) == ["cat", "dog"]
+    reasons = {row["path"]: row["reason"] for row in tables.read(tmp_path / "pack/quarantine.csv")}
+    assert reasons == dict.fromkeys(("seg_pred/seg_pred/1.jpg", "seg_pred/1.jpg"), "in no class folder")
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("steam_train/old/1", "crash_test/2"),
+        ("steam_train/old/1", "bullet_train/old/2", "car/3"),
+        ("train/train/1", "train/car/2", "test/train/3"),  # a vehicle in a split
+        ("cat/train/1", "dog/test/2"),
+        ("photos/a/1", "images/b/2", "data/3"),
+        ("test1/1", "test2/2"),
+    ],
+)
+def test_classes_are_not_mistaken_for_splits(tmp_path, paths):
+    found = _labels(tmp_path, *(f"{path}.jpg" for path in paths))
+    at = 1 if paths[0].startswith("train/") else 0
+    assert set(found.values()) == {path.split("/")[at] for path in paths}
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("train/1", "test/2"),
+        ("train/train/1", "test/test/2"),
+        ("seg_train/1", "seg_test/2"),
+        ("train_cat/1", "train_dog/2", "test_cat/3", "test_dog/4"),
+    ],
+)
+def test_splits_without_class_folders_end_in_the_tree_that_was_found(tmp_path, paths):
+    with pytest.raises(UserError, match=r"no class folders: .* are splits by their names.*\n  ") as told:
+        _labels(tmp_path, *(f"{path}.jpg" for path in paths))
+    assert f"  {paths[0].split('/')[0]}/  1" in str(told.value).splitlines()
+
+
 def test_breeds_in_one_folder_are_classes_by_their_files_names(tmp_path):
     found = _labels(tmp_path, "pets/dog_x/tom_1.jpg", "pets/ann_2.jpg", classes="breed")
     assert list(found.values()) == ["ann", "dog_tom"]
@@ -704,7 +766,23 @@ def test_a_zips_names_are_utf8_marked_or_not(tmp_path):
 
 _PART = st.one_of(
     st.sampled_from(
-        ["cat", "dog", "train", "Test", "val", "2023", "a", "...", "..", ".", "=1", "'=", "n\\o"]
+        [
+            "cat",
+            "dog",
+            "train",
+            "Test",
+            "val",
+            "a_train",
+            "test_a",
+            "2023",
+            "a",
+            "...",
+            "..",
+            ".",
+            "=1",
+            "'=",
+            "n\\o",
+        ]
     ),
     st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=6),
     st.text(st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF), min_size=1, max_size=2),
