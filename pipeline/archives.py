@@ -4,7 +4,9 @@ import contextlib
 import stat
 import tarfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from pipeline import portable, text
@@ -30,7 +32,7 @@ def is_litter(parts: Iterable[str]) -> bool:
 
 
 def members(archive: Path) -> Iterator[tuple[str, bytes | str | None]]:
-    """Streams (path, bytes) of an archive's files, in the archive's order.
+    """Streams (path, bytes) of an archive's files, in the archive's order, a tar's hard links last.
 
     A path may hold anything but ``..``: bytes that are not UTF-8 are lone surrogates (PEP 383). Instead of
     a file's bytes comes None where they are more than MAX_BYTES, or the reason why `fetch` could not read it.
@@ -57,20 +59,51 @@ def members(archive: Path) -> Iterator[tuple[str, bytes | str | None]]:
 
 
 def _tar_members(archive: Path) -> Iterator[tuple[str, bytes | str | None]]:
+    """The files of a tar; hard links to files before them come last, from a second reading.
+
+    A compressed tar can't be read backwards at a fair price, nor can all of it be kept.
+    """
     most = max(MAX_BYTES, MAX_RATIO * archive.stat().st_size)
+    seen, links, linked = set(), defaultdict(list), 0
+    for member, data in _tar_files(archive, most):
+        if not member.islnk():
+            seen.add(PurePosixPath(member.name))
+            yield member.name, data()
+        elif (first := PurePosixPath(member.linkname)) in seen:
+            links[first].append(member.name)
+        else:
+            raise _refuse(archive, member.name)
+    if not links:
+        return
+    for member, data in _tar_files(archive, most):
+        names = [] if member.islnk() else links.pop(PurePosixPath(member.name), [])
+        if linked + len(names) * member.size > most:  # links cost nothing, what they stand for is decoded
+            raise ValueError(f"hard links to '{member.name}' stand for more than {most:,} bytes")
+        linked += len(names) * member.size
+        content = data() if names else None
+        yield from ((name, content) for name in names)
+
+
+def _tar_files(
+    archive: Path, most: int
+) -> Iterator[tuple[tarfile.TarInfo, Callable[[], bytes | str | None]]]:
+    """Files and hard links of a tar, each with what reads it, until the next is asked for."""
     with tarfile.open(archive, "r|*", bufsize=BUFFER, encoding="utf-8", errors="surrogateescape") as stream:
+
+        def read(member: tarfile.TarInfo) -> bytes | str | None:
+            if reason := member.pax_headers.get(UNREADABLE):
+                return text.shortened(reason, 200)
+            return stream.extractfile(member).read() if member.size <= MAX_BYTES else None
+
         for member in stream:
             if member.isdir():
                 continue
-            if not member.isfile():
+            if not member.isfile() and not member.islnk():
                 raise _refuse(archive, member.name)
             # A size is told before the bytes come: what only claims a terabyte costs nothing.
             if member.size > most:
                 raise ValueError(f"member '{member.name}' claims {member.size:,} bytes")
-            if reason := member.pax_headers.get(UNREADABLE):
-                yield member.name, text.shortened(reason, 200)
-            else:
-                yield member.name, stream.extractfile(member).read() if member.size <= MAX_BYTES else None
+            yield member, partial(read, member)
 
 
 def _zip_members(archive: Path) -> Iterator[tuple[str, bytes | str | None]]:

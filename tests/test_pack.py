@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import struct
+import subprocess
 import tarfile
 import zipfile
 import zlib
@@ -353,6 +354,58 @@ def test_links_and_devices_are_refused(tmp_path, kind):
         archive.addfile(member)
     with pytest.raises(UserError, match=r"'a/b/x_1\.jpg' is no plain file"):
         pack.pack(tmp_path / "archive", tmp_path / "pack", 128)
+
+
+def _linked(path, *links: tuple[str, str], mode: str = "w"):
+    """A tar of `./b/1.jpg` and `./c/1.jpg`, and hard links by name and target."""
+    with tarfile.open(path, mode) as archive:
+        for name, width in (("./b/1.jpg", 60), ("./c/1.jpg", 50)):
+            data, member = _picture(width), tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+        for name, target in links:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.LNKTYPE, target
+            archive.addfile(member)
+    return path
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_hard_link_to_a_file_before_it_is_that_file_again(tmp_path, mode):
+    links = (("./c/2.jpg", "./b/1.jpg"), ("./c/3.jpg", "b/1.jpg"), ("./b/2.jpg", "./c/1.jpg"))
+    found = dict(archives.members(_linked(tmp_path / "archive", *links, mode=mode)))
+    first, other = _picture(60), _picture(50)
+    assert found == {
+        **{"b/1.jpg": first, "c/2.jpg": first, "c/3.jpg": first},
+        **{"c/1.jpg": other, "b/2.jpg": other},
+    }
+
+
+@pytest.mark.parametrize("target", ["./b/2.jpg", "../b/1.jpg", "/b/1.jpg", "./b/3.jpg", "./b"])
+def test_a_hard_link_to_what_no_file_before_it_is_called_is_refused(tmp_path, target):
+    with pytest.raises(UserError, match=r"'\./b/2\.jpg' is no plain file"):
+        list(
+            archives.members(_linked(tmp_path / "archive", ("./b/2.jpg", target), ("./b/3.jpg", "./b/1.jpg")))
+        )
+
+
+def test_hard_links_stand_for_a_bounded_number_of_bytes(tmp_path, monkeypatch):
+    archive = _linked(tmp_path / "archive", *((f"./c/{number}.jpg", "./b/1.jpg") for number in range(9)))
+    monkeypatch.setattr(archives, "MAX_RATIO", 0)
+    monkeypatch.setattr(archives, "MAX_BYTES", 8 * len(_picture()))
+    with pytest.raises(UserError, match="stand for more than"):
+        list(archives.members(archive))
+
+
+def test_a_tar_that_follows_links_is_read_whole(tmp_path):
+    (tmp_path / "own/b").mkdir(parents=True)
+    (tmp_path / "own/b/1.jpg").write_bytes(_picture())
+    (tmp_path / "own/c").symlink_to("b")
+    subprocess.run(["tar", "-C", tmp_path / "own", "-chf", tmp_path / "archive", "."], check=True)
+    assert {path for path, data in archives.members(tmp_path / "archive") if data == _picture()} == {
+        "b/1.jpg",
+        "c/1.jpg",
+    }
 
 
 def test_a_link_in_a_zip_is_refused(tmp_path):
