@@ -3,17 +3,14 @@
 import io
 import os
 import shutil
-import stat
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pipeline import archives, config, download, text, yaml_files
+from pipeline import archives, config, download, photos, text, yaml_files
 from pipeline.config import ROOT, UserError
 
-LOOP = "a link to a folder that it lies in"
 TOO_LARGE = f"more than {archives.MAX_BYTES:,} bytes"
 
 
@@ -93,7 +90,16 @@ def write_folder(path: Path, target: Path) -> str:
             f"fetch.path={path} is not there; name a directory of class folders, or an archive of them"
         )
     links: list[Path] = []
-    files = sorted(_walk(path, links))
+    hidden: list[Path] = []
+    files = sorted(photos.walk(path, links, hidden))
+    passed_over = [
+        str(file.relative_to(path))
+        for entry in hidden
+        for file in photos.below_hidden(entry)
+        if photos.is_named_as_picture(file.name)
+    ]
+    if passed_over:
+        print(f"fetch: {photos.told_of_hidden(passed_over)}")
     if not files:
         raise UserError(f"{path} is empty; put pictures there, a folder a class, or name another fetch.path")
     unwatched = []
@@ -111,7 +117,7 @@ def write_folder(path: Path, target: Path) -> str:
             archive.addfile(member, io.BytesIO(data))
             if any("\udc80" <= letter <= "\udcff" for letter in name):
                 unwatched.append(f"{text.path(name)} (a name that is not UTF-8)")
-            elif reason not in (None, LOOP, TOO_LARGE):
+            elif reason not in (None, photos.LOOP, TOO_LARGE):
                 unwatched.append(f"{text.path(name)} ({reason})")
     _say_what_dvc_misses(unwatched, links)
     return str(path)
@@ -132,57 +138,12 @@ def _say_what_dvc_misses(unwatched: list[str], links: list[Path]) -> None:
         )
 
 
-def _walk(root: Path, links: list[Path]) -> Iterator[tuple[tuple[str, ...], Path]]:
-    """Everything below a folder that is no folder, by its parts; links to folders are followed.
-
-    A link to a folder that it lies in would go round for ever: it is given as a file, as is a folder that
-    can't be listed, and `_read` says why.
-
-    Args:
-        root: the folder.
-        links: is given the links to folders that were followed.
-    """
-    # Of each folder still to be listed: its parts, and what identifies it and the folders that it lies in.
-    waiting = [((), frozenset([_identity(root)]))]
-    while waiting:
-        parts, above = waiting.pop()
-        folder = root.joinpath(*parts)
-        try:
-            files = list(folder.iterdir())
-        except OSError:
-            yield parts, folder
-            continue
-        for file in files:
-            if archives.is_litter([file.name]):
-                continue
-            below = (*parts, file.name)
-            identity = _identity(file)
-            if identity is None or identity in above:
-                yield below, file
-            else:
-                waiting.append((below, above | {identity}))
-                links.extend([file] if file.is_symlink() else [])
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of a folder; None where it is none."""
-    try:
-        known = path.stat()
-    except OSError:
-        return None
-    return (known.st_dev, known.st_ino) if stat.S_ISDIR(known.st_mode) else None
-
-
 def _read(file: Path) -> bytes | str:
     """A file's bytes, or why they can't be had; a pipe or a device is not opened."""
     try:
-        known = file.stat()
-        if stat.S_ISDIR(known.st_mode):
-            list(file.iterdir())
-            return LOOP
-        if not stat.S_ISREG(known.st_mode):
-            return "no plain file: a pipe, a socket or a device"
-        if known.st_size > archives.MAX_BYTES:
+        if reason := photos.why_no_file(file):
+            return reason
+        if file.stat().st_size > archives.MAX_BYTES:
             return TOO_LARGE
         return file.read_bytes()
     except FileNotFoundError:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline import archives, config, download, fetch, oxford, pack, tables
+from pipeline import archives, config, download, fetch, oxford, pack, photos, tables
 from pipeline.config import UserError
 
 FILE = b"not really an archive, but fetch does not open it" * 40_000  # 2 MB: several chunks
@@ -380,6 +380,16 @@ def test_a_persons_folders_become_one_archive_with_the_same_bytes_each_time(own,
     assert (tmp_path / "archive").read_bytes() == (tmp_path / "again").read_bytes()
 
 
+def test_hidden_pictures_are_told_with_their_number(own, tmp_path, capsys):
+    for name in (".cats/1.jpg", ".cats/more/2.png", ".cats/notes.txt", "dogs/.3.HEIC", "dogs/._4.jpg"):
+        (own / name).parent.mkdir(parents=True, exist_ok=True)
+        (own / name).touch()
+    _fetch_folder(own, tmp_path / "archive")
+    told = "name: 3 (.cats/1.jpg, .cats/more/2.png, dogs/.3.HEIC)"
+    assert [line for line in capsys.readouterr().out.splitlines() if line.endswith(told)]
+    assert _names(tmp_path / "archive") == {"cats/1.jpg", "cats/2.png", "dogs/more/3.jpg"}
+
+
 def _packed(own, tmp_path) -> tuple[dict[str, str], dict[str, str]]:
     """Labels of a person's pictures, and the reasons of what is quarantined, by path."""
     _fetch_folder(own, tmp_path / "archive")
@@ -413,7 +423,7 @@ def test_links_go_round_no_loop(linked, tmp_path):
     labels, quarantine = _packed(linked, tmp_path)
     assert len(labels) == 4 and labels["tabby/twice/1.png"] == "tabby"
     loops = ("black/old/home", "tabby/twice/home", "tabby/up")
-    assert {path: quarantine[path] for path in loops} == dict.fromkeys(loops, fetch.LOOP)
+    assert {path: quarantine[path] for path in loops} == dict.fromkeys(loops, photos.LOOP)
     assert "symbolic links" in quarantine["tabby/self"]
 
 

@@ -1,6 +1,7 @@
 """Photos are named one after the other, whatever a person points at, and a bad one stops nothing."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,8 +60,62 @@ def test_in_a_folder_the_content_decides_and_what_is_skipped_is_counted(album, t
     skipped = Counter()
     found = [name.removeprefix(f"{tmp_path}/") for name in photos.named([str(tmp_path)], skipped)]
     assert found == ["IMG.HEIC", "a.jfif", "b.jpe", "c.mpo", "d", "e.dat", "f.avif", "gone.jpg"]
-    assert skipped == {".txt": 2, ".jpg": 1, "": 1}
-    assert photos.told_of(skipped) == "skipped as no pictures: 4 (2 .txt, 1 without a suffix, 1 .jpg)"
+    assert skipped == {".txt": 2, ".jpg": 1, "": 1, "hidden": 1}
+    told = "skipped as no pictures: 5 (2 .txt, 1 without a suffix, 1 .jpg, 1 hidden)"
+    assert photos.told_of(skipped) == told
+
+
+def test_a_folder_gives_what_lies_behind_links_and_counts_what_is_hidden(album, tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/faces").symlink_to(album)
+    (tmp_path / "own/self").symlink_to("self")
+    (tmp_path / "own/up").symlink_to(".")
+    for name in (".cats/1.jpg", ".cats/old/2.jpg", ".3.jpg", "._4.jpg", ".cats/.DS_Store"):
+        (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "own" / name).touch()
+    skipped = Counter()
+    found = [name.removeprefix(f"{tmp_path}/") for name in photos.named([str(tmp_path / "own")], skipped)]
+    assert found == [f"own/faces/{name}" for name in ("a.jpg", "b.JPG", "broken.jpg", "more/c.png")]
+    assert skipped == {"": 2, ".txt": 1, "hidden": 4}  # self, up; notes; .hidden.jpg and three here
+
+
+def test_a_folder_that_can_not_be_listed_is_told(album, tmp_path, monkeypatch):
+    for name in ("closed", "open"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "open/a.jpg").write_bytes((album / "a.jpg").read_bytes())
+    listed = Path.iterdir
+
+    def iterdir(folder):  # a superuser, as in a container, is refused nothing
+        if folder.name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    found = list(photos.named([str(tmp_path)]))
+    assert found == [f"{tmp_path}/closed", f"{tmp_path}/open/a.jpg"]
+    with pytest.raises(UnreadableError, match="Permission denied"):
+        photos.read(found[0])
+
+
+def test_what_links_multiply_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(photos, "MAX_LINKED", 500)
+    for level in range(20):
+        (tmp_path / f"{level}").mkdir()
+        for name in "ab":
+            (tmp_path / f"{level}/{name}").symlink_to(tmp_path / f"{level + 1}")
+    (tmp_path / "20").mkdir()
+    with pytest.raises(UserError, match="more than 500 files lie behind links"):
+        list(photos.named([str(tmp_path / "0")]))
+
+
+def test_a_pipe_or_a_device_is_refused_and_nothing_waits(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "device.jpg").symlink_to("/dev/zero")
+    found = list(photos.named([f"{tmp_path}/*.jpg"]))
+    assert len(found) == 2
+    for name in found:
+        with pytest.raises(UnreadableError, match="no plain file: a pipe"):
+            photos.read(name)
 
 
 def test_what_is_skipped_is_told_in_one_line_whatever_it_is_called():
@@ -109,7 +165,7 @@ def test_programs_get_a_line_for_each_picture(repro, run, album):
     assert all(len(line["labels"]) == 2 and "unsure" in line for line in lines if "error" not in line)
     assert done.returncode == 1
     assert "broken.jpg: not a picture" in done.stderr and "knows no photographs" in done.stderr
-    assert "skipped as no pictures: 1 (1 .txt)" in done.stderr
+    assert "skipped as no pictures: 2 (1 .txt, 1 hidden)" in done.stderr
 
 
 def test_a_table_for_programs_has_the_same_columns_in_each_row(repro, run, album):
