@@ -31,7 +31,7 @@ def is_litter(parts: Iterable[str]) -> bool:
     return any(part.startswith(".") or portable.is_litter(part) for part in parts)
 
 
-def members(archive: Path) -> Iterator[tuple[str, bytes | str | None]]:
+def members(archive: Path, hidden: list[str] | None = None) -> Iterator[tuple[str, bytes | str | None]]:
     """Streams (path, bytes) of an archive's files, in the archive's order, a tar's hard links last.
 
     A path may hold anything but ``..``: bytes that are not UTF-8 are lone surrogates (PEP 383). Instead of
@@ -39,6 +39,8 @@ def members(archive: Path) -> Iterator[tuple[str, bytes | str | None]]:
 
     Args:
         archive: tar, compressed or not, or zip.
+        hidden: is given the paths that are passed over for a name that begins with a dot, but not what
+            systems leave.
 
     Raises:
         UserError: the archive is damaged, or a member is not a plain file inside it.
@@ -51,6 +53,8 @@ def members(archive: Path) -> Iterator[tuple[str, bytes | str | None]]:
                 raise _refuse(archive, name)
             if not is_litter(path.parts):
                 yield str(path), data
+            elif hidden is not None and not portable.is_litter(str(path)):
+                hidden.append(str(path))
     except UserError:
         raise
     except Exception as error:  # Python's readers raise whatever they meet in hostile bytes, TypeError too

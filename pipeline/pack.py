@@ -14,12 +14,9 @@ from pathlib import Path, PurePosixPath
 
 from omegaconf import DictConfig
 
-from pipeline import archives, atomic, config, schema, seal, tables, text
+from pipeline import archives, atomic, config, photos, schema, seal, tables, text
 from pipeline.config import ROOT, UserError
-from pipeline.photos import SUFFIXES
 
-# Pictures by their names, also of formats that are not read.
-NAMED_AS_PICTURES = (*SUFFIXES, ".heic", ".heif", ".jp2", ".jxl")
 # Folders above class folders that tell an official split; val may be missing.
 OFFICIAL = {
     **dict.fromkeys(("train", "training", "trainval"), "train"),
@@ -181,7 +178,9 @@ def labels(path: str, classes: str, layout: Layout | None = None) -> dict:
     return {"path": path, "label": label, "species": species, "breed": breed, "official": official}
 
 
-def pack(archive: Path, folder: Path, max_side: int, classes: str = "folder") -> dict:
+def pack(
+    archive: Path, folder: Path, max_side: int, classes: str = "folder", hidden: list[str] | None = None
+) -> dict:
     """Packs an archive.
 
     Writes ``pixels.bin`` (uint8, the pictures end to end, each height × width × 3), ``index.csv`` (a row a
@@ -193,6 +192,7 @@ def pack(archive: Path, folder: Path, max_side: int, classes: str = "folder") ->
         folder: made anew; the old one stays until the new one is whole, and nothing of a half one does.
         max_side: pixels of the longer side that are kept.
         classes: what names a class, `folder` or `breed`.
+        hidden: is given the paths of the hidden files that are passed over.
 
     Returns:
         What ``pack.json`` says.
@@ -205,7 +205,7 @@ def pack(archive: Path, folder: Path, max_side: int, classes: str = "folder") ->
     target = atomic.Target(folder, ("pack.json", "index.csv", "pixels.bin"))
     unfinished = target.begin()
     try:
-        summary = _pack(archive, unfinished, max_side, classes)
+        summary = _pack(archive, unfinished, max_side, classes, hidden)
         seal.seal(unfinished)
     except BaseException as error:
         shutil.rmtree(unfinished, ignore_errors=True)  # a full disk gets its room back
@@ -216,14 +216,14 @@ def pack(archive: Path, folder: Path, max_side: int, classes: str = "folder") ->
     return summary
 
 
-def _pack(archive: Path, folder: Path, max_side: int, classes: str) -> dict:
+def _pack(archive: Path, folder: Path, max_side: int, classes: str, hidden: list[str] | None) -> dict:
     """Writes a pack's files into an empty folder; returns what ``pack.json`` says."""
     rows, quarantine, offset, seen, unread = [], [], 0, set(), []
     # Threads, for decoding, sizing and hashing let go of the interpreter; a process would cost a second of
     # imports and copy every picture twice. Decoding goes on while the archive is being read.
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with ThreadPoolExecutor(workers) as pool, open(folder / "pixels.bin", "wb") as pixels:
-        tasks = ((path, data, max_side) for path, data in archives.members(archive))
+        tasks = ((path, data, max_side) for path, data in archives.members(archive, hidden))
         for result in _in_order(pool, tasks, workers * 32):
             if len(result["path"]) > MAX_PATH:
                 result = {
@@ -235,7 +235,7 @@ def _pack(archive: Path, folder: Path, max_side: int, classes: str) -> dict:
             elif "reason" not in result and result["path"] in seen:
                 result["reason"] = "its path comes twice in the archive; the first is used"
             if "reason" in result:
-                if "/" in result["path"] and result["path"].lower().endswith(NAMED_AS_PICTURES):
+                if "/" in result["path"] and photos.is_named_as_picture(result["path"]):
                     unread.append(result["path"])
                 quarantine.append({"path": result["path"], "reason": text.printable(result["reason"])})
                 continue
@@ -375,7 +375,12 @@ def _in_order(pool: Executor, tasks: Iterator[tuple], ahead: int) -> Iterator[di
 @config.stage
 def main(cfg: DictConfig) -> None:
     place = ROOT / "data" / cfg.data.name
-    summary = pack(place / "archive", place / "pack", cfg.pack.max_side, cfg.pack.classes)
+    hidden: list[str] = []
+    try:
+        summary = pack(place / "archive", place / "pack", cfg.pack.max_side, cfg.pack.classes, hidden)
+    finally:  # they may be all that there is
+        if hidden_pictures := list(filter(photos.is_named_as_picture, hidden)):
+            print(f"pack: {photos.told_of_hidden(hidden_pictures)}", flush=True)
     print(
         f"pack: {summary['pictures']:,} pictures in {summary['classes']} classes, "
         f"{summary['quarantined']} quarantined (see data/{cfg.data.name}/pack/quarantine.csv)"

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from PIL import Image, TiffImagePlugin
 
-from pipeline import archives, config, pack, portable, sample, schema, split, tables, text
+from pipeline import archives, config, pack, photos, portable, sample, schema, split, tables, text
 from pipeline.config import UserError
 
 
@@ -452,6 +452,17 @@ def test_a_zip_is_read_as_a_tar_is(tmp_path):
     assert one == other
     assert one["quarantined"] == 0  # what systems leave beside pictures is no picture
     assert (tmp_path / "one/pixels.bin").read_bytes() == (tmp_path / "other/pixels.bin").read_bytes()
+
+
+def test_hidden_pictures_of_an_archive_are_told_with_their_number(tmp_path):
+    names = ("b/1.jpg", "c/2.jpg", *(f".cats/{number}.jpg" for number in range(5)), "b/._1.jpg", ".notes")
+    for write in (_archive, _zip):
+        hidden = []
+        archive = write(tmp_path / "archive", dict.fromkeys(names, _picture()))
+        assert pack.pack(archive, tmp_path / "pack", 32, hidden=hidden)["pictures"] == 2
+        assert hidden == [*(f".cats/{number}.jpg" for number in range(5)), ".notes"]
+    told = photos.told_of_hidden(hidden[:5])
+    assert told.endswith(": 5 (.cats/0.jpg, .cats/1.jpg, .cats/2.jpg and 2 more)")
 
 
 def test_a_zip_with_a_password_is_told(tmp_path):
