@@ -95,7 +95,7 @@ class Classifier(pl.LightningModule):
         self.lr, self.weight_decay, self.warmup, self.layer_decay = lr, weight_decay, warmup, layer_decay
         self.label_smoothing, self.ema = label_smoothing, ema
         kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
-        mixing = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha > 0]
+        mixing = [kind(alpha=float(alpha), num_classes=num_classes) for kind, alpha in kinds if alpha > 0]
         self.mix = v2.RandomChoice(mixing) if mixing else None
         self.freeze_batchnorm, self.flip, self.temperature = freeze_batchnorm, flip, temperature
         self.averaged: AveragedModel | None = None

@@ -1,9 +1,11 @@
 """A residual CNN of our own, trained from random weights."""
 
+from typing import Annotated
+
 import torch
 from torch import nn
 
-from models.build import network
+from models.build import MOST, network
 
 
 class ResidualBlock(nn.Module):
@@ -46,7 +48,13 @@ class ScratchCNN(nn.Module):
         dropout: share of the pooled features dropped in training.
     """
 
-    def __init__(self, num_classes: int, widths: list[int], depths: list[int], dropout: float = 0.0):
+    def __init__(
+        self,
+        num_classes: int,
+        widths: list[Annotated[int, (1, MOST)]],
+        depths: list[Annotated[int, (1, MOST)]],
+        dropout: Annotated[float, (0, 1)] = 0.0,
+    ):
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)

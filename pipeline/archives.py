@@ -43,7 +43,7 @@ def members(archive: Path, hidden: list[str] | None = None) -> Iterator[tuple[st
             systems leave.
 
     Raises:
-        UserError: the archive is damaged, or a member is not a plain file inside it.
+        UserError: the archive is damaged or has a password, or a member is not a plain file inside it.
     """
     try:
         read = _zip_members if zipfile.is_zipfile(archive) else _tar_members
@@ -57,6 +57,11 @@ def members(archive: Path, hidden: list[str] | None = None) -> Iterator[tuple[st
                 hidden.append(str(path))
     except UserError:
         raise
+    except NotImplementedError as error:
+        raise UserError(
+            f"{archive} is compressed in a way that can't be read here ({text.shortened(error, 100)}); "
+            "unpack it, and name the folder as fetch.path"
+        ) from error
     except Exception as error:  # Python's readers raise whatever they meet in hostile bytes, TypeError too
         told = text.shortened(" ".join(str(error).split()) or type(error).__name__, 300)
         raise UserError(f"{archive} is damaged ({told}); fetch it anew: dvc repro -f fetch") from error
@@ -126,6 +131,8 @@ def _zip_members(archive: Path) -> Iterator[tuple[str, bytes | str | None]]:
             kind = member.external_attr >> 16
             if kind and stat.S_IFMT(kind) not in (0, stat.S_IFREG):
                 raise _refuse(archive, name)
+            if member.flag_bits & 1:
+                raise UserError(f"{archive} has a password; unpack it, and name the folder as fetch.path")
             with stream.open(member) as file:  # what the directory says of the size need not be true
                 data = file.read(MAX_BYTES + 1)
             yield name, data if len(data) <= MAX_BYTES else None

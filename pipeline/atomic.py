@@ -83,7 +83,7 @@ class Target:
             shutil.rmtree(part, ignore_errors=True)
 
 
-def write_text(file: Path, content: str) -> None:
+def replace_text(file: Path, content: str) -> None:
     """Writes a small file in one step: until it is whole, the former one stands there."""
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:

@@ -8,7 +8,9 @@ from pydantic import ValidationError
 
 from pipeline import config, portable
 from pipeline.config import UserError
-from pipeline.text import printable
+from pipeline.text import printable, shortened
+
+TRIALS = 10  # of new transforms, on a picture of one colour
 
 
 def build(transforms: list[dict], sides: list[int]) -> Callable[[np.ndarray, int, int], np.ndarray]:
@@ -19,7 +21,8 @@ def build(transforms: list[dict], sides: list[int]) -> Callable[[np.ndarray, int
         sides: of the results in pixels, epoch by epoch.
 
     Raises:
-        UserError: a transform or an argument that albumentations does not know.
+        UserError: a transform or an argument that albumentations does not know, or transforms that don't make
+            a picture of a picture; of one that is too small for them when it comes.
     """
     assert config  # has switched albumentations' update check off before its import
     import albumentations
@@ -38,12 +41,27 @@ def build(transforms: list[dict], sides: list[int]) -> Callable[[np.ndarray, int
         bits.state = np.random.PCG64(seed).state
         luck.seed(seed)
         side = sides[epoch]
-        changed = composed[side](image=picture)["image"]
+        try:
+            changed = composed[side](image=picture)["image"]
+        except Exception as error:  # whatever a transform raises
+            raise UserError(
+                f"augment.transforms can't change a picture of {picture.shape[1]}×{picture.shape[0]} pixels: "
+                f"{shortened(error, 200)}; change them in conf/augment/"
+            ) from error
+        if changed.dtype != np.uint8 or changed.ndim != 3 or changed.shape[2] != 3:
+            raise UserError(
+                f"augment.transforms make {changed.dtype} {'×'.join(map(str, changed.shape))} of a picture, "
+                "not uint8 height×width×3; change them in conf/augment/"
+            )
         # A transform that sizes may be missing: then the whole picture is squeezed.
         if changed.shape[:2] == (side, side):
             return changed
         return cv2.resize(changed, (side, side), interpolation=cv2.INTER_AREA)
 
+    # Now, not in the middle of a training; several times, since most transforms are left out by chance.
+    for epoch in {side: epoch for epoch, side in enumerate(sides)}.values() if transforms else ():
+        for seed in range(TRIALS):
+            augment(np.zeros((256, 256, 3), np.uint8), seed, epoch)
     return augment
 
 

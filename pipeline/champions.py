@@ -30,7 +30,7 @@ def note(name: str, number: str, why: str) -> None:
             return
         tree = {"version": number, "instead_of": tracking.model_hash(kept), "why": why}
         FOLDER.mkdir(exist_ok=True)
-        atomic.write_text(FOLDER / f"{name}.json", json.dumps(tree, indent=2, ensure_ascii=False) + "\n")
+        atomic.replace_text(FOLDER / f"{name}.json", json.dumps(tree, indent=2, ensure_ascii=False) + "\n")
 
 
 def lagging(name: str) -> str | None:

@@ -42,6 +42,9 @@ def _explain(error: Exception, overrides: list[str]) -> str:
         return validate.unknown(key, _chosen(key.partition(".")[0], overrides))
     if found := re.match(r"Could not append to config\. An item is already at '([^']+)'", text):
         return f"+{printable(found[1])}: this key is there already; write it without +"
+    if found := re.match(r"Multiple values for ([\w/]+)\.", text):
+        group = found[1]
+        return f"+{group}=…: {group} is chosen already; write {group}=… without +"
     if found := re.match(r"Ambiguous value for argument '([^']+)'", text):
         word = printable(found[1])
         key, _, value = word.partition("=")

@@ -43,7 +43,9 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         """The message; what it quotes of files and names can't steer a terminal."""
-        return text.lines(text.without_password(super().__str__()))
+        # PyTorch puts the traceback of a loader's process before it.
+        message = super().__str__().rpartition(f"{UserError.__module__}.{type(self).__qualname__}: ")[2]
+        return text.lines(text.without_password(message.strip()))
 
 
 class SharedError(UserError):
@@ -100,11 +102,13 @@ def store_params() -> None:
     A string under the name of a config group chooses that group; any other key is a value.
 
     Raises:
-        UserError: a key or a choice that ``conf/`` does not know.
+        UserError: a key or a choice that ``conf/`` does not know, or a number that YAML reads as another.
     """
     from pipeline import validate, yaml_files
 
     params = yaml_files.load(PARAMS)
+    for file in CONF.rglob("*.yaml"):  # which Hydra reads
+        yaml_files.check_numbers(file)
     groups, values = [], {}
     for key, value in params.items():
         if key in config_groups():
@@ -246,6 +250,9 @@ def _checked(function: Callable[[DictConfig], object], cfg: DictConfig, job: Dic
     """
     from pipeline import validate
 
+    for group in ("data", "augment", "model", "trainer"):
+        if group not in job.runtime.choices:  # Hydra would merge the files of a list
+            raise UserError(f"{group} takes the name of one file; to try several: --multirun {group}=A,B")
     validate.check(cfg)
     for group in ("data", "model"):
         # DVC knows a choice by its file's name, the stages by the name in it.

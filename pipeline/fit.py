@@ -18,6 +18,7 @@ from typing import NoReturn
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader
 
@@ -72,7 +73,7 @@ def fabric(cfg: DictConfig) -> Fabric:
             strategy=chosen.strategy,
             precision=chosen.precision,
         )
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TypeError, MisconfigurationException) as error:
         raise UserError(
             f"trainer: {' '.join(str(error).split())[:300]}; "
             "this machine may have fewer devices, try trainer=cpu"

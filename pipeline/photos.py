@@ -50,9 +50,9 @@ def named(words: list[str], skipped: Counter | None = None) -> Iterator[str]:
     for word in words:
         if word == "-":
             yield word
-        elif Path(word).is_dir():
+        elif os.path.isdir(word):  # noqa: PTH112 (Path.is_dir raises where a name is too long)
             yield from _below(word, skipped)
-        elif glob.has_magic(word) and not Path(word).exists():
+        elif glob.has_magic(word) and not os.path.lexists(word):
             found = sorted(glob.iglob(word, recursive=True))  # noqa: PTH207 (Path.glob wants a folder apart)
             # A pattern that meets nothing is told as a file that is not there.
             for path in found or [word]:
@@ -210,6 +210,8 @@ def read(name: str) -> bytes:
     """
     try:
         if name == "-":
+            if sys.stdin is None:
+                raise UnreadableError("standard input is closed")
             data = sys.stdin.buffer.read(MAX_BYTES + 1)
         elif reason := why_no_file(Path(name)):
             raise UnreadableError(reason)

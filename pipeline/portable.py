@@ -76,6 +76,7 @@ NAME = re.compile(r"\w[\w.-]{0,99}")  # of models and data sets; becomes part of
 MAX_JSON = 32 << 20  # bytes: 100,000 long class names
 MAX_DEPTH = 32  # of a JSON file; a card has 3
 MAX_CLASSES = 100_000
+LEAST_DEVIATION, LEAST_CROP = 1e-3, 0.25  # of a card's `std` and `crop_pct`
 MAX_ONNX = (2 << 30) - 1  # bytes; protobuf's own limit
 MAX_FIELDS = 1_000_000  # of an ONNX file outside its tensors; a large transformer has 100,000
 ANSWER_SECONDS = 60  # for one picture
@@ -597,9 +598,9 @@ _INPUT = {
         "a filter of Pillow",
     ),
     "crop": (lambda value: value in ("squash", "center"), "squash or center"),
-    "crop_pct": (_number(0.25, 2), "a number from 0.25 to 2"),
+    "crop_pct": (_number(LEAST_CROP, 2), f"a number from {LEAST_CROP} to 2"),
     "mean": (_three(-10, 10), "three numbers"),
-    "std": (_three(1e-3, 100), "three numbers from 0.001 on"),
+    "std": (_three(LEAST_DEVIATION, 100), f"three numbers from {LEAST_DEVIATION} on"),
 }
 
 

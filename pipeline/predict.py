@@ -8,7 +8,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import chosen, config, photos, tables, text
@@ -124,7 +123,7 @@ def predict(words: list[str], model: str | None, top: int, kind: str) -> int:
 
     from pipeline.portable import FORMATS, Portable
 
-    several = len(words) > SINGLE or any(Path(word).is_dir() or "*" in word for word in words)
+    several = len(words) > SINGLE or any(os.path.isdir(word) or "*" in word for word in words)  # noqa: PTH112
     with chosen.opened(model) as found:
         portable = Portable(found.portable, threads=1)
         top = min(top, len(portable.classes))

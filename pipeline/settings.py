@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from pipeline import portable
+
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 _STRICT = Field(strict=True)  # no 1.0, "1" or true for 1
 
@@ -36,9 +38,15 @@ BelowOne = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Factor = Annotated[float, Field(strict=True, gt=0, le=1)]
 Scale = Annotated[float, Field(strict=True, gt=0, le=2)]
 Above0 = Annotated[float, Field(strict=True, gt=0)]
+Mixing = Annotated[float, Field(strict=True, ge=0, le=1000)]  # of a Beta distribution: nearly halves
 NotBelow0 = Annotated[float, Field(strict=True, ge=0)]
 Mean = Annotated[list[Share], Field(min_length=3, max_length=3)]
-Deviation = Annotated[list[Factor], Field(min_length=3, max_length=3)]
+# Less than these a model's card may not say: it would be refused after hours of training.
+CropShare = Annotated[float, Field(strict=True, ge=portable.LEAST_CROP, le=1)]
+Deviation = Annotated[
+    list[Annotated[float, Field(strict=True, ge=portable.LEAST_DEVIATION, le=1)]],
+    Field(min_length=3, max_length=3),
+]
 
 
 @dataclass(config=_CONFIG)
@@ -74,8 +82,8 @@ class Data:
 @dataclass(config=_CONFIG)
 class Augment:
     transforms: list[Annotated[dict[str, dict[str, Any] | None], Field(min_length=1, max_length=1)]]
-    mixup: NotBelow0
-    cutmix: NotBelow0
+    mixup: Mixing
+    cutmix: Mixing
 
 
 @dataclass(config=_CONFIG)
@@ -83,7 +91,7 @@ class Input:
     size: InputSize | None
     interpolation: Literal["bilinear", "bicubic"] | None
     crop: Literal["squash", "center"]
-    crop_pct: Factor | None
+    crop_pct: CropShare | None
     mean: Mean | None
     std: Deviation | None
 
@@ -123,7 +131,7 @@ class Trainer:
         | Annotated[list[Workers], Field(min_length=1)]
     )
     strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false"]
-    precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", 16, 32, 64]
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true", 16, 32, 64]
     threads: Threads
     workers: Workers
     deterministic: Flag

@@ -178,6 +178,8 @@ def _explain(error: ValidationError, tree: dict) -> str:
     if isinstance(value, str) and value:
         near = [word for word in words if word.startswith(value)] or difflib.get_close_matches(value, words)
         hint = f"; near: {near[0]}" if near else ""
+    if value == "" and not words:
+        return f"{_written_in(key, value)}{key} is empty; give {_allowed(spec)}"
     return f"{_written_in(key, value)}{key}={_shown(value)}: must be {_allowed(spec)}{hint}"
 
 
@@ -282,9 +284,11 @@ def _range(spec: dict) -> str:
     above, below = spec.get("exclusiveMinimum"), spec.get("exclusiveMaximum")
     if low is not None and high is not None:
         return f" from {low:.15g} to {high:.15g}"
+    both = sum(bound is not None for bound in (low, above, high, below)) > 1
+    least = "of at least" if both else "from"
     parts = [
         f"{word} {bound:.15g}"
-        for word, bound in (("from", low), ("above", above), ("up to", high), ("below", below))
+        for word, bound in ((least, low), ("above", above), ("up to", high), ("below", below))
         if bound is not None
     ]
     return f" {' and '.join(parts)}" if parts else ""
@@ -295,6 +299,17 @@ def _contradictions(tree: dict) -> Iterator[str]:
     model, split, source = tree["model"], tree["split"], tree["data"]["source"]
     if split["val"] + split["test"] >= 1:
         yield f"split.val={split['val']} and split.test={split['test']} must leave something to train on"
+    trainer = tree["trainer"]
+    devices = trainer["devices"]
+    if trainer["accelerator"] == "cpu" and (isinstance(devices, list) or devices == -1):
+        yield (
+            f"trainer.devices={_shown(devices)}: with trainer.accelerator=cpu it is a number of processes; "
+            "write 1, or 2 with trainer.strategy=ddp"
+        )
+    elif isinstance(devices, list) and len(set(devices)) < len(devices):
+        yield f"trainer.devices={_shown(devices)}: a device stands there twice"
+    if model["net"].get("file") and model["net"].get("weights") != "file":
+        yield "model.net.file has no effect without model.net.weights=file; add that, or leave it out"
     if not isinstance(model["net"].get("_target_"), str):
         yield f"model.net._target_ is missing; conf/model/{model['name']}.yaml must name the network there"
     yield from _not_plain(model["net"], "model.net")

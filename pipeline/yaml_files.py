@@ -2,6 +2,7 @@
 
 import io
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -11,6 +12,12 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline.config import ROOT, UserError
 from pipeline.text import printable
 
+# Octal (010), hexadecimal, binary and sexagesimal (1:30) numbers of YAML 1.1, as a whole value.
+_ODD_NUMBER = re.compile(
+    r"""(?mx) ^ [^#'"\n]*? (?: :[ ]+ | -[ ]+ | [\[,][ ]* )
+    ( [-+]? (?: 0[0-7_]+ | 0x[\da-fA-F_]+ | 0b[01_]+ | [1-9][\d_]*(?: :[0-5]?\d )+ ) )
+    [ ]* (?= [,\]}\#] | $ )"""
+)
 _CONFLICT = re.compile(r"(?m)^(<{7}|\|{7}|>{7})( |$)")
 
 
@@ -20,7 +27,7 @@ def load(file: Path) -> DictConfig:
     Raises:
         UserError: it is missing, not UTF-8, no YAML, no mapping, or git left conflict markers in it.
     """
-    name = printable(file.relative_to(ROOT) if file.is_relative_to(ROOT) else file)
+    name = _name(file)
     try:
         text = file.read_bytes().decode()
     except FileNotFoundError as error:
@@ -36,6 +43,7 @@ def load(file: Path) -> DictConfig:
             f"{name}, line {line}: git left conflict markers; keep one side and delete the lines that begin "
             "with <<<<<<<, ======= and >>>>>>>"
         )
+    _check_numbers(name, text)
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if root is not None and not isinstance(root, yaml.MappingNode):
@@ -47,6 +55,29 @@ def load(file: Path) -> DictConfig:
         raise UserError(f"{name}: {_first_line(error)}") from error
     except RecursionError as error:
         raise UserError(f"{name}: nested too deeply to be read") from error
+
+
+def check_numbers(file: Path) -> None:
+    """Refuses integers that YAML reads as others than they look: 010 is 8, 1:30 is 90.
+
+    Raises:
+        UserError: names the first.
+    """
+    with suppress(OSError, UnicodeDecodeError):  # who reads the file says so
+        _check_numbers(_name(file), file.read_bytes().decode())
+
+
+def _check_numbers(name: str, text: str) -> None:
+    if found := _ODD_NUMBER.search(text):
+        line, number = text.count("\n", 0, found.start(1)) + 1, found[1]
+        raise UserError(
+            f"{name}, line {line}: YAML reads {number} as {yaml.safe_load(number)}; write that, or "
+            f"'{number}' in quotes for a text"
+        )
+
+
+def _name(file: Path) -> str:
+    return printable(file.relative_to(ROOT) if file.is_relative_to(ROOT) else file)
 
 
 def read(file: Path) -> dict:

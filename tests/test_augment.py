@@ -24,6 +24,36 @@ def _epoch(pictures, epoch, workers):
     return torch.cat([batch for batch, _ in batches]), torch.cat([labels for _, labels in batches])
 
 
+@pytest.mark.parametrize(
+    ("transform", "told"),
+    [
+        ({"RandomCrop": {"height": 512, "width": 512}}, "can't change a picture of 256×256 pixels"),
+        ({"ToGray": {"num_output_channels": 1, "p": 1}}, "make uint8 256×256 of"),
+        ({"Normalize": {}}, "make float32 256×256×3"),
+        ({"FDA": {"p": 1}}, "can't change a picture"),
+    ],
+)
+def test_transforms_that_make_no_picture_are_told_before_a_training(transform, told):
+    with pytest.raises(UserError, match=told) as error:
+        augment.build([transform], [32])
+    assert "\n" not in str(error.value)
+
+
+def test_what_goes_wrong_in_a_process_that_reads_is_one_line_too(repro, house):
+    pack = Pack.open(house / "data/sample")
+    crop = augment.build([{"RandomCrop": {"height": 250, "width": 250}}], [32])
+    with pytest.raises(UserError) as error:
+        _epoch(Pictures(pack, pack.rows("train"), crop, seed=3), 0, 1)
+    assert str(error.value).startswith("augment.transforms can't change a picture of")
+    assert "\n" not in str(error.value)
+
+
+def test_a_picture_that_is_too_small_for_a_transform_is_told_when_it_comes():
+    draw = augment.build([{"RandomCrop": {"height": 64, "width": 64}}], [32])
+    with pytest.raises(UserError, match=r"can't change a picture of 60×50 pixels: .*; change them in"):
+        draw(np.zeros((50, 60, 3), np.uint8), 1, 0)
+
+
 def test_same_pictures_with_0_2_or_3_workers(learning):
     alone, labels = _epoch(learning, 0, 0)
     for workers in (2, 3):

@@ -57,11 +57,22 @@ def test_the_tracking_servers_own_places_are_used(says, place):
         places.check("1", "m-1", writing=True)
 
 
-def test_nothing_is_written_outside_the_folder_beside_a_sqlite_store(says, tmp_path):
-    for place in (f"{tmp_path}/mlartifacts/1/x", f"file://{tmp_path}/mlartifacts/1/x"):
+def test_of_a_sqlite_store_nothing_is_written_outside_the_folders_that_mlflow_keeps_for_an_id(says, tmp_path):
+    elsewhere = tmp_path / "elsewhere/1/artifacts"  # of an experiment with a folder of its own
+    for place in (f"{tmp_path}/mlartifacts/1/x", f"file://{tmp_path}/mlartifacts/1/x", elsewhere.as_uri()):
         says(place)
         places.check("1", writing=True)
-    for place in (f"file://{tmp_path}/.ssh", "/home/ann/.ssh", f"{tmp_path}/mlartifacts/../.ssh"):
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / "link/1").mkdir(parents=True)
+    (tmp_path / "link/1/artifacts").symlink_to(tmp_path / ".ssh")
+    for place in (
+        f"file://{tmp_path}/.ssh",
+        "/home/ann/.ssh",
+        f"{tmp_path}/mlartifacts/../.ssh",
+        f"{tmp_path}/link/1/artifacts",
+        f"{tmp_path}/elsewhere/1/artifacts/..",
+        f"{tmp_path}/elsewhere/2/artifacts",
+    ):
         says(place)
         places.check("1")  # reading a file is no harm: what is read is checked
         with pytest.raises(UserError, match="none of its own places"):

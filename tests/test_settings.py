@@ -1,6 +1,7 @@
 """Every key of conf/ has a type and a range; whatever else is composed ends in one line that names it."""
 
 import copy
+import json
 import re
 import shutil
 import sys
@@ -9,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
+from strangers import CARD
 
-from pipeline import config, validate, yaml_files
+from pipeline import config, portable, validate, yaml_files
 
 
 def _refused(*overrides: str) -> str:
@@ -75,7 +77,7 @@ def test_every_key_of_conf_has_a_type_and_every_type_a_key():
         ("model.net=3", "model.net=3: must be a mapping"),
         ("model.name='../x'", "model.name=../x: must be a name of letters, digits and _.-"),
         ("model.name='a b'", "model.name=a b: must be a name of letters, digits and _.-"),
-        ("unsure.answers_right=1", "unsure.answers_right=1: must be a number from 0 and below 1"),
+        ("unsure.answers_right=1", "unsure.answers_right=1: must be a number of at least 0 and below 1"),
         ("model.net.dropout=nan", "model.net.dropout=nan: must be finite"),
         ("split.val=0", "split.val=0: must be a number above 0 and below 1"),
         ("split.val=0.9", "split.val=0.9 and split.test=0.15 must leave something"),
@@ -103,7 +105,13 @@ def test_every_key_of_conf_has_a_type_and_every_type_a_key():
         ("models=[scratch,scratch]", "models: scratch stands there twice"),
         ("data.source.kind=x", "must be drawn, archive, oxford_photos or folder"),
         ("+data.source.rebuild=oxford", "data.source.rebuild has no effect with data.source.kind=drawn"),
-        ("out=", "out=: must be a text"),
+        ("out=", "out is empty; give a text"),
+        ("trainer.devices=[0,1]", r"trainer.devices=[0, 1]: with trainer.accelerator=cpu it is a number"),
+        ("trainer.devices=-1", "trainer.devices=-1: with trainer.accelerator=cpu it is a number"),
+        ("trainer.precision=16-true", "trainer.precision=16-true: must be"),
+        ("augment.mixup=1001", "augment.mixup=1001: must be a number from 0 to 1000"),
+        ("model.input.std=[0.0001,1,1]", "must be"),
+        ("model.input.crop_pct=0.2", "model.input.crop_pct=0.2: must be a number from 0.25 to 1"),
         ("seed=???", "seed has no value"),
         ("~seed", "seed is missing"),
         ("~model", "model is missing"),
@@ -149,6 +157,9 @@ def test_strengths_are_numbers_above_0(strengths):
         (["seed=1,2"], "seed=1,2: several values are a sweep, which needs --multirun"),
         (["+seed=3"], "+seed: this key is there already; write it without +"),
         (["model=null"], "model=null: a group takes the name of one of its files"),
+        (["trainer=gpu", "trainer.devices=[0,0]"], "trainer.devices=[0, 0]: a device stands there twice"),
+        (["model=probe", "model.net.file=x"], "model.net.file has no effect without model.net.weights=file"),
+        (["+experiment=petfaces-probe"], "+experiment=…: experiment is chosen already; write experiment=…"),
         (["hydra.foo=1"], "hydra.foo is not a key of Hydra's"),
         (["model@x=probe"], "model@x is no group of conf/"),
     ],
@@ -223,6 +234,9 @@ CONFLICT = "<<<<<<< HEAD\nseed: 1\n=======\nseed: 2\n>>>>>>> theirs\n"
         ("split:\n\tseed: 1\n", ", line 3: YAML allows no tab here; indent with spaces"),
         (CONFLICT, ", line 2: git left conflict markers; keep one side and delete the lines that begin with"),
         ("seed: 1\nseed: 2\n", ", line 3: found duplicate key seed"),
+        ("seed: 010\n", ", line 2: YAML reads 010 as 8; write that, or '010' in quotes for a text"),
+        ("seed: 1\na: {b: [3, -0x1F]}  # x\n", ", line 3: YAML reads -0x1F as -31; write that"),
+        ("models:\n  - 1:30\n", ", line 3: YAML reads 1:30 as 90; write that"),
         ("a: [1\n", ", line 3: "),
         ("a: 'x\n", ", line 3: "),
         ("a: b: c\n", ", line 2: mapping values are not allowed here"),
@@ -244,6 +258,21 @@ def test_a_broken_yaml_file_is_told_with_its_line_and_what_to_do(house, restored
     assert f"conf/experiment/broken.yaml{message}" in said
     (house / "params.yaml").write_bytes(data)
     assert f"params.yaml{message}" in _refused()
+
+
+def test_numbers_that_are_what_they_look_like_are_read(tmp_path):
+    file = tmp_path / "good.yaml"
+    file.write_text("a: [0, 10, -5, 1e-3, 0.5, '010', 08:30 pm, x010]  # 010\nb: a 010\n# c: 010\n")
+    assert yaml_files.load(file).a[:4] == [0, 10, -5, 1e-3]
+
+
+def test_what_settings_accept_of_a_models_input_its_card_may_say(tmp_path):
+    for std, crop in ((portable.LEAST_DEVIATION, portable.LEAST_CROP), (1, 1)):
+        sizes = [f"model.input.std=[{std},{std},{std}]", f"model.input.crop_pct={crop}"]
+        chosen = OmegaConf.to_container(config.compose(*sizes, "model.input.size=1024").model.input)
+        card = CARD | {"input": {"max_side": 4096, **chosen}}
+        (tmp_path / "model.json").write_text(json.dumps(card))
+        portable.read_card(tmp_path)
 
 
 def test_an_empty_or_missing_params_is_no_traceback(house, restored):
@@ -362,6 +391,13 @@ def test_a_stage_ends_in_that_line_and_status_1(house, monkeypatch, capsys, mode
     assert "\n" not in ended
     assert capsys.readouterr().err == ""
     shutil.rmtree(house / "runs/sweeps", ignore_errors=True)
+
+
+@pytest.mark.parametrize("group", ["model", "data", "trainer", "augment"])
+def test_two_files_of_a_group_are_refused(monkeypatch, group):
+    word = f"{group}=[{','.join(config.choices(group)[:2])}]"
+    ended = _ended(monkeypatch, config.stage(lambda cfg: pytest.fail("begun")), word)
+    assert ended == f"error: {group} takes the name of one file; to try several: --multirun {group}=A,B"
 
 
 def test_a_stage_checks_before_it_begins(monkeypatch, capsys):

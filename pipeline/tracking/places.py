@@ -25,12 +25,13 @@ def check(run_id: str | None = None, model: str | None = None, writing: bool = F
 
     Raises:
         UserError: it is another server than the tracking server, or, of a SQLite store that is written to, a
-            folder outside the one beside it.
+            folder neither in the one beside it nor named as MLflow names such folders in others.
     """
     if run_id:
-        _check(client().get_run(run_id).info.artifact_uri, f"run {run_id}", writing)
+        _check(client().get_run(run_id).info.artifact_uri, f"run {run_id}", run_id if writing else None)
     if model:
-        _check(client().get_logged_model(model).artifact_location, f"model {model}", writing)
+        place = client().get_logged_model(model).artifact_location
+        _check(place, f"model {model}", model if writing else None)
 
 
 def check_version(version) -> None:
@@ -42,13 +43,16 @@ def check_version(version) -> None:
     check(version.run_id or None, source.rpartition("/")[2] if source.startswith("models:/m-") else None)
 
 
-def _check(place: str, whose: str, writing: bool = False) -> None:
+def _check(place: str, whose: str, written: str | None = None) -> None:
+    """`check` of one address; what is written has an id."""
     own = own_folder()
     try:
         parts, server = urlsplit(place), _host(uri())
         foreign = parts.scheme in SERVERS and _host(place) not in ("", server)
-        if writing and own and parts.scheme in ("", "file"):
-            foreign = not Path(unquote(parts.path)).resolve().is_relative_to(own.resolve())
+        if written and own and parts.scheme in ("", "file"):
+            folder = Path(unquote(parts.path)).resolve()
+            # Experiments can have folders elsewhere; in those, too, MLflow keeps one for each id.
+            foreign = not folder.is_relative_to(own.resolve()) and folder.parts[-2:] != (written, "artifacts")
     except ValueError:  # no address at all: "http://["
         foreign = True
     if foreign:
