@@ -192,6 +192,16 @@ def test_pictures_behind_the_labels_are_learnt_as_of_no_class(cutmix):
     assert loss(6, [0, 1, 2, 0]) == pytest.approx((4 * loss(4, [0, 1, 2, 0]) + alike) / 6, rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_pictures_are_mixed_with_a_strength_that_is_written_as_a_whole_number(kind):
+    model = classifier.Classifier(
+        scratch.ScratchCNN(3, [8], [1]), 3, [0.5] * 3, [0.5] * 3, **{kind: 1}
+    ).eval()
+    model.log = lambda *_, **__: None
+    pictures = torch.randint(0, 255, (6, 32, 32, 3), dtype=torch.uint8)
+    assert model.training_step((pictures, torch.tensor([0, 1, 2, 0, 1, 2])), 0).isfinite()
+
+
 def test_a_balanced_head_hears_the_small_class():
     rng = np.random.default_rng(0)
     labels = np.array([0] * 200 + [1] * 10)

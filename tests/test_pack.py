@@ -471,8 +471,19 @@ def test_a_zip_with_a_password_is_told(tmp_path):
     for header, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # the flag in both headers
         data[data.index(header) + place] |= 1
     archive.write_bytes(data)
-    with pytest.raises(UserError, match=r"encrypted|password"):
+    with pytest.raises(UserError, match="has a password; unpack it, and name"):
         pack.pack(archive, tmp_path / "pack", 128)
+
+
+def test_a_zip_that_is_compressed_in_a_way_of_other_programs_is_told_and_not_called_damaged(tmp_path):
+    archive = _zip(tmp_path / "zip", {"b/x_1.jpg": b"picture"})
+    data = bytearray(archive.read_bytes())
+    for header, place in ((b"PK\3\4", 8), (b"PK\1\2", 10)):  # Deflate64, of Windows' Explorer
+        data[data.index(header) + place] = 9
+    archive.write_bytes(data)
+    with pytest.raises(UserError, match=r"compressed in a way .* unpack it, and name the folder") as error:
+        pack.pack(archive, tmp_path / "pack", 128)
+    assert "damaged" not in str(error.value)
 
 
 def test_class_folders_or_breeds_are_the_classes():

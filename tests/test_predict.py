@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -205,6 +206,13 @@ def test_a_picture_comes_from_standard_input(repro, album):
     assert json.loads(done.stdout)["photo"] == "-"
 
 
+def test_a_closed_standard_input_is_told_in_one_line(repro):
+    command = f"{shlex.quote(sys.executable)} -m pipeline.predict - <&-"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "-: standard input is closed" in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("model", ["models:/sample@champion", "sample@champion", "runs/sample/train/scratch"])
 def test_a_model_is_named_by_registry_or_folder(repro, run, album, model):
     done = run("python", "-m", "pipeline.predict", "--model", model, "--format", "csv", f"{album}/a.jpg")
@@ -223,6 +231,8 @@ def test_a_model_is_named_by_registry_or_folder(repro, run, album, model):
         (["--model", "sample@nobody", "x.jpg"], "has no models:/sample@nobody"),
         (["--top", "0", "x.jpg"], "--top 0: show at least one breed"),
         (["models"], "error: models: no pictures there"),
+        (["x" * 5000], "File name too long"),
+        (["x" * 5000 + "*"], "File name too long"),
     ],
 )
 def test_what_can_not_be_is_told_in_one_line(repro, run, arguments, told):
