@@ -43,9 +43,10 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         """The message; what it quotes of files and names can't steer a terminal."""
-        # PyTorch puts the traceback of a loader's process before it.
-        message = super().__str__().rpartition(f"{UserError.__module__}.{type(self).__qualname__}: ")[2]
-        return text.lines(text.without_password(message.strip()))
+        # PyTorch puts the traceback of a loader's process before it, and ends the line.
+        whole = super().__str__()
+        _, found, message = whole.rpartition(f"{UserError.__module__}.{type(self).__qualname__}: ")
+        return text.lines(text.without_password(message.removesuffix("\n") if found else whole))
 
 
 class SharedError(UserError):
