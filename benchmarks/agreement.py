@@ -27,6 +27,7 @@ from models import classifier
 from pipeline import archives, chosen, export, page, portable, scores
 from pipeline.config import ROOT
 from pipeline.data import Pack
+from pipeline.portable import ModelCard
 
 MARGIN = 0.05
 
@@ -57,7 +58,7 @@ def by_serve(folder: Path, files: list[bytes], classes: list[str]) -> np.ndarray
         return found
 
 
-def by_browser(folder: Path, files: list[bytes], card: dict) -> np.ndarray | None:
+def by_browser(folder: Path, files: list[bytes], card: ModelCard) -> np.ndarray | None:
     """What the page shows in Chromium, or None where there is none."""
     binary = shutil.which("chromium") or shutil.which("chromium-browser")
     if not binary:
@@ -73,7 +74,7 @@ def by_browser(folder: Path, files: list[bytes], card: dict) -> np.ndarray | Non
 
     threading.Thread(target=page.serve, args=(folder, 0, tell), daemon=True).start()
     answering.wait()
-    names = [re.sub(r"^(cat|dog)_", "", name).replace("_", " ") for name in card["classes"]]
+    names = [re.sub(r"^(cat|dog)_", "", name).replace("_", " ") for name in card.classes]
     found = np.full((len(files), len(names)), np.nan)
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=binary, args=["--no-sandbox"])
@@ -110,13 +111,13 @@ def main() -> None:
     given = parser.parse_args()
     with chosen.opened(given.model) as found, tempfile.TemporaryDirectory() as scratch:
         card = portable.read_card(found.train)
-        pack = Pack.open(ROOT / "data" / card["data"])
+        pack = Pack.open(ROOT / "data" / card.data)
         paths = set(pack.table["path"])
         # Test pictures first, then others: 500 may be more than a test split has.
         tested = set(pack.table["path"][pack.table["split"] == "test"])
         read = {
             path: data
-            for path, data in archives.members(ROOT / "data" / card["data"] / "archive")
+            for path, data in archives.members(ROOT / "data" / card.data / "archive")
             if path in paths
         }
         files = [read[path] for path in sorted(read, key=lambda path: (path not in tested, path))]
@@ -127,7 +128,7 @@ def main() -> None:
             "torch": lambda: by_torch(found.train, files),
             "ONNX Runtime": lambda: np.stack([session.probabilities(file) for file in files]),
             "pyfunc": lambda: by_pyfunc(found.portable, files),
-            "pipeline.serve": lambda: by_serve(folder, files, card["classes"]),
+            "pipeline.serve": lambda: by_serve(folder, files, card.classes),
             "browser": lambda: by_browser(folder / "try", files, card),
         }
         told = {name: answer for name, each in answers.items() if (answer := each()) is not None}

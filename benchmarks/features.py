@@ -32,18 +32,17 @@ def main() -> None:
     cfg = compose("model=probe", *given.overrides)
     pack = Pack.open(ROOT / "data" / cfg.data.name)
     torch.set_num_threads(cfg.trainer.threads)
-    card = networks.card(cfg, pack)
-    model, _ = networks.build(cfg, card, pack)
+    model, card, _ = networks.build(cfg, pack)
     rows = np.arange(min(given.pictures, len(pack.table)))
     relabelled = np.roll(rows, 1)
     sized = [
-        batch for batch, _ in loader(Pictures(pack, rows, still(card["input"]), 0), cfg.model.batch_size, 0)
+        batch for batch, _ in loader(Pictures(pack, rows, still(card.input), 0), cfg.model.batch_size, 0)
     ]
 
     def engine(name: str, channels_last: bool = True):
         other = compose("model=probe", *given.overrides, f"trainer.features={name}")
         other.model.channels_last = channels_last
-        network, _ = networks.build(other, networks.card(other, pack), pack)
+        network = networks.build(other, pack).model
         return features._engine(network, card, other)
 
     # The trunk is exported before anything is timed: once in a machine's life.
@@ -67,8 +66,8 @@ def main() -> None:
         seconds = interleaved(programs, given.rounds)
 
     bare = next(iter(seconds.values()))
-    title = f"{card['net']['backbone']}, {card['input']['size']} px, {cfg.data.name}, {len(rows)} pictures"
-    table = Table("", "seconds", "pictures/s", "time, of the first", title=f"{title}, flip={card['flip']}")
+    title = f"{card.net['backbone']}, {card.input['size']} px, {cfg.data.name}, {len(rows)} pictures"
+    table = Table("", "seconds", "pictures/s", "time, of the first", title=f"{title}, flip={card.flip}")
     for name, taken in seconds.items():
         table.add_row(name, taken.shown(), f"{len(rows) / taken:,.0f}", taken.over(bare))
     console = Console(width=120)

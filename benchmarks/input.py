@@ -83,9 +83,8 @@ def main() -> None:
 
     cfg = compose("model=scratch", "augment=light", *given.overrides)
     pack = Pack.open(ROOT / "data" / cfg.data.name)
-    card = networks.card(cfg, pack)
-    model, _ = networks.build(cfg, card, pack)
-    size = card["input"]["size"]
+    model, card, _ = networks.build(cfg, pack)
+    size = card.input.size
     torch.set_num_threads(1)
     rows = pack.rows("train")[: given.pictures]
     wanted = set(pack.table["path"].iloc[rows])

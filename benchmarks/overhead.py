@@ -104,12 +104,12 @@ def _trainings(folder: Path, overrides: list[str]) -> dict:
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
     cfg = compose("model=scratch", "data.epochs=2", *overrides)
     pack_ = Pack.open(ROOT / "data" / cfg.data.name)
-    card = networks.card(cfg, pack_)
+    card = networks.build(cfg, pack_).card
     settings, lineage = settings_of(cfg), lineage_of(pack_, cfg.trainer.threads)
     numbers = itertools.count()
 
     def learn(tell) -> list[dict]:
-        model, _ = networks.build(cfg, card, pack_)
+        model = networks.build(cfg, pack_).model
         kept = Checkpoints(folder / f"checkpoints{next(numbers)}")
         return fit.Fit(model, pack_, card, cfg, [], kept, time.monotonic(), tell).run().rows
 

@@ -75,9 +75,8 @@ def main() -> None:
     @cache
     def seen(*more: str) -> np.ndarray:
         chosen = compose("model=probe", *given.overrides, *more)
-        card = networks.card(chosen, pack)
         torch.set_num_threads(chosen.trainer.threads)
-        model, _ = networks.build(chosen, card, pack)
+        model, card, _ = networks.build(chosen, pack)
         return features(model, card, pack, np.arange(len(y)), chosen)
 
     def plain(learn: np.ndarray, judged: np.ndarray, seed: int) -> np.ndarray:

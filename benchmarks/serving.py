@@ -111,7 +111,7 @@ def main() -> None:
     console.print(described("torch", "onnxruntime", "mlflow", "fastapi"))
     with chosen.opened(given.model) as found, tempfile.TemporaryDirectory() as scratch:
         card = portable.read_card(found.train)
-        (_, file) = next(islice(archives.members(ROOT / "data" / card["data"] / "archive"), 1, None))
+        (_, file) = next(islice(archives.members(ROOT / "data" / card.data / "archive"), 1, None))
         folder = export.export(found, Path(scratch) / "exported", page=False)
         network, _ = classifier.load(found.train)
         alone, beside = portable.Portable(folder), portable.Portable(folder, threads=1)
@@ -144,9 +144,7 @@ def main() -> None:
                 if program() is False:
                     sys.exit(f"{name} does not answer")
             seconds = interleaved(programs, given.rounds)
-            table = Table(
-                "one picture", "milliseconds", "of torch eager", title=f"{card['name']}, {card['data']}"
-            )
+            table = Table("one picture", "milliseconds", "of torch eager", title=f"{card.name}, {card.data}")
             for name, taken in seconds.items():
                 table.add_row(name, taken.shown(".1f", 1000), taken.over(seconds["torch eager"]))
             console.print(table)

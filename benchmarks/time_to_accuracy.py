@@ -141,10 +141,9 @@ def _contests(given: argparse.Namespace, cfg, folder: Path, seed: int) -> list[C
     from pipeline import networks
 
     choices = ["model=probe", *given.overrides, f"seed={seed}"]
-    card = networks.card(cfg, Pack.open(ROOT / "data" / cfg.data.name))
-    networks.build(cfg, card, None)  # fills the backbone's own size in
+    card = networks.build(cfg, Pack.open(ROOT / "data" / cfg.data.name)).card
     # As it ships, and at the peers' sizes without mirror images.
-    ways = {("ours, probe", card["input"]["size"]): []}
+    ways = {("ours, probe", card.input.size): []}
     for size in given.sizes:
         ways["ours, probe without mirror images", size] = [f"model.input.size={size}", "model.flip=false"]
     found = []

@@ -1,11 +1,9 @@
 """The one LightningModule: any network, from uint8 pictures to breed probabilities."""
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -20,7 +18,7 @@ from torchvision.transforms import v2
 
 from models.build import NetworkError, from_card
 from models.pretrained import freeze, pooled_features
-from pipeline.portable import DamagedError, read_card
+from pipeline.portable import DamagedError, ModelCard, read_card
 
 TOP = (1, 3, 5)
 
@@ -205,33 +203,38 @@ class Classifier(pl.LightningModule):
         return {"parameters": parameters, "multiply_adds": counter.get_total_flops() // 2}
 
 
-def build(card: dict, shapes: dict[str, tuple[int, ...]] | None = None, **training: Any) -> Classifier:
+def build(card: ModelCard, shapes: dict[str, tuple[int, ...]] | None = None) -> Classifier:
     """A classifier with the network that a model's card names.
 
     Args:
-        card: as `pipeline.portable.read_card` gives it; cards of older models have no `flip` and no
-            `temperature`.
+        card: the model's.
         shapes: of the weights that will be loaded; compared before memory is taken.
-        training: further arguments of Classifier.
 
     Raises:
         NetworkError: the card names no known network, or is not of these weights.
     """
-    classes = len(card["classes"])
-    net = from_card(card["net"], classes, shapes)
-    answering = {key: card[key] for key in ("flip", "temperature") if key in card}
-    return Classifier(net, classes, card["input"]["mean"], card["input"]["std"], **answering, **training)
+    classes = len(card.classes)
+    net = from_card(card.net, classes, shapes)
+    return Classifier(
+        net,
+        classes,
+        card.input.mean,
+        card.input.std,
+        channels_last=card.channels_last,
+        flip=card.flip,
+        temperature=card.temperature,
+    )
 
 
-def save(model: Classifier, card: dict, folder: Path) -> None:
+def save(model: Classifier, card: ModelCard, folder: Path) -> None:
     """Writes ``weights.safetensors`` and ``model.json``."""
     # A network of any memory layout is saved in one, so that the file depends on the values alone.
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.net.state_dict().items()}
     (folder / "weights.safetensors").write_bytes(to_safetensors(tensors))
-    (folder / "model.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    card.write(folder)
 
 
-def load(folder: Path) -> tuple[Classifier, dict]:
+def load(folder: Path) -> tuple[Classifier, ModelCard]:
     """The trained classifier of a folder, ready to predict, and its card; a stranger may have made both.
 
     Raises:
@@ -241,7 +244,7 @@ def load(folder: Path) -> tuple[Classifier, dict]:
     card = read_card(folder)
     weights = folder / "weights.safetensors"
     try:
-        model = build(card, shapes_of(weights), channels_last=card["channels_last"])
+        model = build(card, shapes_of(weights))
     except NetworkError as error:
         raise DamagedError(f"{folder}/model.json: {error}") from error
     check_numbers(state := read_weights(weights), model.net.state_dict(), weights)

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline import portable, schema, seal
 from pipeline.config import UserError
+from pipeline.portable import Preprocessing
 
 
 @dataclass
@@ -181,15 +182,15 @@ def balanced_chances(targets: np.ndarray) -> np.ndarray:
     return 1 / (counts[targets] * np.count_nonzero(counts))
 
 
-def still(sizing: dict) -> Callable[..., np.ndarray]:
+def still(sizing: Preprocessing) -> Callable[..., np.ndarray]:
     """Sizes pictures without chance, as everywhere outside training.
 
     Args:
         sizing: a card's `input`.
     """
-    keys = ("size", "interpolation", "crop", "crop_pct")
-    arguments = {key: sizing[key] for key in keys}
-    return lambda picture, *_: portable.to_square(picture, **arguments)
+    return lambda picture, *_: portable.to_square(
+        picture, sizing.size, sizing.interpolation, sizing.crop, sizing.crop_pct
+    )
 
 
 def loader(pictures: Pictures, batch_size: int, workers: int, sampler: Sampler | None = None) -> DataLoader:

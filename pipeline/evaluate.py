@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from pipeline import atomic, config, seal, tables, unfinished
 from pipeline.config import ROOT, UserError
+from pipeline.portable import ModelCard
 
 THINGS = 60  # pictures of other things
 
@@ -45,7 +46,7 @@ def evaluate(train: Path, place: Path, out: Path, threads: int, workers: int) ->
     seal.check(train)
     model, card = load(train)
     pack = Pack.open(place)
-    if card["classes"] != pack.classes:
+    if card.classes != pack.classes:
         raise UserError(f"{train} knows other classes than {place}; run: dvc repro train")
     rows = pack.rows("test")
     targets = pack.table["target"].to_numpy()[rows]
@@ -60,7 +61,7 @@ def evaluate(train: Path, place: Path, out: Path, threads: int, workers: int) ->
     shown = np.maximum(matrix.sum(axis=1), 1)
     recall = matrix.diagonal() / shown
     metrics["test/mean_per_class"] = float(recall[matrix.sum(axis=1) > 0].mean())
-    species = scores.species_right(probabilities, targets, card["species"])
+    species = scores.species_right(probabilities, targets, card.species)
     if species is not None:
         metrics |= _share("test/species", species)
     metrics["test/calibration_error"] = scores.calibration_error(probabilities, targets)
@@ -98,13 +99,13 @@ def evaluate(train: Path, place: Path, out: Path, threads: int, workers: int) ->
         ["label", "taken_for", "pictures"],
         [[pack.classes[true], pack.classes[guess], int(wrong[true, guess])] for true, guess in pairs],
     )
-    scores.draw(pack, rows, probabilities, f"{card['name']} on {card['data']}, test", unfinished)
+    scores.draw(pack, rows, probabilities, f"{card.name} on {card.data}, test", unfinished)
     seal.seal(unfinished)
     target.finish()
     return metrics
 
 
-def _silence(model, card: dict, sure, right) -> dict[str, float]:
+def _silence(model, card: ModelCard, sure, right) -> dict[str, float]:
     """How often the model speaks, how often it is then right, and how often it names what is no pet.
 
     Args:
@@ -115,7 +116,7 @@ def _silence(model, card: dict, sure, right) -> dict[str, float]:
     """
     from pipeline import scores, things
 
-    bound = card.get("unsure_below", 0.0)
+    bound = card.unsure_below
     speaks = sure >= bound
     found = _share("test/answered", speaks)
     if speaks.any():

@@ -11,6 +11,7 @@ from pipeline import atomic, chosen, config, foreign, portable, seal, tables, te
 from pipeline import page as try_page
 from pipeline.chosen import Chosen
 from pipeline.config import ROOT, UserError
+from pipeline.portable import ModelCard
 from pipeline.provenance import Provenance
 
 HERE = Path(__file__).parent
@@ -55,7 +56,7 @@ def export(found: Chosen, out: Path, int8: bool = False, page: bool = True) -> P
     return out
 
 
-def _model(found: Chosen, card: dict, folder: Path) -> None:
+def _model(found: Chosen, card: ModelCard, folder: Path) -> None:
     """``model.onnx`` with what it should tell of itself, and ``model.json``."""
     import onnx
 
@@ -72,9 +73,9 @@ def _model(found: Chosen, card: dict, folder: Path) -> None:
         "model_sha256": tracking.model_hash(found.train),
     }
     told = {
-        "labels": json.dumps(card["classes"]),
-        "unsure_below": str(card.get("unsure_below", 0.0)),
-        "card": json.dumps(card),
+        "labels": json.dumps(card.classes),
+        "unsure_below": str(card.unsure_below),
+        "card": card.to_json(),
         "provenance": json.dumps(provenance),
     }
     onnx.helper.set_model_props(model, told)
@@ -83,35 +84,35 @@ def _model(found: Chosen, card: dict, folder: Path) -> None:
     _labels(card, folder / "labels.txt")
 
 
-def _labels(card: dict, file: Path) -> None:
+def _labels(card: ModelCard, file: Path) -> None:
     """A line a class; classes of older models may have any name."""
-    file.write_text("".join(f"{text.printable(name)}\n" for name in card["classes"]), encoding="utf-8")
+    file.write_text("".join(f"{text.printable(name)}\n" for name in card.classes), encoding="utf-8")
 
 
-def _weights(train: Path, card: dict, folder: Path) -> None:
+def _weights(train: Path, card: ModelCard, folder: Path) -> None:
     """The weights beside a config from which timm, or this project, rebuilds the network."""
     shutil.copyfile(train / "weights.safetensors", folder / "model.safetensors")
-    sizing = card["input"]
+    sizing = card.input
     tree = {
-        "architecture": card["net"].get("backbone", card["net"]["_target_"]),
-        "num_classes": len(card["classes"]),
-        "label_names": card["classes"],
-        "net": card["net"],
+        "architecture": card.net.get("backbone", card.net["_target_"]),
+        "num_classes": len(card.classes),
+        "label_names": card.classes,
+        "net": card.net,
         "pretrained_cfg": {
-            "input_size": [3, sizing["size"], sizing["size"]],
-            "interpolation": sizing["interpolation"],
-            "crop_pct": sizing["crop_pct"],
-            "crop_mode": sizing["crop"],
-            "mean": sizing["mean"],
-            "std": sizing["std"],
-            "num_classes": len(card["classes"]),
+            "input_size": [3, sizing.size, sizing.size],
+            "interpolation": sizing.interpolation,
+            "crop_pct": sizing.crop_pct,
+            "crop_mode": sizing.crop,
+            "mean": sizing.mean,
+            "std": sizing.std,
+            "num_classes": len(card.classes),
         },
-        "temperature": card.get("temperature", 1.0),
+        "temperature": card.temperature,
     }
     (folder / "config.json").write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
 
 
-def _card(found: Chosen, card: dict, int8: dict | None, page: bool) -> str:
+def _card(found: Chosen, card: ModelCard, int8: dict | None, page: bool) -> str:
     """The model card, Markdown."""
     import jinja2
 
@@ -146,7 +147,7 @@ def _card(found: Chosen, card: dict, int8: dict | None, page: bool) -> str:
     )
 
 
-def _to_int8(folder: Path, card: dict) -> dict:
+def _to_int8(folder: Path, card: ModelCard) -> dict:
     """Replaces ``model.onnx`` by one that computes in 8 bits.
 
     Ranges are learnt on training pictures; what it costs is measured on validation, so that the test split is
@@ -166,11 +167,9 @@ def _to_int8(folder: Path, card: dict) -> dict:
     from pipeline.data import Pack, Pictures
     from pipeline.portable import Portable
 
-    pack = Pack.open(ROOT / "data" / card["data"])
-    if pack.classes != card["classes"]:
-        raise UserError(
-            f"--int8 measures on data/{card['data']}, which has other classes than this model now"
-        )
+    pack = Pack.open(ROOT / "data" / card.data)
+    if pack.classes != card.classes:
+        raise UserError(f"--int8 measures on data/{card.data}, which has other classes than this model now")
     rng = np.random.default_rng(0)
     learning = Pictures(
         pack, rng.permutation(pack.rows("train"))[:CALIBRATING], lambda picture, *_: picture, seed=0

@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,12 +20,13 @@ from models.classifier import Classifier
 from pipeline import config, graph, portable
 from pipeline.config import UserError
 from pipeline.data import Pack, Pictures, loader, still
+from pipeline.portable import ModelCard
 
 CACHE = Path("data/.cache/features")  # in the main checkout
 ENGINES = ("onnx", "torch")
 
 
-def backbone_key(model: Classifier, card: dict, cfg: DictConfig) -> str:
+def backbone_key(model: Classifier, card: ModelCard, cfg: DictConfig) -> str:
     """Hash of all that a feature's bits depend on but the picture.
 
     That is the weights without the head, sizing and its code, and what moves the last bits: engine, layout,
@@ -32,7 +34,7 @@ def backbone_key(model: Classifier, card: dict, cfg: DictConfig) -> str:
     """
     around = [
         graph.trunk_key(model, card),
-        card["input"],
+        asdict(card.input),
         cfg.trainer.features,
         model.channels_last,
         cfg.model.batch_size,
@@ -45,7 +47,7 @@ def backbone_key(model: Classifier, card: dict, cfg: DictConfig) -> str:
     return digest.hexdigest()
 
 
-def features(model: Classifier, card: dict, pack: Pack, rows: np.ndarray, cfg: DictConfig) -> np.ndarray:
+def features(model: Classifier, card: ModelCard, pack: Pack, rows: np.ndarray, cfg: DictConfig) -> np.ndarray:
     """Pooled features, rows×C float32, in the order of `rows`.
 
     Kept in one file a backbone under the pictures' hashes: a second head, a relabelled picture or another
@@ -61,20 +63,20 @@ def features(model: Classifier, card: dict, pack: Pack, rows: np.ndarray, cfg: D
     hashes = pack.table["sha256"].to_numpy()[rows]
 
     def sized(new: np.ndarray) -> Pictures:
-        return Pictures(pack, rows[new], still(card["input"]), seed=0)
+        return Pictures(pack, rows[new], still(card.input), seed=0)
 
     return _kept(model, card, hashes.tolist(), sized, cfg)
 
 
-def features_loose(model: Classifier, card: dict, pictures: list[np.ndarray], cfg: DictConfig) -> np.ndarray:
+def features_loose(
+    model: Classifier, card: ModelCard, pictures: list[np.ndarray], cfg: DictConfig
+) -> np.ndarray:
     """The same of pictures of no data set, uint8 H×W×3 of any size each."""
-    size = still(card["input"])
+    size = still(card.input)
     hashes = [hashlib.sha256(f"{each.shape}".encode() + each.tobytes()).hexdigest() for each in pictures]
 
     def sized(new: np.ndarray) -> list[tuple[torch.Tensor, int]]:
-        small = (
-            portable.shrink(Image.fromarray(pictures[place]), card["input"]["max_side"]) for place in new
-        )
+        small = (portable.shrink(Image.fromarray(pictures[place]), card.input.max_side) for place in new)
         return [(torch.from_numpy(np.array(size(each))), 0) for each in small]
 
     return _kept(model, card, hashes, sized, cfg)
@@ -82,7 +84,7 @@ def features_loose(model: Classifier, card: dict, pictures: list[np.ndarray], cf
 
 def _kept(
     model: Classifier,
-    card: dict,
+    card: ModelCard,
     hashes: list[str],
     sized: Callable[[np.ndarray], Dataset | list],
     cfg: DictConfig,
@@ -114,7 +116,7 @@ def _kept(
     return np.stack([known[each] for each in hashes])
 
 
-def _engine(model: Classifier, card: dict, cfg: DictConfig) -> Callable[[torch.Tensor], np.ndarray]:
+def _engine(model: Classifier, card: ModelCard, cfg: DictConfig) -> Callable[[torch.Tensor], np.ndarray]:
     """A function from uint8 pictures N×H×W×3 to features N×C.
 
     Raises:

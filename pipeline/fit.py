@@ -27,6 +27,7 @@ from pipeline import augment, checkpoints
 from pipeline.checkpoints import Checkpoints
 from pipeline.config import SharedError, StoppedError, UserError
 from pipeline.data import EpochSampler, Pack, Pictures, balanced_chances, loader, still
+from pipeline.portable import ModelCard
 from pipeline.things import Outliers
 
 # Steps between two looks at the losses and at whether to stop: on a GPU each look waits for it.
@@ -104,7 +105,7 @@ class Fit:
         self,
         model: Classifier,
         pack: Pack,
-        card: dict,
+        card: ModelCard,
         cfg: DictConfig,
         rows: list[dict],
         kept: Checkpoints,
@@ -115,10 +116,10 @@ class Fit:
         self.fabric = fabric(cfg)
         rank, world = self.fabric.global_rank, self.fabric.world_size
         batch = cfg.model.batch_size
-        sides = augment.sides(card["input"]["size"], list(cfg.model.shares), cfg.model.epochs)
+        sides = augment.sides(card.input.size, list(cfg.model.shares), cfg.model.epochs)
         transforms = augment.build(list(OmegaConf.to_container(cfg.augment.transforms)), sides)
         self.learning = Pictures(pack, pack.rows("train"), transforms, cfg.seed)
-        self.watched = Pictures(pack, pack.rows("val"), still(card["input"]), cfg.seed)
+        self.watched = Pictures(pack, pack.rows("val"), still(card.input), cfg.seed)
         chances = balanced_chances(self.learning.targets) if cfg.model.balance == "sampler" else None
         self.sampler = EpochSampler(len(self.learning), cfg.seed, batch, rank, world, chances)
         self.train_loader = loader(self.learning, batch, cfg.trainer.workers, self.sampler)
@@ -126,7 +127,7 @@ class Fit:
         self.val_loader = loader(self.watched, batch, cfg.trainer.workers, quiet)
         self.batches = len(self.train_loader)
         more = math.ceil(cfg.model.get("outliers", 0.0) * batch)
-        self.outliers = Outliers(more, card["input"]) if more else None
+        self.outliers = Outliers(more, card.input) if more else None
 
         model.begin_averaging()
         self.module, self.optimizer = self.fabric.setup(model, model.configure_optimizers())

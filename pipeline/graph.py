@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import config, portable, seal, sizing
 from pipeline.config import UserError
+from pipeline.portable import ModelCard
 
 if TYPE_CHECKING:
     import onnx
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
 CACHE = Path("data/.cache/trunks")  # in the main checkout
 
 
-def trunk_key(model: "Classifier", card: dict) -> str:
+def trunk_key(model: "Classifier", card: ModelCard) -> str:
     """Hash of a network without its head: weights, size, normalisation, flip, versions of what traces it."""
     head = model.net.pretrained_cfg["classifier"]
     around = [
-        card["net"],
+        card.net,
         model.flip,
-        [card["input"][key] for key in ("size", "mean", "std")],
+        [card.input.size, card.input.mean, card.input.std],
         [version(name) for name in ("torch", "timm", "onnx", "onnxscript")],
     ]
     digest = hashlib.sha256(json.dumps(around, sort_keys=True).encode())
@@ -41,7 +42,7 @@ def trunk_key(model: "Classifier", card: dict) -> str:
     return digest.hexdigest()
 
 
-def trunk(model: "Classifier", card: dict) -> Path:
+def trunk(model: "Classifier", card: ModelCard) -> Path:
     """A pretrained network without its head as an ONNX file, from uint8 pictures to `features`.
 
     Exporting takes longer than the features of a thousand pictures, so it is done once and kept by content:
@@ -66,7 +67,7 @@ def trunk(model: "Classifier", card: dict) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix="."))
     try:
-        _save(_graph(Trunk(), card["input"]["size"], "features"), part / "trunk.onnx")
+        _save(_graph(Trunk(), card.input.size, "features"), part / "trunk.onnx")
         seal.seal(part)
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # another process was as far: the two are the same
@@ -98,12 +99,12 @@ def to_onnx(train: Path, target: Path) -> None:
     seal.check(train)
     model, card = load(train)
     head = model.net.get_classifier() if hasattr(model.net, "get_classifier") else None
-    sizing.check(card["input"]["interpolation"])
+    sizing.check(card.input.interpolation)
     try:
         if isinstance(head, nn.Linear):
             network = _with_head(onnx.load(trunk(model, card)), head, model.temperature)
         else:
-            network = _graph(model, card["input"]["size"], "logits")
+            network = _graph(model, card.input.size, "logits")
         whole = _whole(network, card)
     except (OSError, UserError):
         raise
@@ -122,13 +123,13 @@ def to_onnx(train: Path, target: Path) -> None:
         raise UserError(f"{seal.near(train)} can't be exported: {error}; choose another network") from error
 
 
-def _whole(network: "onnx.ModelProto", card: dict) -> "onnx.ModelProto":
+def _whole(network: "onnx.ModelProto", card: ModelCard) -> "onnx.ModelProto":
     """A network from `pictures` to `logits` with sizing before it and softmax behind it, for one picture."""
     from onnx import compose, parser
 
     # A batch of one: the logits' first side goes.
     opset, ir = network.opset_import[0].version, network.ir_version
-    classes = len(card["classes"])
+    classes = len(card.classes)
     answer = parser.parse_model(f"""
         <ir_version: {ir}, opset_import: ["" : {opset}]>
         answer (float[pictures, {classes}] logits) => (float[{classes}] probabilities) {{
@@ -139,7 +140,7 @@ def _whole(network: "onnx.ModelProto", card: dict) -> "onnx.ModelProto":
     """)
     network = compose.add_prefix(network, "network/", rename_inputs=False, rename_outputs=False)
     before = compose.add_prefix(
-        sizing.graph(card["input"], opset, ir), "sizing/", rename_inputs=False, rename_outputs=False
+        sizing.graph(card.input, opset, ir), "sizing/", rename_inputs=False, rename_outputs=False
     )
     after = compose.add_prefix(answer, "answer/", rename_inputs=False, rename_outputs=False)
     del network.metadata_props[:]

@@ -164,8 +164,8 @@ def show(runs: Path, models: list[str], timed: bool = True) -> None:
     decision = json.loads((runs / "register/decision.json").read_text(encoding="utf-8"))
     card = foreign.card(runs / "register/champion/train")
     reason = text.shortened(decision["champion"]["reason"], 300)
-    print(f"Champion of {name}: {text.printable(card['name'])} ({reason}).")
-    if card["drawings"]:
+    print(f"Champion of {name}: {text.printable(card.name)} ({reason}).")
+    if card.drawings:
         print("It was trained on drawings and knows no photographs. The real faces: make petfaces")
     print(f"Report, with all figures: reports/{name}/index.html")
     print("Runs, curves:             make ui")

@@ -3,37 +3,39 @@
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import config, foreign, seal, sizing
 from pipeline.config import UserError
+from pipeline.portable import ModelCard, Preprocessing
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from models.classifier import Classifier
+    from pipeline.data import Pack
 
 BALANCE = ("none", "weights", "sampler")
 
 
-def card(cfg: DictConfig, pack) -> dict:
-    """What rebuilds the trained model and prepares its pictures; goes with the weights everywhere."""
-    net = OmegaConf.to_container(cfg.model.net, resolve=True)
-    sizing = OmegaConf.to_container(cfg.model.input, resolve=True)
-    return {
-        "name": cfg.model.name,
-        "data": cfg.data.name,
-        "drawings": cfg.data.drawings,
-        "classes": pack.classes,
-        "species": pack.species(),
-        "net": net,
-        "input": {"max_side": pack.summary["max_side"], **sizing},
-        "channels_last": cfg.model.channels_last,
-        "flip": cfg.model.get("flip", False),
-    }
+class Untrained(NamedTuple):
+    """A classifier before training.
+
+    Attributes:
+        model: with pretrained weights, or those of the model that it starts from, where the config says so.
+        card: of the model that it will be; calibration comes after training.
+        start: hash of the model that it starts from, or None.
+    """
+
+    model: "Classifier"
+    card: ModelCard
+    start: str | None
 
 
-def build(cfg: DictConfig, card: dict, pack):
-    """The untrained classifier; fills the card's `input` from the backbone where the config leaves it open.
-
-    Returns:
-        The classifier, and the hash of the model that it starts from, or None.
+def build(cfg: DictConfig, pack: "Pack") -> Untrained:
+    """The untrained classifier; what of its input the config leaves open comes from the backbone.
 
     Raises:
         UserError: the backbone is unknown, its weights can't be had, or the start is of another network.
@@ -42,8 +44,7 @@ def build(cfg: DictConfig, card: dict, pack):
     from models.classifier import Classifier
     from models.pretrained import preprocessing
 
-    classes = len(card["classes"])
-    net_config = dict(card["net"])
+    net_config = OmegaConf.to_container(cfg.model.net, resolve=True)
     if cfg.model.balance not in BALANCE:
         raise UserError(f"model.balance={cfg.model.balance} is not known: {', '.join(BALANCE)}")
     if cfg.model.start and "weights" in net_config:
@@ -51,19 +52,33 @@ def build(cfg: DictConfig, card: dict, pack):
     if net_config.get("file"):
         net_config["file"] = str(config.from_root(net_config["file"]))
     try:
-        net = build.build(net_config, classes)
+        net = build.build(net_config, len(pack.classes))
     except build.NetworkError as error:
         raise UserError(f"model.{error}") from error
     except build.WeightsError as error:
         raise UserError(str(error)) from error
-    started = _start(net, card, cfg.model.start) if cfg.model.start else None
-    if None in card["input"].values():
-        own = preprocessing(net)
-        card["input"] = {key: own[key] if value is None else value for key, value in card["input"].items()}
-    sizing.check(card["input"]["interpolation"])  # before hours of training, not after them
-    if "weights" in card["net"]:
+    if "weights" in net_config:
         # The saved model brings its weights: restoring it needs no package, hub or file.
-        card["net"] |= {"weights": None, "file": None}
+        net_config |= {"weights": None, "file": None}
+    started = _start(net, net_config, pack.classes, cfg.model.start) if cfg.model.start else None
+    chosen = {"max_side": pack.summary["max_side"], **OmegaConf.to_container(cfg.model.input, resolve=True)}
+    if None in chosen.values():
+        own = preprocessing(net)
+        chosen = {key: own[key] if value is None else value for key, value in chosen.items()}
+    card = ModelCard(
+        name=cfg.model.name,
+        data=cfg.data.name,
+        drawings=cfg.data.drawings,
+        classes=pack.classes,
+        species=pack.species(),
+        net=net_config,
+        input=Preprocessing(**chosen),
+        channels_last=cfg.model.channels_last,
+        flip=cfg.model.get("flip", False),
+        temperature=1.0,
+        unsure_below=0.0,
+    )
+    sizing.check(card.input.interpolation)  # before hours of training, not after them
     knobs = (
         "lr",
         "weight_decay",
@@ -75,20 +90,21 @@ def build(cfg: DictConfig, card: dict, pack):
         "channels_last",
         "ema",
     )
-    chosen = {key: cfg.model[key] for key in knobs if key in cfg.model}
+    training = {key: cfg.model[key] for key in knobs if key in cfg.model}
     if cfg.model.balance == "weights":
-        chosen["class_weights"] = class_weights(pack.table["target"].to_numpy()[pack.rows("train")], classes)
-    classifier = Classifier(
+        targets = pack.table["target"].to_numpy()[pack.rows("train")]
+        training["class_weights"] = class_weights(targets, len(pack.classes))
+    model = Classifier(
         net,
-        classes,
-        card["input"]["mean"],
-        card["input"]["std"],
+        len(card.classes),
+        card.input.mean,
+        card.input.std,
         mixup=cfg.augment.mixup,
         cutmix=cfg.augment.cutmix,
-        flip=card["flip"],
-        **chosen,
+        flip=card.flip,
+        **training,
     )
-    return classifier, started
+    return Untrained(model, card, started)
 
 
 def class_weights(targets, classes: int) -> list[float]:
@@ -99,14 +115,15 @@ def class_weights(targets, classes: int) -> list[float]:
     return (len(targets) / (classes * np.maximum(counts, 1))).tolist()
 
 
-def _start(net, card: dict, start: str) -> str:
+def _start(net: "nn.Module", net_config: dict, classes: list[str], start: str) -> str:
     """Loads the weights of a trained model of the same network; its head by the classes' names.
 
     A class that the start does not know keeps the new head's random row.
 
     Args:
         net: the network, changed in place.
-        card: of the model to be trained.
+        net_config: what it was built from.
+        classes: names, in the order of its outputs.
         start: a train folder, or ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS`` of the registry.
 
     Returns:
@@ -138,18 +155,18 @@ def _start(net, card: dict, start: str) -> str:
         except DamagedError as error:
             raise UserError(f"model.start={start}: {error}") from error
         known = tracking.model_hash(folder)
-    if _structure(former["net"]) != _structure(card["net"]):
+    if _structure(former.net) != _structure(net_config):
         raise UserError(
-            f"model.start={start} is of another network ({_structure(former['net'])}) "
-            f"than this one ({_structure(card['net'])}); choose the same model and backbone"
+            f"model.start={start} is of another network ({_structure(former.net)}) "
+            f"than this one ({_structure(net_config)}); choose the same model and backbone"
         )
     head = getattr(net, "pretrained_cfg", {}).get("classifier", "head")
     own = net.state_dict()
-    rows = {name: row for row, name in enumerate(former["classes"])}
-    kept = [(row, rows[name]) for row, name in enumerate(card["classes"]) if name in rows]
+    rows = {name: row for row, name in enumerate(former.classes)}
+    kept = [(row, rows[name]) for row, name in enumerate(classes) if name in rows]
     heads = (f"{head}.weight", f"{head}.bias")
     shapes = {name: value.shape for name, value in own.items()}
-    shapes |= {name: (len(former["classes"]), *shapes[name][1:]) for name in heads if name in shapes}
+    shapes |= {name: (len(former.classes), *shapes[name][1:]) for name in heads if name in shapes}
     if {name: tuple(value.shape) for name, value in state.items()} != {
         name: tuple(shape) for name, shape in shapes.items()
     }:
@@ -161,7 +178,7 @@ def _start(net, card: dict, start: str) -> str:
             state[name][row] = taught[old]
     net.load_state_dict(state)
     print(
-        f"train: starts from {start}; its head knows {len(kept)} of {len(card['classes'])} classes",
+        f"train: starts from {start}; its head knows {len(kept)} of {len(classes)} classes",
         flush=True,
     )
     return known

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pipeline import config, loopback
 from pipeline.config import ROOT, UserError
+from pipeline.portable import ModelCard
 
 PAGE = Path(__file__).parent / "try_page"
 CACHE = Path("data/.cache/npm")  # in the main checkout
@@ -32,7 +33,7 @@ POLICY = (
 )
 
 
-def write(model: Path, card: dict, target: Path) -> None:
+def write(model: Path, card: ModelCard, target: Path) -> None:
     """Writes the page's folder.
 
     Args:
@@ -49,10 +50,10 @@ def write(model: Path, card: dict, target: Path) -> None:
         shutil.copyfile(runtime / file, target / ("onnxruntime-LICENSE" if file == "LICENSE" else file))
     shutil.copyfile(model, target / "model.onnx")
     told = {
-        "data": card["data"],
-        "labels": card["classes"],
-        "drawings": card["drawings"],
-        "unsure_below": card.get("unsure_below", 0.0),
+        "data": card.data,
+        "labels": card.classes,
+        "drawings": card.drawings,
+        "unsure_below": card.unsure_below,
     }
     (target / "card.json").write_text(json.dumps(told) + "\n", encoding="utf-8")
 

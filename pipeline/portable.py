@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -576,6 +577,77 @@ def _is_net(value: object) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes a network's input; a card's `input`.
+
+    Attributes:
+        max_side: pixels to which the longer side is shrunk first.
+        size: side of the network's input in pixels.
+        interpolation: a name of Pillow's `Resampling`, in lower case.
+        crop: `squash` or `center`, see `to_square`.
+        crop_pct: used by `center` alone.
+        mean: per channel, in 0–1.
+        std: per channel, in 0–1.
+    """
+
+    max_side: int
+    size: int
+    interpolation: str
+    crop: str
+    crop_pct: float
+    mean: list[float]
+    std: list[float]
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What rebuilds a trained model and prepares its images; the file ``model.json``.
+
+    Attributes:
+        name: of the model's configuration.
+        data: name of the data set.
+        drawings: whether it was trained on drawings.
+        classes: names, in the order of the outputs.
+        species: of each class; empty where unknown.
+        net: `_target_`, a registered network's name, and its arguments (see `models.build`).
+        input: how an image is prepared.
+        channels_last: memory layout of the network.
+        flip: whether it answers by the mean over an image and its mirror image.
+        temperature: the logits are divided by it.
+        unsure_below: no class is named where the highest probability is below.
+    """
+
+    name: str
+    data: str
+    drawings: bool
+    classes: list[str]
+    species: list[str]
+    net: dict[str, object]
+    input: Preprocessing
+    channels_last: bool
+    flip: bool
+    temperature: float
+    unsure_below: float
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(asdict(self))
+
+    def write(self, folder: Path) -> None:
+        """Writes ``model.json``."""
+        text = json.dumps(asdict(self), indent=2) + "\n"
+        (folder / "model.json").write_text(text, encoding="utf-8")
+
+
+def upgrade(tree: dict) -> dict:
+    """A card's fields as today's code knows them: what cards of earlier versions lack, they get here.
+
+    Their models were neither calibrated nor mirrored, and named a class for every image.
+    """
+    return {"flip": False, "temperature": 1.0, "unsure_below": 0.0, **tree}
+
+
 _CARD = {  # of each field what it has to be, and how that is said
     "name": (_is_name, "a name of letters, digits and _.-"),
     "data": (_is_name, "a name of letters, digits and _.-"),
@@ -589,7 +661,6 @@ _CARD = {  # of each field what it has to be, and how that is said
     "temperature": (_number(1e-3, 1e3), "a number from 0.001 to 1,000"),
     "unsure_below": (_number(0, 1), "a number from 0 to 1"),
 }
-_LATER = {"flip", "temperature", "unsure_below"}  # cards of older models lack them
 _INPUT = {
     "max_side": (_whole(1, 1 << 16), "a whole number from 1 to 65,536"),
     "size": (_whole(1, 1024), "a whole number from 1 to 1,024"),
@@ -604,33 +675,33 @@ _INPUT = {
 }
 
 
-def read_card(folder: str | Path) -> dict:
+def read_card(folder: str | Path) -> ModelCard:
     """Reads a model's card, ``model.json``, which a stranger may have written.
 
     A card is data: plain values within bounds. What its `net` names is checked by who builds it. A field that
-    this version does not know is kept and has no effect, so that cards of later versions can be read; in
-    `input`, where it would change the answers, it is an error.
+    this version does not know has no effect, so that cards of later versions can be read; in `input`, where
+    it would change the answers, it is an error.
 
     Raises:
         DamagedError: says which field is wrong, and what it has to be.
     """
     file = Path(folder) / "model.json"
-    card = read_json(file)
-    if not isinstance(card, dict):
+    tree = read_json(file)
+    if not isinstance(tree, dict):
         raise DamagedError(f"{file} is no model card")
-    _check(card, _CARD, _LATER, f"{file}: ")
-    _check(card["input"], _INPUT, set(), f"{file}: input.")
-    if unknown := sorted(card["input"].keys() - _INPUT.keys()):
+    tree = upgrade(tree)
+    _check(tree, _CARD, f"{file}: ")
+    _check(tree["input"], _INPUT, f"{file}: input.")
+    if unknown := sorted(tree["input"].keys() - _INPUT.keys()):
         raise DamagedError(f"{file}: input has the unknown field {unknown[0][:50]!r}")
-    if len(card["species"]) != len(card["classes"]):
+    if len(tree["species"]) != len(tree["classes"]):
         raise DamagedError(f"{file}: species must name one for each of the classes")
-    return card
+    fields = {name: tree[name] for name in _CARD}
+    return ModelCard(**fields | {"input": Preprocessing(**tree["input"])})
 
 
-def _check(tree: dict, rules: dict, optional: set[str], where: str) -> None:
+def _check(tree: dict, rules: dict, where: str) -> None:
     for name, (fits, wanted) in rules.items():
-        if name not in tree and name in optional:
-            continue
         if name not in tree:
             raise DamagedError(f"{where}{name} is missing; the card is damaged or of an older form")
         if not fits(tree[name]):
@@ -887,9 +958,7 @@ class Portable:
             )
         tell_extra(folder, str(folder))
         self.card = read_card(folder)
-        self.classes: list[str] = self.card["classes"]
-        # Of models that were made before there was one: they never say that they are unsure.
-        self.unsure_below: float = self.card.get("unsure_below", 0.0)
+        self.classes, self.unsure_below = self.card.classes, self.card.unsure_below
         model = read_onnx(self._file)
         try:
             self.session = _within(seconds, lambda: _session(model, threads), lambda: None)
@@ -922,7 +991,7 @@ class Portable:
         """
         if isinstance(picture, bytes | bytearray | memoryview):
             # Byte for byte as packed; the graph, which shrinks an array, is a few of 255 levels beside it.
-            pixels = shrink(read_picture(bytes(picture)), self.card["input"]["max_side"])
+            pixels = shrink(read_picture(bytes(picture)), self.card.input.max_side)
         else:
             pixels = np.asarray(picture)
             if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:

@@ -149,7 +149,7 @@ def predict(words: list[str], model: str | None, top: int, kind: str) -> int:
         raise UserError(f"{text.shortened(', '.join(words), 300)}: no pictures there ({', '.join(FORMATS)})")
     # Beside data for programs it would be no line of theirs.
     about = sys.stdout if kind == "table" else sys.stderr
-    if portable.card["drawings"]:
+    if portable.card.drawings:
         told = "This champion was trained on drawings and knows no photographs. The real faces: make petfaces"
         print(told, file=about)
     elif failed < seen and kind == "table":

@@ -113,7 +113,7 @@ def decide(challenger: Candidate, champion: Candidate | None, significance: floa
 
     if champion is None:
         return without_test("the first champion")
-    if challenger.card["classes"] != champion.card["classes"]:
+    if challenger.card.classes != champion.card.classes:
         return without_test("the champion before it knew another list of classes")
     if challenger.judged() != champion.judged():
         return without_test("the champion before it was judged on another test split")
@@ -193,7 +193,7 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
         **outcome,
         "looks": tracking.looks(name, split),
         "champion": {
-            "model": champion.card["name"],
+            "model": champion.card.name,
             "sha256": tracking.model_hash(champion.train),
             "test/top1": champion.test["test/top1"],
             "reason": tracking.promoted_because(name, in_office[0]),

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from pipeline import config, foreign, leaderboard, portable, tables, text
 from pipeline.config import ROOT, UserError
+from pipeline.portable import ModelCard
 
 # Of each model for `dvc exp show`, a column each; more would be unreadable.
 METRICS = ("test/top1", "test/top3", "test/answered", "test/answered/right")
@@ -150,7 +151,7 @@ def _page(
     report_page.write(
         folder,
         name=runs.name,
-        drawings=_card(runs, best)["drawings"],
+        drawings=_card(runs, best).drawings,
         summary=pack.summary,
         split_sha256=pack.split_sha256,
         best=best,
@@ -177,7 +178,7 @@ def _page(
     )
 
 
-def _card(runs: Path, model: str) -> dict:
+def _card(runs: Path, model: str) -> ModelCard:
     return foreign.card(runs / "train" / model)
 
 
@@ -199,7 +200,7 @@ def _readme(runs: Path, table: list[dict], verdicts: list[dict], decision: dict)
     lines = [
         f"# {text.markdown(runs.name)}",
         "",
-        (drawings if _card(runs, best)["drawings"] else "")
+        (drawings if _card(runs, best).drawings else "")
         + "Drawn by `dvc repro report`; change nothing here by hand. The whole report, with mistakes, labels "
         "to check and the state of the data, is the page [index.html](index.html): open it from disk.",
         "",

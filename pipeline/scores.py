@@ -9,20 +9,23 @@ from PIL import Image
 
 from pipeline import figures, portable
 from pipeline.data import Pack, Pictures, loader, still
+from pipeline.portable import ModelCard
 
 SHOWN = 24  # worst mistakes on one sheet
 
 
-def predict(model, card: dict, pack: Pack, rows: np.ndarray, batch_size: int, workers: int) -> np.ndarray:
+def predict(
+    model, card: ModelCard, pack: Pack, rows: np.ndarray, batch_size: int, workers: int
+) -> np.ndarray:
     """Probabilities, rows × classes float32, from one process; the same code for validation and test."""
-    pictures = loader(Pictures(pack, rows, still(card["input"]), seed=0), batch_size, workers)
+    pictures = loader(Pictures(pack, rows, still(card.input), seed=0), batch_size, workers)
     return _answers(model, (batch for batch, _ in pictures))
 
 
-def predict_loose(model, card: dict, pictures: list[np.ndarray], batch_size: int) -> np.ndarray:
+def predict_loose(model, card: ModelCard, pictures: list[np.ndarray], batch_size: int) -> np.ndarray:
     """The same of pictures of no data set, uint8 H×W×3 of any size each."""
-    size = still(card["input"])
-    sized = [size(portable.shrink(Image.fromarray(each), card["input"]["max_side"])) for each in pictures]
+    size = still(card.input)
+    sized = [size(portable.shrink(Image.fromarray(each), card.input.max_side)) for each in pictures]
     starts = range(0, len(sized), batch_size)
     return _answers(model, (torch.from_numpy(np.stack(sized[at : at + batch_size])) for at in starts))
 

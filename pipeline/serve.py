@@ -167,7 +167,7 @@ def application(
     # Memory is bounded by how many pictures are decoded at a time.
     workers = min(4, len(os.sched_getaffinity(0)))
     pool = ThreadPoolExecutor(workers)
-    decoders = [Decoder(card["input"]["max_side"], MAX_PIXELS, decode_seconds) for _ in range(workers)]
+    decoders = [Decoder(card.input.max_side, MAX_PIXELS, decode_seconds) for _ in range(workers)]
     idle: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
 
     @contextlib.asynccontextmanager
@@ -181,7 +181,7 @@ def application(
 
     app = FastAPI(
         lifespan=running,
-        title=f"Pet Faces: {card['data']}",
+        title=f"Pet Faces: {card.data}",
         description="Names the breed in a photo that is cropped to the pet's head.",
         docs_url=None,  # FastAPI's page of it would fetch its script from elsewhere
         redoc_url=None,
@@ -199,10 +199,10 @@ def application(
         """That it answers, and with which model."""
         return Health(
             status="ok",
-            model=card["name"],
-            data=card["data"],
+            model=card.name,
+            data=card.data,
             classes=len(model.classes),
-            drawings=card["drawings"],
+            drawings=card.drawings,
         )
 
     statuses = (400, 408, 413, 421, 422, 500, 503)
@@ -374,7 +374,7 @@ def run(folder: Path, host: str, port: int, allowed: list[str] | None = None) ->
         log_level="warning",
     )
     where = f"http://{host}:{door.getsockname()[1]}"
-    name = text.printable(model.card["data"])
+    name = text.printable(model.card.data)
     print(
         f"serve: {name} at {where}/predict; form: {where}/openapi.json; Ctrl-C ends it",
         flush=True,

@@ -7,6 +7,7 @@ ONNX Runtime resizes uint8 with antialiasing in Pillow's own steps, so the two g
 from typing import TYPE_CHECKING
 
 from pipeline.config import UserError
+from pipeline.portable import Preprocessing
 
 if TYPE_CHECKING:
     import onnx
@@ -27,7 +28,7 @@ def check(interpolation: str) -> None:
         )
 
 
-def graph(sizing: dict, opset: int, ir_version: int) -> "onnx.ModelProto":
+def graph(sizing: Preprocessing, opset: int, ir_version: int) -> "onnx.ModelProto":
     """The graph from `picture`, uint8 height × width × 3, to `pictures`, uint8 1 × size × size × 3.
 
     Args:
@@ -40,14 +41,14 @@ def graph(sizing: dict, opset: int, ir_version: int) -> "onnx.ModelProto":
     """
     from onnx import parser
 
-    check(sizing["interpolation"])
-    size, crop = sizing["size"], sizing["crop"]
+    check(sizing.interpolation)
+    size, crop = sizing.size, sizing.crop
     if crop == "squash":
         target, cut = f"target = Constant <value_ints=[{size}, {size}]> ()", "cut = Identity (resized)"
     elif crop == "center":
         target = f"""
             shorter = ReduceMin <keepdims=1> (small)
-            whole = Constant <value=double[1] {{{size / sizing["crop_pct"]!r}}}> ()
+            whole = Constant <value=double[1] {{{size / sizing.crop_pct!r}}}> ()
             enlarge = Div (whole, shorter)
             enlarged = Mul (small, enlarge)
             near = Round (enlarged)
@@ -77,7 +78,7 @@ def graph(sizing: dict, opset: int, ir_version: int) -> "onnx.ModelProto":
             sides = Shape <start=0, end=2> (picture)
             lengths = Cast <to=11> (sides)
             longer = ReduceMax <keepdims=1> (lengths)
-            most = Constant <value=double[1] {{{float(sizing["max_side"])!r}}}> ()
+            most = Constant <value=double[1] {{{float(sizing.max_side)!r}}}> ()
             one = Constant <value=double[1] {{1.0}}> ()
             wanted = Div (most, longer)
             scale = Min (wanted, one)
@@ -90,7 +91,7 @@ def graph(sizing: dict, opset: int, ir_version: int) -> "onnx.ModelProto":
             shrunk = {resize.format(MODES["bicubic"], "batch", "sizes_small")}
             {target}
             sizes = Concat <axis=0> (front, target)
-            resized = {resize.format(MODES[sizing["interpolation"]], "shrunk", "sizes")}
+            resized = {resize.format(MODES[sizing.interpolation], "shrunk", "sizes")}
             {cut}
             pictures = Transpose <perm=[0, 2, 3, 1]> (cut)
         }}

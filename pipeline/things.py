@@ -6,12 +6,15 @@ shuffled were tried and left out: their fur is still a breed's, a third of them 
 and a bound that silences them silences every fourth right answer.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 
 from pipeline import portable
 from pipeline.data import still
+from pipeline.portable import Preprocessing
 
 SIDE = 128
 POOL, POOL_SEED = 1200, 12345  # patterns to learn from; those that a bound is chosen by have seed 0
@@ -29,17 +32,17 @@ class Outliers:
         sizing: a card's `input`.
     """
 
-    def __init__(self, count: int, sizing: dict):
+    def __init__(self, count: int, sizing: Preprocessing):
         self.count, self.sizing = count, sizing
         patterns = map(Image.fromarray, drawn(POOL, POOL_SEED))
-        self.pool = [portable.shrink(pattern, sizing["max_side"]) for pattern in patterns]
+        self.pool = [portable.shrink(pattern, sizing.max_side) for pattern in patterns]
         self.sized = np.empty((0, 0))
 
     def add(self, pictures: torch.Tensor) -> torch.Tensor:
         """Puts patterns behind a batch of pictures, uint8 N×H×W×3; torch's random state says which."""
         side = pictures.shape[1]
         if self.sized.shape[1] != side:  # few sizes in a training, one after the other
-            size = still({**self.sizing, "size": side})
+            size = still(replace(self.sizing, size=side))
             self.sized = np.stack([size(pattern) for pattern in self.pool])
         chosen = torch.randint(len(self.sized), (self.count,)).numpy()
         return torch.cat([pictures, torch.from_numpy(self.sized[chosen]).to(pictures.device)])

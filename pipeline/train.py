@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline import atomic, config, seal, yaml_files
 from pipeline.config import ROOT, SharedError, UserError
 from pipeline.lineage import lineage_of, settings_of
+from pipeline.portable import ModelCard
 from pipeline.provenance import Provenance
 from pipeline.unfinished import Unfinished, finished, identity
 
@@ -30,7 +32,7 @@ SOURCES = ("benchmarks", "conf", "data", "docs", "models", "photos", "pipeline",
 THINGS = 300  # pictures of other things, by which the bound of "unsure" is chosen
 
 
-def _fit_head(model, card: dict, pack, cfg: DictConfig) -> list[dict]:
+def _fit_head(model, card: ModelCard, pack, cfg: DictConfig) -> list[dict]:
     """Fits the linear head on cached features.
 
     Returns:
@@ -85,8 +87,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     seed_everything(cfg.seed, verbose=False)
     device = networks.device(cfg)
     settings, lineage = settings_of(cfg), lineage_of(pack, cfg.trainer.threads)
-    card = networks.card(cfg, pack)
-    model, started = networks.build(cfg, card, pack)
+    model, card, started = networks.build(cfg, pack)
     if started:
         lineage["start"] = started
     known = identity(settings, lineage, sweep)
@@ -147,7 +148,7 @@ def _target(cfg: DictConfig) -> atomic.Target:
 
 def _learn(
     model,
-    card: dict,
+    card: ModelCard,
     pack,
     cfg: DictConfig,
     place: Unfinished,
@@ -176,14 +177,21 @@ def _learn(
 
 
 def _leave(
-    model, card: dict, pack, cfg: DictConfig, rows: list[dict], settings: dict, lineage: dict, folder: Path
+    model,
+    card: ModelCard,
+    pack,
+    cfg: DictConfig,
+    rows: list[dict],
+    settings: dict,
+    lineage: dict,
+    folder: Path,
 ) -> dict[str, float]:
     """Judges the kept weights and writes the files of a trained model; returns its ``metrics.json``."""
     from models.classifier import save
     from pipeline import curves
 
-    metrics = _judge(model, card, pack, cfg, folder)
-    metrics |= _effort(rows) | model.cpu().cost(card["input"]["size"])
+    card, metrics = _judge(model, card, pack, cfg, folder)
+    metrics |= _effort(rows) | model.cpu().cost(card.input.size)
     save(model, card, folder)
     curves.write(rows, folder / "curves.csv")
     for file, tree in (("metrics.json", metrics), ("lineage.json", lineage)):
@@ -192,8 +200,8 @@ def _leave(
     return metrics
 
 
-def _judge(model, card: dict, pack, cfg: DictConfig, folder: Path) -> dict[str, float]:
-    """Calibrates the kept weights on validation, and gives their figures there.
+def _judge(model, card: ModelCard, pack, cfg: DictConfig, folder: Path) -> tuple[ModelCard, dict[str, float]]:
+    """Calibrates the kept weights on validation; returns the calibrated card, and their figures there.
 
     Confusions and worst mistakes are drawn into the folder.
     """
@@ -210,12 +218,12 @@ def _judge(model, card: dict, pack, cfg: DictConfig, folder: Path) -> dict[str, 
     else:
         probabilities = scores.predict(model, card, pack, rows, cfg.model.batch_size, cfg.trainer.workers)
     targets = pack.table["target"].to_numpy()[rows]
-    probabilities = _calibrate(model, card, probabilities, targets, cfg)
+    card, probabilities = _calibrate(model, card, probabilities, targets, cfg)
     scores.draw(pack, rows, probabilities, f"{cfg.model.name} on {cfg.data.name}, validation", folder)
     figures = topk_metrics(len(pack.classes), "val/")(
         torch.from_numpy(probabilities), torch.from_numpy(targets)
     )
-    return {key: float(value) for key, value in figures.items()}
+    return card, {key: float(value) for key, value in figures.items()}
 
 
 def _of_features(model, x):
@@ -227,8 +235,8 @@ def _of_features(model, x):
         return (logits / model.temperature).softmax(dim=1).cpu().numpy()
 
 
-def _calibrate(model, card: dict, probabilities, targets, cfg: DictConfig):
-    """Gives the model and its card `temperature`, and the card `unsure_below`.
+def _calibrate(model, card: ModelCard, probabilities, targets, cfg: DictConfig):
+    """Finds `temperature`, which the model gets too, and `unsure_below`.
 
     Args:
         model: with the kept weights.
@@ -238,11 +246,11 @@ def _calibrate(model, card: dict, probabilities, targets, cfg: DictConfig):
         cfg: of it `unsure` and `model.batch_size`.
 
     Returns:
-        The calibrated probabilities.
+        The card with both, and the calibrated probabilities.
     """
     from pipeline import calibration, scores, things
 
-    model.temperature = card["temperature"] = calibration.temperature(probabilities, targets)
+    model.temperature = calibration.temperature(probabilities, targets)
     probabilities = calibration.soften(probabilities, model.temperature)
     sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
     patterns = things.drawn(THINGS, seed=0)
@@ -252,10 +260,10 @@ def _calibrate(model, card: dict, probabilities, targets, cfg: DictConfig):
         others = _of_features(model, features_loose(model, card, patterns, cfg))
     else:
         others = scores.predict_loose(model, card, patterns, cfg.model.batch_size)
-    card["unsure_below"] = calibration.unsure_below(
+    bound = calibration.unsure_below(
         sure, right, others.max(axis=1), cfg.unsure.answers_right, cfg.unsure.others_named
     )
-    return probabilities
+    return replace(card, temperature=model.temperature, unsure_below=bound), probabilities
 
 
 def _effort(rows: list[dict]) -> dict[str, int]:

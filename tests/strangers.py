@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from models import classifier
-from pipeline import seal
+from pipeline import portable, seal
 
 CARD = {
     "name": "tiny",
@@ -66,10 +66,12 @@ seed: 1
 def written(folder: Path, card: dict, weights: bool = True) -> Path:
     """A train folder as train leaves it, with random weights; the card may be anything that JSON can say."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.json").write_text(json.dumps(card))
     if weights:
         torch.manual_seed(0)
-        classifier.save(classifier.build(card, channels_last=card["channels_last"]), card, folder)
-    (folder / "model.json").write_text(json.dumps(card))
+        whole = portable.read_card(folder)
+        classifier.save(classifier.build(whole), whole, folder)
+        (folder / "model.json").write_text(json.dumps(card))
     (folder / "lineage.json").write_text(json.dumps(LINEAGE))
     (folder / "config.yaml").write_text(SETTINGS)
     (folder / "metrics.json").write_text(

@@ -128,8 +128,8 @@ def test_the_patterns_that_a_network_learns_from_follow_the_step_and_choose_no_b
 def test_a_trained_model_brings_its_temperature_and_its_bound(repro, house):
     for name in ("probe", "scratch"):
         model, card = classifier.load(house / "runs/sample/train" / name)
-        assert model.temperature == card["temperature"] != 1
-        assert 0 <= card["unsure_below"] <= 1
+        assert model.temperature == card.temperature != 1
+        assert 0 <= card.unsure_below <= 1
         metrics = json.loads((house / f"runs/sample/evaluate/{name}/metrics.json").read_text())
         assert 0 <= metrics["test/answered"] <= 1
         assert 0 <= metrics["others/named"] <= 1

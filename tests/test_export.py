@@ -93,7 +93,7 @@ def test_torch_onnx_and_pyfunc_agree(exported, faces, house):
     loaded = mlflow.pyfunc.load_model("models:/sample@champion")
     by_mlflow = loaded.predict(pandas.DataFrame({"image": faces}))
     assert np.abs(by_onnx - by_torch).max() < 0.03
-    assert list(by_mlflow["labels"].str[0]) == [card["classes"][place] for place in by_onnx.argmax(axis=1)]
+    assert list(by_mlflow["labels"].str[0]) == [card.classes[place] for place in by_onnx.argmax(axis=1)]
     assert np.abs(np.array([row[0] for row in by_mlflow["probabilities"]]) - by_onnx.max(axis=1)).max() < 1e-5
 
 

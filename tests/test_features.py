@@ -24,8 +24,7 @@ def computed(repro, house, tmp_path, monkeypatch):
 
     def _computed(rows, *overrides) -> np.ndarray:
         cfg = config.compose(*PROBE, *overrides)
-        card = networks.card(cfg, pack)
-        model, _ = networks.build(cfg, card, pack)
+        model, card, _ = networks.build(cfg, pack)
         return features.features(model, card, pack, np.asarray(rows), cfg)
 
     return _computed
@@ -91,8 +90,7 @@ def test_one_new_picture_costs_one_batch_and_another_size_or_layout_all(computed
 def test_the_stage_after_the_audit_computes_nothing(repro, house, monkeypatch):
     pack = Pack.open(house / "data/sample")
     cfg = config.compose(*PROBE)
-    card = networks.card(cfg, pack)
-    model, _ = networks.build(cfg, card, pack)
+    model, card, _ = networks.build(cfg, pack)
     monkeypatch.setattr(features, "_compute", lambda *_: pytest.fail("features were computed again"))
     everything = np.arange(len(pack.table))
     assert len(features.features(model, card, pack, everything, cfg)) == len(everything)
@@ -140,7 +138,7 @@ def test_a_damaged_trunk_is_told_and_exported_anew(probed, tmp_path, monkeypatch
 
 def test_a_picture_and_its_mirror_image_are_the_same_to_a_model_that_flips(probed):
     model, card = classifier.load(probed)
-    assert card["flip"]
+    assert card.flip
     pictures = torch.randint(0, 255, (3, 64, 64, 3), dtype=torch.uint8)
     with torch.inference_mode():
         here, there = model(pictures), model(pictures.flip(2))

@@ -142,7 +142,7 @@ def test_hundreds_of_mutated_cards_end_in_one_line_at_every_entry_point(
 ):
     train, exported = sound
     luck, ends = random.Random(15), {}
-    net = networks.card  # the module is loaded, and timm with it, before anything is watched
+    net = networks.build  # the module is loaded, and timm with it, before anything is watched
     assert net
     for number in range(CARDS):
         text = _mutated(luck, canary)

@@ -1,6 +1,5 @@
 """What the networks promise: size, weights from three places, and a saved model that answers as before."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -134,10 +133,9 @@ def test_a_preset_for_a_gpu_is_built_and_takes_a_step(name):
     pack = SimpleNamespace(classes=["a", "b", "c"], species=lambda: [""] * 3, summary={"max_side": 96})
     # Its weights need the hub: random ones, and small pictures, do for the shapes.
     cfg = config.compose(f"model={name}", "model.net.weights=null", "model.input.size=70")
-    card = networks.card(cfg, pack)
-    model, started = networks.build(cfg, card, pack)
+    model, card, started = networks.build(cfg, pack)
     assert started is None
-    assert None not in card["input"].values()
+    assert None not in vars(card.input).values()
     groups = model.configure_optimizers().param_groups
     assert min(group["lr"] for group in groups) < max(group["lr"] for group in groups)
     pictures = torch.randint(0, 255, (2, 70, 70, 3), dtype=torch.uint8)
@@ -254,18 +252,29 @@ def test_a_probe_of_two_classes_has_two_outputs():
 
 
 def test_a_saved_model_answers_as_before_in_both_memory_layouts(tmp_path):
-    card = json.loads("""{"name": "x", "data": "x", "drawings": true,
-        "classes": ["a", "b", "c", "d"], "species": ["", "", "", ""],
-        "net": {"_target_": "models.scratch.ScratchCNN", "widths": [8, 16], "depths": [1, 1]},
-        "input": {"max_side": 128, "size": 40, "interpolation": "bilinear", "crop": "squash", "crop_pct": 1.0,
-                  "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.2]}}""")
     pictures = torch.randint(0, 255, (3, 40, 40, 3), dtype=torch.uint8)
     for layout in (False, True):
-        model = classifier.build(card, channels_last=layout).eval()
+        card = portable.ModelCard(
+            name="x",
+            data="x",
+            drawings=True,
+            classes=["a", "b", "c", "d"],
+            species=[""] * 4,
+            net={"_target_": "models.scratch.ScratchCNN", "widths": [8, 16], "depths": [1, 1]},
+            input=portable.Preprocessing(
+                128, 40, "bilinear", "squash", 1.0, mean=[0.4, 0.5, 0.6], std=[0.2, 0.2, 0.2]
+            ),
+            channels_last=layout,
+            flip=False,
+            temperature=1.5,
+            unsure_below=0.0,
+        )
+        model = classifier.build(card).eval()
         (tmp_path / str(layout)).mkdir()
-        classifier.save(model, card | {"channels_last": layout}, tmp_path / str(layout))
-        again, _ = classifier.load(tmp_path / str(layout))
+        classifier.save(model, card, tmp_path / str(layout))
+        again, read = classifier.load(tmp_path / str(layout))
         assert torch.equal(model(pictures), again(pictures))
+        assert read == card
 
 
 def test_top_3_and_top_5_stay_apart_when_a_first_batch_makes_them_equal():

@@ -1,5 +1,6 @@
 """The report shows what there is, loads nothing from elsewhere, and stands whatever the data's shape."""
 
+import dataclasses
 import io
 import json
 import re
@@ -95,10 +96,11 @@ def _judged(
 
     packed = Pack.open(place)
     cfg = config.compose("model=scratch", "model.net.widths=[4]", "model.net.depths=[1]")
-    card = networks.card(cfg, packed) | {"name": model, "data": runs.name, "drawings": drawings}
+    built = networks.build(cfg, packed)
+    card = dataclasses.replace(built.card, name=model, data=runs.name, drawings=drawings)
     folder = runs / "train" / model
     folder.mkdir(parents=True)
-    classifier.save(networks.build(cfg, card, packed)[0], card, folder)
+    classifier.save(built.model, card, folder)
     curves.write(points, folder / "curves.csv")
     cost = {"val/top1": 0.5, "parameters": 1234, "multiply_adds": 5678, "pictures_seen": 0}
     (folder / "metrics.json").write_text(json.dumps(cost | costs))

@@ -1,5 +1,7 @@
 """A picture is sized alike by Pillow, as training does it, and by the exported graph."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -10,21 +12,27 @@ from PIL import Image
 from pipeline import portable, sizing
 from pipeline.config import UserError
 
-SQUASH = {"max_side": 128, "size": 96, "interpolation": "bicubic", "crop": "squash", "crop_pct": 0.875}
+SQUASH = portable.Preprocessing(
+    max_side=128,
+    size=96,
+    interpolation="bicubic",
+    crop="squash",
+    crop_pct=0.875,
+    mean=[0.5] * 3,
+    std=[0.5] * 3,
+)
 
 
-def _run(card: dict, picture: np.ndarray) -> np.ndarray:
+def _run(card: portable.Preprocessing, picture: np.ndarray) -> np.ndarray:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(sizing.graph(card, 18, 10).SerializeToString(), options)
     return session.run(None, {"picture": picture})[0][0]
 
 
-def _pillow(card: dict, picture: np.ndarray) -> np.ndarray:
-    small = portable.shrink(Image.fromarray(picture), card["max_side"])
-    return portable.to_square(
-        small, **{key: card[key] for key in ("size", "interpolation", "crop", "crop_pct")}
-    )
+def _pillow(card: portable.Preprocessing, picture: np.ndarray) -> np.ndarray:
+    small = portable.shrink(Image.fromarray(picture), card.max_side)
+    return portable.to_square(small, card.size, card.interpolation, card.crop, card.crop_pct)
 
 
 def _picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -47,7 +55,7 @@ def _alike(graph: np.ndarray, pillow: np.ndarray) -> None:
     ("height", "width"), [(300, 411), (96, 128), (128, 128), (40, 17), (1, 1), (2000, 30)]
 )
 def test_the_graph_sizes_as_pillow_does(interpolation, crop, height, width):
-    card = SQUASH | {"interpolation": interpolation, "crop": crop}
+    card = replace(SQUASH, interpolation=interpolation, crop=crop)
     picture = _picture(height, width)
     _alike(_run(card, picture), _pillow(card, picture))
 
@@ -55,7 +63,7 @@ def test_the_graph_sizes_as_pillow_does(interpolation, crop, height, width):
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(8, 128))
 @settings(max_examples=25, deadline=None)
 def test_the_graph_sizes_any_picture(height, width, size):
-    card = SQUASH | {"size": size}
+    card = replace(SQUASH, size=size)
     picture = _picture(height, width, seed=size)
     _alike(_run(card, picture), _pillow(card, picture))
 

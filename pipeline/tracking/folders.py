@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline import foreign, seal
 from pipeline.config import ROOT
 from pipeline.foreign import json_object as read
+from pipeline.portable import ModelCard
 from pipeline.provenance import Provenance
 from pipeline.tracking.naming import run_name
 
@@ -18,7 +19,7 @@ class Trained:
     """What a train folder tells of a model: its card, its configuration, its lineage, its figures."""
 
     folder: Path
-    card: dict
+    card: ModelCard
     settings: dict
     lineage: dict
     metrics: dict

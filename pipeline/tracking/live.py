@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline import text
 from pipeline.config import ROOT, StoppedError, UserError
+from pipeline.portable import ModelCard
 from pipeline.provenance import Provenance
 from pipeline.tracking import notes, runs
 from pipeline.tracking.folders import Trained, name_job
@@ -41,7 +42,7 @@ class Run:
 
     def __init__(
         self,
-        card: dict,
+        card: ModelCard,
         settings: dict,
         lineage: dict,
         provenance: Provenance,
@@ -143,7 +144,7 @@ class Run:
             with creating():
                 name_job(sweep, settings, name)
         run_id, created = find_or_create_run(
-            experiment_id(card["data"]),
+            experiment_id(card.data),
             lambda: runs.new(*self.described, attempt=self.attempt),
             attempt=self.attempt,
         )

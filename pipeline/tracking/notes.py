@@ -22,7 +22,7 @@ def run_link(experiment: str, run_id: str) -> str:
 
 def experiment(trained: Trained) -> str:
     """What the runs of a data set have in common, and which figure is which."""
-    data, drawings = trained.lineage["data"], trained.card["drawings"]
+    data, drawings = trained.lineage["data"], trained.card.drawings
     name = text.markdown(data["name"])
     return (
         f"Breeds of **{name}**: {data['pictures']:,} {'drawn ' if drawings else ''}pictures of "
@@ -114,8 +114,8 @@ def _summary(trained: Trained, test: dict | None) -> str:
     if test:
         figures.append("test " + _tops(test, "test"))
     figures.append("validation " + _tops(trained.metrics, "val"))
-    warning = " Trained on drawings: it knows no photographs." if trained.card["drawings"] else ""
-    return f"{text.markdown(trained.card['name'])}: {'; '.join(figures)}.{warning}"
+    warning = " Trained on drawings: it knows no photographs." if trained.card.drawings else ""
+    return f"{text.markdown(trained.card.name)}: {'; '.join(figures)}.{warning}"
 
 
 def _tops(figures: dict, split: str) -> str:

@@ -45,7 +45,7 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
     trained = Trained.open(folder)
     seal.check(evaluation)
     seal.check(portable)
-    name, model = trained.card["data"], model_hash(folder)
+    name, model = trained.card.data, model_hash(folder)
     with writing():
         if found := _version(name, model):
             return str(found.version)
@@ -63,12 +63,12 @@ def _create_version(trained: Trained, model: str, evaluation: Path, portable: Pa
     import mlflow
 
     run_id = ensure(trained.folder, evaluation)
-    name = trained.card["data"]
+    name = trained.card.data
     _create_model(name)
     run = client().get_run(run_id).info
     with mlflow.start_run(run_id=run_id):
         logged = mlflow.pyfunc.log_model(
-            name=trained.card["name"],
+            name=trained.card.name,
             loader_module="portable",
             code_paths=[str(PORTABLE)],
             data_path=str(portable),
@@ -79,7 +79,7 @@ def _create_version(trained: Trained, model: str, evaluation: Path, portable: Pa
     client().set_terminated(run_id, "FINISHED", run.end_time)
     lineage = trained.lineage
     tags = {
-        "model": trained.card["name"],
+        "model": trained.card.name,
         "model_sha256": model,
         "data": lineage["data"]["content"],
         "split": lineage["data"]["split"],

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline import curves, foreign, seal, unfinished
+from pipeline.portable import ModelCard
 from pipeline.provenance import BESIDE, Provenance
 from pipeline.seal import digest
 from pipeline.tracking import notes, places
@@ -38,12 +39,14 @@ def _discard(run_id: str | None) -> None:
             client().delete_run(run_id)
 
 
-def new(card: dict, settings: dict, provenance: Provenance, name: str, sweep: str | None, **tags: str) -> str:
+def new(
+    card: ModelCard, settings: dict, provenance: Provenance, name: str, sweep: str | None, **tags: str
+) -> str:
     """A new run with its tags; returns its id."""
-    experiment = experiment_id(card["data"])
+    experiment = experiment_id(card.data)
     tags |= {
         "mlflow.runName": name,
-        "model": card["name"],
+        "model": card.name,
         "seed": str(settings["seed"]),
         **provenance.tags(),
         "mlflow.source.name": "pipeline.train",
@@ -193,7 +196,7 @@ def _note(run_id: str, trained: Trained, test: dict | None) -> None:
     # Only the first line, the figures, differs between before and after an evaluation.
     if NOTE not in tags or tags[NOTE].partition("\n")[2] == note.partition("\n")[2]:
         client().set_tag(run_id, NOTE, note)
-    experiment = client().get_experiment(experiment_id(trained.card["data"]))
+    experiment = client().get_experiment(experiment_id(trained.card.data))
     if NOTE not in experiment.tags:
         client().set_experiment_tag(experiment.experiment_id, NOTE, notes.experiment(trained))
 
@@ -217,7 +220,7 @@ def ensure(folder: Path, evaluation: Path | None = None) -> str:
 
 def _ensure_run(trained: Trained) -> str:
     folder, content = trained.folder, digest(trained.folder)
-    experiment = experiment_id(trained.card["data"])
+    experiment = experiment_id(trained.card.data)
     # An equal run outside its sweep does not stand for a job.
     within = {PARENT: _parent(experiment, trained.sweep)} if trained.sweep else {}
     if found := find_run(experiment, content=content, **within) or _restore(experiment, content, within):
@@ -281,7 +284,7 @@ def wall_seconds(folder: Path) -> float | None:
     """How long the training of this folder took, where MLflow saw it."""
     try:
         card = foreign.card(folder)
-        experiment = find_experiment(card["data"])
+        experiment = find_experiment(card.data)
         run = find_run(experiment, content=digest(folder)) if experiment else None
     except Exception as error:
         print(f"warning: {silent(error)}; how long trainings took is not shown", file=sys.stderr)
