@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline import atomic
 from pipeline.config import ROOT
+from pipeline.seal import model_hash
 
 FOLDER = ROOT / "champions"
 
@@ -28,7 +29,7 @@ def note(name: str, number: str, why: str) -> None:
         champion = tracking.champion(name)
         if champion and champion[0] != number:
             return
-        tree = {"version": number, "instead_of": tracking.model_hash(kept), "why": why}
+        tree = {"version": number, "instead_of": model_hash(kept), "why": why}
         FOLDER.mkdir(exist_ok=True)
         atomic.replace_text(FOLDER / f"{name}.json", json.dumps(tree, indent=2, ensure_ascii=False) + "\n")
 
@@ -43,7 +44,7 @@ def lagging(name: str) -> str | None:
 
     kept, champion = _copy(name), tracking.champion(name)
     # A version without a hash was not registered by this project.
-    if not kept or not champion or not champion[1] or tracking.model_hash(kept) == champion[1]:
+    if not kept or not champion or not champion[1] or model_hash(kept) == champion[1]:
         return None
     note(name, champion[0], "set in MLflow")
     return (

@@ -3,11 +3,11 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import config, seal
+from pipeline import config
 from pipeline.config import ROOT, UserError
+from pipeline.model_folder import ModelFolder, evaluation_of
 from pipeline.portable import DamagedError
 
 HELP = (
@@ -16,23 +16,8 @@ HELP = (
 )
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """A model and what it comes from.
-
-    Attributes:
-        portable: ``model.onnx`` and ``model.json``, as `pipeline.portable.Portable` reads them.
-        train: train's folder; None of an exported model.
-        evaluation: evaluate's; None where the model has not been judged.
-    """
-
-    portable: Path
-    train: Path | None = None
-    evaluation: Path | None = None
-
-
 @contextmanager
-def opened(model: str | None) -> Iterator[Chosen]:
+def opened(model: str | None) -> Iterator[ModelFolder]:
     """The folders of a model while they are used; what is fetched or exported for it goes afterwards.
 
     Args:
@@ -50,7 +35,7 @@ def opened(model: str | None) -> Iterator[Chosen]:
             raise UserError(str(error).replace(scratch, model)) from error
 
 
-def _find(model: str, scratch: Path) -> Chosen:
+def _find(model: str, scratch: Path) -> ModelFolder:
     """The folders of a model.
 
     Args:
@@ -69,7 +54,7 @@ def _find(model: str, scratch: Path) -> Chosen:
     return _champion(model)
 
 
-def _registered(model: str, scratch: Path) -> Chosen:
+def _registered(model: str, scratch: Path) -> ModelFolder:
     from pipeline import graph, tracking
 
     with tracking.reachable():
@@ -77,28 +62,26 @@ def _registered(model: str, scratch: Path) -> Chosen:
         tracking.download_version(version.name, version.number, scratch)
     # A version may be of an older form, or exported by an older version of this project.
     graph.to_onnx(scratch / "train", scratch / "portable")
-    return Chosen(scratch / "portable", scratch / "train", scratch / "evaluation")
+    return ModelFolder(scratch / "train", scratch / "evaluation", scratch / "portable")
 
 
-def _in(folder: Path, scratch: Path) -> Chosen:
-    from pipeline import tracking
+def _in(folder: Path, scratch: Path) -> ModelFolder:
 
     if (folder / "register/champion").is_dir():
         return _of_champion(folder / "register/champion")
     if (folder / "model.onnx").is_file():
-        seal.check(folder)
-        return Chosen(folder)
+        return ModelFolder(None, portable=folder).checked()
     if (folder / "weights.safetensors").is_file():
         from pipeline import graph
 
         graph.to_onnx(folder, scratch / "portable")
-        return Chosen(scratch / "portable", folder, tracking.judged(folder))
+        return ModelFolder(folder, evaluation_of(folder), scratch / "portable")
     raise UserError(
         f"{folder} holds no model; name a folder with model.onnx (exported) or weights.safetensors (a run's)"
     )
 
 
-def _champion(name: str) -> Chosen:
+def _champion(name: str) -> ModelFolder:
     champion = ROOT / "runs" / name / "register/champion"
     if not (champion / "portable/model.onnx").is_file():
         known = sorted(path.parts[-3] for path in (ROOT / "runs").glob("*/register/champion"))
@@ -109,8 +92,5 @@ def _champion(name: str) -> Chosen:
     return _of_champion(champion)
 
 
-def _of_champion(folder: Path) -> Chosen:
-    parts = [folder / part for part in ("portable", "train", "evaluation")]
-    for part in parts:
-        seal.check(part)
-    return Chosen(*parts)
+def _of_champion(folder: Path) -> ModelFolder:
+    return ModelFolder(*(folder / part for part in ("train", "evaluation", "portable"))).checked()

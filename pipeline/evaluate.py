@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from pipeline import atomic, config, seal, tables, unfinished
 from pipeline.config import ROOT, UserError
+from pipeline.seal import model_hash
 from pipeline.portable import ModelCard
 
 THINGS = 60  # pictures of other things
@@ -37,7 +38,7 @@ def evaluate(train: Path, place: Path, out: Path, threads: int, workers: int) ->
     import torch
 
     from models.classifier import TOP, load
-    from pipeline import scores, tracking
+    from pipeline import scores
     from pipeline.data import Pack
 
     target = atomic.Target(out, ("metrics.json", "model.sha256", "predictions.csv"))
@@ -69,7 +70,7 @@ def evaluate(train: Path, place: Path, out: Path, threads: int, workers: int) ->
 
     unfinished = target.begin()
     (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    (unfinished / "model.sha256").write_text(tracking.model_hash(train) + "\n", encoding="utf-8")
+    (unfinished / "model.sha256").write_text(model_hash(train) + "\n", encoding="utf-8")
     np.save(unfinished / "probabilities.npy", probabilities)
     judged = pack.table.iloc[rows]
     _table(

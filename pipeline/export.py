@@ -7,19 +7,18 @@ import shutil
 import sys
 from pathlib import Path
 
-from pipeline import atomic, chosen, config, foreign, portable, seal, tables, text
+from pipeline import atomic, chosen, config, portable, seal, tables, text
 from pipeline import page as try_page
-from pipeline.chosen import Chosen
 from pipeline.config import ROOT, UserError
+from pipeline.model_folder import ModelFolder
 from pipeline.portable import ModelCard
-from pipeline.provenance import Provenance
 
 HERE = Path(__file__).parent
 WEAK = 5  # classes that the card names
 CALIBRATING = 100  # pictures by which int8 learns the ranges of activations
 
 
-def export(found: Chosen, out: Path, int8: bool = False, page: bool = True) -> Path:
+def export(found: ModelFolder, out: Path, int8: bool = False, page: bool = True) -> Path:
     """Writes a model's folder: whole, or not at all.
 
     Args:
@@ -38,7 +37,7 @@ def export(found: Chosen, out: Path, int8: bool = False, page: bool = True) -> P
 
     if found.train is None:
         raise UserError("this model is exported already: copy its folder, or name the run that it comes from")
-    card = foreign.card(found.train)
+    card = found.card
     target = atomic.Target(out, ("example.py", "model.onnx"), f"--out {out}", "name another --out")
     with target.written() as part:
         _model(found, card, part)
@@ -56,21 +55,19 @@ def export(found: Chosen, out: Path, int8: bool = False, page: bool = True) -> P
     return out
 
 
-def _model(found: Chosen, card: ModelCard, folder: Path) -> None:
+def _model(found: ModelFolder, card: ModelCard, folder: Path) -> None:
     """``model.onnx`` with what it should tell of itself, and ``model.json``."""
     import onnx
 
-    from pipeline import tracking
-
-    lineage = foreign.lineage(found.train)
+    lineage = found.lineage
     # From bytes: then nothing beside the file is read.
     model = onnx.load_model_from_string(portable.read_onnx(found.portable / "model.onnx"))
-    origin = Provenance.of(found.train)
+    origin = found.provenance
     provenance = {
         "data": lineage["data"],
         "commit": origin.commit,
         "dirty": origin.dirty,
-        "model_sha256": tracking.model_hash(found.train),
+        "model_sha256": found.sha256,
     }
     told = {
         "labels": json.dumps(card.classes),
@@ -112,15 +109,13 @@ def _weights(train: Path, card: ModelCard, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
 
 
-def _card(found: Chosen, card: ModelCard, int8: dict | None, page: bool) -> str:
+def _card(found: ModelFolder, card: ModelCard, int8: dict | None, page: bool) -> str:
     """The model card, Markdown."""
     import jinja2
 
-    from pipeline import tracking
-
     test, weak = None, ""
     if found.evaluation:
-        test = foreign.json_object(found.evaluation / "metrics.json")
+        test = found.test_metrics
         rows = sorted(tables.read(found.evaluation / "classes.csv"), key=lambda row: float(row["recall"]))
         shown = [row for row in rows if int(row["pictures"])][:WEAK]
         weak = ", ".join(
@@ -129,15 +124,15 @@ def _card(found: Chosen, card: ModelCard, int8: dict | None, page: bool) -> str:
         )
         if "test/answered" not in test:
             raise UserError("this model was judged by an older version; run: dvc repro evaluate")
-    data = foreign.settings(found.train)["data"]
+    data = found.settings["data"]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=False)
     environment.filters |= {"markdown": text.markdown, "code": text.code}
     return environment.from_string((HERE / "export_card.md").read_text(encoding="utf-8")).render(
         card=card,
-        metrics=foreign.json_object(found.train / "metrics.json"),
-        lineage=foreign.lineage(found.train),
-        provenance=Provenance.of(found.train),
-        sha256=tracking.model_hash(found.train),
+        metrics=found.metrics,
+        lineage=found.lineage,
+        provenance=found.provenance,
+        sha256=found.sha256,
         licence=data.get("licence", "unknown"),
         test=test,
         weak=weak,

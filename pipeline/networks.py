@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline import config, foreign, seal, sizing
 from pipeline.config import UserError
+from pipeline.seal import model_hash
 from pipeline.portable import ModelCard, Preprocessing
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def _start(net: "nn.Module", net_config: dict, classes: list[str], start: str) -
             state = read_weights(folder / "weights.safetensors")
         except DamagedError as error:
             raise UserError(f"model.start={start}: {error}") from error
-        known = tracking.model_hash(folder)
+        known = model_hash(folder)
     if _structure(former.net) != _structure(net_config):
         raise UserError(
             f"model.start={start} is of another network ({_structure(former.net)}) "

@@ -6,13 +6,13 @@ the alias: the one place in the project where the test split decides. The looks 
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pipeline import atomic, config, foreign, ranking, seal, tables, text
+from pipeline import atomic, config, ranking, seal, text
 from pipeline.config import ROOT, UserError
+from pipeline.model_folder import ModelFolder
 
 PARTS = ("train", "evaluation", "portable")  # folders of a champion's copy
 
@@ -23,45 +23,7 @@ TRIES = 5  # as often as somebody may change the champion while its files are co
 AT_MOST, ON_AVERAGE = 1e-2, 1e-3
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A trained and judged model: three folders with the files of train, evaluate and export."""
-
-    train: Path
-    evaluation: Path
-    portable: Path
-
-    @property
-    def card(self) -> dict:
-        return foreign.card(self.train)
-
-    @property
-    def validation(self) -> dict:
-        return foreign.json_object(self.train / "metrics.json", "val/top1")
-
-    @property
-    def test(self) -> dict:
-        return foreign.json_object(self.evaluation / "metrics.json", "test/top1")
-
-    def judged(self) -> list[tuple[str, str]]:
-        """Hash and class of the test pictures, in order."""
-        return [(row["sha256"], row["label"]) for row in self._predictions()]
-
-    def right(self) -> list[bool]:
-        """Whether each test picture's class was found."""
-        return [row["label"] == row["predicted"] for row in self._predictions()]
-
-    def _predictions(self) -> list[dict]:
-        file = self.evaluation / "predictions.csv"
-        try:
-            # By content: an older evaluation has the same pictures by path.
-            rows = sorted(tables.read(file), key=lambda row: (row["sha256"], row["label"]))
-            return [{key: row[key] for key in ("sha256", "label", "predicted")} for row in rows]
-        except (OSError, ValueError, LookupError) as error:
-            raise UserError(f"{seal.near(file)} is missing or damaged") from error
-
-
-def check_export(candidate: Candidate, place: Path) -> None:
+def check_export(candidate: ModelFolder, place: Path) -> None:
     """Makes sure that what is registered answers as what was evaluated, on the whole test split.
 
     Raises:
@@ -90,7 +52,7 @@ def check_export(candidate: Candidate, place: Path) -> None:
         )
 
 
-def decide(challenger: Candidate, champion: Candidate | None, significance: float) -> dict:
+def decide(challenger: ModelFolder, champion: ModelFolder | None, significance: float) -> dict:
     """Whether the challenger becomes champion, and why.
 
     The test is McNemar's, exact: of the pictures on which the two differ, the challenger must win more than
@@ -127,9 +89,9 @@ def decide(challenger: Candidate, champion: Candidate | None, significance: floa
     return {"promoted": promoted, "reason": reason, "paired_test": {"wins": wins, "losses": losses, "p": p}}
 
 
-def challenger(candidates: dict[str, Candidate]) -> str:
+def challenger(candidates: dict[str, ModelFolder]) -> str:
     """Name of the best on validation; of ties the cheapest, then the first of params.yaml's list."""
-    judged = {name: candidate.validation for name, candidate in candidates.items()}
+    judged = {name: candidate.metrics for name, candidate in candidates.items()}
     return min(judged, key=lambda name: (-judged[name]["val/top1"], ranking.cost(judged[name])))
 
 
@@ -157,11 +119,11 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
     name, out = runs.name, runs / "register"
     candidates, versions, hashes = {}, {}, {}
     for model in models:
-        candidate = Candidate(runs / "train" / model, runs / "evaluate" / model, out / "candidates" / model)
+        candidate = ModelFolder(runs / "train" / model, runs / "evaluate" / model, out / "candidates" / model)
         seal.check(candidate.evaluation)
         graph.to_onnx(candidate.train, candidate.portable)
         check_export(candidate, place)
-        candidates[model], hashes[model] = candidate, tracking.model_hash(candidate.train)
+        candidates[model], hashes[model] = candidate, candidate.sha256
         versions[model] = tracking.ensure_version(candidate.train, candidate.evaluation, candidate.portable)
         print(f"register: {model} is version {versions[model]} of {name}", flush=True)
     best = challenger(candidates)
@@ -194,8 +156,8 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
         "looks": tracking.looks(name, split),
         "champion": {
             "model": champion.card.name,
-            "sha256": tracking.model_hash(champion.train),
-            "test/top1": champion.test["test/top1"],
+            "sha256": champion.sha256,
+            "test/top1": champion.test_metrics["test/top1"],
             "reason": tracking.promoted_because(name, in_office[0]),
         },
     }
@@ -206,10 +168,10 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
 def _in_office(
     name: str,
     in_office: tuple[str, str] | None,
-    candidates: dict[str, Candidate],
+    candidates: dict[str, ModelFolder],
     hashes: dict[str, str],
     former: Path,
-) -> Candidate | None:
+) -> ModelFolder | None:
     """The files of the champion, fetched into `former` where it is none of the candidates."""
     from pipeline import graph, tracking
 
@@ -220,7 +182,7 @@ def _in_office(
             return candidates[model]  # its files are here, judged by today's code
     shutil.rmtree(former, ignore_errors=True)
     tracking.download_version(name, in_office[0], former)
-    champion = Candidate(*(former / part for part in PARTS))
+    champion = ModelFolder(*(former / part for part in PARTS))
     graph.to_onnx(champion.train, champion.portable)  # a version may be of an older form
     return champion
 
@@ -228,8 +190,8 @@ def _in_office(
 def _judge(
     name: str,
     number: str,
-    challenger: Candidate,
-    champion: Candidate | None,
+    challenger: ModelFolder,
+    champion: ModelFolder | None,
     in_office: tuple[str, str] | None,
     significance: float,
 ) -> dict:
@@ -248,7 +210,7 @@ def _judge(
     return outcome
 
 
-def _copy(champion: Candidate, target: Path) -> None:
+def _copy(champion: ModelFolder, target: Path) -> None:
     for part, source in zip(PARTS, (champion.train, champion.evaluation, champion.portable), strict=True):
         shutil.rmtree(target / part, ignore_errors=True)
         shutil.copytree(source, target / part)

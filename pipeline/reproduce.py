@@ -29,6 +29,8 @@ import yaml
 from pipeline import config, foreign, portable, text, vetting, yaml_files
 from pipeline.config import ROOT, UserError
 from pipeline.download import DOWNLOADS
+from pipeline.model_folder import ModelFolder
+from pipeline.seal import model_hash
 from pipeline.provenance import CHANGES
 from pipeline.text import printable
 
@@ -153,11 +155,10 @@ class Rebuilding:
 
     def __init__(self, place: Path, version):
         from pipeline.tracking import download_run
-        from pipeline.tracking.folders import Trained
 
         self.place, self.version = place, version
         self.kept, self.tree = place / "kept", place / "petfaces"
-        self.trained = Trained.open(download_run(version, self.kept))
+        self.trained = ModelFolder.open(download_run(version, self.kept))
         self.settings, self.lineage = self.trained.settings, self.trained.lineage
         self.data, self.commit = self.lineage["data"]["name"], self.trained.provenance.commit
         try:
@@ -233,7 +234,7 @@ class Rebuilding:
                 folder = tracking.download_train(address, self.place / "start")
             else:
                 folder = config.from_root(str(named))
-        if not (folder / WEIGHTS).is_file() or tracking.model_hash(folder) != wanted:
+        if not (folder / WEIGHTS).is_file() or model_hash(folder) != wanted:
             raise UserError(
                 f"the model that {self.version} starts from ({named}, hash {wanted[:12]}) is not registered, "
                 "nor is it there any more; it can't be rebuilt"
@@ -453,7 +454,7 @@ def reproduce(
         with tracking.reachable():
             version = tracking.find_version(f"models:/{name}{'/' if which.isdigit() else '@'}{which}")
             task = Rebuilding(Path(made).resolve(), version)
-        _say("version", f"{version}, {task.trained.name}, run {version.run_id}")
+        _say("version", f"{version}, {tracking.name_of(task.trained)}, run {version.run_id}")
         with worktree(task.tree, task.commit, version):
             task.bring_code(trust, show=check)
             task.check_settings()
@@ -477,7 +478,7 @@ def reproduce(
             began = time.monotonic()
             folder = task.train()
             seconds = time.monotonic() - began
-            same, told = verdict(task.trained.folder, folder, differ)
+            same, told = verdict(task.trained.train, folder, differ)
             if keep:
                 shutil.copytree(folder, keep)
     told[0] += f", rebuilt from commit {task.commit[:8]} in {seconds:.0f} s"

@@ -87,3 +87,10 @@ def foreign(folder: Path, *written: str, below: bool = False) -> list[str]:
             wrong += [(place / phrase).as_posix() for phrase in portable.damaged(folder / place)]
     others = (name for name in portable.entries(folder) if name not in known and not portable.is_litter(name))
     return [*others, *wrong]
+
+
+def model_hash(train: Path) -> str:
+    """SHA-256 of a train folder's weights and card (classes, preprocessing)."""
+    whole = hashlib.sha256((train / "weights.safetensors").read_bytes())
+    whole.update((train / "model.json").read_bytes())
+    return whole.hexdigest()

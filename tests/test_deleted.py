@@ -8,8 +8,8 @@ from mlflow.entities import ViewType
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from pipeline import leaderboard, tracking
+from pipeline.model_folder import ModelFolder
 from pipeline.tracking import promotion, store
-from pipeline.tracking.folders import Trained
 
 NAME = "sample"
 
@@ -77,7 +77,7 @@ def test_a_deleted_run_that_a_version_needs_is_restored_and_another_one_written_
 
 
 def test_a_run_that_is_deleted_while_it_trains_is_replaced_by_one_with_all_its_rows(client, folders, capsys):
-    trained = Trained.open(folders[0])
+    trained = ModelFolder.open(folders[0])
     described = (
         trained.card,
         trained.settings,
@@ -102,7 +102,7 @@ def test_a_run_that_is_deleted_while_it_trains_is_replaced_by_one_with_all_its_r
 
 
 def test_a_training_goes_on_while_its_experiment_is_deleted(client, folders, capsys):
-    trained = Trained.open(folders[0])
+    trained = ModelFolder.open(folders[0])
     client.delete_experiment(store.experiment_id(NAME))
     run = tracking.Run(
         trained.card, trained.settings, trained.lineage, trained.provenance, "mine", None, "cpu", "an attempt"

@@ -23,6 +23,7 @@ from pipeline import (
     tracking,
 )
 from pipeline.config import UserError
+from pipeline.model_folder import ModelFolder
 from pipeline.provenance import Provenance
 from pipeline.sweeps.__main__ import _table
 from pipeline.tracking import notes
@@ -145,21 +146,22 @@ def test_the_reports_page_and_readme_show_names_as_text(tmp_path, monkeypatch):
     assert "\x1b" not in page and "&lt;img src=x&gt;" in page and "<b>\n</b>" in page
 
 
-def test_an_exported_folder_has_a_line_for_each_class_and_a_card_that_obeys_nothing(tmp_path, monkeypatch):
+def test_an_exported_folder_has_a_line_for_each_class_and_a_card_that_obeys_nothing(tmp_path):
     classes = [HOSTILE, "猫", "\udcff"]
-    monkeypatch.setattr(tracking, "model_hash", lambda folder: "f" * 64)
-    found = SimpleNamespace(train=tmp_path / "train", evaluation=tmp_path / "evaluation")
-    card = {
-        "classes": classes,
-        "data": HOSTILE,
-        "name": "a`b",
-        "drawings": False,
-        "net": {"backbone": MARKUP},
-    }
-    card |= {"input": {"size": 64}, "unsure_below": 0.5}
+    found = ModelFolder(tmp_path / "train", tmp_path / "evaluation")
+    card = SimpleNamespace(  # of an older version, which took any name
+        classes=classes,
+        data=HOSTILE,
+        name="a`b",
+        drawings=False,
+        net={"backbone": MARKUP},
+        input=SimpleNamespace(size=64),
+        unsure_below=0.5,
+    )
     lineage = {"data": {"name": "mine", "pictures": 3, "content": "c" * 64, "split": "s" * 64}}
     files = {
-        "train/model.json": card,
+        "train/model.json": {},
+        "train/weights.safetensors": {},
         "train/metrics.json": {"parameters": 12, "val/top1": 0.5},
         "train/lineage.json": lineage | {"commit": None, "dirty": False},
         "train/config.yaml": {

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from strangers import CARD, OLD, SETTINGS, copied, written
 
-from pipeline import chosen, evaluate, export, graph, networks, register, serve, vetting
+from pipeline import chosen, evaluate, export, graph, networks, serve, vetting
 from pipeline.config import UserError, told
+from pipeline.model_folder import ModelFolder
 from pipeline.portable import Portable
-from pipeline.tracking.folders import Trained
 
 CARDS = 300  # mutated ones
 _seen: list[str] = []
@@ -134,7 +134,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(graph, "_graph", lambda *_: (_ for _ in ()).throw(UserError("exported")))
     monkeypatch.setattr(graph, "trunk", lambda *_: (_ for _ in ()).throw(UserError("exported")))
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
-    monkeypatch.setattr(Trained, "name", "x")
+    monkeypatch.setattr("pipeline.tracking.notes.name_of", lambda model: "x")
 
 
 def test_hundreds_of_mutated_cards_end_in_one_line_at_every_entry_point(
@@ -154,15 +154,15 @@ def test_hundreds_of_mutated_cards_end_in_one_line_at_every_entry_point(
             ),
             "predict trained": lambda folder=taught: chosen._find(str(folder), tmp_path / "s"),
             "export": lambda one=taken, two=taught: export.export(
-                chosen.Chosen(one, two), tmp_path / "o", page=False
+                ModelFolder(two, portable=one), tmp_path / "o", page=False
             ),
             "evaluate": lambda folder=taught: evaluate.evaluate(
                 folder, tmp_path / "no", tmp_path / "e", 1, 0
             ),
-            "register": lambda one=taught, two=taken: register.Candidate(one, one, two).card,
+            "register": lambda one=taught, two=taken: ModelFolder(one, one, two).card,
             "serve": lambda folder=taken: serve.run(folder, "127.0.0.1", 0),
-            "sync, reproduce": lambda folder=taught: Trained.open(folder),
-            "start": lambda folder=taught: networks._start(_net(), CARD, str(folder)),
+            "sync, reproduce": lambda folder=taught: ModelFolder.open(folder),
+            "start": lambda folder=taught: networks._start(_net(), CARD["net"], CARD["classes"], str(folder)),
         }
         for entry, call in entries.items():
             with _canary(str(canary)):

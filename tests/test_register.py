@@ -7,10 +7,10 @@ import pytest
 from strangers import CARD
 
 from pipeline import register
-from pipeline.register import Candidate
+from pipeline.model_folder import ModelFolder
 
 
-def _candidate(folder, right, classes=("a", "b"), paths=None) -> Candidate:
+def _candidate(folder, right, classes=("a", "b"), paths=None) -> ModelFolder:
     """A candidate whose test predictions are right where `right` says so."""
     parts = [folder / part for part in ("train", "evaluation", "portable")]
     for part in parts:
@@ -21,7 +21,7 @@ def _candidate(folder, right, classes=("a", "b"), paths=None) -> Candidate:
         writer.writerow(["sha256", "label", "predicted"])
         for number, good in enumerate(right):
             writer.writerow([(paths or "p{}").format(number), "a", "a" if good else "b"])
-    return Candidate(*parts)
+    return ModelFolder(*parts)
 
 
 def _decide(tmp_path, challenger, champion, **other):
@@ -86,12 +86,12 @@ def test_the_export_is_checked_against_what_was_evaluated(repro, house, tmp_path
 
     runs = house / "runs/sample"
     folders = [runs / "train/scratch", runs / "evaluate/scratch", runs / "register/candidates/scratch"]
-    register.check_export(Candidate(*folders), house / "data/sample")
+    register.check_export(ModelFolder(*folders), house / "data/sample")
     shutil.copytree(folders[1], tmp_path / "other")
     shifted = np.roll(np.load(folders[1] / "probabilities.npy"), 1, axis=1)
     np.save(tmp_path / "other/probabilities.npy", shifted)
     with pytest.raises(register.UserError, match="differs from the evaluated one"):
-        register.check_export(Candidate(folders[0], tmp_path / "other", folders[2]), house / "data/sample")
+        register.check_export(ModelFolder(folders[0], tmp_path / "other", folders[2]), house / "data/sample")
 
 
 def test_an_exported_model_tells_no_path_of_the_machine_that_made_it(repro, house):

@@ -18,6 +18,7 @@ from pipeline.checkpoints import Checkpoints, read
 from pipeline.config import StoppedError, UserError
 from pipeline.fit import Fit
 from pipeline.lineage import code_hash
+from pipeline.seal import model_hash
 from pipeline.tracking import store
 from pipeline.tracking.live import Run
 
@@ -445,7 +446,7 @@ def test_killed_while_registering_the_version_is_there_once(repro, run, house, t
     number = tracking.ensure_version(*places)
     assert tracking.ensure_version(*places) == number
     client = store.client()
-    known = tracking.model_hash(folder)
+    known = model_hash(folder)
     (version,) = client.search_model_versions(f"name='sample' and tags.model_sha256='{known}'")
     assert client.get_run(version.run_id).info.status == "FINISHED"
     # Other files' tests look for the one evaluated run of this model.

@@ -17,9 +17,9 @@ from PIL import Image
 
 from pipeline import config, provenance, seal, tracking
 from pipeline.lineage import settings_of
+from pipeline.model_folder import ModelFolder
 from pipeline.provenance import Provenance
 from pipeline.tracking import naming, notes, page, store
-from pipeline.tracking.folders import Trained
 
 NAME = "sample"
 SEVEN = (
@@ -162,11 +162,11 @@ def test_a_lost_record_is_called_unknown_or_replaced_by_a_commit_with_the_same_c
     seal.seal(folder)
     found = Provenance.of(folder)
     assert (found.commit, found.inferred) == (run("git", "rev-parse", "HEAD").stdout.strip(), True)
-    assert "this one has the same training code" in notes.run(Trained.open(folder), None)
+    assert "this one has the same training code" in notes.run(ModelFolder.open(folder), None)
     (folder / "lineage.json").write_text(json.dumps(lineage | {"code": "0" * 64}))
     seal.seal(folder)
     assert Provenance.of(folder).tags() == {"commit": "unknown", "dirty": "unknown"}
-    assert "- commit: unknown; seed 1" in notes.run(Trained.open(folder), None)
+    assert "- commit: unknown; seed 1" in notes.run(ModelFolder.open(folder), None)
 
 
 @pytest.mark.parametrize("error", [KeyError(), subprocess.CalledProcessError(128, "git"), TypeError()])
@@ -187,7 +187,7 @@ def test_an_earlier_forms_commit_stands_in_its_lineage(repro, house, tmp_path):
     (folder / "lineage.json").write_text(json.dumps(lineage | {"commit": "c" * 40, "dirty": True}))
     (folder / "changes.diff").write_text("what differed")
     seal.seal(folder)
-    trained = Trained.open(folder)
+    trained = ModelFolder.open(folder)
     assert trained.provenance == Provenance("c" * 40, dirty=True, changes=b"what differed")
     assert "`cccccccc` with uncommitted changes (the run keeps them: `train/changes.diff`)" in notes.run(
         trained, None

@@ -179,7 +179,8 @@ def test_finetuning_never_ends_worse_than_the_head_it_began_with(once):
 
 
 def test_a_training_starts_from_a_folder_or_a_version_and_notes_which(once, house):
-    from pipeline.tracking import champion, model_hash
+    from pipeline.seal import model_hash
+    from pipeline.tracking import champion
 
     first = once("model=scratch")
     # No step that counts: what comes out is what it started from.

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline import champions, graph, register, tracking
 from pipeline.config import UserError
+from pipeline.seal import model_hash
 from pipeline.tracking import duplicates, promotion, store
 
 NAME = "sample"
@@ -231,7 +232,7 @@ def test_a_promotion_of_another_machine_at_the_same_moment_is_told_in_one_line(t
 def test_only_who_made_the_present_champion_notes_it(three, monkeypatch, tmp_path):
     monkeypatch.setattr(champions, "FOLDER", tmp_path / "champions")
     monkeypatch.setattr(champions, "_copy", lambda name: tmp_path)
-    monkeypatch.setattr(tracking, "model_hash", lambda folder: "0" * 64)
+    monkeypatch.setattr(champions, "model_hash", lambda folder: "0" * 64)
     for number in "12":
         promotion.promote(NAME, number, f"for {number}", by_person=True)
     champions.note(NAME, "2", "for 2")
@@ -274,5 +275,5 @@ def test_files_follow_a_champion_that_changes_while_they_are_copied(client, hous
     monkeypatch.setattr(register.shutil, "copytree", slow)
     decision = register.register(runs, house / "data/sample", ["scratch", "probe"], 0.05)
     number, model = tracking.champion(NAME)
-    assert tracking.model_hash(runs / "register/champion/train") == model == decision["champion"]["sha256"]
+    assert model_hash(runs / "register/champion/train") == model == decision["champion"]["sha256"]
     assert decision["champion"]["reason"] == f"changed to {number}"

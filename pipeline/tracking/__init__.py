@@ -10,9 +10,8 @@ however often they are called::
 
 from pipeline.seal import digest
 from pipeline.tracking.artifacts import Kept, registered
-from pipeline.tracking.folders import judged, model_hash
 from pipeline.tracking.live import Run
-from pipeline.tracking.naming import comparable, params, run_name
+from pipeline.tracking.naming import comparable, name_of, params, run_name
 from pipeline.tracking.page import links, ui
 from pipeline.tracking.promotion import (
     ChampionChangedError,
@@ -60,10 +59,9 @@ __all__ = [
     "find_model",
     "find_version",
     "history",
-    "judged",
     "links",
     "looks",
-    "model_hash",
+    "name_of",
     "params",
     "promote",
     "promoted_because",

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from pipeline import text
 from pipeline.config import ROOT, StoppedError, UserError
+from pipeline.model_folder import ModelFolder
 from pipeline.portable import ModelCard
 from pipeline.provenance import Provenance
 from pipeline.tracking import notes, runs
-from pipeline.tracking.folders import Trained, name_job
 from pipeline.tracking.locks import creating, writing
+from pipeline.tracking.naming import name_job
 from pipeline.tracking.store import answering_within, client, experiment_id, find_or_create_run, silent
 
 # Seconds that a silent server is left alone after a failure, doubled with each one. An answer is waited for
@@ -71,7 +72,7 @@ class Run:
             with writing():  # or `sync`, in another program, completes this run at the same moment
                 self.doubt |= "content" in client().get_run(self.run_id).data.tags
                 self._push(rows)
-                runs.complete(self.run_id, Trained.open(folder), {"wall_seconds": seconds})
+                runs.complete(self.run_id, ModelFolder.open(folder), {"wall_seconds": seconds})
 
         return self._try(end, patient=True)
 

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 from pathlib import Path
 
 from hydra.core.global_hydra import GlobalHydra
@@ -10,12 +11,39 @@ from omegaconf import OmegaConf
 from pipeline import config
 from pipeline.config import CONF, PARAMS, ROOT
 from pipeline.experiment import NAMED, OTHERS, Speller, Words
+from pipeline.model_folder import ModelFolder
 from pipeline.text import printable
 
 GROUPS = (*NAMED, *OTHERS, "experiment")  # parameters of a run that name a file each
 MOST, LONG = 5, 40  # differences that a name tells, and characters of each
 HASH = "… sha256 "  # before what stands for the rest of a long value
 LONGEST = 250  # characters of a parameter: older MLflow servers take no more
+
+
+def name_of(model: ModelFolder) -> str:
+    """Of a model's run: the overrides of a sweep's job; of any other the model and what differs."""
+    return _job_names(model.sweep).get(_key(model.settings)) or run_name(model.settings, model.train)
+
+
+def _job_names(sweep: str | None) -> dict[str, str]:
+    """What a sweep's jobs are called, by the hash of their settings."""
+    file = ROOT / "runs/sweeps" / str(sweep) / "jobs.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if sweep else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def name_job(sweep: str, settings: dict, name: str) -> None:
+    """Keeps a job's overrides, which its folder does not hold, beside the folders of the sweep."""
+    file = ROOT / "runs/sweeps" / sweep / "jobs.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    names = _job_names(sweep) | {_key(settings): name}
+    file.write_text(json.dumps(names, indent=2) + "\n", encoding="utf-8")
+
+
+def _key(settings: dict) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def run_name(settings: dict, folder: Path) -> str:

@@ -5,8 +5,9 @@ from urllib.parse import quote
 
 from pipeline import text
 from pipeline.config import ROOT
+from pipeline.model_folder import ModelFolder
 from pipeline.provenance import BESIDE, CHANGES
-from pipeline.tracking.folders import Trained
+from pipeline.tracking.naming import name_of
 
 JOBS = 20  # of a sweep that its note lists, best first
 VALUES = 4  # of a key that its name spells out
@@ -20,7 +21,7 @@ def run_link(experiment: str, run_id: str) -> str:
     return f"#/experiments/{experiment}/runs/{run_id}?{ENTRANCE}"
 
 
-def experiment(trained: Trained) -> str:
+def experiment(trained: ModelFolder) -> str:
     """What the runs of a data set have in common, and which figure is which."""
     data, drawings = trained.lineage["data"], trained.card.drawings
     name = text.markdown(data["name"])
@@ -35,7 +36,7 @@ def experiment(trained: Trained) -> str:
     )
 
 
-def run(trained: Trained, test: dict | None, restored: bool = False) -> str:
+def run(trained: ModelFolder, test: dict | None, restored: bool = False) -> str:
     """A finished run; its figures first.
 
     Args:
@@ -49,9 +50,9 @@ def run(trained: Trained, test: dict | None, restored: bool = False) -> str:
     return "\n".join(parts) + "\n"
 
 
-def version(trained: Trained, test: dict, experiment: str, run_id: str) -> str:
+def version(trained: ModelFolder, test: dict, experiment: str, run_id: str) -> str:
     """A registered version: figures, data, commit, and where it was trained."""
-    trained_in = f"- trained in the run [{text.markdown(trained.name)}]({run_link(experiment, run_id)})"
+    trained_in = f"- trained in the run [{text.markdown(name_of(trained))}]({run_link(experiment, run_id)})"
     return "\n".join([_summary(trained, test), "", *_origin(trained), trained_in]) + "\n"
 
 
@@ -109,7 +110,7 @@ def _values(values: list[str]) -> str:
     return f"{values[0]}…{values[-1]}({len(values)})"
 
 
-def _summary(trained: Trained, test: dict | None) -> str:
+def _summary(trained: ModelFolder, test: dict | None) -> str:
     figures = []
     if test:
         figures.append("test " + _tops(test, "test"))
@@ -130,7 +131,7 @@ def _tops(figures: dict, split: str) -> str:
     return ", ".join(shown)
 
 
-def _origin(trained: Trained) -> list[str]:
+def _origin(trained: ModelFolder) -> list[str]:
     data, metrics = trained.lineage["data"], trained.metrics
     provenance = trained.provenance
     commit = f"`{provenance.commit[:8]}`" if provenance.commit else "unknown"

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from pipeline import seal, text
 from pipeline.config import UserError
+from pipeline.foreign import json_object
+from pipeline.model_folder import ModelFolder
 from pipeline.portable import SUMS
 from pipeline.provenance import BESIDE, Provenance
 from pipeline.tracking import notes, places
 from pipeline.tracking.artifacts import WRAPPING, wrapping
-from pipeline.tracking.folders import Trained, model_hash, read
 from pipeline.tracking.locks import creating, writing
 from pipeline.tracking.runs import ensure
 from pipeline.tracking.store import client, shown
@@ -42,10 +43,10 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
     Raises:
         UserError: a file is missing, damaged or of an older form.
     """
-    trained = Trained.open(folder)
+    trained = ModelFolder.open(folder)
     seal.check(evaluation)
     seal.check(portable)
-    name, model = trained.card.data, model_hash(folder)
+    name, model = trained.card.data, trained.sha256
     with writing():
         if found := _version(name, model):
             return str(found.version)
@@ -59,10 +60,10 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
         return str(version.version)
 
 
-def _create_version(trained: Trained, model: str, evaluation: Path, portable: Path):
+def _create_version(trained: ModelFolder, model: str, evaluation: Path, portable: Path):
     import mlflow
 
-    run_id = ensure(trained.folder, evaluation)
+    run_id = ensure(trained.train, evaluation)
     name = trained.card.data
     _create_model(name)
     run = client().get_run(run_id).info
@@ -88,7 +89,7 @@ def _create_version(trained: Trained, model: str, evaluation: Path, portable: Pa
     with tempfile.TemporaryDirectory() as place:
         whole = mlflow.artifacts.download_artifacts(logged.model_uri, dst_path=place)
         tags[WRAPPING] = json.dumps(wrapping(Path(whole)))
-    test = read(evaluation / "metrics.json", "test/top1")
+    test = json_object(evaluation / "metrics.json", "test/top1")
     return client().create_model_version(
         name,
         logged.model_uri,

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from pipeline import champions
 from pipeline.config import ROOT, UserError
+from pipeline.foreign import json_object
+from pipeline.model_folder import evaluation_of, trained
+from pipeline.seal import model_hash
 from pipeline.tracking import artifact_roots, duplicates
-from pipeline.tracking.folders import judged, model_hash, read, trained
 from pipeline.tracking.promotion import champion, promote
 from pipeline.tracking.registry import ensure_version
 from pipeline.tracking.runs import ensure
@@ -34,7 +36,7 @@ def _sync() -> None:
     deleted: dict[str, DeletedError] = {}  # by message: each experiment once
     for folder in trained(ROOT / "runs"):
         try:
-            ensure(folder, judged(folder))
+            ensure(folder, evaluation_of(folder))
             runs += 1
         except DeletedError as error:
             deleted[str(error)] = error
@@ -54,7 +56,7 @@ def _sync() -> None:
 
 def _registered(file: Path) -> int:
     """Brings back the versions and the champion of a data set; returns how many candidates."""
-    decision = read(file, "candidates", "champion")
+    decision = json_object(file, "candidates", "champion")
     if not isinstance(decision["candidates"], dict) or "reason" not in decision["champion"]:
         raise UserError(f"{file.relative_to(ROOT)} is of an older form")
     place, name, versions = file.parent, file.parent.parent.name, 0
@@ -64,7 +66,7 @@ def _registered(file: Path) -> int:
         if (
             (folder / "model.json").is_file()
             and model_hash(folder) == known
-            and (evaluation := judged(folder))
+            and (evaluation := evaluation_of(folder))
         ):
             ensure_version(folder, evaluation, place / "candidates" / model)
             versions += 1

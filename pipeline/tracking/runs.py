@@ -8,13 +8,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline import curves, foreign, seal, unfinished
+from pipeline.foreign import json_object
+from pipeline.model_folder import ModelFolder
 from pipeline.portable import ModelCard
 from pipeline.provenance import BESIDE, Provenance
 from pipeline.seal import digest
 from pipeline.tracking import notes, places
-from pipeline.tracking.folders import Trained, read
 from pipeline.tracking.locks import creating, writing
-from pipeline.tracking.naming import params
+from pipeline.tracking.naming import name_of, params
 from pipeline.tracking.store import (
     client,
     experiment_id,
@@ -159,7 +160,7 @@ def _steps(run_id: str, key: str) -> set[int]:
     return {point.step for point in client().get_metric_history(run_id, key)}
 
 
-def complete(run_id: str, trained: Trained, extra: dict[str, float]) -> None:
+def complete(run_id: str, trained: ModelFolder, extra: dict[str, float]) -> None:
     """Final figures and files; the tag `content` comes last, so that it means: all is there."""
     # val/… is a curve, whose last point need not be that of the kept weights.
     figures = {
@@ -168,13 +169,13 @@ def complete(run_id: str, trained: Trained, extra: dict[str, float]) -> None:
     }
     _log_figures(run_id, figures)
     places.check(run_id, writing=True)
-    client().log_artifacts(run_id, trained.folder, "train")
+    client().log_artifacts(run_id, trained.train, "train")
     if "commit" not in trained.lineage and trained.provenance.commit:
         with tempfile.TemporaryDirectory() as folder:
             trained.provenance.write(Path(folder))
             client().log_artifacts(run_id, folder, BESIDE)
     _note(run_id, trained, None)
-    client().set_tag(run_id, "content", digest(trained.folder))
+    client().set_tag(run_id, "content", digest(trained.train))
     client().set_terminated(run_id, "FINISHED")
     tell_sweep(run_id)
 
@@ -189,7 +190,7 @@ def _log_figures(run_id: str, figures: dict[str, float]) -> None:
     client().log_batch(run_id, metrics=metrics)
 
 
-def _note(run_id: str, trained: Trained, test: dict | None) -> None:
+def _note(run_id: str, trained: ModelFolder, test: dict | None) -> None:
     """Writes a run's note and its experiment's, unless a person has written another."""
     tags = client().get_run(run_id).data.tags
     note = notes.run(trained, test, restored="restored" in tags)
@@ -210,7 +211,7 @@ def ensure(folder: Path, evaluation: Path | None = None) -> str:
     Raises:
         UserError: a file of the folder is missing, damaged or of an older form.
     """
-    trained = Trained.open(folder)
+    trained = ModelFolder.open(folder)
     with writing():
         run_id = _ensure_run(trained)
         if evaluation:
@@ -218,14 +219,14 @@ def ensure(folder: Path, evaluation: Path | None = None) -> str:
     return run_id
 
 
-def _ensure_run(trained: Trained) -> str:
-    folder, content = trained.folder, digest(trained.folder)
+def _ensure_run(trained: ModelFolder) -> str:
+    folder, content = trained.train, digest(trained.train)
     experiment = experiment_id(trained.card.data)
     # An equal run outside its sweep does not stand for a job.
     within = {PARENT: _parent(experiment, trained.sweep)} if trained.sweep else {}
     if found := find_run(experiment, content=content, **within) or _restore(experiment, content, within):
         return found.info.run_id
-    described = (trained.card, trained.settings, trained.provenance, trained.name, trained.sweep)
+    described = (trained.card, trained.settings, trained.provenance, name_of(trained), trained.sweep)
     # Live, but cut off before its end; or cut off while it was written from files; or never seen.
     begun = unfinished.attempt_of(trained.settings, trained.lineage, trained.sweep)
     live = find_run(experiment, attempt=begun) if begun else None
@@ -262,12 +263,12 @@ def _restore(experiment: str, content: str, within: dict[str, str]):
     return found
 
 
-def _ensure_evaluation(run_id: str, trained: Trained, folder: Path) -> None:
+def _ensure_evaluation(run_id: str, trained: ModelFolder, folder: Path) -> None:
     seal.check(folder)
     content = digest(folder)
     if client().get_run(run_id).data.tags.get("evaluation") == content:
         return
-    figures = read(folder / "metrics.json", "test/top1")
+    figures = json_object(folder / "metrics.json", "test/top1")
     shown = {
         key: value
         for key, value in figures.items()
