@@ -7,8 +7,8 @@ from omegaconf import DictConfig
 
 from pipeline import atomic, config, seal, tables, unfinished
 from pipeline.config import ROOT, UserError
-from pipeline.seal import model_hash
 from pipeline.portable import ModelCard
+from pipeline.seal import model_hash
 
 THINGS = 60  # pictures of other things
 

@@ -9,8 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline import config, foreign, seal, sizing
 from pipeline.config import UserError
-from pipeline.seal import model_hash
 from pipeline.portable import ModelCard, Preprocessing
+from pipeline.seal import model_hash
 
 if TYPE_CHECKING:
     from torch import nn

@@ -30,8 +30,8 @@ from pipeline import config, foreign, portable, text, vetting, yaml_files
 from pipeline.config import ROOT, UserError
 from pipeline.download import DOWNLOADS
 from pipeline.model_folder import ModelFolder
-from pipeline.seal import model_hash
 from pipeline.provenance import CHANGES
+from pipeline.seal import model_hash
 from pipeline.text import printable
 
 CHILD = Path(__file__).with_name("rebuild.py")

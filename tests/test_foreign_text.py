@@ -103,12 +103,12 @@ def test_a_sweeps_table_is_shown_as_it_is(capsys):
     assert "sweep [/x]" in printed and "[red]model.lr" in printed and "[b] bracket" in printed
 
 
-def test_notes_on_mlflows_page_obey_nothing():
+def test_notes_on_mlflows_page_obey_nothing(monkeypatch):
+    monkeypatch.setattr(notes, "name_of", lambda model: HOSTILE)
     data = {"name": HOSTILE, "pictures": 3, "classes": 2, "content": "`" * 12, "split": "s"}
     trained = SimpleNamespace(
-        name=HOSTILE,
-        folder=Path("nowhere"),
-        card={"name": HOSTILE, "drawings": False},
+        train=Path("nowhere"),
+        card=SimpleNamespace(name=HOSTILE, drawings=False),
         lineage={"data": data},
         provenance=Provenance(),
         metrics={"val/top1": 0.5},
@@ -133,7 +133,7 @@ def test_errors_steer_no_terminal_and_keep_their_lines():
 def test_the_reports_page_and_readme_show_names_as_text(tmp_path, monkeypatch):
     champion = {"model": "a`b", "reason": HOSTILE}
     decision = {"champion": champion, "promoted": False, "challenger": "x", "reason": HOSTILE, "looks": 0}
-    monkeypatch.setattr(report, "_card", lambda runs, model: {"drawings": False})
+    monkeypatch.setattr(report, "_card", lambda runs, model: SimpleNamespace(drawings=False))
     row = {"model": "m (1)", "test/top1": 0.5, "test/top1/low": 0.4, "test/top1/high": 0.6}
     readme = report._readme(Path(HOSTILE.replace("/", "")), [row], [], decision)
     _sound(readme)
