@@ -104,8 +104,7 @@ def unknown(key: str, group_choice: str | None = None) -> str:
     group, _, rest = key.partition(".")
     shown = f"{_written_in(key)}{printable(key)}"
     if key in known_keys() and rest:
-        files = {name: CONF / group / f"{name}.yaml" for name in choices(group) if name != group_choice}
-        having = [name for name, file in files.items() if _held(file, rest) is not _ABSENT]
+        having = [name for name in choices(group) if name != group_choice and _holds(group, name, rest)]
         owners = f"; it belongs to {', '.join(having)}" if having else ""
         return f"{group}={group_choice} has no {printable(rest)}{owners}"
     near = _near(key)
@@ -150,6 +149,16 @@ def _held(file: Path, key: str) -> object:
             return _ABSENT
         tree = tree._get_node(part)
     return OmegaConf.to_container(tree) if OmegaConf.is_config(tree) else tree._value()
+
+
+def _holds(group: str, choice: str, key: str) -> bool:
+    """Whether a file of a group, or one that it builds on, holds a dotted key."""
+    file = CONF / group / f"{choice}.yaml"
+    if not file.is_file():
+        return False
+    defaults = _held(file, "defaults")
+    bases = [each for each in (defaults if isinstance(defaults, list) else []) if isinstance(each, str)]
+    return _held(file, key) is not _ABSENT or any(_holds(group, base, key) for base in bases)
 
 
 def _explain(error: ValidationError, tree: dict) -> str:
@@ -233,7 +242,7 @@ def _written_in(key: str, value: object = _ABSENT) -> str:
     group, _, rest = key.partition(".")
     places = [(PARAMS, key), (CONF / "config.yaml", key)]
     places += [(file, key) for file in sorted((CONF / "experiment").glob("*.yaml"))]
-    places += [(file, rest) for file in sorted((CONF / group).glob("*.yaml")) if rest]
+    places += [(file, rest) for file in sorted((CONF / group).rglob("*.yaml")) if rest]
     found = []
     for file, name in places:
         held = _held(file, name)

@@ -65,7 +65,7 @@ def _copy(target: Path) -> None:
     )
     _change("conf/data/sample.yaml", ("epochs: 18", "epochs: 2"), house=target)
     _change("conf/data/petfaces.yaml", ("side: 96", "side: 32"), ("epochs: 72", "epochs: 1"), house=target)
-    _change("conf/model/probe.yaml", ("size: null", "size: 64"), house=target)
+    _change("conf/model/probe.yaml", ("epochs: 0", "input: {size: 64}\nepochs: 0"), house=target)
     _change("conf/model/finetune.yaml", ("size: 192", "size: 64"), ("epochs: 6", "epochs: 1"), house=target)
     for command in (
         ["git", "init", "-q"],

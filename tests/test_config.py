@@ -1,8 +1,10 @@
 """conf/ < params.yaml < command line; whatever is not known is an error."""
 
 import itertools
+import json
 from pathlib import Path
 
+import hydra
 import pytest
 from omegaconf import OmegaConf
 
@@ -20,6 +22,31 @@ def test_every_shipped_model_composes_with_every_data_set(data, model):
     OmegaConf.resolve(cfg.model)
     assert cfg.data.name == data
     assert cfg.model.name == model
+
+
+def test_a_change_to_a_base_shows_which_models_it_changes():
+    """If it is meant to, write the file anew: what is printed is what it has to hold."""
+    here = Path(__file__).parent
+    config.store_params()
+    now = {}
+    # Those of the checkout: the tests' copy has smaller numbers.
+    with hydra.initialize_config_dir(str(here.parent / "conf"), version_base="1.3"):
+        for name in GROUPS["model"]:
+            cfg = hydra.compose("config", [f"model={name}"])
+            now[name] = OmegaConf.to_container(OmegaConf.masked_copy(cfg, ["model", "augment"]))
+    kept = json.loads((here / "composed_models.json").read_text())
+    assert now == kept, json.dumps(now, indent=1)
+
+
+def test_a_models_own_file_says_what_its_bases_do_not():
+    for name in GROUPS["model"]:
+        own = yaml_files.read(config.CONF / f"model/{name}.yaml")
+        bases = [each for each in own.pop("defaults") if isinstance(each, str) and each != "_self_"]
+        inherited = {}
+        for base in bases:
+            inherited |= dict(config.flat(yaml_files.read(config.CONF / f"model/{base}.yaml")))
+        same = [key for key, value in config.flat(own) if inherited.get(key, ...) == value]
+        assert bases and not same, (name, same)
 
 
 @pytest.mark.parametrize(("augment", "trainer"), itertools.product(GROUPS["augment"], GROUPS["trainer"]))

@@ -152,8 +152,8 @@ def test_a_model_is_added_in_ten_lines_as_docs_models_says(repro, run, house):
     added = (house / "models/tiny.py", house / "conf/model/tiny.yaml")
     try:
         added[0].write_text(code)
-        _shell(run, _block("models.md", "sh", 0), house)
-        told = _shell(run, _block("models.md", "sh", 1).replace("tiny", "tiny data.epochs=1"), house)
+        added[1].write_text(_block("models.md", "yaml", 0))
+        told = _shell(run, _block("models.md", "sh", 0).replace("tiny", "tiny data.epochs=1"), house)
         assert told.count("train: tiny on sample, val top-1") == 3
     finally:
         for file in added:

@@ -415,11 +415,16 @@ def test_an_unknown_backbone_is_told(repro, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "override",
-    ["model.net.widths=[]", "model.net.depths=[1]", "model.net.dropout=1.5", "model.net.widths=[0]"],
+    ("override", "message"),
+    [
+        ("model.net.widths=[]", "^model.net: the network can't be built"),
+        ("model.net.depths=[1]", "^model.net: the network can't be built"),
+        ("model.net.dropout=1.5", "^model.net.dropout=1.5 is not what ScratchCNN takes, or out of bounds"),
+        ("model.net.widths=[0]", r"^model.net.widths=\[0\] is not what ScratchCNN takes, or out of bounds"),
+    ],
 )
-def test_a_network_that_can_not_be_built_is_told(repro, tmp_path, override):
-    with pytest.raises(UserError, match=r"^model\.net: the network can't be built") as told:
+def test_a_network_that_can_not_be_built_is_told(repro, tmp_path, override, message):
+    with pytest.raises(UserError, match=message) as told:
         train.train(config.compose(f"out={tmp_path / 'out'}", override))
     assert "\n" not in str(told.value)
 
