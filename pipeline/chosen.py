@@ -86,9 +86,10 @@ def _champion(name: str) -> ModelFolder:
     if not (champion / "portable/model.onnx").is_file():
         known = sorted(path.parts[-3] for path in (ROOT / "runs").glob("*/register/champion"))
         hint = f"; there is one of {', '.join(known)}" if known else ""
-        raise UserError(
-            f"no champion of '{name}' is here{hint}; train one first: make demo, or make petfaces"
-        )
+        is_trained = any((ROOT / "runs" / name / "train").glob("*/model.json"))
+        first = "train one first: make demo, or make petfaces"
+        way = "its models are trained: dvc repro" if is_trained else first
+        raise UserError(f"no champion of '{name}' is here{hint}; {way}")
     return _of_champion(champion)
 
 

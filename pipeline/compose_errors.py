@@ -71,9 +71,9 @@ def _broken_file() -> str | None:
 
 
 def _missing(error: MissingConfigException) -> str:
-    group, _, name = error.missing_cfg_file.rpartition("/")
-    if not group:
-        return f"there is no conf/{printable(name)}.yaml"
+    group, _, name = error.missing_cfg_file.partition("/")
+    if not name:
+        return f"there is no conf/{printable(group)}.yaml"
     by = re.match(r"In '([^']+)'", str(error))
     where = f"conf/{by[1]}.yaml: " if by and by[1] != "config" else ""
     return f"{where}{group}={validate.unknown_choice(name, choices(group))}"

@@ -31,6 +31,17 @@ for _name, _value in {"NO_ALBUMENTATIONS_UPDATE": "1", "MLFLOW_DISABLE_TELEMETRY
 # Every program imports this module before it prints.
 text.tolerant_output()
 
+
+def _one_line_for_ctrl_c(kind: type[BaseException], error: BaseException, trace) -> None:
+    """A traceback for every exception that nobody catches, but not for Ctrl-C."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("stopped: Ctrl-C", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _one_line_for_ctrl_c
+
 # Hydra would write below the working directory; the project's folders are below its root.
 OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
 

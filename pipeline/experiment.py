@@ -139,8 +139,10 @@ def check_name(name: str) -> Path:
         UserError: it is no name, or taken.
     """
     file = CONF / "experiment" / f"{name}.yaml"
-    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
-        raise UserError(f"'{name}' is no name for an experiment: letters, digits, _ and - only")
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]{0,99}", name):
+        raise UserError(
+            f"'{name[:100]}' is no name for an experiment: up to 100 letters, digits, _ and - only"
+        )
     if file.exists():
         raise UserError(f"conf/experiment/{name}.yaml exists already; choose another name, or delete it")
     return file

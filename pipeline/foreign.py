@@ -45,6 +45,19 @@ def card(folder: Path) -> dict:
         raise UserError(str(error).removeprefix(f"{ROOT}/")) from error
 
 
+def figures(file: Path, *keys: str) -> dict:
+    """A JSON file's object of figures by name, each a number or NaN.
+
+    Raises:
+        UserError: it is missing or damaged, lacks one of the keys, or a figure is none.
+    """
+    tree = json_object(file, *keys)
+    for key, value in tree.items():
+        if not (portable.is_number(value) or (type(value) is float and math.isnan(value))):
+            raise UserError(f"{seal.near(file)}: {key[:50]}={str(value)[:50]} is no figure")
+    return tree
+
+
 def json_object(file: Path, *keys: str) -> dict:
     """A JSON file's object; its figures may be NaN.
 
@@ -80,6 +93,9 @@ def lineage(folder: Path, *keys: str) -> dict:
         for key, value in group.items():
             if not portable.is_plain(value):
                 raise UserError(f"{where}: {key[:50]!r} is no plain value")
+    for key in ("pictures", "classes"):
+        if not portable.is_number(data.get(key, 0)):
+            raise UserError(f"{where}: data.{key} is no number")
     if type(tree.get("dirty", False)) is not bool:
         raise UserError(f"{where}: dirty must be true or false")
     return tree
@@ -94,7 +110,8 @@ def settings(folder: Path) -> dict:
     file = folder / "config.yaml"
     tree = yaml_object(file)
     groups = [tree.get(group) for group in ("data", "model")]
-    if "seed" not in tree or not all(isinstance(group, dict) for group in groups):
+    others = [tree.get(group, {}) for group in ("augment", "trainer", "pack", "split")]
+    if type(tree.get("seed")) is not int or not all(isinstance(group, dict) for group in groups + others):
         raise UserError(f"{seal.near(file)} is missing, damaged or of an older form")
     for group in ("data", "model"):
         name(tree[group].get("name"), f"{seal.near(file)}: {group}.name")
@@ -113,19 +130,16 @@ def yaml_object(file: Path, resolved: bool = True) -> dict:
     """
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        """Refuses aliases: a few lines of them would become gigabytes where they are written out."""
-
-        def compose_node(self, parent, index):
-            if self.check_event(yaml.AliasEvent):
-                raise yaml.YAMLError("it has aliases")
-            return super().compose_node(parent, index)
-
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a sweep has hundreds of files; by far faster
     wrong = f"{seal.near(file)} is missing, damaged or of an older form"
     try:
         if not file.is_file() or file.stat().st_size > MAX_YAML:
             raise UserError(wrong)
-        tree = yaml.load(file.read_text(encoding="utf-8"), Loader=Loader)  # a SafeLoader
+        text = file.read_text(encoding="utf-8")
+        # A few lines of aliases would become gigabytes where they are written out.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=loader)):
+            raise UserError(f"{seal.near(file)} has aliases, which are not read")
+        tree = yaml.load(text, Loader=loader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(wrong) from error
     if not isinstance(tree, dict) or not _is_tree(tree, resolved):

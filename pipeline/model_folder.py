@@ -65,11 +65,11 @@ class ModelFolder:
     @cached_property
     def metrics(self) -> dict:
         """Figures of the kept weights on validation, and the cost."""
-        return foreign.json_object(self.train / "metrics.json", "val/top1")
+        return foreign.figures(self.train / "metrics.json", "val/top1")
 
     @cached_property
     def test_metrics(self) -> dict:
-        return foreign.json_object(self.evaluation / "metrics.json", "test/top1")
+        return foreign.figures(self.evaluation / "metrics.json", "test/top1")
 
     @cached_property
     def provenance(self) -> Provenance:

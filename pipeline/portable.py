@@ -531,7 +531,12 @@ def is_plain(value: object, deep: int = 1) -> bool:
         return deep > 0 and len(value) <= 64 and all(is_plain(item, deep - 1) for item in value)
     if isinstance(value, str):
         return len(value) <= 1000
-    return value is None or type(value) is bool or _number(-1e12, 1e12)(value)
+    return value is None or type(value) is bool or is_number(value)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a number of ordinary size, neither NaN nor infinite."""
+    return _number(-1e15, 1e15)(value)
 
 
 def _number(low: float, high: float) -> Callable[[object], bool]:

@@ -8,6 +8,8 @@ are taken at a time. Pictures are decoded in processes that are ended when they 
 import argparse
 import asyncio
 import contextlib
+import json
+import logging
 import os
 import queue
 import sys
@@ -30,6 +32,7 @@ SECONDS = 20  # in which an upload must have come
 DECODE_SECONDS = 10  # in which it must have been decoded; 25 million pixels take 0.1 to 1.5
 AT_ONCE = 64  # requests that came whole and are taken; others are told to come again
 BUSY = "too many requests at once; come again"
+NO_PHOTO = "photo: send the picture as a file in the form's field photo, as curl -F photo=@FILE does"
 WAITING = 256  # connections whose request has not come whole; then the longest among them is closed
 WAITING_BYTES = AT_ONCE * MAX_BYTES  # of their uploads together, likewise; on the disk from 1 MB on
 
@@ -191,9 +194,12 @@ def application(
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
+        if first["loc"][0] == "body":
+            return JSONResponse({"detail": NO_PHOTO}, 422)
         place = ".".join(str(part) for part in first["loc"])
         return JSONResponse({"detail": f"{place}: {first['msg']}"}, 422)
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def health() -> Health:
         """That it answers, and with which model."""
@@ -282,6 +288,7 @@ def _patient(seconds: float, most: int = WAITING, held: int = WAITING_BYTES) -> 
             so that however many are slow, whoever is not finds room.
         held: bytes that may have come of their requests, likewise.
     """
+    import h11
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     waiting: dict[H11Protocol, int] = {}  # bytes that came; the longest first
@@ -307,6 +314,18 @@ def _patient(seconds: float, most: int = WAITING, held: int = WAITING_BYTES) -> 
             before = self.cycle
             super().on_response_complete()  # which begins the next request, if that is here already
             self._wait(before)
+
+        def send_400_response(self, msg: str) -> None:
+            answer = json.dumps({"detail": msg}).encode()
+            headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+            headers.append((b"content-length", str(len(answer)).encode()))
+            for event in (
+                h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+                h11.Data(data=answer),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+            self.transport.close()
 
         def _is_whole(self) -> bool:
             return self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete
@@ -350,8 +369,14 @@ def run(folder: Path, host: str, port: int, allowed: list[str] | None = None) ->
 
     from pipeline.portable import DamagedError, Portable
 
+    if not host:
+        raise UserError("--host is empty; name an address, 127.0.0.1 for this machine only")
     if not (folder / "model.onnx").is_file():
-        raise UserError(f"{folder} holds no model.onnx; make one: python -m pipeline.export --out {folder}")
+        model = f"--model {folder} " if (folder / "weights.safetensors").is_file() else ""
+        raise UserError(
+            f"{folder} holds no model.onnx; make one, and serve that folder: "
+            f"python -m pipeline.export {model}--out exported"
+        )
     try:
         model = Portable(folder, threads=1)
     except DamagedError as error:
@@ -371,15 +396,17 @@ def run(folder: Path, host: str, port: int, allowed: list[str] | None = None) ->
         ws="none",
         timeout_graceful_shutdown=30,
         timeout_keep_alive=5,
-        log_level="warning",
+        log_level="error",  # what it warns of is said to the client; it need not stand on the terminal, too
     )
-    where = f"http://{host}:{door.getsockname()[1]}"
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
+    where = f"http://{f'[{host}]' if ':' in host else host}:{door.getsockname()[1]}"
     name = text.printable(model.card.data)
     print(
         f"serve: {name} at {where}/predict; form: {where}/openapi.json; Ctrl-C ends it",
         flush=True,
     )
-    uvicorn.Server(settings).run(sockets=[door])
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn has ended in order, then raises it again
+        uvicorn.Server(settings).run(sockets=[door])
 
 
 if __name__ == "__main__":

@@ -303,7 +303,7 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     try:
         with config.told():
-            if given.seal:
+            if given.seal is not None:
                 take(config.from_root(given.seal, Path.cwd()))
             elif not verify(given.repair):
                 sys.exit(1)

@@ -191,23 +191,48 @@ def _texts(tree: object) -> list[str]:
     return [tree] if isinstance(tree, str) else []
 
 
+def _is_of_the_cache(entry: dict) -> bool:
+    """Whether an entry of a ``dvc.lock`` has an MD5, and nothing but what DVC writes beside one."""
+    numbers = (entry.get(key, 0) for key in ("size", "nfiles"))
+    return (
+        entry.keys() <= {"path", "hash", "md5", "size", "nfiles", "isexec"}
+        and entry.get("hash", "md5") == "md5"
+        and re.fullmatch(r"[0-9a-f]{32}(\.dir)?", str(entry["md5"])) is not None
+        and all(type(number) is int and number >= 0 for number in numbers)
+        and type(entry.get("isexec", False)) is bool
+    )
+
+
 def lock(file: Path) -> str:
     """The text of a kept ``dvc.lock``: what DVC looks for in its cache, below the worktree.
 
     Raises:
-        UserError: it is damaged, or names something outside the tree.
+        UserError: it is damaged, or names something outside the tree and the cache.
     """
     import yaml
 
     tree = foreign.yaml_object(file, resolved=False)  # it repeats conf/ as it is written
     stages = tree.get("stages")
     try:
-        outs = [out["path"] for stage in stages.values() for out in stage.get("outs", ())]
-        outside = [path for path in outs if path.startswith("/") or ".." in PurePosixPath(path).parts]
+        entries = [
+            entry for stage in stages.values() for kind in ("deps", "outs") for entry in stage.get(kind) or ()
+        ]
+        outside = [
+            each["path"]
+            for each in entries
+            if each["path"].startswith("/") or ".." in PurePosixPath(each["path"]).parts
+        ]
+        # DVC makes paths of the hash, and deletes what lies there with other content.
+        others = [each for each in entries if not _is_of_the_cache(each)]
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError("the kept dvc.lock is damaged") from error
     if outside:
         raise UserError(
             f"the kept dvc.lock names {printable(outside[0])[:100]}, which is outside the project"
+        )
+    if others:
+        raise UserError(
+            f"the kept dvc.lock has for {printable(others[0]['path'])[:100]} something else than an MD5 of "
+            "DVC's cache; it is not used"
         )
     return yaml.safe_dump(tree, sort_keys=False)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import queue
 import re
@@ -21,8 +22,9 @@ import pytest
 import requests
 from PIL import Image
 
-from pipeline import sample
+from pipeline import sample, serve
 from pipeline.config import ROOT as HOUSE
+from pipeline.config import UserError
 from pipeline.portable import Portable, UnreadableError, read_picture, shrink
 
 FOLDER = "runs/sample/register/champion/portable"
@@ -125,14 +127,48 @@ def _animation() -> bytes:
         ({"photo": b"%PDF-1.4 no picture"}, 422, "photo: not a picture of a known format"),
         ({"photo": _blank(20_000, 100)}, 422, "20000×100 pixels: one side is more than 100 times the other"),
         ({"photo": _animation()}, 422, "photo: an animation; send one picture"),
-        ({"picture": b"x"}, 422, "body.photo: Field required"),
-        (None, 422, "body.photo: Field required"),
+        ({"picture": b"x"}, 422, "as curl -F photo=@FILE does"),
+        (None, 422, "as curl -F photo=@FILE does"),
+        ({"photo": (None, "x.jpg")}, 422, "as curl -F photo=@FILE does"),  # its @ forgotten
     ],
 )
 def test_a_bad_upload_is_refused_in_one_line(served, files, status, told):
     done = requests.post(f"{served}/predict", files=files, timeout=60)
     assert done.status_code == status, done.text
     assert told in done.json()["detail"] and "\n" not in done.json()["detail"]
+
+
+def test_what_is_no_http_is_refused_in_json(served):
+    host, port = served.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as line:
+        line.settimeout(60)
+        line.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: many\r\n\r\n")
+        head, _, body = _all(line).partition("\r\n\r\n")
+    assert head.startswith("HTTP/1.1 400 ") and "application/json" in head
+    assert json.loads(body)["detail"]
+    assert requests.head(f"{served}/health", timeout=60).status_code == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_without_a_traceback(repro, house, face, number):
+    program, address = _start()
+    assert requests.post(f"{address}/predict", files={"photo": face}, timeout=60).ok
+    program.send_signal(number)
+    told, _ = program.communicate(timeout=60)
+    assert told == ""
+
+
+@pytest.mark.parametrize(
+    ("folder", "host", "told"),
+    [
+        (FOLDER, "", "--host is empty"),
+        ("runs/sample/train/scratch", "127.0.0.1", "export --model .*/train/scratch --out exported"),
+        ("README.md", "127.0.0.1", "export --out exported"),
+    ],
+)
+def test_what_can_not_be_served_is_told_with_the_way(repro, house, folder, host, told):
+    with pytest.raises(UserError, match=told):
+        serve.run(house / folder, host, 0)
 
 
 def _all(line: socket.socket) -> str:
@@ -439,7 +475,10 @@ def test_what_was_begun_is_answered_before_it_stops(repro, house, face):
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
-    [(["conf"], "conf holds no model.onnx; make one: python -m pipeline.export"), ([FOLDER, "--port"], "")],
+    [
+        (["conf"], "conf holds no model.onnx; make one, and serve that folder: python -m pipeline.export"),
+        ([FOLDER, "--port"], ""),
+    ],
 )
 def test_what_can_not_be_served_is_told_in_one_line(repro, run, arguments, told):
     with socket.socket() as taken:

@@ -101,6 +101,7 @@ def test_every_key_of_conf_has_a_type_and_every_type_a_key():
         ("fetch.path=2024", "must be a text; in quotes it is one: fetch.path=\"'2024'\""),
         ("models=[]", "models=[]: must be a list of at least 1"),
         ("models=scratch", "models=scratch: must be a list"),
+        ("data=../x", "data=../x is not known; choose one of "),
         ("models=[scratch,prob]", "models: prob is no file of conf/model/; near: probe"),
         ("models=[scratch,scratch]", "models: scratch stands there twice"),
         ("data.source.kind=x", "must be drawn, archive, oxford_photos or folder"),

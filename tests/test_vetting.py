@@ -203,9 +203,26 @@ def test_what_dvc_puts_into_commands_is_a_name():
 
 def test_a_lock_names_nothing_outside_the_project(tmp_path):
     file = tmp_path / "dvc.lock"
-    file.write_text("schema: '2.0'\nstages: {split: {outs: [{path: data/x, md5: a}]}}\n")
+    file.write_text(f"schema: '2.0'\nstages: {{split: {{outs: [{{path: data/x, md5: {'a' * 32}}}]}}}}\n")
     assert yaml.safe_load(vetting.lock(file))["stages"]["split"]["outs"][0]["path"] == "data/x"
-    for bad in ("{outs: [{path: ../x}]}", "{outs: [{path: /etc}]}", "{outs: [{}]}", "{outs: 3}", "[]"):
+    known = f"path: data/x, md5: {'a' * 32}"
+    for bad in (
+        "{outs: [{path: ../x}]}",
+        "{outs: [{path: /etc}]}",
+        "{outs: [{}]}",
+        "{outs: 3}",
+        "[]",
+        "{outs: [{path: data/x}]}",
+        "{outs: [{path: data/x, md5: ../../../../../victim.txt}]}",
+        "{outs: [{path: data/x, md5: aa/../../x}]}",
+        "{deps: [{path: data/x, md5: ../x}]}",
+        f"{{outs: [{{{known}.dir.dir}}]}}",
+        f"{{outs: [{{{known}, hash: sha256}}]}}",
+        f"{{outs: [{{{known}, remote: other}}]}}",
+        f"{{outs: [{{{known}, cloud: {{x: {{etag: y}}}}}}]}}",
+        f"{{outs: [{{{known}, files: [{{relpath: ../x, md5: y}}]}}]}}",
+        f"{{outs: [{{{known}, size: x}}]}}",
+    ):
         file.write_text(f"schema: '2.0'\nstages: {{split: {bad}}}\n")
         with pytest.raises(UserError):
             vetting.lock(file)

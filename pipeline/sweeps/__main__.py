@@ -98,7 +98,7 @@ def show(word: str, key: str, name: str | None) -> None:
 
     from pipeline.sweeps import effects, jobs, page
 
-    if name:
+    if name is not None:
         experiment.check_name(name)
     metric = effects.METRICS[key]
     sweep = jobs.read(jobs.resolve(word))
@@ -177,13 +177,14 @@ def main(arguments: list[str]) -> None:
         "--save", metavar="NAME", help="write the best configuration as conf/experiment/NAME.yaml"
     )
     chosen = parser.parse_args(arguments)
-    if chosen.save and not chosen.sweep:
+    if chosen.save is not None and not chosen.sweep:
         parser.error("--save needs a sweep")
     try:
-        if chosen.sweep:
-            show(chosen.sweep, chosen.metric, chosen.save)
-        else:
-            overview(chosen.metric)
+        with config.told():
+            if chosen.sweep:
+                show(chosen.sweep, chosen.metric, chosen.save)
+            else:
+                overview(chosen.metric)
     except UserError as error:
         sys.exit(f"error: {error}")
 

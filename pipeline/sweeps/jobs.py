@@ -8,23 +8,21 @@ the same model.
 """
 
 import itertools
-import json
 import math
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import yaml
 from omegaconf import OmegaConf
 
-from pipeline import config, curves, foreign, text, tracking, yaml_files
+from pipeline import config, curves, text, tracking, yaml_files
 from pipeline.config import ROOT, UserError
 from pipeline.experiment import NAMED, Speller, Words
+from pipeline.model_folder import ModelFolder
 from pipeline.sweeps import again
 
 SWEEPS = ROOT / "runs/sweeps"
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # hundreds of files; libyaml's is faster by far
 ABSENT = "–"  # a model that has no such key
 
 
@@ -131,12 +129,14 @@ def _read(folder: Path) -> Job:
         job.status = "failed" if job.reason else job.status
         return job
     try:
-        job.metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        job.settings = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), Loader=_LOADER)
-        job.lineage = json.loads((folder / "lineage.json").read_text(encoding="utf-8"))
-        job.drawings = foreign.json_object(folder / "model.json", "drawings")["drawings"]
-        job.metrics["val/loss"] = _kept(curves.read(folder))["val/loss"]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, UserError) as error:
+        model = ModelFolder(folder)
+        metrics, job.lineage, job.drawings = dict(model.metrics), model.lineage, model.card.drawings
+        metrics["val/loss"] = _kept(curves.read(folder))["val/loss"]
+        job.settings, job.metrics = model.settings, metrics
+    except UserError as error:
+        job.reason = f"unreadable: {error}"
+        return job
+    except (OSError, ValueError, KeyError, TypeError) as error:
         job.reason = f"unreadable: {type(error).__name__} {error}"
         return job
     job.status = "finished"
