@@ -8,8 +8,9 @@ import torch
 
 from models import classifier
 from pipeline import calibration, things
+from pipeline.portable import Preprocessing
 
-SIZING = {"size": 32, "interpolation": "bilinear", "crop": "squash", "crop_pct": 1.0, "max_side": 64}
+SIZING = Preprocessing(64, 32, "bilinear", "squash", 1.0, mean=[0.5] * 3, std=[0.5] * 3)
 
 
 def _answers(temperature: float, pictures: int = 4000, classes: int = 8) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -53,7 +54,7 @@ def test_it_is_told_in_one_line_and_nothing_is_written_to_the_original(copy, ori
         store.client()
     assert str(told.value).startswith(f"MLflow's store {copy / 'mlflow.db'} was copied or moved here from")
     assert str(original) in str(told.value) and "tracking sync" in str(told.value)
-    card = {"name": "scratch", "data": "sample"}
+    card = SimpleNamespace(name="scratch", data="sample")
     run = tracking.Run(card, {"seed": 1}, {}, Provenance(), "x", None, "cpu", "attempt")
     assert run.run_id is None  # a training goes on without it
     assert capsys.readouterr().err.count("was copied or moved here") == 1

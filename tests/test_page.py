@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import page, sample
 from pipeline.config import UserError
-from pipeline.portable import Portable
+from pipeline.portable import Portable, read_card
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -21,7 +21,7 @@ def folder(repro, house, tmp_path_factory):
     champion = house / "runs/sample/register/champion/portable"
     target = tmp_path_factory.mktemp("page") / "try"
     try:
-        page.write(champion / "model.onnx", json.loads((champion / "model.json").read_text()), target)
+        page.write(champion / "model.onnx", read_card(champion), target)
     except UserError as error:
         pytest.skip(str(error))
     return target

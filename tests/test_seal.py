@@ -189,7 +189,7 @@ def test_a_flipped_byte_in_a_trained_model_stops_who_would_use_it(repro, house, 
     with pytest.raises(UserError, match=told):
         graph.to_onnx(train, tmp_path / "onnx")
     with pytest.raises(UserError, match=r"^model\.start=.*: " + told):
-        networks._start(None, {}, str(train))
+        networks._start(None, {}, [], str(train))
     with pytest.raises(UserError, match=told):
         tracking.ensure(train)
     assert not (tmp_path / "out").exists() and not (tmp_path / "onnx").exists()
