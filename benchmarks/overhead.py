@@ -111,7 +111,7 @@ def _trainings(folder: Path, overrides: list[str]) -> dict:
     def learn(tell) -> list[dict]:
         model = networks.build(cfg, pack_).model
         kept = Checkpoints(folder / f"checkpoints{next(numbers)}")
-        return fit.Fit(model, pack_, card, cfg, [], kept, time.monotonic(), tell).run().rows
+        return fit.fit(model, pack_, card, cfg, [], kept, time.monotonic(), tell).rows
 
     def tracked() -> None:
         run = Run(card, settings, lineage, "overhead", None, "cpu", f"attempt{next(numbers)}")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
@@ -34,7 +34,7 @@ def topk_metrics(num_classes: int, prefix: str) -> MetricCollection:
 
 
 class Classifier(pl.LightningModule):
-    """Normalisation, network, loss, optimiser and rate; ``pipeline/fit.py`` goes through the steps.
+    """Normalisation, network, loss, metrics, optimiser and learning rate of one class per image.
 
     Args:
         net: pictures N×3×H×W to logits N×num_classes.
@@ -52,7 +52,6 @@ class Classifier(pl.LightningModule):
         freeze_batchnorm: keep the statistics that a pretrained backbone brought.
         channels_last: memory layout; it changes the weights' last bits, so it is a choice, not a guess.
         class_weights: of each class in the training loss, or None: all alike.
-        ema: decay of the weights' moving average, which then is what is judged and kept; 0 is none.
         flip: answers by the mean over a picture and its mirror image, at twice the cost.
         temperature: logits are divided by it when it answers; found on validation after training.
     """
@@ -74,7 +73,6 @@ class Classifier(pl.LightningModule):
         freeze_batchnorm: bool = False,
         channels_last: bool = False,
         class_weights: list[float] | None = None,
-        ema: float = 0.0,
         flip: bool = False,
         temperature: float = 1.0,
     ):
@@ -91,12 +89,12 @@ class Classifier(pl.LightningModule):
         self.register_buffer("class_weights", weights, persistent=False)
         self.num_classes = num_classes
         self.lr, self.weight_decay, self.warmup, self.layer_decay = lr, weight_decay, warmup, layer_decay
-        self.label_smoothing, self.ema = label_smoothing, ema
+        self.label_smoothing = label_smoothing
         kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
         mixing = [kind(alpha=float(alpha), num_classes=num_classes) for kind, alpha in kinds if alpha > 0]
         self.mix = v2.RandomChoice(mixing) if mixing else None
         self.freeze_batchnorm, self.flip, self.temperature = freeze_batchnorm, flip, temperature
-        self.averaged: AveragedModel | None = None
+        self.val_metrics = topk_metrics(num_classes, "val/")
 
     def normalise(self, pictures: torch.Tensor) -> torch.Tensor:
         """uint8 N×H×W×3 to float N×3×H×W; on the device, so that a quarter of the bytes travel."""
@@ -104,8 +102,8 @@ class Classifier(pl.LightningModule):
         return x if self.channels_last else x.contiguous()
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Logits, N×num_classes, of uint8 pictures, N×H×W×3; of the averaged weights where there are such."""
-        return self._answer(self.kept(), pictures) / self.temperature
+        """Logits, N×num_classes, of uint8 pictures, N×H×W×3."""
+        return self._answer(self.net, pictures) / self.temperature
 
     def features(self, pictures: torch.Tensor) -> torch.Tensor:
         """What the head sees, N×C, of uint8 pictures, N×H×W×3; a linear head makes logits of it."""
@@ -116,10 +114,6 @@ class Classifier(pl.LightningModule):
         if not self.flip:
             return net(x)
         return net(torch.cat([x, x.flip(3)])).unflatten(0, (2, -1)).mean(dim=0)
-
-    def kept(self) -> nn.Module:
-        """The network whose weights are judged and kept."""
-        return self.net if self.averaged is None else self.averaged.module
 
     def train(self, mode: bool = True) -> "Classifier":
         super().train(mode)
@@ -148,31 +142,18 @@ class Classifier(pl.LightningModule):
             self.net(x), targets, weight=self.class_weights, label_smoothing=self.label_smoothing
         )
 
-    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> tuple:
-        """Logits, N×num_classes, and the mean loss, unsmoothed and unweighted."""
+    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
+        """Logs top-k accuracy and the loss, unsmoothed and unweighted."""
         pictures, labels = batch
         logits = self(pictures)
-        return logits, nn.functional.cross_entropy(logits, labels)
+        self.val_metrics.update(logits, labels)
+        # In double precision: the mean may not depend on how the images are shared out.
+        loss = nn.functional.cross_entropy(logits, labels).double()
+        self.log("val/loss", loss, prog_bar=True, batch_size=len(labels), sync_dist=True)
+        self.log_dict(self.val_metrics)
 
-    def begin_averaging(self) -> None:
-        """Lets the moving average begin at the weights of this moment (Polyak, Juditsky 1992)."""
-        if self.ema > 0:
-            self.averaged = AveragedModel(self.net, multi_avg_fn=self._average)
-            self.averaged.requires_grad_(False)
-
-    def _average(self, averaged: list[torch.Tensor], current: list[torch.Tensor], updates: torch.Tensor):
-        # At first the average follows quickly, else a short training would keep its random beginning (as
-        # TensorFlow's ExponentialMovingAverage with num_updates does).
-        done = int(updates)
-        torch._foreach_lerp_(averaged, current, 1 - min(self.ema, (1 + done) / (10 + done)))
-
-    def on_train_batch_end(self) -> None:
-        """After the optimiser's step."""
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.net)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; each group's highest rate is its `initial_lr`."""
+    def parameter_groups(self) -> list[dict]:
+        """Parameters by weight decay and by depth, each with its highest learning rate."""
         from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
         if self.layer_decay < 1:
@@ -180,8 +161,15 @@ class Classifier(pl.LightningModule):
         else:
             groups = param_groups_weight_decay(self.net, self.weight_decay)
         for group in groups:
-            group["initial_lr"] = group["lr"] = self.lr * group.get("lr_scale", 1.0)
-        return torch.optim.AdamW(groups, lr=self.lr)
+            group["lr"] = self.lr * group.get("lr_scale", 1.0)
+        return groups
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW; the rate rises in a straight line and falls as half a cosine, step by step."""
+        optimizer = torch.optim.AdamW(self.parameter_groups(), lr=self.lr)
+        steps = self.trainer.estimated_stepping_batches
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def rate(self, step: int, steps: int) -> float:
         """Share of the highest learning rate at a step: a straight rise, then half a cosine to zero."""

@@ -72,7 +72,7 @@ class Checkpoints:
                 "the one before is used",
                 file=sys.stderr,
             )
-            file.unlink()
+            file.unlink(missing_ok=True)  # by another process of this training
         return None
 
     def _newest_first(self) -> list[Path]:

@@ -160,6 +160,11 @@ class EpochSampler(Sampler):
         """Says which epoch comes next, and how many of this process's batches of it are done."""
         self.epoch, self.done = epoch, batch * self.batch_size
 
+    def set_epoch(self, epoch: int) -> None:
+        """What Lightning calls before each epoch, also before the one that was begun already."""
+        if epoch != self.epoch:
+            self.begin(epoch, 0)
+
     def order(self, epoch: int) -> list[int]:
         """This process's places of an epoch."""
         rng = np.random.default_rng([self.seed, epoch])

@@ -89,7 +89,6 @@ def build(cfg: DictConfig, pack: "Pack") -> Untrained:
         "frozen",
         "freeze_batchnorm",
         "channels_last",
-        "ema",
     )
     training = {key: cfg.model[key] for key in knobs if key in cfg.model}
     if cfg.model.balance == "weights":

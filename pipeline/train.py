@@ -23,7 +23,7 @@ from pipeline.provenance import Provenance
 from pipeline.unfinished import Unfinished, finished, identity
 
 if TYPE_CHECKING:
-    from pipeline.fit import Progress
+    from pipeline.fit import Trained
 
 # By these a folder is known that a training may replace.
 LEFT = ("weights.safetensors", "model.json", "config.yaml", "lineage.json", "metrics.json")
@@ -154,11 +154,11 @@ def _learn(
     place: Unfinished,
     began: float,
     tell: Callable[[list[dict]], None] | None,
-) -> "Progress":
+) -> "Trained":
     """Fits the head, the whole network or both, from where a former attempt broke off.
 
     Args:
-        model: the untrained classifier, and what `Fit` is given.
+        model: the untrained classifier, and what `fit` is given.
         card: the model's.
         pack: the pictures.
         cfg: the configuration.
@@ -166,14 +166,14 @@ def _learn(
         began: when this process did, by ``time.monotonic``.
         tell: is given the rows of the curves after each epoch.
     """
-    from pipeline.fit import Fit, Progress
+    from pipeline.fit import Trained, fit
 
     rows = []
     if cfg.model.head == "probe" and not place.checkpoints.any():
         rows = _fit_head(model, card, pack, cfg)
     if cfg.model.epochs == 0:
-        return Progress(rows, seconds=time.monotonic() - began)
-    return Fit(model, pack, card, cfg, rows, place.checkpoints, began, tell).run()
+        return Trained(rows, time.monotonic() - began)
+    return fit(model, pack, card, cfg, rows, place.checkpoints, began, tell)
 
 
 def _leave(

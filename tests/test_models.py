@@ -136,7 +136,7 @@ def test_a_preset_for_a_gpu_is_built_and_takes_a_step(name):
     model, card, started = networks.build(cfg, pack)
     assert started is None
     assert None not in vars(card.input).values()
-    groups = model.configure_optimizers().param_groups
+    groups = model.parameter_groups()
     assert min(group["lr"] for group in groups) < max(group["lr"] for group in groups)
     pictures = torch.randint(0, 255, (2, 70, 70, 3), dtype=torch.uint8)
     assert pretrained.pooled_features(model.net, model.normalise(pictures)).shape == (
@@ -214,7 +214,7 @@ def test_a_balanced_head_hears_the_small_class():
 
 def test_finetuning_learns_slower_further_below():
     model = _classifier(layer_decay=0.75)
-    groups = model.configure_optimizers().param_groups
+    groups = model.parameter_groups()
     rate = {id(p): group["initial_lr"] for group in groups for p in group["params"]}
     stem, head = rate[id(model.net.conv_stem.weight)], rate[id(model.net.classifier.weight)]
     assert head == pytest.approx(1e-3)

@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import config, curves, fit, train, unfinished
+from pipeline import callbacks, config, curves, datamodule, fit, train, unfinished
 from pipeline.checkpoints import Checkpoints, read
 from pipeline.config import StoppedError, UserError
-from pipeline.fit import Fit
 from pipeline.lineage import code_hash
 from pipeline.seal import model_hash
 from pipeline.tracking import store
@@ -28,7 +27,7 @@ SCRATCH = ("model=scratch", "data.epochs=3", "model.batch_size=16")
 # Trains in a process of its own, with one function changed so that it kills the process at its n-th call.
 KILLED = """
 import os, signal, sys
-from pipeline import checkpoints, config, fit, train
+from pipeline import callbacks, checkpoints, config, fit, train
 from pipeline.tracking import live, runs
 place, name, number = {place}, {name!r}, {number}
 whole, calls = getattr(place, name), []
@@ -92,7 +91,7 @@ def _each_point_once(run, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "name", "number"),
     [
-        ("fit.Fit", "_settle", 4),  # within the first epoch
+        ("callbacks.Curves", "_sum_up", 4),  # within the first epoch
         ("fit.Classifier", "validation_step", 3),  # within validation
         ("checkpoints.os", "fsync", 3),  # while the second checkpoint is being written
         ("runs", "complete", 1),  # the folder is there, MLflow does not know
@@ -119,14 +118,15 @@ def test_killed_and_begun_again_it_ends_with_the_same_bytes_in_the_same_run(
 
 def _stop_at(monkeypatch, steps: int, judging: bool = False) -> None:
     """Lets SIGTERM arrive when so many steps are done; in the midst of validation, if so."""
-    whole = Fit._settle
+    name = "on_validation_batch_start" if judging else "on_train_batch_start"
+    whole = getattr(callbacks.ExactResume, name)
 
-    def settle(self):
-        if self.progress.step == steps and self.module.training is not judging:
+    def hook(self, trainer, *given):
+        if trainer.global_step == steps:
             os.kill(os.getpid(), signal.SIGTERM)
-        whole(self)
+        whole(self, trainer, *given)
 
-    monkeypatch.setattr(Fit, "_settle", settle)
+    monkeypatch.setattr(callbacks.ExactResume, name, hook)
 
 
 # An epoch of the small sample has eleven batches of 16, and two whole ones of validation.
@@ -149,19 +149,21 @@ def test_sigterm_keeps_what_was_reached_and_nothing_changes(
 ):
     cfg = [*overrides, f"out={tmp_path / 'out'}"]
     _stop_at(monkeypatch, steps, judging)
-    with pytest.raises(StoppedError, match=r"SIGTERM; epoch \d is kept at batch \d+ of"):
+    told = r"\d is trained and not yet validated" if judging else r"\d is kept at batch \d+ of"
+    with pytest.raises(StoppedError, match=f"SIGTERM; epoch {told}"):
         train.train(config.compose(*cfg), "stopped")
     monkeypatch.undo()
     (folder,) = _waiting()
-    at = read(Checkpoints(folder / "checkpoints").latest())["progress"]
-    assert at["step"] == steps
+    last = Checkpoints(folder / "checkpoints").latest()
+    # While it validates nothing is written: the last few minutes are trained again.
+    assert last is None if judging else read(last)["global_step"] == steps
     train.train(config.compose(*cfg))
     _same(undisturbed(*overrides), tmp_path / "out")
 
 
 def test_a_finetuning_goes_on_behind_its_head(undisturbed, tmp_path, monkeypatch):
     overrides = ("model=finetune", "model.batch_size=64")
-    _stop_at(monkeypatch, 2)
+    _stop_at(monkeypatch, 1)
     with pytest.raises(StoppedError):
         train.train(config.compose(*overrides, f"out={tmp_path / 'out'}"))
     monkeypatch.undo()
@@ -284,7 +286,7 @@ def test_a_full_disk_stops_with_the_cause_keeps_the_last_checkpoint_and_goes_on(
     monkeypatch.undo()
     (folder,) = _waiting()
     (file,) = (folder / "checkpoints").iterdir()  # the half one has given its space back
-    assert read(file)["progress"]["epoch"] == 1
+    assert read(file)["epoch"] == 1
     train.train(config.compose(*cfg))
     _same(undisturbed(*SCRATCH), tmp_path / "out")
 
@@ -326,14 +328,14 @@ def test_a_loss_that_is_no_number_names_the_batchs_pictures_and_the_last_good_ch
     repro, house, tmp_path, monkeypatch
 ):
     cfg = config.compose(*SCRATCH, f"out={tmp_path / 'out'}", "seed=9")
-    seen, whole = [], fit.Pictures.__getitem__
+    seen, whole = [], datamodule.Pictures.__getitem__
 
     def noted(self, item):
         if isinstance(item, tuple):
             seen.append((item[0], self.rows[item[1]]))
         return whole(self, item)
 
-    monkeypatch.setattr(fit.Pictures, "__getitem__", noted)
+    monkeypatch.setattr(datamodule.Pictures, "__getitem__", noted)
     learn, calls = fit.Classifier.training_step, []
 
     def broken(self, batch, batch_idx):
@@ -350,19 +352,19 @@ def test_a_loss_that_is_no_number_names_the_batchs_pictures_and_the_last_good_ch
     batch = [row for epoch, row in seen if epoch == 1][16:32]
     assert f"its pictures: {', '.join(paths.iloc[batch])}; last good checkpoint: " in str(told.value)
     file = Path(str(told.value).partition("last good checkpoint: ")[2].partition(";")[0])
-    assert read(file)["progress"]["epoch"] == 1
+    assert read(file)["epoch"] == 1
 
 
 def test_a_worker_killed_for_memory_is_told_and_the_training_goes_on(undisturbed, tmp_path, monkeypatch):
     cfg = (*SCRATCH, "trainer.workers=2", f"out={tmp_path / 'out'}")
-    whole, trainer = fit.Pictures.__getitem__, os.getpid()
+    whole, trainer = datamodule.Pictures.__getitem__, os.getpid()
 
     def deadly(self, item):
         if isinstance(item, tuple) and item[0] == 1 and os.getpid() != trainer:
             os.kill(os.getpid(), signal.SIGKILL)
         return whole(self, item)
 
-    monkeypatch.setattr(fit.Pictures, "__getitem__", deadly)
+    monkeypatch.setattr(datamodule.Pictures, "__getitem__", deadly)
     with pytest.raises(UserError, match=r"a loader's worker was killed.*fewer trainer\.workers"):
         train.train(config.compose(*cfg))
     monkeypatch.undo()
