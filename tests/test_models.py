@@ -215,7 +215,7 @@ def test_a_balanced_head_hears_the_small_class():
 def test_finetuning_learns_slower_further_below():
     model = _classifier(layer_decay=0.75)
     groups = model.parameter_groups()
-    rate = {id(p): group["initial_lr"] for group in groups for p in group["params"]}
+    rate = {id(p): group["lr"] for group in groups for p in group["params"]}
     stem, head = rate[id(model.net.conv_stem.weight)], rate[id(model.net.classifier.weight)]
     assert head == pytest.approx(1e-3)
     assert stem < head / 2
