@@ -49,17 +49,19 @@ class ExactResume(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         torch.set_num_threads(self.threads)  # the launcher of further processes has set the machine's count
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = self.is_done
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.resumed_at = trainer.global_step
         if threading.current_thread() is threading.main_thread():
-            # In place of Lightning's own handler, which waits for the epoch's end; Lightning puts the former
-            # one back.
+            # In place of Lightning's own handler, which stops at the end of an epoch, and with several
+            # processes wherever the signal comes. Lightning puts the one before it back in the end.
             signal.signal(signal.SIGTERM, self._ask)
 
     def _ask(self, *_) -> None:
         self.stop_asked = True
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.resumed_at = trainer.global_step
-        trainer.should_stop = self.is_done
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

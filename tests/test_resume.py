@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -484,14 +485,14 @@ def test_two_processes_stopped_or_killed_end_with_the_same_bytes(repro, run, hou
             text=True,
         )
         for line in process.stdout:
-            if "epoch 1/3" in line:
+            if "epoch 2/3" in line:  # then the first is on the disk
                 break
         process.send_signal(kind)
         process.communicate(timeout=120)
         assert process.returncode == (143 if kind == signal.SIGTERM else -signal.SIGKILL)
         again = run("python", "-m", "pipeline.train", *ddp, f"out=runs/single/two{number}")
         assert again.returncode == 0, again.stdout
-        assert "goes on after epoch 1" in again.stdout
+        assert re.search("goes on after epoch [12]", again.stdout)
         _same(house / "runs/single/two", house / f"runs/single/two{number}")
 
 
