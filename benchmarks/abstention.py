@@ -107,7 +107,7 @@ def main() -> None:
         shown = []
         for seed in range(1, given.seeds + 1):
             folder, place, cfg = trained(given.overrides, seed, name)
-            torch.set_num_threads(cfg.trainer.threads)
+            torch.set_num_threads(cfg.runtime.threads)
             found = judged(folder, place, cfg)
             promised = (cfg.unsure.answers_right, cfg.unsure.others_named)
             bound = rule(found["val"], found["val_right"], found[patterns], *promised)

@@ -31,7 +31,7 @@ def main() -> None:
 
     cfg = compose("model=probe", *given.overrides)
     pack = Pack.open(ROOT / "data" / cfg.data.name)
-    torch.set_num_threads(cfg.trainer.threads)
+    torch.set_num_threads(cfg.runtime.threads)
     model, card, _ = networks.build(cfg, pack)
     rows = np.arange(min(given.pictures, len(pack.table)))
     relabelled = np.roll(rows, 1)
@@ -40,7 +40,7 @@ def main() -> None:
     ]
 
     def engine(name: str, channels_last: bool = True):
-        other = compose("model=probe", *given.overrides, f"trainer.features={name}")
+        other = compose("model=probe", *given.overrides, f"runtime.features={name}")
         other.model.channels_last = channels_last
         network = networks.build(other, pack).model
         return features._engine(network, card, other)
@@ -71,7 +71,7 @@ def main() -> None:
     for name, taken in seconds.items():
         table.add_row(name, taken.shown(), f"{len(rows) / taken:,.0f}", taken.over(bare))
     console = Console(width=120)
-    console.print(described("torch", "timm", "onnxruntime"), f"threads {cfg.trainer.threads}")
+    console.print(described("torch", "timm", "onnxruntime"), f"threads {cfg.runtime.threads}")
     console.print(table)
 
 

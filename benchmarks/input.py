@@ -121,11 +121,11 @@ def main() -> None:
         table.add_row(name, taken.rate(len(rows)), taken.over(seconds["ours"], ".1f"))
     console.print(table)
 
-    torch.set_num_threads(cfg.trainer.threads)
+    torch.set_num_threads(cfg.runtime.threads)
     waited, taken = steps(model, pictures, given.steps)
     share = np.median(waited) / (np.median(waited) + np.median(taken))
     console.print(
-        f"a training step of scratch, {cfg.trainer.threads} threads, no workers: {np.median(taken):.3f} s of "
+        f"a training step of scratch, {cfg.runtime.threads} threads, no workers: {np.median(taken):.3f} s of "
         f"learning, {np.median(waited):.3f} s for its batch: {share:.1%} of the whole"
     )
 

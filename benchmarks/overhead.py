@@ -105,7 +105,7 @@ def _trainings(folder: Path, overrides: list[str]) -> dict:
     cfg = compose("model=scratch", "data.epochs=2", *overrides)
     pack_ = Pack.open(ROOT / "data" / cfg.data.name)
     card = networks.build(cfg, pack_).card
-    settings, lineage = settings_of(cfg), lineage_of(pack_, cfg.trainer.threads)
+    settings, lineage = settings_of(cfg), lineage_of(pack_, cfg.runtime.threads)
     numbers = itertools.count()
 
     def learn(tell) -> list[dict]:

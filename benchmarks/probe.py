@@ -75,7 +75,7 @@ def main() -> None:
     @cache
     def seen(*more: str) -> np.ndarray:
         chosen = compose("model=probe", *given.overrides, *more)
-        torch.set_num_threads(chosen.trainer.threads)
+        torch.set_num_threads(chosen.runtime.threads)
         model, card, _ = networks.build(chosen, pack)
         return features(model, card, pack, np.arange(len(y)), chosen)
 

@@ -122,7 +122,7 @@ def main() -> None:
     if not given.peers.is_file():
         sys.exit(f"{given.peers} is not there; run: make peers")
     cfg = compose("model=probe", *given.overrides)
-    pack, threads = Pack.open(ROOT / "data" / cfg.data.name), cfg.trainer.threads
+    pack, threads = Pack.open(ROOT / "data" / cfg.data.name), cfg.runtime.threads
     file = ROOT / "reports/benchmarks" / cfg.data.name / "time_to_accuracy.csv"
     console = Console(width=120)
     console.print(described("torch", "timm", "onnxruntime"), f"threads {threads}")
@@ -157,7 +157,7 @@ def _contests(given: argparse.Namespace, cfg, folder: Path, seed: int) -> list[C
                 command = [str(given.peers), str(ROOT / f"benchmarks/peers/{script}.py")]
                 command += [str(folder / "pictures"), str(folder / "weights.pt")]
                 command += ["--backbone", cfg.model.net.backbone, "--size", str(size)]
-                command += ["--epochs", str(epochs), "--threads", str(cfg.trainer.threads)]
+                command += ["--epochs", str(epochs), "--threads", str(cfg.runtime.threads)]
                 found.append(Contest(name, size, epochs, [*command, "--seed", str(seed)]))
     return found
 

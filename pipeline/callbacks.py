@@ -95,7 +95,8 @@ class ExactResume(pl.Callback):
 
     def save(self, trainer: pl.Trainer) -> None:
         """Writes a checkpoint; all processes call it."""
-        trainer.save_checkpoint("")
+        if not trainer.fast_dev_run:
+            trainer.save_checkpoint("")
         self.saved = time.monotonic()
 
     def on_validation_batch_start(
@@ -166,7 +167,7 @@ class Curves(pl.Callback):
         title: str,
     ):
         self.rows, self.names, self.tell, self.title = rows, names, tell, title
-        self.loss, self.lr = 0.0, 0.0
+        self.loss, self.lr, self.batches, self.seen = 0.0, 0.0, 0, 0
         self.pending: list[torch.Tensor] = []
 
     def on_train_batch_start(
@@ -179,6 +180,7 @@ class Curves(pl.Callback):
     ) -> None:
         # Lightning has divided it by the number of batches that a step accumulates.
         self.pending.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
+        self.seen += len(batch[1]) * trainer.world_size
         if is_due(trainer, batch_idx) or batch_idx + 1 == trainer.num_training_batches:
             self._sum_up(trainer, batch_idx)
 
@@ -192,6 +194,7 @@ class Curves(pl.Callback):
         # Batch by batch: the sum may not depend on how often it is made.
         for loss in losses.T.sum(dim=1).tolist():
             self.loss += loss
+        self.batches += losses.shape[1]
 
     def _tell_not_finite(self, trainer: pl.Trainer, losses: torch.Tensor, batch_idx: int) -> NoReturn:
         """Names the first batch whose loss is no number.
@@ -213,19 +216,21 @@ class Curves(pl.Callback):
         )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        epoch, batches = trainer.current_epoch + 1, trainer.num_training_batches
+        epoch = trainer.current_epoch + 1
+        if self.pending:  # stopped within the epoch, by its time
+            self._sum_up(trainer, self.batches + len(self.pending) - 1)
         logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
         row = {
             "step": len(self.rows),
             "epoch": epoch,
-            "pictures_seen": epoch * trainer.datamodule.sampler.used,
+            "pictures_seen": self.seen,
             "lr": self.lr,
-            "train/loss": self.loss / (batches * trainer.world_size),
+            "train/loss": self.loss / (self.batches * trainer.world_size),
             "val/loss": logged.pop("val/loss"),
             **logged,
         }
         self.rows.append(row)
-        self.loss = 0.0
+        self.loss, self.batches = 0.0, 0
         if self.tell and trainer.is_global_zero:
             self.tell(self.rows)
             if not os.isatty(2):  # the bar tells it on a terminal
@@ -237,10 +242,10 @@ class Curves(pl.Callback):
                 )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "loss": self.loss}
+        return {name: getattr(self, name) for name in ("rows", "loss", "batches", "seen")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows, self.loss = state_dict["rows"], state_dict["loss"]
+        vars(self).update(state_dict)
 
 
 class KeepBest(pl.Callback):

@@ -46,11 +46,11 @@ class ImageData(pl.LightningDataModule):
         return EpochSampler(length, self.cfg.seed, self.batch_size, rank, world, chances)
 
     def train_dataloader(self) -> DataLoader:
-        return loader(self.train_set, self.batch_size, self.cfg.trainer.workers, self.sampler)
+        return loader(self.train_set, self.batch_size, self.cfg.runtime.workers, self.sampler)
 
     def val_dataloader(self) -> DataLoader:
         own = range(self.trainer.global_rank, len(self.val_set), self.trainer.world_size)
-        return loader(self.val_set, self.batch_size, self.cfg.trainer.workers, own)
+        return loader(self.val_set, self.batch_size, self.cfg.runtime.workers, own)
 
     def names(self, epoch: int, batch: int, rank: int) -> list[str]:
         """Paths of the images in a batch of a process, by which a person finds them."""

@@ -150,8 +150,8 @@ def main(cfg: DictConfig) -> None:
         runs / "train" / name,
         ROOT / "data" / cfg.data.name,
         runs / "evaluate" / name,
-        cfg.trainer.threads,
-        cfg.trainer.workers,
+        cfg.runtime.threads,
+        cfg.runtime.workers,
     )
     print(
         f"evaluate: {name} on {cfg.data.name}, test top-1 {metrics['test/top1']:.1%} "

@@ -59,8 +59,8 @@ class Speller:
         own = self._composed(*(f"{key}={value}" for key, value in choices.items()))
         default = set()
         for group in OTHERS:
-            brought = self._nearest(group, OmegaConf.to_container(own[group], resolve=True))
-            choices[group] = self._nearest(group, settings[group], brought)
+            brought = self._nearest(group, _held(group, OmegaConf.to_container(own, resolve=True)))
+            choices[group] = self._nearest(group, _held(group, settings), brought)
             if choices[group] == brought:
                 default.add(group)
         base = self._composed(*(f"{key}={value}" for key, value in choices.items()))
@@ -82,6 +82,11 @@ class Speller:
             return sum(map(len, map(str, said))), choice != preferred, choice
 
         return min(files, key=left)
+
+
+def _held(group: str, tree: dict) -> dict:
+    """What a group's file says of a whole configuration: a trainer's also says `runtime`."""
+    return {key: tree.get(key, {}) for key in ("trainer", "runtime")} if group == "trainer" else tree[group]
 
 
 def _files(group: str) -> dict[str, dict]:

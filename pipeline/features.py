@@ -35,10 +35,10 @@ def backbone_key(model: Classifier, card: ModelCard, cfg: DictConfig) -> str:
     around = [
         graph.trunk_key(model, card),
         asdict(card.input),
-        cfg.trainer.features,
+        cfg.runtime.features,
         model.channels_last,
         cfg.model.batch_size,
-        cfg.trainer.threads,
+        cfg.runtime.threads,
         model.device.type,
         [version(name) for name in ("onnxruntime", "pillow", "numpy")],
     ]
@@ -110,7 +110,7 @@ def _kept(
             )
     new = np.array([place for place, each in enumerate(hashes) if each not in known], dtype=np.int64)
     if len(new):
-        computed = _compute(_engine(model, card, cfg), sized(new), cfg.model.batch_size, cfg.trainer.workers)
+        computed = _compute(_engine(model, card, cfg), sized(new), cfg.model.batch_size, cfg.runtime.workers)
         known.update(zip((hashes[place] for place in new), computed, strict=True))
         _store(file, known)
     return np.stack([known[each] for each in hashes])
@@ -122,7 +122,7 @@ def _engine(model: Classifier, card: ModelCard, cfg: DictConfig) -> Callable[[to
     Raises:
         UserError: no such engine, or one for processors on a GPU.
     """
-    if cfg.trainer.features == "torch":
+    if cfg.runtime.features == "torch":
         model.eval()
 
         def by_torch(pictures: torch.Tensor) -> np.ndarray:
@@ -130,16 +130,16 @@ def _engine(model: Classifier, card: ModelCard, cfg: DictConfig) -> Callable[[to
                 return model.features(pictures.to(model.device)).float().cpu().numpy()
 
         return by_torch
-    if cfg.trainer.features != "onnx":
-        raise UserError(f"trainer.features={cfg.trainer.features} is not known: {', '.join(ENGINES)}")
+    if cfg.runtime.features != "onnx":
+        raise UserError(f"runtime.features={cfg.runtime.features} is not known: {', '.join(ENGINES)}")
     if model.device.type != "cpu":
         raise UserError(
-            "trainer.features=onnx computes on the processor; on a GPU use trainer.features=torch"
+            "runtime.features=onnx computes on the processor; on a GPU use runtime.features=torch"
         )
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = cfg.trainer.threads
+    options.intra_op_num_threads = cfg.runtime.threads
     options.log_severity_level = 3  # errors; what it warns of is nothing that a person can mend
     session = onnxruntime.InferenceSession(
         str(graph.trunk(model, card)), options, providers=["CPUExecutionProvider"]

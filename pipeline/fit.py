@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 
@@ -88,7 +88,7 @@ def fit(
         UserError: the machine has no such device, or a loader's worker was killed.
     """
     data = ImageData(pack, card, cfg)
-    resume = callbacks.ExactResume(cfg.seed, cfg.trainer.checkpoint_minutes, cfg.trainer.threads, began)
+    resume = callbacks.ExactResume(cfg.seed, cfg.runtime.checkpoint_minutes, cfg.runtime.threads, began)
     curves = callbacks.Curves(rows, data.names, tell, cfg.model.name)
     # The head that was fitted counts as epoch 0: what is kept is never worse on validation.
     best = callbacks.KeepBest()
@@ -107,7 +107,8 @@ def fit(
         stopping,
     ]
     trainer = _trainer(cfg, HashedCheckpoints(kept), listeners)
-    if found := kept.latest():
+    found = None if cfg.trainer.fast_dev_run else kept.latest()
+    if found:
         epoch, batch = _reached(checkpoints.read(found))
         data.resume(epoch, batch)
         if trainer.is_global_zero:
@@ -116,7 +117,10 @@ def fit(
     model.train()  # features have left it judging
     with _told():
         trainer.fit(model, data, ckpt_path=found)
-    model.net.load_state_dict(best.weights)
+    if not best.weights:
+        raise UserError("trainer.max_time was over before the first validation; give more, or leave it out")
+    if not cfg.trainer.fast_dev_run:
+        model.net.load_state_dict(best.weights)
     return Trained(curves.rows, resume.elapsed())
 
 
@@ -133,21 +137,18 @@ def _trainer(cfg: DictConfig, checkpoint_io: CheckpointIO, listeners: list[pl.Ca
     Raises:
         UserError: the machine has no such device, or too few.
     """
-    chosen = cfg.trainer
+    ours = {"enable_model_summary": False, "enable_progress_bar": os.isatty(2)}
+    chosen = {key: value for key, value in cfg.trainer.items() if value is not None}
+    if "profiler" in chosen:  # its table is one of Lightning's remarks
+        logging.getLogger("pytorch_lightning").setLevel(logging.INFO)
     try:
         return pl.Trainer(
-            accelerator=chosen.accelerator,
-            devices=chosen.devices,
-            strategy=chosen.strategy,
-            precision=chosen.precision,
-            deterministic=chosen.deterministic,
+            **ours | OmegaConf.to_container(OmegaConf.create(chosen)),
             max_epochs=cfg.model.epochs,
             callbacks=listeners,
             plugins=[checkpoint_io],
             logger=False,
             enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=os.isatty(2),
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
@@ -176,5 +177,5 @@ def _told() -> Iterator[None]:
         raise UserError(
             "a loader's worker was killed, most often for want of memory "
             f"({str(error).splitlines()[0]}); "
-            "choose fewer trainer.workers; the same command goes on from the last checkpoint"
+            "choose fewer runtime.workers; the same command goes on from the last checkpoint"
         ) from error

@@ -110,7 +110,7 @@ def settings(folder: Path) -> dict:
     file = folder / "config.yaml"
     tree = yaml_object(file)
     groups = [tree.get(group) for group in ("data", "model")]
-    others = [tree.get(group, {}) for group in ("augment", "trainer", "pack", "split")]
+    others = [tree.get(group, {}) for group in ("augment", "trainer", "runtime", "pack", "split")]
     if type(tree.get("seed")) is not int or not all(isinstance(group, dict) for group in groups + others):
         raise UserError(f"{seal.near(file)} is missing, damaged or of an older form")
     for group in ("data", "model"):

@@ -19,7 +19,10 @@ def settings_of(cfg: DictConfig) -> dict:
     tree = OmegaConf.to_container(cfg, resolve=False)
     for key in WITHOUT_EFFECT:
         tree.pop(key, None)
-    return _without_passwords(OmegaConf.to_container(OmegaConf.create(tree), resolve=True))
+    tree = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+    # What is left to Lightning is no choice, and another version of it may have further arguments.
+    tree["trainer"] = {key: value for key, value in tree["trainer"].items() if value is not None}
+    return _without_passwords(tree)
 
 
 def _without_passwords(tree: object) -> object:

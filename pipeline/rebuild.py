@@ -43,7 +43,7 @@ def lineage(cfg: DictConfig) -> dict:
     else:
         nothing = {"summary": {"content": None}, "split_sha256": None, "table": [], "classes": []}
         pack = SimpleNamespace(folder=place / "pack", **nothing)
-    return lineage_of(pack, cfg.trainer.threads)
+    return lineage_of(pack, cfg.runtime.threads)
 
 
 def device(cfg: DictConfig) -> str | None:

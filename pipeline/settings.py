@@ -29,6 +29,8 @@ InputSize = Annotated[int, Field(strict=True, ge=8, le=1024)]  # more does not f
 Epochs = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
 Count = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
 Positive = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
+Batches = Annotated[int, Field(strict=True, ge=1)]
+Duration = Annotated[str, Field(strict=True, pattern=r"\d{2}:\d{2}:\d{2}:\d{2}")]
 Threads = Annotated[int, Field(strict=True, ge=1, le=1024)]
 Workers = Annotated[int, Field(strict=True, ge=0, le=256)]
 Bits = Annotated[int, Field(strict=True, ge=0, le=256)]  # of a perceptual hash
@@ -132,9 +134,28 @@ class Trainer:
     )
     strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false"]
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true", 16, 32, 64]
+    deterministic: Flag
+    num_nodes: Batches | None = OPTIONAL
+    max_time: Duration | None = OPTIONAL
+    min_epochs: Batches | None = OPTIONAL
+    fast_dev_run: Flag | Batches | None = OPTIONAL
+    limit_train_batches: Batches | Factor | None = OPTIONAL
+    limit_val_batches: Batches | Factor | None = OPTIONAL
+    accumulate_grad_batches: Batches | None = OPTIONAL
+    gradient_clip_val: Above0 | None = OPTIONAL
+    gradient_clip_algorithm: Literal["norm", "value"] | None = OPTIONAL
+    benchmark: Flag | None = OPTIONAL
+    detect_anomaly: Flag | None = OPTIONAL
+    sync_batchnorm: Flag | None = OPTIONAL
+    profiler: Literal["simple", "advanced"] | None = OPTIONAL
+    enable_progress_bar: Flag | None = OPTIONAL
+    enable_model_summary: Flag | None = OPTIONAL
+
+
+@dataclass(config=_CONFIG)
+class Runtime:
     threads: Threads
     workers: Workers
-    deterministic: Flag
     features: Literal["onnx", "torch"]
     checkpoint_minutes: NotBelow0
 
@@ -179,6 +200,7 @@ class Settings:
     augment: Augment
     model: Model
     trainer: Trainer
+    runtime: Runtime
     models: Annotated[list[Text], Field(min_length=1)]
     seed: Seed
     out: Text

@@ -83,10 +83,10 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     target = _target(cfg)
     out = target.out
     pack = Pack.open(ROOT / "data" / cfg.data.name)
-    torch.set_num_threads(cfg.trainer.threads)
+    torch.set_num_threads(cfg.runtime.threads)
     seed_everything(cfg.seed, verbose=False)
     device = networks.device(cfg)
-    settings, lineage = settings_of(cfg), lineage_of(pack, cfg.trainer.threads)
+    settings, lineage = settings_of(cfg), lineage_of(pack, cfg.runtime.threads)
     model, card, started = networks.build(cfg, pack)
     if started:
         lineage["start"] = started
@@ -98,6 +98,10 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:  # one of several processes: the first does all the rest
         with suppress(SharedError):  # an exit status would have the first one killed before it can tell
             _learn(model.to(device), card, pack, cfg, place, began, tell=None)
+        return {}
+    if cfg.trainer.fast_dev_run:
+        _learn(model.to(device), card, pack, cfg, place, began, tell=None)
+        print("train: fast_dev_run has gone through the code; nothing is kept", flush=True)
         return {}
     provenance = Provenance.here()
     if warning := provenance.warning():
@@ -216,7 +220,7 @@ def _judge(model, card: ModelCard, pack, cfg: DictConfig, folder: Path) -> tuple
 
         probabilities = _of_features(model, features(model, card, pack, rows, cfg))
     else:
-        probabilities = scores.predict(model, card, pack, rows, cfg.model.batch_size, cfg.trainer.workers)
+        probabilities = scores.predict(model, card, pack, rows, cfg.model.batch_size, cfg.runtime.workers)
     targets = pack.table["target"].to_numpy()[rows]
     card, probabilities = _calibrate(model, card, probabilities, targets, cfg)
     scores.draw(pack, rows, probabilities, f"{cfg.model.name} on {cfg.data.name}, validation", folder)

@@ -27,9 +27,10 @@ def identity(settings: dict, lineage: dict, sweep: str | None) -> str:
         lineage: its commit does not count, for a commit may change a page only; the code's hash does.
         sweep: jobs of different sweeps are different runs in MLflow.
     """
-    trainer = {key: value for key, value in settings["trainer"].items() if key not in WITHOUT_EFFECT}
+    runtime = settings.get("runtime", {})  # older trainings have none
+    runtime = {key: value for key, value in runtime.items() if key not in WITHOUT_EFFECT}
     parts = [
-        settings | {"trainer": trainer},
+        settings | {"runtime": runtime},
         *(lineage.get(key) for key in ("data", "code", "environment", "start")),
         sweep,
     ]

@@ -17,6 +17,14 @@ from pipeline.text import printable, without_password
 
 _ABSENT = object()
 _LONGEST = 80  # characters of a value that an error shows
+# Arguments of Lightning's Trainer that have another home here, or that would undo what is promised.
+_ELSEWHERE = {
+    "trainer.max_epochs": "model.epochs",
+    "trainer.max_steps": "model.epochs, or trainer.max_time",
+    "trainer.default_root_dir": "out",
+    "trainer.enable_checkpointing": "runtime.checkpoint_minutes: a training always has checkpoints",
+    "trainer.logger": "MLFLOW_TRACKING_URI: a training is always logged",
+}
 # Keys of conf/model/ that only training of the whole network reads.
 TRAINING = (
     "shares",
@@ -103,6 +111,8 @@ def unknown(key: str, group_choice: str | None = None) -> str:
     """
     group, _, rest = key.partition(".")
     shown = f"{_written_in(key)}{printable(key)}"
+    if key in _ELSEWHERE:
+        return f"{shown} is Lightning's word; here it is {_ELSEWHERE[key]}"
     if key in known_keys() and rest:
         having = [name for name in choices(group) if name != group_choice and _holds(group, name, rest)]
         owners = f"; it belongs to {', '.join(having)}" if having else ""

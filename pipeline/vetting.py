@@ -23,7 +23,8 @@ _FILE = (b"100644", b"100755")
 _BINARY = re.compile(rb"^(?:literal|delta) (\d{1,18})\s*$", re.MULTILINE)
 # More would make this machine unusable.
 _AT_MOST = {
-    "trainer": {"devices": 64, "threads": 256, "workers": 64},
+    "trainer": {"devices": 64, "threads": 256, "workers": 64},  # the latter two in versions of earlier code
+    "runtime": {"threads": 256, "workers": 64},
     "model": {"batch_size": 65_536, "epochs": 100_000},
 }
 
@@ -122,7 +123,7 @@ def settings(tree: dict, code: Path, whose: object) -> None:
     augment.check(tree["augment"].get("transforms"))
     for group, bounds in _AT_MOST.items():
         for key, most in bounds.items():
-            _bounded(f"{group}.{key}", tree[group].get(key, 1), most, whose)
+            _bounded(f"{group}.{key}", tree.get(group, {}).get(key, 1), most, whose)
 
 
 def _bounded(key: str, value: object, most: int, whose: object) -> None:

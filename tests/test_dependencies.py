@@ -89,8 +89,9 @@ def test_all_of_a_trainer_but_how_fast_it_goes_is_a_param(stage):
     from pipeline.unfinished import WITHOUT_EFFECT
 
     for file in (HOUSE / "conf/trainer").glob("*.yaml"):
-        keys = set(yaml.safe_load(file.read_text()))
-        assert set(_params(stage)["conf/trainer/${trainer}.yaml"]) == keys - set(WITHOUT_EFFECT)
+        runtime = set(yaml.safe_load(file.read_text())["runtime"]) - set(WITHOUT_EFFECT)
+        watched = {"trainer", *(f"runtime.{key}" for key in runtime)}
+        assert set(_params(stage)["conf/trainer/${trainer}.yaml"]) == watched
 
 
 def test_an_augmentation_that_dvc_does_not_watch_is_told(house, restored, change):

@@ -33,7 +33,7 @@ def computed(repro, house, tmp_path, monkeypatch):
 @pytest.mark.parametrize("flip", ["true", "false"])
 def test_both_engines_say_the_same(computed, flip):
     by_onnx = computed(range(20), f"model.flip={flip}")
-    by_torch = computed(range(20), f"model.flip={flip}", "trainer.features=torch")
+    by_torch = computed(range(20), f"model.flip={flip}", "runtime.features=torch")
     assert by_onnx.shape == (20, 1280)
     assert np.abs(by_onnx - by_torch).max() < 1e-3 * by_torch.std()
     assert not np.array_equal(by_onnx, by_torch)  # they were two
@@ -41,7 +41,7 @@ def test_both_engines_say_the_same(computed, flip):
 
 def test_an_unknown_engine_is_told(computed):
     with pytest.raises(UserError, match=r"trainer\.features=tpu: must be onnx or torch"):
-        computed([0], "trainer.features=tpu")
+        computed([0], "runtime.features=tpu")
 
 
 def test_damaged_features_are_told_and_computed_anew(computed, tmp_path, capsys):
@@ -81,9 +81,9 @@ def test_one_new_picture_costs_one_batch_and_another_size_or_layout_all(computed
     computed(range(40))
     computed(range(41))
     assert batches == [16] * 4
-    computed(range(40), "trainer.features=torch")
-    computed(range(40), "trainer.features=torch", "model.channels_last=false")
-    computed(range(40), "trainer.features=torch", "model.input.size=32")
+    computed(range(40), "runtime.features=torch")
+    computed(range(40), "runtime.features=torch", "model.channels_last=false")
+    computed(range(40), "runtime.features=torch", "model.input.size=32")
     assert batches == [16] * 13
 
 

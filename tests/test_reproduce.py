@@ -202,7 +202,7 @@ def test_a_version_is_rebuilt_from_the_version_it_started_from_with_data_of_a_re
 
 @pytest.mark.slow
 def test_a_version_of_two_processes_is_rebuilt_by_two(theirs):
-    words = "out=runs/single/two trainer=ddp trainer.accelerator=cpu trainer.workers=0"
+    words = "out=runs/single/two trainer=ddp trainer.accelerator=cpu runtime.workers=0"
     theirs.good("python", "-m", "pipeline.train", "model=scratch", "data.epochs=1", *words.split())
     theirs.register(words)
     number = max(int(version.version) for version in theirs.versions())

@@ -135,7 +135,7 @@ def _stop_at(monkeypatch, steps: int, judging: bool = False) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        (*SCRATCH, "trainer.workers=2", "augment.cutmix=1.0", "model.shares=[0.5,1.0]", "model.outliers=0.2"),
+        (*SCRATCH, "runtime.workers=2", "augment.cutmix=1.0", "model.shares=[0.5,1.0]", "model.outliers=0.2"),
         (*SCRATCH, "model.ema=0.9", "model.balance=sampler"),
         (*SCRATCH, "model.patience=1", "data.epochs=5", "model.lr=1e-12"),
     ],
@@ -222,12 +222,12 @@ def test_how_fast_it_goes_may_change_in_between(repro, tmp_path, monkeypatch, ca
     with pytest.raises(StoppedError):
         train.train(config.compose(*cfg))
     monkeypatch.undo()
-    train.train(config.compose(*cfg, "trainer.workers=1", "trainer.checkpoint_minutes=60"))
+    train.train(config.compose(*cfg, "runtime.workers=1", "runtime.checkpoint_minutes=60"))
     assert "goes on after epoch 0, batch 3" in capsys.readouterr().out
 
 
 def test_a_changed_byte_of_code_is_another_training(house):
-    settings = {"trainer": {}}
+    settings = {"trainer": {}, "runtime": {}}
     before = unfinished.identity(settings, {"code": code_hash()}, None)
     file = house / "pipeline/curves.py"
     text = file.read_text()
@@ -357,7 +357,7 @@ def test_a_loss_that_is_no_number_names_the_batchs_pictures_and_the_last_good_ch
 
 
 def test_a_worker_killed_for_memory_is_told_and_the_training_goes_on(undisturbed, tmp_path, monkeypatch):
-    cfg = (*SCRATCH, "trainer.workers=2", f"out={tmp_path / 'out'}")
+    cfg = (*SCRATCH, "runtime.workers=2", f"out={tmp_path / 'out'}")
     whole, trainer = datamodule.Pictures.__getitem__, os.getpid()
 
     def deadly(self, item):
@@ -370,7 +370,7 @@ def test_a_worker_killed_for_memory_is_told_and_the_training_goes_on(undisturbed
         train.train(config.compose(*cfg))
     monkeypatch.undo()
     train.train(config.compose(*cfg))
-    _same(undisturbed(*SCRATCH, "trainer.workers=2"), tmp_path / "out")
+    _same(undisturbed(*SCRATCH, "runtime.workers=2"), tmp_path / "out")
 
 
 def test_a_server_that_falls_silent_in_the_middle_loses_nothing(repro, tmp_path, monkeypatch, capsys):

@@ -24,7 +24,7 @@ from pipeline.tracking import naming, notes, page, store
 NAME = "sample"
 SEVEN = (
     *("seed", "split.seed", "model.batch_size", "pack.max_side"),
-    *("model.lr", "trainer.threads", "model.patience"),
+    *("model.lr", "runtime.threads", "model.patience"),
 )
 
 

@@ -56,7 +56,7 @@ def test_the_files_it_leaves(once):
 
 def test_same_seed_same_bytes_with_0_and_2_workers(once, repro, house):
     # Dropout and mixup are on in this model. The DVC run was another process.
-    two, none = once("model=scratch", "trainer.workers=2"), once("model=scratch")
+    two, none = once("model=scratch", "runtime.workers=2"), once("model=scratch")
     assert _weights(two) == _weights(none) == _weights(house / "runs/sample/train/scratch")
     for name in FILES - {"config.yaml", "SHA256SUMS"}:  # which tell of the workers
         assert (two / name).read_bytes() == (none / name).read_bytes(), name
