@@ -107,7 +107,7 @@ def fit(
         stopping,
     ]
     trainer = _trainer(cfg, HashedCheckpoints(kept), listeners)
-    found = None if cfg.trainer.fast_dev_run else kept.latest()
+    found = None if cfg.trainer.get("fast_dev_run") else kept.latest()
     if found:
         epoch, batch = _reached(checkpoints.read(found))
         data.resume(epoch, batch)
@@ -119,7 +119,7 @@ def fit(
         trainer.fit(model, data, ckpt_path=found)
     if not best.weights:
         raise UserError("trainer.max_time was over before the first validation; give more, or leave it out")
-    if not cfg.trainer.fast_dev_run:
+    if not cfg.trainer.get("fast_dev_run"):
         model.net.load_state_dict(best.weights)
     return Trained(curves.rows, resume.elapsed())
 

@@ -99,7 +99,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
         with suppress(SharedError):  # an exit status would have the first one killed before it can tell
             _learn(model.to(device), card, pack, cfg, place, began, tell=None)
         return {}
-    if cfg.trainer.fast_dev_run:
+    if cfg.trainer.get("fast_dev_run"):
         _learn(model.to(device), card, pack, cfg, place, began, tell=None)
         print("train: fast_dev_run has gone through the code; nothing is kept", flush=True)
         return {}

@@ -40,7 +40,7 @@ def test_both_engines_say_the_same(computed, flip):
 
 
 def test_an_unknown_engine_is_told(computed):
-    with pytest.raises(UserError, match=r"trainer\.features=tpu: must be onnx or torch"):
+    with pytest.raises(UserError, match=r"runtime\.features=tpu: must be onnx or torch"):
         computed([0], "runtime.features=tpu")
 
 

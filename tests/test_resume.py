@@ -366,7 +366,7 @@ def test_a_worker_killed_for_memory_is_told_and_the_training_goes_on(undisturbed
         return whole(self, item)
 
     monkeypatch.setattr(datamodule.Pictures, "__getitem__", deadly)
-    with pytest.raises(UserError, match=r"a loader's worker was killed.*fewer trainer\.workers"):
+    with pytest.raises(UserError, match=r"a loader's worker was killed.*fewer runtime\.workers"):
         train.train(config.compose(*cfg))
     monkeypatch.undo()
     train.train(config.compose(*cfg))
