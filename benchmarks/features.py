@@ -32,7 +32,7 @@ def main() -> None:
     cfg = compose("model=probe", *given.overrides)
     pack = Pack.open(ROOT / "data" / cfg.data.name)
     torch.set_num_threads(cfg.runtime.threads)
-    model, card, _ = networks.build(cfg, pack)
+    model, card = networks.build(cfg, pack)
     rows = np.arange(min(given.pictures, len(pack.table)))
     relabelled = np.roll(rows, 1)
     sized = [

@@ -83,7 +83,7 @@ def main() -> None:
 
     cfg = compose("model=scratch", "augment=light", *given.overrides)
     pack = Pack.open(ROOT / "data" / cfg.data.name)
-    model, card, _ = networks.build(cfg, pack)
+    model, card = networks.build(cfg, pack)
     size = card.input.size
     torch.set_num_threads(1)
     rows = pack.rows("train")[: given.pictures]

@@ -49,7 +49,7 @@ def main() -> None:
         for channels_last, threads in product((False, True), given.threads):
             cfg = compose(f"model={name}", *given.overrides, f"model.channels_last={channels_last}")
             pack = Pack.open(ROOT / "data" / cfg.data.name)
-            model, card, _ = networks.build(cfg, pack)
+            model, card = networks.build(cfg, pack)
             size, count = card.input.size, cfg.model.batch_size
             pictures = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8)
             batch = pictures, torch.randint(0, len(pack.classes), (count,))

@@ -76,7 +76,7 @@ def main() -> None:
     def seen(*more: str) -> np.ndarray:
         chosen = compose("model=probe", *given.overrides, *more)
         torch.set_num_threads(chosen.runtime.threads)
-        model, card, _ = networks.build(chosen, pack)
+        model, card = networks.build(chosen, pack)
         return features(model, card, pack, np.arange(len(y)), chosen)
 
     def plain(learn: np.ndarray, judged: np.ndarray, seed: int) -> np.ndarray:

@@ -102,7 +102,7 @@ def audit(cfg: DictConfig, place: Path) -> list[dict]:
         raise UserError(f"model={cfg.model.name} has no frozen backbone to audit with; use model=probe")
     pack = Pack.open(place)
     torch.set_num_threads(cfg.runtime.threads)
-    model, card, _ = networks.build(cfg, pack)
+    model, card = networks.build(cfg, pack)
     model.to(networks.device(cfg))
     everything = np.arange(len(pack.table))
     x = features(model, card, pack, everything, cfg)

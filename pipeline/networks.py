@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline import config, foreign, seal, sizing
 from pipeline.config import UserError
 from pipeline.portable import ModelCard, Preprocessing
-from pipeline.seal import model_hash
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,16 +28,19 @@ class Untrained(NamedTuple):
     Attributes:
         model: with pretrained weights, or those of the model that it starts from, where the config says so.
         card: of the model that it will be; calibration comes after training.
-        start: hash of the model that it starts from, or None.
     """
 
     model: "Classifier"
     card: ModelCard
-    start: str | None
 
 
-def build(cfg: DictConfig, pack: "Pack") -> Untrained:
+def build(cfg: DictConfig, pack: "Pack", start: Path | None = None) -> Untrained:
     """The untrained classifier; what of its input the config leaves open comes from the backbone.
+
+    Args:
+        cfg: the configuration.
+        pack: the images; their classes are the outputs.
+        start: train folder of the model that it starts from, as `start_of` finds it.
 
     Raises:
         UserError: the backbone is unknown, its weights can't be had, or the start is of another network.
@@ -48,7 +52,7 @@ def build(cfg: DictConfig, pack: "Pack") -> Untrained:
     net_config = OmegaConf.to_container(cfg.model.net, resolve=True)
     if cfg.model.balance not in BALANCE:
         raise UserError(f"model.balance={cfg.model.balance} is not known: {', '.join(BALANCE)}")
-    if cfg.model.start and "weights" in net_config:
+    if start and "weights" in net_config:
         net_config |= {"weights": None, "file": None}  # the start brings them
     if net_config.get("file"):
         net_config["file"] = str(config.from_root(net_config["file"]))
@@ -61,7 +65,8 @@ def build(cfg: DictConfig, pack: "Pack") -> Untrained:
     if "weights" in net_config:
         # The saved model brings its weights: restoring it needs no package, hub or file.
         net_config |= {"weights": None, "file": None}
-    started = _start(net, net_config, pack.classes, cfg.model.start) if cfg.model.start else None
+    if start:
+        load_start(net, net_config, pack.classes, start, cfg.model.start)
     chosen = {"max_side": pack.summary["max_side"], **OmegaConf.to_container(cfg.model.input, resolve=True)}
     if None in chosen.values():
         own = preprocessing(net)
@@ -104,7 +109,7 @@ def build(cfg: DictConfig, pack: "Pack") -> Untrained:
         flip=card.flip,
         **training,
     )
-    return Untrained(model, card, started)
+    return Untrained(model, card)
 
 
 def class_weights(targets, classes: int) -> list[float]:
@@ -115,28 +120,19 @@ def class_weights(targets, classes: int) -> list[float]:
     return (len(targets) / (classes * np.maximum(counts, 1))).tolist()
 
 
-def _start(net: "nn.Module", net_config: dict, classes: list[str], start: str) -> str:
-    """Loads the weights of a trained model of the same network; its head by the classes' names.
-
-    A class that the start does not know keeps the new head's random row.
-
-    Args:
-        net: the network, changed in place.
-        net_config: what it was built from.
-        classes: names, in the order of its outputs.
-        start: a train folder, or ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS`` of the registry.
-
-    Returns:
-        The start's hash, for the lineage.
+@contextmanager
+def start_of(cfg: DictConfig) -> Iterator[Path | None]:
+    """The train folder of the model that ``model.start`` names, while it is read; None where it names none.
 
     Raises:
-        UserError: there is no such model, it is damaged, or it is of another network.
-        DamagedError: its weights are no numbers that a network computes with.
+        UserError: there is no such model, or it is damaged.
     """
-    from models.classifier import check_numbers, read_weights
     from pipeline import tracking
-    from pipeline.portable import DamagedError
 
+    start = cfg.model.start
+    if not start:
+        yield None
+        return
     with tempfile.TemporaryDirectory() as downloaded:
         if start.startswith("models:/"):
             with tracking.reachable():
@@ -149,15 +145,36 @@ def _start(net: "nn.Module", net_config: dict, classes: list[str], start: str) -
                 "models:/NAME/VERSION or models:/NAME@ALIAS"
             )
         seal.check(folder, f"model.start={start}")
-        former = foreign.card(folder)
-        try:
-            state = read_weights(folder / "weights.safetensors")
-        except DamagedError as error:
-            raise UserError(f"model.start={start}: {error}") from error
-        known = model_hash(folder)
+        yield folder
+
+
+def load_start(net: "nn.Module", net_config: dict, classes: list[str], start: Path, named: str) -> None:
+    """Loads the weights of a trained model of the same network; its head by the classes' names.
+
+    A class that the start does not know keeps the new head's random row.
+
+    Args:
+        net: the network, changed in place.
+        net_config: what it was built from.
+        classes: names, in the order of its outputs.
+        start: its train folder.
+        named: what a person calls it.
+
+    Raises:
+        UserError: it is damaged, or of another network.
+        DamagedError: its weights are no numbers that a network computes with.
+    """
+    from models.classifier import check_numbers, read_weights
+    from pipeline.portable import DamagedError
+
+    former = foreign.card(start)
+    try:
+        state = read_weights(start / "weights.safetensors")
+    except DamagedError as error:
+        raise UserError(f"model.start={named}: {error}") from error
     if _structure(former.net) != _structure(net_config):
         raise UserError(
-            f"model.start={start} is of another network ({_structure(former.net)}) "
+            f"model.start={named} is of another network ({_structure(former.net)}) "
             f"than this one ({_structure(net_config)}); choose the same model and backbone"
         )
     head = getattr(net, "pretrained_cfg", {}).get("classifier", "head")
@@ -170,18 +187,17 @@ def _start(net: "nn.Module", net_config: dict, classes: list[str], start: str) -
     if {name: tuple(value.shape) for name, value in state.items()} != {
         name: tuple(shape) for name, shape in shapes.items()
     }:
-        raise UserError(f"model.start={start}: its weights are not of the network in its card")
-    check_numbers(state, own, f"model.start={start}")
+        raise UserError(f"model.start={named}: its weights are not of the network in its card")
+    check_numbers(state, own, f"model.start={named}")
     for name in heads:
         taught, state[name] = state[name], own[name].clone()
         for row, old in kept:
             state[name][row] = taught[old]
     net.load_state_dict(state)
     print(
-        f"train: starts from {start}; its head knows {len(kept)} of {len(classes)} classes",
+        f"train: starts from {named}; its head knows {len(kept)} of {len(classes)} classes",
         flush=True,
     )
-    return known
 
 
 def _structure(net: dict) -> dict:

@@ -83,17 +83,18 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     target = _target(cfg)
     out = target.out
     pack = Pack.open(ROOT / "data" / cfg.data.name)
-    torch.set_num_threads(cfg.runtime.threads)
-    seed_everything(cfg.seed, verbose=False)
     device = networks.device(cfg)
     settings, lineage = settings_of(cfg), lineage_of(pack, cfg.runtime.threads)
-    model, card, started = networks.build(cfg, pack)
-    if started:
-        lineage["start"] = started
-    known = identity(settings, lineage, sweep)
-    if sweep and (metrics := finished(out, known, sweep)):  # of a sweep that was broken off and goes on
-        print(f"train: {name} is done already; delete {out} to train it again", flush=True)
-        return metrics
+    with networks.start_of(cfg) as start:
+        if start:
+            lineage["start"] = seal.model_hash(start)
+        known = identity(settings, lineage, sweep)
+        if sweep and (metrics := finished(out, known, sweep)):  # of a sweep that was broken off and goes on
+            print(f"train: {name} is done already; delete {out} to train it again", flush=True)
+            return metrics
+        torch.set_num_threads(cfg.runtime.threads)
+        seed_everything(cfg.seed, verbose=False)
+        model, card = networks.build(cfg, pack, start)
     place = Unfinished(known, out)
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:  # one of several processes: the first does all the rest
         with suppress(SharedError):  # an exit status would have the first one killed before it can tell

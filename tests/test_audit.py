@@ -123,7 +123,7 @@ def test_the_probe_finds_the_audits_features(tmp_path, monkeypatch):
     audit.audit(cfg, tmp_path)
     monkeypatch.setattr(features, "_compute", lambda *_: pytest.fail("features were computed again"))
     packed = Pack.open(tmp_path)
-    model, card, _ = networks.build(cfg, packed)
+    model, card = networks.build(cfg, packed)
     rows = packed.rows("train")
     assert features.features(model, card, packed, rows, cfg).shape == (len(rows), 1280)
 

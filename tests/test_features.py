@@ -24,7 +24,7 @@ def computed(repro, house, tmp_path, monkeypatch):
 
     def _computed(rows, *overrides) -> np.ndarray:
         cfg = config.compose(*PROBE, *overrides)
-        model, card, _ = networks.build(cfg, pack)
+        model, card = networks.build(cfg, pack)
         return features.features(model, card, pack, np.asarray(rows), cfg)
 
     return _computed
@@ -90,7 +90,7 @@ def test_one_new_picture_costs_one_batch_and_another_size_or_layout_all(computed
 def test_the_stage_after_the_audit_computes_nothing(repro, house, monkeypatch):
     pack = Pack.open(house / "data/sample")
     cfg = config.compose(*PROBE)
-    model, card, _ = networks.build(cfg, pack)
+    model, card = networks.build(cfg, pack)
     monkeypatch.setattr(features, "_compute", lambda *_: pytest.fail("features were computed again"))
     everything = np.arange(len(pack.table))
     assert len(features.features(model, card, pack, everything, cfg)) == len(everything)

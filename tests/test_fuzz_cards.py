@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from strangers import CARD, OLD, SETTINGS, copied, written
 
 from pipeline import chosen, evaluate, export, graph, networks, serve, vetting
@@ -162,7 +163,7 @@ def test_hundreds_of_mutated_cards_end_in_one_line_at_every_entry_point(
             "register": lambda one=taught, two=taken: ModelFolder(one, one, two).card,
             "serve": lambda folder=taken: serve.run(folder, "127.0.0.1", 0),
             "sync, reproduce": lambda folder=taught: ModelFolder.open(folder),
-            "start": lambda folder=taught: networks._start(_net(), CARD["net"], CARD["classes"], str(folder)),
+            "start": lambda folder=taught: _start(folder),
         }
         for entry, call in entries.items():
             with _canary(str(canary)):
@@ -170,6 +171,12 @@ def test_hundreds_of_mutated_cards_end_in_one_line_at_every_entry_point(
     capsys.readouterr()
     for entry, found in ends.items():
         assert found == {"works", "refused"}, (entry, found)
+
+
+def _start(folder: Path) -> None:
+    cfg = OmegaConf.create({"model": {"start": str(folder)}})
+    with networks.start_of(cfg) as start:
+        networks.load_start(_net(), CARD["net"], CARD["classes"], start, str(folder))
 
 
 _nets: list = []

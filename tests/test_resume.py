@@ -496,6 +496,13 @@ def test_two_processes_stopped_or_killed_end_with_the_same_bytes(repro, run, hou
         _same(house / "runs/single/two", house / f"runs/single/two{number}")
 
 
+def test_a_finished_job_of_a_sweep_is_found_before_a_network_is_built(repro, tmp_path, monkeypatch):
+    cfg = config.compose(*SCRATCH, "data.epochs=1", f"out={tmp_path / 'swept/0'}")
+    metrics = train.train(cfg, "seed=1", "swept")
+    monkeypatch.setattr("pipeline.networks.build", lambda *_: pytest.fail("built"))
+    assert train.train(cfg, "seed=1", "swept") == metrics
+
+
 def test_a_sweep_that_was_broken_off_goes_on_under_the_same_command(repro, run, house):
     command = ("python", "-m", "pipeline.train", "--multirun", *SCRATCH, "data.epochs=1", "seed=61,62")
     others = set((house / "runs/sweeps").glob("*/command.json"))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from omegaconf import OmegaConf
 
 from pipeline import config, evaluate, graph, leaderboard, networks, portable, seal, split, tracking
 from pipeline.config import UserError
@@ -188,8 +189,9 @@ def test_a_flipped_byte_in_a_trained_model_stops_who_would_use_it(repro, house, 
         evaluate.evaluate(train, house / "data/sample", tmp_path / "out", 1, 0)
     with pytest.raises(UserError, match=told):
         graph.to_onnx(train, tmp_path / "onnx")
-    with pytest.raises(UserError, match=r"^model\.start=.*: " + told):
-        networks._start(None, {}, [], str(train))
+    cfg = OmegaConf.create({"model": {"start": str(train)}})
+    with pytest.raises(UserError, match=r"^model\.start=.*: " + told), networks.start_of(cfg):
+        pass
     with pytest.raises(UserError, match=told):
         tracking.ensure(train)
     assert not (tmp_path / "out").exists() and not (tmp_path / "onnx").exists()

@@ -203,7 +203,7 @@ def test_a_heads_rows_are_kept_by_the_classes_names(once):
     card["classes"] = ["a new one", card["classes"][7], card["classes"][3]]
     net = scratch.ScratchCNN(3, card["net"]["widths"], card["net"]["depths"])
     before = net.head.weight[0].clone()
-    networks._start(net, card["net"], card["classes"], str(first))
+    networks.load_start(net, card["net"], card["classes"], first, "first")
     old = load_file(first / "weights.safetensors")
     assert torch.equal(net.head.weight, torch.stack([before, old["head.weight"][7], old["head.weight"][3]]))
     assert torch.equal(net.stem[0].weight, old["stem.0.weight"])
