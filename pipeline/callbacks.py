@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
 
+from pipeline.checkpoints import Checkpoints
 from pipeline.config import SharedError, StoppedError
 from pipeline.things import Outliers
 
@@ -40,10 +41,12 @@ class ExactResume(pl.Callback):
         minutes: between two checkpoints within an epoch.
         threads: of torch.
         began: when this process did, by ``time.monotonic``.
+        kept: where the checkpoints are.
     """
 
-    def __init__(self, seed: int, minutes: float, threads: int, began: float):
-        self.seed, self.minutes, self.threads, self.began = seed, minutes, threads, began
+    def __init__(self, seed: int, minutes: float, threads: int, began: float, kept: Checkpoints):
+        self.seed, self.minutes, self.threads = seed, minutes, threads
+        self.began, self.kept = began, kept
         self.seconds, self.is_done = 0.0, False
         self.stop_asked, self.saved, self.resumed_at = False, time.monotonic(), 0
 
@@ -154,19 +157,19 @@ class Curves(pl.Callback):
 
     Args:
         rows: those before the first epoch.
-        names: paths of the images of a batch, by epoch, batch and process.
         tell: is given all rows after each epoch, in the first process of several.
         title: of the model, for the line that each epoch leaves.
+        resume: knows the time that was spent, and the last checkpoint.
     """
 
     def __init__(
         self,
         rows: list[dict],
-        names: Callable[[int, int, int], list[str]],
         tell: Callable[[list[dict]], None] | None,
         title: str,
+        resume: ExactResume,
     ):
-        self.rows, self.names, self.tell, self.title = rows, names, tell, title
+        self.rows, self.tell, self.title, self.resume = rows, tell, title, resume
         self.loss, self.lr, self.batches, self.seen = 0.0, 0.0, 0, 0
         self.pending: list[torch.Tensor] = []
 
@@ -207,11 +210,11 @@ class Curves(pl.Callback):
         number = int((~torch.isfinite(losses)).any(dim=0).nonzero()[0])
         rank = int((~torch.isfinite(losses[:, number])).nonzero()[0])
         batch = batch_idx + 1 - losses.shape[1] + number
-        last = trainer.strategy.checkpoint_io.kept.latest() if trainer.is_global_zero else None
+        last = self.resume.kept.latest() if trainer.is_global_zero else None
         epoch, loss = trainer.current_epoch, float(losses[rank, number])
         raise SharedError(
             f"epoch {epoch + 1}, batch {batch + 1}: the loss is {loss}; "
-            f"its pictures: {', '.join(self.names(epoch, batch, rank))}; "
+            f"its pictures: {', '.join(trainer.datamodule.names(epoch, batch, rank))}; "
             f"last good checkpoint: {last or 'none'}; choose a lower model.lr, or look at these pictures"
         )
 
@@ -234,7 +237,7 @@ class Curves(pl.Callback):
         if self.tell and trainer.is_global_zero:
             self.tell(self.rows)
             if not os.isatty(2):  # the bar tells it on a terminal
-                seconds = trainer.callbacks[0].elapsed()
+                seconds = self.resume.elapsed()
                 print(
                     f"train: {self.title} epoch {epoch}/{trainer.max_epochs}, loss {row['train/loss']:.3f}, "
                     f"val top-1 {row[MONITOR]:.1%}, {seconds:.0f} s",

@@ -88,15 +88,16 @@ def fit(
         UserError: the machine has no such device, or a loader's worker was killed.
     """
     data = ImageData(pack, card, cfg)
-    resume = callbacks.ExactResume(cfg.seed, cfg.runtime.checkpoint_minutes, cfg.runtime.threads, began)
-    curves = callbacks.Curves(rows, data.names, tell, cfg.model.name)
+    minutes, threads = cfg.runtime.checkpoint_minutes, cfg.runtime.threads
+    resume = callbacks.ExactResume(cfg.seed, minutes, threads, began, kept)
+    curves = callbacks.Curves(rows, tell, cfg.model.name, resume)
     # The head that was fitted counts as epoch 0: what is kept is never worse on validation.
     best = callbacks.KeepBest()
     if rows:
         best.best, best.weights = rows[0][callbacks.MONITOR], callbacks.copied(model.net)
     stopping = EarlyStopping(callbacks.MONITOR, mode="max", min_delta=0.0, patience=cfg.model.patience)
     if rows:
-        stopping.best_score = torch.tensor(best.best)
+        stopping.best_score = torch.tensor(best.best, dtype=torch.float64)
     more = math.ceil(cfg.model.get("outliers", 0.0) * cfg.model.batch_size)
     listeners = [
         resume,
