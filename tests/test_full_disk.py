@@ -102,10 +102,12 @@ def same(one, two):
     return {f.name: f.read_bytes() for f in one.iterdir()} == {f.name: f.read_bytes() for f in two.iterdir()}
 
 push = Run.push
-def fills_after_the_first_epoch(self, rows):
-    push(self, rows)
-    if len(rows) == 1:
-        fill()
+def fills_after(epochs):
+    def tell(self, rows):
+        push(self, rows)
+        if len(rows) == epochs:
+            fill()
+    return tell
 
 place = Path(sys.argv[2])
 choices = ["model=scratch", "data.epochs=3", "model.batch_size=16", "seed=71"]
@@ -118,7 +120,7 @@ def test_while_writing_a_checkpoint(repro, house, on_small_disk, tmp_path):
     program = f"""{TRAINS}
 os.symlink(disk, config.ROOT / "runs/.work")
 cfg = config.compose(*choices, f"out={{place / 'out'}}")
-Run.push = fills_after_the_first_epoch
+Run.push = fills_after(2)  # the first epoch's checkpoint is written when the second begins
 try:
     with config.told():
         train.train(cfg)
@@ -157,7 +159,7 @@ os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{{database / 'store.db'}}"
 store.client.cache_clear()
 client = store.client()
 client.create_experiment("sample", artifact_location=(artifacts / "artifacts").as_uri())
-Run.push = fills_after_the_first_epoch
+Run.push = fills_after(1)
 train.train(config.compose(*choices, f"out={{place / 'out'}}"), "full")
 print("same:", same(place / "out", place / "undisturbed"))
 free()
