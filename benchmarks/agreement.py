@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=500)
     given = parser.parse_args()
     with chosen.opened(given.model) as found, tempfile.TemporaryDirectory() as scratch:
-        card = portable.read_card(found.train)
+        card = found.card
         pack = Pack.open(ROOT / "data" / card.data)
         paths = set(pack.table["path"])
         # Test pictures first, then others: 500 may be more than a test split has.

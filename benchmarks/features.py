@@ -66,7 +66,7 @@ def main() -> None:
         seconds = interleaved(programs, given.rounds)
 
     bare = next(iter(seconds.values()))
-    title = f"{card.net['backbone']}, {card.input['size']} px, {cfg.data.name}, {len(rows)} pictures"
+    title = f"{card.net['backbone']}, {card.input.size} px, {cfg.data.name}, {len(rows)} pictures"
     table = Table("", "seconds", "pictures/s", "time, of the first", title=f"{title}, flip={card.flip}")
     for name, taken in seconds.items():
         table.add_row(name, taken.shown(), f"{len(rows) / taken:,.0f}", taken.over(bare))

@@ -110,7 +110,7 @@ def main() -> None:
     console = Console(width=120)
     console.print(described("torch", "onnxruntime", "mlflow", "fastapi"))
     with chosen.opened(given.model) as found, tempfile.TemporaryDirectory() as scratch:
-        card = portable.read_card(found.train)
+        card = found.card
         (_, file) = next(islice(archives.members(ROOT / "data" / card.data / "archive"), 1, None))
         folder = export.export(found, Path(scratch) / "exported", page=False)
         network, _ = classifier.load(found.train)

@@ -19,13 +19,13 @@ from pipeline.checkpoints import Checkpoints
 from pipeline.config import SharedError, StoppedError
 from pipeline.things import Outliers
 
-# Steps between two looks at the losses and at whether to stop: on a GPU each look waits for it.
+# Steps between two synchronizations of losses and stop requests: on a GPU each one waits for the device.
 EVERY = {"cpu": 1, "cuda": 20}
 MONITOR = "val/top1"
 
 
 def is_due(trainer: pl.Trainer, batch_idx: int) -> bool:
-    """Whether the processes compare notes after this batch; all of them come to the same answer."""
+    """Whether the ranks synchronize after this batch; the same on every rank."""
     return (batch_idx + 1) % EVERY.get(trainer.strategy.root_device.type, 1) == 0
 
 
@@ -248,7 +248,8 @@ class Curves(pl.Callback):
         return {name: getattr(self, name) for name in ("rows", "loss", "batches", "seen")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        vars(self).update(state_dict)
+        for name, value in state_dict.items():
+            setattr(self, name, value)
 
 
 class KeepBest(pl.Callback):

@@ -33,7 +33,7 @@ class ImageData(pl.LightningDataModule):
         self.resumed_at = (0, 0)
 
     def resume(self, epoch: int, batch: int) -> None:
-        """Says where the training begins: Lightning asks for the loader's first batches before it is told."""
+        """Sets the epoch and batch to start at, before `fit`: Lightning creates the first iterator early."""
         self.resumed_at = (epoch, batch)
 
     def setup(self, stage: str) -> None:

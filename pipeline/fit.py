@@ -70,7 +70,7 @@ def fit(
     began: float,
     tell: Callable[[list[dict]], None] | None,
 ) -> Trained:
-    """Trains until the epochs are done or validation stays; the model ends with the best epoch's weights.
+    """Trains until the epochs are done or validation stops improving; leaves the best epoch's weights.
 
     Args:
         model: with the weights to start from.
@@ -115,8 +115,8 @@ def fit(
         if trainer.is_global_zero:
             at = f", batch {batch}" if batch else ""
             print(f"train: goes on after epoch {epoch}{at}", flush=True)
-    model.train()  # features have left it judging
-    with _told():
+    model.train()  # feature extraction left it in eval mode
+    with _quiet():
         trainer.fit(model, data, ckpt_path=found)
     if not best.weights:
         raise UserError("trainer.max_time was over before the first validation; give more, or leave it out")
@@ -139,12 +139,13 @@ def _trainer(cfg: DictConfig, checkpoint_io: CheckpointIO, listeners: list[pl.Ca
         UserError: the machine has no such device, or too few.
     """
     ours = {"enable_model_summary": False, "enable_progress_bar": os.isatty(2)}
-    chosen = {key: value for key, value in cfg.trainer.items() if value is not None}
-    if "profiler" in chosen:  # its table is one of Lightning's remarks
+    given = OmegaConf.to_container(cfg.trainer, resolve=True)
+    given = {key: value for key, value in given.items() if value is not None}  # null: Lightning's default
+    if "profiler" in given:  # Lightning logs its table at this level
         logging.getLogger("pytorch_lightning").setLevel(logging.INFO)
     try:
         return pl.Trainer(
-            **ours | OmegaConf.to_container(OmegaConf.create(chosen)),
+            **ours | given,
             max_epochs=cfg.model.epochs,
             callbacks=listeners,
             plugins=[checkpoint_io],
@@ -161,16 +162,19 @@ def _trainer(cfg: DictConfig, checkpoint_io: CheckpointIO, listeners: list[pl.Ca
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Keeps Lightning's remarks off the terminal.
+def _quiet() -> Iterator[None]:
+    """Hides warnings that a user can't act on.
 
     Raises:
         UserError: a loader's worker was killed.
     """
     try:
         with warnings.catch_warnings():
+            # Advice on loaders; that this one is not resumable is wrong: the sampler is.
             warnings.simplefilter("ignore", PossibleUserWarning)
-            warnings.filterwarnings("ignore", module=r"pytorch_lightning\.utilities\._pytree")
+            # Calls inside Lightning that PyTorch has deprecated.
+            inside = r"pytorch_lightning\.utilities\._pytree|lightning_fabric\.utilities\.distributed"
+            warnings.filterwarnings("ignore", module=inside)
             yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):

@@ -27,18 +27,18 @@ class ModelFolder:
 
     @classmethod
     def open(cls, train: Path) -> "ModelFolder":
-        """The model of a train folder, of which all files were read.
+        """A train folder's model, with all its files read and checked.
 
         Raises:
             UserError: one is missing, damaged or of an older form.
         """
         model = cls(train).checked()
         for _ in (model.card, model.settings, model.lineage, model.metrics):
-            pass  # said now, not halfway through what is done with it
+            pass  # each is read on first use; an error should come before anything is written
         return model
 
     def checked(self) -> "ModelFolder":
-        """Itself, once all its folders were found to be as they were sealed.
+        """Returns itself if every folder matches its seal.
 
         Raises:
             UserError: one is damaged.

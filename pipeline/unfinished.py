@@ -15,8 +15,11 @@ from pipeline import config, seal, yaml_files
 from pipeline.checkpoints import Checkpoints
 from pipeline.config import UserError
 
-# Of the configuration: how fast it goes and how often it is kept, not what comes out.
-WITHOUT_EFFECT = ("workers", "checkpoint_minutes")
+# Of the groups `trainer` and `runtime`: how fast it goes, what is shown and kept, not what comes out.
+WITHOUT_EFFECT = (
+    *("workers", "checkpoint_minutes"),
+    *("profiler", "enable_progress_bar", "enable_model_summary", "detect_anomaly"),
+)
 
 
 def identity(settings: dict, lineage: dict, sweep: str | None) -> str:
@@ -27,10 +30,12 @@ def identity(settings: dict, lineage: dict, sweep: str | None) -> str:
         lineage: its commit does not count, for a commit may change a page only; the code's hash does.
         sweep: jobs of different sweeps are different runs in MLflow.
     """
-    runtime = settings.get("runtime", {})  # older trainings have none
-    runtime = {key: value for key, value in runtime.items() if key not in WITHOUT_EFFECT}
+    groups = {
+        group: {key: value for key, value in settings.get(group, {}).items() if key not in WITHOUT_EFFECT}
+        for group in ("trainer", "runtime")  # older trainings have no runtime
+    }
     parts = [
-        settings | {"runtime": runtime},
+        settings | groups,
         *(lineage.get(key) for key in ("data", "code", "environment", "start")),
         sweep,
     ]

@@ -222,7 +222,8 @@ def test_how_fast_it_goes_may_change_in_between(repro, tmp_path, monkeypatch, ca
     with pytest.raises(StoppedError):
         train.train(config.compose(*cfg))
     monkeypatch.undo()
-    train.train(config.compose(*cfg, "runtime.workers=1", "runtime.checkpoint_minutes=60"))
+    shown = ("trainer.enable_progress_bar=false", "trainer.profiler=simple")
+    train.train(config.compose(*cfg, "runtime.workers=1", "runtime.checkpoint_minutes=60", *shown))
     assert "goes on after epoch 0, batch 3" in capsys.readouterr().out
 
 

@@ -41,8 +41,8 @@ def test_what_is_left_to_lightning_is_not_recorded():
 def test_what_has_another_home_here_is_told(house, key):
     from pipeline import validate
 
-    with pytest.raises(UserError, match=f"{key} is Lightning's word; here it is "), config.told():
-        raise UserError(validate.unknown(f"trainer.{key}", "cpu"))
+    told = validate.unknown(f"trainer.{key}", "cpu")
+    assert told.startswith(f"trainer.{key} is Lightning's word; here it is ")
 
 
 @pytest.mark.parametrize("model", ["scratch", "finetune", "probe"])
