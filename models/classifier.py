@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import nn
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
 
@@ -21,6 +21,7 @@ from models.pretrained import freeze, pooled_features
 from pipeline.portable import DamagedError, ModelCard, read_card
 
 TOP = (1, 3, 5)
+MONITOR = "val/top1"
 
 
 def topk_metrics(num_classes: int, prefix: str) -> MetricCollection:
@@ -53,6 +54,10 @@ class Classifier(pl.LightningModule):
         channels_last: memory layout; it changes the weights' last bits, so it is a choice, not a guess.
         class_weights: of each class in the training loss, or None: all alike.
         flip: answers by the mean over a picture and its mirror image, at twice the cost.
+        loss: called with logits and targets, both N×num_classes, in place of the cross-entropy; targets are
+            smoothed already.
+        metrics: further ones by name, called with probabilities, N×num_classes, and class numbers, N; logged
+            as ``val/NAME``.
         temperature: logits are divided by it when it answers; found on validation after training.
     """
 
@@ -75,8 +80,11 @@ class Classifier(pl.LightningModule):
         class_weights: list[float] | None = None,
         flip: bool = False,
         temperature: float = 1.0,
+        loss: nn.Module | None = None,
+        metrics: dict[str, Metric] | None = None,
     ):
         super().__init__()
+        self.save_hyperparameters(ignore=["net", "loss", "metrics"])
         self.channels_last = channels_last
         self.net = net.to(memory_format=torch.channels_last) if channels_last else net
         if frozen:
@@ -95,6 +103,8 @@ class Classifier(pl.LightningModule):
         self.mix = v2.RandomChoice(mixing) if mixing else None
         self.freeze_batchnorm, self.flip, self.temperature = freeze_batchnorm, flip, temperature
         self.val_metrics = topk_metrics(num_classes, "val/")
+        self.own_metrics = nn.ModuleDict({f"val/{name}": metric for name, metric in (metrics or {}).items()})
+        self.loss = loss
 
     def normalise(self, pictures: torch.Tensor) -> torch.Tensor:
         """uint8 N×H×W×3 to float N×3×H×W; on the device, so that a quarter of the bytes travel."""
@@ -138,8 +148,16 @@ class Classifier(pl.LightningModule):
             x = torch.cat([x, others])
             alike = targets.new_full((len(others), self.num_classes), 1 / self.num_classes)
             targets = torch.cat([targets, alike])
+        loss = self._loss(self.net(x), targets)
+        self.log("train/loss", loss, prog_bar=True, logger=False)
+        return loss
+
+    def _loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if self.loss is not None:
+            smoothed = targets * (1 - self.label_smoothing) + self.label_smoothing / self.num_classes
+            return self.loss(logits, smoothed)
         return nn.functional.cross_entropy(
-            self.net(x), targets, weight=self.class_weights, label_smoothing=self.label_smoothing
+            logits, targets, weight=self.class_weights, label_smoothing=self.label_smoothing
         )
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
@@ -149,8 +167,12 @@ class Classifier(pl.LightningModule):
         self.val_metrics.update(logits, labels)
         # In double precision: the mean may not depend on how the images are shared out.
         loss = nn.functional.cross_entropy(logits, labels).double()
-        self.log("val/loss", loss, prog_bar=True, batch_size=len(labels), sync_dist=True)
-        self.log_dict(self.val_metrics)
+        self.log("val/loss", loss, batch_size=len(labels), sync_dist=True)
+        for name, metric in self.val_metrics.items():
+            self.log(name, metric, prog_bar=name == MONITOR)
+        for name, metric in self.own_metrics.items():
+            metric.update(logits.softmax(dim=1), labels)
+            self.log(name, metric)
 
     def parameter_groups(self) -> list[dict]:
         """Parameters by weight decay and by depth, each with its highest learning rate."""

@@ -28,12 +28,13 @@ def fit_head(
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
+    from tqdm import tqdm
 
     features, labels = train
     mean, scale = features.mean(axis=0), _scale(features, labels)
     rows, heads = [], []
     solver = None
-    for strength in strengths:
+    for strength in tqdm(strengths, desc="head", disable=None):
         start = solver
         solver = LogisticRegression(
             C=strength, max_iter=1000, warm_start=True, class_weight="balanced" if balanced else None

@@ -3,7 +3,6 @@
 A step depends on configuration, data and its number alone, so a checkpoint needs no random state.
 """
 
-import os
 import signal
 import threading
 import time
@@ -14,14 +13,15 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.loggers import Logger
 
+from models.classifier import MONITOR
 from pipeline.checkpoints import Checkpoints
 from pipeline.config import SharedError, StoppedError
 from pipeline.things import Outliers
 
 # Steps between two synchronizations of losses and stop requests: on a GPU each one waits for the device.
 EVERY = {"cpu": 1, "cuda": 20}
-MONITOR = "val/top1"
 
 
 def is_due(trainer: pl.Trainer, batch_idx: int) -> bool:
@@ -152,6 +152,32 @@ class OutlierExposure(pl.Callback):
         batch[0] = self.outliers.add(batch[0])
 
 
+class LastValues(Logger):
+    """Lets callbacks log to ``trainer.logger``, as LearningRateMonitor does.
+
+    Attributes:
+        values: the last one of each metric; a row of ``curves.csv`` takes them.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.values: dict[str, float] = {}
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.values |= {key: float(value) for key, value in metrics.items()}
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """The configuration is recorded anyway."""
+
+
 class Curves(pl.Callback):
     """The rows of ``curves.csv``, one an epoch, and the sum of the losses within an epoch.
 
@@ -160,6 +186,9 @@ class Curves(pl.Callback):
         tell: is given all rows after each epoch, in the first process of several.
         title: of the model, for the line that each epoch leaves.
         resume: knows the time that was spent, and the last checkpoint.
+
+    Attributes:
+        logger: of the trainer.
     """
 
     def __init__(
@@ -172,6 +201,11 @@ class Curves(pl.Callback):
         self.rows, self.tell, self.title, self.resume = rows, tell, title, resume
         self.loss, self.lr, self.batches, self.seen = 0.0, 0.0, 0, 0
         self.pending: list[torch.Tensor] = []
+        self.logger = LastValues()
+        self.started = (0.0, 0)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.started = (time.monotonic(), trainer.current_epoch)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -229,27 +263,35 @@ class Curves(pl.Callback):
             "pictures_seen": self.seen,
             "lr": self.lr,
             "train/loss": self.loss / (self.batches * trainer.world_size),
-            "val/loss": logged.pop("val/loss"),
-            **logged,
+            "val/loss": logged["val/loss"],
         }
+        logged |= self.logger.values
+        row |= {key: logged[key] for key in sorted(logged) if key not in row}
         self.rows.append(row)
         self.loss, self.batches = 0.0, 0
         if self.tell and trainer.is_global_zero:
             self.tell(self.rows)
-            if not os.isatty(2):  # the bar tells it on a terminal
-                seconds = self.resume.elapsed()
-                print(
-                    f"train: {self.title} epoch {epoch}/{trainer.max_epochs}, loss {row['train/loss']:.3f}, "
-                    f"val top-1 {row[MONITOR]:.1%}, {seconds:.0f} s",
-                    flush=True,
-                )
+            seconds = self.resume.elapsed()
+            since, first = self.started
+            left = (time.monotonic() - since) / (epoch - first) * (trainer.max_epochs - epoch)
+            print(
+                f"train: {self.title} epoch {epoch}/{trainer.max_epochs}, loss {row['train/loss']:.3f}, "
+                f"val top-1 {row[MONITOR]:.1%}, {seconds:.0f} s" + (f", {left:.0f} s left" if left else ""),
+                flush=True,
+            )
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("rows", "loss", "batches", "seen")}
+        return {
+            "rows": self.rows,
+            "loss": self.loss,
+            "batches": self.batches,
+            "seen": self.seen,
+            "logged": self.logger.values,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for name, value in state_dict.items():
-            setattr(self, name, value)
+        self.rows, self.loss, self.batches = (state_dict[key] for key in ("rows", "loss", "batches"))
+        self.seen, self.logger.values = state_dict["seen"], state_dict["logged"]
 
 
 class KeepBest(pl.Callback):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 
 from pipeline import portable, schema, seal
 from pipeline.config import UserError
@@ -122,7 +122,7 @@ class Pictures(Dataset):
         return torch.from_numpy(np.array(picture)), int(self.targets[place])
 
 
-class EpochSampler(Sampler):
+class EpochSampler(SequentialSampler):  # Lightning replaces others for overfit_batches
     """Places in an order that seed and epoch alone decide, shared out over processes.
 
     Yields (epoch, place). Each process gets equally many, since DDP waits for all; what an epoch leaves over
@@ -135,6 +135,7 @@ class EpochSampler(Sampler):
         rank: this process.
         world: number of processes.
         chances: of each picture to be drawn, with replacement; None: each comes once an epoch.
+        is_fixed: whether every epoch is like the first, in order and augmentation.
     """
 
     def __init__(
@@ -145,7 +146,9 @@ class EpochSampler(Sampler):
         rank: int = 0,
         world: int = 1,
         chances: np.ndarray | None = None,
+        is_fixed: bool = False,
     ):
+        self.is_fixed = is_fixed
         self.length, self.seed, self.rank, self.world, self.chances = length, seed, rank, world, chances
         self.batch_size, self.epoch, self.done = batch_size, 0, 0
         # Whole batches only: a last one of three pictures would unsettle BatchNorm. Little data is one batch.
@@ -167,7 +170,7 @@ class EpochSampler(Sampler):
 
     def order(self, epoch: int) -> list[int]:
         """This process's places of an epoch."""
-        rng = np.random.default_rng([self.seed, epoch])
+        rng = np.random.default_rng([self.seed, 0 if self.is_fixed else epoch])
         if self.chances is None:
             order = rng.permutation(self.length)[: self.used]
         else:
@@ -178,7 +181,8 @@ class EpochSampler(Sampler):
         return self.used // self.world
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter([(self.epoch, place) for place in self.order(self.epoch)[self.done :]])
+        epoch = 0 if self.is_fixed else self.epoch
+        return iter([(epoch, place) for place in self.order(epoch)[self.done :]])
 
 
 def balanced_chances(targets: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from pipeline import augment
 from pipeline.data import EpochSampler, Pack, Pictures, balanced_chances, loader, still
@@ -43,14 +43,15 @@ class ImageData(pl.LightningDataModule):
     def _sampler(self, rank: int) -> EpochSampler:
         chances = balanced_chances(self.train_set.targets) if self.cfg.model.balance == "sampler" else None
         length, world = len(self.train_set), self.trainer.world_size
-        return EpochSampler(length, self.cfg.seed, self.batch_size, rank, world, chances)
+        is_fixed = bool(self.cfg.trainer.get("overfit_batches"))
+        return EpochSampler(length, self.cfg.seed, self.batch_size, rank, world, chances, is_fixed)
 
     def train_dataloader(self) -> DataLoader:
         return loader(self.train_set, self.batch_size, self.cfg.runtime.workers, self.sampler)
 
     def val_dataloader(self) -> DataLoader:
         own = range(self.trainer.global_rank, len(self.val_set), self.trainer.world_size)
-        return loader(self.val_set, self.batch_size, self.cfg.runtime.workers, own)
+        return loader(Subset(self.val_set, own), self.batch_size, self.cfg.runtime.workers)
 
     def names(self, epoch: int, batch: int, rank: int) -> list[str]:
         """Paths of the images in a batch of a process, by which a person finds them."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import config, yaml_files
+from pipeline import components, config, yaml_files
 from pipeline.config import CONF, UserError
 
 NAMED = ("data", "model")  # groups whose files say their own name; the others are recognised by content
@@ -105,17 +105,22 @@ def _values(base: DictConfig, plain: dict, settings: dict) -> dict:
         plain: the same, resolved and flat.
         settings: what is wanted.
     """
-    wanted = {key: value for key, value in config.flat(settings) if key in plain}
+    free = tuple(f"{key}." for key in components.ALLOWED)  # no file of a group needs to say them
+    wanted = {key: value for key, value in config.flat(settings) if key in plain or key.startswith(free)}
 
     def follows(key: str) -> bool:
         *parents, last = key.split(".")
         node = functools.reduce(lambda tree, parent: tree[parent], parents, base)
         return OmegaConf.is_interpolation(node, last)
 
-    values = {key: value for key, value in wanted.items() if plain[key] != value and not follows(key)}
+    values = {
+        key: value
+        for key, value in wanted.items()
+        if key not in plain or (plain[key] != value and not follows(key))
+    }
     said = base.copy()
     for key, value in values.items():
-        OmegaConf.update(said, key, value)
+        OmegaConf.update(said, key, value, force_add=True)
     now = dict(config.flat(OmegaConf.to_container(said, resolve=True)))
     return values | {key: value for key, value in wanted.items() if now.get(key) != value}
 

@@ -12,16 +12,17 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins import CheckpointIO
+from lightning_fabric.plugins import TorchCheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 
 from models.classifier import Classifier
-from pipeline import callbacks, checkpoints
+from pipeline import callbacks, checkpoints, components
 from pipeline.checkpoints import Checkpoints
-from pipeline.config import UserError
+from pipeline.config import ROOT, UserError
 from pipeline.data import Pack
 from pipeline.datamodule import ImageData
 from pipeline.portable import ModelCard
@@ -44,20 +45,20 @@ class Trained:
     seconds: float
 
 
-class HashedCheckpoints(CheckpointIO):
-    """Lets Lightning write and read its checkpoints in `Checkpoints`, by step and hash."""
+class HashedCheckpoints(TorchCheckpointIO):
+    """Lets Lightning write and read the checkpoint without a path in `Checkpoints`, by step and hash."""
 
     def __init__(self, kept: Checkpoints):
         self.kept = kept
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
-        self.kept.write(checkpoint["global_step"], checkpoint)
+        if path:  # of a person's own ModelCheckpoint
+            super().save_checkpoint(checkpoint, path, storage_options)
+        else:
+            self.kept.write(checkpoint["global_step"], checkpoint)
 
     def load_checkpoint(self, path: str, *_: Any, **__: Any) -> dict[str, Any]:
         return checkpoints.read(Path(path))
-
-    def remove_checkpoint(self, path: str) -> None:
-        """`Checkpoints` removes old ones itself."""
 
 
 def fit(
@@ -102,12 +103,13 @@ def fit(
     listeners = [
         resume,
         *([callbacks.OutlierExposure(Outliers(more, card.input))] if more else []),
+        *components.callbacks(OmegaConf.to_container(cfg.callbacks)),
         curves,
         best,
         *([callbacks.averaging(cfg.model.ema)] if cfg.model.ema else []),
         stopping,
     ]
-    trainer = _trainer(cfg, HashedCheckpoints(kept), listeners)
+    trainer = _trainer(cfg, HashedCheckpoints(kept), listeners, curves.logger)
     found = None if cfg.trainer.get("fast_dev_run") else kept.latest()
     if found:
         epoch, batch = _reached(checkpoints.read(found))
@@ -132,13 +134,19 @@ def _reached(checkpoint: dict) -> tuple[int, int]:
     return epoch, loop["epoch_loop.batch_progress"]["current"]["completed"]
 
 
-def _trainer(cfg: DictConfig, checkpoint_io: CheckpointIO, listeners: list[pl.Callback]) -> pl.Trainer:
+def _trainer(
+    cfg: DictConfig, checkpoint_io: TorchCheckpointIO, listeners: list[pl.Callback], logger: Logger
+) -> pl.Trainer:
     """Lightning's Trainer on the devices that ``conf/trainer/`` names.
 
     Raises:
         UserError: the machine has no such device, or too few.
     """
-    ours = {"enable_model_summary": False, "enable_progress_bar": os.isatty(2)}
+    ours = {
+        "enable_model_summary": False,
+        "enable_progress_bar": os.isatty(1),
+        "log_every_n_steps": 1,  # an epoch may have fewer steps than Lightning's 50
+    }
     given = OmegaConf.to_container(cfg.trainer, resolve=True)
     given = {key: value for key, value in given.items() if value is not None}  # null: Lightning's default
     if "profiler" in given:  # Lightning logs its table at this level
@@ -149,8 +157,9 @@ def _trainer(cfg: DictConfig, checkpoint_io: CheckpointIO, listeners: list[pl.Ca
             max_epochs=cfg.model.epochs,
             callbacks=listeners,
             plugins=[checkpoint_io],
-            logger=False,
-            enable_checkpointing=False,
+            logger=logger,
+            enable_checkpointing=any(isinstance(each, Checkpoint) for each in listeners),
+            default_root_dir=ROOT / "runs",
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )

@@ -22,6 +22,9 @@ def settings_of(cfg: DictConfig) -> dict:
     tree = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
     # What is left to Lightning is no choice, and another version of it may have further arguments.
     tree["trainer"] = {key: value for key, value in tree["trainer"].items() if value is not None}
+    for key in ("callbacks", "metrics"):  # of the checkout's own, and as a rule none
+        if not tree[key]:
+            del tree[key]
     return _without_passwords(tree)
 
 

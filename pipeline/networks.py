@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import config, foreign, seal, sizing
+from pipeline import components, config, foreign, seal, sizing
 from pipeline.config import UserError
 from pipeline.portable import ModelCard, Preprocessing
 
@@ -99,6 +99,8 @@ def build(cfg: DictConfig, pack: "Pack", start: Path | None = None) -> Untrained
     if cfg.model.balance == "weights":
         targets = pack.table["target"].to_numpy()[pack.rows("train")]
         training["class_weights"] = class_weights(targets, len(pack.classes))
+    if cfg.model.get("loss"):
+        training["loss"] = components.loss(OmegaConf.to_container(cfg.model.loss))
     model = Classifier(
         net,
         len(card.classes),
@@ -107,6 +109,7 @@ def build(cfg: DictConfig, pack: "Pack", start: Path | None = None) -> Untrained
         mixup=cfg.augment.mixup,
         cutmix=cfg.augment.cutmix,
         flip=card.flip,
+        metrics=components.metrics(OmegaConf.to_container(cfg.metrics), num_classes=len(card.classes)),
         **training,
     )
     return Untrained(model, card)

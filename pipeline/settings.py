@@ -122,6 +122,7 @@ class Model:
     layer_decay: Factor = OPTIONAL
     frozen: Count = OPTIONAL
     freeze_batchnorm: Flag = OPTIONAL
+    loss: dict[str, Any] = OPTIONAL
 
 
 @dataclass(config=_CONFIG)
@@ -141,6 +142,7 @@ class Trainer:
     fast_dev_run: Flag | Batches | None = OPTIONAL
     limit_train_batches: Batches | Factor | None = OPTIONAL
     limit_val_batches: Batches | Factor | None = OPTIONAL
+    overfit_batches: Batches | Factor | None = OPTIONAL
     accumulate_grad_batches: Batches | None = OPTIONAL
     gradient_clip_val: Above0 | None = OPTIONAL
     gradient_clip_algorithm: Literal["norm", "value"] | None = OPTIONAL
@@ -149,6 +151,7 @@ class Trainer:
     sync_batchnorm: Flag | None = OPTIONAL
     profiler: Literal["simple", "advanced"] | None = OPTIONAL
     enable_progress_bar: Flag | None = OPTIONAL
+    log_every_n_steps: Batches | None = OPTIONAL
     enable_model_summary: Flag | None = OPTIONAL
 
 
@@ -209,3 +212,5 @@ class Settings:
     split: Split
     unsure: Unsure
     register: Register
+    callbacks: dict[Name, dict[str, Any]] = OPTIONAL
+    metrics: dict[Name, dict[str, Any]] = OPTIONAL

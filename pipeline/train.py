@@ -212,7 +212,6 @@ def _judge(model, card: ModelCard, pack, cfg: DictConfig, folder: Path) -> tuple
     """
     import torch
 
-    from models.classifier import topk_metrics
     from pipeline import scores
 
     rows = pack.rows("val")
@@ -225,10 +224,9 @@ def _judge(model, card: ModelCard, pack, cfg: DictConfig, folder: Path) -> tuple
     targets = pack.table["target"].to_numpy()[rows]
     card, probabilities = _calibrate(model, card, probabilities, targets, cfg)
     scores.draw(pack, rows, probabilities, f"{cfg.model.name} on {cfg.data.name}, validation", folder)
-    figures = topk_metrics(len(pack.classes), "val/")(
-        torch.from_numpy(probabilities), torch.from_numpy(targets)
-    )
-    return card, {key: float(value) for key, value in figures.items()}
+    answers = torch.from_numpy(probabilities), torch.from_numpy(targets)
+    metrics = {**model.cpu().val_metrics, **model.own_metrics}
+    return card, {key: float(metric.clone()(*answers)) for key, metric in metrics.items()}
 
 
 def _of_features(model, x):

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline import settings, yaml_files
+from pipeline import components, settings, yaml_files
 from pipeline.config import CONF, PARAMS, UserError, choices
 from pipeline.text import printable, without_password
 
@@ -38,6 +38,7 @@ TRAINING = (
     "layer_decay",
     "frozen",
     "freeze_batchnorm",
+    "loss",
 )
 _SOURCES = {
     "drawn": ("per_class", "seed"),
@@ -111,6 +112,10 @@ def unknown(key: str, group_choice: str | None = None) -> str:
     """
     group, _, rest = key.partition(".")
     shown = f"{_written_in(key)}{printable(key)}"
+    for free in components.ALLOWED:
+        if key == free or key.startswith(f"{free}."):
+            name = ".NAME" if free != "model.loss" else ""
+            return f"{shown}: to add one, begin with a plus sign: +{free}{name}._target_=MODULE.CLASS"
     if key in _ELSEWHERE:
         return f"{shown} is Lightning's word; here it is {_ELSEWHERE[key]}"
     if key in known_keys() and rest:
@@ -333,6 +338,11 @@ def _contradictions(tree: dict) -> Iterator[str]:
         yield f"model.net._target_ is missing; conf/model/{model['name']}.yaml must name the network there"
     yield from _not_plain(model["net"], "model.net")
     yield from _not_plain(tree["augment"]["transforms"], "augment.transforms")
+    for group, key, node in components.described(tree):
+        yield from components.problems(group, node, key)
+        if key in ("metrics.loss", *(f"metrics.top{k}" for k in (1, 3, 5))):
+            yield f"{key}: a training has this one already; choose another name"
+        yield from _not_plain(node, key)
     yield from _unread(model)
     for key in set(source) - {"kind", *_SOURCES[source["kind"]]}:
         yield f"data.source.{key} has no effect with data.source.kind={source['kind']}; leave it out"
@@ -363,6 +373,8 @@ def _unread(model: dict) -> Iterator[str]:
     if "backbone" not in model["net"]:
         for key in (key for key, value in model["input"].items() if value is None):
             yield f"model.input.{key}=null: only a backbone of timm has a value of its own; give one"
+    if model.get("loss") and model["balance"] == "weights":
+        yield "model.balance=weights has no effect with a model.loss of your own; use sampler, or none"
     trained = [key for key in TRAINING if key in model]
     needed = [key for key in ("shares", "patience", "lr") if key not in model]
     if needed and epochs > 0:
@@ -370,6 +382,8 @@ def _unread(model: dict) -> Iterator[str]:
             f"model.epochs={epochs}: model={name} has no {', no '.join(needed)}, for only its head is "
             "trained; use model=finetune, or model.epochs=0"
         )
+    elif "loss" in model and epochs == 0:
+        yield f"model={name} has no loss to choose: its head is fitted; use model=finetune, or leave it out"
     elif needed and trained:
         yield unknown(f"model.{trained[0]}", name)
 

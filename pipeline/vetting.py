@@ -10,7 +10,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pipeline import foreign, portable
+from pipeline import components, foreign, portable
 from pipeline.config import UserError
 from pipeline.provenance import CHANGES, CODE
 from pipeline.text import printable
@@ -117,7 +117,12 @@ def settings(tree: dict, code: Path, whose: object) -> None:
     if not isinstance(source, dict) or not isinstance(net, dict):
         raise UserError(f"{whose}: its config.yaml is damaged; it can't be rebuilt")
     _net(net, code, whose)
-    rest = tree | {"model": tree["model"] | {"net": {}}}
+    for key, group in (("callbacks", tree), ("metrics", tree), ("loss", tree["model"])):
+        if not isinstance(group.get(key) or {}, dict):
+            raise UserError(f"{whose}: {key} is no mapping in its config.yaml; it can't be rebuilt")
+    for group, key, node in components.described(tree):
+        _component(group, key, node, code, whose)
+    rest = tree | {"callbacks": {}, "metrics": {}, "model": tree["model"] | {"net": {}, "loss": {}}}
     if hidden := sorted(_hidden(rest)):
         raise UserError(f"{whose}: its config.yaml has the key {printable(hidden[0])[:50]}; it is not run")
     augment.check(tree["augment"].get("transforms"))
@@ -148,16 +153,43 @@ def _net(net: dict, code: Path, whose: object) -> None:
             raise UserError(f"{whose}: {printable(error)}; it is not run") from error
         return
     # A network of that commit's own may be gone, or take other arguments today.
+    _own_class(net, "model.net", code, whose)
+
+
+def _own_class(tree: dict, where: str, code: Path, whose: object) -> None:
+    """Makes sure that a description names a class of the commit's own ``models/``, with plain arguments."""
+    named = str(tree.get("_target_"))
+    parts = re.fullmatch(r"models\.(\w+)\.(\w+)", named)
     file = code / "models" / f"{parts[1]}.py" if parts else code
     classes = ast.parse(file.read_text(encoding="utf-8")).body if file.is_file() else []
     if not parts or parts[2] not in {node.name for node in classes if isinstance(node, ast.ClassDef)}:
         raise UserError(
-            f"{whose}: model.net._target_={printable(named)[:100]} is no network in that commit's models/; "
+            f"{whose}: {where}._target_={printable(named)[:100]} is no class in that commit's models/; "
             "it is not run"
         )
-    for key, value in net.items():
+    _plain_arguments(tree, where, whose)
+
+
+def _plain_arguments(tree: dict, where: str, whose: object) -> None:
+    for key, value in tree.items():
         if (key.startswith("_") and key != "_target_") or not portable.is_plain(value):
-            raise UserError(f"{whose}: model.net.{printable(key)[:50]} is no plain argument; it is not run")
+            raise UserError(f"{whose}: {where}.{printable(key)[:50]} is no plain argument; it is not run")
+
+
+def _component(group: str, where: str, tree: object, code: Path, whose: object) -> None:
+    """Makes sure that a callback, metric or loss is Lightning's, PyTorch's or the commit's own."""
+    if not isinstance(tree, dict):
+        raise UserError(f"{whose}: {where} is no mapping in its config.yaml; it can't be rebuilt")
+    if str(tree.get("_target_")).startswith("models."):
+        _own_class(tree, where, code, whose)
+        return
+    for problem in components.problems(group, tree, where):
+        raise UserError(f"{whose}: {problem}; it is not run")
+    _plain_arguments(tree, where, whose)
+    for key, value in tree.items():
+        # A callback of Lightning's may write where it is told to.
+        if isinstance(value, str) and (PurePosixPath(value).is_absolute() or ".." in value or "\\" in value):
+            raise UserError(f"{whose}: {where}.{printable(key)[:50]} names a place outside; it is not run")
 
 
 def _hidden(tree: object) -> list[str]:

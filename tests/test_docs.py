@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import json
 import re
 import shlex
 import shutil
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import config
+from pipeline import config, curves
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PAGES = {page.name: page.read_text() for page in (CHECKOUT / "README.md", *(CHECKOUT / "docs").glob("*.md"))}
@@ -146,18 +147,63 @@ def _block(page: str, kind: str, number: int) -> str:
     return [block for name, block in _blocks(kind) if name == page][number]
 
 
-def test_a_model_is_added_in_ten_lines_as_docs_models_says(repro, run, house):
-    code = _block("models.md", "python", 0)
-    assert len([line for line in code.splitlines() if line.strip()]) <= 10
-    added = (house / "models/tiny.py", house / "conf/model/tiny.yaml")
-    try:
-        added[0].write_text(code)
-        added[1].write_text(_block("models.md", "yaml", 0))
-        told = _shell(run, _block("models.md", "sh", 0).replace("tiny", "tiny data.epochs=1"), house)
-        assert told.count("train: tiny on sample, val top-1") == 3
-    finally:
-        for file in added:
-            file.unlink(missing_ok=True)
+@pytest.fixture
+def added(house):
+    """The files that docs/models.md adds, in the copy."""
+    page = PAGES["models.md"]
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    before = [page[: page.index(block)] for block in blocks]
+    files = {
+        re.findall(r"`(models/\w+\.py)`", text)[-1]: block for text, block in zip(before, blocks, strict=True)
+    }
+    files["conf/model/tiny.yaml"] = _block("models.md", "yaml", 0)
+    for name, text in files.items():
+        assert not (house / name).exists()
+        (house / name).write_text(text)
+    yield files
+    for name in files:
+        (house / name).unlink()
+
+
+def test_a_model_a_metric_a_callback_and_a_loss_take_ten_lines_each(added):
+    assert set(added) > {"models/tiny.py", "models/certainty.py", "models/gradients.py", "models/poly.py"}
+    for name, code in added.items():
+        assert len([line for line in code.splitlines() if line.strip()]) <= 12, name
+
+
+def test_a_model_is_added_as_docs_models_says(repro, run, house, added):
+    told = _shell(run, _block("models.md", "sh", 0).replace("tiny", "tiny data.epochs=1"), house)
+    assert told.count("train: tiny on sample, val top-1") == 3
+
+
+def test_metrics_callbacks_and_a_loss_are_added_as_docs_models_says(repro, run, house, added, tmp_path):
+    words = [word for _, command in COMMANDS for word in shlex.split(command) if word.startswith("+")]
+    assert len(words) == 6
+    _shell(
+        run,
+        shlex.join(
+            [
+                "python",
+                "-m",
+                "pipeline.train",
+                "model=tiny",
+                "data.epochs=2",
+                *words,
+                f"out={tmp_path / 'out'}",
+            ]
+        ),
+        house,
+    )
+    rows = curves.read(tmp_path / "out")
+    kept = max(rows, key=lambda row: row["val/top1"])
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    for name in ("val/f1", "val/certainty"):
+        assert len({row[name] for row in rows}) == 2
+        assert metrics[name] == pytest.approx(kept[name], abs=0.02)  # calibrated since
+    assert all(row["train/gradient_norm"] > 0 and row["lr-AdamW/pg1"] > 0 for row in rows)
+    plain = tmp_path / "plain"
+    _shell(run, f"python -m pipeline.train model=tiny data.epochs=2 out={plain}", house)
+    assert curves.read(plain)[0]["train/loss"] != rows[0]["train/loss"]
 
 
 def test_a_colleague_pulls_what_was_pushed_trains_nothing_and_may_clean_up(repro, run, house, tmp_path):

@@ -1,12 +1,21 @@
 """Files are the truth and MLflow the mirror: what it lacks comes back, once, and a model loads from it."""
 
+import ast
 import io
 import json
 import os
 import re
+import shlex
 import shutil
+import signal
+import socket
 import subprocess
+import sys
+import threading
+import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
@@ -15,7 +24,7 @@ import pandas
 import pytest
 from PIL import Image
 
-from pipeline import config, provenance, seal, tracking
+from pipeline import config, provenance, seal, tracking, train
 from pipeline.lineage import settings_of
 from pipeline.model_folder import ModelFolder
 from pipeline.provenance import Provenance
@@ -430,3 +439,46 @@ def test_the_page_links_to_the_training_side(client):
         client.set_experiment_tag(experiment.experiment_id, key, tag)
         assert tracking.links("http://127.0.0.1:5000")
         assert "state" in json.loads(client.get_experiment_by_name(NAME).tags[key])
+
+
+def test_mlflow_logs_what_the_machine_is_doing_where_it_is_asked_to(repro, tmp_path, monkeypatch, client):
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
+    train.train(config.compose("model=scratch", "data.epochs=2", f"out={tmp_path / 'watched'}"), "watched")
+    (watched,) = [one for one in _runs(client) if one.info.run_name == "watched"]
+    assert watched.data.metrics["system/cpu_utilization_percentage"] > 0
+    assert watched.info.status == "FINISHED"
+    assert not [one for one in threading.enumerate() if one.name == "SystemMetricsMonitor"]
+
+
+@pytest.mark.slow
+def test_mlflow_serves_the_champion(repro, house, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    page = (house / "docs/take-along.md").read_text()
+    served, asked = (
+        re.search(r"^(mlflow models serve .*)$", page, re.M)[1],
+        page[page.index("import base64, ") :],
+    )
+    server = subprocess.Popen(
+        shlex.split(served.replace("5001", str(port))),
+        cwd=house,
+        env={**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{house / 'mlflow.db'}"},
+        start_new_session=True,
+    )
+    try:
+        for _ in range(60):
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ping") as answer:
+                assert answer.status == 200
+                break
+            time.sleep(1)
+        Image.new("RGB", (90, 60), (200, 120, 40)).save(tmp_path / "PHOTO.jpg")
+        lines = asked.partition("```")[0].replace("5001", str(port)).replace("PHOTO", str(tmp_path / "PHOTO"))
+        done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True)
+        (row,) = ast.literal_eval(done.stdout)["predictions"]
+        assert set(row) == set(ModelFolder(house / "runs/sample/train/scratch").card.classes)
+        assert sum(row.values()) == pytest.approx(1, abs=1e-5)
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(20)

@@ -1,7 +1,9 @@
 """Arguments of Lightning's Trainer are passed on as they are, and keep what is promised of a training."""
 
 import inspect
+import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -17,8 +19,8 @@ OURS = {
     "self",
     *("max_epochs", "max_steps", "min_steps", "callbacks", "plugins", "logger", "default_root_dir"),
     *("enable_checkpointing", "num_sanity_val_steps", "use_distributed_sampler", "inference_mode"),
-    *("limit_test_batches", "limit_predict_batches", "overfit_batches", "val_check_interval"),
-    *("check_val_every_n_epoch", "log_every_n_steps", "reload_dataloaders_every_n_epochs", "barebones"),
+    *("limit_test_batches", "limit_predict_batches", "val_check_interval"),
+    *("check_val_every_n_epoch", "reload_dataloaders_every_n_epochs", "barebones"),
     *("model_registry", "enable_autolog_hparams"),
 }
 
@@ -108,3 +110,119 @@ def test_a_training_whose_time_is_over_ends_with_what_it_has_reached(repro, tmp_
     (row,) = curves.read(tmp_path / "out")
     assert row["pictures_seen"] == 4 * 16 and row["val/top1"] >= 0
     assert (tmp_path / "out/weights.safetensors").is_file()
+
+
+def test_overfit_batches_shows_the_same_images_in_every_epoch(repro, tmp_path, monkeypatch):
+    whole, seen = callbacks.Curves.on_train_batch_start, []
+
+    def look(self, trainer, module, batch, batch_idx):
+        seen.append((batch_idx, batch[0].sum().item(), tuple(batch[1].tolist())))
+        whole(self, trainer, module, batch, batch_idx)
+
+    monkeypatch.setattr(callbacks.Curves, "on_train_batch_start", look)
+    words = ("trainer.overfit_batches=2", "model.outliers=0", "model.shares=[1.0]", f"out={tmp_path / 'out'}")
+    train.train(config.compose(*SCRATCH, *words))
+    assert len(seen) == 4 and seen[:2] == seen[2:] and seen[0] != seen[1]
+
+
+def test_a_finished_model_goes_through_lightnings_validate(repro, house):
+    from models.classifier import load
+    from pipeline.data import Pack
+    from pipeline.datamodule import ImageData
+
+    folder = house / "runs/sample/train/scratch"
+    model, card = load(folder)
+    data = ImageData(Pack.open(house / "data/sample"), card, config.compose("model=scratch"))
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, use_distributed_sampler=False
+    )
+    (found,) = trainer.validate(model, data, verbose=False)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert {key: found[key] for key in ("val/top1", "val/top3")} == pytest.approx(
+        {key: metrics[key] for key in ("val/top1", "val/top3")}
+    )
+
+
+def test_lightning_loads_a_checkpoint_of_a_training(repro, tmp_path, monkeypatch):
+    from models.classifier import Classifier
+    from models.scratch import ScratchCNN
+    from pipeline.checkpoints import Checkpoints
+
+    files, whole = [], Checkpoints.write
+    monkeypatch.setattr(
+        Checkpoints, "write", lambda *given: files.append(whole(*given)) or shutil.copy(files[-1], tmp_path)
+    )
+    cfg = config.compose(*SCRATCH, f"out={tmp_path / 'out'}")
+    train.train(cfg)
+    net = ScratchCNN(35, list(cfg.model.net.widths), list(cfg.model.net.depths), cfg.model.net.dropout)
+    before = net.state_dict()["head.weight"].clone()
+    model = Classifier.load_from_checkpoint(tmp_path / files[-1].name, net=net)
+    assert model.lr == cfg.model.lr and not model.net.head.weight.equal(before)
+
+
+def test_lightnings_own_checkpoints_are_written_where_a_person_wants_them(repro, tmp_path):
+    words = (
+        "+callbacks.best._target_=pytorch_lightning.callbacks.ModelCheckpoint",
+        f"+callbacks.best.dirpath={tmp_path / 'mine'}",
+        "+callbacks.best.monitor=val/top1",
+        "+callbacks.best.filename=best",
+    )
+    train.train(config.compose(*SCRATCH, *words, f"out={tmp_path / 'out'}"))
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["best.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["callbacks={a: {_target_: models.a.B}}"], r"begin with a plus sign: \+callbacks\.NAME\._target_="),
+        (["+callbacks.a._target_=os.system"], "must be a class of models or pytorch_lightning.callbacks"),
+        (["+callbacks.a._target_=models.scratch.ScratchCNN"], "is no pytorch_lightning Callback"),
+        (["+callbacks.a._target_=models.nothing.Here"], "can't be imported"),
+        (["+callbacks.a._target_=pytorch_lightning.callbacks.Nothing"], "can't be imported"),
+        (["+callbacks.a.patience=3"], r"callbacks\.a\._target_ is missing"),
+        (
+            ["+callbacks.a._target_=pytorch_lightning.callbacks.Timer", "+callbacks.a.hours=3"],
+            "does not take these arguments",
+        ),
+        (
+            ["+callbacks.a._target_=pytorch_lightning.callbacks.Timer", "+callbacks.a._args_=[3]"],
+            "only _target_",
+        ),
+        (["+metrics.a._target_=torchmetrics.Metric"], "does not take these arguments"),
+        (["+metrics.a._target_=torchmetrics.functional.accuracy"], "is no torchmetrics Metric"),
+        (["+metrics.loss._target_=torchmetrics.MeanMetric"], "metrics.loss"),
+        (["+model.loss._target_=torch.load"], "must be a class of models, torch.nn or timm.loss"),
+        (
+            ["+model.loss._target_=torch.nn.BCEWithLogitsLoss", "model.balance=weights"],
+            "balance=weights has no effect",
+        ),
+        (["model=probe", "+model.loss._target_=torch.nn.BCEWithLogitsLoss"], "model=probe has no loss"),
+    ],
+)
+def test_what_is_no_callback_metric_or_loss_is_told_in_one_line(repro, tmp_path, words, message):
+    with pytest.raises(UserError, match=message) as refused:
+        train.train(config.compose("model=scratch", *words, f"out={tmp_path / 'out'}"))
+    assert "\n" not in str(refused.value)
+
+
+def test_what_a_callback_logged_before_a_stop_is_in_the_epochs_row(repro, tmp_path, monkeypatch):
+    words = (
+        "+callbacks.lr._target_=pytorch_lightning.callbacks.LearningRateMonitor",
+        "+callbacks.lr.logging_interval=epoch",
+    )
+    train.train(config.compose(*SCRATCH, *words, f"out={tmp_path / 'whole'}"))
+    whole = callbacks.ExactResume.on_train_batch_start
+
+    def hook(self, trainer, module, batch, batch_idx):
+        if trainer.global_step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        whole(self, trainer, module, batch, batch_idx)
+
+    monkeypatch.setattr(callbacks.ExactResume, "on_train_batch_start", hook)
+    with pytest.raises(StoppedError):
+        train.train(config.compose(*SCRATCH, *words, f"out={tmp_path / 'stopped'}"))
+    monkeypatch.undo()
+    train.train(config.compose(*SCRATCH, *words, f"out={tmp_path / 'stopped'}"))
+    assert "lr-AdamW/pg1" in (tmp_path / "whole/curves.csv").read_text()
+    for name in ("weights.safetensors", "curves.csv"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()

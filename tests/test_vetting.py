@@ -99,15 +99,21 @@ def _settings(**changes) -> dict:
 def test_settings_of_the_commits_own_network_are_taken(tree):
     vetting.settings(_settings(), tree, "sample 1")
     vetting.settings(_settings(model__net={"_target_": "models.tiny.Tiny", "width": 3}), tree, "sample 1")
+    own, lightnings = (
+        {"_target_": "models.tiny.Tiny", "width": 3},
+        {"_target_": "pytorch_lightning.callbacks.X"},
+    )
+    named = _settings(callbacks={"a": own, "b": lightnings}, metrics={"c": own}, model__loss=own)
+    vetting.settings(named, tree, "sample 1")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model__net": {"_target_": "pandas.read_pickle"}}, "no network in that commit"),
-        ({"model__net": {"_target_": "models.tiny.run"}}, "no network in that commit"),
-        ({"model__net": {"_target_": "models.tiny.os.system"}}, "no network in that commit"),
-        ({"model__net": {"_target_": "models.../x.Y"}}, "no network in that commit"),
+        ({"model__net": {"_target_": "pandas.read_pickle"}}, "no class in that commit"),
+        ({"model__net": {"_target_": "models.tiny.run"}}, "no class in that commit"),
+        ({"model__net": {"_target_": "models.tiny.os.system"}}, "no class in that commit"),
+        ({"model__net": {"_target_": "models.../x.Y"}}, "no class in that commit"),
         (
             {"model__net": {"_target_": "models.tiny.Tiny", "x": {"_target_": "os.abort"}}},
             "no plain argument",
@@ -135,6 +141,22 @@ def test_settings_of_the_commits_own_network_are_taken(tree):
         ({"model__batch_size": 10**9}, "more than 65536"),
         ({"model__epochs": 10**9}, "more than 100000"),
         ({"trainer": None}, "trainer is no mapping"),
+        ({"callbacks": {"a": {"_target_": "os.abort"}}}, "must be a class of"),
+        ({"callbacks": {"a": {"_target_": "models.tiny.run"}}}, "no class in that commit"),
+        ({"callbacks": {"a": {"_target_": "models.tiny.Tiny", "x": {"_target_": "a"}}}}, "no plain argument"),
+        (
+            {"callbacks": {"a": {"_target_": "pytorch_lightning.callbacks.X", "dirpath": "/x"}}},
+            "place outside",
+        ),
+        (
+            {"callbacks": {"a": {"_target_": "pytorch_lightning.callbacks.X", "dirpath": "../x"}}},
+            "place outside",
+        ),
+        ({"callbacks": "x"}, "callbacks is no mapping"),
+        ({"callbacks": {"a": 1}}, "callbacks.a is no mapping"),
+        ({"metrics": {"a": {"_target_": "torch.nn.Linear"}}}, "must be a class of"),
+        ({"model__loss": {"_target_": "timm.loss.X", "_partial_": True}}, "only _target_"),
+        ({"model__loss": "x"}, "loss is no mapping"),
     ],
 )
 def test_settings_that_name_something_else_are_not_run(changes, message, tree):

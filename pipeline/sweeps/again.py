@@ -65,6 +65,8 @@ def run_job(job: Callable[[], object], hydra: DictConfig) -> object:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"error": None}), encoding="utf-8")  # so it stays where the process is ended
     value, error = float("nan"), ""
+    words = printable(" ".join(hydra.overrides.task))
+    print(f"sweep: job {hydra.job.num}: {words}", flush=True)
     try:
         value = job()
     except StoppedError:

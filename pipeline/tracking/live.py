@@ -1,5 +1,6 @@
 """The run of a training that is under way."""
 
+import logging
 import os
 import platform
 import sys
@@ -59,6 +60,7 @@ class Run:
         self.doubt = True  # whether MLflow may hold rows that we do not know to be there
         self.warned = False
         self.silent_until, self.pause = 0.0, PAUSE
+        self.monitor = None  # of processor, memory and disk, where a person asks for it
         self._try(lambda: None)
 
     def push(self, rows: list[dict]) -> None:
@@ -69,6 +71,7 @@ class Run:
         """Ends the run with all that stands in train's folder; returns whether MLflow has it."""
 
         def end() -> None:
+            self._unwatch()
             with writing():  # or `sync`, in another program, completes this run at the same moment
                 self.doubt |= "content" in client().get_run(self.run_id).data.tags
                 self._push(rows)
@@ -88,6 +91,7 @@ class Run:
         self.sent, self.doubt = len(rows), False
 
     def _fail(self, reason: str, status: str) -> None:
+        self._unwatch()
         reason = notes.without_paths(reason)[:500]
         client().set_tag(self.run_id, BROKEN_OFF, reason)
         client().set_tag(self.run_id, runs.NOTE, notes.failed(reason))
@@ -160,4 +164,22 @@ class Run:
         for file in ("params.yaml", "dvc.lock"):
             if (ROOT / file).is_file():
                 client().log_artifact(run_id, ROOT / file)
+        self._watch(run_id)
         return run_id
+
+    def _watch(self, run_id: str) -> None:
+        """Starts MLflow's log of the machine's load, if MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING is true."""
+        from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+
+        if MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+            logging.getLogger(SystemMetricsMonitor.__module__).setLevel(logging.WARNING)
+            self._unwatch()
+            self.monitor = SystemMetricsMonitor(run_id, resume_logging=True)
+            self.monitor.start()
+
+    def _unwatch(self) -> None:
+        if self.monitor:
+            self.monitor.finish()
+            self.monitor = None

@@ -1,0 +1,113 @@
+"""Callbacks, metrics and losses that a configuration names by ``_target_``."""
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pipeline.config import UserError
+from pipeline.text import printable
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+    import torchmetrics
+    from torch import nn
+
+# The libraries are those that a training imports anyway; `models` is this checkout's, so a file of your own
+# there is part of the code hash, and dvc.yaml lists it.
+ALLOWED = {
+    "callbacks": ("models", "pytorch_lightning.callbacks"),
+    "metrics": ("models", "torchmetrics"),
+    "model.loss": ("models", "torch.nn", "timm.loss"),
+}
+
+
+def described(tree: dict) -> Iterator[tuple[str, str, dict]]:
+    """Each description in a resolved configuration: group, dotted key, ``_target_`` and arguments."""
+    for group in ("callbacks", "metrics"):
+        for name, node in (tree.get(group) or {}).items():
+            yield group, f"{group}.{name}", node
+    if node := tree["model"].get("loss"):
+        yield "model.loss", "model.loss", node
+
+
+def problems(group: str, tree: dict, where: str) -> Iterator[str]:
+    """What is wrong with a description, as far as its words tell; nothing is imported.
+
+    Args:
+        group: a key of `ALLOWED`.
+        tree: ``_target_`` and arguments.
+        where: the configuration's key, for the message.
+    """
+    target = tree.get("_target_")
+    *others, last = ALLOWED[group]
+    homes = f"{', '.join(others)} or {last}"
+    if not isinstance(target, str):
+        yield f"{where}._target_ is missing; name a class of {homes} there"
+    elif not any(re.fullmatch(rf"{re.escape(each)}(\.\w+)+", target) for each in ALLOWED[group]):
+        yield (
+            f"{where}._target_={printable(target)[:100]}: must be a class of {homes}; "
+            "put one of your own into models/"
+        )
+    for key in tree:
+        if str(key).startswith("_") and key != "_target_":
+            yield f"{where}.{printable(key)[:50]}: only _target_ and arguments of the class are allowed"
+
+
+def callbacks(tree: dict[str, dict]) -> "list[pl.Callback]":
+    """The callbacks of a configuration, in its order.
+
+    Raises:
+        UserError: one is no class of Lightning's callbacks, or does not take its arguments.
+    """
+    import pytorch_lightning as pl
+
+    return [_make(node, pl.Callback, f"callbacks.{name}") for name, node in tree.items()]
+
+
+def metrics(tree: dict[str, dict], **offered: object) -> "dict[str, torchmetrics.Metric]":
+    """The metrics of a configuration by their names.
+
+    Args:
+        tree: name to description.
+        offered: arguments that a class gets if it takes them.
+
+    Raises:
+        UserError: one is no class of torchmetrics' metrics, or does not take its arguments.
+    """
+    import torchmetrics
+
+    return {name: _make(node, torchmetrics.Metric, f"metrics.{name}", offered) for name, node in tree.items()}
+
+
+def loss(tree: dict, **offered: object) -> "nn.Module":
+    """The loss of a configuration; called with logits and targets.
+
+    Raises:
+        UserError: it is no PyTorch module, or does not take its arguments.
+    """
+    from torch import nn
+
+    return _make(tree, nn.Module, "model.loss", offered)
+
+
+def _make(node: dict, kind: type, where: str, offered: dict | None = None) -> object:
+    target = node["_target_"]
+    module, _, name = target.rpartition(".")
+    try:
+        made = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{where}._target_={target} can't be imported ({error})") from error
+    if not (isinstance(made, type) and issubclass(made, kind)):
+        raise UserError(
+            f"{where}._target_={target} is no {kind.__module__.partition('.')[0]} {kind.__name__}"
+        )
+    arguments = {key: value for key, value in node.items() if key != "_target_"}
+    takes = inspect.signature(made).parameters
+    arguments = {key: value for key, value in (offered or {}).items() if key in takes} | arguments
+    try:
+        return made(**arguments)
+    except Exception as error:  # whatever a class raises that is given arguments which don't fit
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{where}: {target} does not take these arguments ({why})") from error
