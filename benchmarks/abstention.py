@@ -19,9 +19,10 @@ from rich.table import Table
 
 from benchmarks.machine import described
 from models import classifier
-from pipeline import calibration, config, features, scores, split, things, train
+from pipeline import assess, calibration, config, features, out_of_domain, scores, split, train
 from pipeline.config import ROOT, compose
 from pipeline.data import Pack
+from pipeline.networks import Training
 
 FOLDER = ROOT / "runs/abstention"
 JUDGED_BY = 200  # cut-outs of photographs, of which no rule sees one
@@ -60,24 +61,25 @@ def judged(folder: Path, place: Path, cfg: DictConfig) -> dict[str, np.ndarray]:
     if not file.is_file():
         model, card = classifier.load(folder)
         pack, found = Pack.open(place), {}
+        training = Training(cfg, pack, model, card)
 
         def loose(images: list[np.ndarray]) -> np.ndarray:
             if cfg.model.epochs == 0:
-                return train._of_features(model, features.features_loose(model, card, images, cfg))
+                return assess.of_features(model, features.features_loose(training, images))
             return scores.predict_loose(model, card, images, 32)
 
         for part in ("val", "test"):
             rows = pack.rows(part)
             if cfg.model.epochs == 0:
-                shares = train._of_features(model, features.features(model, card, pack, rows, cfg))
+                shares = assess.of_features(model, features.features(training, rows))
             else:
                 shares = scores.predict(model, card, pack, rows, 32, 0)
             found[part] = shares.max(axis=1)
-            found[f"{part}_right"] = shares.argmax(axis=1) == pack.table["target"].to_numpy()[rows]
+            found[f"{part}_right"] = shares.argmax(axis=1) == pack.targets[rows]
         others = {
-            "patterns": things.drawn(train.THINGS, seed=0),
-            "former": things.drawn(72, seed=0),
-            "unseen": things.photographed(JUDGED_BY, seed=5),
+            "patterns": out_of_domain.drawn(assess.PATTERNS, seed=0),
+            "former": out_of_domain.drawn(72, seed=0),
+            "unseen": out_of_domain.photographed(JUDGED_BY, seed=5),
         }
         for name, images in others.items():
             found[name] = loose(images).max(axis=1)

@@ -32,7 +32,8 @@ def main() -> None:
     cfg = compose("model=probe", *given.overrides)
     pack = Pack.open(ROOT / "data" / cfg.data.name)
     torch.set_num_threads(cfg.runtime.threads)
-    model, card = networks.build(cfg, pack)
+    training = networks.build(cfg, pack)
+    card = training.card
     rows = np.arange(min(given.pictures, len(pack.table)))
     relabelled = np.roll(rows, 1)
     sized = [
@@ -56,10 +57,10 @@ def main() -> None:
 
         def anew() -> None:
             shutil.rmtree(features.CACHE, ignore_errors=True)
-            features.features(model, card, pack, rows, cfg)
+            features.features(training, rows)
 
         def again() -> None:
-            features.features(model, card, pack, relabelled, cfg)
+            features.features(training, relabelled)
 
         programs = {name: (lambda run=run: [run(batch) for batch in sized]) for name, run in engines.items()}
         programs |= {"features(), nothing kept": anew, "features(), all kept": again}

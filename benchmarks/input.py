@@ -83,7 +83,8 @@ def main() -> None:
 
     cfg = compose("model=scratch", "augment=light", *given.overrides)
     pack = Pack.open(ROOT / "data" / cfg.data.name)
-    model, card = networks.build(cfg, pack)
+    training = networks.build(cfg, pack)
+    model, card = training.model, training.card
     size = card.input.size
     torch.set_num_threads(1)
     rows = pack.rows("train")[: given.pictures]

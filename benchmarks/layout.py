@@ -49,12 +49,12 @@ def main() -> None:
         for channels_last, threads in product((False, True), given.threads):
             cfg = compose(f"model={name}", *given.overrides, f"model.channels_last={channels_last}")
             pack = Pack.open(ROOT / "data" / cfg.data.name)
-            model, card = networks.build(cfg, pack)
-            size, count = card.input.size, cfg.model.batch_size
+            training = networks.build(cfg, pack)
+            size, count = training.card.input.size, cfg.model.batch_size
             pictures = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8)
             batch = pictures, torch.randint(0, len(pack.classes), (count,))
             layout = "channels_last" if channels_last else "contiguous"
-            programs[layout, threads] = step(model, batch, threads)
+            programs[layout, threads] = step(training.model, batch, threads)
         for program in programs.values():
             program()  # the first step chooses kernels
         seconds = interleaved(programs, given.rounds)

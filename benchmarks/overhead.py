@@ -109,9 +109,8 @@ def _trainings(folder: Path, overrides: list[str]) -> dict:
     numbers = itertools.count()
 
     def learn(tell) -> list[dict]:
-        model = networks.build(cfg, pack_).model
         kept = Checkpoints(folder / f"checkpoints{next(numbers)}")
-        return fit.fit(model, pack_, card, cfg, [], kept, time.monotonic(), tell).rows
+        return fit.fit(networks.build(cfg, pack_), kept, time.monotonic(), tell).rows
 
     def tracked() -> None:
         run = Run(card, settings, lineage, "overhead", None, "cpu", f"attempt{next(numbers)}")

@@ -64,7 +64,7 @@ def main() -> None:
     given = parser.parse_args()
     cfg = compose("model=probe", *given.overrides)
     pack = Pack.open(ROOT / "data" / cfg.data.name)
-    y = pack.table["target"].to_numpy()
+    y = pack.targets
     backbone = cfg.model.net.backbone
     file = ROOT / "reports/benchmarks" / cfg.data.name / "probe.csv"
     done = {}
@@ -76,8 +76,7 @@ def main() -> None:
     def seen(*more: str) -> np.ndarray:
         chosen = compose("model=probe", *given.overrides, *more)
         torch.set_num_threads(chosen.runtime.threads)
-        model, card = networks.build(chosen, pack)
-        return features(model, card, pack, np.arange(len(y)), chosen)
+        return features(networks.build(chosen, pack), np.arange(len(y)))
 
     def plain(learn: np.ndarray, judged: np.ndarray, seed: int) -> np.ndarray:
         head = LogisticRegression(max_iter=5000)

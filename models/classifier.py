@@ -1,4 +1,4 @@
-"""The one LightningModule: any network, from uint8 pictures to breed probabilities."""
+"""The one LightningModule: any network, from uint8 pictures to logits of classes."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -12,36 +12,25 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import nn
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import Metric
 from torchvision.transforms import v2
 
 from models.build import NetworkError, from_card
 from models.pretrained import freeze, pooled_features
+from pipeline import tasks
 from pipeline.portable import DamagedError, ModelCard, read_card
-
-TOP = (1, 3, 5)
-MONITOR = "val/top1"
-
-
-def topk_metrics(num_classes: int, prefix: str) -> MetricCollection:
-    """Top-1/3/5 accuracy over pictures; k is clamped to the number of classes."""
-    return MetricCollection(
-        {f"top{k}": MulticlassAccuracy(num_classes, top_k=min(k, num_classes), average="micro") for k in TOP},
-        prefix=prefix,
-        # It would let two share their counts for good if these are equal after the first batch.
-        compute_groups=False,
-    )
+from pipeline.tasks import Task
 
 
 class Classifier(pl.LightningModule):
-    """Normalisation, network, loss, metrics, optimiser and learning rate of one class per image.
+    """Normalisation, network, loss, metrics, optimiser and learning rate.
 
     Args:
         net: pictures N×3×H×W to logits N×num_classes.
         num_classes: number of classes.
         mean: per channel, in 0–1; subtracted.
         std: per channel, in 0–1; divided by.
+        task: what the labels are.
         lr: highest learning rate, reached after the warm-up.
         weight_decay: of AdamW; biases and norms are spared.
         warmup: share of all steps over which the rate rises; then it falls as a half cosine to zero.
@@ -54,10 +43,10 @@ class Classifier(pl.LightningModule):
         channels_last: memory layout; it changes the weights' last bits, so it is a choice, not a guess.
         class_weights: of each class in the training loss, or None: all alike.
         flip: answers by the mean over a picture and its mirror image, at twice the cost.
-        loss: called with logits and targets, both N×num_classes, in place of the cross-entropy; targets are
-            smoothed already.
-        metrics: further ones by name, called with probabilities, N×num_classes, and class numbers, N; logged
-            as ``val/NAME``.
+        loss: called with logits and targets, both N×num_classes, in place of the task's; targets are smoothed
+            already.
+        metrics: further ones by name, called with probabilities, N×num_classes, and targets; logged as
+            ``val/NAME``.
         temperature: logits are divided by it when it answers; found on validation after training.
     """
 
@@ -67,6 +56,7 @@ class Classifier(pl.LightningModule):
         num_classes: int,
         mean: list[float],
         std: list[float],
+        task: Task,
         lr: float = 1e-3,
         weight_decay: float = 0.0,
         warmup: float = 0.1,
@@ -84,8 +74,8 @@ class Classifier(pl.LightningModule):
         metrics: dict[str, Metric] | None = None,
     ):
         super().__init__()
-        self.save_hyperparameters(ignore=["net", "loss", "metrics"])
-        self.channels_last = channels_last
+        self.save_hyperparameters(ignore=["net", "task", "loss", "metrics"])
+        self.task, self.channels_last = task, channels_last
         self.net = net.to(memory_format=torch.channels_last) if channels_last else net
         if frozen:
             freeze(self.net, frozen)
@@ -102,8 +92,10 @@ class Classifier(pl.LightningModule):
         mixing = [kind(alpha=float(alpha), num_classes=num_classes) for kind, alpha in kinds if alpha > 0]
         self.mix = v2.RandomChoice(mixing) if mixing else None
         self.freeze_batchnorm, self.flip, self.temperature = freeze_batchnorm, flip, temperature
-        self.val_metrics = topk_metrics(num_classes, "val/")
-        self.own_metrics = nn.ModuleDict({f"val/{name}": metric for name, metric in (metrics or {}).items()})
+        self.task_metrics, self.own_metrics = (
+            nn.ModuleDict({f"val/{name}": metric for name, metric in found.items()})
+            for found in (task.metrics(num_classes), metrics or {})
+        )
         self.loss = loss
 
     def normalise(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -134,45 +126,40 @@ class Classifier(pl.LightningModule):
         return self
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """The loss of pictures, uint8 N×H×W×3, with their labels, at most N.
-
-        Those behind the labels are of no class: the network learns to give all classes alike.
-        """
+        """The loss of pictures, uint8 N×H×W×3, with their targets, at most N: those behind show no class."""
         pictures, labels = batch
         x, others = self.normalise(pictures).tensor_split([len(labels)])
+        targets = self.task.dense(labels, self.num_classes)
         if self.mix:
-            x, targets = self.mix(x, labels)
-        else:  # not the labels: with class weights their mean would be over weights, not over pictures
-            targets = nn.functional.one_hot(labels, self.num_classes).float()
+            x, targets = self.mix(x, targets)
         if len(others):
             x = torch.cat([x, others])
-            alike = targets.new_full((len(others), self.num_classes), 1 / self.num_classes)
-            targets = torch.cat([targets, alike])
-        loss = self._loss(self.net(x), targets)
+            targets = torch.cat([targets, self.task.unknown(len(others), targets)])
+        if self.loss is not None:
+            loss = self.loss(self.net(x), self.task.smooth(targets, self.label_smoothing))
+        else:
+            loss = self.task.loss(self.net(x), targets, self.class_weights, self.label_smoothing)
         self.log("train/loss", loss, prog_bar=True, logger=False)
         return loss
 
-    def _loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        if self.loss is not None:
-            smoothed = targets * (1 - self.label_smoothing) + self.label_smoothing / self.num_classes
-            return self.loss(logits, smoothed)
-        return nn.functional.cross_entropy(
-            logits, targets, weight=self.class_weights, label_smoothing=self.label_smoothing
-        )
-
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
-        """Logs top-k accuracy and the loss, unsmoothed and unweighted."""
+        """Logs the task's metrics, a person's own and the loss, unsmoothed and unweighted."""
         pictures, labels = batch
         logits = self(pictures)
-        self.val_metrics.update(logits, labels)
         # In double precision: the mean may not depend on how the images are shared out.
-        loss = nn.functional.cross_entropy(logits, labels).double()
+        loss = self.task.loss(logits, labels).double()
         self.log("val/loss", loss, batch_size=len(labels), sync_dist=True)
-        for name, metric in self.val_metrics.items():
-            self.log(name, metric, prog_bar=name == MONITOR)
+        for name, metric in self.task_metrics.items():
+            metric.update(logits, labels)
+            self.log(name, metric, prog_bar=name == self.task.monitor)
         for name, metric in self.own_metrics.items():
-            metric.update(logits.softmax(dim=1), labels)
+            metric.update(self.task.probabilities(logits), labels)
             self.log(name, metric)
+
+    def judge(self, probabilities: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+        """The logged metrics of answers that are already there."""
+        metrics = {**self.task_metrics, **self.own_metrics}
+        return {name: float(metric.cpu().clone()(probabilities, labels)) for name, metric in metrics.items()}
 
     def parameter_groups(self) -> list[dict]:
         """Parameters by weight decay and by depth, each with its highest learning rate."""
@@ -230,6 +217,7 @@ def build(card: ModelCard, shapes: dict[str, tuple[int, ...]] | None = None) -> 
         classes,
         card.input.mean,
         card.input.std,
+        tasks.of(card.task),
         channels_last=card.channels_last,
         flip=card.flip,
         temperature=card.temperature,

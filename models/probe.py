@@ -4,11 +4,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from pipeline.tasks import Task
+
 
 def fit_head(
     train: tuple[np.ndarray, np.ndarray],
     val: tuple[np.ndarray, np.ndarray],
     strengths: list[float],
+    task: Task,
     balanced: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, list[dict[str, float]]]:
     """Fits a head for each strength of regularisation and keeps the best on validation.
@@ -20,11 +23,13 @@ def fit_head(
         train: features N×C and labels N, every class among them.
         val: the same, for the choice.
         strengths: inverse strengths, scikit-learn's C, from strong regularisation to weak.
+        task: what the labels are.
         balanced: whether each class counts alike, however many pictures it has.
 
     Returns:
-        Weight, classes×C, bias, classes, and a row per strength: `C`, `val/top1`, `val/loss`. The lowest
-        `val/loss` is kept: on a few hundred pictures it is less noisy than `val/top1`, and calibrated.
+        Weight, classes×C, bias, classes, and a row per strength: `C`, the figure that the task is decided by,
+        and `val/loss`. The lowest `val/loss` is kept: on a few hundred pictures it is less noisy than shares
+        of right answers, and calibrated.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
@@ -43,9 +48,10 @@ def fit_head(
             solver.coef_, solver.intercept_, solver.classes_ = start.coef_, start.intercept_, start.classes_
         solver.fit((features - mean) / scale, labels)
         probabilities = solver.predict_proba((val[0] - mean) / scale)
-        right = solver.classes_[probabilities.argmax(axis=1)] == val[1]
         loss = log_loss(val[1], probabilities, labels=solver.classes_)
-        rows.append({"C": strength, "val/top1": float(right.mean()), "val/loss": float(loss)})
+        rows.append(
+            {"C": strength, task.monitor: task.decide(probabilities, val[1]), "val/loss": float(loss)}
+        )
         heads.append(_unfold(solver, mean, scale))
     best = min(range(len(rows)), key=lambda place: rows[place]["val/loss"])
     return *heads[best], rows

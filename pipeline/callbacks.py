@@ -15,10 +15,9 @@ import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loggers import Logger
 
-from models.classifier import MONITOR
 from pipeline.checkpoints import Checkpoints
 from pipeline.config import SharedError, StoppedError
-from pipeline.things import Outliers
+from pipeline.out_of_domain import Outliers
 
 # Steps between two synchronizations of losses and stop requests: on a GPU each one waits for the device.
 EVERY = {"cpu": 1, "cuda": 20}
@@ -275,8 +274,9 @@ class Curves(pl.Callback):
             since, first = self.started
             left = (time.monotonic() - since) / (epoch - first) * (trainer.max_epochs - epoch)
             print(
-                f"train: {self.title} epoch {epoch}/{trainer.max_epochs}, loss {row['train/loss']:.3f}, "
-                f"val top-1 {row[MONITOR]:.1%}, {seconds:.0f} s" + (f", {left:.0f} s left" if left else ""),
+                f"train: {self.title} epoch {epoch}/{trainer.max_epochs}, "
+                f"loss {row['train/loss']:.3f}, val {pl_module.task.describe(row, 'val', 1)}, {seconds:.0f} s"
+                + (f", {left:.0f} s left" if left else ""),
                 flush=True,
             )
 
@@ -300,17 +300,21 @@ class KeepBest(pl.Callback):
     It stands before the callback that averages: that one takes the averaged weights out of the model again
     at the end of a validation.
 
+    Args:
+        monitor: the figure that decides; larger is better.
+
     Attributes:
         best: figure of the kept weights, or None.
         weights: the kept weights.
     """
 
-    def __init__(self):
+    def __init__(self, monitor: str):
+        self.monitor = monitor
         self.best: float | None = None
         self.weights: dict[str, torch.Tensor] = {}
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        figure = float(trainer.callback_metrics[MONITOR])
+        figure = float(trainer.callback_metrics[self.monitor])
         if self.best is None or figure > self.best:
             self.best, self.weights = figure, copied(pl_module.net)
 

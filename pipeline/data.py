@@ -10,9 +10,10 @@ import pandas
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 
-from pipeline import portable, schema, seal
+from pipeline import portable, schema, seal, tasks
 from pipeline.config import UserError
 from pipeline.portable import Preprocessing
+from pipeline.tasks import Task
 
 
 @dataclass
@@ -20,10 +21,11 @@ class Pack:
     """Pictures of one data set with their labels and splits.
 
     Attributes:
-        table: a row a picture: the pack's index with `split`, `group` and `target` (class number). In the
-            order of the pictures' hashes: what the order decides (a picture's chances, a batch) must not
-            depend on what a file is called.
+        table: a row a picture: the pack's index with `split` and `group`. In the order of the pictures'
+            hashes: what the order decides (a picture's chances, a batch) must not depend on what a file is
+            called.
         classes: class names, sorted.
+        targets: class number of each row.
         summary: what ``pack.json`` says.
         split_sha256: of the assignment: of pictures, labels and splits, not of paths.
     """
@@ -31,6 +33,7 @@ class Pack:
     folder: Path
     table: pandas.DataFrame
     classes: list[str]
+    targets: np.ndarray
     summary: dict
     split_sha256: str
 
@@ -56,14 +59,20 @@ class Pack:
         # Equal pictures of one class and split can stand for each other; their order by path stays.
         table = table.sort_values([*schema.PICTURE, "split"], kind="stable", ignore_index=True)
         classes = sorted(table["label"].unique())
-        table["target"] = table["label"].map({name: number for number, name in enumerate(classes)})
+        numbers = {name: number for number, name in enumerate(classes)}
         return cls(
             folder=place / "pack",
             table=table,
             classes=classes,
+            targets=table["label"].map(numbers).to_numpy(),
             summary=summary,
             split_sha256=schema.content_hash(table, "split"),
         )
+
+    @property
+    def task(self) -> Task:
+        """What the labels are."""
+        return tasks.of(self.summary.get("task", "single_label"))
 
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of a split."""
@@ -97,7 +106,7 @@ class Pictures(Dataset):
         table = pack.table.iloc[rows]
         self.file = pack.folder / "pixels.bin"
         self.places = table[["offset", "height", "width"]].to_numpy()
-        self.targets = table["target"].to_numpy()
+        self.targets = pack.targets[rows]
         self.rows, self.size, self.seed = rows, size, seed
         self._pixels: np.memmap | None = None
 

@@ -1,21 +1,19 @@
 """The images of a training as Lightning asks for them."""
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Subset
 
 from pipeline import augment
-from pipeline.data import EpochSampler, Pack, Pictures, balanced_chances, loader, still
-from pipeline.portable import ModelCard
+from pipeline.data import EpochSampler, Pictures, balanced_chances, loader, still
+from pipeline.networks import Training
 
 
 class ImageData(pl.LightningDataModule):
     """Training and validation split of a packed data set, shared out over the processes.
 
     Args:
-        pack: the images.
-        card: of the model; says how they are sized.
-        cfg: the configuration.
+        training: its pack holds the images, and its card says how they are sized.
 
     Attributes:
         train_set: augmented.
@@ -23,8 +21,9 @@ class ImageData(pl.LightningDataModule):
         sampler: of this process; there once `setup` was called.
     """
 
-    def __init__(self, pack: Pack, card: ModelCard, cfg: DictConfig):
+    def __init__(self, training: Training):
         super().__init__()
+        pack, card, cfg = training.pack, training.card, training.cfg
         self.pack, self.cfg, self.batch_size = pack, cfg, cfg.model.batch_size
         sides = augment.sides(card.input.size, list(cfg.model.shares), cfg.model.epochs)
         transforms = augment.build(list(OmegaConf.to_container(cfg.augment.transforms)), sides)

@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from pipeline import atomic, chosen, config, portable, seal, tables, text
+from pipeline import atomic, chosen, config, leaderboard, portable, seal, tables, text
 from pipeline import page as try_page
 from pipeline.config import ROOT, UserError
 from pipeline.model_folder import ModelFolder
@@ -113,7 +113,7 @@ def _card(found: ModelFolder, card: ModelCard, int8: dict | None, page: bool) ->
     """The model card, Markdown."""
     import jinja2
 
-    test, weak = None, ""
+    test, weak, headings, cells = None, "", [], []
     if found.evaluation:
         test = found.test_metrics
         rows = sorted(tables.read(found.evaluation / "classes.csv"), key=lambda row: float(row["recall"]))
@@ -124,6 +124,10 @@ def _card(found: ModelFolder, card: ModelCard, int8: dict | None, page: bool) ->
         )
         if "test/answered" not in test:
             raise UserError("this model was judged by an older version; run: dvc repro evaluate")
+        columns = [figure for figure in found.task.on_test if figure.key in test]
+        # The first column of both is the model's name.
+        headings = leaderboard.headings(columns)[1:]
+        cells = leaderboard.cells({"model": card.name, **test}, columns)[1:]
     data = found.settings["data"]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=False)
     environment.filters |= {"markdown": text.markdown, "code": text.code}
@@ -134,7 +138,10 @@ def _card(found: ModelFolder, card: ModelCard, int8: dict | None, page: bool) ->
         provenance=found.provenance,
         sha256=found.sha256,
         licence=data.get("licence", "unknown"),
+        task=found.task,
         test=test,
+        headings=headings,
+        cells=cells,
         weak=weak,
         int8=int8,
         page=page,
@@ -149,7 +156,7 @@ def _to_int8(folder: Path, card: ModelCard) -> dict:
     not looked at again.
 
     Returns:
-        `pictures`, top-1 `float32` and `int8`, and the share of answers that `agree`.
+        `pictures`, the share of right answers `float32` and `int8`, and the share of answers that `agree`.
 
     Raises:
         UserError: the pictures are not here.
@@ -201,7 +208,7 @@ def _to_int8(folder: Path, card: ModelCard) -> dict:
         weight_type=QuantType.QUInt8,
     )
     os.replace(folder / "int8.onnx", folder / "model.onnx")
-    coarse, targets = answers(), pack.table["target"].to_numpy()[rows]
+    coarse, targets = answers(), pack.targets[rows]
     return {
         "pictures": len(rows),
         "float32": float((exact == targets).mean()),

@@ -19,7 +19,8 @@ from torch.utils.data import Dataset
 from models.classifier import Classifier
 from pipeline import config, graph, portable
 from pipeline.config import UserError
-from pipeline.data import Pack, Pictures, loader, still
+from pipeline.data import Pictures, loader, still
+from pipeline.networks import Training
 from pipeline.portable import ModelCard
 
 CACHE = Path("data/.cache/features")  # in the main checkout
@@ -47,31 +48,28 @@ def backbone_key(model: Classifier, card: ModelCard, cfg: DictConfig) -> str:
     return digest.hexdigest()
 
 
-def features(model: Classifier, card: ModelCard, pack: Pack, rows: np.ndarray, cfg: DictConfig) -> np.ndarray:
+def features(training: Training, rows: np.ndarray) -> np.ndarray:
     """Pooled features, rows×C float32, in the order of `rows`.
 
     Kept in one file a backbone under the pictures' hashes: a second head, a relabelled picture or another
     split computes nothing, a new picture only itself.
 
     Args:
-        model: its head does not matter.
-        card: the model's.
-        pack: the pictures.
-        rows: which of them.
-        cfg: of it `model.batch_size` and `trainer`.
+        training: its model's head does not matter.
+        rows: of the pack.
     """
+    pack, card = training.pack, training.card
     hashes = pack.table["sha256"].to_numpy()[rows]
 
     def sized(new: np.ndarray) -> Pictures:
         return Pictures(pack, rows[new], still(card.input), seed=0)
 
-    return _kept(model, card, hashes.tolist(), sized, cfg)
+    return _kept(training, hashes.tolist(), sized)
 
 
-def features_loose(
-    model: Classifier, card: ModelCard, pictures: list[np.ndarray], cfg: DictConfig
-) -> np.ndarray:
+def features_loose(training: Training, pictures: list[np.ndarray]) -> np.ndarray:
     """The same of pictures of no data set, uint8 H×W×3 of any size each."""
+    card = training.card
     size = still(card.input)
     hashes = [hashlib.sha256(f"{each.shape}".encode() + each.tobytes()).hexdigest() for each in pictures]
 
@@ -79,25 +77,18 @@ def features_loose(
         small = (portable.shrink(Image.fromarray(pictures[place]), card.input.max_side) for place in new)
         return [(torch.from_numpy(np.array(size(each))), 0) for each in small]
 
-    return _kept(model, card, hashes, sized, cfg)
+    return _kept(training, hashes, sized)
 
 
-def _kept(
-    model: Classifier,
-    card: ModelCard,
-    hashes: list[str],
-    sized: Callable[[np.ndarray], Dataset | list],
-    cfg: DictConfig,
-) -> np.ndarray:
+def _kept(training: Training, hashes: list[str], sized: Callable[[np.ndarray], Dataset | list]) -> np.ndarray:
     """Features of pictures by their hashes: from the cache, or computed and added to it.
 
     Args:
-        model: its head does not matter.
-        card: the model's.
+        training: its model's head does not matter.
         hashes: of the pictures.
         sized: makes a data set of those at the given places.
-        cfg: of it `model.batch_size` and `trainer`.
     """
+    model, card, cfg = training.model, training.card, training.cfg
     file = config.main_checkout() / CACHE / f"{backbone_key(model, card, cfg)[:24]}.npz"
     known: dict[str, np.ndarray] = {}
     if file.is_file():

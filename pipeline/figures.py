@@ -129,10 +129,16 @@ def mistakes(pictures: list[np.ndarray], captions: list[str], title: str, file: 
 
 
 @_legible
-def curves(rows: dict[str, list[dict]], file: Path) -> None:
-    """Validation top-1 and losses by epoch, a line a model.
+def curves(rows: dict[str, list[dict]], key: str, title: str, file: Path) -> None:
+    """A share on validation and losses by epoch, a line a model.
 
     Models without epochs are a level line; models of which nothing was measured are left out.
+
+    Args:
+        rows: points of each model.
+        key: of the share.
+        title: of it.
+        file: where to.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
     for number, (name, points) in enumerate(rows.items()):
@@ -140,7 +146,7 @@ def curves(rows: dict[str, list[dict]], file: Path) -> None:
         epochs = [point for point in points if point.get("epoch") is not None]
         if epochs:
             x = [point["epoch"] for point in epochs]
-            left.plot(x, [100 * point["val/top1"] for point in epochs], color=colour, label=name)
+            left.plot(x, [100 * point[key] for point in epochs], color=colour, label=name)
             right.plot(
                 x,
                 [point.get("train/loss") or np.nan for point in epochs],
@@ -151,8 +157,8 @@ def curves(rows: dict[str, list[dict]], file: Path) -> None:
             right.plot(x, [point["val/loss"] for point in epochs], color=colour, label=f"{name}, val")
         elif points:
             kept = min(points, key=lambda point: point["val/loss"])  # as models/probe.py chooses
-            left.axhline(100 * kept["val/top1"], color=colour, ls=":", label=name)
-    left.set(xlabel="epoch", ylabel="val top-1, %")
+            left.axhline(100 * kept[key], color=colour, ls=":", label=name)
+    left.set(xlabel="epoch", ylabel=f"{title}, %")
     right.set(xlabel="epoch", ylabel="loss")
     for axes in (left, right):
         axes.grid(alpha=0.3)
@@ -163,16 +169,22 @@ def curves(rows: dict[str, list[dict]], file: Path) -> None:
 
 @_legible
 def leaderboard(
-    names: list[str], best: list[float], low: list[float], high: list[float], title: str, file: Path
+    names: list[str],
+    best: list[float],
+    low: list[float],
+    high: list[float],
+    figure_title: str,
+    title: str,
+    file: Path,
 ) -> None:
-    """Test top-1 in per cent with 95 % intervals, best on top."""
+    """A figure of models in per cent with 95 % intervals, best on top."""
     figure, axes = plt.subplots(figsize=(6, 0.6 + 0.45 * len(names)))
     places = np.arange(len(names))[::-1]
     spread = [np.subtract(best, low), np.subtract(high, best)]
     axes.errorbar(best, places, xerr=spread, fmt="o", capsize=4)
     axes.set_yticks(places, names)
     axes.set_ylim(-0.6, len(names) - 0.4)
-    axes.set(xlabel="test top-1, % with 95 % interval", title=title)
+    axes.set(xlabel=f"{figure_title}, % with 95 % interval", title=title)
     axes.grid(alpha=0.3, axis="x")
     _close(figure, file)
 

@@ -1,8 +1,9 @@
-"""Trains a whole network on Lightning's Trainer, from where a former attempt was broken off."""
+"""Trains on Lightning's Trainer, from where a former attempt was broken off."""
 
 import logging
 import math
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,14 +20,14 @@ from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 
-from models.classifier import Classifier
+from models import probe
 from pipeline import callbacks, checkpoints, components
 from pipeline.checkpoints import Checkpoints
 from pipeline.config import ROOT, UserError
-from pipeline.data import Pack
 from pipeline.datamodule import ImageData
-from pipeline.portable import ModelCard
-from pipeline.things import Outliers
+from pipeline.features import features
+from pipeline.networks import Training
+from pipeline.out_of_domain import Outliers
 
 for _name in ("pytorch_lightning", "lightning_fabric"):  # tips, and what it finds on the machine
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -62,41 +63,79 @@ class HashedCheckpoints(TorchCheckpointIO):
 
 
 def fit(
-    model: Classifier,
-    pack: Pack,
-    card: ModelCard,
-    cfg: DictConfig,
-    rows: list[dict],
+    training: Training,
     kept: Checkpoints,
     began: float,
-    tell: Callable[[list[dict]], None] | None,
+    tell: Callable[[list[dict]], None] | None = None,
 ) -> Trained:
-    """Trains until the epochs are done or validation stops improving; leaves the best epoch's weights.
+    """Fits the head, the whole network or both; leaves the best weights on validation in the model.
 
     Args:
-        model: with the weights to start from.
-        pack: the images.
-        card: the model's.
-        cfg: the configuration.
-        rows: of the curves before the first epoch.
+        training: with the weights to start from.
         kept: where checkpoints are; the newest is where it begins.
         began: when this process did, by ``time.monotonic``.
-        tell: is given the rows after each epoch, in the first process of several.
+        tell: is given the rows of the curves after each epoch, in the first process of several.
 
     Raises:
         StoppedError: SIGTERM came.
         SharedError: the loss is no number any more.
         UserError: the machine has no such device, or a loader's worker was killed.
     """
-    data = ImageData(pack, card, cfg)
+    rows = []
+    if training.cfg.model.head == "probe" and not kept.any():
+        rows = fit_head(training)
+    if training.cfg.model.epochs == 0:
+        return Trained(rows, time.monotonic() - began)
+    return _fit_network(training, rows, kept, began, tell)
+
+
+def fit_head(training: Training) -> list[dict]:
+    """Fits the linear head on cached features.
+
+    Returns:
+        Curve rows: one per strength of regularisation, or epoch 0 of a fine-tuning.
+    """
+    cfg, pack = training.cfg, training.pack
+    parts = []
+    for split in ("train", "val"):
+        rows = pack.rows(split)
+        parts.append((features(training, rows), pack.targets[rows]))
+    balanced = cfg.model.balance != "none"
+    weight, bias, tried = probe.fit_head(*parts, list(cfg.model.strengths), pack.task, balanced)
+    probe.set_head(training.model.net.get_classifier(), weight, bias)
+    if cfg.model.epochs > 0:  # fine-tuning begins where the kept head stands
+        start = min(tried, key=lambda row: row["val/loss"])
+        return [{"step": 0, "epoch": 0, "pictures_seen": 0, **start}]
+    return [{"step": step, **row} for step, row in enumerate(tried)]
+
+
+def _fit_network(
+    training: Training,
+    rows: list[dict],
+    kept: Checkpoints,
+    began: float,
+    tell: Callable[[list[dict]], None] | None,
+) -> Trained:
+    """Trains until the epochs are done or validation stops improving.
+
+    Args:
+        training: with the weights to start from.
+        rows: of the curves before the first epoch.
+        kept: see `fit`.
+        began: likewise.
+        tell: likewise.
+    """
+    model, card, cfg = training.model, training.card, training.cfg
+    data = ImageData(training)
     minutes, threads = cfg.runtime.checkpoint_minutes, cfg.runtime.threads
     resume = callbacks.ExactResume(cfg.seed, minutes, threads, began, kept)
-    curves = callbacks.Curves(rows, tell, cfg.model.name, resume)
+    curves = callbacks.Curves(rows, tell, card.name, resume)
     # The head that was fitted counts as epoch 0: what is kept is never worse on validation.
-    best = callbacks.KeepBest()
+    monitor = model.task.monitor
+    best = callbacks.KeepBest(monitor)
     if rows:
-        best.best, best.weights = rows[0][callbacks.MONITOR], callbacks.copied(model.net)
-    stopping = EarlyStopping(callbacks.MONITOR, mode="max", min_delta=0.0, patience=cfg.model.patience)
+        best.best, best.weights = rows[0][monitor], callbacks.copied(model.net)
+    stopping = EarlyStopping(monitor, mode="max", min_delta=0.0, patience=cfg.model.patience)
     if rows:
         stopping.best_score = torch.tensor(best.best, dtype=torch.float64)
     more = math.ceil(cfg.model.get("outliers", 0.0) * cfg.model.batch_size)

@@ -5,36 +5,41 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from pipeline import config, foreign, ranking, seal, text
+from pipeline import config, foreign, ranking, seal, tasks, text
 from pipeline.config import ROOT, UserError
+from pipeline.tasks import Figure, Task
 
-# Heading, source (train's or evaluate's metrics.json), key, how to show it.
-COLUMNS = (
-    ("top-1", "evaluate", "test/top1", "{:.1%}"),
-    ("top-3", "evaluate", "test/top3", "{:.1%}"),
-    ("top-5", "evaluate", "test/top5", "{:.1%}"),
-    ("per class", "evaluate", "test/mean_per_class", "{:.1%}"),
-    ("cat or dog", "evaluate", "test/species", "{:.1%}"),
-    ("calibration", "evaluate", "test/calibration_error", "{:.3f}"),
-    ("answered", "evaluate", "test/answered", "{:.1%}"),
-    ("right then", "evaluate", "test/answered/right", "{:.1%}"),
-    ("other things named", "evaluate", "others/named", "{:.1%}"),
-    ("val top-1", "train", "val/top1", "{:.1%}"),
-    ("parameters", "train", "parameters", "{:,}"),
-    ("multiply-adds", "train", "multiply_adds", "{:,}"),
-    ("pictures seen", "train", "pictures_seen", "{:,}"),
+COST = (
+    Figure("parameters", "parameters", "{:,}"),
+    Figure("multiply_adds", "multiply-adds", "{:,}"),
+    Figure("pictures_seen", "pictures seen", "{:,}"),
 )
-# What fits a terminal; the report has the rest.
-PRINTED = ("test/top1", "test/top3", "test/species", "test/answered", "test/answered/right", "parameters")
 NOISE = 0.05  # p-value from which a difference counts as noise
 
 
+def task_of(runs: Path, models: list[str]) -> Task:
+    """What the answers of a data set's candidates are."""
+    return tasks.of(foreign.card(runs / "train" / models[0]).task)
+
+
+def columns(task: Task, printed: bool = False) -> list[Figure]:
+    """The figures that a table shows, the one that decides first.
+
+    Args:
+        task: of the candidates.
+        printed: whether only those that fit a terminal; the report has the rest.
+    """
+    val = replace(task.ranked[0], key=task.monitor, title=f"val {task.title}")
+    found = [*task.on_test, val, *COST]
+    return [figure for figure in found if figure.key in task.printed] if printed else found
+
+
 def rows(runs: Path, models: list[str]) -> list[dict]:
-    """A row a candidate, best top-1 first, of ties the cheapest: `model` and the figures under their keys.
+    """A row a candidate, best first, of ties the cheapest: `model` and the figures under their keys.
 
     Raises:
         UserError: a candidate has not been evaluated, or is damaged.
@@ -49,35 +54,39 @@ def rows(runs: Path, models: list[str]) -> list[dict]:
             seal.check(file.parent)
             row |= json.loads(file.read_text(encoding="utf-8"))
         table.append(row)
-    return sorted(table, key=lambda row: (-row["test/top1"], ranking.cost(row)))
+    decides = task_of(runs, models).judged_by
+    return sorted(table, key=lambda row: (-row[decides], ranking.cost(row)))
 
 
-def ties(table: list[dict]) -> str:
+def ties(task: Task, table: list[dict]) -> str:
     """Which candidates tie on the test split, in a sentence; empty where none do."""
     groups: dict[float, list[str]] = {}
     for row in table:
-        groups.setdefault(row["test/top1"], []).append(row["model"])
+        groups.setdefault(row[task.judged_by], []).append(row["model"])
     tied = [" and ".join(names) for names in groups.values() if len(names) > 1]
-    return f"{'; '.join(tied)} tie in top-1. {ranking.RULE}" if tied else ""
+    return f"{'; '.join(tied)} tie in {task.title}. {ranking.RULE}" if tied else ""
 
 
-def cells(row: dict, columns: Sequence[tuple] = COLUMNS) -> list[str]:
-    """A row as people read it; the interval of top-1, which comes first, stands beside it."""
-    shown = [form.format(row[key]) if key in row else "–" for _, _, key, form in columns]
-    shown.insert(1, f"{row['test/top1/low']:.1%}–{row['test/top1/high']:.1%}")
+def cells(row: dict, columns: list[Figure]) -> list[str]:
+    """A row as people read it; the interval of the first figure stands beside it."""
+    shown = [figure.form.format(row[figure.key]) if figure.key in row else "–" for figure in columns]
+    low, high = (columns[0].form.format(row[f"{columns[0].key}/{end}"]) for end in ("low", "high"))
+    shown.insert(1, f"{low}–{high}")
     return [row["model"], *shown]
 
 
-def headings(columns: Sequence[tuple] = COLUMNS) -> list[str]:
+def headings(columns: list[Figure]) -> list[str]:
     """Of the columns of `cells`."""
-    first, *others = (title for title, *_ in columns)
+    first, *others = (figure.title for figure in columns)
     return ["model", first, "95 % interval", *others]
 
 
-def markdown(table: list[dict]) -> str:
+def markdown(task: Task, table: list[dict]) -> str:
     """The table in Markdown."""
-    lines = ["| " + " | ".join(headings()) + " |", "|---" + "|--:" * (len(headings()) - 1) + "|"]
-    lines += ["| " + " | ".join(map(text.markdown, cells(row))) + " |" for row in table]
+    shown = columns(task)
+    titles = headings(shown)
+    lines = ["| " + " | ".join(titles) + " |", "|---" + "|--:" * (len(titles) - 1) + "|"]
+    lines += ["| " + " | ".join(map(text.markdown, cells(row, shown))) + " |" for row in table]
     return "\n".join(lines) + "\n"
 
 
@@ -93,7 +102,7 @@ def compare(predictions: dict[str, list[dict]]) -> list[dict]:
     """
     import numpy as np
 
-    from pipeline import scores
+    from pipeline import metrics
 
     right = {
         name: np.array([row["label"] == row["predicted"] for row in rows], dtype=bool)
@@ -102,7 +111,7 @@ def compare(predictions: dict[str, list[dict]]) -> list[dict]:
     best, *others = predictions
     rows = []
     for first, second in dict.fromkeys([*((best, other) for other in others), *pairwise(predictions)]):
-        wins, losses, p = scores.mcnemar(right[first], right[second])
+        wins, losses, p = metrics.mcnemar(right[first], right[second])
         pictures = len(right[first])
         rows.append({"first": first, "second": second, "wins": wins, "losses": losses, "pictures": pictures})
         rows[-1] |= {"p": p, "noise": p >= NOISE}
@@ -149,17 +158,17 @@ def show(runs: Path, models: list[str], timed: bool = True) -> None:
 
     name = runs.name
     console = Console(width=None if sys.stdout.isatty() else 120)
-    title = text.rich(f"{name}: test split, with the 95 % interval of top-1")
-    table = Table(title=title)
-    columns = [column for column in COLUMNS if column[2] in PRINTED]
-    for heading in (*headings(columns), "training time"):
+    task = task_of(runs, models)
+    table = Table(title=text.rich(f"{name}: test split, with the 95 % interval of {task.title}"))
+    shown = columns(task, printed=True)
+    for heading in (*headings(shown), "training time"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     judged = rows(runs, models)
     for row in judged:
         seconds = tracking.wall_seconds(runs / "train" / row["model"]) if timed else None
-        table.add_row(*map(text.rich, cells(row, columns)), f"{seconds:,.0f} s" if seconds else "–")
+        table.add_row(*map(text.rich, cells(row, shown)), f"{seconds:,.0f} s" if seconds else "–")
     console.print(table)
-    if tied := ties(judged):
+    if tied := ties(task, judged):
         print(text.printable(tied))
     decision = json.loads((runs / "register/decision.json").read_text(encoding="utf-8"))
     card = foreign.card(runs / "register/champion/train")

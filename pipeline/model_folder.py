@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from pipeline import foreign, seal, tables
+from pipeline import foreign, seal, tables, tasks
 from pipeline.config import ROOT, UserError
 from pipeline.portable import ModelCard
 from pipeline.provenance import Provenance
+from pipeline.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class ModelFolder:
     def card(self) -> ModelCard:
         return foreign.card(self.train or self.portable)
 
+    @property
+    def task(self) -> Task:
+        """What its answers are."""
+        return tasks.of(self.card.task)
+
     @cached_property
     def settings(self) -> dict:
         """The resolved configuration."""
@@ -65,11 +71,11 @@ class ModelFolder:
     @cached_property
     def metrics(self) -> dict:
         """Figures of the kept weights on validation, and the cost."""
-        return foreign.figures(self.train / "metrics.json", "val/top1")
+        return foreign.figures(self.train / "metrics.json", self.task.monitor)
 
     @cached_property
     def test_metrics(self) -> dict:
-        return foreign.figures(self.evaluation / "metrics.json", "test/top1")
+        return foreign.figures(self.evaluation / "metrics.json", self.task.judged_by)
 
     @cached_property
     def provenance(self) -> Provenance:

@@ -4,8 +4,9 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,24 +23,30 @@ if TYPE_CHECKING:
 BALANCE = ("none", "weights", "sampler")
 
 
-class Untrained(NamedTuple):
-    """A classifier before training.
+@dataclass(frozen=True)
+class Training:
+    """What a training works on.
 
     Attributes:
-        model: with pretrained weights, or those of the model that it starts from, where the config says so.
+        cfg: the configuration.
+        pack: the images; their classes are the outputs.
+        model: before training with pretrained weights, or those of the model that it starts from, where the
+            config says so.
         card: of the model that it will be; calibration comes after training.
     """
 
+    cfg: DictConfig
+    pack: "Pack"
     model: "Classifier"
     card: ModelCard
 
 
-def build(cfg: DictConfig, pack: "Pack", start: Path | None = None) -> Untrained:
-    """The untrained classifier; what of its input the config leaves open comes from the backbone.
+def build(cfg: DictConfig, pack: "Pack", start: Path | None = None) -> Training:
+    """A training from its beginning; what of the input the config leaves open comes from the backbone.
 
     Args:
         cfg: the configuration.
-        pack: the images; their classes are the outputs.
+        pack: the images.
         start: train folder of the model that it starts from, as `start_of` finds it.
 
     Raises:
@@ -83,6 +90,7 @@ def build(cfg: DictConfig, pack: "Pack", start: Path | None = None) -> Untrained
         flip=cfg.model.get("flip", False),
         temperature=1.0,
         unsure_below=0.0,
+        task=pack.task.name,
     )
     sizing.check(card.input.interpolation)  # before hours of training, not after them
     knobs = (
@@ -95,24 +103,24 @@ def build(cfg: DictConfig, pack: "Pack", start: Path | None = None) -> Untrained
         "freeze_batchnorm",
         "channels_last",
     )
-    training = {key: cfg.model[key] for key in knobs if key in cfg.model}
+    arguments = {key: cfg.model[key] for key in knobs if key in cfg.model}
     if cfg.model.balance == "weights":
-        targets = pack.table["target"].to_numpy()[pack.rows("train")]
-        training["class_weights"] = class_weights(targets, len(pack.classes))
+        arguments["class_weights"] = class_weights(pack.targets[pack.rows("train")], len(pack.classes))
     if cfg.model.get("loss"):
-        training["loss"] = components.loss(OmegaConf.to_container(cfg.model.loss))
+        arguments["loss"] = components.loss(OmegaConf.to_container(cfg.model.loss))
     model = Classifier(
         net,
         len(card.classes),
         card.input.mean,
         card.input.std,
+        pack.task,
         mixup=cfg.augment.mixup,
         cutmix=cfg.augment.cutmix,
         flip=card.flip,
         metrics=components.metrics(OmegaConf.to_container(cfg.metrics), num_classes=len(card.classes)),
-        **training,
+        **arguments,
     )
-    return Untrained(model, card)
+    return Training(cfg, pack, model, card)
 
 
 def class_weights(targets, classes: int) -> list[float]:

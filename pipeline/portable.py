@@ -621,6 +621,7 @@ class ModelCard:
         flip: whether it answers by the mean over an image and its mirror image.
         temperature: the logits are divided by it.
         unsure_below: no class is named where the highest probability is below.
+        task: what its answers are, a key of `TASKS`.
     """
 
     name: str
@@ -634,6 +635,7 @@ class ModelCard:
     flip: bool
     temperature: float
     unsure_below: float
+    task: str
 
     def to_json(self) -> str:
         """One line."""
@@ -648,11 +650,12 @@ class ModelCard:
 def upgrade(tree: dict) -> dict:
     """A card's fields as today's code knows them: what cards of earlier versions lack, they get here.
 
-    Their models were neither calibrated nor mirrored, and named a class for every image.
+    Their models were neither calibrated nor mirrored, and named one class for every image.
     """
-    return {"flip": False, "temperature": 1.0, "unsure_below": 0.0, **tree}
+    return {"flip": False, "temperature": 1.0, "unsure_below": 0.0, "task": "single_label", **tree}
 
 
+TASKS = ("single_label",)  # kinds of answers that this version knows
 _CARD = {  # of each field what it has to be, and how that is said
     "name": (_is_name, "a name of letters, digits and _.-"),
     "data": (_is_name, "a name of letters, digits and _.-"),
@@ -665,6 +668,7 @@ _CARD = {  # of each field what it has to be, and how that is said
     "flip": (_is_bool, "true or false"),
     "temperature": (_number(1e-3, 1e3), "a number from 0.001 to 1,000"),
     "unsure_below": (_number(0, 1), "a number from 0 to 1"),
+    "task": (lambda value: value in TASKS, " or ".join(TASKS)),
 }
 _INPUT = {
     "max_side": (_whole(1, 1 << 16), "a whole number from 1 to 65,536"),

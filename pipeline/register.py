@@ -68,7 +68,7 @@ def decide(challenger: ModelFolder, champion: ModelFolder | None, significance: 
     """
     import numpy as np
 
-    from pipeline import scores
+    from pipeline import metrics
 
     def without_test(reason: str) -> dict:
         return {"promoted": True, "reason": reason, "paired_test": None}
@@ -80,7 +80,7 @@ def decide(challenger: ModelFolder, champion: ModelFolder | None, significance: 
     if challenger.judged() != champion.judged():
         return without_test("the champion before it was judged on another test split")
     right = np.array(challenger.right())
-    wins, losses, p = scores.mcnemar(right, np.array(champion.right()))
+    wins, losses, p = metrics.mcnemar(right, np.array(champion.right()))
     promoted = wins > losses and p < significance
     verdict = "significantly better" if promoted else "not significantly better"
     reason = (
@@ -92,7 +92,8 @@ def decide(challenger: ModelFolder, champion: ModelFolder | None, significance: 
 def challenger(candidates: dict[str, ModelFolder]) -> str:
     """Name of the best on validation; of ties the cheapest, then the first of params.yaml's list."""
     judged = {name: candidate.metrics for name, candidate in candidates.items()}
-    return min(judged, key=lambda name: (-judged[name]["val/top1"], ranking.cost(judged[name])))
+    decides = next(iter(candidates.values())).task.monitor
+    return min(judged, key=lambda name: (-judged[name][decides], ranking.cost(judged[name])))
 
 
 def register(runs: Path, place: Path, models: list[str], significance: float) -> dict:
@@ -157,7 +158,7 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
         "champion": {
             "model": champion.card.name,
             "sha256": champion.sha256,
-            "test/top1": champion.test_metrics["test/top1"],
+            champion.task.judged_by: champion.test_metrics[champion.task.judged_by],
             "reason": tracking.promoted_because(name, in_office[0]),
         },
     }
@@ -228,8 +229,9 @@ def main(cfg: DictConfig) -> None:
         shutil.rmtree(place, ignore_errors=True)
         decision = register(runs, ROOT / "data" / cfg.data.name, list(cfg.models), cfg.register.significance)
     champion = decision["champion"]
+    reached = ModelFolder(runs / "register/champion/train").task.describe(champion, "test", 1)
     print(
-        f"register: champion is {champion['model']} (test top-1 {champion['test/top1']:.1%}); "
+        f"register: champion is {champion['model']} (test {reached}); "
         f"challenger {decision['challenger']}: {text.shortened(decision['reason'], 300)}"
     )
 

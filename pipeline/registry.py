@@ -30,15 +30,16 @@ def show(name: str) -> None:
     from pipeline import tracking
 
     table = Table(title=text.rich(f"versions of {name} at {tracking.shown()}"))
-    for heading in ("version", "model", "test top-1", "", "commit"):
-        table.add_column(heading, justify="right" if heading in ("version", "test top-1") else "left")
+    for heading in ("version", "model", "test", "", "commit"):
+        table.add_column(heading, justify="right" if heading in ("version", "test") else "left")
     for row in tracking.versions(name):
-        top1 = "–" if row["test/top1"] is None else f"{row['test/top1']:.1%}"
         state = (
             "champion" if row["champion"] else f"taken back: {row['withdrawn']}" if row["withdrawn"] else ""
         )
         state = text.shortened(state, REASON)
-        table.add_row(*map(text.rich, (row["version"], row["model"], top1, state, row["commit"][:12])))
+        table.add_row(
+            *map(text.rich, (row["version"], row["model"], row["test"] or "–", state, row["commit"][:12]))
+        )
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     for change in tracking.history(name):
         instead = f" instead of version {change.former}" if change.former else ""

@@ -17,19 +17,11 @@ from omegaconf import DictConfig
 from pipeline import config, foreign, leaderboard, portable, tables, text
 from pipeline.config import ROOT, UserError
 from pipeline.portable import ModelCard
+from pipeline.tasks import Task
 
-# Of each model for `dvc exp show`, a column each; more would be unreadable.
-METRICS = ("test/top1", "test/top3", "test/answered", "test/answered/right")
-CURVES = ("model", "epoch", "val/top1", "val/loss")  # what dvc.yaml's plots name
+CURVES = ("model", "epoch", "score", "val/loss")  # what dvc.yaml's plots name
 
-ABOUT = (
-    "Test split; the interval is top-1's (95 %, Wilson), leaderboard.csv has those of the other shares. "
-    "Per class: mean recall of the classes. "
-    "Calibration: expected error, lower is better. Answered: test pictures of which it is not unsure, and "
-    "how often it is right then; other things: cut-outs of two photographs without an animal. "
-    "Multiply-adds are of one picture; pictures seen are shown in training."
-)
-
+ENDS = ("/low", "", "/high")  # of an interval, and its middle
 REASON = 300  # characters of a person's reason for a champion that are shown
 
 
@@ -47,7 +39,7 @@ def report(runs: Path, place: Path, models: list[str], target: Path) -> None:
     """
     if not (place / "audit.csv").is_file():
         raise UserError(f"{place}/audit.csv is missing; run: dvc repro audit")
-    table = leaderboard.rows(runs, models)
+    table, task = leaderboard.rows(runs, models), leaderboard.task_of(runs, models)
     decision = json.loads((runs / "register/decision.json").read_text(encoding="utf-8"))
     predictions = {
         row["model"]: tables.read(runs / "evaluate" / row["model"] / "predictions.csv") for row in table
@@ -57,10 +49,10 @@ def report(runs: Path, place: Path, models: list[str], target: Path) -> None:
     unfinished = target.with_name(f".{target.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    _tables(runs, place, table, unfinished)
-    _plots(runs, table, predictions, unfinished)
-    _page(runs, place, table, predictions, verdicts, decision, unfinished)
-    (unfinished / "README.md").write_text(_readme(runs, table, verdicts, decision), encoding="utf-8")
+    _tables(runs, place, task, table, unfinished)
+    _plots(runs, task, table, predictions, unfinished)
+    _page(runs, place, task, table, predictions, verdicts, decision, unfinished)
+    (unfinished / "README.md").write_text(_readme(runs, task, table, verdicts, decision), encoding="utf-8")
     _keep_others(target, unfinished)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(unfinished, target)
@@ -75,12 +67,12 @@ def _keep_others(old: Path, new: Path) -> None:
             (old / name).rename(new / name)
 
 
-def _tables(runs: Path, place: Path, table: list[dict], folder: Path) -> None:
+def _tables(runs: Path, place: Path, task: Task, table: list[dict], folder: Path) -> None:
     """Figures of all candidates for programs: a few in JSON for `dvc exp show`, all in CSV."""
     from pipeline import curves
 
     tables.write(folder / "leaderboard.csv", table)
-    metrics = {row["model"]: {key: row[key] for key in METRICS if key in row} for row in table}
+    metrics = {row["model"]: {key: row[key] for key in task.compared if key in row} for row in table}
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     for name in ("classes", "confusions"):
         rows = {row["model"]: tables.read(runs / "evaluate" / row["model"] / f"{name}.csv") for row in table}
@@ -88,7 +80,9 @@ def _tables(runs: Path, place: Path, table: list[dict], folder: Path) -> None:
             folder / f"{name}.csv", [{"model": model, **row} for model in rows for row in rows[model]]
         )
     points = {row["model"]: curves.read(runs / "train" / row["model"]) for row in table}
-    rows = [{"model": model, **row} for model in points for row in points[model]]
+    rows = [
+        {"model": model, **row, "score": row.get(task.monitor)} for model in points for row in points[model]
+    ]
     # Columns that dvc.yaml's plots name are there even where no row has them.
     tables.write(
         folder / "curves.csv", rows, list(dict.fromkeys([*CURVES, *(key for row in rows for key in row)]))
@@ -96,15 +90,18 @@ def _tables(runs: Path, place: Path, table: list[dict], folder: Path) -> None:
     shutil.copyfile(place / "audit.csv", folder / "audit.csv")
 
 
-def _plots(runs: Path, table: list[dict], predictions: dict[str, list[dict]], folder: Path) -> None:
+def _plots(
+    runs: Path, task: Task, table: list[dict], predictions: dict[str, list[dict]], folder: Path
+) -> None:
     import numpy as np
 
     from pipeline import curves, figures
 
     names = list(predictions)
-    figures.curves({name: curves.read(runs / "train" / name) for name in names}, folder / "curves.png")
-    percent = [[100 * row[f"test/top1{end}"] for row in table] for end in ("", "/low", "/high")]
-    figures.leaderboard(names, *percent, runs.name, folder / "leaderboard.png")
+    points = {name: curves.read(runs / "train" / name) for name in names}
+    figures.curves(points, task.monitor, f"val {task.title}", folder / "curves.png")
+    percent = [[100 * row[f"{task.judged_by}{end}"] for row in table] for end in ("", "/low", "/high")]
+    figures.leaderboard(names, *percent, f"test {task.title}", runs.name, folder / "leaderboard.png")
     sure = {
         name: (
             np.array([float(row["probability"]) for row in rows]),
@@ -127,6 +124,7 @@ def _confidence(predictions: list[dict]) -> dict:
 def _page(
     runs: Path,
     place: Path,
+    task: Task,
     table: list[dict],
     predictions: dict[str, list[dict]],
     verdicts: list[dict],
@@ -137,7 +135,7 @@ def _page(
     from pipeline import report_page
     from pipeline.data import Pack
 
-    pack = Pack.open(place)
+    pack, columns = Pack.open(place), leaderboard.columns(task)
     tile = report_page.Tiles(pack, folder)
     best = table[0]["model"]
     recalls = {
@@ -155,10 +153,11 @@ def _page(
         summary=pack.summary,
         split_sha256=pack.split_sha256,
         best=best,
-        headings=leaderboard.headings(),
-        rows=[leaderboard.cells(row) for row in table],
-        intervals=report_page.intervals(table),
-        about=" ".join(filter(None, [leaderboard.ties(table), ABOUT])),
+        title=task.title,
+        headings=leaderboard.headings(columns),
+        rows=[leaderboard.cells(row, columns) for row in table],
+        intervals=report_page.intervals([[row[f"{task.judged_by}{end}"] for end in ENDS] for row in table]),
+        about=" ".join(filter(None, [leaderboard.ties(task, table), task.about])),
         verdicts=[{**row, "words": leaderboard.verdict(row)} for row in verdicts],
         caution=leaderboard.caution(verdicts),
         decision=decision,
@@ -189,7 +188,7 @@ def _challenger(decision: dict) -> str:
     return f"{decision['challenger']} ({text.shortened(decision['reason'], REASON)})"
 
 
-def _readme(runs: Path, table: list[dict], verdicts: list[dict], decision: dict) -> str:
+def _readme(runs: Path, task: Task, table: list[dict], verdicts: list[dict], decision: dict) -> str:
     """``README.md`` of the folder: what a forge shows when it is opened."""
     best = table[0]["model"]
     champion = decision["champion"]
@@ -204,9 +203,9 @@ def _readme(runs: Path, table: list[dict], verdicts: list[dict], decision: dict)
         + "Drawn by `dvc repro report`; change nothing here by hand. The whole report, with mistakes, labels "
         "to check and the state of the data, is the page [index.html](index.html): open it from disk.",
         "",
-        leaderboard.markdown(table),
-        *([leaderboard.ties(table), ""] if leaderboard.ties(table) else []),
-        ABOUT,
+        leaderboard.markdown(task, table),
+        *([leaderboard.ties(task, table), ""] if leaderboard.ties(task, table) else []),
+        task.about,
         "",
         *(f"- {text.markdown(leaderboard.verdict(row))}" for row in verdicts),
         *([""] if verdicts else []),
@@ -216,7 +215,7 @@ def _readme(runs: Path, table: list[dict], verdicts: list[dict], decision: dict)
         f"Challenger: {text.markdown(_challenger(decision))}. "
         f"Paired tests made on this test split: {decision['looks']}.",
         "",
-        "![test top-1 with intervals](leaderboard.png)",
+        f"![test {task.title} with intervals](leaderboard.png)",
         "![learning curves](curves.png)",
         "![calibration](calibration.png)",
         f"![confusions of {text.markdown(best)}](confusion-{quote(best)}.png)",

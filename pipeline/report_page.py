@@ -152,10 +152,14 @@ def counts(pack: Pack, recalls: dict[str, float]) -> dict:
     }
 
 
-def intervals(table: list[dict]) -> dict:
-    """Where the leaderboard's intervals lie on a common scale, in per cent of its width."""
-    low = 10 * math.floor(10 * min(row["test/top1/low"] for row in table))
-    high = 10 * math.ceil(10 * max(row["test/top1/high"] for row in table))
+def intervals(shares: list[list[float]]) -> dict:
+    """Where the leaderboard's intervals lie on a common scale, in per cent of its width.
+
+    Args:
+        shares: of each model the lower end, the figure and the upper end.
+    """
+    low = 10 * math.floor(10 * min(row[0] for row in shares))
+    high = 10 * math.ceil(10 * max(row[2] for row in shares))
     width = max(high - low, 10)
 
     def place(share: float) -> float:
@@ -164,7 +168,7 @@ def intervals(table: list[dict]) -> dict:
     return {
         "from": low,
         "to": low + width,
-        "bars": [[place(row[f"test/top1{end}"]) for end in ("/low", "", "/high")] for row in table],
+        "bars": [list(map(place, row)) for row in shares],
     }
 
 

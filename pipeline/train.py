@@ -5,9 +5,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import atomic, config, seal, yaml_files
+from pipeline import atomic, config, foreign, seal, tasks, yaml_files
 from pipeline.config import ROOT, SharedError, UserError
 from pipeline.lineage import lineage_of, settings_of
 from pipeline.portable import ModelCard
@@ -23,36 +22,12 @@ from pipeline.provenance import Provenance
 from pipeline.unfinished import Unfinished, finished, identity
 
 if TYPE_CHECKING:
-    from pipeline.fit import Trained
+    from models.classifier import Classifier
 
 # By these a folder is known that a training may replace.
 LEFT = ("weights.safetensors", "model.json", "config.yaml", "lineage.json", "metrics.json")
 # Of the checkout: no training writes into them.
 SOURCES = ("benchmarks", "conf", "data", "docs", "models", "photos", "pipeline", "reports", "tests")
-THINGS = 300  # pictures of other things, by which the bound of "unsure" is chosen
-
-
-def _fit_head(model, card: ModelCard, pack, cfg: DictConfig) -> list[dict]:
-    """Fits the linear head on cached features.
-
-    Returns:
-        Curve rows: one per strength of regularisation, or epoch 0 of a fine-tuning.
-    """
-    from models import probe
-    from pipeline.features import features
-
-    parts = {}
-    for split in ("train", "val"):
-        rows = pack.rows(split)
-        x = features(model, card, pack, rows, cfg)
-        parts[split] = (x, pack.table["target"].to_numpy()[rows])
-    balanced = cfg.model.balance != "none"
-    weight, bias, tried = probe.fit_head(parts["train"], parts["val"], list(cfg.model.strengths), balanced)
-    probe.set_head(model.net.get_classifier(), weight, bias)
-    if cfg.model.epochs > 0:  # fine-tuning begins where the kept head stands
-        start = min(tried, key=lambda row: row["val/loss"])
-        return [{"step": 0, "epoch": 0, "pictures_seen": 0, **start}]
-    return [{"step": step, **row} for step, row in enumerate(tried)]
 
 
 def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) -> dict[str, float]:
@@ -78,7 +53,9 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     from lightning_fabric import seed_everything
 
     from pipeline import networks, tracking
+    from pipeline.assess import assess
     from pipeline.data import Pack
+    from pipeline.fit import fit
 
     target = _target(cfg)
     out = target.out
@@ -94,14 +71,15 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
             return metrics
         torch.set_num_threads(cfg.runtime.threads)
         seed_everything(cfg.seed, verbose=False)
-        model, card = networks.build(cfg, pack, start)
+        training = networks.build(cfg, pack, start)
+    model = training.model.to(device)
     place = Unfinished(known, out)
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:  # one of several processes: the first does all the rest
         with suppress(SharedError):  # an exit status would have the first one killed before it can tell
-            _learn(model.to(device), card, pack, cfg, place, began, tell=None)
+            fit(training, place.checkpoints, began)
         return {}
     if cfg.trainer.get("fast_dev_run"):
-        _learn(model.to(device), card, pack, cfg, place, began, tell=None)
+        fit(training, place.checkpoints, began)
         print("train: fast_dev_run has gone through the code; nothing is kept", flush=True)
         return {}
     provenance = Provenance.here()
@@ -116,10 +94,14 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
         try:
             # Made now, not after an hour: a folder that can't be written is told before anything is trained.
             with target.written() as part:
-                run = tracking.Run(card, settings, lineage, provenance, name, sweep, chip, place.attempt())
-                reached = _learn(model.to(device), card, pack, cfg, place, began, run.push)
+                described = (training.card, settings, lineage, provenance)
+                run = tracking.Run(*described, name, sweep, chip, place.attempt())
+                reached = fit(training, place.checkpoints, began, run.push)
                 learnt = time.monotonic()
-                metrics = _leave(model.to(device), card, pack, cfg, reached.rows, settings, lineage, part)
+                model.to(device)
+                card, metrics = assess(training, part)
+                metrics |= _effort(reached.rows) | model.cpu().cost(card.input.size)
+                _save(model, card, reached.rows, metrics, settings, lineage, part)
                 seal.seal(part)
                 provenance.keep(part)
         except BaseException as error:
@@ -151,122 +133,24 @@ def _target(cfg: DictConfig) -> atomic.Target:
     return target
 
 
-def _learn(
-    model,
+def _save(
+    model: "Classifier",
     card: ModelCard,
-    pack,
-    cfg: DictConfig,
-    place: Unfinished,
-    began: float,
-    tell: Callable[[list[dict]], None] | None,
-) -> "Trained":
-    """Fits the head, the whole network or both, from where a former attempt broke off.
-
-    Args:
-        model: the untrained classifier, and what `fit` is given.
-        card: the model's.
-        pack: the pictures.
-        cfg: the configuration.
-        place: where checkpoints are.
-        began: when this process did, by ``time.monotonic``.
-        tell: is given the rows of the curves after each epoch.
-    """
-    from pipeline.fit import Trained, fit
-
-    rows = []
-    if cfg.model.head == "probe" and not place.checkpoints.any():
-        rows = _fit_head(model, card, pack, cfg)
-    if cfg.model.epochs == 0:
-        return Trained(rows, time.monotonic() - began)
-    return fit(model, pack, card, cfg, rows, place.checkpoints, began, tell)
-
-
-def _leave(
-    model,
-    card: ModelCard,
-    pack,
-    cfg: DictConfig,
     rows: list[dict],
+    metrics: dict,
     settings: dict,
     lineage: dict,
     folder: Path,
-) -> dict[str, float]:
-    """Judges the kept weights and writes the files of a trained model; returns its ``metrics.json``."""
+) -> None:
+    """Writes the files of a trained model."""
     from models.classifier import save
     from pipeline import curves
 
-    card, metrics = _judge(model, card, pack, cfg, folder)
-    metrics |= _effort(rows) | model.cpu().cost(card.input.size)
     save(model, card, folder)
     curves.write(rows, folder / "curves.csv")
     for file, tree in (("metrics.json", metrics), ("lineage.json", lineage)):
         (folder / file).write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)), encoding="utf-8")
-    return metrics
-
-
-def _judge(model, card: ModelCard, pack, cfg: DictConfig, folder: Path) -> tuple[ModelCard, dict[str, float]]:
-    """Calibrates the kept weights on validation; returns the calibrated card, and their figures there.
-
-    Confusions and worst mistakes are drawn into the folder.
-    """
-    import torch
-
-    from pipeline import scores
-
-    rows = pack.rows("val")
-    if cfg.model.epochs == 0:  # the backbone is as it was: what it says of these pictures is known
-        from pipeline.features import features
-
-        probabilities = _of_features(model, features(model, card, pack, rows, cfg))
-    else:
-        probabilities = scores.predict(model, card, pack, rows, cfg.model.batch_size, cfg.runtime.workers)
-    targets = pack.table["target"].to_numpy()[rows]
-    card, probabilities = _calibrate(model, card, probabilities, targets, cfg)
-    scores.draw(pack, rows, probabilities, f"{cfg.model.name} on {cfg.data.name}, validation", folder)
-    answers = torch.from_numpy(probabilities), torch.from_numpy(targets)
-    metrics = {**model.cpu().val_metrics, **model.own_metrics}
-    return card, {key: float(metric.clone()(*answers)) for key, metric in metrics.items()}
-
-
-def _of_features(model, x):
-    """Probabilities, images × classes, that the head gives for features, images × C."""
-    import torch
-
-    with torch.inference_mode():
-        logits = model.net.get_classifier()(torch.from_numpy(x).to(model.device))
-        return (logits / model.temperature).softmax(dim=1).cpu().numpy()
-
-
-def _calibrate(model, card: ModelCard, probabilities, targets, cfg: DictConfig):
-    """Finds `temperature`, which the model gets too, and `unsure_below`.
-
-    Args:
-        model: with the kept weights.
-        card: its card.
-        probabilities: pictures × classes, of validation.
-        targets: class number of each.
-        cfg: of it `unsure` and `model.batch_size`.
-
-    Returns:
-        The card with both, and the calibrated probabilities.
-    """
-    from pipeline import calibration, scores, things
-
-    model.temperature = calibration.temperature(probabilities, targets)
-    probabilities = calibration.soften(probabilities, model.temperature)
-    sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
-    patterns = things.drawn(THINGS, seed=0)
-    if cfg.model.epochs == 0:  # many times as fast, and kept for the next head
-        from pipeline.features import features_loose
-
-        others = _of_features(model, features_loose(model, card, patterns, cfg))
-    else:
-        others = scores.predict_loose(model, card, patterns, cfg.model.batch_size)
-    bound = calibration.unsure_below(
-        sure, right, others.max(axis=1), cfg.unsure.answers_right, cfg.unsure.others_named
-    )
-    return replace(card, temperature=model.temperature, unsure_below=bound), probabilities
 
 
 def _effort(rows: list[dict]) -> dict[str, int]:
@@ -355,12 +239,12 @@ def main(cfg: DictConfig) -> float | None:
         if made:
             with suppress(OSError):  # gone only where nothing came of it
                 (ROOT / made).rmdir()
-    if metrics:
-        print(
-            f"train: {cfg.model.name} on {cfg.data.name}, val top-1 {metrics['val/top1']:.1%}, in {cfg.out}"
-        )
-        return metrics["val/top1"]
-    return None
+    if not metrics:
+        return None
+    task = tasks.of(foreign.card(config.from_root(cfg.out)).task)
+    reached = task.describe(metrics, "val", 1)
+    print(f"train: {cfg.model.name} on {cfg.data.name}, val {reached}, in {cfg.out}")
+    return metrics[task.monitor]
 
 
 if __name__ == "__main__":

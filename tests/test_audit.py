@@ -123,9 +123,9 @@ def test_the_probe_finds_the_audits_features(tmp_path, monkeypatch):
     audit.audit(cfg, tmp_path)
     monkeypatch.setattr(features, "_compute", lambda *_: pytest.fail("features were computed again"))
     packed = Pack.open(tmp_path)
-    model, card = networks.build(cfg, packed)
+    training = networks.build(cfg, packed)
     rows = packed.rows("train")
-    assert features.features(model, card, packed, rows, cfg).shape == (len(rows), 1280)
+    assert features.features(training, rows).shape == (len(rows), 1280)
 
 
 def test_a_model_without_a_frozen_backbone_is_told(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models import classifier
-from pipeline import calibration, things
+from pipeline import calibration, out_of_domain
 from pipeline.portable import Preprocessing
 
 SIZING = Preprocessing(64, 32, "bilinear", "squash", 1.0, mean=[0.5] * 3, std=[0.5] * 3)
@@ -104,26 +104,28 @@ def test_what_can_not_keep_the_promise_is_always_unsure():
 
 
 def test_other_things_are_drawn_alike_and_differ():
-    first, again = things.drawn(10, seed=1), things.drawn(10, seed=1)
+    first, again = out_of_domain.drawn(10, seed=1), out_of_domain.drawn(10, seed=1)
     assert all(np.array_equal(one, two) for one, two in zip(first, again, strict=True))
     assert len({picture.tobytes() for picture in first}) == 10
-    for picture in (*first, *things.photographed(4, seed=0)):
+    for picture in (*first, *out_of_domain.photographed(4, seed=0)):
         assert picture.dtype == np.uint8 and picture.shape[2] == 3 and min(picture.shape[:2]) >= 128
 
 
 def test_the_patterns_that_a_network_learns_from_follow_the_step_and_choose_no_bound():
-    outliers = things.Outliers(5, SIZING)
+    outliers = out_of_domain.Outliers(5, SIZING)
     pictures = torch.zeros(2, 24, 24, 3, dtype=torch.uint8)
     torch.manual_seed(1)
     first, second = outliers.add(pictures), outliers.add(pictures)
     torch.manual_seed(1)
-    assert torch.equal(things.Outliers(5, SIZING).add(pictures), first)  # as after a restart
+    assert torch.equal(out_of_domain.Outliers(5, SIZING).add(pictures), first)  # as after a restart
     assert first.shape == (7, 24, 24, 3) and first.dtype == torch.uint8
     assert torch.equal(first[:2], pictures)
     assert not torch.equal(first[2:], second[2:])
     assert outliers.add(torch.zeros(2, 32, 32, 3, dtype=torch.uint8)).shape == (7, 32, 32, 3)
-    choosing = {picture.tobytes() for picture in things.drawn(300, seed=0)}
-    assert not choosing & {picture.tobytes() for picture in things.drawn(things.POOL, things.POOL_SEED)}
+    choosing = {picture.tobytes() for picture in out_of_domain.drawn(300, seed=0)}
+    assert not choosing & {
+        picture.tobytes() for picture in out_of_domain.drawn(out_of_domain.POOL, out_of_domain.POOL_SEED)
+    }
 
 
 def test_a_trained_model_brings_its_temperature_and_its_bound(repro, house):

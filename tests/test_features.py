@@ -24,8 +24,7 @@ def computed(repro, house, tmp_path, monkeypatch):
 
     def _computed(rows, *overrides) -> np.ndarray:
         cfg = config.compose(*PROBE, *overrides)
-        model, card = networks.build(cfg, pack)
-        return features.features(model, card, pack, np.asarray(rows), cfg)
+        return features.features(networks.build(cfg, pack), np.asarray(rows))
 
     return _computed
 
@@ -90,10 +89,10 @@ def test_one_new_picture_costs_one_batch_and_another_size_or_layout_all(computed
 def test_the_stage_after_the_audit_computes_nothing(repro, house, monkeypatch):
     pack = Pack.open(house / "data/sample")
     cfg = config.compose(*PROBE)
-    model, card = networks.build(cfg, pack)
+    training = networks.build(cfg, pack)
     monkeypatch.setattr(features, "_compute", lambda *_: pytest.fail("features were computed again"))
     everything = np.arange(len(pack.table))
-    assert len(features.features(model, card, pack, everything, cfg)) == len(everything)
+    assert len(features.features(training, everything)) == len(everything)
 
 
 def test_a_probe_is_judged_by_its_features_as_by_its_pictures(repro, house, tmp_path):
@@ -103,7 +102,7 @@ def test_a_probe_is_judged_by_its_features_as_by_its_pictures(repro, house, tmp_
     pack = Pack.open(house / "data/sample")
     rows = pack.rows("val")
     probabilities = scores.predict(model, card, pack, rows, 16, 0)
-    right = probabilities.argmax(axis=1) == pack.table["target"].to_numpy()[rows]
+    right = probabilities.argmax(axis=1) == pack.targets[rows]
     assert metrics["val/top1"] == pytest.approx(right.mean())
 
 

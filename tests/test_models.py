@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from models import build, classifier, hub, pretrained, probe, scratch
-from pipeline import config, networks, portable
+from pipeline import config, networks, portable, tasks
 
+SINGLE = tasks.of("single_label")
 REAL = Path(__file__).resolve().parents[2] / "shared/data/oxford-iiit-pet/images.tar.gz"
 
 
@@ -105,24 +106,23 @@ def test_whatever_the_hubs_client_raises_is_told(monkeypatch):
 
 
 def test_top_k_is_clamped_to_the_number_of_classes():
-    metrics = classifier.topk_metrics(2, "val/")
-    figures = metrics(torch.eye(2), torch.tensor([0, 1]))
-    assert {key: float(value) for key, value in figures.items()} == {
-        "val/top1": 1,
-        "val/top3": 1,
-        "val/top5": 1,
+    figures = SINGLE.metrics(2)
+    assert {key: float(metric(torch.eye(2), torch.tensor([0, 1]))) for key, metric in figures.items()} == {
+        "top1": 1,
+        "top3": 1,
+        "top5": 1,
     }
 
 
 def test_top1_counts_pictures_not_classes():
-    metrics = classifier.topk_metrics(3, "")
+    metric = SINGLE.metrics(3)["top1"]
     logits = torch.nn.functional.one_hot(torch.tensor([0, 0, 0, 0]), 3).float()
-    assert float(metrics(logits, torch.tensor([0, 0, 0, 1]))["top1"]) == 0.75
+    assert float(metric(logits, torch.tensor([0, 0, 0, 1]))) == 0.75
 
 
 def _classifier(**arguments) -> classifier.Classifier:
     net = pretrained.create(4, "tf_efficientnet_lite0")
-    return classifier.Classifier(net, 4, [0.5] * 3, [0.5] * 3, lr=1e-3, **arguments)
+    return classifier.Classifier(net, 4, [0.5] * 3, [0.5] * 3, SINGLE, lr=1e-3, **arguments)
 
 
 GPU_PRESETS = ("resnet50", "convnext_tiny", "efficientnetv2_s", "dinov2_s")
@@ -130,11 +130,14 @@ GPU_PRESETS = ("resnet50", "convnext_tiny", "efficientnetv2_s", "dinov2_s")
 
 @pytest.mark.parametrize("name", GPU_PRESETS)
 def test_a_preset_for_a_gpu_is_built_and_takes_a_step(name):
-    pack = SimpleNamespace(classes=["a", "b", "c"], species=lambda: [""] * 3, summary={"max_side": 96})
+    pack = SimpleNamespace(
+        classes=["a", "b", "c"], species=lambda: [""] * 3, summary={"max_side": 96}, task=SINGLE
+    )
     # Its weights need the hub: random ones, and small pictures, do for the shapes.
     cfg = config.compose(f"model={name}", "model.net.weights=null", "model.input.size=70")
-    model, card = networks.build(cfg, pack)
-    assert None not in vars(card.input).values()
+    training = networks.build(cfg, pack)
+    model = training.model
+    assert None not in vars(training.card.input).values()
     groups = model.parameter_groups()
     assert min(group["lr"] for group in groups) < max(group["lr"] for group in groups)
     pictures = torch.randint(0, 255, (2, 70, 70, 3), dtype=torch.uint8)
@@ -162,7 +165,7 @@ def test_class_weights_count_in_the_loss():
     def loss(weights):
         torch.manual_seed(0)
         model = classifier.Classifier(
-            scratch.ScratchCNN(2, [8], [1]), 2, [0.5] * 3, [0.5] * 3, class_weights=weights
+            scratch.ScratchCNN(2, [8], [1]), 2, [0.5] * 3, [0.5] * 3, SINGLE, class_weights=weights
         )
         model.log = lambda *_, **__: None
         return model.eval().training_step((pictures, labels), 0).item()
@@ -177,7 +180,7 @@ def test_pictures_behind_the_labels_are_learnt_as_of_no_class(cutmix):
     pictures = torch.randint(0, 255, (6, 32, 32, 3), dtype=torch.uint8)
     torch.manual_seed(0)
     model = classifier.Classifier(
-        scratch.ScratchCNN(3, [8], [1]), 3, [0.5] * 3, [0.5] * 3, cutmix=cutmix, label_smoothing=0.1
+        scratch.ScratchCNN(3, [8], [1]), 3, [0.5] * 3, [0.5] * 3, SINGLE, cutmix=cutmix, label_smoothing=0.1
     ).eval()
 
     def loss(count, labels):
@@ -192,7 +195,7 @@ def test_pictures_behind_the_labels_are_learnt_as_of_no_class(cutmix):
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_pictures_are_mixed_with_a_strength_that_is_written_as_a_whole_number(kind):
     model = classifier.Classifier(
-        scratch.ScratchCNN(3, [8], [1]), 3, [0.5] * 3, [0.5] * 3, **{kind: 1}
+        scratch.ScratchCNN(3, [8], [1]), 3, [0.5] * 3, [0.5] * 3, SINGLE, **{kind: 1}
     ).eval()
     model.log = lambda *_, **__: None
     pictures = torch.randint(0, 255, (6, 32, 32, 3), dtype=torch.uint8)
@@ -205,7 +208,7 @@ def test_a_balanced_head_hears_the_small_class():
     features = (rng.normal(size=(210, 4)) + labels[:, None]).astype(np.float32)
 
     def found(balanced):
-        weight, bias, _ = probe.fit_head((features, labels), (features, labels), [1.0], balanced)
+        weight, bias, _ = probe.fit_head((features, labels), (features, labels), [1.0], SINGLE, balanced)
         return ((features @ weight.T + bias).argmax(axis=1) == 1)[labels == 1].mean()
 
     assert found(True) > found(False)
@@ -234,7 +237,7 @@ def test_a_probes_head_works_on_raw_features_as_it_was_fitted():
     features = (rng.normal(size=(120, 8)) * 5 + 3 + 4 * labels[:, None] * rng.normal(size=8)).astype(
         np.float32
     )
-    weight, bias, rows = probe.fit_head((features, labels), (features, labels), [1e-3, 1.0])
+    weight, bias, rows = probe.fit_head((features, labels), (features, labels), [1e-3, 1.0], SINGLE)
     head = torch.nn.Linear(8, 3)
     probe.set_head(head, weight, bias)
     found = head(torch.from_numpy(features)).argmax(dim=1).numpy()
@@ -244,7 +247,7 @@ def test_a_probes_head_works_on_raw_features_as_it_was_fitted():
 def test_a_probe_of_two_classes_has_two_outputs():
     features = np.array([[0.0], [1.0], [10.0], [11.0]], dtype=np.float32)
     weight, bias, _ = probe.fit_head(
-        (features, np.array([0, 0, 1, 1])), (features, np.array([0, 0, 1, 1])), [1.0]
+        (features, np.array([0, 0, 1, 1])), (features, np.array([0, 0, 1, 1])), [1.0], SINGLE
     )
     assert weight.shape == (2, 1)
     assert ((features @ weight.T + bias).argmax(axis=1) == [0, 0, 1, 1]).all()
@@ -267,6 +270,7 @@ def test_a_saved_model_answers_as_before_in_both_memory_layouts(tmp_path):
             flip=False,
             temperature=1.5,
             unsure_below=0.0,
+            task="single_label",
         )
         model = classifier.build(card).eval()
         (tmp_path / str(layout)).mkdir()
@@ -274,18 +278,6 @@ def test_a_saved_model_answers_as_before_in_both_memory_layouts(tmp_path):
         again, read = classifier.load(tmp_path / str(layout))
         assert torch.equal(model(pictures), again(pictures))
         assert read == card
-
-
-def test_top_3_and_top_5_stay_apart_when_a_first_batch_makes_them_equal():
-    metrics = classifier.topk_metrics(8, "val/")
-    scores = torch.arange(8.0).flip(0).repeat(2, 1)
-    metrics.update(scores, torch.tensor([0, 2]))  # top-3 finds both, as top-5 does
-    metrics.update(scores, torch.tensor([4, 4]))  # only top-5 does
-    assert {key: float(value) for key, value in metrics.compute().items()} == {
-        "val/top1": 0.25,
-        "val/top3": 0.5,
-        "val/top5": 1.0,
-    }
 
 
 @pytest.mark.parametrize(

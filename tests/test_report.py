@@ -27,9 +27,14 @@ from pipeline import (
     scores,
     seal,
     split,
+    tasks,
+)
+from pipeline import (
+    metrics as shares,
 )
 from pipeline.config import UserError
 
+SINGLE = tasks.of("single_label")
 POINT = {"step": 0, "C": 0.1, "val/top1": 0.5, "val/loss": 1.0}
 EPOCH = {"step": 0, "epoch": 1, "val/top1": 0.5, "val/loss": 1.0, "train/loss": 1.2}
 
@@ -107,7 +112,7 @@ def _judged(
     seal.seal(folder)
 
     def answer(_, card, packed, rows, *__):
-        targets = packed.table["target"].to_numpy()[rows]
+        targets = packed.targets[rows]
         targets[:wrong] = (targets[:wrong] + 1) % len(packed.classes)
         sure = np.linspace(0.6, 0.9, len(rows))
         others = (1 - sure) / (len(packed.classes) - 1)
@@ -280,11 +285,11 @@ def test_a_report_without_an_audit_names_the_stage(tmp_path):
 def test_an_interval_holds_at_the_edges():
     from scipy.stats import binom
 
-    low, high = scores.interval(np.ones(42, dtype=bool))
+    low, high = shares.interval(np.ones(42, dtype=bool))
     assert (round(low, 3), high) == (0.916, 1.0)
-    low, high = scores.interval(np.zeros(42, dtype=bool))
+    low, high = shares.interval(np.zeros(42, dtype=bool))
     assert (low, round(high, 3)) == (0.0, 0.084)
-    ends = [scores.interval(np.arange(42) < right) for right in range(43)]
+    ends = [shares.interval(np.arange(42) < right) for right in range(43)]
     for share in (0.5, 0.9, 0.95, 0.98, 0.99):  # how often the interval holds the true share, exactly
         held = [right for right, (low, high) in enumerate(ends) if low <= share <= high]
         assert binom.pmf(held, 42, share).sum() > 0.9
@@ -314,7 +319,7 @@ def test_ties_are_shown_as_ties_the_cheapest_first(tmp_path, monkeypatch):
     assert told in (target / "README.md").read_text()
     assert told in Page(target / "index.html").text
     assert list(pandas.read_csv(target / "leaderboard.csv")["model"]) == ["cheap", "dear", "worse"]
-    assert not leaderboard.ties(leaderboard.rows(runs, ["dear", "worse"]))
+    assert not leaderboard.ties(SINGLE, leaderboard.rows(runs, ["dear", "worse"]))
 
 
 def _predictions(right: list[int]) -> list[dict]:

@@ -168,7 +168,7 @@ def test_a_finetuning_goes_on_behind_its_head(undisturbed, tmp_path, monkeypatch
     with pytest.raises(StoppedError):
         train.train(config.compose(*overrides, f"out={tmp_path / 'out'}"))
     monkeypatch.undo()
-    monkeypatch.setattr(train, "_fit_head", None)  # the head is in the checkpoint
+    monkeypatch.setattr(fit, "fit_head", None)  # the head is in the checkpoint
     train.train(config.compose(*overrides, f"out={tmp_path / 'out'}"))
     monkeypatch.undo()
     _same(undisturbed(*overrides), tmp_path / "out")

@@ -135,7 +135,7 @@ def test_a_job_with_an_invalid_value_fails_alone(sweeps, monkeypatch, capsys):
 
 
 def test_a_failed_job_returns_no_number_that_could_win(sweeps):
-    hydra = OmegaConf.create({"sweep": {"dir": str(sweeps)}, "job": {"num": 0}})
+    hydra = OmegaConf.create({"sweep": {"dir": str(sweeps)}, "job": {"num": 0}, "overrides": {"task": []}})
     cfg = OmegaConf.create({"seed": 1})
     assert math.isnan(again.run_job(lambda: _fails(UserError("no"), 1)(cfg), hydra))
 

@@ -20,6 +20,9 @@ from pipeline.tracking import store
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
 
+TOP1 = effects.metrics(jobs.Sweep("s", []))["val/top1"]
+
+
 @pytest.fixture
 def place(house):
     """Folder of the sweeps, empty before and after; MLflow is not asked."""
@@ -218,7 +221,7 @@ def test_the_spread_of_the_lead_is_that_of_a_t_test(place):
     for rate, shares in figures.items():
         for seed, top1 in enumerate(shares):
             _job(place / f"s/{rate}-{seed}", f"seed={seed}", f"model.lr={rate}", top1=top1)
-    metric = effects.METRICS["val/top1"]
+    metric = TOP1
     sweep = jobs.read("s")
     ranked = effects.candidates(sweep, metric)
     reach = float(re.search(r"by up to (\S+) points", effects.belief(sweep, ranked, metric)[0])[1])
@@ -255,7 +258,7 @@ def test_means_that_differ_in_float32s_last_digits_alone_tie(place):
     for rate, shares in figures.items():
         for seed, top1 in enumerate(shares):
             _job(place / f"s/{rate}-{seed}", f"seed={seed}", f"model.lr={rate}", top1=top1)
-    ranked = effects.candidates(jobs.read("s"), effects.METRICS["val/top1"])
+    ranked = effects.candidates(jobs.read("s"), TOP1)
     assert effects.ranks(ranked) == ["1=", "1="]
 
 
@@ -283,9 +286,9 @@ def test_the_loss_is_that_of_the_kept_weights():
         {"epoch": 1.0, "val/loss": 3.0, "val/top1": 0.5},
         {"epoch": 2.0, "val/loss": 2.0, "val/top1": 0.4},
     ]
-    assert jobs._kept(epochs)["val/loss"] == 3.0
+    assert jobs._kept(epochs, TOP1.key)["val/loss"] == 3.0
     strengths = [{"val/loss": 3.0, "val/top1": 0.5}, {"val/loss": 2.0, "val/top1": 0.4}]
-    assert jobs._kept(strengths)["val/loss"] == 2.0
+    assert jobs._kept(strengths, TOP1.key)["val/loss"] == 2.0
 
 
 def test_a_job_that_diverged_is_shown_and_never_the_best(place, capsys):
@@ -329,7 +332,7 @@ def test_without_a_second_seed_the_page_says_that_chance_is_unknown(place, capsy
 def test_the_same_seed_twice_is_no_spread(place):
     for number in range(2):
         _job(place / f"s/{number}", "model.lr=0.01")
-    (candidate,) = effects.candidates(jobs.read("s"), effects.METRICS["val/top1"])
+    (candidate,) = effects.candidates(jobs.read("s"), TOP1)
     assert len(candidate.figures) == 1
 
 
@@ -485,7 +488,7 @@ def test_importance_finds_what_matters_in_many_jobs(place, capsys):
     text = _said(capsys, "many")
     assert "150 of 150 jobs" in text
     assert "and 140 more configurations on the page" in text
-    found, told = effects.effects(jobs.read("many"), effects.METRICS["val/top1"])
+    found, told = effects.effects(jobs.read("many"), TOP1)
     assert [effect.parameter for effect in found[:2]] == ["model", "model.lr"]
     assert found[1].importance > 5 * found[2].importance
     assert len(found[1].means) == 4  # rates that never repeat, in quarters
@@ -497,7 +500,7 @@ def test_importance_finds_what_matters_in_many_jobs(place, capsys):
 def test_with_too_few_jobs_there_is_no_importance(place):
     for number in range(4):
         _job(place / f"s/{number}", model__lr=0.01 * (number + 1), model__batch_size=8 * (number % 2 + 1))
-    found, told = effects.effects(jobs.read("s"), effects.METRICS["val/top1"])
+    found, told = effects.effects(jobs.read("s"), TOP1)
     assert [effect.importance for effect in found] == [None, None]
     assert "4 jobs are too few" in told
 
@@ -507,7 +510,7 @@ def test_importance_of_pure_chance_says_so(place):
     for number in range(40):
         values = {"model__lr": rng.random(), "model__warmup": rng.random()}
         _job(place / f"s/{number}", **values, top1=rng.random())
-    _, told = effects.effects(jobs.read("s"), effects.METRICS["val/top1"])
+    _, told = effects.effects(jobs.read("s"), TOP1)
     assert "read nothing into these figures" in told
 
 

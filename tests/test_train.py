@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from models import scratch
 from models.pretrained import imagenet_from_package
-from pipeline import atomic, config, curves, features, networks, pack, provenance, seal, split, train
+from pipeline import atomic, config, curves, features, fit, networks, pack, provenance, seal, split, train
 from pipeline.config import UserError
 from pipeline.data import Pack
 from pipeline.provenance import Provenance
@@ -363,7 +363,7 @@ def test_a_training_without_git_is_told_why_in_one_line(
     def stop(*_):
         raise UserError("enough")
 
-    monkeypatch.setattr(train, "_learn", stop)
+    monkeypatch.setattr(fit, "fit", stop)
     with pytest.raises(UserError, match="enough"):
         train.train(config.compose(f"out={tmp_path / 'out'}", "model=scratch", "seed=78"))
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "git" in line]

@@ -9,7 +9,7 @@ import signal
 import pytest
 import pytorch_lightning as pl
 
-from pipeline import callbacks, config, curves, train, yaml_files
+from pipeline import callbacks, config, curves, tasks, train, yaml_files
 from pipeline.config import StoppedError, UserError
 from pipeline.tracking import store
 
@@ -129,14 +129,15 @@ def test_a_finished_model_goes_through_lightnings_validate(repro, house):
     from models.classifier import load
     from pipeline.data import Pack
     from pipeline.datamodule import ImageData
+    from pipeline.networks import Training
 
     folder = house / "runs/sample/train/scratch"
     model, card = load(folder)
-    data = ImageData(Pack.open(house / "data/sample"), card, config.compose("model=scratch"))
+    training = Training(config.compose("model=scratch"), Pack.open(house / "data/sample"), model, card)
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, use_distributed_sampler=False
     )
-    (found,) = trainer.validate(model, data, verbose=False)
+    (found,) = trainer.validate(model, ImageData(training), verbose=False)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert {key: found[key] for key in ("val/top1", "val/top3")} == pytest.approx(
         {key: metrics[key] for key in ("val/top1", "val/top3")}
@@ -156,7 +157,7 @@ def test_lightning_loads_a_checkpoint_of_a_training(repro, tmp_path, monkeypatch
     train.train(cfg)
     net = ScratchCNN(35, list(cfg.model.net.widths), list(cfg.model.net.depths), cfg.model.net.dropout)
     before = net.state_dict()["head.weight"].clone()
-    model = Classifier.load_from_checkpoint(tmp_path / files[-1].name, net=net)
+    model = Classifier.load_from_checkpoint(tmp_path / files[-1].name, net=net, task=tasks.of("single_label"))
     assert model.lr == cfg.model.lr and not model.net.head.weight.equal(before)
 
 

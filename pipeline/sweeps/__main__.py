@@ -83,12 +83,12 @@ def _table(sweep, ranked: list, metric) -> None:
         print(ranking.RULE)
 
 
-def show(word: str, key: str, name: str | None) -> None:
+def show(word: str, key: str | None, name: str | None) -> None:
     """Writes a sweep's page and tells its best configurations.
 
     Args:
         word: the sweep's name, or its parent run's name or id in MLflow.
-        key: of the metric.
+        key: of the metric; None is what models of its task are chosen by.
         name: of the experiment to save the best configuration as.
 
     Raises:
@@ -100,8 +100,8 @@ def show(word: str, key: str, name: str | None) -> None:
 
     if name is not None:
         experiment.check_name(name)
-    metric = effects.METRICS[key]
     sweep = jobs.read(jobs.resolve(word))
+    metric = effects.find_metric(sweep, key)
     ranked = effects.candidates(sweep, metric)
     believed = effects.belief(sweep, ranked, metric)
     best = ranked[0] if ranked and not math.isnan(ranked[0].mean) else None
@@ -127,30 +127,30 @@ def show(word: str, key: str, name: str | None) -> None:
         print(f"saved: conf/experiment/{name}.yaml; run it: python -m pipeline.train experiment={name}")
 
 
-def overview(key: str) -> None:
+def overview() -> None:
     """Prints the sweeps that there are."""
     from rich.console import Console
     from rich.table import Table
 
     from pipeline.sweeps import jobs
-    from pipeline.sweeps.effects import METRICS, candidates
+    from pipeline.sweeps.effects import candidates, find_metric
 
-    metric = METRICS[key]
     known = jobs.names()
     if not known:
         print("no sweeps yet; one is: python -m pipeline.train --multirun model=scratch,probe seed=1,2")
         return
     table = Table(title="sweeps")
-    for title in ("name", "data", "jobs", f"best {metric.title}"):
+    for title in ("name", "data", "jobs", "best"):
         table.add_column(title)
     for name in known:
         sweep = jobs.read(name, spell=False)
+        metric = find_metric(sweep, None)
         ranked = candidates(sweep, metric)
         cells = (
             name,
             ", ".join(sorted({job.settings["data"]["name"] for job in sweep.finished})),
             f"{len(sweep.finished)} of {len(sweep.jobs)}",
-            ranked[0].show(metric) if ranked else "–",
+            f"{metric.title} {ranked[0].show(metric)}" if ranked else "–",
         )
         table.add_row(*map(text.rich, cells))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
@@ -169,9 +169,9 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument(
         "--metric",
-        choices=("val/top1", "val/top3", "val/loss"),
-        default="val/top1",
-        help="what the best is best in (default val/top1; the loss is minimised)",
+        metavar="val/NAME",
+        help="what the best is best in: a figure of the page's table of jobs (a loss is minimised); "
+        "default: what models are chosen by",
     )
     parser.add_argument(
         "--save", metavar="NAME", help="write the best configuration as conf/experiment/NAME.yaml"
@@ -179,12 +179,14 @@ def main(arguments: list[str]) -> None:
     chosen = parser.parse_args(arguments)
     if chosen.save is not None and not chosen.sweep:
         parser.error("--save needs a sweep")
+    if chosen.metric is not None and not (chosen.sweep and chosen.metric.startswith("val/")):
+        parser.error("--metric needs a sweep, and names a figure on validation: val/NAME")
     try:
         with config.told():
             if chosen.sweep:
                 show(chosen.sweep, chosen.metric, chosen.save)
             else:
-                overview(chosen.metric)
+                overview()
     except UserError as error:
         sys.exit(f"error: {error}")
 

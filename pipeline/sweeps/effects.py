@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from pipeline import ranking
+from pipeline.config import UserError
 from pipeline.sweeps.jobs import ABSENT, Job, Sweep
 
 TIED = 4  # decimal places of a mean to which tied configurations agree
@@ -37,14 +38,27 @@ class Metric:
         return one > other if self.larger else one < other
 
 
-METRICS = {
-    metric.key: metric
-    for metric in (
-        Metric("val/top1", "val top-1", True, True),
-        Metric("val/top3", "val top-3", True, True),
-        Metric("val/loss", "val loss", False, False),
-    )
-}
+def metrics(sweep: Sweep) -> dict[str, Metric]:
+    """The figures that a sweep can be judged by, the one that its task is decided by first."""
+    task = sweep.task
+    found = [Metric(f"val/{figure.key}", f"val {figure.title}", True, True) for figure in task.ranked[:2]]
+    found.append(Metric("val/loss", "val loss", False, False))
+    known = {metric.key for metric in found} | {f"val/{figure.key}" for figure in task.ranked}
+    own = sorted({key for job in sweep.finished for key in job.metrics if key.startswith("val/")} - known)
+    found += [Metric(key, key.replace("/", " "), False, True) for key in own]
+    return {metric.key: metric for metric in found}
+
+
+def find_metric(sweep: Sweep, key: str | None) -> Metric:
+    """The figure of this key; None is the one that the sweep's task is decided by.
+
+    Raises:
+        UserError: the sweep has none of this key.
+    """
+    found = metrics(sweep)
+    if key is not None and key not in found:
+        raise UserError(f"sweep {sweep.name} has no metric {key[:100]}; it has {', '.join(found)}")
+    return found[key or sweep.task.monitor]
 
 
 @dataclass

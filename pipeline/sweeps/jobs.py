@@ -16,11 +16,12 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from pipeline import config, curves, text, tracking, yaml_files
+from pipeline import config, curves, tasks, text, tracking, yaml_files
 from pipeline.config import ROOT, UserError
 from pipeline.experiment import NAMED, Speller, Words
 from pipeline.model_folder import ModelFolder
 from pipeline.sweeps import again
+from pipeline.tasks import Task
 
 SWEEPS = ROOT / "runs/sweeps"
 ABSENT = "–"  # a model that has no such key
@@ -48,6 +49,7 @@ class Job:
     metrics: dict = field(default_factory=dict)
     lineage: dict = field(default_factory=dict)
     drawings: bool = False
+    task: Task | None = None
     words: Words | None = None
     seconds: float | None = None
 
@@ -80,6 +82,11 @@ class Sweep:
     @property
     def finished(self) -> list[Job]:
         return [job for job in self.jobs if job.status == "finished"]
+
+    @property
+    def task(self) -> Task:
+        """What the answers of its models are."""
+        return next((job.task for job in self.finished), tasks.of("single_label"))
 
 
 def names() -> list[str]:
@@ -114,11 +121,11 @@ def _natural(name: str) -> list:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def _kept(rows: list[dict]) -> dict:
+def _kept(rows: list[dict], monitor: str) -> dict:
     """The row of the weights that were kept, as training chooses them."""
     epochs = [row for row in rows if row.get("epoch")]
     if epochs:
-        return max(epochs, key=lambda row: -1 if math.isnan(row["val/top1"]) else row["val/top1"])
+        return max(epochs, key=lambda row: -1 if math.isnan(row[monitor]) else row[monitor])
     return min(rows, key=lambda row: row["val/loss"])
 
 
@@ -131,7 +138,8 @@ def _read(folder: Path) -> Job:
     try:
         model = ModelFolder(folder)
         metrics, job.lineage, job.drawings = dict(model.metrics), model.lineage, model.card.drawings
-        metrics["val/loss"] = _kept(curves.read(folder))["val/loss"]
+        job.task = model.task
+        metrics["val/loss"] = _kept(curves.read(folder), model.task.monitor)["val/loss"]
         job.settings, job.metrics = model.settings, metrics
     except UserError as error:
         job.reason = f"unreadable: {error}"

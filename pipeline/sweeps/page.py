@@ -10,13 +10,13 @@ from urllib.parse import quote
 
 from pipeline import ranking, text
 from pipeline.sweeps.effects import (
-    METRICS,
     Candidate,
     Effect,
     Metric,
     is_log,
     is_number,
     labels,
+    metrics,
     ranks,
     short,
 )
@@ -270,7 +270,7 @@ def write(
         tied=ranking.RULE if any("=" in rank for rank in ranks(ranked)) else "",
         repeated=any(len(item.jobs) > 1 for item in ranked),
         metric=metric,
-        metrics=METRICS,
+        metrics=metrics(sweep),
         belief=belief,
         effects=effects[0],
         told=effects[1],

@@ -25,10 +25,11 @@ def experiment(trained: ModelFolder) -> str:
     """What the runs of a data set have in common, and which figure is which."""
     data, drawings = trained.lineage["data"], trained.card.drawings
     name = text.markdown(data["name"])
+    decides = f"best/{trained.task.monitor}"
     return (
         f"Breeds of **{name}**: {data['pictures']:,} {'drawn ' if drawings else ''}pictures of "
         f"{data['classes']} classes.\n\n"
-        "- `best/val/…`: the kept weights on the validation split; choices look at `best/val/top1`\n"
+        f"- `best/val/…`: the kept weights on the validation split; choices look at `{decides}`\n"
         "- `val/…`, `train/…`: curves, a point an epoch (of a probe: a strength of regularisation)\n"
         "- `test/…`: the test split, looked at once per candidate\n"
         "- a sweep is one run that holds its jobs\n\n"
@@ -56,12 +57,13 @@ def version(trained: ModelFolder, test: dict, experiment: str, run_id: str) -> s
     return "\n".join([_summary(trained, test), "", *_origin(trained), trained_in]) + "\n"
 
 
-def sweep(experiment: str, jobs: list[tuple[str, str, float | None, str]]) -> tuple[str, str]:
+def sweep(experiment: str, jobs: list[tuple[str, str, float | None, str]], title: str) -> tuple[str, str]:
     """A sweep's name and note.
 
     Args:
         experiment: the id.
-        jobs: name, run id, top-1 of the kept weights on validation (None: none yet) and status of each.
+        jobs: name, run id, figure of the kept weights on validation (None: none yet) and status of each.
+        title: of the figure.
     """
     chosen: dict[str, list[str]] = {}
     for name, *_ in jobs:
@@ -85,8 +87,8 @@ def sweep(experiment: str, jobs: list[tuple[str, str, float | None, str]]) -> tu
     if not done:
         return title, f"{summary}.\n"
     best, *_ = done
-    parts = [f"{summary}. Best on validation: top-1 **{best[2]:.1%}** with {linked(*best[:2])}.", ""]
-    parts += [f"1. {top1:.1%} {linked(name, run_id)}" for name, run_id, top1, _ in done[:JOBS]]
+    parts = [f"{summary}. Best on validation: {title} **{best[2]:.1%}** with {linked(*best[:2])}.", ""]
+    parts += [f"1. {figure:.1%} {linked(name, run_id)}" for name, run_id, figure, _ in done[:JOBS]]
     if len(done) > JOBS:
         parts += ["", f"and {len(done) - JOBS} more, down to {done[-1][2]:.1%}"]
     return title, "\n".join(parts) + "\n"
@@ -113,22 +115,10 @@ def _values(values: list[str]) -> str:
 def _summary(trained: ModelFolder, test: dict | None) -> str:
     figures = []
     if test:
-        figures.append("test " + _tops(test, "test"))
-    figures.append("validation " + _tops(trained.metrics, "val"))
+        figures.append("test " + trained.task.describe(test, "test"))
+    figures.append("validation " + trained.task.describe(trained.metrics, "val"))
     warning = " Trained on drawings: it knows no photographs." if trained.card.drawings else ""
     return f"{text.markdown(trained.card.name)}: {'; '.join(figures)}.{warning}"
-
-
-def _tops(figures: dict, split: str) -> str:
-    """Top-1 to top-5, each with its interval where there is one."""
-    shown = []
-    for k in (1, 3, 5):
-        key = f"{split}/top{k}"
-        if key in figures:
-            ends = [figures.get(f"{key}/{end}") for end in ("low", "high")]
-            interval = f" ({ends[0]:.1%}–{ends[1]:.1%})" if None not in ends else ""
-            shown.append(f"top-{k} {figures[key]:.1%}{interval}")
-    return ", ".join(shown)
 
 
 def _origin(trained: ModelFolder) -> list[str]:

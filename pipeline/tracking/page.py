@@ -7,7 +7,7 @@ import sys
 import time
 from contextlib import suppress
 
-from pipeline import text
+from pipeline import tasks, text
 from pipeline.config import UserError
 from pipeline.tracking.naming import GROUPS
 from pipeline.tracking.notes import ENTRANCE
@@ -16,21 +16,10 @@ from pipeline.tracking.store import client, reachable, shown, uri
 # A saved view of the runs table, as the page's own "Views" menu keeps it: an experiment's tag. It carries
 # what a link can't: columns, their order and widths. Whoever changes it there keeps the change.
 VIEW = "comparison"
-COLUMNS = {  # in order, with widths in pixels: the figures fit beside the assistant's panel on a laptop
-    "attributes.`Run Name`": 330,
-    "runDateAndNestInfo": 130,  # Created
-    "metrics.`best/val/top1`": 110,
-    "metrics.`test/top1`": 90,
-    "metrics.`test/top3`": 90,
-    "duration": 90,
-    "attributes.`Models`": 130,
-    "attributes.`Dataset`": 260,
-}
+# In order, with widths in pixels: the figures between them fit beside the assistant's panel on a laptop.
+FIRST = {"attributes.`Run Name`": 330, "runDateAndNestInfo": 130}  # the latter is Created
+LAST = {"duration": 90, "attributes.`Models`": 130, "attributes.`Dataset`": 260}
 DIFFERING, NEWEST = 5, 200  # parameters shown, and runs among which they are looked for
-CHARTS = {  # section: kind, metrics; by itself the page begins with a bar for every single figure
-    "the kept weights": ("BAR", ("best/val/top1", "test/top1", "test/top3")),
-    "curves": ("LINE", ("val/top1", "val/loss", "train/loss")),
-}
 CHART = {
     "deleted": False,
     "isGenerated": False,
@@ -55,13 +44,7 @@ STATE = {
     "lifecycleFilter": "Active",
     "modelVersionFilter": "All Runs",
     "datasetsFilter": [],
-    "isAccordionReordered": True,  # or the page's own sections, sorted by name, come before these
-    "compareRunSections": [{"uuid": name, "name": name, **SECTION} for name in CHARTS],
-    "compareRunCharts": [
-        {"uuid": key, "metricKey": key, "displayName": key, "type": kind, "metricSectionId": name, **CHART}
-        for name, (kind, keys) in CHARTS.items()
-        for key in keys
-    ],
+    "isAccordionReordered": True,  # or the page's own sections, sorted by name, come before ours
 }
 
 
@@ -96,12 +79,34 @@ def _state(experiment) -> dict:
     runs = client().search_runs([experiment.experiment_id], query, max_results=NEWEST)
     # A sweep's parent has none.
     keys = differing([run.data.params for run in runs if run.data.params])
-    # Behind the figures, which a laptop's window shows beside the name.
-    figures = list(COLUMNS).index("metrics.`test/top3`") + 1
-    first, rest = list(COLUMNS.items())[:figures], list(COLUMNS.items())[figures:]
-    columns = dict([*first, *((f"params.`{key}`", 110) for key in keys), *rest])
-    shown = [name for name in columns if "." in name]
-    return STATE | {"selectedColumns": shown, "columnOrder": list(columns), "columnWidths": columns}
+    named = (run.data.tags["task"] for run in runs if "task" in run.data.tags)
+    task = tasks.of_tag(next(named, None))
+    kept = [f"best/{task.monitor}", *(f"test/{figure.key}" for figure in task.ranked[:2])]
+    # The parameters stand behind the figures, which a laptop's window shows beside the name.
+    columns = FIRST | {f"metrics.`{key}`": 110 - 20 * key.startswith("test") for key in kept}
+    columns |= {f"params.`{key}`": 110 for key in keys} | LAST
+    charts = {  # section: kind, metrics; by itself the page begins with a bar for every single figure
+        "the kept weights": ("BAR", kept),
+        "curves": ("LINE", (task.monitor, "val/loss", "train/loss")),
+    }
+    return STATE | {
+        "selectedColumns": [name for name in columns if "." in name],
+        "columnOrder": list(columns),
+        "columnWidths": columns,
+        "compareRunSections": [{"uuid": name, "name": name, **SECTION} for name in charts],
+        "compareRunCharts": [
+            {
+                "uuid": key,
+                "metricKey": key,
+                "displayName": key,
+                "type": kind,
+                "metricSectionId": name,
+                **CHART,
+            }
+            for name, (kind, shown) in charts.items()
+            for key in shown
+        ],
+    }
 
 
 def _view(experiment) -> str:

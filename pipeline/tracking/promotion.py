@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
+from pipeline import tasks
 from pipeline.config import UserError
 from pipeline.tracking.locks import creating
 from pipeline.tracking.registry import find_version, run_of, what_is_there
@@ -183,8 +184,8 @@ def versions(name: str) -> list[dict]:
     """The versions of a data set, oldest first, for people.
 
     Returns:
-        Of each `version`, `model`, `test/top1` (None where it is not known), `champion` (bool), `withdrawn`
-        and `commit`.
+        Of each `version`, `model`, `test` (what it reached there, in words; empty where that is not known),
+        `champion` (bool), `withdrawn` and `commit`.
 
     Raises:
         UserError: the registry has no such name.
@@ -195,12 +196,13 @@ def versions(name: str) -> list[dict]:
     present = champion(name)
     rows = []
     for each in sorted(found, key=lambda version: int(version.version)):
-        judged = run.data.metrics if (run := run_of(each)) else {}
+        run = run_of(each)
+        task = tasks.of_tag(run.data.tags.get("task")) if run else None
         rows.append(
             {
                 "version": str(each.version),
                 "model": each.tags.get("model", ""),
-                "test/top1": judged.get("test/top1"),
+                "test": task.describe(run.data.metrics, "test", 1) if task else "",
                 "champion": bool(present and present[0] == str(each.version)),
                 "withdrawn": each.tags.get(WITHDRAWN),
                 "commit": each.tags.get("commit", ""),

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline import curves, foreign, seal, unfinished
+from pipeline import curves, foreign, seal, tasks, unfinished
 from pipeline.foreign import json_object
 from pipeline.model_folder import ModelFolder
 from pipeline.portable import ModelCard
@@ -48,6 +48,7 @@ def new(
     tags |= {
         "mlflow.runName": name,
         "model": card.name,
+        "task": card.task,
         "seed": str(settings["seed"]),
         **provenance.tags(),
         "mlflow.source.name": "pipeline.train",
@@ -102,20 +103,22 @@ def tell_sweep(run_id: str) -> None:
     with creating():  # each job tells what the others have reached
         found = client().search_runs([experiment], f"tags.`{PARENT}` = '{parent}'", max_results=1000)
         found.sort(key=lambda job: job.info.start_time)
+        task = tasks.of_tag(run.data.tags.get("task"))
+        best = f"best/{task.monitor}"
         jobs = [
             (
                 job.info.run_name,
                 job.info.run_id,
-                job.data.metrics.get("best/val/top1") if job.info.status == "FINISHED" else None,
+                job.data.metrics.get(best) if job.info.status == "FINISHED" else None,
                 job.info.status,
             )
             for job in found
         ]
-        name, note = notes.sweep(experiment, jobs)
+        name, note = notes.sweep(experiment, jobs, task.title)
         for key, value in (("mlflow.runName", name), (NOTE, note), ("jobs", str(len(jobs)))):
             client().set_tag(parent, key, value)
-        if reached := [top1 for _, _, top1, _ in jobs if top1 is not None]:
-            client().log_metric(parent, "best/val/top1", max(reached), step=len(reached))
+        if reached := [figure for _, _, figure, _ in jobs if figure is not None]:
+            client().log_metric(parent, best, max(reached), step=len(reached))
         ended = max((job.info.end_time or 0 for job in found), default=0)
         client().set_terminated(parent, end_time=ended or None)
 
@@ -268,7 +271,7 @@ def _ensure_evaluation(run_id: str, trained: ModelFolder, folder: Path) -> None:
     content = digest(folder)
     if client().get_run(run_id).data.tags.get("evaluation") == content:
         return
-    figures = json_object(folder / "metrics.json", "test/top1")
+    figures = json_object(folder / "metrics.json", trained.task.judged_by)
     shown = {
         key: value
         for key, value in figures.items()

@@ -1,0 +1,149 @@
+"""One class per image: softmax, cross-entropy, top-k accuracy, and silence where no class is probable."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline import calibration, metrics
+from pipeline.tasks.base import Assessment, Figure, Task
+
+if TYPE_CHECKING:
+    import torch
+    from torchmetrics import Metric
+
+    from pipeline.portable import ModelCard
+
+TOP = (1, 3, 5)
+
+
+class SingleLabel(Task):
+    """One class per image."""
+
+    name = "single_label"
+    ranked = tuple(Figure(f"top{k}", f"top-{k}") for k in TOP)
+    further = (
+        Figure("test/mean_per_class", "per class"),
+        Figure("test/species", "cat or dog"),
+        Figure("test/calibration_error", "calibration", "{:.3f}"),
+        Figure("test/answered", "answered"),
+        Figure("test/answered/right", "right then"),
+        Figure("others/named", "other things named"),
+    )
+    printed = ("test/top1", "test/top3", "test/species", "test/answered", "test/answered/right", "parameters")
+    compared = ("test/top1", "test/top3", "test/answered", "test/answered/right")
+    about = (
+        "Test split; the interval is top-1's (95 %, Wilson), leaderboard.csv has those of the other shares. "
+        "Per class: mean recall of the classes. "
+        "Calibration: expected error, lower is better. Answered: test pictures of which it is not unsure, "
+        "and how often it is right then; other things: cut-outs of two photographs without an animal. "
+        "Multiply-adds are of one picture; pictures seen are shown in training."
+    )
+
+    def metrics(self, num_classes: int) -> "dict[str, Metric]":
+        """Top-k accuracy over images; k is clamped to the number of classes."""
+        from torchmetrics.classification import MulticlassAccuracy
+
+        return {
+            f"top{k}": MulticlassAccuracy(num_classes, top_k=min(k, num_classes), average="micro")
+            for k in TOP
+        }
+
+    def decide(self, probabilities: np.ndarray, targets: np.ndarray) -> float:
+        return float((probabilities.argmax(axis=1) == targets).mean())
+
+    def dense(self, targets: "torch.Tensor", num_classes: int) -> "torch.Tensor":
+        from torch.nn.functional import one_hot
+
+        return one_hot(targets, num_classes).float()
+
+    def smooth(self, targets: "torch.Tensor", share: float) -> "torch.Tensor":
+        return targets * (1 - share) + share / targets.shape[1]
+
+    def unknown(self, count: int, like: "torch.Tensor") -> "torch.Tensor":
+        """All classes alike."""
+        classes = like.shape[1]
+        return like.new_full((count, classes), 1 / classes)
+
+    def loss(
+        self,
+        logits: "torch.Tensor",
+        targets: "torch.Tensor",
+        weights: "torch.Tensor | None" = None,
+        smoothing: float = 0.0,
+    ) -> "torch.Tensor":
+        """Cross-entropy; with weights of dense targets, since its mean over class numbers is over weights."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits, targets, weight=weights, label_smoothing=smoothing)
+
+    def probabilities(self, logits: "torch.Tensor") -> "torch.Tensor":
+        return logits.softmax(dim=1)
+
+    def calibrate(
+        self, card: "ModelCard", probabilities: np.ndarray, targets: np.ndarray
+    ) -> "tuple[ModelCard, np.ndarray]":
+        temperature = calibration.temperature(probabilities, targets)
+        return replace(card, temperature=temperature), calibration.soften(probabilities, temperature)
+
+    def choose_thresholds(
+        self,
+        card: "ModelCard",
+        probabilities: np.ndarray,
+        targets: np.ndarray,
+        others: np.ndarray,
+        precision: float,
+        named: float,
+    ) -> "ModelCard":
+        sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+        bound = calibration.unsure_below(sure, right, others.max(axis=1), precision, named)
+        return replace(card, unsure_below=bound)
+
+    def answers(self, card: "ModelCard", probabilities: np.ndarray) -> np.ndarray:
+        return probabilities.max(axis=1) >= card.unsure_below
+
+    def assess(self, card: "ModelCard", probabilities: np.ndarray, targets: np.ndarray) -> Assessment:
+        predicted, classes = probabilities.argmax(axis=1), card.classes
+        found: dict[str, float] = {}
+        for k in TOP:
+            found |= metrics.share(f"test/top{k}", metrics.topk(probabilities, targets, min(k, len(classes))))
+        matrix = metrics.confusion_matrix(targets, predicted, len(classes))
+        recall = matrix.diagonal() / np.maximum(matrix.sum(axis=1), 1)
+        precision = matrix.diagonal() / np.maximum(matrix.sum(axis=0), 1)
+        found["test/mean_per_class"] = float(recall[matrix.sum(axis=1) > 0].mean())
+        species = metrics.species_right(probabilities, targets, card.species)
+        if species is not None:
+            found |= metrics.share("test/species", species)
+        found["test/calibration_error"] = metrics.calibration_error(probabilities, targets)
+        speaks = self.answers(card, probabilities)
+        found |= metrics.share("test/answered", speaks)
+        if speaks.any():
+            found |= metrics.share("test/answered/right", (predicted == targets)[speaks])
+        return Assessment(
+            metrics=found,
+            labels=[classes[number] for number in targets],
+            predicted=[classes[number] for number in predicted],
+            certainty=probabilities.max(axis=1),
+            classes=[
+                {
+                    "label": name,
+                    "pictures": int(matrix[number].sum()),
+                    "recall": f"{recall[number]:.4f}",
+                    "precision": f"{precision[number]:.4f}",
+                }
+                for number, name in enumerate(classes)
+            ],
+            confusions=_confusions(matrix, classes),
+            matrix=matrix,
+        )
+
+
+def _confusions(matrix: np.ndarray, classes: list[str]) -> list[dict]:
+    """Pairs of classes that were confused, most first."""
+    wrong = matrix - np.diag(matrix.diagonal())
+    order = np.argsort(-wrong, axis=None, kind="stable")[: np.count_nonzero(wrong)]
+    pairs = [divmod(int(place), len(classes)) for place in order]
+    return [
+        {"label": classes[true], "taken_for": classes[guess], "pictures": int(wrong[true, guess])}
+        for true, guess in pairs
+    ]
