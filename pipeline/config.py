@@ -2,6 +2,8 @@
 
 import errno
 import functools
+import hashlib
+import json
 import os
 import re
 import signal
@@ -44,6 +46,22 @@ sys.excepthook = _one_line_for_ctrl_c
 
 # Hydra would write below the working directory; the project's folders are below its root.
 OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
+
+
+def _settings_hash(*, _root_: DictConfig) -> str:
+    """Names a sweep's job by what it trains: its number says so only within one run of one sweeper."""
+    from pipeline.lineage import settings_of
+    from pipeline.unfinished import effective
+
+    cfg = OmegaConf.masked_copy(_root_, [key for key in _root_ if key != "hydra"])
+    try:
+        tree = effective(settings_of(cfg))
+    except Exception:  # whatever is wrong, the job itself tells it, and ends no other
+        tree = OmegaConf.to_container(cfg, resolve=False)
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:10]
+
+
+OmegaConf.register_new_resolver("settings_hash", _settings_hash, replace=True)
 
 
 class UserError(Exception):

@@ -120,7 +120,7 @@ def trained(runs: Path) -> list[Path]:
         for folder in folders
         if not left_out & set(folder.relative_to(runs).parts) and folder.suffix != ".part"
     )
-    # A sweep's jobs are numbered: the tenth does not come before the second.
+    # Jobs of earlier code are called by numbers: the tenth does not come before the second.
     return sorted(whole, key=lambda folder: (folder.parent, folder.name.zfill(8)))
 
 

@@ -225,7 +225,7 @@ def main(cfg: DictConfig) -> float | None:
     name = sweep = made = None
     if job.mode == RunMode.MULTIRUN:
         # Beside the sweep's other jobs, never in a DVC out.
-        out = Path(job.sweep.dir) / job.sweep.subdir
+        out = Path(job.runtime.output_dir)
         sweep, name = out.parent.name, " ".join(job.overrides.task)
     elif OmegaConf.is_missing(cfg, "out"):
         out = made = _new_single(cfg.model.name)

@@ -22,6 +22,15 @@ WITHOUT_EFFECT = (
 )
 
 
+def effective(settings: dict) -> dict:
+    """The settings less those that change how fast a training goes and what it shows."""
+    groups = {
+        group: {key: value for key, value in settings.get(group, {}).items() if key not in WITHOUT_EFFECT}
+        for group in ("trainer", "runtime")  # older trainings have no runtime
+    }
+    return settings | groups
+
+
 def identity(settings: dict, lineage: dict, sweep: str | None) -> str:
     """What a training is known by: two with the same one would end with the same bytes.
 
@@ -30,12 +39,8 @@ def identity(settings: dict, lineage: dict, sweep: str | None) -> str:
         lineage: its commit does not count, for a commit may change a page only; the code's hash does.
         sweep: jobs of different sweeps are different runs in MLflow.
     """
-    groups = {
-        group: {key: value for key, value in settings.get(group, {}).items() if key not in WITHOUT_EFFECT}
-        for group in ("trainer", "runtime")  # older trainings have no runtime
-    }
     parts = [
-        settings | groups,
+        effective(settings),
         *(lineage.get(key) for key in ("data", "code", "environment", "start")),
         sweep,
     ]

@@ -122,8 +122,8 @@ def test_failed_jobs_are_counted_and_end_no_other(sweeps, monkeypatch, capsys, e
     assert str(error) in said
     assert ("Traceback" in said) == isinstance(error, ValueError)
     (folder,) = sweeps.iterdir()
-    assert str(error) in again.reason(folder / "0")
-    assert again.reason(folder / "1") == ""
+    reasons = {number: noted["error"] for number, noted in again.notes(folder).items()}
+    assert str(error) in reasons[0] and reasons[1] == ""
 
 
 def test_a_job_with_an_invalid_value_fails_alone(sweeps, monkeypatch, capsys):
@@ -136,6 +136,7 @@ def test_a_job_with_an_invalid_value_fails_alone(sweeps, monkeypatch, capsys):
 
 def test_a_failed_job_returns_no_number_that_could_win(sweeps):
     hydra = OmegaConf.create({"sweep": {"dir": str(sweeps)}, "job": {"num": 0}, "overrides": {"task": []}})
+    hydra.runtime = {"output_dir": str(sweeps / "x")}
     cfg = OmegaConf.create({"seed": 1})
     assert math.isnan(again.run_job(lambda: _fails(UserError("no"), 1)(cfg), hydra))
 
@@ -174,3 +175,41 @@ def test_sweeps_started_together_lose_no_job(sweeps, house):
     folders = list(sweeps.iterdir())
     assert len(folders) == 2
     assert all(len(list(folder.glob(".outcomes/*.json"))) == 2 for folder in folders)
+
+
+def test_a_job_is_known_by_what_it_trains_and_not_by_its_number(sweeps, monkeypatch):
+    from hydra.core.hydra_config import HydraConfig
+
+    seen: dict[tuple, set] = {}
+
+    def job(cfg) -> None:
+        hydra = HydraConfig.get()
+        seen.setdefault((cfg.seed, cfg.model.name), set()).add(
+            (Path(hydra.runtime.output_dir), hydra.job.num)
+        )
+
+    where = "hydra.sweep.dir=runs/sweeps/mine"
+    for words in (
+        ("seed=1,2",),
+        ("seed=2,1",),
+        ("seed=1", "runtime.workers=0,1"),
+        ("seed=3,2", "model=probe"),
+    ):
+        assert _sweep(monkeypatch, job, *words, where) is None
+        _end()
+    folders = [{folder for folder, _ in found} for found in seen.values()]
+    assert all(len(found) == 1 for found in folders)
+    assert len(set.union(*folders)) == len(seen) == 4
+    assert {number for _, number in seen[1, "scratch"]} == {0, 1}
+
+
+def test_a_jobs_folder_can_still_be_named_by_its_overrides(sweeps, monkeypatch):
+    words = (
+        "seed=1,2",
+        "hydra.sweep.dir=runs/sweeps/mine",
+        "hydra.sweep.subdir=${hydra:job.override_dirname}",
+    )
+    assert _sweep(monkeypatch, _fails(UserError("no"), 1), *words).startswith("error: 1 of 2")
+    first, second = jobs.read("mine", spell=False).jobs
+    assert (first.folder.name, first.name, first.said, first.status) == ("seed=1", "0", "seed=1", "failed")
+    assert (second.folder.name, second.name, second.said) == ("seed=2", "1", "seed=2")

@@ -11,7 +11,9 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
-from pipeline.config import StoppedError, UserError, told
+from pipeline import text
+from pipeline.config import StoppedError, UserError
+from pipeline.config import told as os_errors_as_user_errors
 from pipeline.text import printable
 
 # Locks of this process; the kernel releases them when it ends, however it ends.
@@ -25,13 +27,13 @@ class Again(Callback):
         wanted = Path(config.hydra.sweep.dir)
         given = any(word.startswith("hydra.sweep.dir=") for word in config.hydra.overrides.hydra)
         try:
-            with told():
+            with os_errors_as_user_errors():
                 folder = _claim_given(wanted) if given else _claim(wanted)
                 if (folder / "command.json").is_file():
                     print(f"sweep: goes on in {folder}; delete that folder to begin anew", flush=True)
                 _write(folder, ended=False)
-                for former in folder.glob(".outcomes/*.json"):
-                    former.unlink()
+                for former in folder.glob(".outcomes/*.json"):  # which folder is whose is still of use
+                    _note(former, {key: value for key, value in _read(former).items() if key != "error"})
         except UserError as error:
             # Hydra would turn any Exception of a callback into a warning.
             sys.exit(f"error: {error}")
@@ -44,8 +46,8 @@ class Again(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_) -> None:
         folder = Path(config.hydra.sweep.dir)
-        outcomes = {int(file.stem): _read(file) for file in folder.glob(".outcomes/*.json")}
-        failed = sorted(number for number, outcome in outcomes.items() if outcome.get("error") != "")
+        outcomes = {number: each for number, each in notes(folder).items() if "error" in each}
+        failed = sorted(number for number, outcome in outcomes.items() if outcome["error"] != "")
         _write(folder, ended=not failed)
         if failed:
             sys.exit(
@@ -62,11 +64,12 @@ def run_job(job: Callable[[], object], hydra: DictConfig) -> object:
         hydra: Hydra's own configuration of the job.
     """
     file = Path(hydra.sweep.dir) / f".outcomes/{hydra.job.num}.json"
+    words = text.without_password(" ".join(hydra.overrides.task))
+    told = {"folder": Path(hydra.runtime.output_dir).name, "words": words}
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"error": None}), encoding="utf-8")  # so it stays where the process is ended
+    _note(file, told | {"error": None})  # so it stays where the process is ended
     value, error = float("nan"), ""
-    words = printable(" ".join(hydra.overrides.task))
-    print(f"sweep: job {hydra.job.num}: {words}", flush=True)
+    print(f"sweep: job {hydra.job.num}: {printable(words)}", flush=True)
     try:
         value = job()
     except StoppedError:
@@ -77,13 +80,22 @@ def run_job(job: Callable[[], object], hydra: DictConfig) -> object:
     except Exception as mistake:
         error = f"{type(mistake).__name__}: {mistake}"
         traceback.print_exc()
-    file.write_text(json.dumps({"error": printable(error)}), encoding="utf-8")
+    _note(file, told | {"error": printable(error)})
     return value
 
 
-def reason(job: Path) -> str:
-    """Why the job of this folder failed; empty where it did not, or has not ended."""
-    return str(_read(job.parent / f".outcomes/{job.name}.json").get("error") or "")
+def notes(sweep: Path) -> dict[int, dict]:
+    """What a sweep's jobs have noted, by their numbers.
+
+    That is `folder`, `words`, and `error`: empty where a job did not fail, None where it has not ended. Jobs
+    of earlier code have noted `error` alone, and their folders have their numbers.
+    """
+    files = (file for file in sweep.glob(".outcomes/*.json") if file.stem.isdigit())
+    return {int(file.stem): {"folder": file.stem, "words": "", **_read(file)} for file in files}
+
+
+def _note(file: Path, tree: dict) -> None:
+    file.write_text(json.dumps(tree), encoding="utf-8")
 
 
 def _claim_given(folder: Path) -> Path:

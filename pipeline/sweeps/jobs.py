@@ -24,6 +24,7 @@ from pipeline.sweeps import again
 from pipeline.tasks import Task
 
 SWEEPS = ROOT / "runs/sweeps"
+_NUMBER = re.compile("[0-9]{1,6}")  # a folder of earlier code, and no hash
 ABSENT = "–"  # a model that has no such key
 
 
@@ -32,7 +33,7 @@ class Job:
     """One training of a sweep.
 
     Attributes:
-        name: its folder's; a number as Hydra gives it.
+        name: its number as Hydra gives it; its folder's name where that is not known.
         said: its overrides, where the sweep's ``multirun.yaml`` or MLflow tells them.
         status: finished, running, failed, no result or not started.
         settings: the resolved configuration; empty unless finished.
@@ -129,10 +130,17 @@ def _kept(rows: list[dict], monitor: str) -> dict:
     return min(rows, key=lambda row: row["val/loss"])
 
 
-def _read(folder: Path) -> Job:
-    job = Job(folder.name, folder)
+def _read(folder: Path, number: int | None, noted: dict) -> Job:
+    """The job of a folder.
+
+    Args:
+        folder: of the sweep's.
+        number: where it is known.
+        noted: see `again.notes`.
+    """
+    job = Job(folder.name if number is None else str(number), folder, str(noted.get("words") or ""))
     if not (folder / "metrics.json").is_file():
-        job.reason = again.reason(folder)
+        job.reason = str(noted.get("error") or "")
         job.status = "failed" if job.reason else job.status
         return job
     try:
@@ -241,13 +249,21 @@ def read(name: str, spell: bool = True) -> Sweep:
     """
     folder = SWEEPS / name
     places = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    jobs = [_read(path) for path in places if path.suffix != ".part"]
+    noted = again.notes(folder)
+    numbers = {str(each["folder"]): number for number, each in sorted(noted.items(), reverse=True)}
+    jobs = []
+    for path in places:
+        if path.suffix != ".part":
+            number = numbers.get(path.name, int(path.name) if _NUMBER.fullmatch(path.name) else None)
+            jobs.append(_read(path, number, noted.get(number, {})))
     asked = _asked(folder)
+    there = {int(job.name) for job in jobs if _NUMBER.fullmatch(job.name)}
     for job in jobs:
-        if job.name.isdigit() and int(job.name) < len(asked):
+        if not job.said and _NUMBER.fullmatch(job.name) and int(job.name) < len(asked):
             job.said = asked[int(job.name)]
-    if all(job.name.isdigit() for job in jobs):
-        there = {int(job.name) for job in jobs}
+    if len(there) == len(jobs):
+        folders = {job.folder.name for job in jobs}  # two jobs that train the same have one
+        there |= {number for number, each in noted.items() if str(each["folder"]) in folders}
         jobs += [
             Job(str(number), folder / str(number), said, "not started")
             for number, said in enumerate(asked)
