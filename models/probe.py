@@ -1,4 +1,4 @@
-"""A regularised linear head on frozen features: multinomial logistic regression."""
+"""A regularised linear head on frozen features: logistic regression, multinomial or one for each class."""
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ def fit_head(
     the head, so that it works on the features as they are.
 
     Args:
-        train: features N×C and labels N, every class among them.
+        train: features N×C and targets: class numbers N, every class among them, or 0 and 1, N×classes.
         val: the same, for the choice.
         strengths: inverse strengths, scikit-learn's C, from strong regularisation to weak.
         task: what the labels are.
@@ -31,30 +31,45 @@ def fit_head(
         and `val/loss`. The lowest `val/loss` is kept: on a few hundred pictures it is less noisy than shares
         of right answers, and calibrated.
     """
-    from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
     from tqdm import tqdm
 
-    features, labels = train
-    mean, scale = features.mean(axis=0), _scale(features, labels)
-    rows, heads = [], []
-    solver = None
+    features, targets = train
+    mean, scale = features.mean(axis=0), _scale(features, targets)
+    x, x_val = (features - mean) / scale, (val[0] - mean) / scale
+    several = targets.ndim == 2
+    rows, heads, solvers = [], [], [None] * (targets.shape[1] if several else 1)
     for strength in tqdm(strengths, desc="head", disable=None):
-        start = solver
-        solver = LogisticRegression(
-            C=strength, max_iter=1000, warm_start=True, class_weight="balanced" if balanced else None
-        )
-        if start is not None:  # from the stronger one's solution: fewer steps, the same optimum
-            solver.coef_, solver.intercept_, solver.classes_ = start.coef_, start.intercept_, start.classes_
-        solver.fit((features - mean) / scale, labels)
-        probabilities = solver.predict_proba((val[0] - mean) / scale)
-        loss = log_loss(val[1], probabilities, labels=solver.classes_)
+        parts = targets.T if several else [targets]
+        solvers = [
+            _fit(x, part, strength, balanced, start) for part, start in zip(parts, solvers, strict=True)
+        ]
+        if several:
+            probabilities = np.stack([solver.predict_proba(x_val)[:, 1] for solver in solvers], axis=1)
+            loss = np.mean(
+                [log_loss(*pair, labels=[0, 1]) for pair in zip(val[1].T, probabilities.T, strict=True)]
+            )
+        else:
+            probabilities = solvers[0].predict_proba(x_val)
+            loss = log_loss(val[1], probabilities, labels=solvers[0].classes_)
         rows.append(
             {"C": strength, task.monitor: task.decide(probabilities, val[1]), "val/loss": float(loss)}
         )
-        heads.append(_unfold(solver, mean, scale))
+        heads.append(_unfold(solvers, several, mean, scale))
     best = min(range(len(rows)), key=lambda place: rows[place]["val/loss"])
     return *heads[best], rows
+
+
+def _fit(x: np.ndarray, y: np.ndarray, strength: float, balanced: bool, start: object):
+    """One logistic regression, from the solution of a stronger one: fewer steps, the same optimum."""
+    from sklearn.linear_model import LogisticRegression
+
+    solver = LogisticRegression(
+        C=strength, max_iter=1000, warm_start=True, class_weight="balanced" if balanced else None
+    )
+    if start is not None:
+        solver.coef_, solver.intercept_, solver.classes_ = start.coef_, start.intercept_, start.classes_
+    return solver.fit(x, y)
 
 
 # Pictures a class at which half of a feature's scale is its own. On Pet Faces, with one picture a class,
@@ -69,15 +84,18 @@ def _scale(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     the same weight as what tells classes apart.
     """
     own = features.var(axis=0)
-    pictures = len(labels) / len(np.unique(labels))
+    pictures = len(labels) / (labels.shape[1] if labels.ndim == 2 else len(np.unique(labels)))
     trust = pictures / (pictures + HALF)
     return np.sqrt(trust * own + (1 - trust) * own.mean()) + 1e-6
 
 
-def _unfold(solver, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _unfold(
+    solvers: list, several: bool, mean: np.ndarray, scale: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The head on raw features; two classes, which scikit-learn solves with one row, get two."""
-    coefficients, intercept = solver.coef_, solver.intercept_
-    if len(coefficients) == 1:
+    coefficients = np.concatenate([solver.coef_ for solver in solvers])
+    intercept = np.concatenate([solver.intercept_ for solver in solvers])
+    if len(coefficients) == 1 and not several:
         coefficients = np.concatenate([-coefficients, coefficients]) / 2
         intercept = np.concatenate([-intercept, intercept]) / 2
     weight = coefficients / scale

@@ -8,12 +8,14 @@ the answer.
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from omegaconf import DictConfig
 
-from pipeline import config, tables, text
+from pipeline import config, tables, tasks, text
 from pipeline.config import ROOT, UserError
+from pipeline.tasks import SEPARATOR
 
 COLUMNS = ("path", "label", "suggested", "own_probability", "suggested_probability")
 FOLDS = 5
@@ -79,6 +81,50 @@ def suspicious(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return places[np.argsort(probabilities[places, targets[places]], kind="stable")]
 
 
+class Doubt(NamedTuple):
+    """A label that looks wrong: its image, the label that looks right, and the probabilities of both."""
+
+    image: int
+    suggested: str
+    own: float
+    other: float
+
+
+def _doubts(x: np.ndarray, targets: np.ndarray, groups: np.ndarray, classes: list[str]) -> list[Doubt]:
+    """Suspicious labels where each image has one, worst first."""
+    probabilities, judged = out_of_fold(x, targets, groups)
+    known = np.flatnonzero(judged)
+    found = []
+    for image in known[suspicious(probabilities[known], targets[known])]:
+        shares = probabilities[image]
+        best = int(shares.argmax())
+        found.append(Doubt(image, classes[best], shares[targets[image]], shares[best]))
+    return found
+
+
+def _doubts_of_several(
+    x: np.ndarray, targets: np.ndarray, groups: np.ndarray, classes: list[str]
+) -> list[Doubt]:
+    """Likewise where each image has any number: class by class; the worst class of an image counts."""
+    wrong: dict[
+        int, dict[int, float]
+    ] = {}  # by image, and of its doubted classes the own value's probability
+    for number in range(len(classes)):
+        has = targets[:, number].astype(np.int64)
+        probabilities, judged = out_of_fold(x, has, groups)
+        known = np.flatnonzero(judged)
+        for image in known[suspicious(probabilities[known], has[known])]:
+            wrong.setdefault(int(image), {})[number] = float(probabilities[image, has[image]])
+    found = []
+    for image, doubted in wrong.items():
+        right = [
+            name for number, name in enumerate(classes) if bool(targets[image, number]) != (number in doubted)
+        ]
+        least = min(doubted.values())
+        found.append(Doubt(image, SEPARATOR.join(right), least, 1 - least))
+    return sorted(found, key=lambda doubt: doubt.own)
+
+
 def audit(cfg: DictConfig, place: Path) -> list[dict]:
     """Writes ``audit.csv``: the suspicious labels alone, worst first.
 
@@ -105,21 +151,18 @@ def audit(cfg: DictConfig, place: Path) -> list[dict]:
     training = networks.build(cfg, pack)
     training.model.to(networks.device(cfg))
     x, targets = features(training, np.arange(len(pack.table))), pack.targets
-    probabilities, judged = out_of_fold(x, targets, pack.table["group"].to_numpy())
-    known = np.flatnonzero(judged)
-    paths = pack.table["path"].to_numpy()
-    rows = []
-    for picture in known[suspicious(probabilities[known], targets[known])]:
-        own, suggested = targets[picture], probabilities[picture].argmax()
-        rows.append(
-            {
-                "path": paths[picture],
-                "label": pack.classes[own],
-                "suggested": pack.classes[suggested],
-                "own_probability": f"{probabilities[picture, own]:.4f}",
-                "suggested_probability": f"{probabilities[picture, suggested]:.4f}",
-            }
-        )
+    groups, paths = pack.table["group"].to_numpy(), pack.table["path"].to_numpy()
+    doubted = _doubts_of_several if targets.ndim == 2 else _doubts
+    rows = [
+        {
+            "path": paths[doubt.image],
+            "label": pack.table["label"].iloc[doubt.image],
+            "suggested": doubt.suggested,
+            "own_probability": f"{doubt.own:.4f}",
+            "suggested_probability": f"{doubt.other:.4f}",
+        }
+        for doubt in doubted(x, targets, groups, pack.classes)
+    ]
     unfinished = place / "audit.csv.part"
     tables.write(unfinished, rows, COLUMNS)
     os.replace(unfinished, place / "audit.csv")
@@ -128,8 +171,8 @@ def audit(cfg: DictConfig, place: Path) -> list[dict]:
 
 @config.stage
 def main(cfg: DictConfig) -> None:
-    rows = audit(cfg, ROOT / "data" / cfg.data.name)
-    first = text.printable(f", first {rows[0]['path']}: {rows[0]['suggested']}?" if rows else "")
+    rows, shown = audit(cfg, ROOT / "data" / cfg.data.name), tasks.of(cfg.data.task).shown
+    first = text.printable(f", first {rows[0]['path']}: {shown(rows[0]['suggested'])}?" if rows else "")
     print(f"audit: {len(rows)} labels to look at again{first} (data/{cfg.data.name}/audit.csv)")
 
 

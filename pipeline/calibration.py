@@ -20,20 +20,39 @@ def temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
     Returns:
         Between 1/20 and 20; above 1 the model was too sure of itself.
     """
-    from scipy.optimize import minimize_scalar
-
     logits = _logits(probabilities)
 
-    def loss(log_temperature: float) -> float:
-        scaled = logits / np.exp(log_temperature)
+    def loss(scale: float) -> float:
+        scaled = logits / scale
         return float(
             (
                 np.logaddexp.reduce(scaled, axis=1) - np.take_along_axis(scaled, targets[:, None], 1)[:, 0]
             ).mean()
         )
 
-    found = minimize_scalar(loss, bounds=(-np.log(20), np.log(20)), method="bounded", options={"xatol": 1e-4})
+    return best_temperature(loss)
+
+
+def best_temperature(loss: Callable[[float], float]) -> float:
+    """The temperature, between 1/20 and 20, at which a loss is least."""
+    from scipy.optimize import minimize_scalar
+
+    bounds = (-np.log(20), np.log(20))
+    found = minimize_scalar(
+        lambda log: loss(np.exp(log)), bounds=bounds, method="bounded", options={"xatol": 1e-4}
+    )
     return float(np.exp(found.x))
+
+
+def binary_logits(probabilities: np.ndarray) -> np.ndarray:
+    """Logits of independent probabilities, as doubles; those of 0 and 1 are finite."""
+    shares = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
+    return np.log(shares / (1 - shares))
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of independent logits."""
+    return np.exp(-np.logaddexp(0, -logits))
 
 
 def soften(probabilities: np.ndarray, temperature: float) -> np.ndarray:
@@ -97,12 +116,9 @@ def _curve(sure: np.ndarray, right: np.ndarray) -> Callable[[np.ndarray], np.nda
     such that are all right, then move it little.
     """
     from scipy.optimize import minimize
-    from scipy.special import expit, logit
+    from scipy.special import expit
 
-    def logits(probability: np.ndarray) -> np.ndarray:
-        return logit(np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7))
-
-    signs, x = np.where(right, 1.0, -1.0), logits(sure)
+    signs, x = np.where(right, 1.0, -1.0), binary_logits(sure)
 
     def loss(parameters: np.ndarray) -> float:
         offset, slope = parameters
@@ -110,7 +126,7 @@ def _curve(sure: np.ndarray, right: np.ndarray) -> Callable[[np.ndarray], np.nda
         return misfit + 0.5 * (offset**2 + (slope - 1) ** 2)
 
     offset, slope = minimize(loss, [0.0, 1.0], method="L-BFGS-B", bounds=[(None, None), (0.0, None)]).x
-    return lambda probability: expit(offset + slope * logits(probability))
+    return lambda probability: expit(offset + slope * binary_logits(probability))
 
 
 def _wilson(share: np.ndarray, count: np.ndarray | int, errors: float) -> np.ndarray:

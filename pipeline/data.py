@@ -25,7 +25,7 @@ class Pack:
             hashes: what the order decides (a picture's chances, a batch) must not depend on what a file is
             called.
         classes: class names, sorted.
-        targets: class number of each row.
+        targets: what a network learns to answer, a row an image: see `tasks`.
         summary: what ``pack.json`` says.
         split_sha256: of the assignment: of pictures, labels and splits, not of paths.
     """
@@ -58,13 +58,13 @@ class Pack:
         table = index.assign(split=split["split"], group=split["group"])
         # Equal pictures of one class and split can stand for each other; their order by path stays.
         table = table.sort_values([*schema.PICTURE, "split"], kind="stable", ignore_index=True)
-        classes = sorted(table["label"].unique())
-        numbers = {name: number for number, name in enumerate(classes)}
+        task = tasks.of(summary["task"])
+        classes = task.classes(table["label"].tolist())
         return cls(
             folder=place / "pack",
             table=table,
             classes=classes,
-            targets=table["label"].map(numbers).to_numpy(),
+            targets=task.targets(table["label"].tolist(), classes),
             summary=summary,
             split_sha256=schema.content_hash(table, "split"),
         )
@@ -72,7 +72,7 @@ class Pack:
     @property
     def task(self) -> Task:
         """What the labels are."""
-        return tasks.of(self.summary.get("task", "single_label"))
+        return tasks.of(self.summary["task"])
 
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of a split."""
@@ -80,6 +80,8 @@ class Pack:
 
     def species(self) -> list[str]:
         """Species of each class, empty where unknown."""
+        if self.task.name != "single_label":
+            return [""] * len(self.classes)
         return [self.table["species"][self.table["label"] == name].iloc[0] for name in self.classes]
 
 
@@ -120,7 +122,7 @@ class Pictures(Dataset):
         offset, height, width = self.places[place]
         return self._pixels[offset : offset + height * width * 3].reshape(height, width, 3)
 
-    def __getitem__(self, item: int | tuple[int, int]) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, item: int | tuple[int, int]) -> tuple[torch.Tensor, np.ndarray]:
         epoch, place = item if isinstance(item, tuple) else (None, item)
         seed = None
         if epoch is not None:
@@ -128,7 +130,7 @@ class Pictures(Dataset):
             stream = np.random.SeedSequence([self.seed, epoch, int(self.rows[place])])
             seed = int(stream.generate_state(1)[0])
         picture = self.size(self.picture(place), seed, epoch)
-        return torch.from_numpy(np.array(picture)), int(self.targets[place])
+        return torch.from_numpy(np.array(picture)), self.targets[place]
 
 
 class EpochSampler(SequentialSampler):  # Lightning replaces others for overfit_batches
@@ -212,7 +214,7 @@ def still(sizing: Preprocessing) -> Callable[..., np.ndarray]:
 
 
 def loader(pictures: Pictures, batch_size: int, workers: int, sampler: Sampler | None = None) -> DataLoader:
-    """Batches of uint8 pictures N×H×W×3 and class numbers N."""
+    """Batches of uint8 pictures N×H×W×3 and their targets."""
     return DataLoader(
         pictures,
         batch_size=batch_size,

@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from pipeline import atomic, chosen, config, leaderboard, portable, seal, tables, text
+from pipeline import atomic, chosen, config, leaderboard, portable, seal, tables, tasks, text
 from pipeline import page as try_page
 from pipeline.config import ROOT, UserError
 from pipeline.model_folder import ModelFolder
@@ -72,6 +72,7 @@ def _model(found: ModelFolder, card: ModelCard, folder: Path) -> None:
     told = {
         "labels": json.dumps(card.classes),
         "unsure_below": str(card.unsure_below),
+        "thresholds": json.dumps(card.thresholds),
         "card": card.to_json(),
         "provenance": json.dumps(provenance),
     }
@@ -122,12 +123,13 @@ def _card(found: ModelFolder, card: ModelCard, int8: dict | None, page: bool) ->
             f"{text.markdown(row['label'])} {float(row['recall']):.0%} of {text.markdown(row['pictures'])}"
             for row in shown
         )
-        if "test/answered" not in test:
+        if card.task == "single_label" and "test/answered" not in test:
             raise UserError("this model was judged by an older version; run: dvc repro evaluate")
-        columns = [figure for figure in found.task.on_test if figure.key in test]
+        columns = [figure for figure in tasks.of(card.task).on_test if figure.key in test]
         # The first column of both is the model's name.
         headings = leaderboard.headings(columns)[1:]
         cells = leaderboard.cells({"model": card.name, **test}, columns)[1:]
+        cells = [cell.replace("%", " %") for cell in cells]
     data = found.settings["data"]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=False)
     environment.filters |= {"markdown": text.markdown, "code": text.code}
@@ -138,11 +140,13 @@ def _card(found: ModelFolder, card: ModelCard, int8: dict | None, page: bool) ->
         provenance=found.provenance,
         sha256=found.sha256,
         licence=data.get("licence", "unknown"),
-        task=found.task,
+        task=tasks.of(card.task),
         test=test,
         headings=headings,
         cells=cells,
         weak=weak,
+        several=card.task == "multi_label",
+        thresholds=list(zip(card.classes, card.thresholds, strict=False)),
         int8=int8,
         page=page,
         percent=lambda share: f"{share:.1%}".replace("%", " %"),
@@ -156,7 +160,7 @@ def _to_int8(folder: Path, card: ModelCard) -> dict:
     not looked at again.
 
     Returns:
-        `pictures`, the share of right answers `float32` and `int8`, and the share of answers that `agree`.
+        `pictures`, the figure that decides with `float32` and `int8`, and the share of answers that `agree`.
 
     Raises:
         UserError: the pictures are not here.
@@ -191,7 +195,7 @@ def _to_int8(folder: Path, card: ModelCard) -> dict:
     def answers() -> np.ndarray:
         seal.seal(folder)
         model = Portable(folder)
-        return np.array([model.probabilities(watched.picture(place)).argmax() for place in range(len(rows))])
+        return np.stack([model.probabilities(watched.picture(place)) for place in range(len(rows))])
 
     exact = answers()
     logging.getLogger().setLevel(logging.ERROR)  # it would have the model preprocessed by another program
@@ -208,12 +212,13 @@ def _to_int8(folder: Path, card: ModelCard) -> dict:
         weight_type=QuantType.QUInt8,
     )
     os.replace(folder / "int8.onnx", folder / "model.onnx")
-    coarse, targets = answers(), pack.targets[rows]
+    coarse, targets, task = answers(), pack.targets[rows], pack.task
+    agree = (task.named(card, exact) == task.named(card, coarse)).all(axis=1)
     return {
         "pictures": len(rows),
-        "float32": float((exact == targets).mean()),
-        "int8": float((coarse == targets).mean()),
-        "agree": float((exact == coarse).mean()),
+        "float32": task.decide(exact, targets),
+        "int8": task.decide(coarse, targets),
+        "agree": float(agree.mean()),
     }
 
 

@@ -1,4 +1,4 @@
-"""Names the breed in a photo: python example.py PHOTO. Needs onnxruntime, numpy and Pillow, nothing else."""
+"""Names a photo's classes: python example.py PHOTO. Needs onnxruntime, numpy and Pillow, nothing else."""
 
 import json
 import sys
@@ -12,13 +12,16 @@ sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know a l
 session = onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"))
 known = session.get_modelmeta().custom_metadata_map
 labels, unsure_below = json.loads(known["labels"]), float(known["unsure_below"])
+thresholds = json.loads(known["thresholds"])  # where a photo has any number of classes
 
 # Upright, in RGB, transparent parts white; sizing and all that follows are inside the model.
 image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGBA")
 white = Image.new("RGB", image.size, "white")
 white.paste(image, mask=image)
 (probabilities,) = session.run(["probabilities"], {"picture": np.asarray(white)})
-if probabilities.max() < unsure_below:
+if thresholds:
+    print(", ".join(labels[place] for place in np.flatnonzero(probabilities >= thresholds)) or "none")
+elif probabilities.max() < unsure_below:
     print("unsure")
 for place in np.argsort(-probabilities)[:5]:
     print(f"{probabilities[place]:6.1%}  {labels[place]}")

@@ -28,15 +28,18 @@ def fetch(cfg: DictConfig, archive: Path) -> None:
 
         sample.write_archive(unfinished, source.per_class, source.seed)
         origin = "drawn"
+    elif source.kind == "drawn_attributes":
+        from pipeline import sample
+
+        sample.write_attributes(unfinished, source.pictures, source.seed)
+        origin = "drawn"
     elif source.kind == "folder":
         origin = write_folder(config.from_root(cfg.fetch.path, config.main_checkout()), unfinished)
     elif source.kind in ("archive", "oxford_photos"):
         origin = text.without_password(mirror or "its published address")
         _published(source, mirror, unfinished)
     else:
-        raise UserError(
-            f"data.source.kind={source.kind} is not known: drawn, archive, oxford_photos or folder"
-        )
+        raise UserError(f"data.source.kind={source.kind} is not known")
     size, sha256 = unfinished.stat().st_size, download.sha256_of(unfinished)
     print(f"fetch: {cfg.data.name} from {origin}, {size:,} bytes, sha256 {sha256}")
     os.replace(unfinished, archive)

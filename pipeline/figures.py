@@ -97,9 +97,17 @@ def _close(figure: plt.Figure, file: Path) -> None:
 
 
 @_legible
-def confusion(matrix: np.ndarray, classes: list[str], title: str, file: Path) -> None:
-    """A confusion matrix, rows true and columns predicted, each row as shares of its class."""
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+def confusion(matrix: np.ndarray, counts: np.ndarray, classes: list[str], title: str, file: Path) -> None:
+    """A confusion matrix, rows true and columns predicted, each row as shares of its class's images.
+
+    Args:
+        matrix: images, classes × classes.
+        counts: images of each class.
+        classes: names.
+        title: above it.
+        file: where to.
+    """
+    shares = matrix / np.maximum(counts[:, None], 1)
     side = min(max(3.0, 0.22 * len(classes)), 10.0)
     figure, axes = plt.subplots(figsize=(side, side))
     image = axes.imshow(shares, cmap="viridis", vmin=0, vmax=1)

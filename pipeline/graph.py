@@ -81,7 +81,7 @@ def to_onnx(train: Path, target: Path) -> None:
     """Writes ``model.onnx``, ``model.json`` and ``SHA256SUMS``, as `pipeline.portable.Portable` reads them.
 
     The model takes `picture`, uint8 height × width × 3 of any size, and gives `probabilities`, one a class:
-    sizing, normalisation and softmax are inside.
+    sizing, normalisation and the probabilities are inside.
 
     Args:
         train: train's folder.
@@ -124,16 +124,17 @@ def to_onnx(train: Path, target: Path) -> None:
 
 
 def _whole(network: "onnx.ModelProto", card: ModelCard) -> "onnx.ModelProto":
-    """A network from `pictures` to `logits` with sizing before it and softmax behind it, for one picture."""
+    """A network from `pictures` to `logits`, sizing before and probabilities behind it, for one picture."""
     from onnx import compose, parser
 
     # A batch of one: the logits' first side goes.
     opset, ir = network.opset_import[0].version, network.ir_version
     classes = len(card.classes)
+    shares = "Sigmoid (logits)" if card.task == "multi_label" else "Softmax <axis=1> (logits)"
     answer = parser.parse_model(f"""
         <ir_version: {ir}, opset_import: ["" : {opset}]>
         answer (float[pictures, {classes}] logits) => (float[{classes}] probabilities) {{
-            shares = Softmax <axis=1> (logits)
+            shares = {shares}
             first = Constant <value_ints=[0]> ()
             probabilities = Squeeze (shares, first)
         }}

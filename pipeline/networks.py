@@ -91,6 +91,7 @@ def build(cfg: DictConfig, pack: "Pack", start: Path | None = None) -> Training:
         temperature=1.0,
         unsure_below=0.0,
         task=pack.task.name,
+        thresholds=pack.task.thresholds(len(pack.classes)),
     )
     sizing.check(card.input.interpolation)  # before hours of training, not after them
     knobs = (
@@ -105,7 +106,8 @@ def build(cfg: DictConfig, pack: "Pack", start: Path | None = None) -> Training:
     )
     arguments = {key: cfg.model[key] for key in knobs if key in cfg.model}
     if cfg.model.balance == "weights":
-        arguments["class_weights"] = class_weights(pack.targets[pack.rows("train")], len(pack.classes))
+        targets = pack.targets[pack.rows("train")]
+        arguments["class_weights"] = pack.task.class_weights(targets, len(pack.classes))
     if cfg.model.get("loss"):
         arguments["loss"] = components.loss(OmegaConf.to_container(cfg.model.loss))
     model = Classifier(
@@ -117,18 +119,12 @@ def build(cfg: DictConfig, pack: "Pack", start: Path | None = None) -> Training:
         mixup=cfg.augment.mixup,
         cutmix=cfg.augment.cutmix,
         flip=card.flip,
-        metrics=components.metrics(OmegaConf.to_container(cfg.metrics), num_classes=len(card.classes)),
+        metrics=components.metrics(
+            OmegaConf.to_container(cfg.metrics), num_classes=len(card.classes), num_labels=len(card.classes)
+        ),
         **arguments,
     )
     return Training(cfg, pack, model, card)
-
-
-def class_weights(targets, classes: int) -> list[float]:
-    """Of each class in the loss: as much in all as the others, 1 on average over the pictures."""
-    import numpy as np
-
-    counts = np.bincount(targets, minlength=classes)
-    return (len(targets) / (classes * np.maximum(counts, 1))).tolist()
 
 
 @contextmanager

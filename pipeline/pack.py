@@ -14,8 +14,10 @@ from pathlib import Path, PurePosixPath
 
 from omegaconf import DictConfig
 
-from pipeline import archives, atomic, config, photos, schema, seal, tables, text
+from pipeline import archives, atomic, config, photos, schema, seal, tables, tasks, text
+from pipeline.annotations import WANTED, Annotations
 from pipeline.config import ROOT, UserError
+from pipeline.tasks import SEPARATOR, Task
 
 # Folders above class folders that tell an official split; val may be missing.
 OFFICIAL = {
@@ -179,7 +181,12 @@ def labels(path: str, classes: str, layout: Layout | None = None) -> dict:
 
 
 def pack(
-    archive: Path, folder: Path, max_side: int, classes: str = "folder", hidden: list[str] | None = None
+    archive: Path,
+    folder: Path,
+    max_side: int,
+    classes: str = "folder",
+    hidden: list[str] | None = None,
+    task: Task | None = None,
 ) -> dict:
     """Packs an archive.
 
@@ -193,19 +200,22 @@ def pack(
         max_side: pixels of the longer side that are kept.
         classes: what names a class, `folder` or `breed`.
         hidden: is given the paths of the hidden files that are passed over.
+        task: what the labels are; by default one class per image, its folder. Of several classes per image
+            they stand in a file of the archive: see `annotations`.
 
     Returns:
         What ``pack.json`` says.
 
     Raises:
-        UserError: the archive is damaged, or holds no usable pictures in class folders.
+        UserError: the archive is damaged, or holds no usable pictures with labels.
     """
+    task = task or tasks.of("single_label")
     if classes not in ("folder", "breed"):
         raise UserError(f"pack.classes={classes} is not known: folder or breed")
     target = atomic.Target(folder, ("pack.json", "index.csv", "pixels.bin"))
     unfinished = target.begin()
     try:
-        summary = _pack(archive, unfinished, max_side, classes, hidden)
+        summary = _pack(archive, unfinished, max_side, classes, hidden, task)
         seal.seal(unfinished)
     except BaseException as error:
         shutil.rmtree(unfinished, ignore_errors=True)  # a full disk gets its room back
@@ -216,21 +226,29 @@ def pack(
     return summary
 
 
-def _pack(archive: Path, folder: Path, max_side: int, classes: str, hidden: list[str] | None) -> dict:
+def _pack(
+    archive: Path, folder: Path, max_side: int, classes: str, hidden: list[str] | None, task: Task
+) -> dict:
     """Writes a pack's files into an empty folder; returns what ``pack.json`` says."""
     rows, quarantine, offset, seen, unread = [], [], 0, set(), []
+    by_folder = task.name == "single_label"
+    annotations = None if by_folder else Annotations()
     # Threads, for decoding, sizing and hashing let go of the interpreter; a process would cost a second of
     # imports and copy every picture twice. Decoding goes on while the archive is being read.
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with ThreadPoolExecutor(workers) as pool, open(folder / "pixels.bin", "wb") as pixels:
-        tasks = ((path, data, max_side) for path, data in archives.members(archive, hidden))
-        for result in _in_order(pool, tasks, workers * 32):
+        files = (
+            (path, data, max_side)
+            for path, data in archives.members(archive, hidden)
+            if by_folder or not annotations.add(path, data)
+        )
+        for result in _in_order(pool, files, workers * 32):
             if len(result["path"]) > MAX_PATH:
                 result = {
                     "path": f"{result['path'][:100]}…",
                     "reason": f"a path of more than {MAX_PATH:,} characters",
                 }
-            elif "reason" not in result and "/" not in result["path"]:
+            elif by_folder and "reason" not in result and "/" not in result["path"]:
                 result["reason"] = STRAY
             elif "reason" not in result and result["path"] in seen:
                 result["reason"] = "its path comes twice in the archive; the first is used"
@@ -244,18 +262,29 @@ def _pack(archive: Path, folder: Path, max_side: int, classes: str, hidden: list
             rows.append({**result, "offset": offset})
             pixels.write(raw)
             offset += len(raw)
-    # Which folders all pictures share is known only now; those that can't be used count too, or a class of
-    # which none can would leave the others' folders to be taken for classes.
-    layout = Layout.of({PurePosixPath(path).parent.parts for path in (*seen, *unread)})
-    for row in rows:
-        row |= labels(row["path"], classes, layout)
-        problem = text.class_name_problem(row["label"]) if row["label"] else None
-        row["reason"] = f"its class's name {problem}" if problem else None if row["label"] else STRAY
     paths = [*(row["path"] for row in rows), *unread]
+    if by_folder:
+        _label_by_folder(
+            rows, classes, Layout.of({PurePosixPath(path).parent.parts for path in (*seen, *unread)})
+        )
+    else:
+        _label_by_annotations(rows, annotations)
+        quarantine += [
+            {"path": path[:MAX_PATH], "reason": f"in {', '.join(annotations.files)}, but not in the archive"}
+            for path in annotations.left()
+        ]
     quarantine += [{key: row[key] for key in ("path", "reason")} for row in rows if row["reason"]]
     rows = [row for row in rows if not row["reason"]]
+    named = task.classes([row["label"] for row in rows])
+    if not by_folder and len(named) < 2:
+        raise UserError(_too_few_named(archive, annotations, named, quarantine))
+    for name, count in Counter(name for row in rows for name in row["label"].split(SEPARATOR)).items():
+        if not by_folder and name and count == len(rows):
+            raise UserError(f"{archive}: all its pictures are labelled {_shown(name)}; leave that class out")
     counts = Counter(row["label"] for row in rows)
-    if len(counts) < 2 or (classes == "folder" and _splits_among(counts).keys() == counts.keys()):
+    if by_folder and (
+        len(named) < 2 or (classes == "folder" and _splits_among(counts).keys() == counts.keys())
+    ):
         raise UserError(_too_few(archive, counts, paths, quarantine))
 
     for row in (*rows, *quarantine):
@@ -267,14 +296,56 @@ def _pack(archive: Path, folder: Path, max_side: int, classes: str, hidden: list
     tables.write(folder / "quarantine.csv", quarantine, ["path", "reason"])
     summary = {
         "schema": schema.VERSION,
+        "task": task.name,
         "max_side": max_side,
         "pictures": len(rows),
-        "classes": len(counts),
+        "classes": len(named),
         "quarantined": len(quarantine),
         "content": schema.content_hash({key: [row[key] for row in rows] for key in schema.PICTURE}),
     }
     (folder / "pack.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
+
+
+def _label_by_folder(rows: list[dict], classes: str, layout: Layout) -> None:
+    """Adds to each row what its path tells, and `reason`, why it can't be used, or None.
+
+    Which folders all pictures share is known only at the end; those that can't be used count too, or a class
+    of which none can would leave the others' folders to be taken for classes.
+    """
+    for row in rows:
+        row |= labels(row["path"], classes, layout)
+        problem = text.class_name_problem(row["label"]) if row["label"] else None
+        row["reason"] = f"its class's name {problem}" if problem else None if row["label"] else STRAY
+
+
+def _label_by_annotations(rows: list[dict], annotations: Annotations) -> None:
+    """Likewise of what a file of the archive tells."""
+    for row in rows:
+        entry = annotations.take(row["path"])
+        row |= {"label": "", "species": "", "breed": "", "official": "", "reason": None}
+        if entry is None:
+            row["reason"] = "no entry of its own in a file of labels"
+            continue
+        row |= {"label": SEPARATOR.join(sorted(entry.labels)), "official": entry.official}
+        problems = (text.class_name_problem(name) for name in entry.labels)
+        if problem := next(filter(None, problems), None):
+            row["reason"] = f"a class's name {problem}"
+        elif any(SEPARATOR in name for name in entry.labels):
+            row["reason"] = f"a class's name has a {SEPARATOR} in it"
+
+
+def _too_few_named(archive: Path, annotations: Annotations, named: list[str], quarantine: list[dict]) -> str:
+    """Why there is nothing to learn from an archive of images with several classes each."""
+    if not annotations.files:
+        return f"{archive} has no file of labels, which data.task=multi_label needs: {WANTED}"
+    files = ", ".join(text.shortened(file, 100) for file in annotations.files)
+    reasons = Counter(entry["reason"] for entry in quarantine)
+    left_out = f" ({_left_out(reasons)} left out)" if reasons else ""
+    return (
+        f"{archive}: by {files} its usable pictures have {len(named)} class(es) in all{left_out}; "
+        "two at least are needed"
+    )
 
 
 def _too_few(archive: Path, counts: Counter, paths: list[str], quarantine: list[dict]) -> str:
@@ -331,7 +402,11 @@ def _left_out(reasons: Counter) -> str:
 
 def describe(folder: Path) -> list[str]:
     """What a person should know of a pack, a line each: its classes, what was left out, what looks odd."""
-    counts = Counter(row["label"] for row in tables.read(folder / "index.csv"))
+    task = tasks.of(json.loads((folder / "pack.json").read_text(encoding="utf-8"))["task"])
+    found = [row["label"] for row in tables.read(folder / "index.csv")]
+    classes = task.classes(found)
+    numbers = task.counts(task.targets(found, classes), len(classes)).tolist()
+    counts = Counter(dict(zip(classes, numbers, strict=True)))
     reasons = Counter(row["reason"] for row in tables.read(folder / "quarantine.csv"))
     lines = [f"the classes are {_several([f'{_shown(name)} ({counts[name]:,})' for name in sorted(counts)])}"]
     if reasons:
@@ -343,8 +418,8 @@ def describe(folder: Path) -> list[str]:
             f"warning: {' and '.join(alike)} look like one class and are {len(group)} here; "
             "if they are one, give their folders one name"
         )
-    splits = _splits_among(counts)
-    for name in counts:
+    splits = _splits_among(counts) if task.name == "single_label" else {}
+    for name in counts if task.name == "single_label" else ():
         if name.lower() in OFFICIAL or name in splits:
             lines.append(
                 f"warning: {_shown(name)} is taken for a class, for other folders than splits lie beside it, "
@@ -377,7 +452,8 @@ def main(cfg: DictConfig) -> None:
     place = ROOT / "data" / cfg.data.name
     hidden: list[str] = []
     try:
-        summary = pack(place / "archive", place / "pack", cfg.pack.max_side, cfg.pack.classes, hidden)
+        task = tasks.of(cfg.data.task)
+        summary = pack(place / "archive", place / "pack", cfg.pack.max_side, cfg.pack.classes, hidden, task)
     finally:  # they may be all that there is
         if hidden_pictures := list(filter(photos.is_named_as_picture, hidden)):
             print(f"pack: {photos.told_of_hidden(hidden_pictures)}", flush=True)

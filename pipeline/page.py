@@ -54,6 +54,7 @@ def write(model: Path, card: ModelCard, target: Path) -> None:
         "labels": card.classes,
         "drawings": card.drawings,
         "unsure_below": card.unsure_below,
+        "thresholds": card.thresholds,
     }
     (target / "card.json").write_text(json.dumps(told) + "\n", encoding="utf-8")
 

@@ -573,6 +573,10 @@ def _are_classes(value: object) -> bool:
     )
 
 
+def _are_shares(value: object) -> bool:
+    return isinstance(value, list) and len(value) <= MAX_CLASSES and all(map(_number(0, 1), value))
+
+
 def _is_net(value: object) -> bool:
     return (
         isinstance(value, dict)
@@ -621,7 +625,9 @@ class ModelCard:
         flip: whether it answers by the mean over an image and its mirror image.
         temperature: the logits are divided by it.
         unsure_below: no class is named where the highest probability is below.
-        task: what its answers are, a key of `TASKS`.
+        task: what its answers are, one of `TASKS`.
+        thresholds: of each class the probability from which on an image has it; empty where an image has one
+            class only.
     """
 
     name: str
@@ -636,6 +642,7 @@ class ModelCard:
     temperature: float
     unsure_below: float
     task: str
+    thresholds: list[float]
 
     def to_json(self) -> str:
         """One line."""
@@ -652,10 +659,17 @@ def upgrade(tree: dict) -> dict:
 
     Their models were neither calibrated nor mirrored, and named one class for every image.
     """
-    return {"flip": False, "temperature": 1.0, "unsure_below": 0.0, "task": "single_label", **tree}
+    former = {
+        "flip": False,
+        "temperature": 1.0,
+        "unsure_below": 0.0,
+        "task": "single_label",
+        "thresholds": [],
+    }
+    return former | tree
 
 
-TASKS = ("single_label",)  # kinds of answers that this version knows
+TASKS = ("single_label", "multi_label")  # kinds of answers that this version knows
 _CARD = {  # of each field what it has to be, and how that is said
     "name": (_is_name, "a name of letters, digits and _.-"),
     "data": (_is_name, "a name of letters, digits and _.-"),
@@ -668,7 +682,8 @@ _CARD = {  # of each field what it has to be, and how that is said
     "flip": (_is_bool, "true or false"),
     "temperature": (_number(1e-3, 1e3), "a number from 0.001 to 1,000"),
     "unsure_below": (_number(0, 1), "a number from 0 to 1"),
-    "task": (lambda value: value in TASKS, " or ".join(TASKS)),
+    "task": (lambda value: isinstance(value, str) and value in TASKS, " or ".join(TASKS)),
+    "thresholds": (_are_shares, "a list of numbers from 0 to 1"),
 }
 _INPUT = {
     "max_side": (_whole(1, 1 << 16), "a whole number from 1 to 65,536"),
@@ -705,6 +720,8 @@ def read_card(folder: str | Path) -> ModelCard:
         raise DamagedError(f"{file}: input has the unknown field {unknown[0][:50]!r}")
     if len(tree["species"]) != len(tree["classes"]):
         raise DamagedError(f"{file}: species must name one for each of the classes")
+    if len(tree["thresholds"]) != (len(tree["classes"]) if tree["task"] == "multi_label" else 0):
+        raise DamagedError(f"{file}: thresholds must have one for each class of multi_label, and else none")
     fields = {name: tree[name] for name in _CARD}
     return ModelCard(**fields | {"input": Preprocessing(**tree["input"])})
 
@@ -1009,7 +1026,10 @@ class Portable:
                 )
         found = self._run(pixels)
         fine = found.shape == (len(self.classes),) and np.isfinite(found).all()
-        if not fine or found.min() < 0 or abs(float(found.sum(dtype=np.float64)) - 1) > 1e-2:
+        # Of several classes an image may have all or none: each share is at most 1.
+        most = found.max(initial=0) if self.card.task == "multi_label" else found.sum(dtype=np.float64)
+        least = 0 if self.card.task == "multi_label" else 0.99
+        if not fine or found.min() < 0 or not least <= float(most) <= 1.01:
             raise DamagedError(f"{self._file} answers with something else than probabilities")
         return found
 
@@ -1035,18 +1055,25 @@ class Portable:
         """The most probable classes of one picture.
 
         Returns:
-            `labels`, best first, `probabilities` in the same order, and `unsure`: whether the first is too
-            little to name a class.
+            `labels`, best first, `probabilities` in the same order, and, of a model that names one class,
+            `unsure`: whether the first is too little to name it. Of one that names several, `present`:
+            whether the picture has each of the `labels`; all those that it has come, and come first.
 
         Raises:
             UnreadableError: it is no picture.
         """
         shares = self.probabilities(picture)
-        best = np.argsort(-shares, kind="stable")[:top]
+        if self.card.task == "multi_label":
+            present = shares >= np.array(self.card.thresholds)
+            best = np.lexsort((-shares, ~present))[: max(top, int(present.sum()))]
+            more = {"present": [bool(present[place]) for place in best]}
+        else:
+            best = np.argsort(-shares, kind="stable")[:top]
+            more = {"unsure": bool(shares[best[0]] < self.unsure_below)}
         return {
             "labels": [self.classes[place] for place in best],
             "probabilities": [float(shares[place]) for place in best],
-            "unsure": bool(shares[best[0]] < self.unsure_below),
+            **more,
         }
 
     def predict(self, model_input, params=None):
@@ -1071,7 +1098,8 @@ class Portable:
             except Exception as error:  # of reading it, or of the model on it
                 told = " ".join(str(error).split()) or type(error).__name__
                 raise UnreadableError(f"row {row}: {told}") from error
-        return pandas.DataFrame(answers, columns=["labels", "probabilities", "unsure"])
+        decided = "present" if self.card.task == "multi_label" else "unsure"
+        return pandas.DataFrame(answers, columns=["labels", "probabilities", decided])
 
 
 def _load_pyfunc(path: str) -> Portable:

@@ -1,4 +1,4 @@
-"""Names the breed in photos: ``python -m pipeline.predict PHOTO…``"""
+"""Names the classes of photos: ``python -m pipeline.predict PHOTO…``"""
 
 import argparse
 import json
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from pipeline import chosen, config, photos, tables, text
 from pipeline.config import UserError
+from pipeline.tasks import SEPARATOR
 
 if TYPE_CHECKING:
-    from pipeline.portable import Portable
+    from pipeline.portable import ModelCard, Portable
 
 SINGLE = 5  # photos up to which each has a table of its own
 
@@ -55,25 +56,35 @@ def answers(portable: "Portable", names: Iterable[str], top: int) -> Iterator[tu
             yield done, answer.result()
 
 
+def _said(answer: dict) -> str:
+    """The classes that an answer names, in words."""
+    if "present" in answer:
+        found = zip(answer["labels"], answer["present"], strict=True)
+        return ", ".join(label for label, present in found if present) or "none"
+    label = answer["labels"][0]
+    return f"unsure, perhaps {label}" if answer["unsure"] else label
+
+
 def _as_table(name: str, answer: dict, unsure_below: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
     print(text.printable(name))  # above the table, not as its title, which would be folded to its width
     table = Table()
-    table.add_column("breed")
-    table.add_column("probability", justify="right")
-    for label, share in zip(answer["labels"], answer["probabilities"], strict=True):
-        table.add_row(text.rich(label), f"{share:.1%}")
+    several = "present" in answer
+    for heading in ("class", "probability", "named") if several else ("breed", "probability"):
+        table.add_column(heading, justify="right" if heading == "probability" else "left")
+    for place, (label, share) in enumerate(zip(answer["labels"], answer["probabilities"], strict=True)):
+        named = ["yes" if answer["present"][place] else ""] if several else []
+        table.add_row(text.rich(label), f"{share:.1%}", *named)
     Console().print(table)
-    if answer["unsure"]:
+    if answer.get("unsure"):
         print(f"Unsure: it names a breed from {unsure_below:.0%} on.")
 
 
 def _as_line(name: str, answer: dict) -> None:
-    label, share = answer["labels"][0], answer["probabilities"][0]
-    told = f"unsure, perhaps {label}" if answer["unsure"] else label
-    print(f"{text.printable(name)}: {text.printable(told)}, {share:.1%}")
+    share = "" if "present" in answer else f", {answer['probabilities'][0]:.1%}"
+    print(f"{text.printable(name)}: {text.printable(_said(answer))}{share}")
 
 
 def _as_json(name: str, answer: dict) -> None:
@@ -81,16 +92,21 @@ def _as_json(name: str, answer: dict) -> None:
 
 
 def _as_csv(write_row, top: int, name: str, answer: dict) -> None:
-    pairs = list(zip(answer.get("labels", []), answer.get("probabilities", []), strict=True))
+    pairs = list(zip(answer.get("labels", []), answer.get("probabilities", []), strict=True))[:top]
     pairs += [("", "")] * (top - len(pairs))
     cells = [cell for label, share in pairs for cell in (label, share and f"{share:.6f}")]
-    row = [name, answer.get("unsure", ""), *cells, answer.get("error", "")]
+    if "present" in answer:
+        found = zip(answer["labels"], answer["present"], strict=True)
+        decided = SEPARATOR.join(label for label, present in found if present)
+    else:
+        decided = answer.get("unsure", "")
+    row = [name, decided, *cells, answer.get("error", "")]
     # A program gets the name's own bytes; a terminal must not obey them.
     write_row(map(text.printable, row) if sys.stdout.isatty() else row)
 
 
 def _writer(
-    kind: str, top: int, several: bool, unsure_below: float
+    kind: str, top: int, several: bool, card: "ModelCard"
 ) -> tuple[Callable[[str, dict], None], bool]:
     """What writes an answer, and whether it writes errors, too: programs want a line for each picture."""
     if kind == "jsonl":
@@ -99,9 +115,10 @@ def _writer(
         write_row = tables.writer(sys.stdout)
         numbers = range(1, top + 1)
         columns = [cell for number in numbers for cell in (f"label_{number}", f"probability_{number}")]
-        write_row(["photo", "unsure", *columns, "error"])
+        decided = "present" if card.task == "multi_label" else "unsure"
+        write_row(["photo", decided, *columns, "error"])
         return partial(_as_csv, write_row, top), True
-    return (_as_line if several else partial(_as_table, unsure_below=unsure_below)), False
+    return (_as_line if several else partial(_as_table, unsure_below=card.unsure_below)), False
 
 
 def predict(words: list[str], model: str | None, top: int, kind: str) -> int:
@@ -127,7 +144,7 @@ def predict(words: list[str], model: str | None, top: int, kind: str) -> int:
     with chosen.opened(model) as found:
         portable = Portable(found.portable, threads=1)
         top = min(top, len(portable.classes))
-        write, writes_errors = _writer(kind, top, several, portable.unsure_below)
+        write, writes_errors = _writer(kind, top, several, portable.card)
         skipped: Counter[str] = Counter()
         # A bar would break what is printed, unless that goes elsewhere.
         bar = tqdm(

@@ -154,6 +154,7 @@ def _page(
         split_sha256=pack.split_sha256,
         best=best,
         title=task.title,
+        shown=task.shown,
         headings=leaderboard.headings(columns),
         rows=[leaderboard.cells(row, columns) for row in table],
         intervals=report_page.intervals([[row[f"{task.judged_by}{end}"] for end in ENDS] for row in table]),

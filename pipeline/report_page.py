@@ -5,7 +5,6 @@ One file without scripts, which loads nothing but pictures of its own folder, so
 
 import io
 import math
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -130,19 +129,22 @@ def counts(pack: Pack, recalls: dict[str, float]) -> dict:
         pack: the data.
         recalls: share found, by class.
     """
-    known = Counter(zip(pack.table["label"], pack.table["split"], strict=True))
     splits = [
         split
         for split in ("train", "val", "test", "dropped")
         if split != "dropped" or "dropped" in set(pack.table["split"])
     ]
+    known = {
+        split: pack.task.counts(pack.targets[pack.rows(split)], len(pack.classes)).tolist()
+        for split in splits
+    }
     rows = [
         {
             "label": label,
-            "counts": [known[label, split] for split in splits],
-            "recall": recalls.get(label) if known[label, "test"] else None,
+            "counts": [known[split][number] for split in splits],
+            "recall": recalls.get(label) if known["test"][number] else None,
         }
-        for label in pack.classes
+        for number, label in enumerate(pack.classes)
     ]
     return {
         "splits": splits,

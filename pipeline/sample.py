@@ -12,6 +12,7 @@ libjpeg-turbo, whose integer transform is exact on every processor.
 import io
 import math
 import tarfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,8 +176,18 @@ def _pattern(kind: str, x, y, noise, fine) -> np.ndarray:
     return np.zeros_like(x)
 
 
-def draw(breed: Breed, rng: np.random.Generator) -> Image.Image:
-    """One face of a breed: an individual's colours and shape, a pose, a light, a camera."""
+# What a face may have, independently of its breed and of each other, and how often.
+ATTRIBUTES = {"collar": 0.4, "glasses": 0.3, "night": 0.3, "open_mouth": 0.35}
+
+
+def draw(breed: Breed, rng: np.random.Generator, attributes: frozenset[str] = frozenset()) -> Image.Image:
+    """One face of a breed: an individual's colours and shape, a pose, a light, a camera.
+
+    Args:
+        breed: its looks.
+        rng: what chance decides.
+        attributes: of `ATTRIBUTES`.
+    """
     angle, scale = 0.2 * _bell(rng), 1.0 + 0.13 * _bell(rng)
     cosine, sine = round(math.cos(angle) / scale, 6), round(math.sin(angle) / scale, 6)
     shift_x, shift_y, turn = 0.12 * _bell(rng), 0.1 * _bell(rng), 0.16 * _bell(rng)
@@ -236,6 +247,21 @@ def draw(breed: Breed, rng: np.random.Generator) -> Image.Image:
     )
     paint(_ellipse(fx, y, turn * 0.4 * muzzle, nose_y + 0.17, 0.14, 0.02) * 0.7, np.array(BLACK))
 
+    if "open_mouth" in attributes:
+        mouth = _ellipse(fx, y, turn * 0.4 * muzzle, nose_y + 0.26, 0.15, 0.12)
+        paint(mouth, np.array((0.25, 0.05, 0.06)))
+        paint(mouth * _ellipse(fx, y, turn * 0.4 * muzzle, nose_y + 0.32, 0.09, 0.06), np.array(PINK))
+    if "glasses" in attributes:
+        for side in (-1, 1):
+            around = _ellipse(fx, y, side * 0.25, -0.1, 0.21, 0.19) * (
+                1 - _ellipse(fx, y, side * 0.25, -0.1, 0.17, 0.15)
+            )
+            paint(around, np.array(BLACK))
+        paint(_ellipse(fx, y, 0, -0.12, 0.06, 0.03), np.array(BLACK))
+    if "collar" in attributes:
+        band = _ellipse(x, y, 0, 0.7, 0.62, 0.2) * (1 - _ellipse(x, y, 0, 0.58, 0.62, 0.2))
+        paint(band, individual(rng.random(3), 0.1))
+
     if rng.random() < 0.25:  # a hand, a collar, another animal in the way
         paint(
             _ellipse(_X, _Y, 1.6 * rng.random() - 0.8, 1.2 * rng.random() - 0.2, 0.3, 0.2),
@@ -243,6 +269,8 @@ def draw(breed: Breed, rng: np.random.Generator) -> Image.Image:
         )
     lit = 0.9 + 0.2 * _bell(rng) + 0.3 * _bell(rng) * _X + 0.25 * _bell(rng) * _Y
     image = image * np.clip(lit, 0.25, 1.8)[..., None] * (1 + 0.06 * _bell(rng, 3)) + 0.06 * _bell(rng)
+    if "night" in attributes:
+        image = image * np.array((0.3, 0.33, 0.45))
     if rng.random() < 0.4:  # out of focus
         image[1:-1, 1:-1] = (image[:-2, 1:-1] + image[2:, 1:-1] + image[1:-1, :-2] + image[1:-1, 2:]) / 4
     image = image + (rng.random((SIDE, SIDE, 3)) - 0.5) * (0.04 + 0.12 * rng.random())
@@ -287,10 +315,44 @@ def pictures(per_class: int, seed: int):
                 yield f"sample/{label}/{name}_{per_class + 3}.jpg", b"<html>404 Not Found</html>\n"
 
 
+def with_attributes(count: int, seed: int):
+    """Yields (path in the archive, bytes): faces with none to four attributes, and their labels at the end.
+
+    Args:
+        count: of faces, before the near-duplicates.
+        seed: of the drawing alone.
+    """
+    breeds, lines = list(BREEDS.values()), ["path,labels"]
+    for picture in range(count):
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, len(BREEDS), picture])))
+        breed = breeds[int(rng.integers(len(breeds)))]
+        attributes = [name for name, share in ATTRIBUTES.items() if rng.random() < share]
+        name = f"images/{picture:05}.jpg"
+        face = draw(breed, rng, frozenset(attributes))
+        yield f"attributes/{name}", _encode(face, quality=88)
+        lines.append(f"{name},{'|'.join(attributes)}")
+        if picture % 100 == 0:  # the same photo, saved again smaller
+            smaller = face.resize((face.width * 3 // 4, face.height * 3 // 4), Image.Resampling.BILINEAR)
+            name = f"images/{picture:05}_again.jpg"
+            yield f"attributes/{name}", _encode(smaller, quality=60)
+            lines.append(f"{name},{'|'.join(attributes)}")
+    lines.append("images/gone.jpg,collar")  # as in real data, not all is there
+    yield "attributes/labels.csv", ("\n".join(lines) + "\n").encode()
+
+
 def write_archive(path: Path, per_class: int, seed: int) -> None:
     """Writes the sample as one uncompressed tar, without times or owners."""
+    _write(path, pictures(per_class, seed))
+
+
+def write_attributes(path: Path, count: int, seed: int) -> None:
+    """Writes faces with attributes, and their ``labels.csv``, likewise."""
+    _write(path, with_attributes(count, seed))
+
+
+def _write(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
-        for name, data in pictures(per_class, seed):
+        for name, data in files:
             member = tarfile.TarInfo(name)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from pipeline import tables
 
-VERSION = 2  # raised when pixels or index change their meaning
+VERSION = 3  # raised when pixels or index change their meaning
 # Of text, even where it looks like numbers: folders called 001 and 002, or None, are classes too.
-TEXT = ("path", "label", "species", "breed", "official", "sha256", "phash")
+# `label` has several names with `tasks.SEPARATOR` between them, or none, where the task allows it; `boxes` is
+# for where they are in the image, and empty yet.
+TEXT = ("path", "label", "species", "breed", "official", "boxes", "sha256", "phash")
 NUMBERS = ("height", "width", "offset")
 PICTURE = ("sha256", "label")  # what a picture is known by; its path is a name that anyone may change
 

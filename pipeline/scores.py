@@ -52,16 +52,18 @@ def draw(pack: Pack, rows: np.ndarray, assessed: Assessment, title: str, folder:
         title: of both figures.
         folder: where to.
     """
-    figures.confusion(assessed.matrix, pack.classes, title, folder / "confusion.png")
+    counts = np.array([row["pictures"] for row in assessed.classes])
+    figures.confusion(assessed.matrix, counts, pack.classes, title, folder / "confusion.png")
     pictures = Pictures(pack, rows, lambda picture, *_: picture, seed=0)
     wrong = np.flatnonzero(np.array(assessed.labels) != np.array(assessed.predicted))
-    shown = wrong[np.argsort(-assessed.certainty[wrong], kind="stable")][:SHOWN]
+    shown, worst = pack.task.shown, wrong[np.argsort(-assessed.certainty[wrong], kind="stable")][:SHOWN]
     captions = [
-        f"{assessed.labels[place]}\ntaken for {assessed.predicted[place]}\n{assessed.certainty[place]:.0%}"
-        for place in shown
+        f"{shown(assessed.labels[place])}\ntaken for {shown(assessed.predicted[place])}\n"
+        f"{assessed.certainty[place]:.0%}"
+        for place in worst
     ]
     figures.mistakes(
-        [pictures.picture(place) for place in shown],
+        [pictures.picture(place) for place in worst],
         captions,
         f"{title}: surest mistakes",
         folder / "mistakes.png",

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import config, loopback, text
+from pipeline import config, loopback, tasks, text
 from pipeline.config import UserError
 
 if TYPE_CHECKING:
@@ -146,11 +146,15 @@ def application(
     from pipeline.portable import UnreadableError
 
     class Answer(BaseModel):
-        """Classes, best first, their calibrated probabilities, and whether the first is too little."""
+        """Classes, best first, their calibrated probabilities, and whether the first is too little.
+
+        Of a model that names several classes: whether each is present instead.
+        """
 
         labels: list[str]
         probabilities: list[float]
-        unsure: bool
+        unsure: bool | None = None
+        present: list[bool] | None = None
 
     class Problem(BaseModel):
         """Why there is no answer, in one line."""
@@ -185,7 +189,7 @@ def application(
     app = FastAPI(
         lifespan=running,
         title=f"Pet Faces: {card.data}",
-        description="Names the breed in a photo that is cropped to the pet's head.",
+        description=tasks.of(card.task).purpose,
         docs_url=None,  # FastAPI's page of it would fetch its script from elsewhere
         redoc_url=None,
     )
@@ -213,7 +217,11 @@ def application(
 
     statuses = (400, 408, 413, 421, 422, 500, 503)
 
-    @app.post("/predict", responses={status: {"model": Problem} for status in statuses})
+    @app.post(
+        "/predict",
+        responses={status: {"model": Problem} for status in statuses},
+        response_model_exclude_none=True,
+    )
     async def predict(photo: UploadFile, top: int = Query(5, ge=1, le=1000)) -> Answer:
         """The most probable classes of one photo, sent as the form's field `photo`."""
 

@@ -61,16 +61,18 @@ class PublishedFile:
 
 @dataclass(config=_CONFIG)
 class Source:
-    kind: Literal["drawn", "archive", "oxford_photos", "folder"]
+    kind: Literal["drawn", "drawn_attributes", "archive", "oxford_photos", "folder"]
     files: Annotated[list[PublishedFile], Field(min_length=1)] = OPTIONAL
     rebuild: Text = OPTIONAL
     per_class: Positive = OPTIONAL
+    pictures: Positive = OPTIONAL
     seed: Seed = OPTIONAL
 
 
 @dataclass(config=_CONFIG)
 class Data:
     name: Name
+    task: Literal["single_label", "multi_label"]
     max_side: Pixels
     side: InputSize
     epochs: Epochs

@@ -1,12 +1,13 @@
 """Stage split: near-duplicates into groups, groups into train, val and test, class by class."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig
 
-from pipeline import config, schema, seal, tables, text
+from pipeline import config, schema, seal, tables, tasks, text
 from pipeline.config import ROOT, UserError
 
 SPLITS = ("train", "val", "test")
@@ -63,15 +64,7 @@ def assign(labels: list[str], groups: np.ndarray, shares: dict[str, float], seed
     sizes = np.bincount(groups)
     own_groups = {label: groups[first[labels[first] == label]] for label in np.unique(labels)}
     small = {label: len(own) for label, own in own_groups.items() if len(own) <= len(shares)}
-    if small:
-        named = ", ".join(
-            f"'{text.shortened(label, 60)}' ({count})" for label, count in list(small.items())[:8]
-        )
-        more = f" and {len(small) - 8} more" if len(small) > 8 else ""
-        raise UserError(
-            f"{len(small)} class(es) have fewer different pictures than the {len(shares) + 1} splits: "
-            f"{named}{more}; add pictures or take the folder away"
-        )
+    _refuse_small(small, len(shares) + 1)
     for label, own in own_groups.items():
         # A class draws from its own stream, by its name: a new class does not move the others.
         name = int.from_bytes(hashlib.sha256(str(label).encode()).digest()[:8], "big")
@@ -87,6 +80,67 @@ def assign(labels: list[str], groups: np.ndarray, shares: dict[str, float], seed
                     taken += sizes[group]
                     dealt.remove(group)
     return split_of_group[groups]
+
+
+def assign_several(labels: list[str], groups: np.ndarray, shares: dict[str, float], seed: int) -> np.ndarray:
+    """Deals groups to splits so that each split has its share of each class, where images have several.
+
+    Iterative stratification (Sechidis et al. 2011, doi:10.1007/978-3-642-23808-6_10): the rarest class is
+    dealt first, each time to the split that lacks most of it.
+
+    Args:
+        labels: of each picture.
+        groups: of each picture; none is divided.
+        shares: of `val` and `test`, or of those of them that are dealt; the rest trains.
+        seed: moves the splits.
+
+    Returns:
+        Array of split names, one a picture.
+
+    Raises:
+        UserError: classes have fewer groups than there are splits.
+    """
+    task = tasks.of("multi_label")
+    classes = task.classes(labels)
+    wanted = task.targets(labels, classes).astype(np.float64)
+    count = groups.max() + 1
+    # What a group brings: pictures of each class, and in the last column pictures.
+    brings = np.zeros((count, len(classes) + 1))
+    np.add.at(brings, groups, np.column_stack([wanted, np.ones(len(labels))]))
+    having = {name: int(np.count_nonzero(brings[:, place])) for place, name in enumerate(classes)}
+    _refuse_small({name: found for name, found in having.items() if found <= len(shares)}, len(shares) + 1)
+    names = [*shares, "train"]
+    parts = np.array([*shares.values(), 1 - sum(shares.values())])
+    lacks = parts[:, None] * brings.sum(axis=0)
+    dealt = np.full(count, -1)
+    order = np.random.default_rng(seed).permutation(count)
+    while (left := order[dealt[order] < 0]).size:
+        remaining = np.count_nonzero(brings[left, :-1], axis=0)
+        rarest = int(np.argmin(np.where(remaining, remaining, count + 1)))
+        if not remaining.any():
+            rarest = len(classes)  # pictures without any class
+        for group in left[brings[left, rarest] > 0]:
+            split = max(range(len(names)), key=lambda place: (lacks[place, rarest], lacks[place, -1]))
+            dealt[group] = split
+            lacks[split] -= brings[group]
+    return np.array(names, dtype="<U7")[dealt][groups]
+
+
+def _refuse_small(small: dict[str, int], splits: int) -> None:
+    """Ends where classes have fewer different pictures than there are splits.
+
+    Raises:
+        UserError: some have.
+    """
+    if small:
+        named = ", ".join(
+            f"'{text.shortened(label, 60)}' ({count})" for label, count in list(small.items())[:8]
+        )
+        more = f" and {len(small) - 8} more" if len(small) > 8 else ""
+        raise UserError(
+            f"{len(small)} class(es) have fewer different pictures than the {splits} splits: "
+            f"{named}{more}; add pictures or take the class away"
+        )
 
 
 def keep_official(official: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -122,14 +176,17 @@ def split(pack: Path, target: Path, cfg: DictConfig) -> None:
     # What the data does not bring is dealt from what is left to train on.
     shares = {name: cfg[name] for name in ("val", "test") if name not in result}
     free = result == "train"
-    if set(index["label"]) != set(index["label"][free]):
-        missing = sorted(set(index["label"]) - set(index["label"][free]))
+    task = tasks.of(json.loads((pack / "pack.json").read_text(encoding="utf-8"))["task"])
+    there, learnt = (task.classes(found.tolist()) for found in (index["label"], index["label"][free]))
+    if there != learnt:
+        missing = sorted(set(there) - set(learnt))
         named = ", ".join(map(text.printable, missing[:8]))
         raise UserError(f"class(es) without a picture to train on: {named}; add some")
     if shares:
         # Groups are numbered anew: assign wants them without gaps.
         own = np.unique(groups[free], return_inverse=True)[1]
-        result[free] = assign(list(index["label"][free]), own, shares, cfg.seed)
+        deal = assign if task.name == "single_label" else assign_several
+        result[free] = deal(list(index["label"][free]), own, shares, cfg.seed)
     index["group"], index["split"] = groups, result
     index = index.sort_index()  # by path again, as the pack's index
     columns = ["path", "label", "group", "split"]

@@ -42,6 +42,7 @@ TRAINING = (
 )
 _SOURCES = {
     "drawn": ("per_class", "seed"),
+    "drawn_attributes": ("pictures", "seed"),
     "archive": ("files", "rebuild"),
     "oxford_photos": ("files",),
     "folder": (),
@@ -348,8 +349,11 @@ def _contradictions(tree: dict) -> Iterator[str]:
         yield f"data.source.{key} has no effect with data.source.kind={source['kind']}; leave it out"
     if source["kind"] in ("archive", "oxford_photos") and "files" not in source:
         yield f"data.source.files is missing; data.source.kind={source['kind']} needs it"
-    if source["kind"] == "drawn" and not {"per_class", "seed"} <= set(source):
-        yield "data.source.per_class and data.source.seed are needed with data.source.kind=drawn"
+    if source["kind"].startswith("drawn") and not set(_SOURCES[source["kind"]]) <= set(source):
+        needed = " and ".join(f"data.source.{key}" for key in _SOURCES[source["kind"]])
+        yield f"{needed} are needed with data.source.kind={source['kind']}"
+    if tree["data"]["task"] == "multi_label" and model["balance"] == "sampler":
+        yield "model.balance=sampler needs one class per image; with data.task=multi_label use weights"
     known = choices("model")
     for number, name in enumerate(tree["models"]):
         if name not in known:

@@ -29,13 +29,18 @@ CARD = {
     "flip": True,
     "temperature": 1.5,
     "unsure_below": 0.2,
+    "task": "single_label",
+    "thresholds": [],
 }
 # As earlier code wrote them: the first commit; before flips; a probe of a timm backbone, before calibration.
+_TASKS = ("task", "thresholds")
+_CALIBRATION = ("temperature", "unsure_below", *_TASKS)
 OLD = {
-    "first": {key: CARD[key] for key in CARD if key not in ("flip", "temperature", "unsure_below")},
-    "before calibration": {key: CARD[key] for key in CARD if key not in ("temperature", "unsure_below")},
+    "first": {key: CARD[key] for key in CARD if key not in ("flip", *_CALIBRATION)},
+    "before calibration": {key: CARD[key] for key in CARD if key not in _CALIBRATION},
+    "before tasks": {key: CARD[key] for key in CARD if key not in _TASKS},
     "backbone": {
-        **{key: CARD[key] for key in CARD if key not in ("temperature", "unsure_below")},
+        **{key: CARD[key] for key in CARD if key not in _CALIBRATION},
         "net": {
             "_target_": "models.pretrained.create",
             "backbone": "resnet10t",

@@ -18,7 +18,7 @@ def nothing_told(monkeypatch):
 def _matrix(file, *names):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figures.confusion(np.eye(len(names)), list(names), "a title", file)
+        figures.confusion(np.eye(len(names)), np.ones(len(names)), list(names), "a title", file)
     return file.read_bytes()
 
 
@@ -56,5 +56,6 @@ def test_latin_names_are_drawn_in_the_usual_font(tmp_path):
 def test_any_name_is_drawn_as_it_is_written(tmp_path, name):
     _matrix(tmp_path / "a.png", name, "b")
     figures.mistakes([np.zeros((4, 4, 3), np.uint8)], [f"{name}\ntaken for b"], name, tmp_path / "b.png")
-    figures.curves({name: [{"step": 0, "epoch": 1, "val/top1": 0.5, "val/loss": 1.0}]}, tmp_path / "c.png")
+    points = {name: [{"step": 0, "epoch": 1, "val/top1": 0.5, "val/loss": 1.0}]}
+    figures.curves(points, "val/top1", name, tmp_path / "c.png")
     assert Image.open(tmp_path / "b.png").size[0] > 100

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
+from strangers import CARD
 
 from pipeline import (
     export,
@@ -19,6 +20,7 @@ from pipeline import (
     report,
     report_page,
     tables,
+    tasks,
     text,
     tracking,
 )
@@ -32,6 +34,9 @@ MARKUP = "[b] bracket [/notes] <img src=x>|*x*"
 STEERING = "\x1b[2J\r\nfake: line\u202e"
 HOSTILE = MARKUP + STEERING
 
+SINGLE = tasks.of("single_label")
+KNOWN = SimpleNamespace(task="single_label", unsure_below=0.5)  # a card, as far as predict looks at it
+
 
 def _sound(printed: str) -> None:
     """Neither escapes, nor lines of the stranger's own, reach the terminal; what is written is shown."""
@@ -40,7 +45,7 @@ def _sound(printed: str) -> None:
 
 
 def test_a_reason_with_markup_ends_no_list(monkeypatch, capsys):
-    row = {"version": "1", "model": HOSTILE, "test/top1": 0.5, "champion": False, "commit": "c" * 40}
+    row = {"version": "1", "model": HOSTILE, "test": "top-1 50.0%", "champion": False, "commit": "c" * 40}
     monkeypatch.setattr(tracking, "versions", lambda name: [row | {"withdrawn": "see [/notes]"}])
     change = tracking.Change("2026-01-01", "1", None, "see [/notes]" + STEERING + "x" * 5000)
     monkeypatch.setattr(tracking, "history", lambda name: [change])
@@ -58,7 +63,7 @@ def test_a_reason_with_markup_ends_no_list(monkeypatch, capsys):
 @pytest.mark.parametrize("kind", ["table", "line", "csv", "jsonl"])
 def test_predict_shows_any_label_and_name(kind, capsys, monkeypatch):
     answer = {"labels": [HOSTILE, "=1+1"], "probabilities": [0.9, 0.1], "unsure": False}
-    write, _ = predict._writer("table" if kind == "line" else kind, 2, kind == "line", 0.5)
+    write, _ = predict._writer("table" if kind == "line" else kind, 2, kind == "line", KNOWN)
     if kind == "csv":  # on a terminal; a program gets what is there
         monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     write(HOSTILE, answer)
@@ -73,7 +78,7 @@ def test_predict_shows_any_label_and_name(kind, capsys, monkeypatch):
 
 
 def test_a_program_gets_each_cell_back(capsys):
-    write, _ = predict._writer("csv", 1, True, 0.5)
+    write, _ = predict._writer("csv", 1, True, KNOWN)
     write("=1+1.png", {"labels": [HOSTILE], "probabilities": [0.5], "unsure": True})
     header, row = csv.reader(io.StringIO(capsys.readouterr().out, newline=""))
     assert dict(zip(header, map(tables.unprotect, row), strict=True)) == {
@@ -88,7 +93,7 @@ def test_a_program_gets_each_cell_back(capsys):
 
 def test_the_leaderboards_table_is_shown_as_it_is():
     row = {"model": HOSTILE, "test/top1": 0.5, "test/top1/low": 0.4, "test/top1/high": 0.6}
-    shown = leaderboard.markdown([row])
+    shown = leaderboard.markdown(SINGLE, [row])
     _sound(shown)
     assert shown.splitlines()[2].startswith(r"| \[b\] bracket \[/notes\] &lt;img src=x&gt;\|\*x\*")
 
@@ -108,6 +113,7 @@ def test_notes_on_mlflows_page_obey_nothing(monkeypatch):
     data = {"name": HOSTILE, "pictures": 3, "classes": 2, "content": "`" * 12, "split": "s"}
     trained = SimpleNamespace(
         train=Path("nowhere"),
+        task=SINGLE,
         card=SimpleNamespace(name=HOSTILE, drawings=False),
         lineage={"data": data},
         provenance=Provenance(),
@@ -119,7 +125,7 @@ def test_notes_on_mlflows_page_obey_nothing(monkeypatch):
         notes.run(trained, None),
         notes.version(trained, {}, "1", "2"),
         notes.failed(HOSTILE),
-        notes.sweep("1", [(HOSTILE, "2", 0.5, "FINISHED")])[1],
+        notes.sweep("1", [(HOSTILE, "2", 0.5, "FINISHED")], "top-1")[1],
     )
     for note in told:
         _sound(note)
@@ -135,7 +141,7 @@ def test_the_reports_page_and_readme_show_names_as_text(tmp_path, monkeypatch):
     decision = {"champion": champion, "promoted": False, "challenger": "x", "reason": HOSTILE, "looks": 0}
     monkeypatch.setattr(report, "_card", lambda runs, model: SimpleNamespace(drawings=False))
     row = {"model": "m (1)", "test/top1": 0.5, "test/top1/low": 0.4, "test/top1/high": 0.6}
-    readme = report._readme(Path(HOSTILE.replace("/", "")), [row], [], decision)
+    readme = report._readme(Path(HOSTILE.replace("/", "")), SINGLE, [row], [], decision)
     _sound(readme)
     assert "Champion: ``a`b``" in readme and "(confusion-m%20%281%29.png)" in readme
     assert "<img" not in readme
@@ -157,10 +163,12 @@ def test_an_exported_folder_has_a_line_for_each_class_and_a_card_that_obeys_noth
         net={"backbone": MARKUP},
         input=SimpleNamespace(size=64),
         unsure_below=0.5,
+        task="single_label",
+        thresholds=[],
     )
     lineage = {"data": {"name": "mine", "pictures": 3, "content": "c" * 64, "split": "s" * 64}}
     files = {
-        "train/model.json": {},
+        "train/model.json": CARD,
         "train/weights.safetensors": {},
         "train/metrics.json": {"parameters": 12, "val/top1": 0.5},
         "train/lineage.json": lineage | {"commit": None, "dirty": False},

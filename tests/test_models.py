@@ -153,7 +153,7 @@ def test_a_preset_for_a_gpu_is_built_and_takes_a_step(name):
 
 def test_every_class_weighs_alike_and_a_picture_one_on_average():
     targets = np.array([0] * 6 + [1] * 3 + [2])
-    weights = np.array(networks.class_weights(targets, 3))
+    weights = np.array(SINGLE.class_weights(targets, 3))
     assert np.allclose(weights * np.bincount(targets), 10 / 3)
     assert weights[targets].mean() == pytest.approx(1)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.classifier import Classifier
 from pipeline import callbacks, config, curves, datamodule, fit, train, unfinished
 from pipeline.checkpoints import Checkpoints, read
 from pipeline.config import StoppedError, UserError
@@ -28,6 +29,7 @@ SCRATCH = ("model=scratch", "data.epochs=3", "model.batch_size=16")
 # Trains in a process of its own, with one function changed so that it kills the process at its n-th call.
 KILLED = """
 import os, signal, sys
+from models import classifier
 from pipeline import callbacks, checkpoints, config, fit, train
 from pipeline.tracking import live, runs
 place, name, number = {place}, {name!r}, {number}
@@ -93,7 +95,7 @@ def _each_point_once(run, folder: Path) -> None:
     ("place", "name", "number"),
     [
         ("callbacks.Curves", "_sum_up", 4),  # within the first epoch
-        ("fit.Classifier", "validation_step", 3),  # within validation
+        ("classifier.Classifier", "validation_step", 3),  # within validation
         ("checkpoints.os", "fsync", 3),  # while the second checkpoint is being written
         ("runs", "complete", 1),  # the folder is there, MLflow does not know
     ],
@@ -338,14 +340,14 @@ def test_a_loss_that_is_no_number_names_the_batchs_pictures_and_the_last_good_ch
         return whole(self, item)
 
     monkeypatch.setattr(datamodule.Pictures, "__getitem__", noted)
-    learn, calls = fit.Classifier.training_step, []
+    learn, calls = Classifier.training_step, []
 
     def broken(self, batch, batch_idx):
         calls.append(batch_idx)
         loss = learn(self, batch, batch_idx)
         return loss * float("nan") if len(calls) == 13 else loss
 
-    monkeypatch.setattr(fit.Classifier, "training_step", broken)
+    monkeypatch.setattr(Classifier, "training_step", broken)
     with pytest.raises(UserError, match=r"epoch 2, batch 2: the loss is nan") as told:
         train.train(cfg)
     from pipeline.data import Pack

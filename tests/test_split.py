@@ -110,8 +110,9 @@ def _pack(folder, rows: list[tuple[str, str, str]]):
     folder.mkdir()
     table = pandas.DataFrame(rows, columns=["path", "official", "phash"])
     table["label"] = [f"class{number % 2}" for number in range(len(rows))]
-    for column in ("species", "breed", "sha256", "height", "width", "offset"):
+    for column in ("species", "breed", "boxes", "sha256", "height", "width", "offset"):
         table[column] = ""
+    (folder / "pack.json").write_text('{"task": "single_label"}')
     table.to_csv(folder / "index.csv", index=False)
     seal.seal(folder)
     return folder

@@ -34,6 +34,9 @@ def exported(trained) -> Path:
     return folder
 
 
+UPGRADED = {"flip": False, "temperature": 1.0, "unsure_below": 0.0, "task": "single_label", "thresholds": []}
+
+
 @pytest.mark.parametrize("name", OLD)
 def test_cards_of_earlier_code_still_load_and_answer(name, tmp_path):
     folder = written(tmp_path / "old", OLD[name])
@@ -41,9 +44,7 @@ def test_cards_of_earlier_code_still_load_and_answer(name, tmp_path):
     kept = json.loads(card.to_json())
     assert kept | OLD[name] == kept  # all that it said, and what it lacked:
     assert {key: kept[key] for key in kept.keys() - OLD[name].keys()} == {
-        key: value
-        for key, value in (("flip", False), ("temperature", 1.0), ("unsure_below", 0.0))
-        if key not in OLD[name]
+        key: value for key, value in UPGRADED.items() if key not in OLD[name]
     }
     assert model(torch.zeros(1, 32, 32, 3, dtype=torch.uint8)).shape == (1, 3)
 

@@ -1,11 +1,12 @@
 """Kinds of labels: what training, evaluation and reports have to know of each."""
 
-from pipeline.tasks.base import Assessment, Figure, Task
+from pipeline.tasks.base import SEPARATOR, Assessment, Figure, Task
+from pipeline.tasks.multi_label import MultiLabel
 from pipeline.tasks.single_label import SingleLabel
 
-_TASKS = {task.name: task for task in (SingleLabel(),)}
+_TASKS = {task.name: task for task in (SingleLabel(), MultiLabel())}
 
-__all__ = ["Assessment", "Figure", "Task", "of", "of_tag"]
+__all__ = ["SEPARATOR", "Assessment", "Figure", "Task", "of", "of_tag"]
 
 
 def of(name: str) -> Task:

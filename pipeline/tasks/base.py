@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from pipeline.portable import ModelCard
 
 
+SEPARATOR = "|"  # between the classes of an image that has several
+
+
 @dataclass(frozen=True)
 class Figure:
     """A figure of a model, as tables show it.
@@ -38,7 +41,7 @@ class Assessment:
         certainty: the model's probability of its whole answer, N.
         classes: a row a class: `label`, `pictures`, `recall`, `precision`.
         confusions: pairs of classes that were confused, most first: `label`, `taken_for`, `pictures`.
-        matrix: counts, rows true and columns predicted, classes × classes.
+        matrix: images of a class (row) that were given a class (column), classes × classes.
     """
 
     metrics: dict[str, float]
@@ -60,6 +63,7 @@ class Task(ABC):
         printed: keys of those that fit a terminal.
         compared: keys of those that ``dvc exp show`` has a column for.
         about: what the figures mean, for a reader of a report.
+        purpose: what a model does, for a reader of its card.
     """
 
     name: ClassVar[str]
@@ -68,6 +72,7 @@ class Task(ABC):
     printed: ClassVar[tuple[str, ...]]
     compared: ClassVar[tuple[str, ...]]
     about: ClassVar[str]
+    purpose: ClassVar[str]
 
     @property
     def title(self) -> str:
@@ -107,6 +112,30 @@ class Task(ABC):
                 )
                 shown.append(f"{figure.title} {figure.form.format(metrics[key])}{ends}")
         return ", ".join(shown)
+
+    def shown(self, label: str) -> str:
+        """A label as people read it."""
+        return label
+
+    @abstractmethod
+    def classes(self, labels: list[str]) -> list[str]:
+        """The classes that labels name, sorted."""
+
+    @abstractmethod
+    def targets(self, labels: list[str], classes: list[str]) -> "np.ndarray":
+        """What a network learns to answer, a row an image."""
+
+    @abstractmethod
+    def counts(self, targets: "np.ndarray", num_classes: int) -> "np.ndarray":
+        """Images of each class."""
+
+    @abstractmethod
+    def thresholds(self, num_classes: int) -> list[float]:
+        """A card's thresholds before any was chosen."""
+
+    @abstractmethod
+    def class_weights(self, targets: "np.ndarray", num_classes: int) -> list[float]:
+        """Weights of the classes in `loss` that make up for their different sizes."""
 
     @abstractmethod
     def metrics(self, num_classes: int) -> "dict[str, Metric]":
@@ -193,6 +222,10 @@ class Task(ABC):
     @abstractmethod
     def answers(self, card: "ModelCard", probabilities: "np.ndarray") -> "np.ndarray":
         """Whether the model names a class for each image, N bool."""
+
+    @abstractmethod
+    def named(self, card: "ModelCard", probabilities: "np.ndarray") -> "np.ndarray":
+        """The classes that the model gives each image, N×classes bool; where it is unsure, its guess."""
 
     @abstractmethod
     def assess(self, card: "ModelCard", probabilities: "np.ndarray", targets: "np.ndarray") -> Assessment:

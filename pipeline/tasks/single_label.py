@@ -39,6 +39,27 @@ class SingleLabel(Task):
         "and how often it is right then; other things: cut-outs of two photographs without an animal. "
         "Multiply-adds are of one picture; pictures seen are shown in training."
     )
+    purpose = "Names the breed in a photo that is cropped to the pet's head."
+
+    def classes(self, labels: list[str]) -> list[str]:
+        return sorted(set(labels))
+
+    def targets(self, labels: list[str], classes: list[str]) -> np.ndarray:
+        """Class numbers."""
+        number = {name: place for place, name in enumerate(classes)}
+        return np.array([number[label] for label in labels], dtype=np.int64)
+
+    def counts(self, targets: np.ndarray, num_classes: int) -> np.ndarray:
+        return np.bincount(targets, minlength=num_classes)
+
+    def thresholds(self, num_classes: int) -> list[float]:
+        """None."""
+        return []
+
+    def class_weights(self, targets: np.ndarray, num_classes: int) -> list[float]:
+        """Each class as much in all as the others, 1 on average over the images."""
+        counts = self.counts(targets, num_classes)
+        return (len(targets) / (num_classes * np.maximum(counts, 1))).tolist()
 
     def metrics(self, num_classes: int) -> "dict[str, Metric]":
         """Top-k accuracy over images; k is clamped to the number of classes."""
@@ -101,6 +122,9 @@ class SingleLabel(Task):
 
     def answers(self, card: "ModelCard", probabilities: np.ndarray) -> np.ndarray:
         return probabilities.max(axis=1) >= card.unsure_below
+
+    def named(self, card: "ModelCard", probabilities: np.ndarray) -> np.ndarray:
+        return probabilities.argmax(axis=1)[:, None] == np.arange(probabilities.shape[1])
 
     def assess(self, card: "ModelCard", probabilities: np.ndarray, targets: np.ndarray) -> Assessment:
         predicted, classes = probabilities.argmax(axis=1), card.classes

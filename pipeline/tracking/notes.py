@@ -57,13 +57,15 @@ def version(trained: ModelFolder, test: dict, experiment: str, run_id: str) -> s
     return "\n".join([_summary(trained, test), "", *_origin(trained), trained_in]) + "\n"
 
 
-def sweep(experiment: str, jobs: list[tuple[str, str, float | None, str]], title: str) -> tuple[str, str]:
+def sweep(
+    experiment: str, jobs: list[tuple[str, str, float | None, str]], figure_title: str
+) -> tuple[str, str]:
     """A sweep's name and note.
 
     Args:
         experiment: the id.
         jobs: name, run id, figure of the kept weights on validation (None: none yet) and status of each.
-        title: of the figure.
+        figure_title: what it is called.
     """
     chosen: dict[str, list[str]] = {}
     for name, *_ in jobs:
@@ -87,7 +89,7 @@ def sweep(experiment: str, jobs: list[tuple[str, str, float | None, str]], title
     if not done:
         return title, f"{summary}.\n"
     best, *_ = done
-    parts = [f"{summary}. Best on validation: {title} **{best[2]:.1%}** with {linked(*best[:2])}.", ""]
+    parts = [f"{summary}. Best on validation: {figure_title} **{best[2]:.1%}** with {linked(*best[:2])}.", ""]
     parts += [f"1. {figure:.1%} {linked(name, run_id)}" for name, run_id, figure, _ in done[:JOBS]]
     if len(done) > JOBS:
         parts += ["", f"and {len(done) - JOBS} more, down to {done[-1][2]:.1%}"]

@@ -65,7 +65,7 @@ def _create_version(trained: ModelFolder, model: str, evaluation: Path, portable
 
     run_id = ensure(trained.train, evaluation)
     name = trained.card.data
-    _create_model(name)
+    _create_model(trained)
     run = client().get_run(run_id).info
     with mlflow.start_run(run_id=run_id):
         logged = mlflow.pyfunc.log_model(
@@ -73,7 +73,7 @@ def _create_version(trained: ModelFolder, model: str, evaluation: Path, portable
             loader_module="portable",
             code_paths=[str(PORTABLE)],
             data_path=str(portable),
-            signature=signature(),
+            signature=signature(trained.card.task),
             pip_requirements=_requirements(),
         )
     # Registering is no part of the training: the run ends when it ended, even after a registering cut off.
@@ -100,18 +100,20 @@ def _create_version(trained: ModelFolder, model: str, evaluation: Path, portable
     )
 
 
-def _create_model(name: str) -> None:
+def _create_model(trained: ModelFolder) -> None:
     import mlflow
 
+    name = trained.card.data
+    decided = {"single_label": "whether it is `unsure`", "multi_label": "whether each is `present`"}
     with creating():
         if client().search_registered_models(f"name='{name}'"):
             return
         try:
             client().create_registered_model(
                 name,
-                description=f"Names the breed in a photo cropped to the head; trained on `{name}`. "
+                description=f"{trained.task.purpose} Trained on `{name}`. "
                 "In: a column `image` of encoded pictures or uint8 arrays, height × width × 3. "
-                "Out: five `labels`, best first, their `probabilities`, and whether it is `unsure`. "
+                f"Out: five `labels`, best first, their `probabilities`, and {decided[trained.card.task]}. "
                 f"In use: the alias `champion` (`models:/{name}@champion`).",
             )
         except mlflow.exceptions.MlflowException as error:
@@ -119,18 +121,23 @@ def _create_model(name: str) -> None:
                 raise
 
 
-def signature():
-    """What goes into a registered model, and what comes out; by it MLflow decodes base64 of requests."""
+def signature(task: str):
+    """What goes into a registered model, and what comes out; by it MLflow decodes base64 of requests.
+
+    Args:
+        task: of the model's card.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types.schema import Array, ColSpec, Schema
 
+    several = task == "multi_label"
     return ModelSignature(
         Schema([ColSpec("binary", "image")]),
         Schema(
             [
                 ColSpec(Array("string"), "labels"),
                 ColSpec(Array("double"), "probabilities"),
-                ColSpec("boolean", "unsure"),
+                ColSpec(Array("boolean"), "present") if several else ColSpec("boolean", "unsure"),
             ]
         ),
     )

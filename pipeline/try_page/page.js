@@ -1,5 +1,5 @@
 // Photo, file or webcam in; five bars out. The model answers in worker.js.
-import { WORDS } from "./words.js";
+import { SEVERAL, WORDS } from "./words.js";
 
 const MOST = 4096; // pixels of a side that are kept of a photo
 const find = (id) => document.getElementById(id);
@@ -7,6 +7,7 @@ const [photo, heat, frame, stage] = ["photo", "heat", "frame", "stage"].map(find
 const card = await (await fetch("card.json")).json();
 const worker = new Worker("worker.js", { type: "module" });
 
+const several = card.thresholds.length > 0; // whether a picture has any number of classes
 let words = WORDS.en;
 let source = null; // what is shown: a canvas of the whole picture
 let crop = null; // what of it the model sees, in shares of its sides: x, y, width, height; null is all
@@ -20,7 +21,7 @@ const percent = (share) => new Intl.NumberFormat(document.documentElement.lang, 
 const nice = (label) => label.replace(/^(cat|dog)_/, "").replaceAll("_", " ");
 
 function speak(language) {
-  words = WORDS[language];
+  words = several ? { ...WORDS[language], ...SEVERAL[language] } : WORDS[language];
   document.documentElement.lang = language;
   for (const place of document.querySelectorAll("[data-word]")) place.textContent = words[place.dataset.word];
   for (const button of document.querySelectorAll("[data-language]")) button.setAttribute("aria-pressed", button.dataset.language === language);
@@ -68,10 +69,15 @@ function ask(kind = "answer", place = 0) {
 
 function show() {
   const { shares, milliseconds } = answered;
-  const best = [...shares.keys()].sort((a, b) => shares[b] - shares[a]).slice(0, 5);
+  const isThere = (place) => several && shares[place] >= card.thresholds[place];
+  const order = [...shares.keys()].sort((a, b) => isThere(b) - isThere(a) || shares[b] - shares[a]);
+  const there = order.filter(isThere);
+  const best = order.slice(0, Math.max(5, there.length));
   const [first] = best;
-  say(shares[first] < card.unsure_below ? words.unsure(percent(card.unsure_below)) : words.sure(nice(card.labels[first]), percent(shares[first])));
-  find("said").classList.toggle("unsure", shares[first] < card.unsure_below);
+  const unsure = several ? !there.length : shares[first] < card.unsure_below;
+  if (several) say(unsure ? words.nothing : there.map((place) => nice(card.labels[place])).join(", "));
+  else say(unsure ? words.unsure(percent(card.unsure_below)) : words.sure(nice(card.labels[first]), percent(shares[first])));
+  find("said").classList.toggle("unsure", unsure);
   find("bars").replaceChildren(...best.map((place) => {
     const line = document.createElement("li");
     const name = document.createElement("span");
@@ -82,6 +88,7 @@ function show() {
     bar.max = 1;
     bar.value = shares[place];
     bar.setAttribute("aria-label", name.textContent);
+    line.classList.toggle("named", isThere(place));
     line.append(name, share, bar);
     return line;
   }));

@@ -51,3 +51,23 @@ export const WORDS = {
     broken: (why) => `Het model kon niet antwoorden: ${why}`,
   },
 };
+
+// In place of the above, where a picture has any number of classes.
+export const SEVERAL = {
+  en: {
+    title: "What does it show?",
+    drop: "or drop one here.",
+    cropping: "Drag across a part to show the model just that; with the keyboard: arrows move, + and − resize.",
+    nothing: "None of its classes.",
+    about: (classes) => `Knows ${classes} classes; a picture has none, one or several.`,
+    drawings: (classes) => `Taught with drawings, ${classes} classes: it knows no photographs.`,
+  },
+  nl: {
+    title: "Wat is erop te zien?",
+    drop: "of sleep er een hierheen.",
+    cropping: "Sleep over een deel om alleen dat te tonen; met het toetsenbord: pijlen verschuiven, + en − vergroten of verkleinen.",
+    nothing: "Geen van zijn klassen.",
+    about: (classes) => `Kent ${classes} klassen; een foto heeft er geen, een of meer.`,
+    drawings: (classes) => `Geleerd van tekeningen, ${classes} klassen: het kent geen foto's.`,
+  },
+};

@@ -1,0 +1,232 @@
+"""Any number of classes per image, none too: a sigmoid and a threshold for each, mean average precision."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline import calibration, metrics
+from pipeline.tasks.base import SEPARATOR, Assessment, Figure, Task
+
+if TYPE_CHECKING:
+    import torch
+    from torchmetrics import Metric
+
+    from pipeline.portable import ModelCard
+
+RESAMPLES = 1000  # of the test images, for the intervals
+# Images of a class by which its threshold is pulled towards 0.5, where calibrated probabilities have it: what
+# is best on a few images is chance.
+PRIOR = 5
+
+
+class MultiLabel(Task):
+    """Any number of classes per image."""
+
+    name = "multi_label"
+    ranked = (Figure("map", "mAP"),)
+    further = (
+        Figure("test/f1", "F1"),
+        Figure("test/f1/micro", "F1, all alike"),
+        Figure("test/exact", "wholly right"),
+        Figure("test/brier", "Brier", "{:.3f}"),
+        Figure("others/named", "other things named"),
+    )
+    printed = ("test/map", "test/f1", "test/exact", "parameters")
+    compared = ("test/map", "test/f1", "test/exact")
+    about = (
+        "Test split; the interval (95 %, by resampling the images) is mAP's, leaderboard.csv has F1's. "
+        "mAP: mean over the classes of the average precision. F1: mean over the classes at the thresholds "
+        "that were chosen on validation; all alike: of all answers to all classes. Wholly right: images of "
+        "which every class is right. Brier: mean squared error of the probabilities, lower is better. Other "
+        "things: cut-outs of two photographs without an animal that get any class. Multiply-adds are of one "
+        "picture; pictures seen are shown in training."
+    )
+    purpose = "Names which of its classes a photo shows: none, one or several."
+
+    def shown(self, label: str) -> str:
+        return label.replace(SEPARATOR, ", ") or "none"
+
+    def classes(self, labels: list[str]) -> list[str]:
+        return sorted({name for label in set(labels) for name in _names(label)})
+
+    def targets(self, labels: list[str], classes: list[str]) -> np.ndarray:
+        """0 or 1 for each class, float32, images × classes."""
+        number = {name: place for place, name in enumerate(classes)}
+        found = np.zeros((len(labels), len(classes)), dtype=np.float32)
+        for row, label in enumerate(labels):
+            found[row, [number[name] for name in _names(label)]] = 1
+        return found
+
+    def counts(self, targets: np.ndarray, num_classes: int) -> np.ndarray:
+        return targets.sum(axis=0).astype(np.int64)
+
+    def metrics(self, num_classes: int) -> "dict[str, Metric]":
+        from torchmetrics.classification import MultilabelAveragePrecision
+
+        class Precision(MultilabelAveragePrecision):
+            """Takes the data's targets, which are floats for the loss."""
+
+            def update(self, preds: "torch.Tensor", target: "torch.Tensor") -> None:
+                super().update(preds, target.long())
+
+        return {"map": Precision(num_classes, average="macro")}
+
+    def decide(self, probabilities: np.ndarray, targets: np.ndarray) -> float:
+        return _map(probabilities, targets)
+
+    def dense(self, targets: "torch.Tensor", num_classes: int) -> "torch.Tensor":
+        return targets
+
+    def smooth(self, targets: "torch.Tensor", share: float) -> "torch.Tensor":
+        return targets * (1 - share) + share / 2
+
+    def unknown(self, count: int, like: "torch.Tensor") -> "torch.Tensor":
+        """No class."""
+        return like.new_zeros((count, like.shape[1]))
+
+    def thresholds(self, num_classes: int) -> list[float]:
+        return [0.5] * num_classes
+
+    def class_weights(self, targets: np.ndarray, num_classes: int) -> list[float]:
+        """Of the images that have a class, in its part of the loss: as much in all as those without it."""
+        have = np.maximum(targets.sum(axis=0), 1)
+        return ((len(targets) - have) / have).clip(min=1e-3).tolist()
+
+    def loss(
+        self,
+        logits: "torch.Tensor",
+        targets: "torch.Tensor",
+        weights: "torch.Tensor | None" = None,
+        smoothing: float = 0.0,
+    ) -> "torch.Tensor":
+        """Binary cross-entropy, mean over images and classes."""
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        return binary_cross_entropy_with_logits(logits, self.smooth(targets, smoothing), pos_weight=weights)
+
+    def probabilities(self, logits: "torch.Tensor") -> "torch.Tensor":
+        return logits.sigmoid()
+
+    def calibrate(
+        self, card: "ModelCard", probabilities: np.ndarray, targets: np.ndarray
+    ) -> "tuple[ModelCard, np.ndarray]":
+        """One temperature for all classes (Guo et al. 2017, arXiv:1706.04599)."""
+        logits = calibration.binary_logits(probabilities)
+        signs = np.where(targets > 0, 1.0, -1.0)
+        temperature = calibration.best_temperature(
+            lambda scale: float(np.logaddexp(0, -signs * logits / scale).mean())
+        )
+        shares = calibration.sigmoid(logits / temperature).astype(probabilities.dtype)
+        return replace(card, temperature=temperature), shares
+
+    def choose_thresholds(
+        self,
+        card: "ModelCard",
+        probabilities: np.ndarray,
+        targets: np.ndarray,
+        others: np.ndarray,
+        precision: float,
+        named: float,
+    ) -> "ModelCard":
+        """For each class the threshold with the best F1; `unsure` has no part in it."""
+        thresholds = [_best_threshold(*pair) for pair in zip(probabilities.T, targets.T, strict=True)]
+        return replace(card, thresholds=thresholds)
+
+    def answers(self, card: "ModelCard", probabilities: np.ndarray) -> np.ndarray:
+        return self.named(card, probabilities).any(axis=1)
+
+    def named(self, card: "ModelCard", probabilities: np.ndarray) -> np.ndarray:
+        return probabilities >= np.array(card.thresholds)
+
+    def assess(self, card: "ModelCard", probabilities: np.ndarray, targets: np.ndarray) -> Assessment:
+        present, wanted = self.named(card, probabilities), targets > 0
+        right = (present == wanted).all(axis=1)
+        found = _resampled("test/map", lambda rows: _map(probabilities[rows], targets[rows]), len(targets))
+        found |= _resampled("test/f1", lambda rows: _f1(present[rows], wanted[rows]).mean(), len(targets))
+        found["test/f1/micro"] = float(_f1(present.reshape(-1, 1), wanted.reshape(-1, 1))[0])
+        found |= metrics.share("test/exact", right)
+        found["test/brier"] = float(((probabilities - targets) ** 2).mean())
+        hits, said, true = ((present & wanted).sum(axis=0), present.sum(axis=0), wanted.sum(axis=0))
+        labels, predicted = (
+            [SEPARATOR.join(np.array(card.classes, dtype=object)[row]) for row in rows]
+            for rows in (wanted, present)
+        )
+        return Assessment(
+            metrics=found,
+            labels=labels,
+            predicted=predicted,
+            # Of all classes together, as if they were independent.
+            certainty=np.where(present, probabilities, 1 - probabilities).prod(axis=1),
+            classes=[
+                {
+                    "label": name,
+                    "pictures": int(true[number]),
+                    "recall": f"{hits[number] / max(true[number], 1):.4f}",
+                    "precision": f"{hits[number] / max(said[number], 1):.4f}",
+                }
+                for number, name in enumerate(card.classes)
+            ],
+            confusions=_confusions(labels, predicted),
+            matrix=wanted.T.astype(np.int64) @ present.astype(np.int64),
+        )
+
+
+def _names(label: str) -> list[str]:
+    return label.split(SEPARATOR) if label else []
+
+
+def _best_threshold(shares: np.ndarray, targets: np.ndarray) -> float:
+    """The probability from which on a class's F1 is best, between two of the images'.
+
+    Args:
+        shares: of the class, N.
+        targets: 0 or 1, N.
+    """
+    order = np.argsort(-shares, kind="stable")
+    sorted_shares, sorted_targets = shares[order].astype(np.float64), targets[order]
+    said, hits = np.arange(1, len(shares) + 1), np.cumsum(sorted_targets)
+    f1 = 2 * hits / (said + sorted_targets.sum())
+    last = np.append(sorted_shares[1:] != sorted_shares[:-1], True)  # equal ones are answered together
+    best = int(np.argmax(np.where(last, f1, -1)))
+    below = sorted_shares[best + 1] if best + 1 < len(shares) else 0.0
+    found, known = (sorted_shares[best] + below) / 2, sorted_targets.sum()
+    return float((known * found + PRIOR * 0.5) / (known + PRIOR))
+
+
+def _map(probabilities: np.ndarray, targets: np.ndarray) -> float:
+    """Mean over the classes that occur of the average precision; NaN where none does."""
+    order = np.argsort(-probabilities, axis=0, kind="stable")
+    shares = np.take_along_axis(probabilities, order, axis=0)
+    wanted = np.take_along_axis(targets, order, axis=0)
+    hits, said = np.cumsum(wanted, axis=0), np.arange(1, len(targets) + 1)[:, None]
+    found = []
+    for number in np.flatnonzero(wanted.sum(axis=0)):
+        last = np.append(shares[1:, number] != shares[:-1, number], True)
+        recall, precision = hits[last, number] / hits[-1, number], (hits / said)[last, number]
+        found.append(float((np.diff(recall, prepend=0.0) * precision).sum()))
+    return float(np.mean(found)) if found else float("nan")
+
+
+def _f1(present: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """F1 of each column; 1 where a class neither occurs nor is said."""
+    hits, total = (present & wanted).sum(axis=0), present.sum(axis=0) + wanted.sum(axis=0)
+    return np.where(total == 0, 1.0, 2 * hits / np.maximum(total, 1))
+
+
+def _resampled(key: str, figure: Callable[[np.ndarray], float], count: int) -> dict[str, float]:
+    """A figure, and the ends of its 95 % interval by resampling the images (Efron, Tibshirani 1993)."""
+    rng = np.random.default_rng(0)
+    drawn = [figure(rng.integers(0, count, count)) for _ in range(RESAMPLES)]
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    value = float(figure(np.arange(count)))
+    return {key: value, f"{key}/low": min(float(low), value), f"{key}/high": max(float(high), value)}
+
+
+def _confusions(labels: list[str], predicted: list[str]) -> list[dict]:
+    """Pairs of a right and a wrong answer, most frequent first."""
+    pairs = Counter((true, guess) for true, guess in zip(labels, predicted, strict=True) if true != guess)
+    ordered = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
+    return [{"label": true, "taken_for": guess, "pictures": count} for (true, guess), count in ordered]

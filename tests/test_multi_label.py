@@ -1,0 +1,421 @@
+"""Several classes per image, from a file of labels to the page in the browser."""
+
+import io
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import average_precision_score, f1_score
+
+from models import probe
+from pipeline import (
+    audit,
+    config,
+    evaluate,
+    fetch,
+    pack,
+    register,
+    report,
+    sample,
+    schema,
+    split,
+    tasks,
+    train,
+)
+from pipeline.config import UserError
+from pipeline.portable import ModelCard, Portable, Preprocessing
+from pipeline.split import assign_several
+from pipeline.tasks import multi_label
+from pipeline.tracking import store
+
+TASK = tasks.of("multi_label")
+SHARES = {"val": 0.2, "test": 0.2}
+
+
+def _archive(file: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(file, "w") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return file
+
+
+def _picture(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 255, (24, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _packed(tmp_path: Path, files: dict[str, bytes]) -> dict[str, str]:
+    """Label of each picture of an archive, by its path."""
+    pack.pack(_archive(tmp_path / "archive", files), tmp_path / "pack", 64, task=TASK)
+    table = schema.read_index(tmp_path / "pack")
+    return dict(zip(table["path"], table["label"], strict=True))
+
+
+PICTURES = {f"set/images/{number}.png": _picture(number) for number in range(4)}
+CSV = b"path,labels,split\nimages/0.png,night|collar,train\nimages/1.png,,test\nimages/2.png, collar ,\n"
+
+
+def test_a_labels_csv_beside_the_pictures_names_their_classes(tmp_path):
+    # Wherever it stands in the archive.
+    for number, files in enumerate(({"set/labels.csv": CSV} | PICTURES, PICTURES | {"set/labels.csv": CSV})):
+        (tmp_path / str(number)).mkdir()
+        assert _packed(tmp_path / str(number), files) == {
+            "set/images/0.png": "collar|night",
+            "set/images/1.png": "",
+            "set/images/2.png": "collar",
+        }
+    summary = json.loads((tmp_path / "0/pack/pack.json").read_text())
+    assert (summary["task"], summary["pictures"], summary["classes"]) == ("multi_label", 3, 2)
+    assert list(schema.read_index(tmp_path / "0/pack")["official"]) == ["train", "test", ""]
+    quarantine = pandas.read_csv(tmp_path / "0/pack/quarantine.csv")
+    assert dict(zip(quarantine["path"], quarantine["reason"], strict=True)) == {
+        "set/images/3.png": "no entry of its own in a file of labels"
+    }
+
+
+def test_cocos_annotations_name_the_categories_of_each_picture(tmp_path):
+    coco = {
+        "images": [
+            {"id": 7, "file_name": "0.png"},
+            {"id": 8, "file_name": "1.png"},
+            {"id": 9, "file_name": "9.png"},
+        ],
+        "categories": [{"id": 1, "name": "collar"}, {"id": 2, "name": "night"}],
+        "annotations": [
+            {"image_id": 7, "category_id": 2, "bbox": [1, 2, 3, 4]},
+            {"image_id": 7, "category_id": 1},
+            {"image_id": 7, "category_id": 1},
+        ],
+    }
+    files = PICTURES | {"set/annotations/all.json": json.dumps(coco).encode(), "set/other.json": b'{"a": 1}'}
+    assert _packed(tmp_path, files) == {"set/images/0.png": "collar|night", "set/images/1.png": ""}
+    reasons = pandas.read_csv(tmp_path / "pack/quarantine.csv").set_index("path")["reason"]
+    assert reasons["9.png"] == "in set/annotations/all.json, but not in the archive"
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "has no file of labels, which data.task=multi_label needs"),
+        (
+            {"set/labels.csv": b"file,tags\na,b\n"},
+            "has the columns file, tags; write labels.csv with the columns",
+        ),
+        ({"set/labels.csv": b"path,labels\nimages/0.png\n"}, "labels.csv, line 2"),
+        ({"set/labels.csv": b"path,labels,split\nimages/0.png,a,holdout\n"}, "labels.csv, line 2"),
+        ({"set/labels.csv": b"path,labels\nimages/0.png,\xff\n"}, "is no CSV file in UTF-8"),
+        ({"set/labels.csv": b"path,labels\nimages/0.png,a\nimages/0.png,b\n"}, "names images/0.png twice"),
+        ({"set/labels.csv": b"path,labels\nimages/0.png,a\nimages/1.png,a\n"}, "have 1 class"),
+        (
+            {"set/labels.csv": b"path,labels\nimages/0.png,a|b\nimages/1.png,a\n"},
+            "are labelled a; leave that",
+        ),
+        ({"set/x.json": b'{"images": 3, "annotations": [], "categories": []}'}, "is no sound COCO file"),
+        (
+            {"set/x.json": b'{"images": [{"id": 1}], "annotations": [], "categories": []}'},
+            "is no sound COCO file",
+        ),
+    ],
+)
+def test_a_file_of_labels_that_is_wrong_is_told_in_one_line(tmp_path, files, message):
+    with pytest.raises(UserError, match=re.escape(message)) as refused:
+        _packed(tmp_path, PICTURES | files)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "pack").exists()
+
+
+def test_each_split_has_its_share_of_each_class_and_no_group_is_divided():
+    rng = np.random.default_rng(0)
+    has = rng.random((600, 4)) < [0.5, 0.2, 0.1, 0.03]
+    labels = ["|".join(f"c{number}" for number in np.flatnonzero(row)) for row in has]
+    groups = np.unique(rng.integers(0, 500, 600), return_inverse=True)[1]
+    dealt = assign_several(labels, groups, SHARES, seed=1)
+    for name, share in (("val", 0.2), ("test", 0.2), ("train", 0.6)):
+        assert (dealt == name).mean() == pytest.approx(share, abs=0.01)
+        for number in range(4):
+            mine = (dealt == name)[has[:, number]].mean()
+            assert mine == pytest.approx(share, abs=0.05 if number < 3 else 0.15)
+    assert all(len(set(dealt[groups == group])) == 1 for group in set(groups))
+    assert (dealt == assign_several(labels, groups, SHARES, seed=1)).all()
+    assert (dealt != assign_several(labels, groups, SHARES, seed=2)).any()
+
+
+def test_a_class_with_too_few_pictures_to_split_is_told():
+    with pytest.raises(UserError, match=r"1 class\(es\) have fewer .*'rare' \(2\)"):
+        assign_several(["a", "b", "a|b", "", "rare", "rare|a", "b"], np.arange(7), SHARES, seed=1)
+
+
+def _answers(seed: int, count: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities that tell something of the targets, and the targets."""
+    rng = np.random.default_rng(seed)
+    targets = (rng.random((count, 3)) < [0.5, 0.3, 0.1]).astype(np.float32)
+    shares = 1 / (1 + np.exp(-(2 * targets - 1 + rng.normal(size=targets.shape))))
+    return shares.astype(np.float32).round(2), targets
+
+
+def _card(**more: object) -> ModelCard:
+    inputs = Preprocessing(64, 32, "bilinear", "squash", 1.0, [0.5] * 3, [0.2] * 3)
+    fields = dict.fromkeys(("channels_last", "flip", "drawings"), False)
+    fields |= {"name": "x", "data": "x", "classes": ["a", "b", "c"], "species": [""] * 3, "net": {}}
+    fields |= {"input": inputs, "temperature": 1.0, "unsure_below": 0.0, "task": "multi_label"}
+    return ModelCard(**fields | {"thresholds": [0.5] * 3} | more)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_figures_are_those_of_scikit_learn(seed):
+    shares, targets = _answers(seed)
+    expected = average_precision_score(targets, shares, average="macro")
+    assert TASK.decide(shares, targets) == pytest.approx(expected)
+    metric = TASK.metrics(3)["map"]
+    for part in np.array_split(np.arange(len(targets)), 7):
+        metric.update(torch.from_numpy(shares[part]), torch.from_numpy(targets[part]))
+    assert float(metric.compute()) == pytest.approx(expected, abs=1e-5)
+    found = TASK.assess(_card(), shares, targets)
+    said = shares >= 0.5
+    assert found.metrics["test/f1"] == pytest.approx(f1_score(targets, said, average="macro"))
+    assert found.metrics["test/f1/micro"] == pytest.approx(f1_score(targets, said, average="micro"))
+    assert found.metrics["test/exact"] == (said == targets).all(axis=1).mean()
+    for key in ("test/map", "test/f1", "test/exact"):
+        assert found.metrics[f"{key}/low"] < found.metrics[key] < found.metrics[f"{key}/high"]
+    right = [label == predicted for label, predicted in zip(found.labels, found.predicted, strict=True)]
+    assert np.mean(right) == found.metrics["test/exact"]
+    assert (found.matrix.diagonal() == (said & (targets > 0)).sum(axis=0)).all()
+
+
+def test_an_interval_holds_the_figure_of_many_images_nineteen_times_of_twenty():
+    true = TASK.decide(*_answers(99, 50_000))
+    held = 0
+    for seed in range(60):
+        found = TASK.assess(_card(), *_answers(seed, 150)).metrics
+        held += found["test/map/low"] <= true <= found["test/map/high"]
+    assert 52 <= held <= 60
+
+
+def test_a_class_that_does_not_occur_has_no_part_in_the_mean():
+    shares, targets = _answers(1)
+    targets[:, 2] = 0
+    assert TASK.decide(shares, targets) == pytest.approx(
+        average_precision_score(targets[:, :2], shares[:, :2])
+    )
+
+
+def test_thresholds_are_chosen_for_each_class_on_what_they_are_given():
+    rng = np.random.default_rng(0)
+    targets = (rng.random((2000, 2)) < [0.5, 0.1]).astype(np.float32)
+    shares = np.clip(0.2 + 0.2 * targets + rng.normal(0, 0.03, targets.shape), 0, 1)
+    shares[:, 1] += 0.4
+    card = TASK.choose_thresholds(_card(classes=["a", "b"]), shares, targets, shares, 0.9, 0.1)
+    assert card.thresholds == pytest.approx([0.3, 0.7], abs=0.03)
+    assert (
+        0.3 < multi_label._best_threshold(np.array([0.1, 0.05]), np.array([1.0, 0.0])) < 0.5
+    )  # of little data
+
+
+def test_a_temperature_takes_back_what_made_answers_too_sure():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (4000, 3))
+    targets = (rng.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.float32)
+    card, shares = TASK.calibrate(_card(), 1 / (1 + np.exp(-3 * logits)), targets)
+    assert card.temperature == pytest.approx(3, rel=0.1)
+    assert shares == pytest.approx(1 / (1 + np.exp(-logits)), abs=0.05)
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_a_head_is_fitted_for_each_class(balanced):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(300, 8)).astype(np.float32)
+    targets = (features[:, :3] + 0.5 * rng.normal(size=(300, 3)) > [0, 0.5, 1.2]).astype(np.float32)
+    parts = (features[:200], targets[:200]), (features[200:], targets[200:])
+    weight, bias, rows = probe.fit_head(*parts, [0.01, 1.0], TASK, balanced)
+    assert weight.shape == (3, 8) and bias.shape == (3,)
+    assert (np.abs(weight).argmax(axis=1) == [0, 1, 2]).all()
+    assert all(row["val/map"] > 0.7 for row in rows)
+    said = (features @ weight.T + bias > 0).mean(axis=0)
+    assert said[2] > 0.2 if balanced else said[2] < 0.2
+
+
+def test_labels_that_features_contradict_are_doubted_class_by_class():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(300, 6)).astype(np.float32)
+    targets = (features[:, :2] > 0).astype(np.float32)
+    features[5, :2] = 3
+    targets[5] = [1, 0]
+    doubts = audit._doubts_of_several(features, targets, np.arange(300), ["a", "b"])
+    assert doubts[0].image == 5
+    assert doubts[0].suggested == "a|b" and doubts[0].own < 0.2
+
+
+def test_class_weights_make_rare_classes_count():
+    targets = torch.tensor([[1.0, 0.0]] * 5 + [[0.0, 1.0]] * 45)
+    weights = torch.tensor(TASK.class_weights(targets.numpy(), 2))
+    assert weights.tolist() == pytest.approx([9, 5 / 45])
+    logits = torch.zeros(50, 2, requires_grad=True)
+    TASK.loss(logits, targets, weights).backward()
+    # Those that have a class pull as hard as those that do not.
+    assert logits.grad.sum(dim=0).abs().max() < 1e-6
+
+
+def test_drawn_faces_have_the_attributes_that_their_labels_say():
+    files = dict(sample.with_attributes(60, 1))
+    rows = pandas.read_csv(io.BytesIO(files.pop("attributes/labels.csv")), keep_default_na=False)
+    night = rows.set_index("path")["labels"].str.contains("night")
+    light = {name: np.asarray(Image.open(io.BytesIO(data))).mean() for name, data in files.items()}
+    dark, bright = (
+        [light[f"attributes/{path}"] for path in night.index[night == value] if f"attributes/{path}" in light]
+        for value in (True, False)
+    )
+    assert np.median(dark) < 0.6 * np.median(bright)
+    assert {len(label.split("|")) if label else 0 for label in rows["labels"]} >= {0, 1, 2}
+
+
+@pytest.fixture(scope="module")
+def attributes(repro, house, change):
+    """The whole pipeline on a small set of faces with attributes, in the copy."""
+    change("conf/data/attributes.yaml", ("pictures: 1000", "pictures: 160"), ("side: 48", "side: 32"))
+    change("conf/data/attributes.yaml", ("epochs: 40", "epochs: 2"))
+    data, runs, models = (
+        house / "data/attributes",
+        house / "runs/attributes",
+        ["scratch", "probe", "finetune"],
+    )
+    cfg = config.compose("data=attributes", "model=probe")
+    fetch.fetch(cfg, data / "archive")
+    pack.pack(data / "archive", data / "pack", cfg.pack.max_side, task=TASK)
+    split.split(data / "pack", data / "split.csv", cfg.split)
+    audit.audit(cfg, data)
+    for model in models:
+        train.train(config.compose("data=attributes", f"model={model}", f"out=runs/attributes/train/{model}"))
+        evaluate.evaluate(runs / "train" / model, data, runs / "evaluate" / model, 2, 0)
+    store.client.cache_clear()
+    register.register(runs, data, models, 0.05)
+    report.report(runs, data, models, house / "reports/attributes")
+    return house
+
+
+def test_every_stage_takes_several_classes_per_image(attributes):
+    runs, figures = attributes / "runs/attributes", {}
+    for model in ("scratch", "probe", "finetune"):
+        card = json.loads((runs / "train" / model / "model.json").read_text())
+        assert card["task"] == "multi_label" and len(card["thresholds"]) == 4
+        figures[model] = json.loads((runs / "train" / model / "metrics.json").read_text())["val/map"]
+        test = json.loads((runs / "evaluate" / model / "metrics.json").read_text())
+        assert test["test/map/low"] <= test["test/map"] <= test["test/map/high"]
+    decision = json.loads((runs / "register/decision.json").read_text())
+    assert decision["challenger"] == max(figures, key=figures.get)
+    assert "test/map" in decision["champion"]
+    page = (attributes / "reports/attributes/index.html").read_text()
+    assert "mAP" in page and "top-1" not in page and "open_<wbr>mouth" in page
+    assert figures["finetune"] >= figures["probe"] > 0.4
+
+
+def test_mlflow_shows_the_figures_of_several_classes(attributes):
+    from pipeline.tracking import page
+
+    experiment = store.client().get_experiment_by_name("attributes")
+    view = page._state(experiment)
+    assert "metrics.`best/val/map`" in view["selectedColumns"]
+    runs = store.client().search_runs([experiment.experiment_id])
+    assert all(run.data.tags["task"] == "multi_label" for run in runs)
+    assert any("test mAP" in run.data.tags["mlflow.note.content"] for run in runs)
+
+
+def test_an_exported_model_answers_as_the_trained_one_and_names_what_reaches_its_threshold(attributes):
+    from models.classifier import load
+    from pipeline import scores
+
+    champion = attributes / "runs/attributes/register/champion"
+    portable = Portable(champion / "portable")
+    model, card = load(champion / "train")
+    faces = [sample.draw(sample.BREEDS["dog_pug"], np.random.default_rng(seed)) for seed in range(4)]
+    expected = scores.predict_loose(model, card, [np.asarray(face) for face in faces], 4)
+    for face, shares in zip(faces, expected, strict=True):
+        assert portable.probabilities(face) == pytest.approx(shares, abs=0.02)
+        answer = portable.answer(face, top=1)
+        named = {
+            name
+            for name, share, least in zip(
+                card.classes, portable.probabilities(face), card.thresholds, strict=True
+            )
+            if share >= least
+        }
+        said = {name for name, present in zip(answer["labels"], answer["present"], strict=True) if present}
+        assert said == named and "unsure" not in answer
+
+
+def test_predict_export_and_the_example_name_several_classes(attributes, run, tmp_path):
+    face = sample.draw(sample.BREEDS["dog_pug"], np.random.default_rng(3), frozenset(["glasses"]))
+    face.save(tmp_path / "face.png")
+    model = ("--model", "models:/attributes@champion")
+    lines = run(
+        "python", "-m", "pipeline.predict", str(tmp_path / "face.png"), *model, "--format", "jsonl"
+    ).stdout
+    answer = json.loads(next(line for line in lines.splitlines() if line.startswith("{")))
+    named = [label for label, present in zip(answer["labels"], answer["present"], strict=True) if present]
+    table = run(
+        "python", "-m", "pipeline.predict", str(tmp_path / "face.png"), *model, "--format", "csv"
+    ).stdout
+    (row,) = (
+        pandas.read_csv(
+            io.StringIO(
+                table[table.index("photo,present") :].splitlines()[0]
+                + "\n"
+                + table[table.index("photo,present") :].splitlines()[1]
+            )
+        )
+        .fillna("")
+        .to_dict("records")
+    )
+    assert row["present"] == "|".join(named)
+    done = run("python", "-m", "pipeline.export", *model, "--out", str(tmp_path / "out"), "--no-try")
+    assert done.returncode == 0, done.stdout
+    card = (tmp_path / "out/README.md").read_text()
+    assert "mAP" in card and "unsure" not in card and "{{" not in card and "None" not in card
+    said = run("python", str(tmp_path / "out/example.py"), str(tmp_path / "face.png")).stdout.splitlines()
+    assert set(said[0].split(", ")) == set(named or ["none"])
+
+
+def test_a_registered_model_answers_in_a_table(attributes, house):
+    import mlflow
+
+    model = mlflow.pyfunc.load_model("models:/attributes@champion")
+    buffer = io.BytesIO()
+    sample.draw(sample.BREEDS["cat_Bengal"], np.random.default_rng(1)).save(buffer, "PNG")
+    answer = model.predict(pandas.DataFrame({"image": [buffer.getvalue()]}))
+    assert list(answer.columns) == ["labels", "probabilities", "present"]
+    assert len(answer["present"][0]) == len(answer["labels"][0])
+
+
+def test_a_card_of_several_classes_needs_a_threshold_for_each(tmp_path):
+    from strangers import CARD, written
+
+    from pipeline import portable
+
+    for change in ({"task": "multi_label"}, {"thresholds": [0.5] * 3}, {"task": "boxes"}):
+        with pytest.raises(portable.DamagedError, match=r"thresholds must have one|task must be"):
+            portable.read_card(written(tmp_path / "x", CARD | change))
+    read = portable.read_card(
+        written(tmp_path / "x", CARD | {"task": "multi_label", "thresholds": [0.5] * 3})
+    )
+    assert read.thresholds == [0.5] * 3
+
+
+def test_what_one_class_per_image_needs_is_refused_with_several():
+    with pytest.raises(UserError, match=r"model\.balance=sampler needs one class per image"):
+        config.compose("data=attributes", "model=scratch", "model.balance=sampler")
+
+
+def test_a_split_that_the_data_brings_is_kept(tmp_path):
+    _packed(tmp_path, PICTURES | {"set/labels.csv": CSV + b"images/3.png,night,val\n"})
+    split.split(tmp_path / "pack", tmp_path / "split.csv", config.compose().split)
+    dealt = pandas.read_csv(tmp_path / "split.csv").set_index("path")["split"]
+    assert dealt["set/images/1.png"] == "test" and dealt["set/images/3.png"] == "val"
