@@ -1,6 +1,5 @@
 """Labels in files beside the images: ``labels.csv``, or COCO's annotations."""
 
-import csv
 import io
 import json
 from collections import defaultdict
@@ -8,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from pipeline import text
+from pipeline import tables, text
 from pipeline.config import UserError
 from pipeline.tasks import SEPARATOR
 
@@ -91,17 +90,16 @@ class Annotations:
 def _csv(path: str, data: bytes) -> list[Entry]:
     shown = text.shortened(path, 200)
     try:
-        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
-        rows = list(reader)
-        columns = reader.fieldnames or []
-    except (UnicodeError, csv.Error) as error:
+        columns, *lines = tables.parse(io.StringIO(data.decode("utf-8-sig"), newline="")) or [[]]
+    except ValueError as error:
         raise UserError(f"{shown} is no CSV file in UTF-8 ({text.shortened(str(error), 100)})") from error
     if not {"path", "labels"} <= set(columns):
         raise UserError(f"{shown} has the columns {text.shortened(', '.join(columns), 100)}; write {WANTED}")
     entries = []
-    for number, row in enumerate(rows, start=2):
-        official = (row.get("split") or "").strip().lower()
-        if not row["path"] or row["labels"] is None or official not in SPLITS:
+    for number, line in enumerate(lines, start=2):
+        row = dict(zip(columns, line, strict=False))
+        official = row.get("split", "").strip().lower()
+        if not row["path"] or "labels" not in row or official not in SPLITS:
             raise UserError(f"{shown}, line {number}: a path, labels, and train, val or test if any split")
         names = tuple(name.strip() for name in row["labels"].split(SEPARATOR) if name.strip())
         entries.append(Entry(str(PurePosixPath(row["path"])), tuple(dict.fromkeys(names)), official))

@@ -73,10 +73,21 @@ def read(file: Path) -> list[dict[str, str]]:
         ValueError: it is no CSV.
     """
     with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
-        lines = csv.reader(stream)
         try:
-            columns = [unprotect(cell) for cell in next(lines, [])]
-            empty = dict.fromkeys(columns, "")
-            return [empty | dict(zip(columns, map(unprotect, line), strict=False)) for line in lines if line]
-        except csv.Error as error:
+            columns, *lines = parse(stream) or [[]]
+        except ValueError as error:
             raise ValueError(f"{file} is no CSV ({error})") from error
+    empty = dict.fromkeys(columns, "")
+    return [empty | dict(zip(columns, line, strict=False)) for line in lines]
+
+
+def parse(stream: Iterable[str]) -> list[list[str]]:
+    """The cells of each line that has any, the header's first.
+
+    Raises:
+        ValueError: it is no CSV.
+    """
+    try:
+        return [[unprotect(cell) for cell in line] for line in csv.reader(stream) if line]
+    except csv.Error as error:
+        raise ValueError(str(error)) from error

@@ -271,6 +271,7 @@ def test_a_saved_model_answers_as_before_in_both_memory_layouts(tmp_path):
             temperature=1.5,
             unsure_below=0.0,
             task="single_label",
+            thresholds=[],
         )
         model = classifier.build(card).eval()
         (tmp_path / str(layout)).mkdir()

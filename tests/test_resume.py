@@ -20,6 +20,7 @@ from pipeline.checkpoints import Checkpoints, read
 from pipeline.config import StoppedError, UserError
 from pipeline.lineage import code_hash
 from pipeline.seal import model_hash
+from pipeline.sweeps import again
 from pipeline.tracking import store
 from pipeline.tracking.live import Run
 
@@ -514,13 +515,14 @@ def test_a_sweep_that_was_broken_off_goes_on_under_the_same_command(repro, run, 
     known = json.loads(file.read_text())
     assert known["ended"]
     file.write_text(json.dumps(known | {"ended": False}))
-    before = (file.parent / "1/weights.safetensors").read_bytes()
-    shutil.rmtree(file.parent / "1")
+    second = file.parent / again.notes(file.parent)[1]["folder"]
+    before = (second / "weights.safetensors").read_bytes()
+    shutil.rmtree(second)
     done = run(*command)
     assert done.returncode == 0, done.stdout
     assert f"sweep: goes on in {file.parent}" in done.stdout
     assert done.stdout.count("is done already") == 1
-    assert (file.parent / "1/weights.safetensors").read_bytes() == before
+    assert (second / "weights.safetensors").read_bytes() == before
     assert set((house / "runs/sweeps").glob("*/command.json")) - others == {file}
     assert json.loads(file.read_text())["ended"]
     shutil.rmtree(file.parent)

@@ -1,0 +1,83 @@
+"""Versions that earlier code registered still answer, verify, and are rebuilt from their numbers."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import CHECKOUT, _run
+
+from pipeline import sample
+
+# Before cards were typed and training ran on Lightning's Trainer; before there were tasks.
+EARLIER = {
+    "own loop": "b580f53079dc24ea228c25508ae98f3db1ce6100",
+    "Trainer": "06d48b5de4327d9bfe027081a2ccd6bcd510ce2b",
+}
+REGISTER = """
+from pathlib import Path
+from pipeline import tracking
+for number, model in enumerate(("scratch", "probe")):
+    runs = Path("runs/sample")
+    from pipeline import graph
+    graph.to_onnx(runs / "train" / model, runs / "portable" / model)
+    folders = (runs / part / model for part in ("train", "evaluate", "portable"))
+    tracking.ensure_version(*folders)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EARLIER)
+def test_a_version_of_earlier_code_answers_verifies_and_is_rebuilt(name, tmp_path):
+    now, then = tmp_path / "now", tmp_path / "then"
+    assert _run("git", "clone", "-q", str(CHECKOUT), str(now), cwd=tmp_path).returncode == 0
+    # What is not committed yet is tested, too.
+    changes = _run("git", "diff", "HEAD", "--binary", cwd=CHECKOUT).stdout
+    (tmp_path / "changes.diff").write_text(changes)
+    if changes:
+        assert _run("git", "apply", str(tmp_path / "changes.diff"), cwd=now).returncode == 0
+    added = _run("git", "worktree", "add", "-q", "--detach", str(then), EARLIER[name], cwd=now)
+    if added.returncode:
+        pytest.skip(f"this checkout does not hold the commit {EARLIER[name][:12]}")
+    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{now / 'mlflow.db'}"}
+
+    def good(place: Path, *command: str) -> str:
+        done = _run(*command, cwd=place, PYTHONPATH=str(place), **store)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    for stage in ("fetch", "pack", "split"):
+        good(then, "python", "-m", f"pipeline.{stage}")
+    for model, words in (("scratch", ["data.epochs=1"]), ("probe", ["model.input.size=64"])):
+        good(
+            then, "python", "-m", "pipeline.train", f"model={model}", *words, f"out=runs/sample/train/{model}"
+        )
+        good(then, "python", "-m", "pipeline.evaluate", f"model={model}")
+    good(then, "python", "-c", REGISTER)
+    face = sample.draw(sample.BREEDS["dog_pug"], np.random.default_rng(0))
+    face.save(tmp_path / "face.png")
+    for number, model in enumerate(("scratch", "probe"), start=1):
+        ask = ("python", "-m", "pipeline.predict", str(tmp_path / "face.png"), "--format", "jsonl")
+        answers = [
+            json.loads(
+                re.search(r"^\{.*\}$", good(place, *ask, "--model", f"models:/sample/{number}"), re.M)[0]
+            )
+            for place in (then, now)
+        ]
+        assert answers[0]["labels"] == answers[1]["labels"]
+        assert answers[0]["probabilities"] == pytest.approx(answers[1]["probabilities"], abs=1e-3)
+        # Its run's files, too: a model folder of earlier code is opened by today's.
+        told = good(
+            now,
+            "python",
+            "-m",
+            "pipeline.predict",
+            str(tmp_path / "face.png"),
+            "--model",
+            str(then / "runs/sample/train" / model),
+        )
+        assert "breed" in told
+        rebuilt = good(now, "python", "-m", "pipeline.reproduce", "sample", str(number))
+        assert f"reproduce: sample {number}: identical weights" in rebuilt
+    assert "damaged" not in good(now, "python", "-m", "pipeline.verify")
