@@ -150,16 +150,17 @@ class Classifier(pl.LightningModule):
         loss = self.task.loss(logits, labels).double()
         self.log("val/loss", loss, batch_size=len(labels), sync_dist=True)
         for name, metric in self.task_metrics.items():
-            metric.update(logits, labels)
+            metric.update(self.task.scores(logits), labels.long())
             self.log(name, metric, prog_bar=name == self.task.monitor)
         for name, metric in self.own_metrics.items():
-            metric.update(self.task.probabilities(logits), labels)
+            metric.update(self.task.probabilities(logits), labels.long())
             self.log(name, metric)
 
     def judge(self, probabilities: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
         """The logged metrics of answers that are already there."""
         metrics = {**self.task_metrics, **self.own_metrics}
-        return {name: float(metric.cpu().clone()(probabilities, labels)) for name, metric in metrics.items()}
+        answers = probabilities, labels.long()
+        return {name: float(metric.cpu().clone()(*answers)) for name, metric in metrics.items()}
 
     def parameter_groups(self) -> list[dict]:
         """Parameters by weight decay and by depth, each with its highest learning rate."""

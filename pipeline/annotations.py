@@ -3,7 +3,7 @@
 import io
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -19,7 +19,7 @@ WANTED = (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Entry:
     """What a file says of an image.
 
@@ -27,22 +27,27 @@ class Entry:
         path: as it stands there.
         labels: names of classes.
         official: split that it belongs to, or empty.
-        is_taken: whether an image was found.
     """
 
     path: str
     labels: tuple[str, ...]
     official: str = ""
-    is_taken: bool = False
 
 
 class Annotations:
-    """Entries of one or more files, found by the path of an image in the archive."""
+    """Entries of one or more files.
+
+    Attributes:
+        files: paths of these in the archive.
+        unread: of such as are too large.
+        left: paths of entries that `assign` found no image for.
+    """
 
     def __init__(self):
         self.files: list[str] = []
+        self.unread: list[str] = []
+        self.left: list[str] = []
         self._exact: dict[str, Entry] = {}
-        self._named: dict[str, list[Entry]] = defaultdict(list)
 
     def add(self, path: str, data: bytes | str | None) -> bool:
         """Reads a file of the archive; returns whether it holds annotations.
@@ -55,6 +60,7 @@ class Annotations:
             return False
         if not isinstance(data, bytes):
             if where.name != CSV:
+                self.unread.append(path)
                 return False
             raise UserError(f"{text.shortened(path, 200)} of the archive can't be read, or is too large")
         entries = _csv(path, data) if where.name == CSV else _coco(path, data)
@@ -66,25 +72,34 @@ class Annotations:
             if key in self._exact:
                 raise UserError(f"{text.shortened(path, 200)} names {text.shortened(entry.path, 200)} twice")
             self._exact[key] = entry
-            self._named[PurePosixPath(entry.path).name].append(entry)
         return True
 
-    def take(self, path: str) -> Entry | None:
-        """The entry of an image: of its path beside the file, else the only one that its path ends in."""
-        entry = self._exact.get(path)
-        if entry is None:
-            ends = [
-                each for each in self._named[PurePosixPath(path).name] if f"/{path}".endswith(f"/{each.path}")
-            ]
-            entry = ends[0] if len(ends) == 1 else None
-        if entry is None or entry.is_taken:
-            return None
-        entry.is_taken = True
-        return entry
+    def assign(self, paths: Iterable[str]) -> dict[str, Entry]:
+        """The entries of images by their paths in the archive.
 
-    def left(self) -> Iterator[str]:
-        """Paths of entries that no image was found of."""
-        return (entry.path for entry in self._exact.values() if not entry.is_taken)
+        An image's entry is that of its path beside the file; of those that are left the one whose path it
+        ends in, where that fits no other image and no other entry.
+        """
+        found = {path: self._exact[path] for path in paths if path in self._exact}
+        used = {id(entry) for entry in found.values()}
+        named: dict[str, list[Entry]] = defaultdict(list)
+        for entry in self._exact.values():
+            if id(entry) not in used:
+                named[PurePosixPath(entry.path).name].append(entry)
+        fits: dict[int, list[str]] = defaultdict(list)
+        for path in paths:
+            if path not in found:
+                ends = [
+                    each for each in named[PurePosixPath(path).name] if f"/{path}".endswith(f"/{each.path}")
+                ]
+                for entry in ends if len(ends) == 1 else ():
+                    fits[id(entry)].append(path)
+        for entry in self._exact.values():
+            if len(only := fits[id(entry)]) == 1:
+                found[only[0]] = entry
+        taken = {id(entry) for entry in found.values()}
+        self.left = [entry.path for entry in self._exact.values() if id(entry) not in taken]
+        return found
 
 
 def _csv(path: str, data: bytes) -> list[Entry]:
@@ -93,13 +108,18 @@ def _csv(path: str, data: bytes) -> list[Entry]:
         columns, *lines = tables.parse(io.StringIO(data.decode("utf-8-sig"), newline="")) or [[]]
     except ValueError as error:
         raise UserError(f"{shown} is no CSV file in UTF-8 ({text.shortened(str(error), 100)})") from error
-    if not {"path", "labels"} <= set(columns):
+    if not {"path", "labels"} <= set(columns) or len(set(columns)) < len(columns):
         raise UserError(f"{shown} has the columns {text.shortened(', '.join(columns), 100)}; write {WANTED}")
     entries = []
     for number, line in enumerate(lines, start=2):
         row = dict(zip(columns, line, strict=False))
         official = row.get("split", "").strip().lower()
-        if not row["path"] or "labels" not in row or official not in SPLITS:
+        if len(line) != len(columns):
+            raise UserError(
+                f"{shown}, line {number} has {len(line)} cells for {len(columns)} columns; several labels "
+                f"stand in one cell, with {SEPARATOR} between them"
+            )
+        if not row["path"] or official not in SPLITS:
             raise UserError(f"{shown}, line {number}: a path, labels, and train, val or test if any split")
         names = tuple(name.strip() for name in row["labels"].split(SEPARATOR) if name.strip())
         entries.append(Entry(str(PurePosixPath(row["path"])), tuple(dict.fromkeys(names)), official))
@@ -124,6 +144,8 @@ def _coco(path: str, data: bytes) -> list[Entry] | None:
         ]
         if not all(isinstance(name, str) for name in names.values()):
             raise TypeError("a category's name is no text")
+        if len(names) < len(tree["categories"]) or len(found) < len(tree["images"]):
+            raise TypeError("an id stands twice")
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{text.shortened(path, 200)} is no sound COCO file ({text.shortened(repr(error), 100)})"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pipeline.config import UserError
+from pipeline.tasks import Task
 from pipeline.text import printable
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 # there is part of the code hash, and dvc.yaml lists it.
 ALLOWED = {
     "callbacks": ("models", "pytorch_lightning.callbacks"),
-    "metrics": ("models", "torchmetrics"),
+    # Not those of text and images: some load networks that their arguments name.
+    "metrics": ("models", "torchmetrics.classification", "torchmetrics.aggregation"),
     "model.loss": ("models", "torch.nn", "timm.loss"),
 }
 
@@ -92,6 +94,45 @@ def loss(tree: dict, **offered: object) -> "nn.Module":
     return _make(tree, nn.Module, "model.loss", offered)
 
 
+def try_metrics(found: "dict[str, torchmetrics.Metric]", task: Task, num_classes: int) -> None:
+    """Makes sure that metrics take a task's answers and give one number each, before hours of training.
+
+    Raises:
+        UserError: one does not.
+    """
+    import torch
+
+    probabilities = torch.full((2, num_classes), 0.5)
+    targets = torch.from_numpy(task.targets(["a", "b"], ["a", "b"]))
+    if targets.ndim == 2:
+        targets = torch.eye(2, num_classes)
+    for name, metric in found.items():
+        try:
+            float(metric.clone()(probabilities, targets.long()))
+        except Exception as error:  # whatever a class raises that is given what it does not take
+            raise UserError(f"metrics.{name} gives no number for this task ({_why(error)})") from error
+
+
+def try_loss(found: "nn.Module", num_classes: int) -> None:
+    """Likewise of a loss.
+
+    Raises:
+        UserError: it does not.
+    """
+    import torch
+
+    try:
+        value = found(torch.zeros(2, num_classes), torch.eye(2, num_classes))
+        if value.numel() != 1:
+            raise ValueError(f"{value.numel()} numbers")
+    except Exception as error:  # likewise
+        raise UserError(f"model.loss gives no number for logits and targets ({_why(error)})") from error
+
+
+def _why(error: Exception) -> str:
+    return printable(" ".join(str(error).split()))[:200] or type(error).__name__
+
+
 def _make(node: dict, kind: type, where: str, offered: dict | None = None) -> object:
     target = node["_target_"]
     module, _, name = target.rpartition(".")
@@ -109,5 +150,4 @@ def _make(node: dict, kind: type, where: str, offered: dict | None = None) -> ob
     try:
         return made(**arguments)
     except Exception as error:  # whatever a class raises that is given arguments which don't fit
-        why = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{where}: {target} does not take these arguments ({why})") from error
+        raise UserError(f"{where}: {target} does not take these arguments ({_why(error)})") from error

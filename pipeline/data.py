@@ -1,6 +1,5 @@
 """Packed pictures as PyTorch sees them: the pack, datasets, the sampler and the loaders."""
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,11 +46,7 @@ class Pack:
         if not (place / "split.csv").is_file() or not (place / "pack/pack.json").is_file():
             raise UserError(f"{seal.near(place)} has no packed pictures; run: dvc repro split")
         seal.check(place / "pack")
-        summary = json.loads((place / "pack/pack.json").read_text(encoding="utf-8"))
-        if summary["schema"] != schema.VERSION:
-            raise UserError(
-                f"{place}/pack was written by another version of this project; run: dvc repro pack"
-            )
+        summary = schema.read_summary(place / "pack")
         index, split = schema.read_index(place / "pack"), schema.read_split(place / "split.csv")
         if list(split["path"]) != list(index["path"]):
             raise UserError(f"{place}/split.csv is of another pack; run: dvc repro split")
@@ -60,11 +55,15 @@ class Pack:
         table = table.sort_values([*schema.PICTURE, "split"], kind="stable", ignore_index=True)
         task = tasks.of(summary["task"])
         classes = task.classes(table["label"].tolist())
+        targets = task.targets(table["label"].tolist(), classes)
+        for split in ("val", "test"):
+            if not task.counts(targets[table["split"] == split], len(classes)).any():
+                raise UserError(f"{seal.near(place)}: {split} has no picture of any class; add some")
         return cls(
             folder=place / "pack",
             table=table,
             classes=classes,
-            targets=task.targets(table["label"].tolist(), classes),
+            targets=targets,
             summary=summary,
             split_sha256=schema.content_hash(table, "split"),
         )

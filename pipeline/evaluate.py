@@ -52,7 +52,7 @@ def evaluate(train: Path, place: Path, out: Path, threads: int, workers: int) ->
     probabilities = scores.predict(model, card, pack, rows, 32, workers)
     assessed = model.task.assess(card, probabilities, pack.targets[rows])
     others = scores.predict_loose(model, card, out_of_domain.photographed(PHOTOGRAPHS, seed=0), 32)
-    metrics = {"test/pictures": len(rows), **assessed.metrics}
+    metrics = {"test/pictures": len(rows), **model.task.figures(card, probabilities, pack.targets[rows])}
     metrics["others/named"] = float(model.task.answers(card, others).mean())
 
     unfinished = target.begin()

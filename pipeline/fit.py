@@ -142,7 +142,7 @@ def _fit_network(
     listeners = [
         resume,
         *([callbacks.OutlierExposure(Outliers(more, card.input))] if more else []),
-        *components.callbacks(OmegaConf.to_container(cfg.callbacks)),
+        *components.callbacks(OmegaConf.to_container(cfg.callbacks, resolve=True)),
         curves,
         best,
         *([callbacks.averaging(cfg.model.ema)] if cfg.model.ema else []),
@@ -198,15 +198,14 @@ def _trainer(
             plugins=[checkpoint_io],
             logger=logger,
             enable_checkpointing=any(isinstance(each, Checkpoint) for each in listeners),
-            default_root_dir=ROOT / "runs",
+            default_root_dir=ROOT / "runs/checkpoints" / checkpoint_io.kept.folder.parent.name,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
     except (RuntimeError, ValueError, TypeError, MisconfigurationException) as error:
-        raise UserError(
-            f"trainer: {' '.join(str(error).split())[:300]}; "
-            "this machine may have fewer devices, try trainer=cpu"
-        ) from error
+        advice = "; this machine may have fewer devices, try trainer=cpu"
+        told = " ".join(str(error).split())[:300]
+        raise UserError(f"trainer: {told}{'' if 'callback' in told else advice}") from error
 
 
 @contextmanager
@@ -214,7 +213,7 @@ def _quiet() -> Iterator[None]:
     """Hides warnings that a user can't act on.
 
     Raises:
-        UserError: a loader's worker was killed.
+        UserError: a loader's worker was killed, or Lightning refuses a callback's choices.
     """
     try:
         with warnings.catch_warnings():
@@ -224,6 +223,8 @@ def _quiet() -> Iterator[None]:
             inside = r"pytorch_lightning\.utilities\._pytree|lightning_fabric\.utilities\.distributed"
             warnings.filterwarnings("ignore", module=inside)
             yield
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())[:300]}") from error
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

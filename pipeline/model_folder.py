@@ -99,7 +99,7 @@ class ModelFolder:
         return [(row["sha256"], row["label"]) for row in self._predictions]
 
     def right(self) -> list[bool]:
-        """Whether each test image's class was found."""
+        """Whether the whole answer to each test image is right."""
         return [row["label"] == row["predicted"] for row in self._predictions]
 
     @cached_property

@@ -56,6 +56,11 @@ def build(cfg: DictConfig, pack: "Pack", start: Path | None = None) -> Training:
     from models.classifier import Classifier
     from models.pretrained import preprocessing
 
+    if pack.task.name != cfg.data.task:
+        raise UserError(
+            f"data.task={cfg.data.task}, but data/{cfg.data.name} was packed as {pack.task.name}; "
+            "run: dvc repro pack"
+        )
     net_config = OmegaConf.to_container(cfg.model.net, resolve=True)
     if cfg.model.balance not in BALANCE:
         raise UserError(f"model.balance={cfg.model.balance} is not known: {', '.join(BALANCE)}")
@@ -109,7 +114,14 @@ def build(cfg: DictConfig, pack: "Pack", start: Path | None = None) -> Training:
         targets = pack.targets[pack.rows("train")]
         arguments["class_weights"] = pack.task.class_weights(targets, len(pack.classes))
     if cfg.model.get("loss"):
-        arguments["loss"] = components.loss(OmegaConf.to_container(cfg.model.loss))
+        arguments["loss"] = components.loss(OmegaConf.to_container(cfg.model.loss, resolve=True))
+        components.try_loss(arguments["loss"], len(pack.classes))
+    metrics = components.metrics(
+        OmegaConf.to_container(cfg.metrics, resolve=True),
+        num_classes=len(pack.classes),
+        num_labels=len(pack.classes),
+    )
+    components.try_metrics(metrics, pack.task, len(pack.classes))
     model = Classifier(
         net,
         len(card.classes),
@@ -119,9 +131,7 @@ def build(cfg: DictConfig, pack: "Pack", start: Path | None = None) -> Training:
         mixup=cfg.augment.mixup,
         cutmix=cfg.augment.cutmix,
         flip=card.flip,
-        metrics=components.metrics(
-            OmegaConf.to_container(cfg.metrics), num_classes=len(card.classes), num_labels=len(card.classes)
-        ),
+        metrics=metrics,
         **arguments,
     )
     return Training(cfg, pack, model, card)

@@ -270,8 +270,8 @@ def _pack(
     else:
         _label_by_annotations(rows, annotations)
         quarantine += [
-            {"path": path[:MAX_PATH], "reason": f"in {', '.join(annotations.files)}, but not in the archive"}
-            for path in annotations.left()
+            {"path": path[:MAX_PATH], "reason": "in a file of labels, but not in the archive"}
+            for path in annotations.left
         ]
     quarantine += [{key: row[key] for key in ("path", "reason")} for row in rows if row["reason"]]
     rows = [row for row in rows if not row["reason"]]
@@ -321,13 +321,17 @@ def _label_by_folder(rows: list[dict], classes: str, layout: Layout) -> None:
 
 def _label_by_annotations(rows: list[dict], annotations: Annotations) -> None:
     """Likewise of what a file of the archive tells."""
+    found = annotations.assign([row["path"] for row in rows])
+    folders = {row["path"]: _official_folder(row["path"]) for row in rows}
+    splits = folders if len(set(folders.values()) - {""}) > 1 else {}  # train alone says nothing
     for row in rows:
-        entry = annotations.take(row["path"])
+        entry = found.get(row["path"])
         row |= {"label": "", "species": "", "breed": "", "official": "", "reason": None}
         if entry is None:
             row["reason"] = "no entry of its own in a file of labels"
             continue
-        row |= {"label": SEPARATOR.join(sorted(entry.labels)), "official": entry.official}
+        official = entry.official or splits.get(row["path"], "")
+        row |= {"label": SEPARATOR.join(sorted(entry.labels)), "official": official}
         problems = (text.class_name_problem(name) for name in entry.labels)
         if problem := next(filter(None, problems), None):
             row["reason"] = f"a class's name {problem}"
@@ -335,10 +339,17 @@ def _label_by_annotations(rows: list[dict], annotations: Annotations) -> None:
             row["reason"] = f"a class's name has a {SEPARATOR} in it"
 
 
+def _official_folder(path: str) -> str:
+    """The split that a folder of a path is called by (`train2017`, `valid`), or empty."""
+    names = (re.sub(r"\d+$", "", part.lower()) for part in PurePosixPath(path).parent.parts)
+    return next((OFFICIAL[name] for name in names if name in OFFICIAL), "")
+
+
 def _too_few_named(archive: Path, annotations: Annotations, named: list[str], quarantine: list[dict]) -> str:
     """Why there is nothing to learn from an archive of images with several classes each."""
     if not annotations.files:
-        return f"{archive} has no file of labels, which data.task=multi_label needs: {WANTED}"
+        large = f" ({text.shortened(annotations.unread[0], 100)} is too large)" if annotations.unread else ""
+        return f"{archive} has no file of labels{large}, which data.task=multi_label needs: {WANTED}"
     files = ", ".join(text.shortened(file, 100) for file in annotations.files)
     reasons = Counter(entry["reason"] for entry in quarantine)
     left_out = f" ({_left_out(reasons)} left out)" if reasons else ""

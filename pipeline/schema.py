@@ -1,9 +1,11 @@
 """The pack's index, known to who writes it and to who reads it."""
 
 import hashlib
+import json
 from pathlib import Path
 
 from pipeline import tables
+from pipeline.config import UserError
 
 VERSION = 3  # raised when pixels or index change their meaning
 # Of text, even where it looks like numbers: folders called 001 and 002, or None, are classes too.
@@ -23,6 +25,18 @@ def content_hash(table, *more: str) -> str:
     """
     rows = zip(*(table[column] for column in (*PICTURE, *more)), strict=True)
     return hashlib.sha256("".join(sorted(" ".join(row) + "\n" for row in rows)).encode()).hexdigest()
+
+
+def read_summary(pack: Path) -> dict:
+    """What ``pack.json`` says.
+
+    Raises:
+        UserError: the pack is of another version of this project.
+    """
+    summary = json.loads((pack / "pack.json").read_text(encoding="utf-8"))
+    if summary.get("schema") != VERSION:
+        raise UserError(f"{pack} was written by another version of this project; run: dvc repro pack")
+    return summary
 
 
 def read_index(pack: Path):

@@ -1,7 +1,6 @@
 """Stage split: near-duplicates into groups, groups into train, val and test, class by class."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -112,17 +111,22 @@ def assign_several(labels: list[str], groups: np.ndarray, shares: dict[str, floa
     names = [*shares, "train"]
     parts = np.array([*shares.values(), 1 - sum(shares.values())])
     lacks = parts[:, None] * brings.sum(axis=0)
-    dealt = np.full(count, -1)
+    dealt, has = np.full(count, -1), np.zeros((len(names), len(classes) + 1), dtype=bool)
     order = np.random.default_rng(seed).permutation(count)
     while (left := order[dealt[order] < 0]).size:
         remaining = np.count_nonzero(brings[left, :-1], axis=0)
         rarest = int(np.argmin(np.where(remaining, remaining, count + 1)))
         if not remaining.any():
             rarest = len(classes)  # pictures without any class
-        for group in left[brings[left, rarest] > 0]:
-            split = max(range(len(names)), key=lambda place: (lacks[place, rarest], lacks[place, -1]))
+        mine = left[brings[left, rarest] > 0]
+        for number, group in enumerate(mine):
+            empty = [place for place in range(len(names)) if not has[place, rarest]]
+            # The last ones go where there is none yet: a small share would be rounded to nothing.
+            free = empty if len(mine) - number <= len(empty) else range(len(names))
+            split = max(free, key=lambda place: (lacks[place, rarest], lacks[place, -1]))
             dealt[group] = split
             lacks[split] -= brings[group]
+            has[split] |= brings[group] > 0
     return np.array(names, dtype="<U7")[dealt][groups]
 
 
@@ -169,6 +173,7 @@ def split(pack: Path, target: Path, cfg: DictConfig) -> None:
         )
     seal.check(pack)
     # Dealt in the order of the pictures' hashes: another name for a picture moves none.
+    task = tasks.of(schema.read_summary(pack)["task"])
     index = schema.read_index(pack).sort_values(list(schema.PICTURE), kind="stable")
     groups = near_duplicates(list(index["phash"]), cfg.distance)
     official = index["official"].to_numpy() if cfg.official else np.full(len(index), "")
@@ -176,7 +181,6 @@ def split(pack: Path, target: Path, cfg: DictConfig) -> None:
     # What the data does not bring is dealt from what is left to train on.
     shares = {name: cfg[name] for name in ("val", "test") if name not in result}
     free = result == "train"
-    task = tasks.of(json.loads((pack / "pack.json").read_text(encoding="utf-8"))["task"])
     there, learnt = (task.classes(found.tolist()) for found in (index["label"], index["label"][free]))
     if there != learnt:
         missing = sorted(set(there) - set(learnt))

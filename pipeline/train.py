@@ -226,6 +226,8 @@ def main(cfg: DictConfig) -> float | None:
     if job.mode == RunMode.MULTIRUN:
         # Beside the sweep's other jobs, never in a DVC out.
         out = Path(job.runtime.output_dir)
+        if out.parent != Path(job.sweep.dir).absolute():
+            raise UserError("hydra.sweep.subdir must be one folder's name, without a slash")
         sweep, name = out.parent.name, " ".join(job.overrides.task)
     elif OmegaConf.is_missing(cfg, "out"):
         out = made = _new_single(cfg.model.name)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline import components, settings, yaml_files
+from pipeline import components, settings, tasks, yaml_files
 from pipeline.config import CONF, PARAMS, UserError, choices
 from pipeline.text import printable, without_password
 
@@ -341,7 +341,8 @@ def _contradictions(tree: dict) -> Iterator[str]:
     yield from _not_plain(tree["augment"]["transforms"], "augment.transforms")
     for group, key, node in components.described(tree):
         yield from components.problems(group, node, key)
-        if key in ("metrics.loss", *(f"metrics.top{k}" for k in (1, 3, 5))):
+        own = ("loss", *(figure.key for figure in tasks.of(tree["data"]["task"]).ranked))
+        if group == "metrics" and key.removeprefix("metrics.") in own:
             yield f"{key}: a training has this one already; choose another name"
         yield from _not_plain(node, key)
     yield from _unread(model)

@@ -186,10 +186,11 @@ def _component(group: str, where: str, tree: object, code: Path, whose: object) 
     for problem in components.problems(group, tree, where):
         raise UserError(f"{whose}: {problem}; it is not run")
     _plain_arguments(tree, where, whose)
-    for key, value in tree.items():
-        # A callback of Lightning's may write where it is told to.
-        if isinstance(value, str) and (PurePosixPath(value).is_absolute() or ".." in value or "\\" in value):
-            raise UserError(f"{whose}: {where}.{printable(key)[:50]} names a place outside; it is not run")
+    # A callback of Lightning's may write where it is told to: below the worktree, and not into git's folder.
+    for text in _texts({key: value for key, value in tree.items() if key != "_target_"}):
+        parts = PurePosixPath(text).parts
+        if re.search(r"[:\\~$]", text) or text.startswith("/") or any(part.startswith(".") for part in parts):
+            raise UserError(f"{whose}: {where}: {printable(text)[:50]} may be a place outside; it is not run")
 
 
 def _hidden(tree: object) -> list[str]:

@@ -100,7 +100,7 @@ def test_cocos_annotations_name_the_categories_of_each_picture(tmp_path):
     files = PICTURES | {"set/annotations/all.json": json.dumps(coco).encode(), "set/other.json": b'{"a": 1}'}
     assert _packed(tmp_path, files) == {"set/images/0.png": "collar|night", "set/images/1.png": ""}
     reasons = pandas.read_csv(tmp_path / "pack/quarantine.csv").set_index("path")["reason"]
-    assert reasons["9.png"] == "in set/annotations/all.json, but not in the archive"
+    assert reasons["9.png"] == "in a file of labels, but not in the archive"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,12 @@ def test_cocos_annotations_name_the_categories_of_each_picture(tmp_path):
             {"set/labels.csv": b"file,tags\na,b\n"},
             "has the columns file, tags; write labels.csv with the columns",
         ),
-        ({"set/labels.csv": b"path,labels\nimages/0.png\n"}, "labels.csv, line 2"),
+        ({"set/labels.csv": b"path,labels\nimages/0.png\n"}, "labels.csv, line 2 has 1 cells for 2 columns"),
+        (
+            {"set/labels.csv": b"path,labels\nimages/0.png,a,b\n"},
+            "line 2 has 3 cells for 2 columns; several labels",
+        ),
+        ({"set/labels.csv": b"path,labels,labels\nimages/0.png,a,b\n"}, "write labels.csv with the columns"),
         ({"set/labels.csv": b"path,labels,split\nimages/0.png,a,holdout\n"}, "labels.csv, line 2"),
         ({"set/labels.csv": b"path,labels\nimages/0.png,\xff\n"}, "is no CSV file in UTF-8"),
         ({"set/labels.csv": b"path,labels\nimages/0.png,a\nimages/0.png,b\n"}, "names images/0.png twice"),
@@ -124,6 +129,13 @@ def test_cocos_annotations_name_the_categories_of_each_picture(tmp_path):
         (
             {"set/x.json": b'{"images": [{"id": 1}], "annotations": [], "categories": []}'},
             "is no sound COCO file",
+        ),
+        (
+            {
+                "set/x.json": b'{"images": [{"id": 1, "file_name": "0.png"}, {"id": 1, "file_name": "1"}],'
+                b'"annotations": [], "categories": []}'
+            },
+            "an id stands twice",
         ),
     ],
 )
@@ -148,6 +160,48 @@ def test_each_split_has_its_share_of_each_class_and_no_group_is_divided():
     assert all(len(set(dealt[groups == group])) == 1 for group in set(groups))
     assert (dealt == assign_several(labels, groups, SHARES, seed=1)).all()
     assert (dealt != assign_several(labels, groups, SHARES, seed=2)).any()
+
+
+@pytest.mark.parametrize("count", [3, 4, 5])
+def test_a_rare_class_is_in_every_split(count):
+    labels = ["rare"] * count + ["a", "a|b", "", "b"] * 40
+    for seed in range(20):
+        dealt = assign_several(labels, np.arange(len(labels)), {"val": 0.15, "test": 0.15}, seed)
+        assert set(dealt[:count]) == {"train", "val", "test"}
+
+
+def test_an_image_never_takes_the_labels_of_another(tmp_path):
+    copies = {name.replace("set/images", "set/copies/images"): _picture(9) for name in PICTURES}
+    table = b"path,labels\nimages/0.png,a\nimages/1.png,b\nimages/2.png,a|b\nimages/3.png,\n"
+    found = _packed(tmp_path, copies | PICTURES | {"set/labels.csv": table})
+    assert found == dict(zip(PICTURES, ("a", "b", "a|b", ""), strict=True))
+
+
+def test_cocos_folders_of_splits_are_kept(tmp_path):
+    files = {}
+    for number, folder in enumerate(("train2017", "val2017", "test2017")):
+        files |= {f"coco/{folder}/{number}.png": _picture(number)}
+    images = [{"id": number, "file_name": f"{number}.png"} for number in range(3)]
+    told = [{"image_id": number, "category_id": number % 2} for number in range(3)]
+    names = [{"id": 0, "name": "a"}, {"id": 1, "name": "b"}]
+    tree = {"images": images, "annotations": told, "categories": names}
+    _packed(tmp_path, files | {"coco/annotations/all.json": json.dumps(tree).encode()})
+    assert list(schema.read_index(tmp_path / "pack")["official"]) == ["test", "train", "val"]
+
+
+def test_a_pack_of_another_task_or_version_is_told(attributes):
+    with pytest.raises(UserError, match=r"data/attributes was packed as multi_label; run: dvc repro pack"):
+        train.train(
+            config.compose("data=attributes", "data.task=single_label", "model=scratch", "out=runs/x")
+        )
+    file = attributes / "data/attributes/pack/pack.json"
+    kept = file.read_text()
+    try:
+        file.write_text(kept.replace('"schema": 3', '"schema": 2'))
+        with pytest.raises(UserError, match="another version of this project"):
+            schema.read_summary(file.parent)
+    finally:
+        file.write_text(kept)
 
 
 def test_a_class_with_too_few_pictures_to_split_is_told():
@@ -178,17 +232,17 @@ def test_figures_are_those_of_scikit_learn(seed):
     assert TASK.decide(shares, targets) == pytest.approx(expected)
     metric = TASK.metrics(3)["map"]
     for part in np.array_split(np.arange(len(targets)), 7):
-        metric.update(torch.from_numpy(shares[part]), torch.from_numpy(targets[part]))
+        metric.update(torch.from_numpy(shares[part]), torch.from_numpy(targets[part]).long())
     assert float(metric.compute()) == pytest.approx(expected, abs=1e-5)
-    found = TASK.assess(_card(), shares, targets)
+    figures, found = TASK.figures(_card(), shares, targets), TASK.assess(_card(), shares, targets)
     said = shares >= 0.5
-    assert found.metrics["test/f1"] == pytest.approx(f1_score(targets, said, average="macro"))
-    assert found.metrics["test/f1/micro"] == pytest.approx(f1_score(targets, said, average="micro"))
-    assert found.metrics["test/exact"] == (said == targets).all(axis=1).mean()
+    assert figures["test/f1"] == pytest.approx(f1_score(targets, said, average="macro"))
+    assert figures["test/f1/micro"] == pytest.approx(f1_score(targets, said, average="micro"))
+    assert figures["test/exact"] == (said == targets).all(axis=1).mean()
     for key in ("test/map", "test/f1", "test/exact"):
-        assert found.metrics[f"{key}/low"] < found.metrics[key] < found.metrics[f"{key}/high"]
+        assert figures[f"{key}/low"] < figures[key] < figures[f"{key}/high"]
     right = [label == predicted for label, predicted in zip(found.labels, found.predicted, strict=True)]
-    assert np.mean(right) == found.metrics["test/exact"]
+    assert np.mean(right) == figures["test/exact"]
     assert (found.matrix.diagonal() == (said & (targets > 0)).sum(axis=0)).all()
 
 
@@ -196,7 +250,7 @@ def test_an_interval_holds_the_figure_of_many_images_nineteen_times_of_twenty():
     true = TASK.decide(*_answers(99, 50_000))
     held = 0
     for seed in range(60):
-        found = TASK.assess(_card(), *_answers(seed, 150)).metrics
+        found = TASK.figures(_card(), *_answers(seed, 150))
         held += found["test/map/low"] <= true <= found["test/map/high"]
     assert 52 <= held <= 60
 
@@ -204,6 +258,11 @@ def test_an_interval_holds_the_figure_of_many_images_nineteen_times_of_twenty():
 def test_a_class_that_does_not_occur_has_no_part_in_the_mean():
     shares, targets = _answers(1)
     targets[:, 2] = 0
+    metric = TASK.metrics(3)["map"]
+    metric.update(torch.from_numpy(shares), torch.from_numpy(targets).long())
+    assert float(metric.compute()) == pytest.approx(TASK.decide(shares, targets), abs=1e-5)
+    present = TASK.figures(_card(thresholds=[0.5, 0.5, 0.99]), shares, targets)["test/f1"]
+    assert present == pytest.approx(f1_score(targets[:, :2], shares[:, :2] >= 0.5, average="macro"))
     assert TASK.decide(shares, targets) == pytest.approx(
         average_precision_score(targets[:, :2], shares[:, :2])
     )
@@ -219,6 +278,10 @@ def test_thresholds_are_chosen_for_each_class_on_what_they_are_given():
     assert (
         0.3 < multi_label._best_threshold(np.array([0.1, 0.05]), np.array([1.0, 0.0])) < 0.5
     )  # of little data
+    rare = np.random.default_rng(1).beta(0.3, 2.7, 200_000)  # calibrated by their making
+    drawn = (np.random.default_rng(2).random(200_000) < rare).astype(np.float32)
+    said = rare >= (best := multi_label._best_threshold(rare, drawn))
+    assert best == pytest.approx(f1_score(drawn, said) / 2, abs=0.02)
 
 
 def test_a_temperature_takes_back_what_made_answers_too_sure():

@@ -1,13 +1,14 @@
 """Near-duplicates never cross a split; every class is in every split; the seed is the split's own."""
 
 import hashlib
+import json
 
 import imagehash
 import numpy as np
 import pandas
 import pytest
 
-from pipeline import config, sample, seal, split
+from pipeline import config, sample, schema, seal, split
 from pipeline.config import UserError
 from pipeline.pack import HASH_SIDE
 
@@ -112,7 +113,7 @@ def _pack(folder, rows: list[tuple[str, str, str]]):
     table["label"] = [f"class{number % 2}" for number in range(len(rows))]
     for column in ("species", "breed", "boxes", "sha256", "height", "width", "offset"):
         table[column] = ""
-    (folder / "pack.json").write_text('{"task": "single_label"}')
+    (folder / "pack.json").write_text(json.dumps({"schema": schema.VERSION, "task": "single_label"}))
     table.to_csv(folder / "index.csv", index=False)
     seal.seal(folder)
     return folder

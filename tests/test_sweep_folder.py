@@ -203,6 +203,18 @@ def test_a_job_is_known_by_what_it_trains_and_not_by_its_number(sweeps, monkeypa
     assert {number for _, number in seen[1, "scratch"]} == {0, 1}
 
 
+def test_a_jobs_folder_is_one_folder(sweeps, run):
+    words = (
+        "--multirun",
+        "seed=1,2",
+        "hydra.sweep.dir=runs/sweeps/mine",
+        "hydra.sweep.subdir=a/${hydra:job.num}",
+    )
+    done = run("python", "-m", "pipeline.train", *words)
+    assert "hydra.sweep.subdir must be one folder's name, without a slash" in done.stdout
+    assert done.returncode == 1
+
+
 def test_a_jobs_folder_can_still_be_named_by_its_overrides(sweeps, monkeypatch):
     words = (
         "seed=1,2",

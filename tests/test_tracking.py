@@ -343,7 +343,7 @@ def test_a_sweep_is_nested_under_one_parent_and_touches_no_dvc_out(repro, run, h
     assert done.returncode == 0, done.stdout
     assert {path: path.stat().st_mtime_ns for path in (house / "runs/sample").rglob("*")} == before
     assert not list(tmp_path.iterdir())
-    sweep = max((house / "runs/sweeps").iterdir())
+    sweep = max(path for path in (house / "runs/sweeps").iterdir() if path.name[0].isdigit())
     assert len(list(sweep.glob("*/weights.safetensors"))) == 4
     (parent,) = [run for run in _runs(client) if run.data.tags.get("sweep") == sweep.name]
     jobs = [run for run in _runs(client) if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]

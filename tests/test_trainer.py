@@ -189,9 +189,38 @@ def test_lightnings_own_checkpoints_are_written_where_a_person_wants_them(repro,
             ["+callbacks.a._target_=pytorch_lightning.callbacks.Timer", "+callbacks.a._args_=[3]"],
             "only _target_",
         ),
-        (["+metrics.a._target_=torchmetrics.Metric"], "does not take these arguments"),
-        (["+metrics.a._target_=torchmetrics.functional.accuracy"], "is no torchmetrics Metric"),
-        (["+metrics.loss._target_=torchmetrics.MeanMetric"], "metrics.loss"),
+        (
+            ["+metrics.a._target_=torchmetrics.classification.MulticlassAccuracy", "+metrics.a.top=1"],
+            "does not take these arguments",
+        ),
+        (
+            ["+metrics.a._target_=torchmetrics.functional.accuracy"],
+            "must be a class of models, torchmetrics.classification or torchmetrics.aggregation",
+        ),
+        (
+            ["+metrics.loss._target_=torchmetrics.aggregation.MeanMetric"],
+            "metrics.loss: a training has this one",
+        ),
+        (
+            ["+metrics.top3._target_=torchmetrics.aggregation.MeanMetric"],
+            "metrics.top3: a training has this one",
+        ),
+        (
+            ["+metrics.a._target_=torchmetrics.classification.MultilabelAUROC"],
+            "gives no number for this task",
+        ),
+        (["+model.loss._target_=torch.nn.Module"], "model.loss gives no number"),
+        (
+            ["+model.loss._target_=torch.nn.CrossEntropyLoss", "+model.loss.reduction=none"],
+            "model.loss gives no number",
+        ),
+        (
+            [
+                "+callbacks.a._target_=pytorch_lightning.callbacks.ModelCheckpoint",
+                "+callbacks.a.monitor=val/nothing",
+            ],
+            "trainer: .*val/nothing",
+        ),
         (["+model.loss._target_=torch.load"], "must be a class of models, torch.nn or timm.loss"),
         (
             ["+model.loss._target_=torch.nn.BCEWithLogitsLoss", "model.balance=weights"],

@@ -35,7 +35,6 @@ class Assessment:
     """How right a model's answers are.
 
     Attributes:
-        metrics: figures; those of `Task.ranked` with ``/low`` and ``/high``, the ends of 95 % intervals.
         labels: the right answer to each image.
         predicted: the model's answer, in the same words.
         certainty: the model's probability of its whole answer, N.
@@ -44,7 +43,6 @@ class Assessment:
         matrix: images of a class (row) that were given a class (column), classes × classes.
     """
 
-    metrics: dict[str, float]
     labels: list[str]
     predicted: list[str]
     certainty: "np.ndarray"
@@ -139,7 +137,7 @@ class Task(ABC):
 
     @abstractmethod
     def metrics(self, num_classes: int) -> "dict[str, Metric]":
-        """The ranked figures by their keys; updated with logits, N×num_classes, and targets."""
+        """The ranked figures by their keys; updated with `scores` or probabilities, and whole numbers."""
 
     @abstractmethod
     def decide(self, probabilities: "np.ndarray", targets: "np.ndarray") -> float:
@@ -182,6 +180,10 @@ class Task(ABC):
     @abstractmethod
     def probabilities(self, logits: "torch.Tensor") -> "torch.Tensor":
         """Of each class, N×num_classes."""
+
+    @abstractmethod
+    def scores(self, logits: "torch.Tensor") -> "torch.Tensor":
+        """What `metrics` are updated with while a network learns, N×num_classes."""
 
     @abstractmethod
     def calibrate(
@@ -229,7 +231,19 @@ class Task(ABC):
 
     @abstractmethod
     def assess(self, card: "ModelCard", probabilities: "np.ndarray", targets: "np.ndarray") -> Assessment:
-        """Compares answers with targets, on test.
+        """Compares answers with targets, image by image.
+
+        Args:
+            card: of the model.
+            probabilities: images × classes.
+            targets: as the data has them.
+        """
+
+    @abstractmethod
+    def figures(
+        self, card: "ModelCard", probabilities: "np.ndarray", targets: "np.ndarray"
+    ) -> dict[str, float]:
+        """Figures on test; those of `ranked` with ``/low`` and ``/high``, the ends of 95 % intervals.
 
         Args:
             card: of the model.

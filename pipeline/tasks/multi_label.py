@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pipeline.portable import ModelCard
 
 RESAMPLES = 1000  # of the test images, for the intervals
-# Images of a class by which its threshold is pulled towards 0.5, where calibrated probabilities have it: what
-# is best on a few images is chance.
+# Images of a class by which its threshold is pulled towards half its best F1, where calibrated probabilities
+# have it (Lipton et al. 2014, arXiv:1402.1892): what is best on a few images is chance.
 PRIOR = 5
 
 
@@ -40,9 +40,9 @@ class MultiLabel(Task):
         "Test split; the interval (95 %, by resampling the images) is mAP's, leaderboard.csv has F1's. "
         "mAP: mean over the classes of the average precision. F1: mean over the classes at the thresholds "
         "that were chosen on validation; all alike: of all answers to all classes. Wholly right: images of "
-        "which every class is right. Brier: mean squared error of the probabilities, lower is better. Other "
-        "things: cut-outs of two photographs without an animal that get any class. Multiply-adds are of one "
-        "picture; pictures seen are shown in training."
+        "which every class is right; the paired test compares these. Brier: mean squared error of the "
+        "probabilities, lower is better. Other things: cut-outs of two photographs without an animal that "
+        "get any class. Multiply-adds are of one picture; pictures seen are shown in training."
     )
     purpose = "Names which of its classes a photo shows: none, one or several."
 
@@ -64,15 +64,18 @@ class MultiLabel(Task):
         return targets.sum(axis=0).astype(np.int64)
 
     def metrics(self, num_classes: int) -> "dict[str, Metric]":
+        import torch
         from torchmetrics.classification import MultilabelAveragePrecision
+        from torchmetrics.utilities import dim_zero_cat
 
-        class Precision(MultilabelAveragePrecision):
-            """Takes the data's targets, which are floats for the loss."""
+        class MeanAveragePrecision(MultilabelAveragePrecision):
+            """The mean over the classes that occur; torchmetrics' own counts one that does not as 0."""
 
-            def update(self, preds: "torch.Tensor", target: "torch.Tensor") -> None:
-                super().update(preds, target.long())
+            def compute(self) -> torch.Tensor:
+                occurs = dim_zero_cat(self.target).sum(dim=0) > 0
+                return super().compute()[occurs].mean()
 
-        return {"map": Precision(num_classes, average="macro")}
+        return {"map": MeanAveragePrecision(num_classes, average="none")}
 
     def decide(self, probabilities: np.ndarray, targets: np.ndarray) -> float:
         return _map(probabilities, targets)
@@ -106,6 +109,10 @@ class MultiLabel(Task):
         from torch.nn.functional import binary_cross_entropy_with_logits
 
         return binary_cross_entropy_with_logits(logits, self.smooth(targets, smoothing), pos_weight=weights)
+
+    def scores(self, logits: "torch.Tensor") -> "torch.Tensor":
+        """Probabilities: torchmetrics takes logits for such where a batch's happen to be within 0 and 1."""
+        return self.probabilities(logits)
 
     def probabilities(self, logits: "torch.Tensor") -> "torch.Tensor":
         return logits.sigmoid()
@@ -143,19 +150,12 @@ class MultiLabel(Task):
 
     def assess(self, card: "ModelCard", probabilities: np.ndarray, targets: np.ndarray) -> Assessment:
         present, wanted = self.named(card, probabilities), targets > 0
-        right = (present == wanted).all(axis=1)
-        found = _resampled("test/map", lambda rows: _map(probabilities[rows], targets[rows]), len(targets))
-        found |= _resampled("test/f1", lambda rows: _f1(present[rows], wanted[rows]).mean(), len(targets))
-        found["test/f1/micro"] = float(_f1(present.reshape(-1, 1), wanted.reshape(-1, 1))[0])
-        found |= metrics.share("test/exact", right)
-        found["test/brier"] = float(((probabilities - targets) ** 2).mean())
-        hits, said, true = ((present & wanted).sum(axis=0), present.sum(axis=0), wanted.sum(axis=0))
+        hits, said, true = (present & wanted).sum(axis=0), present.sum(axis=0), wanted.sum(axis=0)
         labels, predicted = (
             [SEPARATOR.join(np.array(card.classes, dtype=object)[row]) for row in rows]
             for rows in (wanted, present)
         )
         return Assessment(
-            metrics=found,
             labels=labels,
             predicted=predicted,
             # Of all classes together, as if they were independent.
@@ -172,6 +172,15 @@ class MultiLabel(Task):
             confusions=_confusions(labels, predicted),
             matrix=wanted.T.astype(np.int64) @ present.astype(np.int64),
         )
+
+    def figures(self, card: "ModelCard", probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+        present, wanted = self.named(card, probabilities), targets > 0
+        found = _resampled("test/map", lambda rows: _map(probabilities[rows], targets[rows]), len(targets))
+        found |= _resampled("test/f1", lambda rows: _f1(present[rows], wanted[rows]), len(targets))
+        found["test/f1/micro"] = _f1(present.reshape(-1, 1), wanted.reshape(-1, 1))
+        found |= metrics.share("test/exact", (present == wanted).all(axis=1))
+        found["test/brier"] = float(((probabilities - targets) ** 2).mean())
+        return found
 
 
 def _names(label: str) -> list[str]:
@@ -193,7 +202,7 @@ def _best_threshold(shares: np.ndarray, targets: np.ndarray) -> float:
     best = int(np.argmax(np.where(last, f1, -1)))
     below = sorted_shares[best + 1] if best + 1 < len(shares) else 0.0
     found, known = (sorted_shares[best] + below) / 2, sorted_targets.sum()
-    return float((known * found + PRIOR * 0.5) / (known + PRIOR))
+    return float((known * found + PRIOR * f1[best] / 2) / (known + PRIOR))
 
 
 def _map(probabilities: np.ndarray, targets: np.ndarray) -> float:
@@ -210,10 +219,11 @@ def _map(probabilities: np.ndarray, targets: np.ndarray) -> float:
     return float(np.mean(found)) if found else float("nan")
 
 
-def _f1(present: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """F1 of each column; 1 where a class neither occurs nor is said."""
-    hits, total = (present & wanted).sum(axis=0), present.sum(axis=0) + wanted.sum(axis=0)
-    return np.where(total == 0, 1.0, 2 * hits / np.maximum(total, 1))
+def _f1(present: np.ndarray, wanted: np.ndarray) -> float:
+    """Mean over the columns that occur of F1; NaN where none does."""
+    hits, true = (present & wanted).sum(axis=0), wanted.sum(axis=0)
+    f1 = 2 * hits / np.maximum(present.sum(axis=0) + true, 1)
+    return float(f1[true > 0].mean()) if true.any() else float("nan")
 
 
 def _resampled(key: str, figure: Callable[[np.ndarray], float], count: int) -> dict[str, float]:

@@ -98,6 +98,10 @@ class SingleLabel(Task):
 
         return cross_entropy(logits, targets, weight=weights, label_smoothing=smoothing)
 
+    def scores(self, logits: "torch.Tensor") -> "torch.Tensor":
+        """Logits: their order is the probabilities', where these would be equal in single precision, too."""
+        return logits
+
     def probabilities(self, logits: "torch.Tensor") -> "torch.Tensor":
         return logits.softmax(dim=1)
 
@@ -128,23 +132,10 @@ class SingleLabel(Task):
 
     def assess(self, card: "ModelCard", probabilities: np.ndarray, targets: np.ndarray) -> Assessment:
         predicted, classes = probabilities.argmax(axis=1), card.classes
-        found: dict[str, float] = {}
-        for k in TOP:
-            found |= metrics.share(f"test/top{k}", metrics.topk(probabilities, targets, min(k, len(classes))))
         matrix = metrics.confusion_matrix(targets, predicted, len(classes))
         recall = matrix.diagonal() / np.maximum(matrix.sum(axis=1), 1)
         precision = matrix.diagonal() / np.maximum(matrix.sum(axis=0), 1)
-        found["test/mean_per_class"] = float(recall[matrix.sum(axis=1) > 0].mean())
-        species = metrics.species_right(probabilities, targets, card.species)
-        if species is not None:
-            found |= metrics.share("test/species", species)
-        found["test/calibration_error"] = metrics.calibration_error(probabilities, targets)
-        speaks = self.answers(card, probabilities)
-        found |= metrics.share("test/answered", speaks)
-        if speaks.any():
-            found |= metrics.share("test/answered/right", (predicted == targets)[speaks])
         return Assessment(
-            metrics=found,
             labels=[classes[number] for number in targets],
             predicted=[classes[number] for number in predicted],
             certainty=probabilities.max(axis=1),
@@ -160,6 +151,25 @@ class SingleLabel(Task):
             confusions=_confusions(matrix, classes),
             matrix=matrix,
         )
+
+    def figures(self, card: "ModelCard", probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+        predicted, classes = probabilities.argmax(axis=1), card.classes
+        found: dict[str, float] = {}
+        for k in TOP:
+            found |= metrics.share(f"test/top{k}", metrics.topk(probabilities, targets, min(k, len(classes))))
+        matrix = metrics.confusion_matrix(targets, predicted, len(classes))
+        counts = matrix.sum(axis=1)
+        recall = matrix.diagonal() / np.maximum(counts, 1)
+        found["test/mean_per_class"] = float(recall[counts > 0].mean())
+        species = metrics.species_right(probabilities, targets, card.species)
+        if species is not None:
+            found |= metrics.share("test/species", species)
+        found["test/calibration_error"] = metrics.calibration_error(probabilities, targets)
+        speaks = self.answers(card, probabilities)
+        found |= metrics.share("test/answered", speaks)
+        if speaks.any():
+            found |= metrics.share("test/answered/right", (predicted == targets)[speaks])
+        return found
 
 
 def _confusions(matrix: np.ndarray, classes: list[str]) -> list[dict]:
