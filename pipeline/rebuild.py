@@ -43,7 +43,8 @@ def lineage(cfg: DictConfig) -> dict:
     else:
         nothing = {"summary": {"content": None}, "split_sha256": None, "table": [], "classes": []}
         pack = SimpleNamespace(folder=place / "pack", **nothing)
-    return lineage_of(pack, cfg.runtime.threads)
+    group = cfg.runtime if "runtime" in cfg else cfg.trainer  # where earlier commits had it
+    return lineage_of(pack, group.threads)
 
 
 def device(cfg: DictConfig) -> str | None:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from omegaconf import OmegaConf
 
-from pipeline import reproduce, seal
+from pipeline import rebuild, reproduce, seal
 from pipeline.config import ROOT as HOUSE
 
 # Trains and registers a version for each argument, but the first two: an evaluation and an export.
@@ -198,6 +199,15 @@ def test_a_version_is_rebuilt_from_the_version_it_started_from_with_data_of_a_re
     assert "sample, from DVC's remote" in done.stdout
     assert re.search(r"start: +models:/sample/1\n", done.stdout)
     assert "reproduce: sample 2: identical weights" in done.stdout
+
+
+@pytest.mark.parametrize("group", ["runtime", "trainer"])
+def test_the_threads_of_a_training_are_found_where_its_commit_had_them(house, monkeypatch, group):
+    cfg = OmegaConf.create(
+        {"data": {"name": "nothing"}, "trainer": {"accelerator": "cpu"}, group: {"threads": 3}}
+    )
+    OmegaConf.set_struct(cfg, True)
+    assert rebuild.lineage(cfg)["environment"]["threads"] == 3
 
 
 @pytest.mark.slow
