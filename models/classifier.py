@@ -134,7 +134,7 @@ class Classifier(pl.LightningModule):
             x, targets = self.mix(x, targets)
         if len(others):
             x = torch.cat([x, others])
-            targets = torch.cat([targets, self.task.unknown(len(others), targets)])
+            targets = torch.cat([targets, self.task.no_class(len(others), targets)])
         if self.loss is not None:
             loss = self.loss(self.net(x), self.task.smooth(targets, self.label_smoothing))
         else:
@@ -150,13 +150,13 @@ class Classifier(pl.LightningModule):
         loss = self.task.loss(logits, labels).double()
         self.log("val/loss", loss, batch_size=len(labels), sync_dist=True)
         for name, metric in self.task_metrics.items():
-            metric.update(self.task.scores(logits), labels.long())
+            metric.update(self.task.metric_inputs(logits), labels.long())
             self.log(name, metric, prog_bar=name == self.task.monitor)
         for name, metric in self.own_metrics.items():
             metric.update(self.task.probabilities(logits), labels.long())
             self.log(name, metric)
 
-    def judge(self, probabilities: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    def evaluate(self, probabilities: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
         """The logged metrics of answers that are already there."""
         metrics = {**self.task_metrics, **self.own_metrics}
         answers = probabilities, labels.long()

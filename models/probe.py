@@ -52,9 +52,7 @@ def fit_head(
         else:
             probabilities = solvers[0].predict_proba(x_val)
             loss = log_loss(val[1], probabilities, labels=solvers[0].classes_)
-        rows.append(
-            {"C": strength, task.monitor: task.decide(probabilities, val[1]), "val/loss": float(loss)}
-        )
+        rows.append({"C": strength, task.monitor: task.score(probabilities, val[1]), "val/loss": float(loss)})
         heads.append(_unfold(solvers, several, mean, scale))
     best = min(range(len(rows)), key=lambda place: rows[place]["val/loss"])
     return *heads[best], rows

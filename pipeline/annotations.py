@@ -116,8 +116,8 @@ def _csv(path: str, data: bytes) -> list[Entry]:
         official = row.get("split", "").strip().lower()
         if len(line) != len(columns):
             raise UserError(
-                f"{shown}, line {number} has {len(line)} cells for {len(columns)} columns; several labels "
-                f"stand in one cell, with {SEPARATOR} between them"
+                f"{shown}, line {number}: {len(columns)} columns, but cells: {len(line)}; write several "
+                f"labels into one cell, with {SEPARATOR} between them"
             )
         if not row["path"] or official not in SPLITS:
             raise UserError(f"{shown}, line {number}: a path, labels, and train, val or test if any split")

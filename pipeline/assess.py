@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from models.classifier import Classifier
 from pipeline import out_of_domain, scores
 from pipeline.features import features, features_loose
 from pipeline.networks import Training
@@ -33,7 +34,7 @@ def assess(training: Training, folder: Path) -> tuple[ModelCard, dict[str, float
     card = model.task.choose_thresholds(card, probabilities, targets, others, precision, named)
     title = f"{cfg.model.name} on {cfg.data.name}, validation"
     scores.draw(pack, rows, model.task.assess(card, probabilities, targets), title, folder)
-    figures = model.judge(torch.from_numpy(probabilities), torch.from_numpy(targets))
+    figures = model.evaluate(torch.from_numpy(probabilities), torch.from_numpy(targets))
     return card, figures
 
 
@@ -54,7 +55,7 @@ def _of_patterns(training: Training) -> np.ndarray:
     return scores.predict_loose(training.model, training.card, patterns, training.cfg.model.batch_size)
 
 
-def of_features(model, x: np.ndarray) -> np.ndarray:
+def of_features(model: Classifier, x: np.ndarray) -> np.ndarray:
     """Probabilities, images × classes, that the head gives for features, images × C."""
     with torch.inference_mode():
         logits = model.net.get_classifier()(torch.from_numpy(x).to(model.device))

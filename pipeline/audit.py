@@ -171,8 +171,10 @@ def audit(cfg: DictConfig, place: Path) -> list[dict]:
 
 @config.stage
 def main(cfg: DictConfig) -> None:
-    rows, shown = audit(cfg, ROOT / "data" / cfg.data.name), tasks.of(cfg.data.task).shown
-    first = text.printable(f", first {rows[0]['path']}: {shown(rows[0]['suggested'])}?" if rows else "")
+    rows, task = audit(cfg, ROOT / "data" / cfg.data.name), tasks.of(cfg.data.task)
+    first = text.printable(
+        f", first {rows[0]['path']}: {task.display(rows[0]['suggested'])}?" if rows else ""
+    )
     print(f"audit: {len(rows)} labels to look at again{first} (data/{cfg.data.name}/audit.csv)")
 
 

@@ -46,13 +46,9 @@ def best_temperature(loss: Callable[[float], float]) -> float:
 
 def binary_logits(probabilities: np.ndarray) -> np.ndarray:
     """Logits of independent probabilities, as doubles; those of 0 and 1 are finite."""
-    shares = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
-    return np.log(shares / (1 - shares))
+    from scipy.special import logit
 
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of independent logits."""
-    return np.exp(-np.logaddexp(0, -logits))
+    return logit(np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7))
 
 
 def soften(probabilities: np.ndarray, temperature: float) -> np.ndarray:

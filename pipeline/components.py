@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pipeline.config import UserError
-from pipeline.tasks import Task
 from pipeline.text import printable
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
     import torchmetrics
     from torch import nn
+
+    from pipeline.tasks import Task
 
 # The libraries are those that a training imports anyway; `models` is this checkout's, so a file of your own
 # there is part of the code hash, and dvc.yaml lists it.
@@ -83,7 +84,7 @@ def metrics(tree: dict[str, dict], **offered: object) -> "dict[str, torchmetrics
     return {name: _make(node, torchmetrics.Metric, f"metrics.{name}", offered) for name, node in tree.items()}
 
 
-def loss(tree: dict, **offered: object) -> "nn.Module":
+def loss(tree: dict) -> "nn.Module":
     """The loss of a configuration; called with logits and targets.
 
     Raises:
@@ -91,21 +92,19 @@ def loss(tree: dict, **offered: object) -> "nn.Module":
     """
     from torch import nn
 
-    return _make(tree, nn.Module, "model.loss", offered)
+    return _make(tree, nn.Module, "model.loss")
 
 
-def try_metrics(found: "dict[str, torchmetrics.Metric]", task: Task, num_classes: int) -> None:
-    """Makes sure that metrics take a task's answers and give one number each, before hours of training.
+def try_metrics(found: "dict[str, torchmetrics.Metric]", task: "Task", classes: list[str]) -> None:
+    """Checks before training that each metric takes a task's probabilities and targets and gives one number.
 
     Raises:
         UserError: one does not.
     """
     import torch
 
-    probabilities = torch.full((2, num_classes), 0.5)
-    targets = torch.from_numpy(task.targets(["a", "b"], ["a", "b"]))
-    if targets.ndim == 2:
-        targets = torch.eye(2, num_classes)
+    probabilities = torch.full((2, len(classes)), 0.5)
+    targets = torch.from_numpy(task.targets(classes[:2], classes))
     for name, metric in found.items():
         try:
             float(metric.clone()(probabilities, targets.long()))
@@ -114,7 +113,7 @@ def try_metrics(found: "dict[str, torchmetrics.Metric]", task: Task, num_classes
 
 
 def try_loss(found: "nn.Module", num_classes: int) -> None:
-    """Likewise of a loss.
+    """Checks before training that a loss takes logits and dense targets, N×num_classes, and gives one number.
 
     Raises:
         UserError: it does not.
@@ -125,7 +124,7 @@ def try_loss(found: "nn.Module", num_classes: int) -> None:
         value = found(torch.zeros(2, num_classes), torch.eye(2, num_classes))
         if value.numel() != 1:
             raise ValueError(f"{value.numel()} numbers")
-    except Exception as error:  # likewise
+    except Exception as error:  # as above
         raise UserError(f"model.loss gives no number for logits and targets ({_why(error)})") from error
 
 
@@ -142,7 +141,7 @@ def _make(node: dict, kind: type, where: str, offered: dict | None = None) -> ob
         raise UserError(f"{where}._target_={target} can't be imported ({error})") from error
     if not (isinstance(made, type) and issubclass(made, kind)):
         raise UserError(
-            f"{where}._target_={target} is no {kind.__module__.partition('.')[0]} {kind.__name__}"
+            f"{where}._target_={target} is not a {kind.__module__.partition('.')[0]} {kind.__name__}"
         )
     arguments = {key: value for key, value in node.items() if key != "_target_"}
     takes = inspect.signature(made).parameters

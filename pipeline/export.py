@@ -213,11 +213,11 @@ def _to_int8(folder: Path, card: ModelCard) -> dict:
     )
     os.replace(folder / "int8.onnx", folder / "model.onnx")
     coarse, targets, task = answers(), pack.targets[rows], pack.task
-    agree = (task.named(card, exact) == task.named(card, coarse)).all(axis=1)
+    agree = (task.predicted(card, exact) == task.predicted(card, coarse)).all(axis=1)
     return {
         "pictures": len(rows),
-        "float32": task.decide(exact, targets),
-        "int8": task.decide(coarse, targets),
+        "float32": task.score(exact, targets),
+        "int8": task.score(coarse, targets),
         "agree": float(agree.mean()),
     }
 

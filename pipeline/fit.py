@@ -203,9 +203,9 @@ def _trainer(
             use_distributed_sampler=False,
         )
     except (RuntimeError, ValueError, TypeError, MisconfigurationException) as error:
-        advice = "; this machine may have fewer devices, try trainer=cpu"
-        told = " ".join(str(error).split())[:300]
-        raise UserError(f"trainer: {told}{'' if 'callback' in told else advice}") from error
+        is_cpu = cfg.trainer.accelerator == "cpu"
+        advice = "" if is_cpu else "; this machine may have fewer devices, try trainer=cpu"
+        raise UserError(f"trainer: {' '.join(str(error).split())[:300]}{advice}") from error
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def rows(runs: Path, models: list[str]) -> list[dict]:
             seal.check(file.parent)
             row |= json.loads(file.read_text(encoding="utf-8"))
         table.append(row)
-    decides = task_of(runs, models).judged_by
+    decides = task_of(runs, models).test_key
     return sorted(table, key=lambda row: (-row[decides], ranking.cost(row)))
 
 
@@ -62,7 +62,7 @@ def ties(task: Task, table: list[dict]) -> str:
     """Which candidates tie on the test split, in a sentence; empty where none do."""
     groups: dict[float, list[str]] = {}
     for row in table:
-        groups.setdefault(row[task.judged_by], []).append(row["model"])
+        groups.setdefault(row[task.test_key], []).append(row["model"])
     tied = [" and ".join(names) for names in groups.values() if len(names) > 1]
     return f"{'; '.join(tied)} tie in {task.title}. {ranking.RULE}" if tied else ""
 

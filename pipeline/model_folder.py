@@ -1,7 +1,5 @@
 """A trained model wherever it lies: outs of DVC's stages, a run's folder, a download from the registry."""
 
-import json
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +8,7 @@ from pipeline import foreign, seal, tables, tasks
 from pipeline.config import ROOT, UserError
 from pipeline.portable import ModelCard
 from pipeline.provenance import Provenance
+from pipeline.sweeps import notes
 from pipeline.tasks import Task
 
 
@@ -77,7 +76,7 @@ class ModelFolder:
 
     @cached_property
     def test_metrics(self) -> dict:
-        return foreign.figures(self.evaluation / "metrics.json", self.task.judged_by)
+        return foreign.figures(self.evaluation / "metrics.json", self.task.test_key)
 
     @cached_property
     def provenance(self) -> Provenance:
@@ -122,23 +121,14 @@ def trained(runs: Path) -> list[Path]:
         for folder in folders
         if not left_out & set(folder.relative_to(runs).parts) and folder.suffix != ".part"
     )
-    numbers = {sweep: sweep_jobs(sweep) for sweep in (runs / "sweeps").glob("*")}
+    numbers = {sweep: notes.numbers(notes.read(sweep)) for sweep in (runs / "sweeps").glob("*")}
 
-    def place(folder: Path) -> tuple[Path, str]:
+    def order(folder: Path) -> tuple[Path, str]:
         # The tenth job of a sweep does not come before the second; of earlier code the folder is its number.
         number = numbers.get(folder.parent, {}).get(folder.name, folder.name)
         return folder.parent, str(number).zfill(10)
 
-    return sorted(whole, key=place)
-
-
-def sweep_jobs(sweep: Path) -> dict[str, int]:
-    """Numbers of a sweep's jobs by the names of their folders, as the jobs have noted them."""
-    found = {}
-    for file in sorted(sweep.glob(".outcomes/*.json"), reverse=True):
-        with suppress(OSError, ValueError, AttributeError):
-            found[str(json.loads(file.read_text(encoding="utf-8")).get("folder"))] = int(file.stem)
-    return found
+    return sorted(whole, key=order)
 
 
 def evaluation_of(train: Path) -> Path | None:

@@ -121,7 +121,7 @@ def build(cfg: DictConfig, pack: "Pack", start: Path | None = None) -> Training:
         num_classes=len(pack.classes),
         num_labels=len(pack.classes),
     )
-    components.try_metrics(metrics, pack.task, len(pack.classes))
+    components.try_metrics(metrics, pack.task, pack.classes)
     model = Classifier(
         net,
         len(card.classes),

@@ -276,16 +276,16 @@ def _pack(
     quarantine += [{key: row[key] for key in ("path", "reason")} for row in rows if row["reason"]]
     rows = [row for row in rows if not row["reason"]]
     named = task.classes([row["label"] for row in rows])
-    if not by_folder and len(named) < 2:
+    if by_folder:
+        counts = Counter(row["label"] for row in rows)
+        if len(named) < 2 or (classes == "folder" and _splits_among(counts).keys() == counts.keys()):
+            raise UserError(_too_few(archive, counts, paths, quarantine))
+    elif len(named) < 2:
         raise UserError(_too_few_named(archive, annotations, named, quarantine))
-    for name, count in Counter(name for row in rows for name in row["label"].split(SEPARATOR)).items():
-        if not by_folder and name and count == len(rows):
-            raise UserError(f"{archive}: all its pictures are labelled {_shown(name)}; leave that class out")
-    counts = Counter(row["label"] for row in rows)
-    if by_folder and (
-        len(named) < 2 or (classes == "folder" and _splits_among(counts).keys() == counts.keys())
-    ):
-        raise UserError(_too_few(archive, counts, paths, quarantine))
+    elif shared := set.intersection(*(set(row["label"].split(SEPARATOR)) for row in rows)) - {""}:
+        raise UserError(
+            f"{archive}: all its pictures are labelled {_shown(min(shared))}; leave that class out"
+        )
 
     for row in (*rows, *quarantine):
         for key in {"path", "breed"} & row.keys():

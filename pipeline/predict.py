@@ -56,11 +56,15 @@ def answers(portable: "Portable", names: Iterable[str], top: int) -> Iterator[tu
             yield done, answer.result()
 
 
-def _said(answer: dict) -> str:
-    """The classes that an answer names, in words."""
+def _present(answer: dict) -> list[str]:
+    """The classes that an image has, by a model of several classes per image."""
+    return [label for label, is_there in zip(answer["labels"], answer["present"], strict=True) if is_there]
+
+
+def _in_words(answer: dict) -> str:
+    """The classes that an answer names."""
     if "present" in answer:
-        found = zip(answer["labels"], answer["present"], strict=True)
-        return ", ".join(label for label, present in found if present) or "none"
+        return ", ".join(_present(answer)) or "none"
     label = answer["labels"][0]
     return f"unsure, perhaps {label}" if answer["unsure"] else label
 
@@ -74,8 +78,8 @@ def _as_table(name: str, answer: dict, unsure_below: float) -> None:
     several = "present" in answer
     for heading in ("class", "probability", "named") if several else ("breed", "probability"):
         table.add_column(heading, justify="right" if heading == "probability" else "left")
-    for place, (label, share) in enumerate(zip(answer["labels"], answer["probabilities"], strict=True)):
-        named = ["yes" if answer["present"][place] else ""] if several else []
+    for index, (label, share) in enumerate(zip(answer["labels"], answer["probabilities"], strict=True)):
+        named = ["yes" if answer["present"][index] else ""] if several else []
         table.add_row(text.rich(label), f"{share:.1%}", *named)
     Console().print(table)
     if answer.get("unsure"):
@@ -84,7 +88,7 @@ def _as_table(name: str, answer: dict, unsure_below: float) -> None:
 
 def _as_line(name: str, answer: dict) -> None:
     share = "" if "present" in answer else f", {answer['probabilities'][0]:.1%}"
-    print(f"{text.printable(name)}: {text.printable(_said(answer))}{share}")
+    print(f"{text.printable(name)}: {text.printable(_in_words(answer))}{share}")
 
 
 def _as_json(name: str, answer: dict) -> None:
@@ -95,11 +99,7 @@ def _as_csv(write_row, top: int, name: str, answer: dict) -> None:
     pairs = list(zip(answer.get("labels", []), answer.get("probabilities", []), strict=True))[:top]
     pairs += [("", "")] * (top - len(pairs))
     cells = [cell for label, share in pairs for cell in (label, share and f"{share:.6f}")]
-    if "present" in answer:
-        found = zip(answer["labels"], answer["present"], strict=True)
-        decided = SEPARATOR.join(label for label, present in found if present)
-    else:
-        decided = answer.get("unsure", "")
+    decided = SEPARATOR.join(_present(answer)) if "present" in answer else answer.get("unsure", "")
     row = [name, decided, *cells, answer.get("error", "")]
     # A program gets the name's own bytes; a terminal must not obey them.
     write_row(map(text.printable, row) if sys.stdout.isatty() else row)

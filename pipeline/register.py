@@ -158,7 +158,7 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
         "champion": {
             "model": champion.card.name,
             "sha256": champion.sha256,
-            champion.task.judged_by: champion.test_metrics[champion.task.judged_by],
+            champion.task.test_key: champion.test_metrics[champion.task.test_key],
             "reason": tracking.promoted_because(name, in_office[0]),
         },
     }

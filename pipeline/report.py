@@ -100,7 +100,7 @@ def _plots(
     names = list(predictions)
     points = {name: curves.read(runs / "train" / name) for name in names}
     figures.curves(points, task.monitor, f"val {task.title}", folder / "curves.png")
-    percent = [[100 * row[f"{task.judged_by}{end}"] for row in table] for end in ("", "/low", "/high")]
+    percent = [[100 * row[f"{task.test_key}{end}"] for row in table] for end in ("", "/low", "/high")]
     figures.leaderboard(names, *percent, f"test {task.title}", runs.name, folder / "leaderboard.png")
     sure = {
         name: (
@@ -154,10 +154,10 @@ def _page(
         split_sha256=pack.split_sha256,
         best=best,
         title=task.title,
-        shown=task.shown,
+        display=task.display,
         headings=leaderboard.headings(columns),
         rows=[leaderboard.cells(row, columns) for row in table],
-        intervals=report_page.intervals([[row[f"{task.judged_by}{end}"] for end in ENDS] for row in table]),
+        intervals=report_page.intervals([[row[f"{task.test_key}{end}"] for end in ENDS] for row in table]),
         about=" ".join(filter(None, [leaderboard.ties(task, table), task.about])),
         verdicts=[{**row, "words": leaderboard.verdict(row)} for row in verdicts],
         caution=leaderboard.caution(verdicts),

@@ -56,14 +56,15 @@ def draw(pack: Pack, rows: np.ndarray, assessed: Assessment, title: str, folder:
     figures.confusion(assessed.matrix, counts, pack.classes, title, folder / "confusion.png")
     pictures = Pictures(pack, rows, lambda picture, *_: picture, seed=0)
     wrong = np.flatnonzero(np.array(assessed.labels) != np.array(assessed.predicted))
-    shown, worst = pack.task.shown, wrong[np.argsort(-assessed.certainty[wrong], kind="stable")][:SHOWN]
+    worst = wrong[np.argsort(-assessed.certainty[wrong], kind="stable")][:SHOWN]
+    display = pack.task.display
     captions = [
-        f"{shown(assessed.labels[place])}\ntaken for {shown(assessed.predicted[place])}\n"
-        f"{assessed.certainty[place]:.0%}"
-        for place in worst
+        f"{display(assessed.labels[index])}\ntaken for {display(assessed.predicted[index])}\n"
+        f"{assessed.certainty[index]:.0%}"
+        for index in worst
     ]
     figures.mistakes(
-        [pictures.picture(place) for place in worst],
+        [pictures.picture(index) for index in worst],
         captions,
         f"{title}: surest mistakes",
         folder / "mistakes.png",

@@ -22,7 +22,7 @@ Text = Annotated[str, Field(strict=True, min_length=1)]
 # What `pipeline.portable` accepts in a model's card: after hours of training another name would be refused.
 _NAME = Field(strict=True, pattern=r"^\w[\w.-]{0,99}$", description="a name of letters, digits and _.-")
 Name = Annotated[str, _NAME]
-Word = Annotated[str, Field(strict=True, pattern=r"^\w{1,50}$", description="letters, digits and _")]
+Identifier = Annotated[str, Field(strict=True, pattern=r"^\w{1,50}$", description="letters, digits and _")]
 Flag = Annotated[bool, _STRICT]
 Seed = Annotated[int, Field(strict=True, ge=0, le=2**32 - 1)]  # what numpy and Lightning take
 Pixels = Annotated[int, Field(strict=True, ge=8, le=4096)]
@@ -215,5 +215,5 @@ class Settings:
     split: Split
     unsure: Unsure
     register: Register
-    callbacks: dict[Word, dict[str, Any]] = OPTIONAL
-    metrics: dict[Word, dict[str, Any]] = OPTIONAL
+    callbacks: dict[Identifier, dict[str, Any]] = OPTIONAL
+    metrics: dict[Identifier, dict[str, Any]] = OPTIONAL

@@ -87,17 +87,7 @@ def assign_several(labels: list[str], groups: np.ndarray, shares: dict[str, floa
     Iterative stratification (Sechidis et al. 2011, doi:10.1007/978-3-642-23808-6_10): the rarest class is
     dealt first, each time to the split that lacks most of it.
 
-    Args:
-        labels: of each picture.
-        groups: of each picture; none is divided.
-        shares: of `val` and `test`, or of those of them that are dealt; the rest trains.
-        seed: moves the splits.
-
-    Returns:
-        Array of split names, one a picture.
-
-    Raises:
-        UserError: classes have fewer groups than there are splits.
+    Args, result and errors are those of `assign`; a label may name several classes.
     """
     task = tasks.of("multi_label")
     classes = task.classes(labels)
@@ -106,7 +96,7 @@ def assign_several(labels: list[str], groups: np.ndarray, shares: dict[str, floa
     # What a group brings: pictures of each class, and in the last column pictures.
     brings = np.zeros((count, len(classes) + 1))
     np.add.at(brings, groups, np.column_stack([wanted, np.ones(len(labels))]))
-    having = {name: int(np.count_nonzero(brings[:, place])) for place, name in enumerate(classes)}
+    having = {name: int(np.count_nonzero(brings[:, index])) for index, name in enumerate(classes)}
     _refuse_small({name: found for name, found in having.items() if found <= len(shares)}, len(shares) + 1)
     names = [*shares, "train"]
     parts = np.array([*shares.values(), 1 - sum(shares.values())])
@@ -120,10 +110,10 @@ def assign_several(labels: list[str], groups: np.ndarray, shares: dict[str, floa
             rarest = len(classes)  # pictures without any class
         mine = left[brings[left, rarest] > 0]
         for number, group in enumerate(mine):
-            empty = [place for place in range(len(names)) if not has[place, rarest]]
+            empty = [index for index in range(len(names)) if not has[index, rarest]]
             # The last ones go where there is none yet: a small share would be rounded to nothing.
             free = empty if len(mine) - number <= len(empty) else range(len(names))
-            split = max(free, key=lambda place: (lacks[place, rarest], lacks[place, -1]))
+            split = max(free, key=lambda index: (lacks[index, rarest], lacks[index, -1]))
             dealt[group] = split
             lacks[split] -= brings[group]
             has[split] |= brings[group] > 0

@@ -339,10 +339,12 @@ def _contradictions(tree: dict) -> Iterator[str]:
         yield f"model.net._target_ is missing; conf/model/{model['name']}.yaml must name the network there"
     yield from _not_plain(model["net"], "model.net")
     yield from _not_plain(tree["augment"]["transforms"], "augment.transforms")
+    taken = {
+        f"metrics.{key}" for key in ("loss", *(each.key for each in tasks.of(tree["data"]["task"]).ranked))
+    }
     for group, key, node in components.described(tree):
         yield from components.problems(group, node, key)
-        own = ("loss", *(figure.key for figure in tasks.of(tree["data"]["task"]).ranked))
-        if group == "metrics" and key.removeprefix("metrics.") in own:
+        if key in taken:
             yield f"{key}: a training has this one already; choose another name"
         yield from _not_plain(node, key)
     yield from _unread(model)

@@ -17,12 +17,10 @@ EARLIER = {
 }
 REGISTER = """
 from pathlib import Path
-from pipeline import tracking
-for number, model in enumerate(("scratch", "probe")):
-    runs = Path("runs/sample")
-    from pipeline import graph
-    graph.to_onnx(runs / "train" / model, runs / "portable" / model)
-    folders = (runs / part / model for part in ("train", "evaluate", "portable"))
+from pipeline import graph, tracking
+for model in ("scratch", "probe"):
+    folders = [Path("runs/sample") / part / model for part in ("train", "evaluate", "portable")]
+    graph.to_onnx(folders[0], folders[2])
     tracking.ensure_version(*folders)
 """
 

@@ -111,10 +111,10 @@ def test_cocos_annotations_name_the_categories_of_each_picture(tmp_path):
             {"set/labels.csv": b"file,tags\na,b\n"},
             "has the columns file, tags; write labels.csv with the columns",
         ),
-        ({"set/labels.csv": b"path,labels\nimages/0.png\n"}, "labels.csv, line 2 has 1 cells for 2 columns"),
+        ({"set/labels.csv": b"path,labels\nimages/0.png\n"}, "labels.csv, line 2: 2 columns, but cells: 1"),
         (
             {"set/labels.csv": b"path,labels\nimages/0.png,a,b\n"},
-            "line 2 has 3 cells for 2 columns; several labels",
+            "line 2: 2 columns, but cells: 3; write several labels",
         ),
         ({"set/labels.csv": b"path,labels,labels\nimages/0.png,a,b\n"}, "write labels.csv with the columns"),
         ({"set/labels.csv": b"path,labels,split\nimages/0.png,a,holdout\n"}, "labels.csv, line 2"),
@@ -229,7 +229,7 @@ def _card(**more: object) -> ModelCard:
 def test_figures_are_those_of_scikit_learn(seed):
     shares, targets = _answers(seed)
     expected = average_precision_score(targets, shares, average="macro")
-    assert TASK.decide(shares, targets) == pytest.approx(expected)
+    assert TASK.score(shares, targets) == pytest.approx(expected)
     metric = TASK.metrics(3)["map"]
     for part in np.array_split(np.arange(len(targets)), 7):
         metric.update(torch.from_numpy(shares[part]), torch.from_numpy(targets[part]).long())
@@ -247,7 +247,7 @@ def test_figures_are_those_of_scikit_learn(seed):
 
 
 def test_an_interval_holds_the_figure_of_many_images_nineteen_times_of_twenty():
-    true = TASK.decide(*_answers(99, 50_000))
+    true = TASK.score(*_answers(99, 50_000))
     held = 0
     for seed in range(60):
         found = TASK.figures(_card(), *_answers(seed, 150))
@@ -260,10 +260,10 @@ def test_a_class_that_does_not_occur_has_no_part_in_the_mean():
     targets[:, 2] = 0
     metric = TASK.metrics(3)["map"]
     metric.update(torch.from_numpy(shares), torch.from_numpy(targets).long())
-    assert float(metric.compute()) == pytest.approx(TASK.decide(shares, targets), abs=1e-5)
+    assert float(metric.compute()) == pytest.approx(TASK.score(shares, targets), abs=1e-5)
     present = TASK.figures(_card(thresholds=[0.5, 0.5, 0.99]), shares, targets)["test/f1"]
     assert present == pytest.approx(f1_score(targets[:, :2], shares[:, :2] >= 0.5, average="macro"))
-    assert TASK.decide(shares, targets) == pytest.approx(
+    assert TASK.score(shares, targets) == pytest.approx(
         average_precision_score(targets[:, :2], shares[:, :2])
     )
 
@@ -278,6 +278,9 @@ def test_thresholds_are_chosen_for_each_class_on_what_they_are_given():
     assert (
         0.3 < multi_label._best_threshold(np.array([0.1, 0.05]), np.array([1.0, 0.0])) < 0.5
     )  # of little data
+    assert (
+        multi_label._best_threshold(np.array([0.1, 0.05]), np.array([0.0, 0.0])) == 0.5
+    )  # nothing to choose by
     rare = np.random.default_rng(1).beta(0.3, 2.7, 200_000)  # calibrated by their making
     drawn = (np.random.default_rng(2).random(200_000) < rare).astype(np.float32)
     said = rare >= (best := multi_label._best_threshold(rare, drawn))

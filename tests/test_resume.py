@@ -20,7 +20,7 @@ from pipeline.checkpoints import Checkpoints, read
 from pipeline.config import StoppedError, UserError
 from pipeline.lineage import code_hash
 from pipeline.seal import model_hash
-from pipeline.sweeps import again
+from pipeline.sweeps import notes
 from pipeline.tracking import store
 from pipeline.tracking.live import Run
 
@@ -515,7 +515,7 @@ def test_a_sweep_that_was_broken_off_goes_on_under_the_same_command(repro, run, 
     known = json.loads(file.read_text())
     assert known["ended"]
     file.write_text(json.dumps(known | {"ended": False}))
-    second = file.parent / again.notes(file.parent)[1]["folder"]
+    second = file.parent / notes.read(file.parent)[1]["folder"]
     before = (second / "weights.safetensors").read_bytes()
     shutil.rmtree(second)
     done = run(*command)

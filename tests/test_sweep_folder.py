@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from pipeline import config
 from pipeline.config import StoppedError, UserError
-from pipeline.sweeps import again, jobs
+from pipeline.sweeps import again, jobs, notes
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_failed_jobs_are_counted_and_end_no_other(sweeps, monkeypatch, capsys, e
     assert str(error) in said
     assert ("Traceback" in said) == isinstance(error, ValueError)
     (folder,) = sweeps.iterdir()
-    reasons = {number: noted["error"] for number, noted in again.notes(folder).items()}
+    reasons = {number: noted["error"] for number, noted in notes.read(folder).items()}
     assert str(error) in reasons[0] and reasons[1] == ""
 
 

@@ -177,7 +177,7 @@ def test_lightnings_own_checkpoints_are_written_where_a_person_wants_them(repro,
     [
         (["callbacks={a: {_target_: models.a.B}}"], r"begin with a plus sign: \+callbacks\.NAME\._target_="),
         (["+callbacks.a._target_=os.system"], "must be a class of models or pytorch_lightning.callbacks"),
-        (["+callbacks.a._target_=models.scratch.ScratchCNN"], "is no pytorch_lightning Callback"),
+        (["+callbacks.a._target_=models.scratch.ScratchCNN"], "is not a pytorch_lightning Callback"),
         (["+callbacks.a._target_=models.nothing.Here"], "can't be imported"),
         (["+callbacks.a._target_=pytorch_lightning.callbacks.Nothing"], "can't be imported"),
         (["+callbacks.a.patience=3"], r"callbacks\.a\._target_ is missing"),

@@ -12,8 +12,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
 from pipeline import text
-from pipeline.config import StoppedError, UserError
-from pipeline.config import told as os_errors_as_user_errors
+from pipeline.config import StoppedError, UserError, told
+from pipeline.sweeps import notes
 from pipeline.text import printable
 
 # Locks of this process; the kernel releases them when it ends, however it ends.
@@ -27,13 +27,16 @@ class Again(Callback):
         wanted = Path(config.hydra.sweep.dir)
         given = any(word.startswith("hydra.sweep.dir=") for word in config.hydra.overrides.hydra)
         try:
-            with os_errors_as_user_errors():
+            with told():
                 folder = _claim_given(wanted) if given else _claim(wanted)
                 if (folder / "command.json").is_file():
                     print(f"sweep: goes on in {folder}; delete that folder to begin anew", flush=True)
                 _write(folder, ended=False)
-                for former in folder.glob(".outcomes/*.json"):  # which folder is whose is still of use
-                    _note(former, {key: value for key, value in _read(former).items() if key != "error"})
+                for former in folder.glob(".outcomes/*.json"):  # which job has which folder is still of use
+                    _note(
+                        former,
+                        {key: value for key, value in notes.read_object(former).items() if key != "error"},
+                    )
         except UserError as error:
             # Hydra would turn any Exception of a callback into a warning.
             sys.exit(f"error: {error}")
@@ -46,7 +49,7 @@ class Again(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_) -> None:
         folder = Path(config.hydra.sweep.dir)
-        outcomes = {number: each for number, each in notes(folder).items() if "error" in each}
+        outcomes = {number: each for number, each in notes.read(folder).items() if "error" in each}
         failed = sorted(number for number, outcome in outcomes.items() if outcome["error"] != "")
         _write(folder, ended=not failed)
         if failed:
@@ -65,9 +68,9 @@ def run_job(job: Callable[[], object], hydra: DictConfig) -> object:
     """
     file = Path(hydra.sweep.dir) / f".outcomes/{hydra.job.num}.json"
     words = text.without_password(" ".join(hydra.overrides.task))
-    told = {"folder": Path(hydra.runtime.output_dir).name, "words": words}
+    note = {"folder": Path(hydra.runtime.output_dir).name, "words": words}
     file.parent.mkdir(parents=True, exist_ok=True)
-    _note(file, told | {"error": None})  # so it stays where the process is ended
+    _note(file, note | {"error": None})  # so it stays where the process is ended
     value, error = float("nan"), ""
     print(f"sweep: job {hydra.job.num}: {printable(words)}", flush=True)
     try:
@@ -80,18 +83,8 @@ def run_job(job: Callable[[], object], hydra: DictConfig) -> object:
     except Exception as mistake:
         error = f"{type(mistake).__name__}: {mistake}"
         traceback.print_exc()
-    _note(file, told | {"error": printable(error)})
+    _note(file, note | {"error": printable(error)})
     return value
-
-
-def notes(sweep: Path) -> dict[int, dict]:
-    """What a sweep's jobs have noted, by their numbers.
-
-    That is `folder`, `words`, and `error`: empty where a job did not fail, None where it has not ended. Jobs
-    of earlier code have noted `error` alone, and their folders have their numbers.
-    """
-    files = (file for file in sweep.glob(".outcomes/*.json") if file.stem.isdigit())
-    return {int(file.stem): {"folder": file.stem, "words": "", **_read(file)} for file in files}
 
 
 def _note(file: Path, tree: dict) -> None:
@@ -143,15 +136,8 @@ def _lock(folder: Path) -> bool:
 
 def _unfinished(file: Path) -> bool:
     """Whether this ``command.json`` is of the same command, and the sweep did not end."""
-    known = _read(file)
+    known = notes.read_object(file)
     return known.get("arguments") == sys.argv[1:] and known.get("ended") is False
-
-
-def _read(file: Path) -> dict:
-    with suppress(OSError, ValueError):
-        tree = json.loads(file.read_text(encoding="utf-8"))
-        return tree if isinstance(tree, dict) else {}
-    return {}
 
 
 def _write(folder: Path, ended: bool) -> None:

@@ -20,7 +20,7 @@ from pipeline import config, curves, tasks, text, tracking, yaml_files
 from pipeline.config import ROOT, UserError
 from pipeline.experiment import NAMED, Speller, Words
 from pipeline.model_folder import ModelFolder
-from pipeline.sweeps import again
+from pipeline.sweeps import notes
 from pipeline.tasks import Task
 
 SWEEPS = ROOT / "runs/sweeps"
@@ -136,7 +136,7 @@ def _read(folder: Path, number: int | None, noted: dict) -> Job:
     Args:
         folder: of the sweep's.
         number: where it is known.
-        noted: see `again.notes`.
+        noted: see `notes.read`.
     """
     job = Job(folder.name if number is None else str(number), folder, str(noted.get("words") or ""))
     if not (folder / "metrics.json").is_file():
@@ -249,8 +249,8 @@ def read(name: str, spell: bool = True) -> Sweep:
     """
     folder = SWEEPS / name
     places = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    noted = again.notes(folder)
-    numbers = {str(each["folder"]): number for number, each in sorted(noted.items(), reverse=True)}
+    noted = notes.read(folder)
+    numbers = notes.numbers(noted)
     jobs = []
     for path in places:
         if path.suffix != ".part":

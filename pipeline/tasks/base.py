@@ -37,7 +37,7 @@ class Assessment:
     Attributes:
         labels: the right answer to each image.
         predicted: the model's answer, in the same words.
-        certainty: the model's probability of its whole answer, N.
+        certainty: probability that the model gives its answer, all classes of it together, N.
         classes: a row a class: `label`, `pictures`, `recall`, `precision`.
         confusions: pairs of classes that were confused, most first: `label`, `taken_for`, `pictures`.
         matrix: images of a class (row) that were given a class (column), classes × classes.
@@ -49,6 +49,28 @@ class Assessment:
     classes: list[dict]
     confusions: list[dict]
     matrix: "np.ndarray"
+
+
+def class_rows(
+    classes: list[str], hits: "np.ndarray", predicted: "np.ndarray", true: "np.ndarray"
+) -> list[dict]:
+    """Rows of `Assessment.classes`.
+
+    Args:
+        classes: names.
+        hits: images of each class that were given it.
+        predicted: images that were given it.
+        true: images that have it.
+    """
+    return [
+        {
+            "label": name,
+            "pictures": int(true[index]),
+            "recall": f"{hits[index] / max(true[index], 1):.4f}",
+            "precision": f"{hits[index] / max(predicted[index], 1):.4f}",
+        }
+        for index, name in enumerate(classes)
+    ]
 
 
 class Task(ABC):
@@ -83,13 +105,13 @@ class Task(ABC):
         return f"val/{self.ranked[0].key}"
 
     @property
-    def judged_by(self) -> str:
+    def test_key(self) -> str:
         """Key of the figure on test that models are compared by."""
         return f"test/{self.ranked[0].key}"
 
     @property
     def on_test(self) -> list[Figure]:
-        """All figures on test with their whole keys, the one that decides first."""
+        """All figures on test under their full keys, the one that models are compared by first."""
         return [*(replace(figure, key=f"test/{figure.key}") for figure in self.ranked), *self.further]
 
     def describe(self, metrics: dict, split: str, count: int | None = None) -> str:
@@ -111,7 +133,7 @@ class Task(ABC):
                 shown.append(f"{figure.title} {figure.form.format(metrics[key])}{ends}")
         return ", ".join(shown)
 
-    def shown(self, label: str) -> str:
+    def display(self, label: str) -> str:
         """A label as people read it."""
         return label
 
@@ -129,7 +151,7 @@ class Task(ABC):
 
     @abstractmethod
     def thresholds(self, num_classes: int) -> list[float]:
-        """A card's thresholds before any was chosen."""
+        """Thresholds of a card before they are chosen on validation."""
 
     @abstractmethod
     def class_weights(self, targets: "np.ndarray", num_classes: int) -> list[float]:
@@ -137,11 +159,11 @@ class Task(ABC):
 
     @abstractmethod
     def metrics(self, num_classes: int) -> "dict[str, Metric]":
-        """The ranked figures by their keys; updated with `scores` or probabilities, and whole numbers."""
+        """The ranked figures by their keys; updated with `metric_inputs` or probabilities, and integers."""
 
     @abstractmethod
-    def decide(self, probabilities: "np.ndarray", targets: "np.ndarray") -> float:
-        """The first of the ranked figures."""
+    def score(self, probabilities: "np.ndarray", targets: "np.ndarray") -> float:
+        """The first of the ranked figures, from probabilities, N×classes."""
 
     @abstractmethod
     def dense(self, targets: "torch.Tensor", num_classes: int) -> "torch.Tensor":
@@ -149,10 +171,10 @@ class Task(ABC):
 
     @abstractmethod
     def smooth(self, targets: "torch.Tensor", share: float) -> "torch.Tensor":
-        """Dense targets, of which a share says that it does not know."""
+        """Dense targets with label smoothing (arXiv:1512.00567); `share` is taken from the target."""
 
     @abstractmethod
-    def unknown(self, count: int, like: "torch.Tensor") -> "torch.Tensor":
+    def no_class(self, count: int, like: "torch.Tensor") -> "torch.Tensor":
         """Dense targets of images that show no class, count×num_classes.
 
         Args:
@@ -182,7 +204,7 @@ class Task(ABC):
         """Of each class, N×num_classes."""
 
     @abstractmethod
-    def scores(self, logits: "torch.Tensor") -> "torch.Tensor":
+    def metric_inputs(self, logits: "torch.Tensor") -> "torch.Tensor":
         """What `metrics` are updated with while a network learns, N×num_classes."""
 
     @abstractmethod
@@ -226,7 +248,7 @@ class Task(ABC):
         """Whether the model names a class for each image, N bool."""
 
     @abstractmethod
-    def named(self, card: "ModelCard", probabilities: "np.ndarray") -> "np.ndarray":
+    def predicted(self, card: "ModelCard", probabilities: "np.ndarray") -> "np.ndarray":
         """The classes that the model gives each image, N×classes bool; where it is unsure, its guess."""
 
     @abstractmethod

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline import calibration, metrics
-from pipeline.tasks.base import SEPARATOR, Assessment, Figure, Task
+from pipeline.tasks.base import SEPARATOR, Assessment, Figure, Task, class_rows
 
 if TYPE_CHECKING:
     import torch
@@ -28,25 +28,25 @@ class MultiLabel(Task):
     name = "multi_label"
     ranked = (Figure("map", "mAP"),)
     further = (
-        Figure("test/f1", "F1"),
-        Figure("test/f1/micro", "F1, all alike"),
-        Figure("test/exact", "wholly right"),
+        Figure("test/f1", "macro F1"),
+        Figure("test/f1/micro", "micro F1"),
+        Figure("test/exact", "exact match"),
         Figure("test/brier", "Brier", "{:.3f}"),
         Figure("others/named", "other things named"),
     )
     printed = ("test/map", "test/f1", "test/exact", "parameters")
     compared = ("test/map", "test/f1", "test/exact")
     about = (
-        "Test split; the interval (95 %, by resampling the images) is mAP's, leaderboard.csv has F1's. "
-        "mAP: mean over the classes of the average precision. F1: mean over the classes at the thresholds "
-        "that were chosen on validation; all alike: of all answers to all classes. Wholly right: images of "
-        "which every class is right; the paired test compares these. Brier: mean squared error of the "
-        "probabilities, lower is better. Other things: cut-outs of two photographs without an animal that "
-        "get any class. Multiply-adds are of one picture; pictures seen are shown in training."
+        "Test split; the interval (95 %, by resampling the images) is mAP's, leaderboard.csv has macro F1's. "
+        "mAP: mean over the classes of the average precision. F1 is at the thresholds that were chosen on "
+        "validation. Exact match: images of which every class is right; the paired test compares these. "
+        "Brier: mean squared error of the probabilities, lower is better. Other things: cut-outs of two "
+        "photographs without an animal that get any class. Multiply-adds are of one picture; "
+        "pictures seen are shown in training."
     )
     purpose = "Names which of its classes a photo shows: none, one or several."
 
-    def shown(self, label: str) -> str:
+    def display(self, label: str) -> str:
         return label.replace(SEPARATOR, ", ") or "none"
 
     def classes(self, labels: list[str]) -> list[str]:
@@ -54,7 +54,7 @@ class MultiLabel(Task):
 
     def targets(self, labels: list[str], classes: list[str]) -> np.ndarray:
         """0 or 1 for each class, float32, images × classes."""
-        number = {name: place for place, name in enumerate(classes)}
+        number = {name: index for index, name in enumerate(classes)}
         found = np.zeros((len(labels), len(classes)), dtype=np.float32)
         for row, label in enumerate(labels):
             found[row, [number[name] for name in _names(label)]] = 1
@@ -77,7 +77,7 @@ class MultiLabel(Task):
 
         return {"map": MeanAveragePrecision(num_classes, average="none")}
 
-    def decide(self, probabilities: np.ndarray, targets: np.ndarray) -> float:
+    def score(self, probabilities: np.ndarray, targets: np.ndarray) -> float:
         return _map(probabilities, targets)
 
     def dense(self, targets: "torch.Tensor", num_classes: int) -> "torch.Tensor":
@@ -86,7 +86,7 @@ class MultiLabel(Task):
     def smooth(self, targets: "torch.Tensor", share: float) -> "torch.Tensor":
         return targets * (1 - share) + share / 2
 
-    def unknown(self, count: int, like: "torch.Tensor") -> "torch.Tensor":
+    def no_class(self, count: int, like: "torch.Tensor") -> "torch.Tensor":
         """No class."""
         return like.new_zeros((count, like.shape[1]))
 
@@ -110,7 +110,7 @@ class MultiLabel(Task):
 
         return binary_cross_entropy_with_logits(logits, self.smooth(targets, smoothing), pos_weight=weights)
 
-    def scores(self, logits: "torch.Tensor") -> "torch.Tensor":
+    def metric_inputs(self, logits: "torch.Tensor") -> "torch.Tensor":
         """Probabilities: torchmetrics takes logits for such where a batch's happen to be within 0 and 1."""
         return self.probabilities(logits)
 
@@ -121,12 +121,14 @@ class MultiLabel(Task):
         self, card: "ModelCard", probabilities: np.ndarray, targets: np.ndarray
     ) -> "tuple[ModelCard, np.ndarray]":
         """One temperature for all classes (Guo et al. 2017, arXiv:1706.04599)."""
+        from scipy.special import expit
+
         logits = calibration.binary_logits(probabilities)
         signs = np.where(targets > 0, 1.0, -1.0)
         temperature = calibration.best_temperature(
             lambda scale: float(np.logaddexp(0, -signs * logits / scale).mean())
         )
-        shares = calibration.sigmoid(logits / temperature).astype(probabilities.dtype)
+        shares = expit(logits / temperature).astype(probabilities.dtype)
         return replace(card, temperature=temperature), shares
 
     def choose_thresholds(
@@ -143,38 +145,30 @@ class MultiLabel(Task):
         return replace(card, thresholds=thresholds)
 
     def answers(self, card: "ModelCard", probabilities: np.ndarray) -> np.ndarray:
-        return self.named(card, probabilities).any(axis=1)
+        return self.predicted(card, probabilities).any(axis=1)
 
-    def named(self, card: "ModelCard", probabilities: np.ndarray) -> np.ndarray:
+    def predicted(self, card: "ModelCard", probabilities: np.ndarray) -> np.ndarray:
         return probabilities >= np.array(card.thresholds)
 
     def assess(self, card: "ModelCard", probabilities: np.ndarray, targets: np.ndarray) -> Assessment:
-        present, wanted = self.named(card, probabilities), targets > 0
-        hits, said, true = (present & wanted).sum(axis=0), present.sum(axis=0), wanted.sum(axis=0)
+        present, wanted = self.predicted(card, probabilities), targets > 0
         labels, predicted = (
             [SEPARATOR.join(np.array(card.classes, dtype=object)[row]) for row in rows]
             for rows in (wanted, present)
         )
+        hits, given, true = (present & wanted).sum(axis=0), present.sum(axis=0), wanted.sum(axis=0)
         return Assessment(
             labels=labels,
             predicted=predicted,
             # Of all classes together, as if they were independent.
             certainty=np.where(present, probabilities, 1 - probabilities).prod(axis=1),
-            classes=[
-                {
-                    "label": name,
-                    "pictures": int(true[number]),
-                    "recall": f"{hits[number] / max(true[number], 1):.4f}",
-                    "precision": f"{hits[number] / max(said[number], 1):.4f}",
-                }
-                for number, name in enumerate(card.classes)
-            ],
+            classes=class_rows(card.classes, hits, given, true),
             confusions=_confusions(labels, predicted),
             matrix=wanted.T.astype(np.int64) @ present.astype(np.int64),
         )
 
     def figures(self, card: "ModelCard", probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        present, wanted = self.named(card, probabilities), targets > 0
+        present, wanted = self.predicted(card, probabilities), targets > 0
         found = _resampled("test/map", lambda rows: _map(probabilities[rows], targets[rows]), len(targets))
         found |= _resampled("test/f1", lambda rows: _f1(present[rows], wanted[rows]), len(targets))
         found["test/f1/micro"] = _f1(present.reshape(-1, 1), wanted.reshape(-1, 1))
@@ -188,35 +182,32 @@ def _names(label: str) -> list[str]:
 
 
 def _best_threshold(shares: np.ndarray, targets: np.ndarray) -> float:
-    """The probability from which on a class's F1 is best, between two of the images'.
+    """The probability from which on a class's F1 is best, between two of the images'; 0.5 if none has it.
 
     Args:
-        shares: of the class, N.
+        shares: probabilities of the class, N.
         targets: 0 or 1, N.
     """
-    order = np.argsort(-shares, kind="stable")
-    sorted_shares, sorted_targets = shares[order].astype(np.float64), targets[order]
-    said, hits = np.arange(1, len(shares) + 1), np.cumsum(sorted_targets)
-    f1 = 2 * hits / (said + sorted_targets.sum())
-    last = np.append(sorted_shares[1:] != sorted_shares[:-1], True)  # equal ones are answered together
-    best = int(np.argmax(np.where(last, f1, -1)))
-    below = sorted_shares[best + 1] if best + 1 < len(shares) else 0.0
-    found, known = (sorted_shares[best] + below) / 2, sorted_targets.sum()
-    return float((known * found + PRIOR * f1[best] / 2) / (known + PRIOR))
+    from sklearn.metrics import precision_recall_curve
+
+    known = targets.sum()
+    if not known:
+        return 0.5
+    precision, recall, bounds = precision_recall_curve(targets, shares.astype(np.float64))
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    best = int(np.argmax(f1[:-1]))  # the last point has no threshold
+    below = bounds[best - 1] if best else 0.0
+    return float((known * (bounds[best] + below) / 2 + PRIOR * f1[best] / 2) / (known + PRIOR))
 
 
 def _map(probabilities: np.ndarray, targets: np.ndarray) -> float:
     """Mean over the classes that occur of the average precision; NaN where none does."""
-    order = np.argsort(-probabilities, axis=0, kind="stable")
-    shares = np.take_along_axis(probabilities, order, axis=0)
-    wanted = np.take_along_axis(targets, order, axis=0)
-    hits, said = np.cumsum(wanted, axis=0), np.arange(1, len(targets) + 1)[:, None]
-    found = []
-    for number in np.flatnonzero(wanted.sum(axis=0)):
-        last = np.append(shares[1:, number] != shares[:-1, number], True)
-        recall, precision = hits[last, number] / hits[-1, number], (hits / said)[last, number]
-        found.append(float((np.diff(recall, prepend=0.0) * precision).sum()))
-    return float(np.mean(found)) if found else float("nan")
+    from sklearn.metrics import average_precision_score
+
+    occurs = targets.any(axis=0)
+    if not occurs.any():
+        return float("nan")
+    return float(average_precision_score(targets[:, occurs], probabilities[:, occurs], average="macro"))
 
 
 def _f1(present: np.ndarray, wanted: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""One class per image: softmax, cross-entropy, top-k accuracy, and silence where no class is probable."""
+"""One class per image: softmax, cross-entropy, top-k accuracy, abstention below a threshold."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline import calibration, metrics
-from pipeline.tasks.base import Assessment, Figure, Task
+from pipeline.tasks.base import Assessment, Figure, Task, class_rows
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ class SingleLabel(Task):
 
     def targets(self, labels: list[str], classes: list[str]) -> np.ndarray:
         """Class numbers."""
-        number = {name: place for place, name in enumerate(classes)}
+        number = {name: index for index, name in enumerate(classes)}
         return np.array([number[label] for label in labels], dtype=np.int64)
 
     def counts(self, targets: np.ndarray, num_classes: int) -> np.ndarray:
@@ -70,7 +70,7 @@ class SingleLabel(Task):
             for k in TOP
         }
 
-    def decide(self, probabilities: np.ndarray, targets: np.ndarray) -> float:
+    def score(self, probabilities: np.ndarray, targets: np.ndarray) -> float:
         return float((probabilities.argmax(axis=1) == targets).mean())
 
     def dense(self, targets: "torch.Tensor", num_classes: int) -> "torch.Tensor":
@@ -81,8 +81,8 @@ class SingleLabel(Task):
     def smooth(self, targets: "torch.Tensor", share: float) -> "torch.Tensor":
         return targets * (1 - share) + share / targets.shape[1]
 
-    def unknown(self, count: int, like: "torch.Tensor") -> "torch.Tensor":
-        """All classes alike."""
+    def no_class(self, count: int, like: "torch.Tensor") -> "torch.Tensor":
+        """Uniform over the classes (outlier exposure, arXiv:1812.04606)."""
         classes = like.shape[1]
         return like.new_full((count, classes), 1 / classes)
 
@@ -98,7 +98,7 @@ class SingleLabel(Task):
 
         return cross_entropy(logits, targets, weight=weights, label_smoothing=smoothing)
 
-    def scores(self, logits: "torch.Tensor") -> "torch.Tensor":
+    def metric_inputs(self, logits: "torch.Tensor") -> "torch.Tensor":
         """Logits: their order is the probabilities', where these would be equal in single precision, too."""
         return logits
 
@@ -127,27 +127,17 @@ class SingleLabel(Task):
     def answers(self, card: "ModelCard", probabilities: np.ndarray) -> np.ndarray:
         return probabilities.max(axis=1) >= card.unsure_below
 
-    def named(self, card: "ModelCard", probabilities: np.ndarray) -> np.ndarray:
+    def predicted(self, card: "ModelCard", probabilities: np.ndarray) -> np.ndarray:
         return probabilities.argmax(axis=1)[:, None] == np.arange(probabilities.shape[1])
 
     def assess(self, card: "ModelCard", probabilities: np.ndarray, targets: np.ndarray) -> Assessment:
         predicted, classes = probabilities.argmax(axis=1), card.classes
         matrix = metrics.confusion_matrix(targets, predicted, len(classes))
-        recall = matrix.diagonal() / np.maximum(matrix.sum(axis=1), 1)
-        precision = matrix.diagonal() / np.maximum(matrix.sum(axis=0), 1)
         return Assessment(
             labels=[classes[number] for number in targets],
             predicted=[classes[number] for number in predicted],
             certainty=probabilities.max(axis=1),
-            classes=[
-                {
-                    "label": name,
-                    "pictures": int(matrix[number].sum()),
-                    "recall": f"{recall[number]:.4f}",
-                    "precision": f"{precision[number]:.4f}",
-                }
-                for number, name in enumerate(classes)
-            ],
+            classes=class_rows(classes, matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1)),
             confusions=_confusions(matrix, classes),
             matrix=matrix,
         )
@@ -165,10 +155,10 @@ class SingleLabel(Task):
         if species is not None:
             found |= metrics.share("test/species", species)
         found["test/calibration_error"] = metrics.calibration_error(probabilities, targets)
-        speaks = self.answers(card, probabilities)
-        found |= metrics.share("test/answered", speaks)
-        if speaks.any():
-            found |= metrics.share("test/answered/right", (predicted == targets)[speaks])
+        answered = self.answers(card, probabilities)
+        found |= metrics.share("test/answered", answered)
+        if answered.any():
+            found |= metrics.share("test/answered/right", (predicted == targets)[answered])
         return found
 
 
@@ -176,7 +166,7 @@ def _confusions(matrix: np.ndarray, classes: list[str]) -> list[dict]:
     """Pairs of classes that were confused, most first."""
     wrong = matrix - np.diag(matrix.diagonal())
     order = np.argsort(-wrong, axis=None, kind="stable")[: np.count_nonzero(wrong)]
-    pairs = [divmod(int(place), len(classes)) for place in order]
+    pairs = [divmod(int(cell), len(classes)) for cell in order]
     return [
         {"label": classes[true], "taken_for": classes[guess], "pictures": int(wrong[true, guess])}
         for true, guess in pairs

@@ -89,7 +89,7 @@ def _create_version(trained: ModelFolder, model: str, evaluation: Path, portable
     with tempfile.TemporaryDirectory() as place:
         whole = mlflow.artifacts.download_artifacts(logged.model_uri, dst_path=place)
         tags[WRAPPING] = json.dumps(wrapping(Path(whole)))
-    test = json_object(evaluation / "metrics.json", trained.task.judged_by)
+    test = json_object(evaluation / "metrics.json", trained.task.test_key)
     return client().create_model_version(
         name,
         logged.model_uri,

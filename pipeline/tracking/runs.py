@@ -271,7 +271,7 @@ def _ensure_evaluation(run_id: str, trained: ModelFolder, folder: Path) -> None:
     content = digest(folder)
     if client().get_run(run_id).data.tags.get("evaluation") == content:
         return
-    figures = json_object(folder / "metrics.json", trained.task.judged_by)
+    figures = json_object(folder / "metrics.json", trained.task.test_key)
     shown = {
         key: value
         for key, value in figures.items()
