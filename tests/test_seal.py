@@ -42,7 +42,11 @@ def _copy(folder: Path, target: Path) -> Path:
 def other(repro, run, house, tmp_path_factory) -> Path:
     """A second project with the first one's data, runs and cache, and an MLflow store of its own."""
     copy = tmp_path_factory.mktemp("other") / "project"
-    left_out = shutil.ignore_patterns("mlflow.db*", "mlartifacts", "single", "sweeps")
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        patterns = {house: ("mlflow.db*", "mlartifacts"), house / "runs": ("single", "sweeps")}
+        return shutil.ignore_patterns(*patterns.get(Path(folder), ()))(folder, names)
+
     shutil.copytree(house, copy, ignore=left_out)
     for command in (["python", "-m", "pipeline.tracking", "sync"], ["dvc", "status"]):  # both look, and trust
         done = run(*command, cwd=copy, PYTHONPATH=str(copy))
