@@ -56,7 +56,7 @@ def served_by_mlflow(model: Path, port: int = 5055) -> Iterator[str]:
             loader_module="portable",
             code_paths=[portable.__file__],
             data_path=str(model),
-            signature=tracking.signature(),
+            signature=tracking.signature(portable.read_card(model)),
         )
         command = ["mlflow", "models", "serve", "-m", f"{place}/model", "--env-manager", "local"]
         program = subprocess.Popen(

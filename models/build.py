@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 import models
+from pipeline.portable import reason
 
 MOST = 100_000  # of a whole number, and of classes; twenty times what any network of today has
 
@@ -165,8 +166,7 @@ def _made(found: Network, arguments: dict, num_classes: int, expected: tuple = (
     except (NetworkError, *expected):
         raise
     except Exception as error:  # whatever a network raises that is given sizes which don't fit
-        why = " ".join(str(error).split())[:200] or type(error).__name__
-        raise NetworkError(f"net: the network can't be built ({why})") from error
+        raise NetworkError(f"net: the network can't be built ({reason(error)[:200]})") from error
 
 
 def from_card(net: dict, num_classes: int, shapes: dict[str, tuple[int, ...]] | None = None) -> nn.Module:

@@ -37,7 +37,7 @@ def fit_head(
     features, targets = train
     mean, scale = features.mean(axis=0), _scale(features, targets)
     x, x_val = (features - mean) / scale, (val[0] - mean) / scale
-    several = targets.ndim == 2
+    several = task.several
     rows, heads, solvers = [], [], [None] * (targets.shape[1] if several else 1)
     for strength in tqdm(strengths, desc="head", disable=None):
         parts = targets.T if several else [targets]

@@ -63,7 +63,7 @@ def members(archive: Path, hidden: list[str] | None = None) -> Iterator[tuple[st
             "unpack it, and name the folder as fetch.path"
         ) from error
     except Exception as error:  # Python's readers raise whatever they meet in hostile bytes, TypeError too
-        told = text.shortened(" ".join(str(error).split()) or type(error).__name__, 300)
+        told = text.shortened(portable.reason(error), 300)
         raise UserError(f"{archive} is damaged ({told}); fetch it anew: dvc repro -f fetch") from error
 
 

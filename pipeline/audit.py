@@ -152,7 +152,7 @@ def audit(cfg: DictConfig, place: Path) -> list[dict]:
     training.model.to(networks.device(cfg))
     x, targets = features(training, np.arange(len(pack.table))), pack.targets
     groups, paths = pack.table["group"].to_numpy(), pack.table["path"].to_numpy()
-    doubted = _doubts_of_several if targets.ndim == 2 else _doubts
+    doubted = _doubts_of_several if pack.task.several else _doubts
     rows = [
         {
             "path": paths[doubt.image],

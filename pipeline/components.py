@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pipeline.config import UserError
+from pipeline.portable import reason
 from pipeline.text import printable
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def try_loss(found: "nn.Module", num_classes: int) -> None:
 
 
 def _why(error: Exception) -> str:
-    return printable(" ".join(str(error).split()))[:200] or type(error).__name__
+    return printable(reason(error))[:200]
 
 
 def _make(node: dict, kind: type, where: str, offered: dict | None = None) -> object:

@@ -203,6 +203,16 @@ def told() -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """Ends a program with status 1 where it raises what a person can mend; decorates its `main`."""
+    try:
+        with told():
+            yield
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
 def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
     """Makes a Hydra program of a stage's function; a UserError ends it in one line and status 1.
 
@@ -314,7 +324,5 @@ def choose(group: str, choice: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 2 or "=" not in sys.argv[1]:
         sys.exit("usage: python -m pipeline.config GROUP=CHOICE   (writes it into params.yaml)")
-    try:
+    with in_one_line():
         choose(*sys.argv[1].split("=", 1))
-    except UserError as mistake:
-        sys.exit(f"error: {mistake}")

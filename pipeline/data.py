@@ -79,7 +79,7 @@ class Pack:
 
     def species(self) -> list[str]:
         """Species of each class, empty where unknown."""
-        if self.task.name != "single_label":
+        if self.task.several:
             return [""] * len(self.classes)
         return [self.table["species"][self.table["label"] == name].iloc[0] for name in self.classes]
 

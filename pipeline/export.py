@@ -123,7 +123,7 @@ def _card(found: ModelFolder, card: ModelCard, int8: dict | None, page: bool) ->
             f"{text.markdown(row['label'])} {float(row['recall']):.0%} of {text.markdown(row['pictures'])}"
             for row in shown
         )
-        if card.task == "single_label" and "test/answered" not in test:
+        if not card.several and "test/answered" not in test:
             raise UserError("this model was judged by an older version; run: dvc repro evaluate")
         columns = [figure for figure in tasks.of(card.task).on_test if figure.key in test]
         # The first column of both is the model's name.
@@ -145,7 +145,7 @@ def _card(found: ModelFolder, card: ModelCard, int8: dict | None, page: bool) ->
         headings=headings,
         cells=cells,
         weak=weak,
-        several=card.task == "multi_label",
+        several=card.several,
         thresholds=list(zip(card.classes, card.thresholds, strict=False)),
         int8=int8,
         page=page,
@@ -222,6 +222,7 @@ def _to_int8(folder: Path, card: ModelCard) -> dict:
     }
 
 
+@config.in_one_line()
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.export", description="Takes a model along.")
     parser.add_argument("--model", help=chosen.HELP)
@@ -233,16 +234,12 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     if given.serve and given.no_try:
         parser.error("--serve opens the page that --no-try leaves out")
-    try:
-        with config.told():
-            with chosen.opened(given.model) as found:
-                out = export(found, given.out.absolute(), given.int8, not given.no_try)
-            size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-            print(f"export: {out}, {size / 1e6:.1f} MB; begin with README.md and example.py", flush=True)
-            if given.serve:
-                try_page.serve(out / "try", given.port, _opened)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    with chosen.opened(given.model) as found:
+        out = export(found, given.out.absolute(), given.int8, not given.no_try)
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    print(f"export: {out}, {size / 1e6:.1f} MB; begin with README.md and example.py", flush=True)
+    if given.serve:
+        try_page.serve(out / "try", given.port, _opened)
 
 
 def _opened(address: str) -> None:

@@ -130,7 +130,7 @@ def _whole(network: "onnx.ModelProto", card: ModelCard) -> "onnx.ModelProto":
     # A batch of one: the logits' first side goes.
     opset, ir = network.opset_import[0].version, network.ir_version
     classes = len(card.classes)
-    shares = "Sigmoid (logits)" if card.task == "multi_label" else "Softmax <axis=1> (logits)"
+    shares = "Sigmoid (logits)" if card.several else "Softmax <axis=1> (logits)"
     answer = parser.parse_model(f"""
         <ir_version: {ir}, opset_import: ["" : {opset}]>
         answer (float[pictures, {classes}] logits) => (float[{classes}] probabilities) {{

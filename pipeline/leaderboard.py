@@ -193,16 +193,14 @@ def _sync() -> bool:
     return True
 
 
+@config.in_one_line()
 def main() -> None:
-    try:
-        cfg = config.compose()
-        runs = ROOT / "runs" / cfg.data.name
-        if not (runs / "register/decision.json").is_file():
-            raise UserError(f"nothing was registered on {cfg.data.name} yet; run: dvc repro")
-        answers = _sync()
-        show(runs, list(cfg.models), timed=answers)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    cfg = config.compose()
+    runs = ROOT / "runs" / cfg.data.name
+    if not (runs / "register/decision.json").is_file():
+        raise UserError(f"nothing was registered on {cfg.data.name} yet; run: dvc repro")
+    answers = _sync()
+    show(runs, list(cfg.models), timed=answers)
 
 
 if __name__ == "__main__":

@@ -231,7 +231,7 @@ def _pack(
 ) -> dict:
     """Writes a pack's files into an empty folder; returns what ``pack.json`` says."""
     rows, quarantine, offset, seen, unread = [], [], 0, set(), []
-    by_folder = task.name == "single_label"
+    by_folder = not task.several
     annotations = None if by_folder else Annotations()
     # Threads, for decoding, sizing and hashing let go of the interpreter; a process would cost a second of
     # imports and copy every picture twice. Decoding goes on while the archive is being read.
@@ -429,8 +429,8 @@ def describe(folder: Path) -> list[str]:
             f"warning: {' and '.join(alike)} look like one class and are {len(group)} here; "
             "if they are one, give their folders one name"
         )
-    splits = _splits_among(counts) if task.name == "single_label" else {}
-    for name in counts if task.name == "single_label" else ():
+    splits = _splits_among(counts)
+    for name in () if task.several else counts:
         if name.lower() in OFFICIAL or name in splits:
             lines.append(
                 f"warning: {_shown(name)} is taken for a class, for other folders than splits lie beside it, "

@@ -91,6 +91,11 @@ class DamagedError(ValueError):
     """A folder whose files are not those that were sealed; the message names them."""
 
 
+def reason(error: BaseException) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def sums(folder: Path) -> dict[str, str]:
     """SHA-256 of each file of a folder by its name from there, sorted, as a seal lists them.
 
@@ -261,8 +266,7 @@ def read_picture(data: bytes, most: int = MAX_PIXELS, still: bool = False) -> Im
     except MemoryError:
         raise UnreadableError("too large for the memory that is left") from None
     except Exception as error:  # Pillow's decoders raise whatever they meet in hostile bytes
-        told = " ".join(str(error).split()) or type(error).__name__
-        raise UnreadableError(f"damaged: {told}") from error
+        raise UnreadableError(f"damaged: {reason(error)}") from error
 
 
 def _open(data: bytes) -> Image.Image:
@@ -643,6 +647,11 @@ class ModelCard:
     unsure_below: float
     task: str
     thresholds: list[float]
+
+    @property
+    def several(self) -> bool:
+        """Whether an image may have several classes, or none."""
+        return self.task == "multi_label"
 
     def to_json(self) -> str:
         """One line."""
@@ -1027,8 +1036,8 @@ class Portable:
         found = self._run(pixels)
         fine = found.shape == (len(self.classes),) and np.isfinite(found).all()
         # Of several classes an image may have all or none: each share is at most 1.
-        most = found.max(initial=0) if self.card.task == "multi_label" else found.sum(dtype=np.float64)
-        least = 0 if self.card.task == "multi_label" else 0.99
+        several = self.card.several
+        most, least = (found.max(initial=0), 0) if several else (found.sum(dtype=np.float64), 0.99)
         if not fine or found.min() < 0 or not least <= float(most) <= 1.01:
             raise DamagedError(f"{self._file} answers with something else than probabilities")
         return found
@@ -1063,7 +1072,7 @@ class Portable:
             UnreadableError: it is no picture.
         """
         shares = self.probabilities(picture)
-        if self.card.task == "multi_label":
+        if self.card.several:
             present = shares >= np.array(self.card.thresholds)
             best = np.lexsort((-shares, ~present))[: max(top, int(present.sum()))]
             more = {"present": [bool(present[place]) for place in best]}
@@ -1096,9 +1105,8 @@ class Portable:
             try:
                 answers.append(self.answer(picture))
             except Exception as error:  # of reading it, or of the model on it
-                told = " ".join(str(error).split()) or type(error).__name__
-                raise UnreadableError(f"row {row}: {told}") from error
-        decided = "present" if self.card.task == "multi_label" else "unsure"
+                raise UnreadableError(f"row {row}: {reason(error)}") from error
+        decided = "present" if self.card.several else "unsure"
         return pandas.DataFrame(answers, columns=["labels", "probabilities", decided])
 
 

@@ -33,7 +33,7 @@ def answers(portable: "Portable", names: Iterable[str], top: int) -> Iterator[tu
     Yields:
         The name, and what `Portable.answer` says, or `error` with the reason.
     """
-    from pipeline.portable import UnreadableError
+    from pipeline.portable import UnreadableError, reason
 
     def one(name: str) -> dict:
         try:
@@ -41,8 +41,7 @@ def answers(portable: "Portable", names: Iterable[str], top: int) -> Iterator[tu
         except UnreadableError as error:
             return {"error": str(error)}
         except Exception as error:  # what ONNX Runtime raises concerns this picture alone
-            told = " ".join(str(error).split()) or type(error).__name__
-            return {"error": f"the model gives no answer ({told})"}
+            return {"error": f"the model gives no answer ({reason(error)})"}
 
     workers = len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(workers) as pool:
@@ -115,7 +114,7 @@ def _writer(
         write_row = tables.writer(sys.stdout)
         numbers = range(1, top + 1)
         columns = [cell for number in numbers for cell in (f"label_{number}", f"probability_{number}")]
-        decided = "present" if card.task == "multi_label" else "unsure"
+        decided = "present" if card.several else "unsure"
         write_row(["photo", decided, *columns, "error"])
         return partial(_as_csv, write_row, top), True
     return (_as_line if several else partial(_as_table, unsure_below=card.unsure_below)), False
@@ -174,6 +173,7 @@ def predict(words: list[str], model: str | None, top: int, kind: str) -> int:
     return failed
 
 
+@config.in_one_line()
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.predict", description="Names the breed in photos."
@@ -191,10 +191,7 @@ def main(arguments: list[str]) -> None:
     if given.top < 1:
         parser.error(f"--top {given.top}: show at least one breed")
     try:
-        with config.told():
-            failed = predict(given.photos, given.model, given.top, given.format)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+        failed = predict(given.photos, given.model, given.top, given.format)
     except BrokenPipeError:  # whoever read the answers, head perhaps, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

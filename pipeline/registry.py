@@ -122,6 +122,7 @@ def _alive(pid: int) -> bool:
     return True
 
 
+@config.in_one_line()
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.registry", description="Who is champion, since when and why."
@@ -154,8 +155,6 @@ def main(arguments: list[str]) -> None:
                     print(lags)
         if given.command != "list":
             _refresh(name)
-    except UserError as error:
-        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(f"stopped by Ctrl-C; if the alias was set, {FOLLOW}")
 

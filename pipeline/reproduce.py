@@ -487,6 +487,7 @@ def reproduce(
     return same
 
 
+@config.in_one_line()
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.reproduce",
@@ -502,12 +503,7 @@ def main(arguments: list[str]) -> None:
     chosen = parser.parse_args(arguments)
     # Ended from outside, it takes the worktree away, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("error: ended from outside"))
-    try:
-        with config.told():
-            same = reproduce(chosen.name, chosen.version, chosen.check, chosen.keep, chosen.trust)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    sys.exit(not same)
+    sys.exit(not reproduce(chosen.name, chosen.version, chosen.check, chosen.keep, chosen.trust))
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def application(
     from pydantic import BaseModel
 
     from pipeline.decoder import Decoder
-    from pipeline.portable import UnreadableError
+    from pipeline.portable import UnreadableError, reason
 
     class Answer(BaseModel):
         """Classes, best first, their calibrated probabilities, and whether the first is too little.
@@ -233,14 +233,13 @@ def application(
             except UnreadableError as error:
                 return 422, f"photo: {error}"
             except Exception as error:
-                return 500, " ".join(str(error).split()) or type(error).__name__
+                return 500, reason(error)
             finally:
                 idle.put(decoder)
             try:
                 return Answer(**model.answer(pixels, top))
             except Exception as error:  # what ONNX Runtime raises concerns this picture alone
-                told = " ".join(str(error).split()) or type(error).__name__
-                return 500, f"photo: the model gives no answer ({text.printable(told)})"
+                return 500, f"photo: the model gives no answer ({text.printable(reason(error))})"
 
         told = await asyncio.get_running_loop().run_in_executor(pool, answer)
         if isinstance(told, tuple):
@@ -265,6 +264,7 @@ def _docs(form: dict) -> str:
     ).render(form=form)
 
 
+@config.in_one_line()
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.serve", description="Answers uploads from an exported model."
@@ -280,11 +280,7 @@ def main(arguments: list[str]) -> None:
         "repeated (default: none where --host is this machine only, otherwise any)",
     )
     given = parser.parse_args(arguments)
-    try:
-        with config.told():
-            run(given.folder, given.host, given.port, given.allow_host)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run(given.folder, given.host, given.port, given.allow_host)
 
 
 def _patient(seconds: float, most: int = WAITING, held: int = WAITING_BYTES) -> type:

@@ -179,7 +179,7 @@ def split(pack: Path, target: Path, cfg: DictConfig) -> None:
     if shares:
         # Groups are numbered anew: assign wants them without gaps.
         own = np.unique(groups[free], return_inverse=True)[1]
-        deal = assign if task.name == "single_label" else assign_several
+        deal = assign_several if task.several else assign
         result[free] = deal(list(index["label"][free]), own, shares, cfg.seed)
     index["group"], index["split"] = groups, result
     index = index.sort_index()  # by path again, as the pack's index

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline import config, seal, yaml_files
+from pipeline import atomic, config, seal, yaml_files
 from pipeline.checkpoints import Checkpoints
 from pipeline.config import UserError
 
@@ -139,9 +139,7 @@ class Unfinished:
             return known
         file, name = self.folder / "attempt.json", uuid.uuid4().hex
         self.folder.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps({"attempt": name, "out": str(self.out)}) + "\n", encoding="utf-8")
-        part.replace(file)
+        atomic.replace_text(file, json.dumps({"attempt": name, "out": str(self.out)}) + "\n")
         return name
 
     def others(self) -> list[Path]:

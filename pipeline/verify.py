@@ -290,6 +290,7 @@ def take(folder: Path) -> None:
     print(f"verify: sealed {folder} as it is")
 
 
+@config.in_one_line()
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.verify",
@@ -301,14 +302,10 @@ def main(arguments: list[str]) -> None:
     )
     chosen.add_argument("--seal", metavar="FOLDER", help="take a folder of an older version as it is")
     given = parser.parse_args(arguments)
-    try:
-        with config.told():
-            if given.seal is not None:
-                take(config.from_root(given.seal, Path.cwd()))
-            elif not verify(given.repair):
-                sys.exit(1)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    if given.seal is not None:
+        take(config.from_root(given.seal, Path.cwd()))
+    elif not verify(given.repair):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -365,7 +366,10 @@ def attributes(repro, house, change):
     store.client.cache_clear()
     register.register(runs, data, models, 0.05)
     report.report(runs, data, models, house / "reports/attributes")
-    return house
+    yield house
+    # Other tests look at all data sets that there are.
+    for folder in (data, runs, house / "reports/attributes"):
+        shutil.rmtree(folder)
 
 
 def test_every_stage_takes_several_classes_per_image(attributes):

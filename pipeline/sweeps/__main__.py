@@ -157,6 +157,7 @@ def overview() -> None:
     print("a page of one: python -m pipeline.sweeps NAME")
 
 
+@config.in_one_line()
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.sweeps", description="A sweep's page; without a name, the sweeps there are."
@@ -181,14 +182,10 @@ def main(arguments: list[str]) -> None:
         parser.error("--save needs a sweep")
     if chosen.metric is not None and not (chosen.sweep and chosen.metric.startswith("val/")):
         parser.error("--metric needs a sweep, and names a figure on validation: val/NAME")
-    try:
-        with config.told():
-            if chosen.sweep:
-                show(chosen.sweep, chosen.metric, chosen.save)
-            else:
-                overview()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    if chosen.sweep:
+        show(chosen.sweep, chosen.metric, chosen.save)
+    else:
+        overview()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
-from pipeline import text
+from pipeline import atomic, text
 from pipeline.config import StoppedError, UserError, told
 from pipeline.sweeps import notes
 from pipeline.text import printable
@@ -141,6 +141,5 @@ def _unfinished(file: Path) -> bool:
 
 
 def _write(folder: Path, ended: bool) -> None:
-    part = folder / "command.part"
-    part.write_text(json.dumps({"arguments": sys.argv[1:], "ended": ended}) + "\n", encoding="utf-8")
-    part.replace(folder / "command.json")
+    tree = {"arguments": sys.argv[1:], "ended": ended}
+    atomic.replace_text(folder / "command.json", json.dumps(tree) + "\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from urllib.parse import quote
 
-from pipeline import ranking, text
+from pipeline import atomic, ranking, text
 from pipeline.sweeps.effects import (
     Candidate,
     Effect,
@@ -278,6 +278,4 @@ def write(
         figures=drawn,
         plotly=Markup(get_plotlyjs()) if drawn else "",
     )
-    unfinished = target.with_suffix(".part")
-    unfinished.write_text(page, encoding="utf-8")
-    unfinished.replace(target)
+    atomic.replace_text(target, page)

@@ -78,6 +78,8 @@ class Task(ABC):
 
     Attributes:
         name: in a model's card and in the configuration of data.
+        several: whether an image may have several classes, or none; a file of labels then names them, not
+            the image's folder.
         ranked: figures on validation and on test, larger is better; the first one decides.
         further: figures on test alone.
         printed: keys of those that fit a terminal.
@@ -87,6 +89,7 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
+    several: ClassVar[bool]
     ranked: ClassVar[tuple[Figure, ...]]
     further: ClassVar[tuple[Figure, ...]]
     printed: ClassVar[tuple[str, ...]]

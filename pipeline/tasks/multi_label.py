@@ -25,7 +25,7 @@ PRIOR = 5
 class MultiLabel(Task):
     """Any number of classes per image."""
 
-    name = "multi_label"
+    name, several = "multi_label", True
     ranked = (Figure("map", "mAP"),)
     further = (
         Figure("test/f1", "macro F1"),

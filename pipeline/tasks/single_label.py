@@ -20,7 +20,7 @@ TOP = (1, 3, 5)
 class SingleLabel(Task):
     """One class per image."""
 
-    name = "single_label"
+    name, several = "single_label", False
     ranked = tuple(Figure(f"top{k}", f"top-{k}") for k in TOP)
     further = (
         Figure("test/mean_per_class", "per class"),

@@ -3,12 +3,13 @@
 import argparse
 import sys
 
-from pipeline.config import UserError
+from pipeline import config
 from pipeline.tracking.page import ui
 from pipeline.tracking.replay import sync
 from pipeline.tracking.store import reachable
 
 
+@config.in_one_line()
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.tracking", description="MLflow, the mirror of the files."
@@ -18,14 +19,11 @@ def main(arguments: list[str]) -> None:
     page = commands.add_parser("ui", help="serve MLflow's page on this machine and print its links")
     page.add_argument("--port", type=int, default=5000)
     chosen = parser.parse_args(arguments)
-    try:
-        if chosen.command == "sync":
-            sync()
-        else:
-            with reachable():
-                ui(chosen.port)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    if chosen.command == "sync":
+        sync()
+    else:
+        with reachable():
+            ui(chosen.port)
 
 
 if __name__ == "__main__":

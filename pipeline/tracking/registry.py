@@ -11,7 +11,7 @@ from pipeline import seal, text
 from pipeline.config import UserError
 from pipeline.foreign import json_object
 from pipeline.model_folder import ModelFolder
-from pipeline.portable import SUMS
+from pipeline.portable import SUMS, ModelCard
 from pipeline.provenance import BESIDE, Provenance
 from pipeline.tracking import notes, places
 from pipeline.tracking.artifacts import WRAPPING, wrapping
@@ -73,7 +73,7 @@ def _create_version(trained: ModelFolder, model: str, evaluation: Path, portable
             loader_module="portable",
             code_paths=[str(PORTABLE)],
             data_path=str(portable),
-            signature=signature(trained.card.task),
+            signature=signature(trained.card),
             pip_requirements=_requirements(),
         )
     # Registering is no part of the training: the run ends when it ended, even after a registering cut off.
@@ -104,7 +104,7 @@ def _create_model(trained: ModelFolder) -> None:
     import mlflow
 
     name = trained.card.data
-    decided = {"single_label": "whether it is `unsure`", "multi_label": "whether each is `present`"}
+    decided = "whether each is `present`" if trained.card.several else "whether it is `unsure`"
     with creating():
         if client().search_registered_models(f"name='{name}'"):
             return
@@ -113,7 +113,7 @@ def _create_model(trained: ModelFolder) -> None:
                 name,
                 description=f"{trained.task.purpose} Trained on `{name}`. "
                 "In: a column `image` of encoded pictures or uint8 arrays, height × width × 3. "
-                f"Out: five `labels`, best first, their `probabilities`, and {decided[trained.card.task]}. "
+                f"Out: five `labels`, best first, their `probabilities`, and {decided}. "
                 f"In use: the alias `champion` (`models:/{name}@champion`).",
             )
         except mlflow.exceptions.MlflowException as error:
@@ -121,23 +121,18 @@ def _create_model(trained: ModelFolder) -> None:
                 raise
 
 
-def signature(task: str):
-    """What goes into a registered model, and what comes out; by it MLflow decodes base64 of requests.
-
-    Args:
-        task: of the model's card.
-    """
+def signature(card: ModelCard):
+    """What goes into a registered model, and what comes out; by it MLflow decodes base64 of requests."""
     from mlflow.models import ModelSignature
     from mlflow.types.schema import Array, ColSpec, Schema
 
-    several = task == "multi_label"
     return ModelSignature(
         Schema([ColSpec("binary", "image")]),
         Schema(
             [
                 ColSpec(Array("string"), "labels"),
                 ColSpec(Array("double"), "probabilities"),
-                ColSpec(Array("boolean"), "present") if several else ColSpec("boolean", "unsure"),
+                ColSpec(Array("boolean"), "present") if card.several else ColSpec("boolean", "unsure"),
             ]
         ),
     )
