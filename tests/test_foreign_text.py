@@ -35,7 +35,7 @@ STEERING = "\x1b[2J\r\nfake: line\u202e"
 HOSTILE = MARKUP + STEERING
 
 SINGLE = tasks.of("single_label")
-KNOWN = SimpleNamespace(task="single_label", unsure_below=0.5)  # a card, as far as predict looks at it
+KNOWN = SimpleNamespace(several=False, unsure_below=0.5)  # a card, as far as predict looks at it
 
 
 def _sound(printed: str) -> None:
@@ -164,6 +164,7 @@ def test_an_exported_folder_has_a_line_for_each_class_and_a_card_that_obeys_noth
         input=SimpleNamespace(size=64),
         unsure_below=0.5,
         task="single_label",
+        several=False,
         thresholds=[],
     )
     lineage = {"data": {"name": "mine", "pictures": 3, "content": "c" * 64, "split": "s" * 64}}
