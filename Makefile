@@ -9,7 +9,7 @@ TORCH ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install checkout demo petfaces ui test test-slow bench peers lint constraints clean
+.PHONY: help install checkout demo petfaces ui test test-unit test-slow bench peers lint constraints clean
 .NOTPARALLEL:  # with -j, too, a check comes before what it guards
 
 help:  ## list the targets
@@ -36,24 +36,27 @@ checkout:
 	fi >&2
 
 demo: checkout $(INSTALLED)  ## the whole pipeline on drawn faces, then the leaderboard (under five minutes)
-	@python -m pipeline.config data=sample
+	@petfaces config data=sample
 	dvc repro
-	@python -m pipeline.leaderboard
+	@petfaces leaderboard
 	@changed=$$(git status --porcelain 2>/dev/null); test -z "$$changed" \
 		|| printf '%s\n' "$$changed" | grep -qvE '^.. (dvc\.lock|reports/sample/.*)$$' \
 		|| echo "Another processor rounds otherwise: dvc.lock and reports/sample differ from the committed ones." \
 			"Back to those: git checkout dvc.lock reports/sample && git clean -fdq reports/sample"
 
 petfaces: checkout $(INSTALLED)  ## the same on the real faces; PETFACES_MIRROR=DIRECTORY_OR_URL for a copy of the archive
-	@python -m pipeline.config data=petfaces
+	@petfaces config data=petfaces
 	dvc repro
-	@python -m pipeline.leaderboard
+	@petfaces leaderboard
 
 ui: $(INSTALLED)  ## MLflow's page, with links to its training side
-	@python -m pipeline.tracking ui
+	@petfaces tracking ui
 
 test: $(INSTALLED)  ## the tests (offline, on drawn faces)
 	pytest -n 2 --dist loadfile
+
+test-unit: $(INSTALLED)  ## those of them that start no program and train nothing (under a minute)
+	pytest -n 2 --dist loadfile -m "not slow and not integration"
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	pytest -m slow

@@ -19,10 +19,15 @@ from rich.table import Table
 
 from benchmarks.machine import described
 from models import classifier
-from pipeline import assess, calibration, config, features, out_of_domain, scores, split, train
-from pipeline.config import ROOT, compose
-from pipeline.data import Pack
-from pipeline.networks import Training
+from pipeline import split, train
+from pipeline.common import errors
+from pipeline.common.paths import ROOT
+from pipeline.config import compose
+from pipeline.data.dataset import PackedDataset
+from pipeline.evaluation import out_of_domain, predictions
+from pipeline.tasks import calibration
+from pipeline.training import assess, features
+from pipeline.training.build import Training
 
 FOLDER = ROOT / "runs/abstention"
 JUDGED_BY = 200  # cut-outs of photographs, of which no rule sees one
@@ -60,20 +65,20 @@ def judged(folder: Path, place: Path, cfg: DictConfig) -> dict[str, np.ndarray]:
     file = folder.with_name("judged.npz")
     if not file.is_file():
         model, card = classifier.load(folder)
-        pack, found = Pack.open(place), {}
+        pack, found = PackedDataset.open(place), {}
         training = Training(cfg, pack, model, card)
 
         def loose(images: list[np.ndarray]) -> np.ndarray:
             if cfg.model.epochs == 0:
                 return assess.of_features(model, features.features_loose(training, images))
-            return scores.predict_loose(model, card, images, 32)
+            return predictions.predict_loose(model, card, images, 32)
 
         for part in ("val", "test"):
             rows = pack.rows(part)
             if cfg.model.epochs == 0:
                 shares = assess.of_features(model, features.features(training, rows))
             else:
-                shares = scores.predict(model, card, pack, rows, 32, 0)
+                shares = predictions.predict(model, card, pack, rows, 32, 0)
             found[part] = shares.max(axis=1)
             found[f"{part}_right"] = shares.argmax(axis=1) == pack.targets[rows]
         others = {
@@ -130,5 +135,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except config.UserError as error:
+    except errors.UserError as error:
         sys.exit(f"error: {error}")

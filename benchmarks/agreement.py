@@ -1,4 +1,4 @@
-"""Whether a model says the same in torch, ONNX Runtime, MLflow's pyfunc, pipeline.serve and the browser.
+"""Whether a model says the same in torch, ONNX Runtime, MLflow's pyfunc, serve and the browser.
 
 ``python -m benchmarks.agreement``, with the champion of params.yaml's data and pictures of its test split as
 they lie in the archive; ``--model`` names another. Each pair in a row: how far probabilities are apart, and
@@ -24,10 +24,13 @@ from rich.table import Table
 from benchmarks.machine import described
 from benchmarks.serving import served
 from models import classifier
-from pipeline import archives, chosen, export, page, portable, scores
-from pipeline.config import ROOT
-from pipeline.data import Pack
+from pipeline import portable
+from pipeline.common.paths import ROOT
+from pipeline.data.dataset import PackedDataset
+from pipeline.evaluation import predictions
+from pipeline.inference import browser_demo, export, resolve
 from pipeline.portable import ModelCard
+from pipeline.sources import archives
 
 MARGIN = 0.05
 
@@ -35,7 +38,9 @@ MARGIN = 0.05
 def by_torch(train: Path, files: list[bytes]) -> np.ndarray:
     """Probabilities of the trained network, sized by Pillow."""
     model, card = classifier.load(train)
-    return scores.predict_loose(model, card, [np.asarray(portable.read_picture(file)) for file in files], 16)
+    return predictions.predict_loose(
+        model, card, [np.asarray(portable.read_picture(file)) for file in files], 16
+    )
 
 
 def by_pyfunc(folder: Path, files: list[bytes]) -> np.ndarray:
@@ -49,7 +54,7 @@ def by_pyfunc(folder: Path, files: list[bytes]) -> np.ndarray:
 
 
 def by_serve(folder: Path, files: list[bytes], classes: list[str]) -> np.ndarray:
-    """What pipeline.serve answers to uploads."""
+    """What serve answers to uploads."""
     with served(folder) as address:
         found = np.empty((len(files), len(classes)))
         for row, file in enumerate(files):
@@ -72,7 +77,7 @@ def by_browser(folder: Path, files: list[bytes], card: ModelCard) -> np.ndarray 
         ready.append(address)
         answering.set()
 
-    threading.Thread(target=page.serve, args=(folder, 0, tell), daemon=True).start()
+    threading.Thread(target=browser_demo.serve, args=(folder, 0, tell), daemon=True).start()
     answering.wait()
     names = [re.sub(r"^(cat|dog)_", "", name).replace("_", " ") for name in card.classes]
     found = np.full((len(files), len(names)), np.nan)
@@ -106,12 +111,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.agreement", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("--model", help=chosen.HELP)
+    parser.add_argument("--model", help=resolve.HELP)
     parser.add_argument("--pictures", type=int, default=500)
     given = parser.parse_args()
-    with chosen.opened(given.model) as found, tempfile.TemporaryDirectory() as scratch:
+    with resolve.opened(given.model) as found, tempfile.TemporaryDirectory() as scratch:
         card = found.card
-        pack = Pack.open(ROOT / "data" / card.data)
+        pack = PackedDataset.open(ROOT / "data" / card.data)
         paths = set(pack.table["path"])
         # Test pictures first, then others: 500 may be more than a test split has.
         tested = set(pack.table["path"][pack.table["split"] == "test"])
@@ -123,12 +128,12 @@ def main() -> None:
         files = [read[path] for path in sorted(read, key=lambda path: (path not in tested, path))]
         files = files[: given.pictures]
         folder = export.export(found, Path(scratch) / "exported")
-        session = portable.Portable(folder)
+        session = portable.OnnxClassifier(folder)
         answers: dict[str, Callable[[], np.ndarray | None]] = {
             "torch": lambda: by_torch(found.train, files),
             "ONNX Runtime": lambda: np.stack([session.probabilities(file) for file in files]),
             "pyfunc": lambda: by_pyfunc(found.portable, files),
-            "pipeline.serve": lambda: by_serve(folder, files, card.classes),
+            "serve": lambda: by_serve(folder, files, card.classes),
             "browser": lambda: by_browser(folder / "try", files, card),
         }
         told = {name: answer for name, each in answers.items() if (answer := each()) is not None}

@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import described, interleaved
-from pipeline import features, networks
-from pipeline.config import ROOT, compose
-from pipeline.data import Pack, Pictures, loader, still
+from pipeline.common.paths import ROOT
+from pipeline.config import compose
+from pipeline.data.dataset import ImageDataset, PackedDataset, loader, still
+from pipeline.training import build, features
 
 
 def main() -> None:
@@ -30,20 +31,20 @@ def main() -> None:
     given = parser.parse_args()
 
     cfg = compose("model=probe", *given.overrides)
-    pack = Pack.open(ROOT / "data" / cfg.data.name)
+    pack = PackedDataset.open(ROOT / "data" / cfg.data.name)
     torch.set_num_threads(cfg.runtime.threads)
-    training = networks.build(cfg, pack)
+    training = build.build(cfg, pack)
     card = training.card
     rows = np.arange(min(given.pictures, len(pack.table)))
     relabelled = np.roll(rows, 1)
     sized = [
-        batch for batch, _ in loader(Pictures(pack, rows, still(card.input), 0), cfg.model.batch_size, 0)
+        batch for batch, _ in loader(ImageDataset(pack, rows, still(card.input), 0), cfg.model.batch_size, 0)
     ]
 
     def engine(name: str, channels_last: bool = True):
         other = compose("model=probe", *given.overrides, f"runtime.features={name}")
         other.model.channels_last = channels_last
-        network = networks.build(other, pack).model
+        network = build.build(other, pack).model
         return features._engine(network, card, other)
 
     # The trunk is exported before anything is timed: once in a machine's life.

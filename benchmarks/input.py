@@ -18,9 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import described, interleaved
-from pipeline import archives, augment, networks
-from pipeline.config import ROOT, compose
-from pipeline.data import EpochSampler, Pack, Pictures, loader
+from pipeline.common.paths import ROOT
+from pipeline.config import compose
+from pipeline.data import augment
+from pipeline.data.dataset import EpochSampler, ImageDataset, PackedDataset, loader
+from pipeline.sources import archives
+from pipeline.training import build
 
 BATCH = 32
 
@@ -82,8 +85,8 @@ def main() -> None:
     given = parser.parse_args()
 
     cfg = compose("model=scratch", "augment=light", *given.overrides)
-    pack = Pack.open(ROOT / "data" / cfg.data.name)
-    training = networks.build(cfg, pack)
+    pack = PackedDataset.open(ROOT / "data" / cfg.data.name)
+    training = build.build(cfg, pack)
     model, card = training.model, training.card
     size = card.input.size
     torch.set_num_threads(1)
@@ -92,7 +95,7 @@ def main() -> None:
     members = archives.members(ROOT / "data" / cfg.data.name / "archive")
     files = [data for path, data in members if path in wanted]
     assert len(files) == len(rows)
-    pictures = Pictures(
+    pictures = ImageDataset(
         pack, rows, augment.build(OmegaConf.to_container(cfg.augment.transforms), [size]), seed=1
     )
 
@@ -131,7 +134,7 @@ def main() -> None:
     )
 
 
-def steps(model, pictures: Pictures, count: int) -> tuple[list[float], list[float]]:
+def steps(model, pictures: ImageDataset, count: int) -> tuple[list[float], list[float]]:
     """Seconds of making each batch and of learning from it."""
     optimiser = model.train().configure_optimizers()
     waited, taken = [], []

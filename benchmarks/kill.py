@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import described
-from pipeline import curves
-from pipeline.config import ROOT, compose
+from pipeline.artifacts import curves
+from pipeline.common.paths import ROOT
+from pipeline.config import compose
 from pipeline.tracking.runs import COUNTERS
 
 # Short trainings with all that could go astray: dropout, mixup, a moving average, a fitted head, frozen and

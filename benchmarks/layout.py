@@ -13,9 +13,10 @@ from rich.table import Table
 
 from benchmarks.machine import described, interleaved
 from models.classifier import Classifier
-from pipeline import networks
-from pipeline.config import ROOT, compose
-from pipeline.data import Pack
+from pipeline.common.paths import ROOT
+from pipeline.config import compose
+from pipeline.data.dataset import PackedDataset
+from pipeline.training import build
 
 MODELS = ("scratch", "finetune")
 
@@ -48,8 +49,8 @@ def main() -> None:
         programs = {}
         for channels_last, threads in product((False, True), given.threads):
             cfg = compose(f"model={name}", *given.overrides, f"model.channels_last={channels_last}")
-            pack = Pack.open(ROOT / "data" / cfg.data.name)
-            training = networks.build(cfg, pack)
+            pack = PackedDataset.open(ROOT / "data" / cfg.data.name)
+            training = build.build(cfg, pack)
             size, count = training.card.input.size, cfg.model.batch_size
             pictures = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8)
             batch = pictures, torch.randint(0, len(pack.classes), (count,))

@@ -1,7 +1,7 @@
 """How much memory a training takes of its own as the data grow: 5,000 and 500,000 packed pictures.
 
 ``python -m benchmarks.memory``; ``--photos 1000 100000`` names so many photos instead, with the champion of
-params.yaml's data or ``--model``; ``--uploads`` measures what it takes pipeline.serve to decode its largest
+params.yaml's data or ``--model``; ``--uploads`` measures what it takes serve to decode its largest
 pictures, alone and four at once. The packs are generated: their indexes are whole, their pixels a sparse file
 of zeros that takes no room on the disk. Own (anonymous) memory is what the system can't drop: the pack is
 mapped, so its pages are not among it. Each training is watched for some time, then stopped by SIGTERM.
@@ -29,8 +29,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import described
-from pipeline import chosen, decoder, sample, schema, seal, serve
-from pipeline.config import ROOT, main_checkout
+from pipeline.artifacts import seal
+from pipeline.common.paths import ROOT, main_checkout
+from pipeline.data import pack_index
+from pipeline.inference import decoder, resolve, serve
+from pipeline.sources import synthetic
 
 NAME = "benchmark-memory"
 SIDE, CLASSES = 128, 35
@@ -39,9 +42,10 @@ SIDE, CLASSES = 128, 35
 TRAINING = """
 import sys
 from pipeline import config, train
+from pipeline.common.errors import UserError
 try:
     train.train(config.compose(*sys.argv[1:]))
-except config.UserError as error:
+except UserError as error:
     sys.exit(f"stopped: {error}")
 """
 
@@ -64,8 +68,8 @@ def generate(place: Path, pictures: int) -> None:
     with open(place / "pack/pixels.bin", "wb") as pixels:
         pixels.truncate(pictures * SIDE * SIDE * 3)
     (place / "pack/quarantine.csv").write_text("path,reason\n", encoding="utf-8")
-    summary = {"schema": schema.VERSION, "max_side": SIDE, "pictures": pictures, "classes": CLASSES}
-    summary |= {"quarantined": 0, "content": schema.content_hash(index)}
+    summary = {"schema": pack_index.VERSION, "max_side": SIDE, "pictures": pictures, "classes": CLASSES}
+    summary |= {"quarantined": 0, "content": pack_index.content_hash(index)}
     (place / "pack/pack.json").write_text(json.dumps(summary), encoding="utf-8")
     seal.seal(place / "pack")
 
@@ -121,13 +125,13 @@ def train(seconds: float, overrides: list[str]) -> tuple[int, str]:
 
 def name_photos(count: int, model: str | None) -> tuple[int, float]:
     """Names a folder of one drawn photo under many names; returns the highest memory, and seconds."""
-    (_, face), *_ = sample.pictures(1, seed=1)
+    (_, face), *_ = synthetic.pictures(1, seed=1)
     with tempfile.TemporaryDirectory() as folder:
         for start in range(0, count, 1000):  # a file has not any number of links
             (first := Path(folder) / f"{start:07}.jpg").write_bytes(face)
             for number in range(start + 1, min(start + 1000, count)):
                 os.link(first, Path(folder) / f"{number:07}.jpg")
-        command = [sys.executable, "-m", "pipeline.predict", folder, "--format", "csv"]
+        command = [sys.executable, "-m", "pipeline", "predict", folder, "--format", "csv"]
         began = time.monotonic()
         program = subprocess.Popen(
             [*command, *(["--model", model] if model else [])],
@@ -137,12 +141,12 @@ def name_photos(count: int, model: str | None) -> tuple[int, float]:
         )
         highest = highest_of(program)
         if program.returncode:
-            sys.exit(f"pipeline.predict ended with {program.returncode}")
+            sys.exit(f"pipeline.inference.predict ended with {program.returncode}")
         return highest, time.monotonic() - began
 
 
 def uploads() -> Table:
-    """What a picture of as many pixels as pipeline.serve takes costs the process that decodes it, by kind."""
+    """What a picture of as many pixels as serve takes costs the process that decodes it, by kind."""
     side = math.isqrt(serve.MAX_PIXELS)
     small = np.random.default_rng(0).integers(0, 256, (side // 50, side // 50, 3), dtype=np.uint8)
     image = Image.fromarray(small).resize((side, side))
@@ -197,7 +201,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=180)
     parser.add_argument("--photos", type=int, nargs="+", default=[])
     parser.add_argument("--uploads", action="store_true")
-    parser.add_argument("--model", help=chosen.HELP)
+    parser.add_argument("--model", help=resolve.HELP)
     parser.add_argument("overrides", nargs="*", help="further choices, as for pipeline.train")
     given = parser.parse_args()
     console = Console(width=120)

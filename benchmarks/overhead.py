@@ -17,8 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import described, interleaved
-from pipeline import archives, pack, portable
-from pipeline.config import ROOT, compose
+from pipeline import pack, portable
+from pipeline.common.paths import ROOT
+from pipeline.config import compose
+from pipeline.sources import archives
 
 
 def _run(*command: str):
@@ -95,22 +97,22 @@ def main() -> None:
 
 def _trainings(folder: Path, overrides: list[str]) -> dict:
     """The same few epochs with what they are told to, and with none."""
-    from pipeline import fit, networks
-    from pipeline.checkpoints import Checkpoints
-    from pipeline.data import Pack
-    from pipeline.lineage import lineage_of, settings_of
+    from pipeline.artifacts.checkpoints import Checkpoints
+    from pipeline.artifacts.lineage import lineage_of, settings_of
+    from pipeline.data.dataset import PackedDataset
     from pipeline.tracking import Run
+    from pipeline.training import build, fit
 
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
     cfg = compose("model=scratch", "data.epochs=2", *overrides)
-    pack_ = Pack.open(ROOT / "data" / cfg.data.name)
-    card = networks.build(cfg, pack_).card
+    pack_ = PackedDataset.open(ROOT / "data" / cfg.data.name)
+    card = build.build(cfg, pack_).card
     settings, lineage = settings_of(cfg), lineage_of(pack_, cfg.runtime.threads)
     numbers = itertools.count()
 
     def learn(tell) -> list[dict]:
         kept = Checkpoints(folder / f"checkpoints{next(numbers)}")
-        return fit.fit(networks.build(cfg, pack_), kept, time.monotonic(), tell).rows
+        return fit.fit(build.build(cfg, pack_), kept, time.monotonic(), tell).rows
 
     def tracked() -> None:
         run = Run(card, settings, lineage, "overhead", None, "cpu", f"attempt{next(numbers)}")

@@ -23,10 +23,12 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks.machine import described
 from models.probe import fit_head
-from pipeline import networks, tables
-from pipeline.config import ROOT, compose
-from pipeline.data import Pack
-from pipeline.features import features
+from pipeline.common import tables
+from pipeline.common.paths import ROOT
+from pipeline.config import compose
+from pipeline.data.dataset import PackedDataset
+from pipeline.training import build
+from pipeline.training.features import features
 
 SEEDS = range(100, 105)  # none of those by which the recipe was chosen
 DRAWS = range(100, 110)
@@ -63,7 +65,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="choices of the probe, as for pipeline.train")
     given = parser.parse_args()
     cfg = compose("model=probe", *given.overrides)
-    pack = Pack.open(ROOT / "data" / cfg.data.name)
+    pack = PackedDataset.open(ROOT / "data" / cfg.data.name)
     y = pack.targets
     backbone = cfg.model.net.backbone
     file = ROOT / "reports/benchmarks" / cfg.data.name / "probe.csv"
@@ -76,7 +78,7 @@ def main() -> None:
     def seen(*more: str) -> np.ndarray:
         chosen = compose("model=probe", *given.overrides, *more)
         torch.set_num_threads(chosen.runtime.threads)
-        return features(networks.build(chosen, pack), np.arange(len(y)))
+        return features(build.build(chosen, pack), np.arange(len(y)))
 
     def plain(learn: np.ndarray, judged: np.ndarray, seed: int) -> np.ndarray:
         head = LogisticRegression(max_iter=5000)

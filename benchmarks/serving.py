@@ -28,14 +28,17 @@ from rich.table import Table
 
 from benchmarks.machine import described, interleaved, spread
 from models import classifier
-from pipeline import archives, chosen, export, portable, scores, tracking
-from pipeline.config import ROOT
+from pipeline import portable, tracking
+from pipeline.common.paths import ROOT
+from pipeline.evaluation import predictions
+from pipeline.inference import export, resolve
+from pipeline.sources import archives
 
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """The address of pipeline.serve."""
-    command = [sys.executable, "-m", "pipeline.serve", str(folder), "--port", "0"]
+    """The address of pipeline.inference.serve."""
+    command = [sys.executable, "-m", "pipeline", "serve", str(folder), "--port", "0"]
     program = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         yield re.search(r"at (http\S+)/predict", program.stdout.readline())[1]
@@ -54,7 +57,7 @@ def served_by_mlflow(model: Path, port: int = 5055) -> Iterator[str]:
         mlflow.pyfunc.save_model(
             f"{place}/model",
             loader_module="portable",
-            code_paths=[portable.__file__],
+            code_paths=[str(Path(portable.__file__).parent)],
             data_path=str(model),
             signature=tracking.signature(portable.read_card(model)),
         )
@@ -101,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.serving", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("--model", help=chosen.HELP)
+    parser.add_argument("--model", help=resolve.HELP)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=20)
@@ -109,12 +112,12 @@ def main() -> None:
     given = parser.parse_args()
     console = Console(width=120)
     console.print(described("torch", "onnxruntime", "mlflow", "fastapi"))
-    with chosen.opened(given.model) as found, tempfile.TemporaryDirectory() as scratch:
+    with resolve.opened(given.model) as found, tempfile.TemporaryDirectory() as scratch:
         card = found.card
         (_, file) = next(islice(archives.members(ROOT / "data" / card.data / "archive"), 1, None))
         folder = export.export(found, Path(scratch) / "exported", page=False)
         network, _ = classifier.load(found.train)
-        alone, beside = portable.Portable(folder), portable.Portable(folder, threads=1)
+        alone, beside = portable.OnnxClassifier(folder), portable.OnnxClassifier(folder, threads=1)
         local = threading.local()
 
         def post(address: str, **how) -> bool:
@@ -127,14 +130,14 @@ def main() -> None:
 
         def eager() -> np.ndarray:
             picture = np.asarray(portable.read_picture(file))
-            return scores.predict_loose(network, card, [picture], 1)
+            return predictions.predict_loose(network, card, [picture], 1)
 
         request = {"columns": ["image"], "data": [[base64.b64encode(file).decode()]]}
         with served(folder) as ours, served_by_mlflow(found.portable) as theirs:
             programs = {
                 "torch eager": eager,
                 "ONNX Runtime": lambda: alone.answer(file),
-                "pipeline.serve": lambda: post(f"{ours}/predict", files={"photo": file}),
+                "petfaces serve": lambda: post(f"{ours}/predict", files={"photo": file}),
                 "mlflow models serve": lambda: post(
                     f"{theirs}/invocations", json={"dataframe_split": request}
                 ),
@@ -154,7 +157,7 @@ def main() -> None:
             lost: dict[str, int] = {}
             for _ in range(3):
                 rates.setdefault("bare ONNX Runtime", []).append(_bare(beside, file, given.seconds))
-                for name in ("pipeline.serve", "mlflow models serve"):
+                for name in ("petfaces serve", "mlflow models serve"):
                     _, gone, rate = flood(programs[name], given.clients, given.seconds)
                     rates.setdefault(name, []).append(rate)
                     lost[name] = lost.get(name, 0) + gone
@@ -164,13 +167,13 @@ def main() -> None:
                 table.add_row(name, spread(each, ".1f"), f"{bare / rate:.2f}", str(lost.get(name, "")))
             console.print(table)
             if given.soak:
-                answered, gone, rate = flood(programs["pipeline.serve"], given.clients, given.soak * 60)
+                answered, gone, rate = flood(programs["petfaces serve"], given.clients, given.soak * 60)
                 console.print(
                     f"soak: {answered:,} answers in {given.soak:g} minutes, {gone} lost, {rate:.1f} a second"
                 )
 
 
-def _bare(model: portable.Portable, file: bytes, seconds: float) -> float:
+def _bare(model: portable.OnnxClassifier, file: bytes, seconds: float) -> float:
     """Answers a second of as many threads as there are cores, without any server."""
     cores, stop = os.cpu_count() or 1, time.monotonic() + seconds
 

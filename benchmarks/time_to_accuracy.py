@@ -23,9 +23,11 @@ from rich.table import Table
 
 from benchmarks.machine import described
 from models.pretrained import imagenet_from_package
-from pipeline import archives, tables
-from pipeline.config import ROOT, compose
-from pipeline.data import Pack
+from pipeline.common import tables
+from pipeline.common.paths import ROOT
+from pipeline.config import compose
+from pipeline.data.dataset import PackedDataset
+from pipeline.sources import archives
 
 COLUMNS = ("contestant", "size", "epochs", "seed", "goal", "minutes", "best")
 PEERS = {"timm and torchvision": "timm_script", "fastai fine_tune": "fastai_script"}
@@ -34,8 +36,10 @@ PEERS = {"timm and torchvision": "timm_script", "fastai fine_tune": "fastai_scri
 OURS = """
 import sys
 from pathlib import Path
-from pipeline import config, features, graph, train
-features.CACHE, graph.CACHE = Path(sys.argv[1]) / "features", Path(sys.argv[1]) / "trunks"
+from pipeline import config, train
+from pipeline.artifacts import onnx_export
+from pipeline.training import features
+features.CACHE, onnx_export.CACHE = Path(sys.argv[1]) / "features", Path(sys.argv[1]) / "trunks"
 print(train.train(config.compose(*sys.argv[2:]))["val/top1"], flush=True)
 """
 
@@ -57,7 +61,7 @@ class Contest:
     command: list[str]
 
 
-def unpack(pack: Pack, archive: Path, folder: Path) -> None:
+def unpack(pack: PackedDataset, archive: Path, folder: Path) -> None:
     """Lays the archive's files of train and val out as ``<split>/<class>/<name>``, as peers read them."""
     table = pack.table.set_index("path")
     for path, data in archives.members(archive):
@@ -122,7 +126,7 @@ def main() -> None:
     if not given.peers.is_file():
         sys.exit(f"{given.peers} is not there; run: make peers")
     cfg = compose("model=probe", *given.overrides)
-    pack, threads = Pack.open(ROOT / "data" / cfg.data.name), cfg.runtime.threads
+    pack, threads = PackedDataset.open(ROOT / "data" / cfg.data.name), cfg.runtime.threads
     file = ROOT / "reports/benchmarks" / cfg.data.name / "time_to_accuracy.csv"
     console = Console(width=120)
     console.print(described("torch", "timm", "onnxruntime"), f"threads {threads}")
@@ -138,10 +142,10 @@ def main() -> None:
 
 
 def _contests(given: argparse.Namespace, cfg, folder: Path, seed: int) -> list[Contest]:
-    from pipeline import networks
+    from pipeline.training import build
 
     choices = ["model=probe", *given.overrides, f"seed={seed}"]
-    card = networks.build(cfg, Pack.open(ROOT / "data" / cfg.data.name)).card
+    card = build.build(cfg, PackedDataset.open(ROOT / "data" / cfg.data.name)).card
     # As it ships, and at the peers' sizes without mirror images.
     ways = {("ours, probe", card.input.size): []}
     for size in given.sizes:

@@ -13,8 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from omegaconf import DictConfig
 
-from pipeline import config, tables, tasks, text
-from pipeline.config import ROOT, UserError
+from pipeline import tasks
+from pipeline.common import tables, text
+from pipeline.common.errors import UserError
+from pipeline.common.paths import ROOT
+from pipeline.stage import stage
 from pipeline.tasks import SEPARATOR
 
 COLUMNS = ("path", "label", "suggested", "own_probability", "suggested_probability")
@@ -140,16 +143,16 @@ def audit(cfg: DictConfig, place: Path) -> list[dict]:
     """
     import torch
 
-    from pipeline import networks
-    from pipeline.data import Pack
-    from pipeline.features import features
+    from pipeline.data.dataset import PackedDataset
+    from pipeline.training import build
+    from pipeline.training.features import features
 
     if cfg.model.head != "probe":
         raise UserError(f"model={cfg.model.name} has no frozen backbone to audit with; use model=probe")
-    pack = Pack.open(place)
+    pack = PackedDataset.open(place)
     torch.set_num_threads(cfg.runtime.threads)
-    training = networks.build(cfg, pack)
-    training.model.to(networks.device(cfg))
+    training = build.build(cfg, pack)
+    training.model.to(build.device(cfg))
     x, targets = features(training, np.arange(len(pack.table))), pack.targets
     groups, paths = pack.table["group"].to_numpy(), pack.table["path"].to_numpy()
     doubted = _doubts_of_several if pack.task.several else _doubts
@@ -169,7 +172,7 @@ def audit(cfg: DictConfig, place: Path) -> list[dict]:
     return rows
 
 
-@config.stage
+@stage
 def main(cfg: DictConfig) -> None:
     rows, task = audit(cfg, ROOT / "data" / cfg.data.name), tasks.of(cfg.data.task)
     first = text.printable(

@@ -5,9 +5,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pipeline import atomic, config, foreign, seal, tables, tasks, unfinished
-from pipeline.config import ROOT, UserError
-from pipeline.seal import model_hash
+from pipeline import tasks
+from pipeline.artifacts import atomic, resume, seal, untrusted
+from pipeline.artifacts.seal import model_hash
+from pipeline.common import tables
+from pipeline.common.errors import UserError
+from pipeline.common.paths import ROOT
+from pipeline.stage import stage
 
 PHOTOGRAPHS = 60  # that show no class
 
@@ -37,21 +41,21 @@ def evaluate(train: Path, place: Path, out: Path, threads: int, workers: int) ->
     import torch
 
     from models.classifier import load
-    from pipeline import out_of_domain, scores
-    from pipeline.data import Pack
+    from pipeline.data.dataset import PackedDataset
+    from pipeline.evaluation import mistakes, out_of_domain, predictions
 
     target = atomic.Target(out, ("metrics.json", "model.sha256", "predictions.csv"))
     target.check()
     torch.set_num_threads(threads)
     seal.check(train)
     model, card = load(train)
-    pack = Pack.open(place)
+    pack = PackedDataset.open(place)
     if card.classes != pack.classes:
         raise UserError(f"{train} knows other classes than {place}; run: dvc repro train")
     rows = pack.rows("test")
-    probabilities = scores.predict(model, card, pack, rows, 32, workers)
+    probabilities = predictions.predict(model, card, pack, rows, 32, workers)
     assessed = model.task.assess(card, probabilities, pack.targets[rows])
-    others = scores.predict_loose(model, card, out_of_domain.photographed(PHOTOGRAPHS, seed=0), 32)
+    others = predictions.predict_loose(model, card, out_of_domain.photographed(PHOTOGRAPHS, seed=0), 32)
     metrics = {"test/pictures": len(rows), **model.task.figures(card, probabilities, pack.targets[rows])}
     metrics["others/named"] = float(model.task.answers(card, others).mean())
 
@@ -59,28 +63,28 @@ def evaluate(train: Path, place: Path, out: Path, threads: int, workers: int) ->
     (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     (unfinished / "model.sha256").write_text(model_hash(train) + "\n", encoding="utf-8")
     np.save(unfinished / "probabilities.npy", probabilities)
-    predictions = pack.table.iloc[rows][["path", "sha256"]].assign(
+    answers = pack.table.iloc[rows][["path", "sha256"]].assign(
         label=assessed.labels,
         predicted=assessed.predicted,
         probability=[f"{each:.6f}" for each in assessed.certainty],
     )
-    tables.write(unfinished / "predictions.csv", predictions.to_dict("records"), list(predictions))
+    tables.write(unfinished / "predictions.csv", answers.to_dict("records"), list(answers))
     tables.write(unfinished / "classes.csv", assessed.classes, ["label", "pictures", "recall", "precision"])
     tables.write(unfinished / "confusions.csv", assessed.confusions, ["label", "taken_for", "pictures"])
-    scores.draw(pack, rows, assessed, f"{card.name} on {card.data}, test", unfinished)
+    mistakes.draw(pack, rows, assessed, f"{card.name} on {card.data}, test", unfinished)
     seal.seal(unfinished)
     target.finish()
     return metrics
 
 
-@config.stage
+@stage
 def main(cfg: DictConfig) -> None:
     runs = ROOT / "runs" / cfg.data.name
     name = cfg.model.name
     if not (runs / "train" / name / "model.json").is_file():
         raise UserError(f"runs/{cfg.data.name}/train/{name} has no trained model; run: dvc repro train")
     seal.check(runs / "train" / name)
-    unfinished.taken(runs / "train" / name)
+    resume.taken(runs / "train" / name)
     metrics = evaluate(
         runs / "train" / name,
         ROOT / "data" / cfg.data.name,
@@ -88,7 +92,7 @@ def main(cfg: DictConfig) -> None:
         cfg.runtime.threads,
         cfg.runtime.workers,
     )
-    task = tasks.of(foreign.card(runs / "train" / name).task)
+    task = tasks.of(untrusted.card(runs / "train" / name).task)
     print(f"evaluate: {name} on {cfg.data.name}, test {task.describe(metrics, 'test', 2)}")
 
 

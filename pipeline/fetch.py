@@ -8,8 +8,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pipeline import archives, config, download, photos, text, yaml_files
-from pipeline.config import ROOT, UserError
+from pipeline.common import paths, text, yaml_files
+from pipeline.common.errors import UserError
+from pipeline.common.paths import ROOT
+from pipeline.sources import archives, download, photos
+from pipeline.stage import stage
 
 TOO_LARGE = f"more than {archives.MAX_BYTES:,} bytes"
 
@@ -24,17 +27,17 @@ def fetch(cfg: DictConfig, archive: Path) -> None:
     unfinished = archive.with_name(archive.name + ".part")
     source, mirror = cfg.data.source, download.mirror_of(cfg)
     if source.kind == "drawn":
-        from pipeline import sample
+        from pipeline.sources import synthetic
 
-        sample.write_archive(unfinished, source.per_class, source.seed)
+        synthetic.write_archive(unfinished, source.per_class, source.seed)
         origin = "drawn"
     elif source.kind == "drawn_attributes":
-        from pipeline import sample
+        from pipeline.sources import synthetic
 
-        sample.write_attributes(unfinished, source.pictures, source.seed)
+        synthetic.write_attributes(unfinished, source.pictures, source.seed)
         origin = "drawn"
     elif source.kind == "folder":
-        origin = write_folder(config.from_root(cfg.fetch.path, config.main_checkout()), unfinished)
+        origin = write_folder(paths.from_root(cfg.fetch.path, paths.main_checkout()), unfinished)
     elif source.kind in ("archive", "oxford_photos"):
         origin = text.without_password(mirror or "its published address")
         _published(source, mirror, unfinished)
@@ -47,7 +50,7 @@ def fetch(cfg: DictConfig, archive: Path) -> None:
 
 def _published(source: DictConfig, mirror: str | None, target: Path) -> None:
     """Brings a published data set, or rebuilds it where its archive is gone."""
-    from pipeline import oxford
+    from pipeline.sources import oxford
 
     if source.kind == "oxford_photos":
         oxford.write_photos(*(download.bring(file, mirror) for file in source.files), target)
@@ -60,7 +63,7 @@ def _published(source: DictConfig, mirror: str | None, target: Path) -> None:
             raise
         print(f"fetch: {gone}", flush=True)
         print(f"fetch: rebuilding it from {source.rebuild}'s photos instead", flush=True)
-        files = yaml_files.load(config.CONF / f"data/{source.rebuild}.yaml").source.files
+        files = yaml_files.load(paths.CONF / f"data/{source.rebuild}.yaml").source.files
         try:
             found = [download.bring(file, mirror) for file in files]
         except UserError as too:
@@ -155,7 +158,7 @@ def _read(file: Path) -> bytes | str:
         return f"can't be read ({error.strerror})"
 
 
-@config.stage
+@stage
 def main(cfg: DictConfig) -> None:
     fetch(cfg, ROOT / f"data/{cfg.data.name}/archive")
 

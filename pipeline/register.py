@@ -10,9 +10,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pipeline import atomic, config, ranking, seal, text
-from pipeline.config import ROOT, UserError
-from pipeline.model_folder import ModelFolder
+from pipeline.artifacts import atomic, seal
+from pipeline.artifacts.model_folder import ModelFolder
+from pipeline.common import text
+from pipeline.common.errors import UserError
+from pipeline.common.paths import ROOT
+from pipeline.evaluation import ranking
+from pipeline.stage import stage
 
 PARTS = ("train", "evaluation", "portable")  # folders of a champion's copy
 
@@ -31,12 +35,12 @@ def check_export(candidate: ModelFolder, place: Path) -> None:
     """
     import numpy as np
 
-    from pipeline.data import Pack, Pictures
-    from pipeline.portable import Portable
+    from pipeline.data.dataset import ImageDataset, PackedDataset
+    from pipeline.portable import OnnxClassifier
 
-    pack = Pack.open(place)
-    model = Portable(candidate.portable)
-    pictures = Pictures(pack, pack.rows("test"), lambda picture, *_: picture, seed=0)
+    pack = PackedDataset.open(place)
+    model = OnnxClassifier(candidate.portable)
+    pictures = ImageDataset(pack, pack.rows("test"), lambda picture, *_: picture, seed=0)
     answers = np.stack([model.probabilities(pictures.picture(row)) for row in range(len(pictures))])
     try:
         judged = np.load(candidate.evaluation / "probabilities.npy", allow_pickle=False)
@@ -68,7 +72,7 @@ def decide(challenger: ModelFolder, champion: ModelFolder | None, significance: 
     """
     import numpy as np
 
-    from pipeline import metrics
+    from pipeline.tasks import metrics
 
     def without_test(reason: str) -> dict:
         return {"promoted": True, "reason": reason, "paired_test": None}
@@ -115,14 +119,15 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
     Raises:
         UserError: a candidate or the champion in office is damaged.
     """
-    from pipeline import graph, tracking
+    from pipeline import tracking
+    from pipeline.artifacts import onnx_export
 
     name, out = runs.name, runs / "register"
     candidates, versions, hashes = {}, {}, {}
     for model in models:
         candidate = ModelFolder(runs / "train" / model, runs / "evaluate" / model, out / "candidates" / model)
         seal.check(candidate.evaluation)
-        graph.to_onnx(candidate.train, candidate.portable)
+        onnx_export.to_onnx(candidate.train, candidate.portable)
         check_export(candidate, place)
         candidates[model], hashes[model] = candidate, candidate.sha256
         versions[model] = tracking.ensure_version(candidate.train, candidate.evaluation, candidate.portable)
@@ -174,7 +179,8 @@ def _in_office(
     former: Path,
 ) -> ModelFolder | None:
     """The files of the champion, fetched into `former` where it is none of the candidates."""
-    from pipeline import graph, tracking
+    from pipeline import tracking
+    from pipeline.artifacts import onnx_export
 
     if in_office is None:
         return None
@@ -184,7 +190,7 @@ def _in_office(
     shutil.rmtree(former, ignore_errors=True)
     tracking.download_version(name, in_office[0], former)
     champion = ModelFolder(*(former / part for part in PARTS))
-    graph.to_onnx(champion.train, champion.portable)  # a version may be of an older form
+    onnx_export.to_onnx(champion.train, champion.portable)  # a version may be of an older form
     return champion
 
 
@@ -217,7 +223,7 @@ def _copy(champion: ModelFolder, target: Path) -> None:
         shutil.copytree(source, target / part)
 
 
-@config.stage
+@stage
 def main(cfg: DictConfig) -> None:
     from pipeline import tracking
 

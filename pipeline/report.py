@@ -14,9 +14,14 @@ from urllib.parse import quote
 
 from omegaconf import DictConfig
 
-from pipeline import config, foreign, leaderboard, portable, tables, text
-from pipeline.config import ROOT, UserError
+from pipeline import portable
+from pipeline.artifacts import untrusted
+from pipeline.common import tables, text
+from pipeline.common.errors import UserError
+from pipeline.common.paths import ROOT
 from pipeline.portable import ModelCard
+from pipeline.reporting import leaderboard
+from pipeline.stage import stage
 from pipeline.tasks import Task
 
 CURVES = ("model", "epoch", "score", "val/loss")  # what dvc.yaml's plots name
@@ -69,7 +74,7 @@ def _keep_others(old: Path, new: Path) -> None:
 
 def _tables(runs: Path, place: Path, task: Task, table: list[dict], folder: Path) -> None:
     """Figures of all candidates for programs: a few in JSON for `dvc exp show`, all in CSV."""
-    from pipeline import curves
+    from pipeline.artifacts import curves
 
     tables.write(folder / "leaderboard.csv", table)
     metrics = {row["model"]: {key: row[key] for key in task.compared if key in row} for row in table}
@@ -95,13 +100,14 @@ def _plots(
 ) -> None:
     import numpy as np
 
-    from pipeline import curves, figures
+    from pipeline.artifacts import curves
+    from pipeline.evaluation import plots
 
     names = list(predictions)
     points = {name: curves.read(runs / "train" / name) for name in names}
-    figures.curves(points, task.monitor, f"val {task.title}", folder / "curves.png")
+    plots.curves(points, task.monitor, f"val {task.title}", folder / "curves.png")
     percent = [[100 * row[f"{task.test_key}{end}"] for row in table] for end in ("", "/low", "/high")]
-    figures.leaderboard(names, *percent, f"test {task.title}", runs.name, folder / "leaderboard.png")
+    plots.leaderboard(names, *percent, f"test {task.title}", runs.name, folder / "leaderboard.png")
     sure = {
         name: (
             np.array([float(row["probability"]) for row in rows]),
@@ -109,7 +115,7 @@ def _plots(
         )
         for name, rows in predictions.items()
     }
-    figures.calibration(sure, folder / "calibration.png")
+    plots.calibration(sure, folder / "calibration.png")
     for name in names:
         shutil.copyfile(runs / "evaluate" / name / "confusion.png", folder / f"confusion-{name}.png")
 
@@ -132,21 +138,21 @@ def _page(
     folder: Path,
 ) -> None:
     """``index.html`` with its pictures."""
-    from pipeline import report_page
-    from pipeline.data import Pack
+    from pipeline.data.dataset import PackedDataset
+    from pipeline.reporting import page
 
-    pack, columns = Pack.open(place), leaderboard.columns(task)
-    tile = report_page.Tiles(pack, folder)
+    pack, columns = PackedDataset.open(place), leaderboard.columns(task)
+    tile = page.Thumbnails(pack, folder)
     best = table[0]["model"]
     recalls = {
         row["label"]: float(row["recall"]) for row in tables.read(runs / "evaluate" / best / "classes.csv")
     }
     doubted = tables.read(place / "audit.csv")
     dropped = pack.table[pack.table["split"] == "dropped"]
-    classes = report_page.counts(pack, recalls)
+    classes = page.counts(pack, recalls)
     tested = [row for row in classes["rows"] if row["recall"] is not None]
     pairs = tables.read(runs / "evaluate" / best / "confusions.csv")
-    report_page.write(
+    page.write(
         folder,
         name=runs.name,
         drawings=_card(runs, best).drawings,
@@ -157,29 +163,29 @@ def _page(
         display=task.display,
         headings=leaderboard.headings(columns),
         rows=[leaderboard.cells(row, columns) for row in table],
-        intervals=report_page.intervals([[row[f"{task.test_key}{end}"] for end in ENDS] for row in table]),
+        intervals=page.intervals([[row[f"{task.test_key}{end}"] for end in ENDS] for row in table]),
         about=" ".join(filter(None, [leaderboard.ties(task, table), task.about])),
         verdicts=[{**row, "words": leaderboard.verdict(row)} for row in verdicts],
         caution=leaderboard.caution(verdicts),
         decision=decision,
         challenger=_challenger(decision),
-        confused=report_page.confused(predictions[best], pairs, tile),
+        confused=page.confused(predictions[best], pairs, tile),
         wrong=sum(row["label"] != row["predicted"] for row in predictions[best]),
         judged=len(predictions[best]),
-        mistakes=report_page.mistakes(predictions[best], tile),
+        mistakes=page.mistakes(predictions[best], tile),
         weakest=sorted(tested, key=lambda row: row["recall"])[:5],
         confidence={name: _confidence(rows) for name, rows in predictions.items()},
         classes=classes,
         quarantine=tables.read(place / "pack/quarantine.csv"),
         dropped=list(dropped["path"]),
-        near_duplicates=report_page.near_duplicates(pack, tile),
+        near_duplicates=page.near_duplicates(pack, tile),
         doubted=doubted,
-        suspicious=[{**row, **tile(row["path"])} for row in doubted[: report_page.SUSPICIOUS]],
+        suspicious=[{**row, **tile(row["path"])} for row in doubted[: page.SUSPICIOUS]],
     )
 
 
 def _card(runs: Path, model: str) -> ModelCard:
-    return foreign.card(runs / "train" / model)
+    return untrusted.card(runs / "train" / model)
 
 
 def _challenger(decision: dict) -> str:
@@ -224,7 +230,7 @@ def _readme(runs: Path, task: Task, table: list[dict], verdicts: list[dict], dec
     return "\n".join(lines) + "\n"
 
 
-@config.stage
+@stage
 def main(cfg: DictConfig) -> None:
     name = cfg.data.name
     report(ROOT / "runs" / name, ROOT / "data" / name, list(cfg.models), ROOT / "reports" / name)

@@ -6,8 +6,13 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
-from pipeline import config, schema, seal, tables, tasks, text
-from pipeline.config import ROOT, UserError
+from pipeline import tasks
+from pipeline.artifacts import seal
+from pipeline.common import tables, text
+from pipeline.common.errors import UserError
+from pipeline.common.paths import ROOT
+from pipeline.data import pack_index
+from pipeline.stage import stage
 
 SPLITS = ("train", "val", "test")
 
@@ -163,8 +168,8 @@ def split(pack: Path, target: Path, cfg: DictConfig) -> None:
         )
     seal.check(pack)
     # Dealt in the order of the pictures' hashes: another name for a picture moves none.
-    task = tasks.of(schema.read_summary(pack)["task"])
-    index = schema.read_index(pack).sort_values(list(schema.PICTURE), kind="stable")
+    task = tasks.of(pack_index.read_summary(pack)["task"])
+    index = pack_index.read_index(pack).sort_values(list(pack_index.PICTURE), kind="stable")
     groups = near_duplicates(list(index["phash"]), cfg.distance)
     official = index["official"].to_numpy() if cfg.official else np.full(len(index), "")
     result = keep_official(official, groups)
@@ -198,7 +203,7 @@ def split(pack: Path, target: Path, cfg: DictConfig) -> None:
         print(f"split: dropped {text.printable(path)}: a near-duplicate stands in test or val")
 
 
-@config.stage
+@stage
 def main(cfg: DictConfig) -> None:
     place = ROOT / "data" / cfg.data.name
     split(place / "pack", place / "split.csv", cfg.split)

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,12 +15,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import atomic, config, foreign, seal, tasks, yaml_files
-from pipeline.config import ROOT, SharedError, UserError
-from pipeline.lineage import lineage_of, settings_of
+from pipeline import tasks
+from pipeline.artifacts import atomic, seal, untrusted
+from pipeline.artifacts.lineage import lineage_of, settings_of
+from pipeline.artifacts.provenance import Provenance
+from pipeline.artifacts.resume import ResumeState, finished, identity
+from pipeline.common import paths, yaml_files
+from pipeline.common.errors import SharedError, UserError
+from pipeline.common.paths import ROOT
 from pipeline.portable import ModelCard
-from pipeline.provenance import Provenance
-from pipeline.unfinished import Unfinished, finished, identity
+from pipeline.stage import stage
+from pipeline.training.distributed import own_processes
 
 if TYPE_CHECKING:
     from models.classifier import Classifier
@@ -52,17 +58,19 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     import torch
     from lightning_fabric import seed_everything
 
-    from pipeline import networks, tracking
-    from pipeline.assess import assess
-    from pipeline.data import Pack
-    from pipeline.fit import fit
+    from pipeline import tracking
+    from pipeline.data.dataset import PackedDataset
+    from pipeline.evaluation import mistakes
+    from pipeline.training import build
+    from pipeline.training.assess import assess
+    from pipeline.training.fit import fit
 
     target = _target(cfg)
     out = target.out
-    pack = Pack.open(ROOT / "data" / cfg.data.name)
-    device = networks.device(cfg)
+    pack = PackedDataset.open(ROOT / "data" / cfg.data.name)
+    device = build.device(cfg)
     settings, lineage = settings_of(cfg), lineage_of(pack, cfg.runtime.threads)
-    with networks.start_of(cfg) as start:
+    with start_of(cfg) as start:
         if start:
             lineage["start"] = seal.model_hash(start)
         known = identity(settings, lineage, sweep)
@@ -71,9 +79,9 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
             return metrics
         torch.set_num_threads(cfg.runtime.threads)
         seed_everything(cfg.seed, verbose=False)
-        training = networks.build(cfg, pack, start)
+        training = build.build(cfg, pack, start)
     model = training.model.to(device)
-    place = Unfinished(known, out)
+    place = ResumeState(known, out)
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:  # one of several processes: the first does all the rest
         with suppress(SharedError):  # an exit status would have the first one killed before it can tell
             fit(training, place.checkpoints, began)
@@ -99,7 +107,9 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
                 reached = fit(training, place.checkpoints, began, run.push)
                 learnt = time.monotonic()
                 model.to(device)
-                card, metrics = assess(training, part)
+                card, metrics, answers = assess(training)
+                title = f"{cfg.model.name} on {cfg.data.name}, validation"
+                mistakes.draw(pack, pack.rows("val"), answers, title, part)
                 metrics |= _effort(reached.rows) | model.cpu().cost(card.input.size)
                 _save(model, card, reached.rows, metrics, settings, lineage, part)
                 seal.seal(part)
@@ -113,13 +123,41 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     return metrics
 
 
+@contextmanager
+def start_of(cfg: DictConfig) -> Iterator[Path | None]:
+    """The train folder of the model that ``model.start`` names, while it is read; None where it names none.
+
+    Raises:
+        UserError: there is no such model, or it is damaged.
+    """
+    from pipeline import tracking
+
+    start = cfg.model.start
+    if not start:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as downloaded:
+        if start.startswith("models:/"):
+            with tracking.reachable():
+                folder = tracking.download_train(start, Path(downloaded))
+        else:
+            folder = paths.from_root(start)
+        if not (folder / "model.json").is_file() or not (folder / "weights.safetensors").is_file():
+            raise UserError(
+                f"model.start={start} holds no trained model; name a train folder (runs/DATA/train/MODEL), "
+                "models:/NAME/VERSION or models:/NAME@ALIAS"
+            )
+        seal.check(folder, f"model.start={start}")
+        yield folder
+
+
 def _target(cfg: DictConfig) -> atomic.Target:
     """Where the train folder goes.
 
     Raises:
         UserError: something else is there, or it is a place of the project's own.
     """
-    out, what, advice = config.from_root(cfg.out), f"out={cfg.out}", "name another out=, in runs/single/ say"
+    out, what, advice = paths.from_root(cfg.out), f"out={cfg.out}", "name another out=, in runs/single/ say"
     whole = out.resolve()
     if ROOT.is_relative_to(whole):
         raise UserError(f"{what} is the project itself, or a folder above it; {advice}")
@@ -144,7 +182,7 @@ def _save(
 ) -> None:
     """Writes the files of a trained model."""
     from models.classifier import save
-    from pipeline import curves
+    from pipeline.artifacts import curves
 
     save(model, card, folder)
     curves.write(rows, folder / "curves.csv")
@@ -160,33 +198,6 @@ def _effort(rows: list[dict]) -> dict[str, int]:
         "epochs": int(epochs[-1]["epoch"]) if epochs else 0,
         "pictures_seen": int(epochs[-1]["pictures_seen"]) if epochs else 0,
     }
-
-
-@contextmanager
-def _own_processes(overrides: list[str], out: str) -> Iterator[None]:
-    """Lets Lightning start further processes from within a sweep.
-
-    It calls this program again by `sys.argv`: under --multirun each would run the whole sweep, so the
-    arguments become this job's. Afterwards nothing may remain that makes the next job think it is one of
-    them.
-    """
-    given = list(sys.argv)
-    sys.argv = [
-        given[0],
-        *(item for item in overrides if not item.startswith("out=")),
-        f"out={out}",
-        "hydra.mode=RUN",
-    ]
-    try:
-        yield
-    finally:
-        sys.argv = given
-        import torch
-
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-        for variable in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
-            os.environ.pop(variable, None)
 
 
 def _new_single(model: str) -> Path:
@@ -217,7 +228,7 @@ def check_watched(augment: str) -> None:
         )
 
 
-@config.stage
+@stage
 def main(cfg: DictConfig) -> float | None:
     job = HydraConfig.get()
     if "DVC_STAGE" in os.environ:
@@ -235,7 +246,7 @@ def main(cfg: DictConfig) -> float | None:
         out = Path(cfg.out)
     cfg.out = str(out)
     try:
-        with _own_processes(list(job.overrides.task), cfg.out):
+        with own_processes(list(job.overrides.task), cfg.out):
             metrics = train(cfg, name, sweep)
     finally:
         if made:
@@ -243,7 +254,7 @@ def main(cfg: DictConfig) -> float | None:
                 (ROOT / made).rmdir()
     if not metrics:
         return None
-    task = tasks.of(foreign.card(config.from_root(cfg.out)).task)
+    task = tasks.of(untrusted.card(paths.from_root(cfg.out)).task)
     reached = task.describe(metrics, "val", 1)
     print(f"train: {cfg.model.name} on {cfg.data.name}, val {reached}, in {cfg.out}")
     return metrics[task.monitor]

@@ -42,6 +42,17 @@ def _run(*command: str, cwd: Path = HOUSE, **environment: str) -> subprocess.Com
     )
 
 
+def petfaces(*words: str) -> None:
+    """Runs a command of ``petfaces`` in this process; SystemExit where it fails."""
+    from pipeline.__main__ import main
+
+    try:
+        main(list(words), prog_name="petfaces")
+    except SystemExit as ended:
+        if ended.code:
+            raise
+
+
 def _change(file: str, *changes: tuple[str, str], house: Path = HOUSE) -> None:
     """Replaces text in a file of the copy; a text that is not there is an error of the test."""
     text = (house / file).read_text()
@@ -83,6 +94,13 @@ if "PYTEST_XDIST_WORKER" in os.environ or not any(word.startswith("-n") for word
     sys.path.insert(0, str(HOUSE))
     os.environ["PYTHONPATH"] = str(HOUSE)
     os.chdir(HOUSE)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what `make test-unit` leaves out."""
+    for item in items:
+        if {"run", "repro"} & set(item.fixturenames):
+            item.add_marker("integration")
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from models import classifier
-from pipeline import portable, seal
+from pipeline import portable
+from pipeline.artifacts import seal
 
 CARD = {
     "name": "tiny",

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline import audit, config, pack, sample, split
-from pipeline.config import UserError
+from pipeline import audit, config, pack, split
+from pipeline.common.errors import UserError
+from pipeline.sources import synthetic
+from pipeline.sources.breeds import BREEDS
 
 
 def _features(classes: int, each: int, apart: float = 4.0) -> tuple[np.ndarray, np.ndarray]:
@@ -82,7 +84,7 @@ def _packed(place, swap: tuple[str, str] | None = None):
             for number in range(12):
                 rng = np.random.Generator(np.random.PCG64([7, number, len(name)]))
                 buffer = io.BytesIO()
-                sample.draw(sample.BREEDS[name], rng).save(buffer, "JPEG")
+                synthetic.draw(BREEDS[name], rng).save(buffer, "JPEG")
                 path = f"tiny/{name}/{name}_{number}.jpg"
                 member = tarfile.TarInfo(swap[1] if swap and path == swap[0] else path)
                 member.size = buffer.tell()
@@ -115,15 +117,15 @@ def test_a_picture_in_the_wrong_folder_comes_first_with_the_right_name(tmp_path)
 
 
 def test_the_probe_finds_the_audits_features(tmp_path, monkeypatch):
-    from pipeline import features, networks
-    from pipeline.data import Pack
+    from pipeline.data.dataset import PackedDataset
+    from pipeline.training import build, features
 
     _packed(tmp_path)
     cfg = config.compose("model=probe")
     audit.audit(cfg, tmp_path)
     monkeypatch.setattr(features, "_compute", lambda *_: pytest.fail("features were computed again"))
-    packed = Pack.open(tmp_path)
-    training = networks.build(cfg, packed)
+    packed = PackedDataset.open(tmp_path)
+    training = build.build(cfg, packed)
     rows = packed.rows("train")
     assert features.features(training, rows).shape == (len(rows), 1280)
 

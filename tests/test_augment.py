@@ -5,16 +5,17 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from pipeline import augment, config
-from pipeline.config import UserError
-from pipeline.data import EpochSampler, Pack, Pictures, balanced_chances, loader
+from pipeline import config
+from pipeline.common.errors import UserError
+from pipeline.data import augment
+from pipeline.data.dataset import EpochSampler, ImageDataset, PackedDataset, balanced_chances, loader
 
 
 @pytest.fixture
 def learning(repro, house):
-    pack = Pack.open(house / "data/sample")
+    pack = PackedDataset.open(house / "data/sample")
     transforms = OmegaConf.to_container(config.compose("model=scratch").augment.transforms)
-    return Pictures(pack, pack.rows("train"), augment.build(transforms, [32] * 2), seed=3)
+    return ImageDataset(pack, pack.rows("train"), augment.build(transforms, [32] * 2), seed=3)
 
 
 def _epoch(pictures, epoch, workers):
@@ -40,10 +41,10 @@ def test_transforms_that_make_no_picture_are_told_before_a_training(transform, t
 
 
 def test_what_goes_wrong_in_a_process_that_reads_is_one_line_too(repro, house):
-    pack = Pack.open(house / "data/sample")
+    pack = PackedDataset.open(house / "data/sample")
     crop = augment.build([{"RandomCrop": {"height": 250, "width": 250}}], [32])
     with pytest.raises(UserError) as error:
-        _epoch(Pictures(pack, pack.rows("train"), crop, seed=3), 0, 1)
+        _epoch(ImageDataset(pack, pack.rows("train"), crop, seed=3), 0, 1)
     assert str(error.value).startswith("augment.transforms can't change a picture of")
     assert "\n" not in str(error.value)
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from models import classifier
-from pipeline import calibration, out_of_domain
+from pipeline.evaluation import out_of_domain
 from pipeline.portable import Preprocessing
+from pipeline.tasks import calibration
 
 SIZING = Preprocessing(64, 32, "bilinear", "squash", 1.0, mean=[0.5] * 3, std=[0.5] * 3)
 

@@ -8,10 +8,11 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline import config, yaml_files
+from pipeline import config
+from pipeline.common import errors, paths, yaml_files
 
 GROUPS = {
-    group: sorted(f.stem for f in (config.CONF / group).glob("*.yaml"))
+    group: sorted(f.stem for f in (paths.CONF / group).glob("*.yaml"))
     for group in ("data", "model", "augment", "trainer")
 }
 
@@ -40,11 +41,11 @@ def test_a_change_to_a_base_shows_which_models_it_changes():
 
 def test_a_models_own_file_says_what_its_bases_do_not():
     for name in GROUPS["model"]:
-        own = yaml_files.read(config.CONF / f"model/{name}.yaml")
+        own = yaml_files.read(paths.CONF / f"model/{name}.yaml")
         bases = [each for each in own.pop("defaults") if isinstance(each, str) and each != "_self_"]
         inherited = {}
         for base in bases:
-            inherited |= dict(config.flat(yaml_files.read(config.CONF / f"model/{base}.yaml")))
+            inherited |= dict(config.flat(yaml_files.read(paths.CONF / f"model/{base}.yaml")))
         same = [key for key, value in config.flat(own) if inherited.get(key, ...) == value]
         assert bases and not same, (name, same)
 
@@ -56,7 +57,7 @@ def test_every_shipped_augmentation_composes_with_every_trainer(augment, trainer
     assert cfg.trainer.devices >= 1
 
 
-EXPERIMENTS = sorted((config.CONF / "experiment").glob("*.yaml"))
+EXPERIMENTS = sorted((paths.CONF / "experiment").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
@@ -113,32 +114,32 @@ def test_an_unknown_override_is_an_error_that_names_it(run, override):
 
 
 def test_params_and_model_configs_share_no_key():
-    shared = dict(config.flat(yaml_files.read(config.PARAMS)))
-    for file in (config.CONF / "model").glob("*.yaml"):
+    shared = dict(config.flat(yaml_files.read(paths.PARAMS)))
+    for file in (paths.CONF / "model").glob("*.yaml"):
         own = set(OmegaConf.load(file)) - {"defaults", "name"}
         assert not own & {key.split(".")[0] for key in shared}, file
 
 
 def test_a_choice_is_written_with_comments_kept(house, restored):
-    before = config.PARAMS.read_text()
+    before = paths.PARAMS.read_text()
     config.choose("data", "petfaces")
-    after = config.PARAMS.read_text()
+    after = paths.PARAMS.read_text()
     assert after == before.replace("data: sample", "data: petfaces")
-    with pytest.raises(config.UserError, match="moon is not known"):
+    with pytest.raises(errors.UserError, match="moon is not known"):
         config.choose("data", "moon")
 
 
 def test_stores_of_a_temporary_copy_are_the_main_checkouts(monkeypatch):
     copy = Path("/home/someone/faces/.dvc/tmp/exps/standalone/tmp1")
-    monkeypatch.setattr(config, "ROOT", copy)
-    assert config.main_checkout() == Path("/home/someone/faces")
+    monkeypatch.setattr(paths, "ROOT", copy)
+    assert paths.main_checkout() == Path("/home/someone/faces")
 
 
 def test_what_the_machine_refuses_is_told_and_mistakes_of_the_code_are_not_hidden():
     with (
-        pytest.raises(config.UserError, match=r"x can't be read or written \(No space left on device\)"),
-        config.told(),
+        pytest.raises(errors.UserError, match=r"x can't be read or written \(No space left on device\)"),
+        errors.os_errors_as_user_errors(),
     ):
         raise OSError(28, "No space left on device", "x")
-    with pytest.raises(FileNotFoundError), config.told():
+    with pytest.raises(FileNotFoundError), errors.os_errors_as_user_errors():
         raise FileNotFoundError(2, "No such file", "x")

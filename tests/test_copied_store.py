@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import config, tracking
-from pipeline.config import UserError
-from pipeline.provenance import Provenance
+from pipeline import tracking
+from pipeline.artifacts.provenance import Provenance
+from pipeline.common import paths
+from pipeline.common.errors import UserError
 from pipeline.tracking import artifact_roots, store
 
 
@@ -32,7 +33,7 @@ def copy(repro, house, original, tmp_path, monkeypatch) -> Path:
                 database, (house / "mlartifacts").as_uri(), (original / "mlartifacts").as_uri()
             )
             database.commit()
-    monkeypatch.setattr(config, "main_checkout", lambda: place)
+    monkeypatch.setattr(paths, "main_checkout", lambda: place)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place / 'mlflow.db'}")
     store.client.cache_clear()
     yield place
@@ -120,6 +121,6 @@ def test_the_same_folder_under_another_name_is_no_other_folder(tmp_path, monkeyp
         database.execute("CREATE TABLE experiments (artifact_location)")
         database.execute("INSERT INTO experiments VALUES (?)", [(link / "mlartifacts").as_uri()])
         database.commit()
-    monkeypatch.setattr(config, "main_checkout", lambda: real)
+    monkeypatch.setattr(paths, "main_checkout", lambda: real)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{real / 'mlflow.db'}")
     artifact_roots.check()

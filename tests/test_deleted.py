@@ -4,11 +4,12 @@ import shutil
 
 import mlflow
 import pytest
+from conftest import petfaces
 from mlflow.entities import ViewType
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
-from pipeline import leaderboard, tracking
-from pipeline.model_folder import ModelFolder
+from pipeline import tracking
+from pipeline.artifacts.model_folder import ModelFolder
 from pipeline.tracking import promotion, store
 
 NAME = "sample"
@@ -44,7 +45,7 @@ def test_a_deleted_experiment_is_told_with_the_way_to_restore_it(client):
 
 def test_the_leaderboard_prints_its_table_while_the_experiment_is_deleted(client, capsys):
     client.delete_experiment(store.experiment_id(NAME))
-    leaderboard.main()
+    petfaces("leaderboard")
     said = capsys.readouterr()
     assert "scratch" in said.out and "Champion of sample" in said.out
     (line,) = [line for line in said.err.splitlines() if line.startswith("warning: ")]
@@ -59,7 +60,7 @@ def test_the_leaderboard_prints_its_table_without_a_usable_store(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(folder=tmp_path))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     store.client.cache_clear()
-    leaderboard.main()
+    petfaces("leaderboard")
     said = capsys.readouterr()
     assert "Champion of sample" in said.out
     assert said.err.count("warning: ") == 1

@@ -1,19 +1,21 @@
 """What README.md and docs/ tell can be done: every command parses, those for the sample run."""
 
-import argparse
-import importlib
 import json
 import re
 import shlex
 import shutil
 from pathlib import Path
 
+import click
 import pytest
 
-from pipeline import config, curves
+from pipeline import config
+from pipeline.__main__ import main as petfaces
+from pipeline.artifacts import curves
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-PAGES = {page.name: page.read_text() for page in (CHECKOUT / "README.md", *(CHECKOUT / "docs").glob("*.md"))}
+_FILES = (CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *(CHECKOUT / "docs").glob("*.md"))
+PAGES = {page.name: page.read_text() for page in _FILES}
 STAGES = ("fetch", "pack", "split", "audit", "train", "evaluate", "register", "report")
 SHELL = (
     "cd",
@@ -24,6 +26,7 @@ SHELL = (
     "mlflow",
     "rm",
     "sed",
+    "sha256sum",
     "source",
     "tar",
 )  # whose words are not ours
@@ -48,7 +51,7 @@ COMMANDS = sorted(
     | {
         (page, command)
         for page, text in PAGES.items()
-        for command in re.findall(r"`((?:make|dvc|python -m) [^`]+)`", text)
+        for command in re.findall(r"`((?:make|dvc|petfaces|python -m) [^`]+)`", text)
         if "…" not in command
     }
 )
@@ -59,41 +62,24 @@ def test_the_pages_show_commands():
     assert {page for page, _ in COMMANDS} == set(PAGES)
 
 
-class _ParsedError(Exception):
-    """Arguments were understood."""
+def _stage(name: str, arguments: list[str]) -> None:
+    """Composes what a stage's arguments ask for."""
+    overrides = [item for item in arguments if not item.startswith("--")]
+    assert name in STAGES and set(arguments) - set(overrides) <= {"--multirun"}
+    # Of a sweep's values the first; +experiment names a file that a sweep leaves.
+    config.compose(*(re.sub(r"=([^,\[]+),.*", r"=\1", item) for item in overrides))
 
 
-def _program(name: str, arguments: list[str], monkeypatch) -> None:
-    """Lets a program of this project parse its arguments, and stops it there."""
-    if name in STAGES:
-        overrides = [item for item in arguments if not item.startswith("--")]
-        assert set(arguments) - set(overrides) <= {"--multirun"}
-        # Of a sweep's values the first; +experiment names a file that a sweep leaves.
-        config.compose(*(re.sub(r"=([^,\[]+),.*", r"=\1", item) for item in overrides))
-        return
-    if name == "config":
-        (choice,) = arguments
-        assert re.fullmatch(r"data=\w+", choice)
-        return
-    module = importlib.import_module(f"pipeline.{name}")
-    if name == "leaderboard":
-        assert not arguments
-        return
-    if not hasattr(module, "main"):
-        module = importlib.import_module(f"pipeline.{name}.__main__")
-    parse = argparse.ArgumentParser.parse_args
-
-    def stop(self, *given, **options):
-        parse(self, *given, **options)
-        raise _ParsedError
-
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
-    with pytest.raises(_ParsedError):
-        module.main(arguments)
+def _parse(command: click.Command, words: list[str]) -> None:
+    """Parses the words of a command, and of the command within it, without running any."""
+    with command.make_context(command.name, list(words)) as context:
+        if isinstance(command, click.Group):
+            _, inner, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+            _parse(inner, rest)
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
-def test_every_command_parses(page, command, monkeypatch, house):
+def test_every_command_parses(page, command, house):
     words = shlex.split(command)
     if "model=tiny" in words:
         pytest.skip("its model is added, and the command run, in a test of its own")
@@ -111,14 +97,16 @@ def test_every_command_parses(page, command, monkeypatch, house):
         assert (house / f"{words[2].replace('.', '/')}.py").is_file()
     elif program == "python":
         assert words[1] == "-m" and words[2].startswith("pipeline.")
-        _program(words[2].removeprefix("pipeline."), words[3:], monkeypatch)
+        _stage(words[2].removeprefix("pipeline."), words[3:])
+    elif program == "petfaces":
+        _parse(petfaces, words[1:])
     else:
         assert program in SHELL
 
 
 def test_every_file_the_pages_link_to_exists():
     links = [
-        (CHECKOUT / ("docs" if page != "README.md" else "") / link.split("#")[0], link)
+        (CHECKOUT / ("docs" if (CHECKOUT / "docs" / page).is_file() else "") / link.split("#")[0], link)
         for page, text in PAGES.items()
         for link in re.findall(r"\]\(([^)]+)\)", text)
         if not link.startswith(("http", "#"))

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from conftest import CHECKOUT, _run
 
-from pipeline import sample
+from pipeline.sources import synthetic
+from pipeline.sources.breeds import BREEDS
 
-# Before cards were typed and training ran on Lightning's Trainer; before there were tasks.
+# Before cards were typed and training ran on Lightning's Trainer; before there were tasks; before packages.
 EARLIER = {
     "own loop": "b580f53079dc24ea228c25508ae98f3db1ce6100",
     "Trainer": "06d48b5de4327d9bfe027081a2ccd6bcd510ce2b",
+    "flat": "78610be54db2e5039320a613abb1809ba65a9f67",
 }
 REGISTER = """
 from pathlib import Path
@@ -53,29 +55,22 @@ def test_a_version_of_earlier_code_answers_verifies_and_is_rebuilt(name, tmp_pat
         )
         good(then, "python", "-m", "pipeline.evaluate", f"model={model}")
     good(then, "python", "-c", REGISTER)
-    face = sample.draw(sample.BREEDS["dog_pug"], np.random.default_rng(0))
-    face.save(tmp_path / "face.png")
+    synthetic.draw(BREEDS["dog_pug"], np.random.default_rng(0)).save(tmp_path / "face.png")
     for number, model in enumerate(("scratch", "probe"), start=1):
-        ask = ("python", "-m", "pipeline.predict", str(tmp_path / "face.png"), "--format", "jsonl")
+        face, address = str(tmp_path / "face.png"), f"models:/sample/{number}"
         answers = [
-            json.loads(
-                re.search(r"^\{.*\}$", good(place, *ask, "--model", f"models:/sample/{number}"), re.M)[0]
+            json.loads(re.search(r"^\{.*\}$", good(place, "python", "-m", *words), re.M)[0])
+            for place, words in (
+                (then, ("pipeline.predict", face, "--format", "jsonl", "--model", address)),
+                (now, ("pipeline", "predict", face, "--format", "jsonl", "--model", address)),
             )
-            for place in (then, now)
         ]
         assert answers[0]["labels"] == answers[1]["labels"]
         assert answers[0]["probabilities"] == pytest.approx(answers[1]["probabilities"], abs=1e-3)
         # Its run's files, too: a model folder of earlier code is opened by today's.
-        told = good(
-            now,
-            "python",
-            "-m",
-            "pipeline.predict",
-            str(tmp_path / "face.png"),
-            "--model",
-            str(then / "runs/sample/train" / model),
-        )
+        folder = str(then / "runs/sample/train" / model)
+        told = good(now, "python", "-m", "pipeline", "predict", face, "--model", folder)
         assert "breed" in told
-        rebuilt = good(now, "python", "-m", "pipeline.reproduce", "sample", str(number))
+        rebuilt = good(now, "python", "-m", "pipeline", "reproduce", "sample", str(number))
         assert f"reproduce: sample {number}: identical weights" in rebuilt
-    assert "damaged" not in good(now, "python", "-m", "pipeline.verify")
+    assert "damaged" not in good(now, "python", "-m", "pipeline", "verify")

@@ -15,8 +15,11 @@ import pytest
 from safetensors.torch import load_file
 
 from models import classifier
-from pipeline import portable, sample, scores, seal
-from pipeline.portable import Portable
+from pipeline import portable
+from pipeline.artifacts import seal
+from pipeline.evaluation import predictions
+from pipeline.portable import OnnxClassifier
+from pipeline.sources import synthetic
 
 FILES = {
     "README.md",
@@ -34,7 +37,7 @@ FILES = {
 def exported(repro, run, tmp_path_factory):
     """The sample's champion, exported without the page."""
     out = tmp_path_factory.mktemp("export") / "out"
-    done = run("python", "-m", "pipeline.export", "--out", str(out), "--no-try")
+    done = run("python", "-m", "pipeline", "export", "--out", str(out), "--no-try")
     assert done.returncode == 0, done.stdout
     return out
 
@@ -44,7 +47,7 @@ def faces():
     """Decoded drawings, larger than what the model sees."""
     return [
         np.asarray(portable.read_picture(data))
-        for _, (_, data) in zip(range(20), sample.pictures(1, 9), strict=False)
+        for _, (_, data) in zip(range(20), synthetic.pictures(1, 9), strict=False)
     ]
 
 
@@ -86,8 +89,8 @@ def test_torch_onnx_and_pyfunc_agree(exported, faces, house):
     from pipeline.tracking import store
 
     model, card = classifier.load(house / "runs/sample/register/champion/train")
-    by_torch = scores.predict_loose(model, card, faces, 8)
-    by_onnx = np.stack([Portable(exported).probabilities(face) for face in faces])
+    by_torch = predictions.predict_loose(model, card, faces, 8)
+    by_onnx = np.stack([OnnxClassifier(exported).probabilities(face) for face in faces])
     store.client.cache_clear()
     store.client()
     loaded = mlflow.pyfunc.load_model("models:/sample@champion")
@@ -108,7 +111,7 @@ def test_it_needs_three_packages(exported, tmp_path):
         or subprocess.run([uv, "pip", "install", "-q", "--python", python, *packages]).returncode
     ):
         pytest.skip("the packages can't be installed here")
-    (_, data), *_ = sample.pictures(1, seed=9)
+    (_, data), *_ = synthetic.pictures(1, seed=9)
     (tmp_path / "face.jpg").write_bytes(data)
     surroundings = {"PATH": "/usr/bin:/bin"}
     done = subprocess.run(
@@ -120,23 +123,23 @@ def test_it_needs_three_packages(exported, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    best = Portable(exported).answer(data)
+    best = OnnxClassifier(exported).answer(data)
     assert best["labels"][0] in done.stdout.splitlines()[-5]
     assert f"{best['probabilities'][0]:6.1%}" in done.stdout
 
 
 def test_int8_tells_what_it_costs(repro, run, tmp_path, faces):
-    done = run("python", "-m", "pipeline.export", "--out", str(tmp_path / "out"), "--no-try", "--int8")
+    done = run("python", "-m", "pipeline", "export", "--out", str(tmp_path / "out"), "--no-try", "--int8")
     assert done.returncode == 0, done.stdout
     card = (tmp_path / "out/README.md").read_text()
     assert "## In int8" in card and "validation pictures" in card
-    assert Portable(tmp_path / "out").probabilities(faces[0]).sum() == pytest.approx(1, abs=1e-4)
+    assert OnnxClassifier(tmp_path / "out").probabilities(faces[0]).sum() == pytest.approx(1, abs=1e-4)
 
 
 def test_nothing_of_a_persons_own_is_overwritten(exported, run, tmp_path):
     (tmp_path / "letter.txt").write_text("mine")
     for place in (tmp_path, _written_into(exported, tmp_path / "changed")):
-        done = run("python", "-m", "pipeline.export", "--out", str(place), "--no-try")
+        done = run("python", "-m", "pipeline", "export", "--out", str(place), "--no-try")
         assert done.returncode == 1 and re.search("holds .*; name another --out", done.stdout)
         assert (place / "letter.txt").read_text() == "mine"
 
@@ -153,7 +156,8 @@ def test_a_network_of_our_own_leaves_too(repro, run, tmp_path, faces):
         done = run(
             "python",
             "-m",
-            "pipeline.export",
+            "pipeline",
+            "export",
             "--model",
             "runs/sample/train/scratch",
             "--out",
@@ -161,10 +165,12 @@ def test_a_network_of_our_own_leaves_too(repro, run, tmp_path, faces):
             "--no-try",
         )
         assert done.returncode == 0, done.stdout
-    assert Portable(out).probabilities(faces[0]).sum() == pytest.approx(1, abs=1e-4)
+    assert OnnxClassifier(out).probabilities(faces[0]).sum() == pytest.approx(1, abs=1e-4)
     assert "scratch" in (out / "README.md").read_text()
 
 
 def test_an_exported_model_is_not_exported_again(exported, run, tmp_path):
-    done = run("python", "-m", "pipeline.export", "--model", str(exported), "--out", str(tmp_path / "again"))
+    done = run(
+        "python", "-m", "pipeline", "export", "--model", str(exported), "--out", str(tmp_path / "again")
+    )
     assert done.returncode == 1 and "exported already: copy its folder" in done.stdout

@@ -8,10 +8,13 @@ import pytest
 import torch
 
 from models import classifier
-from pipeline import config, features, graph, networks, scores, train
-from pipeline.config import UserError
-from pipeline.data import Pack
-from pipeline.portable import Portable
+from pipeline import config, train
+from pipeline.artifacts import onnx_export
+from pipeline.common.errors import UserError
+from pipeline.data.dataset import PackedDataset
+from pipeline.evaluation import predictions
+from pipeline.portable import OnnxClassifier
+from pipeline.training import build, features
 
 PROBE = ("model=probe", "model.input.size=64")
 
@@ -19,12 +22,12 @@ PROBE = ("model=probe", "model.input.size=64")
 @pytest.fixture
 def computed(repro, house, tmp_path, monkeypatch):
     """Features of some rows of the sample, in a cache of its own, by further choices."""
-    pack = Pack.open(house / "data/sample")
+    pack = PackedDataset.open(house / "data/sample")
     monkeypatch.setattr(features, "CACHE", tmp_path / "features")
 
     def _computed(rows, *overrides) -> np.ndarray:
         cfg = config.compose(*PROBE, *overrides)
-        return features.features(networks.build(cfg, pack), np.asarray(rows))
+        return features.features(build.build(cfg, pack), np.asarray(rows))
 
     return _computed
 
@@ -87,9 +90,9 @@ def test_one_new_picture_costs_one_batch_and_another_size_or_layout_all(computed
 
 
 def test_the_stage_after_the_audit_computes_nothing(repro, house, monkeypatch):
-    pack = Pack.open(house / "data/sample")
+    pack = PackedDataset.open(house / "data/sample")
     cfg = config.compose(*PROBE)
-    training = networks.build(cfg, pack)
+    training = build.build(cfg, pack)
     monkeypatch.setattr(features, "_compute", lambda *_: pytest.fail("features were computed again"))
     everything = np.arange(len(pack.table))
     assert len(features.features(training, everything)) == len(everything)
@@ -99,9 +102,9 @@ def test_a_probe_is_judged_by_its_features_as_by_its_pictures(repro, house, tmp_
     cfg = config.compose(*PROBE, f"out={tmp_path / 'out'}")
     metrics = train.train(cfg)
     model, card = classifier.load(tmp_path / "out")
-    pack = Pack.open(house / "data/sample")
+    pack = PackedDataset.open(house / "data/sample")
     rows = pack.rows("val")
-    probabilities = scores.predict(model, card, pack, rows, 16, 0)
+    probabilities = predictions.predict(model, card, pack, rows, 16, 0)
     right = probabilities.argmax(axis=1) == pack.targets[rows]
     assert metrics["val/top1"] == pytest.approx(right.mean())
 
@@ -113,25 +116,25 @@ def probed(repro, house):
 
 
 def test_a_trunk_is_exported_once_for_features_and_models(probed, tmp_path, monkeypatch):
-    monkeypatch.setattr(graph, "_graph", lambda *_: pytest.fail("the trunk was exported again"))
-    graph.to_onnx(probed, tmp_path / "onnx")
+    monkeypatch.setattr(onnx_export, "_graph", lambda *_: pytest.fail("the trunk was exported again"))
+    onnx_export.to_onnx(probed, tmp_path / "onnx")
     model, card = classifier.load(probed)
     pictures = list(np.random.default_rng(0).integers(0, 255, (5, 64, 48, 3), dtype=np.uint8))
-    expected = scores.predict_loose(model, card, pictures, 5)
-    answered = [Portable(tmp_path / "onnx").probabilities(picture) for picture in pictures]
+    expected = predictions.predict_loose(model, card, pictures, 5)
+    answered = [OnnxClassifier(tmp_path / "onnx").probabilities(picture) for picture in pictures]
     assert np.abs(np.stack(answered) - expected).max() < 1e-4
 
 
 def test_a_damaged_trunk_is_told_and_exported_anew(probed, tmp_path, monkeypatch, capsys):
     model, card = classifier.load(probed)
-    kept = graph.trunk(model, card)
-    monkeypatch.setattr(graph, "CACHE", tmp_path)
+    kept = onnx_export.trunk(model, card)
+    monkeypatch.setattr(onnx_export, "CACHE", tmp_path)
     shutil.copytree(kept.parent, tmp_path / kept.parent.name)
     file = tmp_path / kept.parent.name / kept.name
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    assert graph.trunk(model, card).read_bytes() == kept.read_bytes()
+    assert onnx_export.trunk(model, card).read_bytes() == kept.read_bytes()
     assert "trunk.onnx is damaged; exported anew" in capsys.readouterr().err
 
 

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline import archives, config, download, fetch, oxford, pack, photos, tables
-from pipeline.config import UserError
+from pipeline import config, fetch, pack
+from pipeline.common import tables
+from pipeline.common.errors import UserError
+from pipeline.sources import archives, download, oxford, photos
 
 FILE = b"not really an archive, but fetch does not open it" * 40_000  # 2 MB: several chunks
 

@@ -7,18 +7,18 @@ import pytest
 from matplotlib import font_manager
 from PIL import Image
 
-from pipeline import figures
+from pipeline.evaluation import plots
 
 
 @pytest.fixture(autouse=True)
 def nothing_told(monkeypatch):
-    monkeypatch.setattr(figures, "_boxes", set())
+    monkeypatch.setattr(plots, "_boxes", set())
 
 
 def _matrix(file, *names):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figures.confusion(np.eye(len(names)), np.ones(len(names)), list(names), "a title", file)
+        plots.confusion(np.eye(len(names)), np.ones(len(names)), list(names), "a title", file)
     return file.read_bytes()
 
 
@@ -37,25 +37,25 @@ def test_a_font_that_has_the_letters_is_found(tmp_path, capsys, monkeypatch):
     letter = next(
         chr(code)
         for code in (*range(0x1D400, 0x1D7FF), *range(0xE000, 0xE300))
-        if figures._lacking(usual, {chr(code)})
-        and not figures._lacking(font_manager.findfont("STIXGeneral"), {chr(code)})
+        if plots._lacking(usual, {chr(code)})
+        and not plots._lacking(font_manager.findfont("STIXGeneral"), {chr(code)})
     )
-    assert figures._fallbacks({letter, "a"}) == ["STIXGeneral"]
+    assert plots._fallbacks({letter, "a"}) == ["STIXGeneral"]
     drawn = _matrix(tmp_path / "a.png", letter, "b")
     assert capsys.readouterr().err == ""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "_fallbacks", lambda letters: [])
+        patch.setattr(plots, "_fallbacks", lambda letters: [])
         assert _matrix(tmp_path / "b.png", letter, "b") != drawn
 
 
 def test_latin_names_are_drawn_in_the_usual_font(tmp_path):
-    assert figures._fallbacks(set("Kätzchen č ÅØ")) == []
+    assert plots._fallbacks(set("Kätzchen č ÅØ")) == []
 
 
 @pytest.mark.parametrize("name", ["$\\frac$", "a$x", "x\x1b[31m", "\udce4", "_x"])
 def test_any_name_is_drawn_as_it_is_written(tmp_path, name):
     _matrix(tmp_path / "a.png", name, "b")
-    figures.mistakes([np.zeros((4, 4, 3), np.uint8)], [f"{name}\ntaken for b"], name, tmp_path / "b.png")
+    plots.mistakes([np.zeros((4, 4, 3), np.uint8)], [f"{name}\ntaken for b"], name, tmp_path / "b.png")
     points = {name: [{"step": 0, "epoch": 1, "val/top1": 0.5, "val/loss": 1.0}]}
-    figures.curves(points, "val/top1", name, tmp_path / "c.png")
+    plots.curves(points, "val/top1", name, tmp_path / "c.png")
     assert Image.open(tmp_path / "b.png").size[0] > 100

@@ -12,23 +12,16 @@ import pytest
 from rich.console import Console
 from strangers import CARD
 
-from pipeline import (
-    export,
-    leaderboard,
-    predict,
-    registry,
-    report,
-    report_page,
-    tables,
-    tasks,
-    text,
-    tracking,
-)
-from pipeline.config import UserError
-from pipeline.model_folder import ModelFolder
-from pipeline.provenance import Provenance
-from pipeline.sweeps.__main__ import _table
-from pipeline.tracking import notes
+from pipeline import report, tasks, tracking
+from pipeline.artifacts.model_folder import ModelFolder
+from pipeline.artifacts.provenance import Provenance
+from pipeline.common import tables, text
+from pipeline.common.errors import UserError
+from pipeline.inference import export, predict
+from pipeline.maintenance import champion
+from pipeline.reporting import leaderboard, page
+from pipeline.sweeps.show import _table
+from pipeline.tracking import descriptions
 
 MARKUP = "[b] bracket [/notes] <img src=x>|*x*"
 STEERING = "\x1b[2J\r\nfake: line\u202e"
@@ -51,7 +44,7 @@ def test_a_reason_with_markup_ends_no_list(monkeypatch, capsys):
     monkeypatch.setattr(tracking, "history", lambda name: [change])
     monkeypatch.setattr(tracking, "shown", lambda: "http://ann:***@host/[/b]")
     monkeypatch.setenv("COLUMNS", "300")
-    registry.show("sample")
+    champion.show("sample")
     printed = capsys.readouterr().out
     _sound(printed)
     assert "taken back: see [/notes]" in printed and "[b]" in printed
@@ -109,7 +102,7 @@ def test_a_sweeps_table_is_shown_as_it_is(capsys):
 
 
 def test_notes_on_mlflows_page_obey_nothing(monkeypatch):
-    monkeypatch.setattr(notes, "name_of", lambda model: HOSTILE)
+    monkeypatch.setattr(descriptions, "name_of", lambda model: HOSTILE)
     data = {"name": HOSTILE, "pictures": 3, "classes": 2, "content": "`" * 12, "split": "s"}
     trained = SimpleNamespace(
         train=Path("nowhere"),
@@ -121,11 +114,11 @@ def test_notes_on_mlflows_page_obey_nothing(monkeypatch):
         settings={"seed": 1},
     )
     told = (
-        notes.experiment(trained),
-        notes.run(trained, None),
-        notes.version(trained, {}, "1", "2"),
-        notes.failed(HOSTILE),
-        notes.sweep("1", [(HOSTILE, "2", 0.5, "FINISHED")], "top-1")[1],
+        descriptions.experiment(trained),
+        descriptions.run(trained, None),
+        descriptions.version(trained, {}, "1", "2"),
+        descriptions.failed(HOSTILE),
+        descriptions.sweep("1", [(HOSTILE, "2", 0.5, "FINISHED")], "top-1")[1],
     )
     for note in told:
         _sound(note)
@@ -145,11 +138,11 @@ def test_the_reports_page_and_readme_show_names_as_text(tmp_path, monkeypatch):
     _sound(readme)
     assert "Champion: ``a`b``" in readme and "(confusion-m%20%281%29.png)" in readme
     assert "<img" not in readme
-    monkeypatch.setattr(report_page, "TEMPLATE", tmp_path / "page.html")
+    monkeypatch.setattr(page, "TEMPLATE", tmp_path / "page.html")
     (tmp_path / "page.html").write_text("<p>{{ label }}</p>{% macro x() %}<b>\n</b>{% endmacro %}{{ x() }}")
-    report_page.write(tmp_path, label=HOSTILE)
-    page = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert "\x1b" not in page and "&lt;img src=x&gt;" in page and "<b>\n</b>" in page
+    page.write(tmp_path, label=HOSTILE)
+    shown = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "\x1b" not in shown and "&lt;img src=x&gt;" in shown and "<b>\n</b>" in shown
 
 
 def test_an_exported_folder_has_a_line_for_each_class_and_a_card_that_obeys_nothing(tmp_path):
@@ -199,7 +192,7 @@ def test_an_exported_folder_has_a_line_for_each_class_and_a_card_that_obeys_noth
 
 
 def test_the_page_to_try_a_model_puts_names_in_as_text(house):
-    for file in (house / "pipeline/try_page").iterdir():
+    for file in (house / "pipeline/inference/try_page").iterdir():
         assert not re.search(
             r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", file.read_text(encoding="utf-8")
         )

@@ -62,7 +62,8 @@ def _archive(file: Path, count: int) -> Path:
 
 def test_while_packing(on_small_disk, tmp_path):
     program = """
-from pipeline import config, pack, portable
+from pipeline import pack, portable
+from pipeline.common import errors
 
 def main():
     first, second = map(Path, sys.argv[2:])
@@ -70,9 +71,9 @@ def main():
     before = portable.sums(disk / "pack")
     fill(left=200_000)
     try:
-        with config.told():
+        with errors.os_errors_as_user_errors():
             pack.pack(second, disk / "pack", 128)
-    except config.UserError as error:
+    except errors.UserError as error:
         print("told:", error)
     print("whole:", portable.damaged(disk / "pack") == [] and portable.sums(disk / "pack") == before)
     print("there:", sorted(file.name for file in disk.iterdir()), shutil.disk_usage(disk).free > 150_000)
@@ -95,7 +96,8 @@ if __name__ == "__main__":  # the workers are spawned
 
 TRAINS = """
 from pipeline import config, train
-from pipeline.checkpoints import Checkpoints
+from pipeline.artifacts.checkpoints import Checkpoints
+from pipeline.common import errors, paths
 from pipeline.tracking.live import Run
 
 def same(one, two):
@@ -112,19 +114,19 @@ def fills_after(epochs):
 place = Path(sys.argv[2])
 choices = ["model=scratch", "data.epochs=3", "model.batch_size=16", "seed=71"]
 train.train(config.compose(*choices, f"out={place / 'undisturbed'}"))
-shutil.rmtree(config.ROOT / "runs/.work", ignore_errors=True)
+shutil.rmtree(paths.ROOT / "runs/.work", ignore_errors=True)
 """
 
 
 def test_while_writing_a_checkpoint(repro, house, on_small_disk, tmp_path):
     program = f"""{TRAINS}
-os.symlink(disk, config.ROOT / "runs/.work")
+os.symlink(disk, paths.ROOT / "runs/.work")
 cfg = config.compose(*choices, f"out={{place / 'out'}}")
 Run.push = fills_after(2)  # the first epoch's checkpoint is written when the second begins
 try:
-    with config.told():
+    with errors.os_errors_as_user_errors():
         train.train(cfg)
-except config.UserError as error:
+except errors.UserError as error:
     print("told:", error)
 (kept,) = disk.glob("*/checkpoints")
 print("kept:", Checkpoints(kept).latest() is not None, len(list(kept.iterdir())), (place / "out").exists())
@@ -151,7 +153,8 @@ def test_while_logging_the_training_goes_on_and_what_is_missing_comes_later(
 ):
     """The files are the truth: a full disk below MLflow is told once, with its cause, and loses nothing."""
     program = f"""{TRAINS}
-from pipeline import curves, tracking
+from pipeline import tracking
+from pipeline.artifacts import curves
 from pipeline.tracking import store
 
 database, artifacts = (disk, place) if sys.argv[3] == "mlflow.db" else (place, disk)

@@ -10,10 +10,15 @@ import pytest
 from omegaconf import OmegaConf
 from strangers import CARD, OLD, SETTINGS, copied, written
 
-from pipeline import chosen, evaluate, export, graph, networks, serve, vetting
-from pipeline.config import UserError, told
-from pipeline.model_folder import ModelFolder
-from pipeline.portable import Portable
+from pipeline import evaluate
+from pipeline.artifacts import onnx_export
+from pipeline.artifacts.model_folder import ModelFolder
+from pipeline.common.errors import UserError, os_errors_as_user_errors
+from pipeline.inference import export, resolve, serve
+from pipeline.maintenance import vetting
+from pipeline.portable import OnnxClassifier
+from pipeline.train import start_of
+from pipeline.training import build
 
 CARDS = 300  # mutated ones
 _seen: list[str] = []
@@ -125,17 +130,17 @@ def sound(tmp_path_factory):
     """A sound train folder, and the same exported."""
     place = tmp_path_factory.mktemp("sound")
     train, exported = written(place / "train", CARD), place / "portable"
-    graph.to_onnx(train, exported)
+    onnx_export.to_onnx(train, exported)
     return train, exported
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """Sound cards are not exported and served for minutes: reading them is what is tried."""
-    monkeypatch.setattr(graph, "_graph", lambda *_: (_ for _ in ()).throw(UserError("exported")))
-    monkeypatch.setattr(graph, "trunk", lambda *_: (_ for _ in ()).throw(UserError("exported")))
+    monkeypatch.setattr(onnx_export, "_graph", lambda *_: (_ for _ in ()).throw(UserError("exported")))
+    monkeypatch.setattr(onnx_export, "trunk", lambda *_: (_ for _ in ()).throw(UserError("exported")))
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
-    monkeypatch.setattr("pipeline.tracking.notes.name_of", lambda model: "x")
+    monkeypatch.setattr("pipeline.tracking.descriptions.name_of", lambda model: "x")
 
 
 def test_hundreds_of_mutated_cards_end_in_one_line_at_every_entry_point(
@@ -143,17 +148,17 @@ def test_hundreds_of_mutated_cards_end_in_one_line_at_every_entry_point(
 ):
     train, exported = sound
     luck, ends = random.Random(15), {}
-    net = networks.build  # the module is loaded, and timm with it, before anything is watched
+    net = build.build  # the module is loaded, and timm with it, before anything is watched
     assert net
     for number in range(CARDS):
         text = _mutated(luck, canary)
         taught = copied(train, tmp_path / f"{number}/train", model_json=text)
         taken = copied(exported, tmp_path / f"{number}/portable", model_json=text)
         entries = {
-            "predict exported": lambda folder=taken: Portable(
-                chosen._find(str(folder), tmp_path / "s").portable
+            "predict exported": lambda folder=taken: OnnxClassifier(
+                resolve._find(str(folder), tmp_path / "s").portable
             ),
-            "predict trained": lambda folder=taught: chosen._find(str(folder), tmp_path / "s"),
+            "predict trained": lambda folder=taught: resolve._find(str(folder), tmp_path / "s"),
             "export": lambda one=taken, two=taught: export.export(
                 ModelFolder(two, portable=one), tmp_path / "o", page=False
             ),
@@ -175,8 +180,8 @@ def test_hundreds_of_mutated_cards_end_in_one_line_at_every_entry_point(
 
 def _start(folder: Path) -> None:
     cfg = OmegaConf.create({"model": {"start": str(folder)}})
-    with networks.start_of(cfg) as start:
-        networks.load_start(_net(), CARD["net"], CARD["classes"], start, str(folder))
+    with start_of(cfg) as start:
+        build.load_start(_net(), CARD["net"], CARD["classes"], start, str(folder))
 
 
 _nets: list = []
@@ -192,7 +197,7 @@ def _net():
 
 def _end(entry: str, call, text: str) -> str:
     try:
-        with told():
+        with os_errors_as_user_errors():
             call()
     except UserError as error:
         assert "\n" not in str(error), (entry, text)
@@ -205,7 +210,7 @@ def _end(entry: str, call, text: str) -> str:
 def test_mutated_settings_are_data_before_a_commits_code_is_given_them(house, canary, tmp_path):
     import yaml
 
-    from pipeline import foreign
+    from pipeline.artifacts import untrusted
 
     luck, ends = random.Random(7), set()
     vetting.settings(yaml.safe_load(SETTINGS), house, "sample 1")
@@ -220,7 +225,7 @@ def test_mutated_settings_are_data_before_a_commits_code_is_given_them(house, ca
 
         def call(folder=folder, tree=tree):
             (folder / "config.yaml").write_text(yaml.safe_dump(tree), errors="surrogatepass")
-            vetting.settings(foreign.settings(folder), house, "sample 1")
+            vetting.settings(untrusted.settings(folder), house, "sample 1")
 
         with _canary(str(canary)):
             ends.add(_end("reproduce", call, str(tree)))

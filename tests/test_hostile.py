@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import archives, portable
-from pipeline.config import UserError
+from pipeline import portable
+from pipeline.common.errors import UserError
+from pipeline.portable import images
+from pipeline.sources import archives
 
 EXAMPLES = 300  # of each test of archives here; ten thousand of each were tried once
 PICTURE_EXAMPLES = 1000  # of each test of pictures
@@ -201,7 +203,7 @@ def _grey(side: int, *entries: tuple) -> bytes:
     ],
 )
 def test_what_would_take_too_long_is_refused_before_it_is_decoded(data, told, monkeypatch):
-    monkeypatch.setattr(portable, "_turn", lambda image: pytest.fail("it was decoded"))
+    monkeypatch.setattr(images, "_turn", lambda image: pytest.fail("it was decoded"))
     with pytest.raises(portable.UnreadableError, match=told):
         portable.read_picture(data)
 
@@ -217,7 +219,7 @@ def test_what_would_take_too_long_is_refused_before_it_is_decoded(data, told, mo
     ],
 )
 def test_a_picture_in_too_many_pieces_is_refused(data, monkeypatch):
-    monkeypatch.setattr(portable, "MAX_READS", 4000)
+    monkeypatch.setattr(images, "MAX_READS", 4000)
     with pytest.raises(portable.UnreadableError, match="in more than 4,000 pieces"):
         portable.read_picture(data)
 

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from models import build, classifier, hub, pretrained, probe, scratch
-from pipeline import config, networks, portable, tasks
+from pipeline import config, portable, tasks
+from pipeline.training import build as training_build
 
 SINGLE = tasks.of("single_label")
 REAL = Path(__file__).resolve().parents[2] / "shared/data/oxford-iiit-pet/images.tar.gz"
@@ -135,7 +136,7 @@ def test_a_preset_for_a_gpu_is_built_and_takes_a_step(name):
     )
     # Its weights need the hub: random ones, and small pictures, do for the shapes.
     cfg = config.compose(f"model={name}", "model.net.weights=null", "model.input.size=70")
-    training = networks.build(cfg, pack)
+    training = training_build.build(cfg, pack)
     model = training.model
     assert None not in vars(training.card.input).values()
     groups = model.parameter_groups()

@@ -15,22 +15,12 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score
 
 from models import probe
-from pipeline import (
-    audit,
-    config,
-    evaluate,
-    fetch,
-    pack,
-    register,
-    report,
-    sample,
-    schema,
-    split,
-    tasks,
-    train,
-)
-from pipeline.config import UserError
-from pipeline.portable import ModelCard, Portable, Preprocessing
+from pipeline import audit, config, evaluate, fetch, pack, register, report, split, tasks, train
+from pipeline.common.errors import UserError
+from pipeline.data import pack_index
+from pipeline.portable import ModelCard, OnnxClassifier, Preprocessing
+from pipeline.sources import synthetic
+from pipeline.sources.breeds import BREEDS
 from pipeline.split import assign_several
 from pipeline.tasks import multi_label
 from pipeline.tracking import store
@@ -58,7 +48,7 @@ def _picture(seed: int) -> bytes:
 def _packed(tmp_path: Path, files: dict[str, bytes]) -> dict[str, str]:
     """Label of each picture of an archive, by its path."""
     pack.pack(_archive(tmp_path / "archive", files), tmp_path / "pack", 64, task=TASK)
-    table = schema.read_index(tmp_path / "pack")
+    table = pack_index.read_index(tmp_path / "pack")
     return dict(zip(table["path"], table["label"], strict=True))
 
 
@@ -77,7 +67,7 @@ def test_a_labels_csv_beside_the_pictures_names_their_classes(tmp_path):
         }
     summary = json.loads((tmp_path / "0/pack/pack.json").read_text())
     assert (summary["task"], summary["pictures"], summary["classes"]) == ("multi_label", 3, 2)
-    assert list(schema.read_index(tmp_path / "0/pack")["official"]) == ["train", "test", ""]
+    assert list(pack_index.read_index(tmp_path / "0/pack")["official"]) == ["train", "test", ""]
     quarantine = pandas.read_csv(tmp_path / "0/pack/quarantine.csv")
     assert dict(zip(quarantine["path"], quarantine["reason"], strict=True)) == {
         "set/images/3.png": "no entry of its own in a file of labels"
@@ -187,7 +177,7 @@ def test_cocos_folders_of_splits_are_kept(tmp_path):
     names = [{"id": 0, "name": "a"}, {"id": 1, "name": "b"}]
     tree = {"images": images, "annotations": told, "categories": names}
     _packed(tmp_path, files | {"coco/annotations/all.json": json.dumps(tree).encode()})
-    assert list(schema.read_index(tmp_path / "pack")["official"]) == ["test", "train", "val"]
+    assert list(pack_index.read_index(tmp_path / "pack")["official"]) == ["test", "train", "val"]
 
 
 def test_a_pack_of_another_task_or_version_is_told(attributes):
@@ -200,7 +190,7 @@ def test_a_pack_of_another_task_or_version_is_told(attributes):
     try:
         file.write_text(kept.replace('"schema": 3', '"schema": 2'))
         with pytest.raises(UserError, match="another version of this project"):
-            schema.read_summary(file.parent)
+            pack_index.read_summary(file.parent)
     finally:
         file.write_text(kept)
 
@@ -333,7 +323,7 @@ def test_class_weights_make_rare_classes_count():
 
 
 def test_drawn_faces_have_the_attributes_that_their_labels_say():
-    files = dict(sample.with_attributes(60, 1))
+    files = dict(synthetic.with_attributes(60, 1))
     rows = pandas.read_csv(io.BytesIO(files.pop("attributes/labels.csv")), keep_default_na=False)
     night = rows.set_index("path")["labels"].str.contains("night")
     light = {name: np.asarray(Image.open(io.BytesIO(data))).mean() for name, data in files.items()}
@@ -389,10 +379,10 @@ def test_every_stage_takes_several_classes_per_image(attributes):
 
 
 def test_mlflow_shows_the_figures_of_several_classes(attributes):
-    from pipeline.tracking import page
+    from pipeline.tracking import web_ui
 
     experiment = store.client().get_experiment_by_name("attributes")
-    view = page._state(experiment)
+    view = web_ui._state(experiment)
     assert "metrics.`best/val/map`" in view["selectedColumns"]
     runs = store.client().search_runs([experiment.experiment_id])
     assert all(run.data.tags["task"] == "multi_label" for run in runs)
@@ -401,13 +391,13 @@ def test_mlflow_shows_the_figures_of_several_classes(attributes):
 
 def test_an_exported_model_answers_as_the_trained_one_and_names_what_reaches_its_threshold(attributes):
     from models.classifier import load
-    from pipeline import scores
+    from pipeline.evaluation import predictions
 
     champion = attributes / "runs/attributes/register/champion"
-    portable = Portable(champion / "portable")
+    portable = OnnxClassifier(champion / "portable")
     model, card = load(champion / "train")
-    faces = [sample.draw(sample.BREEDS["dog_pug"], np.random.default_rng(seed)) for seed in range(4)]
-    expected = scores.predict_loose(model, card, [np.asarray(face) for face in faces], 4)
+    faces = [synthetic.draw(BREEDS["dog_pug"], np.random.default_rng(seed)) for seed in range(4)]
+    expected = predictions.predict_loose(model, card, [np.asarray(face) for face in faces], 4)
     for face, shares in zip(faces, expected, strict=True):
         assert portable.probabilities(face) == pytest.approx(shares, abs=0.02)
         answer = portable.answer(face, top=1)
@@ -423,16 +413,16 @@ def test_an_exported_model_answers_as_the_trained_one_and_names_what_reaches_its
 
 
 def test_predict_export_and_the_example_name_several_classes(attributes, run, tmp_path):
-    face = sample.draw(sample.BREEDS["dog_pug"], np.random.default_rng(3), frozenset(["glasses"]))
+    face = synthetic.draw(BREEDS["dog_pug"], np.random.default_rng(3), frozenset(["glasses"]))
     face.save(tmp_path / "face.png")
     model = ("--model", "models:/attributes@champion")
     lines = run(
-        "python", "-m", "pipeline.predict", str(tmp_path / "face.png"), *model, "--format", "jsonl"
+        "python", "-m", "pipeline", "predict", str(tmp_path / "face.png"), *model, "--format", "jsonl"
     ).stdout
     answer = json.loads(next(line for line in lines.splitlines() if line.startswith("{")))
     named = [label for label, present in zip(answer["labels"], answer["present"], strict=True) if present]
     table = run(
-        "python", "-m", "pipeline.predict", str(tmp_path / "face.png"), *model, "--format", "csv"
+        "python", "-m", "pipeline", "predict", str(tmp_path / "face.png"), *model, "--format", "csv"
     ).stdout
     (row,) = (
         pandas.read_csv(
@@ -446,7 +436,7 @@ def test_predict_export_and_the_example_name_several_classes(attributes, run, tm
         .to_dict("records")
     )
     assert row["present"] == "|".join(named)
-    done = run("python", "-m", "pipeline.export", *model, "--out", str(tmp_path / "out"), "--no-try")
+    done = run("python", "-m", "pipeline", "export", *model, "--out", str(tmp_path / "out"), "--no-try")
     assert done.returncode == 0, done.stdout
     card = (tmp_path / "out/README.md").read_text()
     assert "mAP" in card and "unsure" not in card and "{{" not in card and "None" not in card
@@ -459,7 +449,7 @@ def test_a_registered_model_answers_in_a_table(attributes, house):
 
     model = mlflow.pyfunc.load_model("models:/attributes@champion")
     buffer = io.BytesIO()
-    sample.draw(sample.BREEDS["cat_Bengal"], np.random.default_rng(1)).save(buffer, "PNG")
+    synthetic.draw(BREEDS["cat_Bengal"], np.random.default_rng(1)).save(buffer, "PNG")
     answer = model.predict(pandas.DataFrame({"image": [buffer.getvalue()]}))
     assert list(answer.columns) == ["labels", "probabilities", "present"]
     assert len(answer["present"][0]) == len(answer["labels"][0])

@@ -20,8 +20,12 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from PIL import Image, TiffImagePlugin
 
-from pipeline import archives, config, pack, photos, portable, sample, schema, split, tables, text
-from pipeline.config import UserError
+from pipeline import pack, portable, split
+from pipeline.common import errors, tables, text
+from pipeline.common.errors import UserError
+from pipeline.data import pack_index
+from pipeline.portable import images
+from pipeline.sources import archives, layout, pack_messages, photos, synthetic
 
 
 def _picture(width=60, height=40, mode="RGB", kind="JPEG", **options) -> bytes:
@@ -49,7 +53,7 @@ def _zip(path, files: dict[str, bytes]):
 
 
 def test_unusable_files_are_quarantined_with_the_reason_and_usable_ones_are_not(tmp_path):
-    sample.write_archive(tmp_path / "archive", per_class=1, seed=1)
+    synthetic.write_archive(tmp_path / "archive", per_class=1, seed=1)
     summary = pack.pack(tmp_path / "archive", tmp_path / "pack", 128)
     quarantine = pandas.read_csv(tmp_path / "pack/quarantine.csv", index_col="path")["reason"]
     assert summary["quarantined"] == len(quarantine) == 3
@@ -294,7 +298,7 @@ def test_every_orientation_is_set_upright_once(kind, orientation):
     stored = (
         image
         if orientation == 1
-        else image.transpose(portable._TURNS[{6: 8, 8: 6}.get(orientation, orientation)])
+        else image.transpose(images._TURNS[{6: 8, 8: 6}.get(orientation, orientation)])
     )
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -488,15 +492,15 @@ def test_a_zip_that_is_compressed_in_a_way_of_other_programs_is_told_and_not_cal
 
 def test_class_folders_or_breeds_are_the_classes():
     path = "petfaces/dog_american/american_bulldog_12.jpg"
-    assert pack.labels(path, "folder") == {
+    assert layout.labels(path, "folder") == {
         "path": path,
         "label": "dog_american",
         "species": "dog",
         "breed": "american_bulldog",
         "official": "",
     }
-    assert pack.labels(path, "breed")["label"] == "dog_american_bulldog"
-    assert pack.labels("pets/mine/tom_1.jpg", "breed")["label"] == "tom"
+    assert layout.labels(path, "breed")["label"] == "dog_american_bulldog"
+    assert layout.labels("pets/mine/tom_1.jpg", "breed")["label"] == "tom"
 
 
 def test_an_unknown_choice_of_classes_is_told(tmp_path):
@@ -548,7 +552,7 @@ def _full(monkeypatch) -> None:
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")  # as a write tells it: without a name
 
-    monkeypatch.setattr(pack.schema, "content_hash", full)
+    monkeypatch.setattr(pack.pack_index, "content_hash", full)
 
 
 def test_a_disk_that_is_full_is_told_with_the_place_and_leaves_the_old_pack_alone(tmp_path, monkeypatch):
@@ -560,7 +564,7 @@ def test_a_disk_that_is_full_is_told_with_the_place_and_leaves_the_old_pack_alon
     with monkeypatch.context() as patched:
         _full(patched)
         told = rf"^{re.escape(str(folder))} can't be .*\(No space left on device\); make room"
-        with pytest.raises(UserError, match=told), config.told():
+        with pytest.raises(UserError, match=told), errors.os_errors_as_user_errors():
             pack.pack(second, folder, 128)
     assert portable.damaged(folder) == [] and portable.sums(folder) == before
     assert sorted(file.name for file in tmp_path.iterdir()) == ["first", "pack", "second"]
@@ -625,7 +629,7 @@ def test_deeper_folders_belong_to_the_class_in_a_split_too(tmp_path):
 
 def test_a_vehicle_called_train_may_have_folders_of_its_own_and_is_told(tmp_path):
     assert set(_labels(tmp_path, "train/2023/1.jpg", "car/2023/2.jpg").values()) == {"train", "car"}
-    assert any("train is taken for a class" in line for line in pack.describe(tmp_path / "pack"))
+    assert any("train is taken for a class" in line for line in pack_messages.describe(tmp_path / "pack"))
 
 
 @pytest.mark.parametrize(
@@ -723,22 +727,22 @@ def test_the_tree_of_an_error_is_short_and_steers_no_terminal(tmp_path):
     with pytest.raises(UserError) as told:
         pack.pack(_archive(tmp_path / "archive", files), tmp_path / "pack", 128)
     assert "\x1b" not in str(told.value)
-    assert len(str(told.value).splitlines()) == pack.TREE + 2
+    assert len(str(told.value).splitlines()) == pack_messages.TREE + 2
     assert "more folders" in str(told.value)
 
 
 def test_pack_names_the_classes_with_their_counts_and_how_many_more(tmp_path):
     _labels(tmp_path, *(f"c{number:02}/{copy}.jpg" for number in range(11) for copy in range(2)))
-    first, *_ = pack.describe(tmp_path / "pack")
+    first, *_ = pack_messages.describe(tmp_path / "pack")
     assert first.startswith("the classes are c00 (2), c01 (2), ")
-    assert first.endswith(f" and {11 - pack.NAMED} more")
+    assert first.endswith(f" and {11 - pack_messages.NAMED} more")
 
 
 def test_class_names_that_look_the_same_are_told(tmp_path):
     names = ("caf\u00e9", "cafe\u0301", "Tabby", "tabby ", "ｔａｂｂｙ", "dog")
     found = _labels(tmp_path, *(f"{name}/1.jpg" for name in names))
     assert set(found.values()) == set(names)  # told, not merged
-    warnings = [line for line in pack.describe(tmp_path / "pack") if line.startswith("warning: ")]
+    warnings = [line for line in pack_messages.describe(tmp_path / "pack") if line.startswith("warning: ")]
     assert len(warnings) == 2
     assert any(r"'cafe\u0301' (1) and 'caf\xe9' (1) look like one class" in line for line in warnings)
     assert any("'Tabby' (1) and 'tabby ' (1)" in line and "are 3 here" in line for line in warnings)
@@ -753,7 +757,7 @@ def test_what_can_not_be_a_class_name_is_quarantined_with_the_reason(tmp_path):
     reasons = [row["reason"] for row in tables.read(tmp_path / "pack/quarantine.csv")]
     assert len(reasons) == len(HOSTILE_NAMES)
     assert all(reason.startswith("its class's name ") for reason in reasons)
-    assert set(schema.read_index(tmp_path / "pack")["label"]) == set(found.values())
+    assert set(pack_index.read_index(tmp_path / "pack")["label"]) == set(found.values())
 
 
 # ---------------------------------------------------------------- names of files
@@ -762,7 +766,7 @@ def test_what_can_not_be_a_class_name_is_quarantined_with_the_reason(tmp_path):
 def test_names_that_are_not_utf8_keep_apart_and_read_back(tmp_path):
     files = {f"{kind}/{name}": _picture() for kind in "bc" for name in ("K\udce4t.jpg", "K\\xe4t.jpg")}
     pack.pack(_archive(tmp_path / "archive", files), tmp_path / "pack", 128)
-    index = schema.read_index(tmp_path / "pack")
+    index = pack_index.read_index(tmp_path / "pack")
     assert list(index["path"]) == [
         rf"{kind}/{name}" for kind in "bc" for name in (r"K\\xe4t.jpg", r"K\xe4t.jpg")
     ]
@@ -792,7 +796,7 @@ def test_a_path_longer_than_any_file_system_has_is_quarantined(tmp_path):
     assert list(found) == ["b/1.jpg", "c/2.jpg"]
     (first, second) = tables.read(tmp_path / "pack/quarantine.csv")
     assert first["reason"] == second["reason"] == "a path of more than 4,096 characters"
-    assert len(pack.describe(tmp_path / "pack")) == 2
+    assert len(pack_messages.describe(tmp_path / "pack")) == 2
 
 
 def _windows_zip(path, *names: str, system: int = 3):
@@ -881,4 +885,4 @@ def test_any_tree_of_paths_is_packed_or_told(tmp_path, monkeypatch, paths, class
         assert sorted(row["path"] for row in (*index, *left_out)) == sorted(map(text.path, seen))
         assert len({row["label"] for row in index}) > 1
         assert not any(text.class_name_problem(row["label"]) for row in index)
-        assert all("\n" not in line for line in pack.describe(tmp_path / "pack"))
+        assert all("\n" not in line for line in pack_messages.describe(tmp_path / "pack"))

@@ -8,9 +8,10 @@ import time
 import numpy as np
 import pytest
 
-from pipeline import page, sample
-from pipeline.config import UserError
-from pipeline.portable import Portable, read_card
+from pipeline.common.errors import UserError
+from pipeline.inference import browser_demo
+from pipeline.portable import OnnxClassifier, read_card
+from pipeline.sources import synthetic
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -21,7 +22,7 @@ def folder(repro, house, tmp_path_factory):
     champion = house / "runs/sample/register/champion/portable"
     target = tmp_path_factory.mktemp("page") / "try"
     try:
-        page.write(champion / "model.onnx", read_card(champion), target)
+        browser_demo.write(champion / "model.onnx", read_card(champion), target)
     except UserError as error:
         pytest.skip(str(error))
     return target
@@ -36,7 +37,7 @@ def address(folder):
         ready.append(where)
         answering.set()
 
-    threading.Thread(target=page.serve, args=(folder, 0, tell), daemon=True).start()
+    threading.Thread(target=browser_demo.serve, args=(folder, 0, tell), daemon=True).start()
     assert answering.wait(20)
     return ready[0]
 
@@ -72,7 +73,7 @@ def tab(browser, address):
 
 @pytest.fixture(scope="module")
 def face(tmp_path_factory):
-    (_, data), *_ = sample.pictures(1, seed=9)
+    (_, data), *_ = synthetic.pictures(1, seed=9)
     file = tmp_path_factory.mktemp("face") / "face.jpg"
     file.write_bytes(data)
     return file
@@ -94,7 +95,7 @@ def _bars(tab) -> list[tuple[str, float]]:
 def test_a_photo_gets_the_bars_that_the_model_gives(tab, face, house):
     tab.set_input_files("#file", face)
     _answer(tab, 1)
-    expected = Portable(house / "runs/sample/register/champion/portable").answer(face.read_bytes())
+    expected = OnnxClassifier(house / "runs/sample/register/champion/portable").answer(face.read_bytes())
     bars = _bars(tab)
     assert len(bars) == 5
     assert bars[0][0] == expected["labels"][0].partition("_")[2].replace("_", " ")
@@ -186,7 +187,7 @@ def test_it_speaks_dutch_and_fits_a_phone(browser, address, face):
 def test_each_word_is_there_in_both_languages():
     import re
 
-    text = (page.PAGE / "words.js").read_text()
+    text = (browser_demo.PAGE / "words.js").read_text()
     for words, least in zip(text.split("export const SEVERAL"), (20, 5), strict=True):
         english, dutch = (
             set(re.findall(r"^    (\w+):", part, re.MULTILINE)) for part in words.split("  nl: {")
@@ -195,19 +196,19 @@ def test_each_word_is_there_in_both_languages():
 
 
 def test_without_npm_the_way_out_is_told(monkeypatch, tmp_path):
-    monkeypatch.setattr(page, "CACHE", tmp_path)
+    monkeypatch.setattr(browser_demo, "CACHE", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
         UserError, match=r"npm is not installed; install Node\.js, or export without the page: --no-try"
     ):
-        page.write(tmp_path / "model.onnx", {}, tmp_path / "try")
+        browser_demo.write(tmp_path / "model.onnx", {}, tmp_path / "try")
 
 
 def test_what_npm_brings_must_be_what_is_known(monkeypatch, tmp_path):
     npm = tmp_path / "npm"
-    npm.write_text(f"#!/bin/sh\necho other > {page.RUNTIME}-{page.VERSION}.tgz\n")
+    npm.write_text(f"#!/bin/sh\necho other > {browser_demo.RUNTIME}-{browser_demo.VERSION}.tgz\n")
     npm.chmod(0o755)
-    monkeypatch.setattr(page, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(browser_demo, "CACHE", tmp_path / "cache")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(UserError, match="is not what this project knows; refused"):
-        page.write(tmp_path / "model.onnx", {}, tmp_path / "try")
+        browser_demo.write(tmp_path / "model.onnx", {}, tmp_path / "try")

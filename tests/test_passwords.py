@@ -6,10 +6,14 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline import config, fetch, lineage, registry, tracking
-from pipeline.config import UserError
-from pipeline.provenance import Provenance
-from pipeline.tracking import live, page, store
+from pipeline import config, fetch, tracking
+from pipeline import stage as stages
+from pipeline.artifacts import lineage
+from pipeline.artifacts.provenance import Provenance
+from pipeline.common.errors import UserError
+from pipeline.maintenance import champion
+from pipeline.stage import stage
+from pipeline.tracking import live, store, web_ui
 
 SECRET = "s3cr3t"
 SERVER = f"http://ann:{SECRET}@127.0.0.1:9"
@@ -28,7 +32,7 @@ def server(monkeypatch):
 def test_the_list_of_versions_has_none(server, monkeypatch, capsys):
     for name in ("versions", "history"):
         monkeypatch.setattr(tracking, name, lambda _: [])
-    registry.show("sample")
+    champion.show("sample")
     said = capsys.readouterr().out
     assert "ann:***@" in said and SECRET not in said
 
@@ -79,7 +83,7 @@ def test_a_mirror_that_can_not_be_reached_has_none(tmp_path, capsys, end):
 def test_a_mirror_that_answers_has_none(tmp_path, monkeypatch, capsys):
     archive = tmp_path / "x.tar"
     archive.write_bytes(b"x")
-    monkeypatch.setattr("pipeline.download.bring", lambda *_: archive)
+    monkeypatch.setattr("pipeline.sources.download.bring", lambda *_: archive)
     source = {"kind": "archive", "files": [{"name": "x.tar"}]}
     cfg = {"data": {"name": "mine", "source": source}, "fetch": {"mirror": SERVER}}
     fetch.fetch(OmegaConf.create(cfg), tmp_path / "archive")
@@ -96,24 +100,24 @@ def test_the_recorded_settings_have_none():
 def test_a_sweep_records_none(monkeypatch):
     words = ["--multirun", "seed=1,2", f"fetch.mirror={SERVER}"]
     with pytest.raises(UserError, match=r"fetch.mirror=http://ann:\*\*\*@.*PETFACES_MIRROR"):
-        config._refuse_recorded_password(words)
-    config._refuse_recorded_password(words[1:])  # a single run records no command
+        stages._refuse_recorded_password(words)
+    stages._refuse_recorded_password(words[1:])  # a single run records no command
     monkeypatch.setattr(sys, "argv", ["pipeline.train", *words])
     with pytest.raises(SystemExit, match="PETFACES_MIRROR"):
-        config.stage(lambda cfg: None)()
+        stage(lambda cfg: None)()
 
 
 def test_the_page_of_a_database_is_started_without_it_on_the_command_line(monkeypatch):
     address = f"postgresql://ann:{SECRET}@127.0.0.1/runs"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    monkeypatch.setattr(page, "client", lambda: None)
-    monkeypatch.setattr(page, "_listens", lambda port: False)
+    monkeypatch.setattr(web_ui, "client", lambda: None)
+    monkeypatch.setattr(web_ui, "_listens", lambda port: False)
 
     def start(command, env, **_):
         assert SECRET not in " ".join(command)
         assert env["MLFLOW_BACKEND_STORE_URI"] == address
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(page.subprocess, "Popen", start)
+    monkeypatch.setattr(web_ui.subprocess, "Popen", start)
     with pytest.raises(KeyboardInterrupt):
-        page.ui()
+        web_ui.ui()

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.config import UserError
+from pipeline.common.errors import UserError
 from pipeline.tracking import places, promotion, runs
 
 

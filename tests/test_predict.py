@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import chosen, photos, predict, sample
-from pipeline.config import UserError
-from pipeline.config import told as told_in_one_line
-from pipeline.portable import DamagedError, Portable, UnreadableError
+from pipeline.common.errors import UserError
+from pipeline.common.errors import os_errors_as_user_errors as told_in_one_line
+from pipeline.inference import predict, resolve
+from pipeline.portable import DamagedError, OnnxClassifier, UnreadableError
+from pipeline.sources import photos, synthetic
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def album(tmp_path_factory):
     """A folder with three faces, one of them a folder deeper, a broken one, and litter."""
     folder = tmp_path_factory.mktemp("album")
     (folder / "more").mkdir()
-    faces = list(sample.pictures(1, seed=9))[:3]
+    faces = list(synthetic.pictures(1, seed=9))[:3]
     for name, (_, data) in zip(("a.jpg", "b.JPG", "more/c.png"), faces, strict=True):
         image = Image.open(io.BytesIO(data))
         image.save(folder / name, "PNG" if name.endswith("png") else "JPEG")
@@ -140,7 +141,7 @@ def test_a_picture_that_the_model_can_not_take_stops_nothing(album):
 
 
 def test_mlflow_is_told_the_row_of_a_picture_that_the_model_can_not_take(album):
-    portable = Portable.__new__(Portable)
+    portable = OnnxClassifier.__new__(OnnxClassifier)
     portable.session = portable.card = None  # so that any picture is too much for it
     portable._file, portable._seconds = "model.onnx", 5
     row = {"image": [np.zeros((3, 3, 3), np.uint8)]}
@@ -155,7 +156,7 @@ def test_a_pattern_that_the_shell_left_is_looked_up(album):
 
 def test_programs_get_a_line_for_each_picture(repro, run, album):
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline.predict", "--format", "jsonl", "--top", "2", str(album)],
+        [sys.executable, "-m", "pipeline", "predict", "--format", "jsonl", "--top", "2", str(album)],
         capture_output=True,
         text=True,
         check=False,
@@ -171,7 +172,7 @@ def test_programs_get_a_line_for_each_picture(repro, run, album):
 
 def test_a_table_for_programs_has_the_same_columns_in_each_row(repro, run, album):
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline.predict", "--format", "csv", "--top", "3", album / "a.jpg"],
+        [sys.executable, "-m", "pipeline", "predict", "--format", "csv", "--top", "3", album / "a.jpg"],
         capture_output=True,
         text=True,
         check=False,
@@ -186,7 +187,7 @@ def test_a_file_may_be_called_anything(repro, album, tmp_path):
     with open(name, "wb") as file:
         file.write((album / "a.jpg").read_bytes())
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline.predict", "--format", "csv", tmp_path],
+        [sys.executable, "-m", "pipeline", "predict", "--format", "csv", tmp_path],
         env={**os.environ, "LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "utf-8:strict"},
         capture_output=True,
         check=False,
@@ -197,7 +198,7 @@ def test_a_file_may_be_called_anything(repro, album, tmp_path):
 
 def test_a_picture_comes_from_standard_input(repro, album):
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline.predict", "--format", "jsonl", "-"],
+        [sys.executable, "-m", "pipeline", "predict", "--format", "jsonl", "-"],
         input=(album / "a.jpg").read_bytes(),
         capture_output=True,
         check=False,
@@ -207,7 +208,7 @@ def test_a_picture_comes_from_standard_input(repro, album):
 
 
 def test_a_closed_standard_input_is_told_in_one_line(repro):
-    command = f"{shlex.quote(sys.executable)} -m pipeline.predict - <&-"
+    command = f"{shlex.quote(sys.executable)} -m pipeline predict - <&-"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "-: standard input is closed" in done.stderr and "Traceback" not in done.stderr
@@ -215,7 +216,7 @@ def test_a_closed_standard_input_is_told_in_one_line(repro):
 
 @pytest.mark.parametrize("model", ["models:/sample@champion", "sample@champion", "runs/sample/train/scratch"])
 def test_a_model_is_named_by_registry_or_folder(repro, run, album, model):
-    done = run("python", "-m", "pipeline.predict", "--model", model, "--format", "csv", f"{album}/a.jpg")
+    done = run("python", "-m", "pipeline", "predict", "--model", model, "--format", "csv", f"{album}/a.jpg")
     assert done.returncode == 0, done.stdout
     assert "a.jpg," in done.stdout
 
@@ -229,14 +230,14 @@ def test_a_model_is_named_by_registry_or_folder(repro, run, album, model):
         ),
         (["--model", "conf", "x.jpg"], "conf holds no model; name a folder with model.onnx"),
         (["--model", "sample@nobody", "x.jpg"], "has no models:/sample@nobody"),
-        (["--top", "0", "x.jpg"], "--top 0: show at least one breed"),
+        (["--top", "0", "x.jpg"], "Invalid value for '--top'"),
         (["models"], "error: models: no pictures there"),
         (["x" * 5000], "File name too long"),
         (["x" * 5000 + "*"], "File name too long"),
     ],
 )
 def test_what_can_not_be_is_told_in_one_line(repro, run, arguments, told):
-    done = run("python", "-m", "pipeline.predict", *arguments)
+    done = run("python", "-m", "pipeline", "predict", *arguments)
     assert done.returncode in (1, 2)
     assert told in done.stdout and "Traceback" not in done.stdout
 
@@ -255,7 +256,7 @@ def test_what_can_not_be_is_told_in_one_line(repro, run, arguments, told):
     ],
 )
 def test_a_model_called_something_odd_is_told_in_one_line(repro, model, told):
-    with pytest.raises(UserError, match=told) as error, told_in_one_line(), chosen.opened(model):
+    with pytest.raises(UserError, match=told) as error, told_in_one_line(), resolve.opened(model):
         pass
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
@@ -263,7 +264,7 @@ def test_a_model_called_something_odd_is_told_in_one_line(repro, model, told):
 def test_an_error_names_the_model_and_not_the_copy_of_it_that_is_gone(house, repro, tmp_path):
     folder = tmp_path / "mine"
     shutil.copytree(house / "runs/sample/train/scratch", folder)
-    with pytest.raises(UserError) as error, chosen.opened(str(folder)) as found:
+    with pytest.raises(UserError) as error, resolve.opened(str(folder)) as found:
         assert not found.portable.is_relative_to(folder)
         raise DamagedError(f"{found.portable}/model.onnx gave no answer within 60 seconds")
     assert str(error.value) == f"{folder}/portable/model.onnx gave no answer within 60 seconds"
@@ -271,7 +272,7 @@ def test_an_error_names_the_model_and_not_the_copy_of_it_that_is_gone(house, rep
 
 def test_many_pictures_stream(repro, house, album, monkeypatch):
     """However many come, only a few are read before the first is answered."""
-    portable = Portable(house / "runs/sample/register/champion/portable", threads=1)
+    portable = OnnxClassifier(house / "runs/sample/register/champion/portable", threads=1)
     asked = []
 
     def endless():
@@ -286,7 +287,7 @@ def test_many_pictures_stream(repro, house, album, monkeypatch):
 
 
 def test_an_answer_says_when_it_is_unsure(repro, house):
-    portable = Portable(house / "runs/sample/register/champion/portable")
+    portable = OnnxClassifier(house / "runs/sample/register/champion/portable")
     picture = np.zeros((50, 40, 3), dtype=np.uint8)
     portable.unsure_below = 1.1
     assert portable.answer(picture)["unsure"] is True

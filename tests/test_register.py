@@ -7,7 +7,7 @@ import pytest
 from strangers import CARD
 
 from pipeline import register
-from pipeline.model_folder import ModelFolder
+from pipeline.artifacts.model_folder import ModelFolder
 
 
 def _candidate(folder, right, classes=("a", "b"), paths=None) -> ModelFolder:

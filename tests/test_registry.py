@@ -5,16 +5,18 @@ import os
 import re
 
 import pytest
+from conftest import petfaces
 
-from pipeline import champions, registry, tracking
-from pipeline.config import UserError
-from pipeline.tracking import store
+from pipeline import tracking
+from pipeline.common.errors import UserError
+from pipeline.maintenance import champion
+from pipeline.tracking import champion_files, store
 
 
 @pytest.fixture(scope="module")
 def second(repro, run):
     """The number of a version that is not champion."""
-    listed = run("python", "-m", "pipeline.registry", "list").stdout
+    listed = run("python", "-m", "pipeline", "registry", "list").stdout
     (line,) = [
         line for line in listed.splitlines() if re.search(r"│ +\d+ │", line) and "champion" not in line
     ]
@@ -22,7 +24,7 @@ def second(repro, run):
 
 
 def test_versions_are_listed_with_their_champion(repro, run):
-    listed = run("python", "-m", "pipeline.registry", "list").stdout
+    listed = run("python", "-m", "pipeline", "registry", "list").stdout
     assert listed.count("champion ") >= 1
     assert re.search(r"Z  version \d became champion: the first champion", listed)
     assert listed.count("%") == 2
@@ -33,22 +35,22 @@ def test_a_version_is_promoted_and_taken_back_with_reasons(run, house, second):
     decision = house / "runs/sample/register/decision.json"
     kept = house / "runs/sample/register/champion/train/model.json"
     before = kept.read_bytes()
-    done = run("python", "-m", "pipeline.registry", "promote", second, "--why", "smaller")
+    done = run("python", "-m", "pipeline", "registry", "promote", second, "--why", "smaller")
     assert done.returncode == 0, done.stdout
     assert f"registry: version {second} is champion of sample" in done.stdout
     assert kept.read_bytes() != before  # the files follow
     assert json.loads(decision.read_text())["champion"]["reason"] == "smaller"
-    done = run("python", "-m", "pipeline.registry", "rollback", "--why", "worse on kittens")
+    done = run("python", "-m", "pipeline", "registry", "rollback", "--why", "worse on kittens")
     assert done.returncode == 0, done.stdout
     assert f"version {first} is champion of sample again, instead of {second}" in done.stdout
     assert kept.read_bytes() == before
-    listed = run("python", "-m", "pipeline.registry", "list").stdout
+    listed = run("python", "-m", "pipeline", "registry", "list").stdout
     assert f"version {second} became champion instead of version {first}: smaller" in listed
     assert f"version {first} became champion instead of version {second}: worse on kittens" in listed
     assert "taken back: worse on kittens" in listed
-    done = run("python", "-m", "pipeline.registry", "rollback", "--why", "once more")
+    done = run("python", "-m", "pipeline", "registry", "rollback", "--why", "once more")
     assert done.returncode == 1 and "is the first champion: there is none to go back to" in done.stdout
-    done = run("python", "-m", "pipeline.registry", "promote", first, "--why", "again")
+    done = run("python", "-m", "pipeline", "registry", "promote", first, "--why", "again")
     assert done.returncode == 1 and f"version {first} is champion of sample already" in done.stdout
 
 
@@ -82,14 +84,14 @@ def test_an_alias_set_on_the_page_is_told_and_dvc_sees_that_the_files_do_not_fol
     client, folder = store.client(), house / "champions"
     number, _ = tracking.champion("sample")
     kept = {file: file.read_bytes() for file in folder.iterdir()}
-    assert champions.lagging("sample") is None
+    assert champion_files.lagging("sample") is None
     client.set_registered_model_alias("sample", "champion", second)
     try:
-        told = champions.lagging("sample")
+        told = champion_files.lagging("sample")
         assert told.startswith(f"version {second} is champion of sample, but runs/sample/register/champion/")
         assert told.endswith("dvc repro")
         noted = (folder / "sample.json").read_bytes()
-        assert champions.lagging("sample") == told
+        assert champion_files.lagging("sample") == told
         assert (folder / "sample.json").read_bytes() == noted  # what DVC hashes is settled
         status = run("dvc", "status", "register").stdout
         assert re.search(r"register:\n\s+changed deps:\n\s+modified: +champions", status)
@@ -108,17 +110,17 @@ def test_files_wait_for_the_dvc_that_is_running(house, monkeypatch, capsys):
     locks.parent.mkdir(exist_ok=True)
     locks.write_text(json.dumps({"write": {"x": holder}, "read": {"y": [holder], "z": []}}))
     asked, alive = [], iter([True, True, False])
-    monkeypatch.setattr(registry, "POLL", 0)
-    monkeypatch.setattr(registry, "_alive", lambda pid: asked.append(pid) or next(alive))
+    monkeypatch.setattr(champion, "POLL", 0)
+    monkeypatch.setattr(champion, "_alive", lambda pid: asked.append(pid) or next(alive))
     try:
-        registry._wait_for_other_dvc()
-        monkeypatch.setattr(registry, "_alive", lambda pid: True)
-        monkeypatch.setattr(registry, "PATIENCE", -1)
+        champion._wait_for_other_dvc()
+        monkeypatch.setattr(champion, "_alive", lambda pid: True)
+        monkeypatch.setattr(champion, "PATIENCE", -1)
         with pytest.raises(UserError, match=r"another dvc does not end \(process 4711\); afterwards"):
-            registry._wait_for_other_dvc()
+            champion._wait_for_other_dvc()
         for text in ("", "{", "[]", '{"write": {"x": 1}, "read": {}}'):
             locks.write_text(text)
-            assert registry._listed() == set()
+            assert champion._listed() == set()
     finally:
         locks.write_bytes(before) if before is not None else locks.unlink()
     assert asked == [4711] * 3
@@ -128,19 +130,19 @@ def test_files_wait_for_the_dvc_that_is_running(house, monkeypatch, capsys):
 def test_what_dvc_says_of_a_lock_is_known(tmp_path):
     from dvc import lock, rwlock
 
-    assert registry.LOCKED[1] in lock.FAILED_TO_LOCK_MESSAGE
+    assert champion.LOCKED[1] in lock.FAILED_TO_LOCK_MESSAGE
     held = {"write": {str(tmp_path): {"pid": os.getpid(), "cmd": "dvc repro"}}}
-    with pytest.raises(lock.LockError, match=registry.LOCKED[0]):
+    with pytest.raises(lock.LockError, match=champion.LOCKED[0]):
         mine = {"pid": os.getpid(), "cmd": "dvc repro register"}
         rwlock._check_blockers(str(tmp_path), held, mine, mode="write", waiters=[str(tmp_path)])
 
 
 def test_a_dvc_that_is_locked_out_is_tried_again_and_another_failure_is_told(house, monkeypatch):
     answers = [None, None, 0, 1]
-    monkeypatch.setattr(registry, "POLL", 0)
-    monkeypatch.setattr(registry, "_dvc", lambda command: answers.pop(0))
+    monkeypatch.setattr(champion, "POLL", 0)
+    monkeypatch.setattr(champion, "_dvc", lambda command: answers.pop(0))
     with pytest.raises(UserError, match="the files do not follow: dvc repro report failed"):
-        registry._refresh("sample")
+        champion._refresh("sample")
     assert answers == []
 
 
@@ -148,11 +150,11 @@ def test_ctrl_c_while_it_waits_says_how_the_files_follow(repro, monkeypatch):
     def interrupted(name):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(registry, "_refresh", interrupted)
+    monkeypatch.setattr(champion, "_refresh", interrupted)
     monkeypatch.setattr(tracking, "promote", lambda *_, **__: None)
-    monkeypatch.setattr(champions, "note", lambda *_: None)
+    monkeypatch.setattr(champion_files, "note", lambda *_: None)
     with pytest.raises(SystemExit, match="afterwards the files follow with: dvc repro"):
-        registry.main(["promote", "1", "--why", "x"])
+        petfaces("registry", "promote", "1", "--why", "x")
 
 
 @pytest.mark.parametrize(
@@ -163,10 +165,10 @@ def test_ctrl_c_while_it_waits_says_how_the_files_follow(repro, monkeypatch):
         (["promote", "9" * 30, "--why", "x"], "is no version"),
         (["--data", "", "list"], "--data: '' is no name"),
         (["--data", "nothing", "rollback", "--why", "x"], "'nothing' has no champion"),
-        (["promote", "1"], "the following arguments are required: --why"),
+        (["promote", "1"], "Missing option '--why'"),
     ],
 )
 def test_what_can_not_be_is_told_in_one_line(repro, run, arguments, told):
-    done = run("python", "-m", "pipeline.registry", *arguments)
+    done = run("python", "-m", "pipeline", "registry", *arguments)
     assert done.returncode in (1, 2)
     assert told in done.stdout and "Traceback" not in done.stdout

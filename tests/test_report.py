@@ -14,25 +14,13 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from pipeline import (
-    audit,
-    config,
-    curves,
-    evaluate,
-    leaderboard,
-    networks,
-    pack,
-    report,
-    report_page,
-    scores,
-    seal,
-    split,
-    tasks,
-)
-from pipeline import (
-    metrics as shares,
-)
-from pipeline.config import UserError
+from pipeline import audit, config, evaluate, pack, report, split, tasks
+from pipeline.artifacts import curves, seal
+from pipeline.common.errors import UserError
+from pipeline.evaluation import predictions
+from pipeline.reporting import leaderboard, page
+from pipeline.tasks import metrics as shares
+from pipeline.training import build
 
 SINGLE = tasks.of("single_label")
 POINT = {"step": 0, "C": 0.1, "val/top1": 0.5, "val/loss": 1.0}
@@ -97,11 +85,11 @@ def _judged(
 ) -> None:
     """Leaves train's and evaluate's folders of a model that errs in the first `wrong` test pictures."""
     from models import classifier
-    from pipeline.data import Pack
+    from pipeline.data.dataset import PackedDataset
 
-    packed = Pack.open(place)
+    packed = PackedDataset.open(place)
     cfg = config.compose("model=scratch", "model.net.widths=[4]", "model.net.depths=[1]")
-    built = networks.build(cfg, packed)
+    built = build.build(cfg, packed)
     card = dataclasses.replace(built.card, name=model, data=runs.name, drawings=drawings)
     folder = runs / "train" / model
     folder.mkdir(parents=True)
@@ -120,7 +108,7 @@ def _judged(
         probabilities[np.arange(len(rows)), targets] = sure
         return probabilities.astype(np.float32)
 
-    monkeypatch.setattr(scores, "predict", answer)
+    monkeypatch.setattr(predictions, "predict", answer)
     evaluate.evaluate(folder, place, runs / "evaluate" / model, 1, 0)
     champion = {"model": model, "reason": "the first champion"}
     decision = {"promoted": True, "challenger": model, "reason": "x", "looks": 0, "champion": champion}
@@ -355,13 +343,8 @@ def test_pictures_are_bounded_in_size_and_number(tmp_path, monkeypatch):
     _judged(runs, place, monkeypatch, "one", 60, [POINT])
     report.report(runs, place, ["one"], tmp_path / "reports/x")
     files = list((tmp_path / "reports/x/pictures").iterdir())
-    most = (
-        report_page.PAIRS * 3 * report_page.EXAMPLES
-        + report_page.MISTAKES
-        + report_page.SUSPICIOUS
-        + report_page.GROUPS * report_page.MEMBERS
-    )
+    most = page.PAIRS * 3 * page.EXAMPLES + page.MISTAKES + page.SUSPICIOUS + page.GROUPS * page.MEMBERS
     assert 40 < len(files) <= most
     for file in files:
         with Image.open(file) as picture:
-            assert max(picture.size) <= report_page.SIDE
+            assert max(picture.size) <= page.SIDE

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas
 import pytest
 
-from pipeline import sample
+from pipeline.sources import synthetic
 
 REPORT = {
     "README.md",
@@ -163,24 +163,24 @@ def test_dvc_overlays_the_curves_of_two_revisions_by_model(repro, house):
 
 
 def test_the_leaderboard_is_printed_with_wall_times(repro, run):
-    shown = run("python", "-m", "pipeline.leaderboard").stdout
+    shown = run("python", "-m", "pipeline", "leaderboard").stdout
     assert "Champion of sample" in shown
     assert "drawings" in shown
     assert re.search(r"\d+ s ", shown)
 
 
 def test_one_photo_is_named_and_a_bad_one_is_told(repro, run, tmp_path):
-    (_, data), *_ = sample.pictures(1, seed=9)
+    (_, data), *_ = synthetic.pictures(1, seed=9)
     (tmp_path / "face.jpg").write_bytes(data)
     (tmp_path / "bad.jpg").write_bytes(b"nothing")
-    done = run("python", "-m", "pipeline.predict", "face.jpg", "bad.jpg", "gone.jpg", cwd=tmp_path)
+    done = run("python", "-m", "pipeline", "predict", "face.jpg", "bad.jpg", "gone.jpg", cwd=tmp_path)
     assert done.returncode == 1
     assert "%" in done.stdout
     assert "error: bad.jpg: not a picture of a known format" in done.stdout
     assert "error: gone.jpg: No such file" in done.stdout
     assert "knows no photographs" in done.stdout
-    assert run("python", "-m", "pipeline.predict", "face.jpg", cwd=tmp_path).returncode == 0
-    missing = run("python", "-m", "pipeline.predict", "face.jpg", "--model", "petfaces", cwd=tmp_path)
+    assert run("python", "-m", "pipeline", "predict", "face.jpg", cwd=tmp_path).returncode == 0
+    missing = run("python", "-m", "pipeline", "predict", "face.jpg", "--model", "petfaces", cwd=tmp_path)
     assert missing.returncode == 1
     assert "no champion of 'petfaces'" in missing.stdout
 
@@ -243,7 +243,7 @@ def test_to_petfaces_and_back_deletes_no_report_and_retrains_nothing(
     repro, run, house, restored, change, tmp_path
 ):
     with tarfile.open(tmp_path / "petfaces.tar.gz", "w:gz") as archive:
-        for name, data in sample.pictures(7, seed=4):
+        for name, data in synthetic.pictures(7, seed=4):
             member = tarfile.TarInfo(name.replace("sample/", "petfaces/", 1))
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))

@@ -13,19 +13,21 @@ import mlflow
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline import rebuild, reproduce, seal
-from pipeline.config import ROOT as HOUSE
+from pipeline.artifacts import seal
+from pipeline.common.paths import ROOT as HOUSE
+from pipeline.maintenance import comparison, rebuild
 
 # Trains and registers a version for each argument, but the first two: an evaluation and an export.
 VERSIONS = """
 import sys
 from pathlib import Path
 from pipeline import config, tracking, train
+from pipeline.common import paths
 for words in sys.argv[3:]:
     cfg = config.compose("model=scratch", "data.epochs=1", *words.split())
-    if not config.from_root(cfg.out).is_dir():
+    if not paths.from_root(cfg.out).is_dir():
         train.train(cfg)
-    tracking.ensure_version(config.from_root(cfg.out), Path(sys.argv[1]), Path(sys.argv[2]))
+    tracking.ensure_version(paths.from_root(cfg.out), Path(sys.argv[1]), Path(sys.argv[2]))
 """
 POOLED = "return self.blocks(self.stem(x)).mean(dim=(2, 3))"  # of models/scratch.py
 
@@ -46,7 +48,7 @@ class Theirs:
         return done.stdout
 
     def reproduce(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-        return self("python", "-m", "pipeline.reproduce", *arguments, **environment)
+        return self("python", "-m", "pipeline", "reproduce", *arguments, **environment)
 
     def version(self, number: int):
         return mlflow.MlflowClient(self.store, self.store).get_model_version("sample", str(number))
@@ -360,7 +362,7 @@ def test_a_device_that_is_not_here_is_told(theirs):
 def test_ended_from_outside_it_leaves_no_worktree(theirs):
     before = theirs.state()
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.reproduce", "sample", "1"],
+        [sys.executable, "-m", "pipeline", "reproduce", "sample", "1"],
         cwd=theirs.root,
         env=_environment(theirs.root),
         stdout=subprocess.DEVNULL,
@@ -407,14 +409,14 @@ def test_the_first_thing_that_differs_is_named_with_both_values(changes, first):
             if change in tree:
                 tree[change] = "other"
     device = "other" if "device" in changes else "cpu"
-    found = reproduce.differences(reproduce.facts(THEN, "cpu"), reproduce.facts(now, device))
+    found = comparison.differences(comparison.facts(THEN, "cpu"), comparison.facts(now, device))
     assert found[0] == first
     assert len(found) == len(changes)
 
 
 def test_what_an_older_lineage_does_not_know_is_no_difference():
     old = {"data": THEN["data"], "environment": {"python": "3.11.1", "threads": 2, "torch": "2.9"}}
-    assert reproduce.differences(reproduce.facts(old, None), reproduce.facts(THEN, "cpu")) == []
+    assert comparison.differences(comparison.facts(old, None), comparison.facts(THEN, "cpu")) == []
 
 
 def test_other_weights_are_told_with_how_far_they_are_apart(repro, house, tmp_path):
@@ -422,19 +424,19 @@ def test_other_weights_are_told_with_how_far_they_are_apart(repro, house, tmp_pa
 
     then = house / "runs/sample/train/scratch"
     now = shutil.copytree(then, tmp_path / "now")
-    assert reproduce.verdict(then, now, [])[0]
+    assert comparison.verdict(then, now, [])[0]
     tensors = load_file(now / "weights.safetensors")
     tensors["head.bias"][3] += 0.25
     save_file(tensors, now / "weights.safetensors")
-    same, told = reproduce.verdict(then, now, [])
+    same, told = comparison.verdict(then, now, [])
     assert not same
     assert told[0].startswith("other weights (sha256 ")
     assert "at most 0.25 apart" in told[0]
     assert told[1] == "nothing in the lineage differs"
     assert (
-        reproduce.verdict(then, now, ["torch: 1 then, 2 now"])[1][1]
+        comparison.verdict(then, now, ["torch: 1 then, 2 now"])[1][1]
         == "first difference: torch: 1 then, 2 now"
     )
-    same, told = reproduce.verdict(then, then, ["torch: 1 then, 2 now"])
+    same, told = comparison.verdict(then, then, ["torch: 1 then, 2 now"])
     assert same
     assert told[1] == "although it is not all the same: torch: 1 then, 2 now"

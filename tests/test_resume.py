@@ -15,14 +15,16 @@ import pytest
 import torch
 
 from models.classifier import Classifier
-from pipeline import callbacks, config, curves, datamodule, fit, train, unfinished
-from pipeline.checkpoints import Checkpoints, read
-from pipeline.config import StoppedError, UserError
-from pipeline.lineage import code_hash
-from pipeline.seal import model_hash
-from pipeline.sweeps import notes
+from pipeline import config, train
+from pipeline.artifacts import curves, job_notes, resume
+from pipeline.artifacts.checkpoints import Checkpoints, read
+from pipeline.artifacts.lineage import code_hash
+from pipeline.artifacts.seal import model_hash
+from pipeline.common import errors, paths
+from pipeline.common.errors import StoppedError, UserError
 from pipeline.tracking import store
 from pipeline.tracking.live import Run
+from pipeline.training import callbacks, datamodule, fit
 
 # Dropout and mixup are on in this model; batches of 16 make some of them an epoch.
 SCRATCH = ("model=scratch", "data.epochs=3", "model.batch_size=16")
@@ -31,8 +33,10 @@ SCRATCH = ("model=scratch", "data.epochs=3", "model.batch_size=16")
 KILLED = """
 import os, signal, sys
 from models import classifier
-from pipeline import callbacks, checkpoints, config, fit, train
+from pipeline import config, train
+from pipeline.artifacts import checkpoints
 from pipeline.tracking import live, runs
+from pipeline.training import callbacks, fit
 place, name, number = {place}, {name!r}, {number}
 whole, calls = getattr(place, name), []
 def deadly(*given, **named):
@@ -74,7 +78,7 @@ def _same(one: Path, two: Path) -> None:
 
 
 def _waiting() -> set[Path]:
-    return {file.parent for file in (config.ROOT / "runs/.work").glob("*/attempt.json")}
+    return {file.parent for file in (paths.ROOT / "runs/.work").glob("*/attempt.json")}
 
 
 def _attempts(name: str) -> list:
@@ -232,15 +236,15 @@ def test_how_fast_it_goes_may_change_in_between(repro, tmp_path, monkeypatch, ca
 
 def test_a_changed_byte_of_code_is_another_training(house):
     settings = {"trainer": {}, "runtime": {}}
-    before = unfinished.identity(settings, {"code": code_hash()}, None)
-    file = house / "pipeline/curves.py"
+    before = resume.identity(settings, {"code": code_hash()}, None)
+    file = house / "pipeline/artifacts/curves.py"
     text = file.read_text()
     try:
         file.write_text(text + "\n")
-        assert unfinished.identity(settings, {"code": code_hash()}, None) != before
+        assert resume.identity(settings, {"code": code_hash()}, None) != before
     finally:
         file.write_text(text)
-    assert unfinished.identity(settings, {"code": code_hash()}, None) == before
+    assert resume.identity(settings, {"code": code_hash()}, None) == before
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(undisturbed, tmp_path, monkeypatch, capsys):
@@ -274,7 +278,7 @@ def test_checkpoints_are_known_by_sha256sum_and_two_are_kept(tmp_path):
 def test_a_full_disk_stops_with_the_cause_keeps_the_last_checkpoint_and_goes_on(
     undisturbed, tmp_path, monkeypatch
 ):
-    from pipeline import checkpoints
+    from pipeline.artifacts import checkpoints
 
     cfg = (*SCRATCH, f"out={tmp_path / 'out'}")
     whole, calls = os.fsync, []
@@ -286,7 +290,7 @@ def test_a_full_disk_stops_with_the_cause_keeps_the_last_checkpoint_and_goes_on(
         whole(descriptor)
 
     monkeypatch.setattr(checkpoints.os, "fsync", full)
-    with pytest.raises(UserError, match=r"No space left on device"), config.told():
+    with pytest.raises(UserError, match=r"No space left on device"), errors.os_errors_as_user_errors():
         train.train(config.compose(*cfg))
     monkeypatch.undo()
     (folder,) = _waiting()
@@ -307,7 +311,7 @@ def test_killed_before_dvc_took_the_result_the_stage_gives_it_again_at_once(
     assert "goes on after epoch 3" in capsys.readouterr().out
     assert len(_attempts("not taken yet")) == 1
     _same(undisturbed(*SCRATCH), tmp_path / "out")
-    unfinished.taken(tmp_path / "out")  # which the stage behind it calls
+    resume.taken(tmp_path / "out")  # which the stage behind it calls
     assert not _waiting()
 
 
@@ -333,14 +337,14 @@ def test_a_loss_that_is_no_number_names_the_batchs_pictures_and_the_last_good_ch
     repro, house, tmp_path, monkeypatch
 ):
     cfg = config.compose(*SCRATCH, f"out={tmp_path / 'out'}", "seed=9")
-    seen, whole = [], datamodule.Pictures.__getitem__
+    seen, whole = [], datamodule.ImageDataset.__getitem__
 
     def noted(self, item):
         if isinstance(item, tuple):
             seen.append((item[0], self.rows[item[1]]))
         return whole(self, item)
 
-    monkeypatch.setattr(datamodule.Pictures, "__getitem__", noted)
+    monkeypatch.setattr(datamodule.ImageDataset, "__getitem__", noted)
     learn, calls = Classifier.training_step, []
 
     def broken(self, batch, batch_idx):
@@ -351,9 +355,9 @@ def test_a_loss_that_is_no_number_names_the_batchs_pictures_and_the_last_good_ch
     monkeypatch.setattr(Classifier, "training_step", broken)
     with pytest.raises(UserError, match=r"epoch 2, batch 2: the loss is nan") as told:
         train.train(cfg)
-    from pipeline.data import Pack
+    from pipeline.data.dataset import PackedDataset
 
-    paths = Pack.open(house / "data/sample").table["path"]
+    paths = PackedDataset.open(house / "data/sample").table["path"]
     batch = [row for epoch, row in seen if epoch == 1][16:32]
     assert f"its pictures: {', '.join(paths.iloc[batch])}; last good checkpoint: " in str(told.value)
     file = Path(str(told.value).partition("last good checkpoint: ")[2].partition(";")[0])
@@ -362,14 +366,14 @@ def test_a_loss_that_is_no_number_names_the_batchs_pictures_and_the_last_good_ch
 
 def test_a_worker_killed_for_memory_is_told_and_the_training_goes_on(undisturbed, tmp_path, monkeypatch):
     cfg = (*SCRATCH, "runtime.workers=2", f"out={tmp_path / 'out'}")
-    whole, trainer = datamodule.Pictures.__getitem__, os.getpid()
+    whole, trainer = datamodule.ImageDataset.__getitem__, os.getpid()
 
     def deadly(self, item):
         if isinstance(item, tuple) and item[0] == 1 and os.getpid() != trainer:
             os.kill(os.getpid(), signal.SIGKILL)
         return whole(self, item)
 
-    monkeypatch.setattr(datamodule.Pictures, "__getitem__", deadly)
+    monkeypatch.setattr(datamodule.ImageDataset, "__getitem__", deadly)
     with pytest.raises(UserError, match=r"a loader's worker was killed.*fewer runtime\.workers"):
         train.train(config.compose(*cfg))
     monkeypatch.undo()
@@ -416,7 +420,7 @@ def test_a_server_that_swallows_everything_holds_a_training_up_for_seconds(repro
         done = run(
             "python",
             "-c",
-            "from pipeline.provenance import Provenance\n"
+            "from pipeline.artifacts.provenance import Provenance\n"
             "from pipeline.tracking.live import Run\n"
             "import time\n"
             "lineage = {'data': {}}\n"
@@ -503,7 +507,7 @@ def test_two_processes_stopped_or_killed_end_with_the_same_bytes(repro, run, hou
 def test_a_finished_job_of_a_sweep_is_found_before_a_network_is_built(repro, tmp_path, monkeypatch):
     cfg = config.compose(*SCRATCH, "data.epochs=1", f"out={tmp_path / 'swept/0'}")
     metrics = train.train(cfg, "seed=1", "swept")
-    monkeypatch.setattr("pipeline.networks.build", lambda *_: pytest.fail("built"))
+    monkeypatch.setattr("pipeline.training.build.build", lambda *_: pytest.fail("built"))
     assert train.train(cfg, "seed=1", "swept") == metrics
 
 
@@ -515,7 +519,7 @@ def test_a_sweep_that_was_broken_off_goes_on_under_the_same_command(repro, run, 
     known = json.loads(file.read_text())
     assert known["ended"]
     file.write_text(json.dumps(known | {"ended": False}))
-    second = file.parent / notes.read(file.parent)[1]["folder"]
+    second = file.parent / job_notes.read(file.parent)[1]["folder"]
     before = (second / "weights.safetensors").read_bytes()
     shutil.rmtree(second)
     done = run(*command)

@@ -4,19 +4,19 @@ import hashlib
 
 import pytest
 
-from pipeline import sample
+from pipeline.sources import synthetic
 
 
 def test_the_same_bytes_on_every_machine(tmp_path):
-    sample.write_archive(tmp_path / "archive", per_class=2, seed=1)
+    synthetic.write_archive(tmp_path / "archive", per_class=2, seed=1)
     found = hashlib.sha256((tmp_path / "archive").read_bytes()).hexdigest()
     # Changes with the drawing, or with a Pillow whose JPEG encoder differs: then the data is new data.
     assert found == "26b199fecff0551feeb069c345665c9f8558433f7aaef4f2d4333d928681b520"
 
 
 def test_another_seed_draws_other_pictures():
-    first = dict(itertools_take(sample.pictures(1, seed=1), 3))
-    second = dict(itertools_take(sample.pictures(1, seed=2), 3))
+    first = dict(itertools_take(synthetic.pictures(1, seed=1), 3))
+    second = dict(itertools_take(synthetic.pictures(1, seed=2), 3))
     assert first.keys() == second.keys()
     assert all(first[name] != second[name] for name in first)
 
@@ -27,7 +27,7 @@ def itertools_take(pairs, count):
 
 @pytest.fixture(scope="module")
 def files():
-    return dict(sample.pictures(3, seed=1))
+    return dict(synthetic.pictures(3, seed=1))
 
 
 def test_35_breeds_of_which_12_are_cats(files):

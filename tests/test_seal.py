@@ -11,14 +11,18 @@ import mlflow
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline import config, evaluate, graph, leaderboard, networks, portable, seal, split, tracking
-from pipeline.config import UserError
-from pipeline.data import Pack
-from pipeline.dvc_cache import Cache
+from pipeline import config, evaluate, portable, split, tracking
+from pipeline.artifacts import onnx_export, seal
+from pipeline.common.errors import UserError
+from pipeline.data.dataset import PackedDataset
+from pipeline.maintenance.dvc_cache import Cache
+from pipeline.maintenance.verify import Found, repair
+from pipeline.portable import seals
+from pipeline.reporting import leaderboard
 from pipeline.tracking import artifacts
-from pipeline.verify import Found, repair
+from pipeline.train import start_of
 
-REPAIR = r"run: python -m pipeline\.verify --repair$"
+REPAIR = r"run: petfaces verify --repair$"
 
 
 def _flip(file: Path) -> None:
@@ -48,7 +52,10 @@ def other(repro, run, house, tmp_path_factory) -> Path:
         return shutil.ignore_patterns(*patterns.get(Path(folder), ()))(folder, names)
 
     shutil.copytree(house, copy, ignore=left_out)
-    for command in (["python", "-m", "pipeline.tracking", "sync"], ["dvc", "status"]):  # both look, and trust
+    for command in (
+        ["python", "-m", "pipeline", "tracking", "sync"],
+        ["dvc", "status"],
+    ):  # both look, and trust
         done = run(*command, cwd=copy, PYTHONPATH=str(copy))
         assert done.returncode == 0, done.stdout
     return copy
@@ -60,7 +67,7 @@ def test_a_model_that_is_lost_in_mlflow_does_not_end_the_repair_of_the_others(ho
 
     brought, folder = [], house / "runs/sample/train/scratch"
     kept = [artifacts.Kept(name, folder, put) for name, put in (("one", lost), ("two", brought.append))]
-    monkeypatch.setattr("pipeline.verify._twin", lambda *_: folder)
+    monkeypatch.setattr("pipeline.maintenance.verify._twin", lambda *_: folder)
     found = Found(Cache.open(), kept=[(each, ["weights.safetensors is damaged"]) for each in kept])
     assert repair(found) == ["one in MLflow: no such model"]
     assert brought == [folder]
@@ -74,7 +81,7 @@ def verify(run, other):
     """
 
     def _verify(*arguments: str, store: str = "sqlite:////nowhere/mlflow.db"):
-        command = ["python", "-m", "pipeline.verify", *arguments]
+        command = ["python", "-m", "pipeline", "verify", *arguments]
         done = run(*command, cwd=other, PYTHONPATH=str(other), MLFLOW_TRACKING_URI=store)
         return done.returncode, done.stdout.splitlines()
 
@@ -138,7 +145,7 @@ def test_what_lies_beside_a_models_files_is_named_once_and_changes_nothing(
     (folder / "__pycache__/example.cpython-311.pyc").write_text("Python's own")
     for _ in range(2):
         seal.check(folder)
-        portable.Portable(folder)
+        portable.OnnxClassifier(folder)
     assert tracking.digest(folder) == before
     told = capsys.readouterr().err
     shown = name.replace("\r", "\\r")
@@ -164,7 +171,7 @@ def test_a_folder_is_read_once_a_process_unless_it_was_touched(tmp_path, monkeyp
     (tmp_path / "file").write_text("whole")
     seal.seal(tmp_path)
     read, differing = [], portable.differing
-    monkeypatch.setattr(portable, "differing", lambda *given: read.append(given) or differing(*given))
+    monkeypatch.setattr(seals, "differing", lambda *given: read.append(given) or differing(*given))
     for _ in range(3):
         seal.check(tmp_path)
     assert len(read) == 1
@@ -176,10 +183,10 @@ def test_a_folder_is_read_once_a_process_unless_it_was_touched(tmp_path, monkeyp
 @pytest.mark.parametrize("file", ["pixels.bin", "index.csv", "pack.json", "quarantine.csv"])
 def test_a_flipped_byte_in_a_pack_is_named_with_its_repair(repro, house, tmp_path, file):
     place = _copy(house / "data/sample", tmp_path)
-    Pack.open(place)
+    PackedDataset.open(place)
     _flip(place / "pack" / file)
     with pytest.raises(UserError, match=rf"pack: {re.escape(file)} is damaged; " + REPAIR):
-        Pack.open(place)
+        PackedDataset.open(place)
     with pytest.raises(UserError, match=rf"{re.escape(file)} is damaged"):
         split.split(place / "pack", tmp_path / "split.csv", config.compose().split)
 
@@ -192,9 +199,9 @@ def test_a_flipped_byte_in_a_trained_model_stops_who_would_use_it(repro, house, 
     with pytest.raises(UserError, match=told):
         evaluate.evaluate(train, house / "data/sample", tmp_path / "out", 1, 0)
     with pytest.raises(UserError, match=told):
-        graph.to_onnx(train, tmp_path / "onnx")
+        onnx_export.to_onnx(train, tmp_path / "onnx")
     cfg = OmegaConf.create({"model": {"start": str(train)}})
-    with pytest.raises(UserError, match=r"^model\.start=.*: " + told), networks.start_of(cfg):
+    with pytest.raises(UserError, match=r"^model\.start=.*: " + told), start_of(cfg):
         pass
     with pytest.raises(UserError, match=told):
         tracking.ensure(train)
@@ -220,10 +227,10 @@ def test_a_flipped_byte_in_an_evaluation_stops_register_and_report(repro, house,
 def test_a_flipped_byte_in_an_exported_model_is_named_wherever_it_is_loaded(repro, house, tmp_path, file):
     runs = house / "runs/sample"
     candidate = _copy(runs / "register/candidates/scratch", tmp_path)
-    portable.Portable(candidate)
+    portable.OnnxClassifier(candidate)
     _flip(candidate / file)
     with pytest.raises(portable.DamagedError, match=rf"scratch: {re.escape(file)} is damaged"):
-        portable.Portable(candidate)
+        portable.OnnxClassifier(candidate)
     with pytest.raises(UserError, match=rf"{re.escape(file)} is damaged; " + REPAIR):
         tracking.ensure_version(runs / "train/scratch", runs / "evaluate/scratch", candidate)
 
@@ -256,7 +263,7 @@ def test_a_damaged_dvc_object_is_trusted_by_dvc_found_by_verify_and_healed_from_
         sum(f"damaged: {file.relative_to(other)}: " in line for file in (broken, listing) for line in lines)
         == 2
     )
-    assert lines[-1] == "error: 2 damaged; run: python -m pipeline.verify --repair"
+    assert lines[-1] == "error: 2 damaged; run: petfaces verify --repair"
     assert verify("--repair")[0] == 0
     assert broken.read_bytes() == bytes_before
     assert "Running stage" not in run("dvc", "repro", cwd=other, PYTHONPATH=str(other)).stdout
@@ -273,7 +280,7 @@ def test_where_both_copies_are_damaged_repair_and_repro_give_the_same_bytes(veri
     refused = run("python", "-m", "pipeline.evaluate", "model=probe", cwd=other, PYTHONPATH=str(other))
     assert refused.returncode == 1
     assert refused.stdout == (
-        "error: data/sample/pack: pixels.bin is damaged; run: python -m pipeline.verify --repair\n"
+        "error: data/sample/pack: pixels.bin is damaged; run: petfaces verify --repair\n"
     )
     status, lines = verify("--repair")
     assert status == 1  # not everything could be had
@@ -299,7 +306,7 @@ def test_what_only_the_workspace_has_damaged_comes_back_from_dvcs_cache(verify, 
     for file in files:
         _flip(file)
     assert "up to date" in run("dvc", "status", cwd=other).stdout
-    synced = run("python", "-m", "pipeline.tracking", "sync", cwd=other, PYTHONPATH=str(other))
+    synced = run("python", "-m", "pipeline", "tracking", "sync", cwd=other, PYTHONPATH=str(other))
     assert "passed over: runs/sample/train/scratch: weights.safetensors is damaged" in synced.stdout
     for file in mine:
         file.parent.mkdir(exist_ok=True)
@@ -354,7 +361,7 @@ def test_a_flipped_byte_in_a_registered_version_is_refused_when_loaded_and_repai
     )
     done = run("python", "-c", start, cwd=tmp_path, PYTHONPATH=str(other), MLFLOW_TRACKING_URI=store)
     assert done.stdout.splitlines()[-1].endswith(
-        ": weights.safetensors is damaged; run: python -m pipeline.verify --repair"
+        ": weights.safetensors is damaged; run: petfaces verify --repair"
     )
     status, lines = verify("--repair", store=store)
     assert status == 0
@@ -368,14 +375,16 @@ def test_what_surrounds_a_registered_model_is_checked_and_repaired(verify, other
     store = f"sqlite:///{other / 'mlflow.db'}"
     version = mlflow.MlflowClient(store, store).get_model_version_by_alias("sample", "champion")
     (model,) = (other / "mlartifacts").rglob(f"data/{version.tags['model']}/model.onnx")
-    files = [model.parents[2] / name for name in ("code/portable.py", "requirements.txt", "python_env.yaml")]
+    files = [
+        model.parents[2] / name for name in ("code/portable/card.py", "requirements.txt", "python_env.yaml")
+    ]
     before = [file.read_bytes() for file in files]
     for file in files:
         _flip(file)
     status, lines = verify("--repair", store=store)
     name = f"models:/sample/{version.version}, code and MLmodel"
     assert (
-        f"damaged: {name} in MLflow: code/portable.py is damaged, python_env.yaml is damaged, "
+        f"damaged: {name} in MLflow: code/portable/card.py is damaged, python_env.yaml is damaged, "
         "requirements.txt is damaged"
     ) in lines
     assert [file.read_bytes() for file in files] == before
@@ -404,7 +413,7 @@ def test_a_damaged_mlmodel_is_named_and_a_version_without_a_record_is_not_sealed
     try:
         assert not look("older").sealed
         # Anybody may write tags; a file's name could lead out of where a repair collects files.
-        digest = hashlib.sha256((house / "pipeline/portable.py").read_bytes()).hexdigest()
+        digest = hashlib.sha256((house / "pipeline/portable/card.py").read_bytes()).hexdigest()
         names = (str(tmp_path / "out/portable.py"), "../portable.py", "a//portable.py", "a\nb")
         tags = [{name: digest} for name in names]
         for number, tag in enumerate(["{", "3", "[1]", "null", {"portable.py": "x"}, {"a": [1]}, *tags]):
@@ -420,12 +429,12 @@ def test_a_damaged_mlmodel_is_named_and_a_version_without_a_record_is_not_sealed
 def test_a_damaged_champion_names_no_photo(run, other, tmp_path):
     model = other / "runs/sample/register/champion/portable/model.onnx"
     _flip(model)
-    done = run("python", "-m", "pipeline.predict", "face.jpg", cwd=other, PYTHONPATH=str(other))
+    done = run("python", "-m", "pipeline", "predict", "face.jpg", cwd=other, PYTHONPATH=str(other))
     _flip(model)
     assert done.returncode == 1
     assert done.stdout == (
         "error: runs/sample/register/champion/portable: model.onnx is damaged; "
-        "run: python -m pipeline.verify --repair\n"
+        "run: petfaces verify --repair\n"
     )
 
 
@@ -437,9 +446,7 @@ def test_a_run_that_no_stage_made_is_told_and_kept_and_an_older_one_is_taken_as_
         status, lines = verify()
         assert status == 0  # nothing tells that it is damaged
         assert "not sealed, nothing tells whether it is whole: runs/single/mine" in lines
-        with pytest.raises(
-            UserError, match=r"has no SHA256SUMS .* python -m pipeline\.verify --seal /.*mine$"
-        ):
+        with pytest.raises(UserError, match=r"has no SHA256SUMS .* petfaces verify --seal /.*mine$"):
             seal.check(single)
         assert verify("--seal", "runs/single/mine")[0] == 0
         for name in ("runs/single/mine", ""):

@@ -22,17 +22,18 @@ import pytest
 import requests
 from PIL import Image
 
-from pipeline import sample, serve
-from pipeline.config import ROOT as HOUSE
-from pipeline.config import UserError
-from pipeline.portable import Portable, UnreadableError, read_picture, shrink
+from pipeline.common.errors import UserError
+from pipeline.common.paths import ROOT as HOUSE
+from pipeline.inference import request_limits, serve
+from pipeline.portable import OnnxClassifier, UnreadableError, read_picture, shrink
+from pipeline.sources import synthetic
 
 FOLDER = "runs/sample/register/champion/portable"
 
 
 def _start() -> tuple[subprocess.Popen, str]:
     program = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.serve", FOLDER, "--port", "0"],
+        [sys.executable, "-m", "pipeline", "serve", FOLDER, "--port", "0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -54,14 +55,14 @@ def served(repro, house):
 
 @pytest.fixture(scope="module")
 def face():
-    (_, data), *_ = sample.pictures(1, seed=9)
+    (_, data), *_ = synthetic.pictures(1, seed=9)
     return data
 
 
 def test_an_upload_is_answered_as_the_model_answers(served, house, face):
     told = requests.post(f"{served}/predict?top=3", files={"photo": face}, timeout=60)
     assert told.status_code == 200, told.text
-    answer, expected = told.json(), Portable(house / FOLDER, threads=1).answer(face, 3)
+    answer, expected = told.json(), OnnxClassifier(house / FOLDER, threads=1).answer(face, 3)
     assert answer.pop("probabilities") == pytest.approx(expected.pop("probabilities"))
     assert answer == expected
 
@@ -70,7 +71,7 @@ def test_a_large_photo_is_answered_as_everywhere(served, house, face):
     buffer = io.BytesIO()
     Image.open(io.BytesIO(face)).resize((700, 500)).save(buffer, "PNG")
     told = requests.post(f"{served}/predict?top=3", files={"photo": buffer.getvalue()}, timeout=60).json()
-    assert told == Portable(house / FOLDER, threads=1).answer(buffer.getvalue(), 3)
+    assert told == OnnxClassifier(house / FOLDER, threads=1).answer(buffer.getvalue(), 3)
 
 
 def test_it_says_how_it_is_and_what_it_takes(served):
@@ -243,16 +244,16 @@ def test_an_upload_that_breaks_off_harms_nobody(served, face):
 
 
 @contextlib.contextmanager
-def _impatient(seconds: float, model: Portable | None = None, **protocol: int):
+def _impatient(seconds: float, model: OnnxClassifier | None = None, **protocol: int):
     """The address of a server in this process that waits so long and no longer."""
     import uvicorn
 
-    from pipeline import serve
+    from pipeline.inference import serve
 
     door = socket.socket()
     door.bind(("127.0.0.1", 0))
-    app = serve.application(model or Portable(HOUSE / FOLDER, threads=1), seconds)
-    patient = serve._patient(seconds, **protocol)
+    app = serve.application(model or OnnxClassifier(HOUSE / FOLDER, threads=1), seconds)
+    patient = request_limits.patient_protocol(seconds, **protocol)
     server = uvicorn.Server(uvicorn.Config(app, http=patient, log_level="critical"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)
     thread.start()
@@ -298,7 +299,7 @@ def test_of_too_many_slow_connections_the_longest_makes_room(repro, bounds):
 class _Slow:
     """A model that answers when it is told to."""
 
-    def __init__(self, model: Portable):
+    def __init__(self, model: OnnxClassifier):
         self.card, self.classes, self.go, self.asked = model.card, model.classes, threading.Event(), 0
 
     def answer(self, pixels: np.ndarray, top: int) -> dict:
@@ -310,10 +311,9 @@ class _Slow:
 
 
 def test_of_whole_requests_no_more_are_taken_than_can_wait(repro, house, face, monkeypatch):
-    from pipeline import serve
 
-    monkeypatch.setattr(serve, "AT_ONCE", 2)
-    model = _Slow(Portable(house / FOLDER, threads=1))
+    monkeypatch.setattr(request_limits, "AT_ONCE", 2)
+    model = _Slow(OnnxClassifier(house / FOLDER, threads=1))
     with _impatient(30, model) as (_, port), ThreadPoolExecutor(3) as pool:
 
         def ask(_) -> requests.Response:
@@ -346,11 +346,11 @@ def test_on_loopback_only_its_own_names_are_answered(served, host, status):
 
 def test_the_page_is_shown_under_this_machines_names_only(tmp_path):
     """`export --serve`: a stranger's page must not read the model."""
-    from pipeline import page
+    from pipeline.inference import browser_demo
 
     (tmp_path / "card.json").write_text("{}")
     address: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=page.serve, args=(tmp_path, 0, address.put), daemon=True).start()
+    threading.Thread(target=browser_demo.serve, args=(tmp_path, 0, address.put), daemon=True).start()
     file = f"{address.get(timeout=30)}card.json"
     assert requests.get(file, timeout=15).ok
     assert requests.get(file, headers={"Host": "localhost"}, timeout=15).ok
@@ -360,7 +360,7 @@ def test_the_page_is_shown_under_this_machines_names_only(tmp_path):
 def test_names_may_be_allowed_and_elsewhere_any_is_where_none_is_named(repro, house, monkeypatch):
     import uvicorn
 
-    from pipeline import serve
+    from pipeline.inference import serve
 
     asked = []
     monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: None)
@@ -372,7 +372,7 @@ def test_names_may_be_allowed_and_elsewhere_any_is_where_none_is_named(repro, ho
 
 @contextlib.contextmanager
 def _decoder(seconds: float = 60):
-    from pipeline.decoder import Decoder
+    from pipeline.inference.decoder import Decoder
 
     decoder = Decoder(64, 1_000_000, seconds)
     yield decoder
@@ -420,11 +420,12 @@ def test_a_decoder_that_breaks_costs_one_picture():
 
 
 def test_a_decoder_takes_no_more_memory_than_it_may(monkeypatch):
-    from pipeline import decoder as module
+    from pipeline.inference import decoder as module
 
     start = subprocess.Popen
     code = (
-        "import sys; from pipeline import decoder; decoder.MEMORY = 150_000_000; decoder.main(sys.argv[1:])"
+        "import sys; from pipeline.inference import decoder; "
+        "decoder.MEMORY = 150_000_000; decoder.main(sys.argv[1:])"
     )
     monkeypatch.setattr(
         module.subprocess,
@@ -476,7 +477,7 @@ def test_what_was_begun_is_answered_before_it_stops(repro, house, face):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["conf"], "conf holds no model.onnx; make one, and serve that folder: python -m pipeline.export"),
+        (["conf"], "conf holds no model.onnx; make one, and serve that folder: petfaces export"),
         ([FOLDER, "--port"], ""),
     ],
 )
@@ -487,6 +488,6 @@ def test_what_can_not_be_served_is_told_in_one_line(repro, run, arguments, told)
         if not told:
             port = str(taken.getsockname()[1])
             arguments, told = [*arguments, port], f"error: --port {port} on 127.0.0.1: Address already in use"
-        done = run("python", "-m", "pipeline.serve", *arguments)
+        done = run("python", "-m", "pipeline", "serve", *arguments)
     assert done.returncode == 1
     assert told in done.stdout and "Traceback" not in done.stdout

@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 from strangers import CARD
 
-from pipeline import config, portable, validate, yaml_files
+from pipeline import config, portable
+from pipeline.common import errors, yaml_files
+from pipeline.config import validate, wording
+from pipeline.stage import stage
 
 
 def _refused(*overrides: str) -> str:
     """What is said of a configuration that is refused: one line."""
-    with pytest.raises(config.UserError) as refused:
+    with pytest.raises(errors.UserError) as refused:
         config.compose(*overrides)
     assert "\n" not in str(refused.value)
     return str(refused.value)
@@ -36,7 +39,7 @@ def test_every_key_of_conf_has_a_type_and_every_type_a_key():
     for group in ("data", "model", "augment", "trainer"):
         for name in config.choices(group):
             found |= set(_paths(config.compose(f"{group}={name}")))
-    known = {key for key in validate.known_keys() if ".files." not in key}
+    known = {key for key in wording.known_keys() if ".files." not in key}
     assert found == known - {"model.loss"}  # none of ours has one: docs/models.md
 
 
@@ -318,7 +321,7 @@ def _say(function, *arguments) -> None:
     """Calls it; the only exception that it may raise is a UserError of one line."""
     try:
         function(*arguments)
-    except config.UserError as error:
+    except errors.UserError as error:
         assert str(error).splitlines() == [str(error)]
 
 
@@ -397,13 +400,13 @@ def test_a_stage_ends_in_that_line_and_status_1(house, monkeypatch, capsys, mode
 @pytest.mark.parametrize("group", ["model", "data", "trainer", "augment"])
 def test_two_files_of_a_group_are_refused(monkeypatch, group):
     word = f"{group}=[{','.join(config.choices(group)[:2])}]"
-    ended = _ended(monkeypatch, config.stage(lambda cfg: pytest.fail("begun")), word)
+    ended = _ended(monkeypatch, stage(lambda cfg: pytest.fail("begun")), word)
     assert ended == f"error: {group} takes the name of one file; to try several: --multirun {group}=A,B"
 
 
 def test_a_stage_checks_before_it_begins(monkeypatch, capsys):
     begun = []
-    program = config.stage(begun.append)
+    program = stage(begun.append)
     assert _ended(monkeypatch, program, "+foo=1").startswith("error: foo is not a key")
     assert _ended(monkeypatch, program, "seed=-1").startswith("error: seed=-1: must be")
     assert not begun

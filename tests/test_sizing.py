@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import portable, sizing
-from pipeline.config import UserError
+from pipeline import portable
+from pipeline.artifacts import onnx_resize
+from pipeline.common.errors import UserError
 
 SQUASH = portable.Preprocessing(
     max_side=128,
@@ -26,7 +27,7 @@ SQUASH = portable.Preprocessing(
 def _run(card: portable.Preprocessing, picture: np.ndarray) -> np.ndarray:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(sizing.graph(card, 18, 10).SerializeToString(), options)
+    session = onnxruntime.InferenceSession(onnx_resize.graph(card, 18, 10).SerializeToString(), options)
     return session.run(None, {"picture": picture})[0][0]
 
 
@@ -70,4 +71,4 @@ def test_the_graph_sizes_any_picture(height, width, size):
 
 def test_a_filter_that_can_not_leave_is_refused():
     with pytest.raises(UserError, match="interpolation=lanczos can't be exported; choose one of bilinear"):
-        sizing.check("lanczos")
+        onnx_resize.check("lanczos")

@@ -8,9 +8,13 @@ import numpy as np
 import pandas
 import pytest
 
-from pipeline import config, sample, schema, seal, split
-from pipeline.config import UserError
+from pipeline import config, split
+from pipeline.artifacts import seal
+from pipeline.common.errors import UserError
+from pipeline.data import pack_index
 from pipeline.pack import HASH_SIDE
+from pipeline.sources import synthetic
+from pipeline.sources.breeds import BREEDS
 
 SHARES = {"val": 0.15, "test": 0.15}
 
@@ -21,7 +25,7 @@ def _hash(image) -> str:
 
 def test_a_photo_saved_again_smaller_and_brighter_is_its_near_duplicate():
     rng = np.random.Generator(np.random.PCG64(3))
-    face, stranger = (sample.draw(sample.BREEDS["dog_pug"], rng) for _ in range(2))
+    face, stranger = (synthetic.draw(BREEDS["dog_pug"], rng) for _ in range(2))
     again = face.resize((face.width * 3 // 4, face.height * 3 // 4)).point(lambda value: min(255, value + 12))
     groups = split.near_duplicates([_hash(face), _hash(stranger), _hash(again)], 56)
     assert groups[0] == groups[2] != groups[1]
@@ -113,7 +117,7 @@ def _pack(folder, rows: list[tuple[str, str, str]]):
     table["label"] = [f"class{number % 2}" for number in range(len(rows))]
     for column in ("species", "breed", "boxes", "sha256", "height", "width", "offset"):
         table[column] = ""
-    (folder / "pack.json").write_text(json.dumps({"schema": schema.VERSION, "task": "single_label"}))
+    (folder / "pack.json").write_text(json.dumps({"schema": pack_index.VERSION, "task": "single_label"}))
     table.to_csv(folder / "index.csv", index=False)
     seal.seal(folder)
     return folder

@@ -156,12 +156,11 @@ def test_a_missing_driver_is_told_without_the_password(monkeypatch):
     assert "secret" not in told
 
 
-@pytest.mark.parametrize("program", [["tracking", "sync"], ["tracking", "ui"], ["register"]])
+@pytest.mark.parametrize("program", ["pipeline tracking sync", "pipeline tracking ui", "pipeline.register"])
 def test_what_needs_mlflow_ends_in_that_line_and_destroys_nothing(older, repro, run, house, program):
     register = house / "runs/sample/register"
     before = {file: file.read_bytes() for file in register.rglob("*.json")}
-    module, *arguments = program
-    done = run("python", "-m", f"pipeline.{module}", *arguments, MLFLOW_TRACKING_URI=f"sqlite:///{older}")
+    done = run("python", "-m", *program.split(), MLFLOW_TRACKING_URI=f"sqlite:///{older}")
     assert done.returncode == 1
     (line,) = done.stdout.splitlines()
     assert line.startswith("error: MLflow's store")

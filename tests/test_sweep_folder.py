@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline import config
-from pipeline.config import StoppedError, UserError
-from pipeline.sweeps import again, jobs, notes
+from pipeline.artifacts import job_notes
+from pipeline.common.errors import StoppedError, UserError
+from pipeline.stage import stage
+from pipeline.sweeps import jobs, resume
 
 
 @pytest.fixture
@@ -27,15 +28,15 @@ def sweeps(house):
 
 def _end() -> None:
     """Gives up the locks, as the end of a process does."""
-    while again._held:
-        again._held.pop().release()
+    while resume._held:
+        resume._held.pop().release()
 
 
 def _sweep(monkeypatch, function, *words: str) -> str | int | None:
     """Exit status of a sweep in this process, whose locks stay."""
     monkeypatch.setattr(sys, "argv", ["stage.py", "--multirun", *words])
     try:
-        config.stage(function)()
+        stage(function)()
     except SystemExit as ended:
         return ended.code
     return None
@@ -57,7 +58,7 @@ def _fails(error: BaseException, *seeds: int):
 def test_two_sweeps_in_one_second_have_two_folders(sweeps, monkeypatch):
     assert _sweep(monkeypatch, _nothing, "seed=1,2") is None
     (first,) = sweeps.iterdir()
-    claimed = [again._claim(first) for _ in range(3)]
+    claimed = [resume._claim(first) for _ in range(3)]
     assert [folder.name for folder in claimed] == [f"{first.name}-{number}" for number in (2, 3, 4)]
 
 
@@ -122,7 +123,7 @@ def test_failed_jobs_are_counted_and_end_no_other(sweeps, monkeypatch, capsys, e
     assert str(error) in said
     assert ("Traceback" in said) == isinstance(error, ValueError)
     (folder,) = sweeps.iterdir()
-    reasons = {number: noted["error"] for number, noted in notes.read(folder).items()}
+    reasons = {number: noted["error"] for number, noted in job_notes.read(folder).items()}
     assert str(error) in reasons[0] and reasons[1] == ""
 
 
@@ -138,7 +139,7 @@ def test_a_failed_job_returns_no_number_that_could_win(sweeps):
     hydra = OmegaConf.create({"sweep": {"dir": str(sweeps)}, "job": {"num": 0}, "overrides": {"task": []}})
     hydra.runtime = {"output_dir": str(sweeps / "x")}
     cfg = OmegaConf.create({"seed": 1})
-    assert math.isnan(again.run_job(lambda: _fails(UserError("no"), 1)(cfg), hydra))
+    assert math.isnan(resume.run_job(lambda: _fails(UserError("no"), 1)(cfg), hydra))
 
 
 def test_the_sweeps_page_says_why_a_job_failed(sweeps, monkeypatch):

@@ -9,12 +9,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from conftest import petfaces
 from omegaconf import OmegaConf
 from strangers import CARD
 
-from pipeline import config, experiment, seal, tracking, train
-from pipeline.sweeps import effects, jobs, notes
-from pipeline.sweeps.__main__ import main
+from pipeline import config, tracking, train
+from pipeline.artifacts import job_notes, seal
+from pipeline.common import errors
+from pipeline.config import overrides
+from pipeline.sweeps import effects, jobs
 from pipeline.tracking import store
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -73,7 +76,7 @@ def _job(folder: Path, *overrides: str, top1: float = 0.5, loss: float = 1.0, **
 
 
 def _said(capsys, *arguments: str) -> str:
-    main(list(arguments))
+    petfaces("sweeps", *arguments)
     return capsys.readouterr().out
 
 
@@ -109,12 +112,12 @@ def test_a_jobs_damaged_file_is_told_and_the_others_are_shown(place, capsys, fil
 @pytest.mark.parametrize("name", ["", "a" * 300, "../x", "a b"])
 def test_an_experiments_name_is_checked_before_anything_is_read(place, capsys, name):
     with pytest.raises(SystemExit, match="is no name for an experiment"):
-        main(["s", "--save", name])
+        petfaces("sweeps", "s", "--save", name)
 
 
 def _error(*arguments: str) -> str:
     with pytest.raises(SystemExit) as ended:
-        main(list(arguments))
+        petfaces("sweeps", *arguments)
     assert str(ended.value).startswith("error: ")
     assert "\n" not in str(ended.value)
     return str(ended.value)
@@ -180,7 +183,7 @@ def test_numbers_words_lists_and_nothing_can_vary(place):
     sweep = jobs.read("s")
     assert set(sweep.parameters) == {"model.net.widths", "model.input.size", "model.input.crop", "model.lr"}
     assert [job.value("model.input.size") for job in sweep.jobs] == [None, 32, 64]
-    main(["s"])
+    petfaces("sweeps", "s")
     page = _page(place, "s")
     assert "<td>[8, 16]</td>" in page
     assert "<td>null</td>" in page
@@ -277,7 +280,7 @@ def test_the_metric_decides_and_a_loss_is_minimised(place, capsys, metric, rate)
 
 def test_the_test_split_can_not_choose(place, capsys):
     with pytest.raises(SystemExit) as ended:
-        main(["s", "--metric", "test/top1"])
+        petfaces("sweeps", "s", "--metric", "test/top1")
     assert ended.value.code == 2
 
 
@@ -359,7 +362,7 @@ def test_a_failed_sweep_of_hydra_tells_which_jobs_have_no_result(place, run, cap
     assert done.stdout.count("error: data/petfaces has no packed pictures") == 4, done.stdout
     assert "error: 4 of 4 jobs failed (0, 1, 2, 3)" in done.stdout
     assert done.returncode == 1
-    shutil.rmtree(place / "failed" / notes.read(place / "failed")[3]["folder"])
+    shutil.rmtree(place / "failed" / job_notes.read(place / "failed")[3]["folder"])
     text = _said(capsys, "failed")
     assert re.search("job 1: failed: .* has no packed pictures.* data=petfaces model=probe seed=2", text)
     assert re.search("job 2: failed: .* has no packed pictures.* data=petfaces model=scratch seed=1", text)
@@ -430,7 +433,7 @@ def test_an_experiment_wins_over_params_and_the_command_line_over_both(
     place, capsys, experiments, restored, change
 ):
     _job(place / "s/0", "model=probe", "split.val=0.25", "data.side=32")
-    main(["s", "--save", "mine"])
+    petfaces("sweeps", "s", "--save", "mine")
     change("params.yaml", ("data: sample ", "data: petfaces "), ("\n  val: 0.15 ", "\n  val: 0.3 "))
     assert config.compose().data.name == "petfaces"
     cfg = config.compose("experiment=mine")
@@ -442,7 +445,7 @@ def test_an_experiment_wins_over_params_and_the_command_line_over_both(
 
 def test_a_stage_takes_an_experiment(place, experiments, run):
     _job(place / "s/0", "data=petfaces", "model=probe")
-    main(["s", "--save", "mine"])
+    petfaces("sweeps", "s", "--save", "mine")
     done = run("python", "-m", "pipeline.train", "experiment=mine", "out=runs/single/never")
     assert done.returncode == 1
     assert "data/petfaces" in done.stdout
@@ -450,7 +453,7 @@ def test_a_stage_takes_an_experiment(place, experiments, run):
 
 def test_no_experiment_is_overwritten(place, experiments):
     _job(place / "s/0")
-    main(["s", "--save", "mine"])
+    petfaces("sweeps", "s", "--save", "mine")
     before = (experiments / "mine.yaml").read_text()
     assert "conf/experiment/mine.yaml exists already" in _error("s", "--save", "mine")
     assert (experiments / "mine.yaml").read_text() == before
@@ -458,8 +461,8 @@ def test_no_experiment_is_overwritten(place, experiments):
 
 @pytest.mark.parametrize("name", ["../model/scratch", "a.b", "", "-x y"])
 def test_only_a_name_is_a_name(place, name):
-    with pytest.raises(config.UserError, match="no name for an experiment"):
-        experiment.check_name(name)
+    with pytest.raises(errors.UserError, match="no name for an experiment"):
+        overrides.check_name(name)
 
 
 def test_what_conf_can_no_longer_say_is_not_saved(place, experiments):
@@ -517,7 +520,7 @@ def test_importance_of_pure_chance_says_so(place):
 def test_the_page_escapes_what_it_shows(place):
     _job(place / "s/<i>0")
     _job(place / "s/<i>1", model__input__crop="</script><b>bold")
-    main(["s"])
+    petfaces("sweeps", "s")
     page = _page(place, "s")
     assert "<i>" not in page
     assert "<b>" not in page
@@ -529,7 +532,7 @@ def test_in_a_browser_all_figures_are_drawn_without_network_or_errors(place):
     playwright = pytest.importorskip("playwright.sync_api")
     _many(place)
     (place / "many/150").mkdir()
-    main(["many"])
+    petfaces("sweeps", "many")
     requests, problems = [], []
     with playwright.sync_playwright() as engine:
         browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])

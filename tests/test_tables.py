@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import curves, schema, tables
+from pipeline.artifacts import curves
+from pipeline.common import tables
+from pipeline.data import pack_index
 
 FORMULAS = ("=1+1.png", "+x", "-x", "@SUM(A1)", "\tx", "\rx", "＝1", "'=x", "''@x", "-5")
 CELLS = st.text(st.one_of(st.sampled_from("='+-@\t\r\n,\";＝a"), st.characters(exclude_categories=["Cs"])))
@@ -54,10 +56,11 @@ def test_files_of_former_versions_and_of_spreadsheets_read_as_they_are(tmp_path)
 
 def test_pandas_reads_an_index_back_whatever_its_names(tmp_path):
     rows = [
-        dict.fromkeys(schema.TEXT, cell) | dict.fromkeys(schema.NUMBERS, 1) for cell in ("=1", "001", "NA")
+        dict.fromkeys(pack_index.TEXT, cell) | dict.fromkeys(pack_index.NUMBERS, 1)
+        for cell in ("=1", "001", "NA")
     ]
     tables.write(tmp_path / "index.csv", rows)
-    assert schema.read_index(tmp_path).to_dict("records") == rows
+    assert pack_index.read_index(tmp_path).to_dict("records") == rows
 
 
 def test_curves_keep_their_numbers(tmp_path):

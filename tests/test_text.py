@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import text
+from pipeline.common import text
 
 HOSTILE = "\x1b[31mred\x1b[0m\nnext [/notes] <b>|`x`\u202eevil\udcff"
 
@@ -130,7 +130,8 @@ def test_names_that_look_the_same_are_found():
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "cp1252", "shift_jis"])
 def test_no_output_fails_for_its_encoding(encoding):
     code = (
-        "import sys; import pipeline.config; from rich.console import Console; from rich.table import Table\n"
+        "import sys; import pipeline.common.errors\n"
+        "from rich.console import Console; from rich.table import Table\n"
         "print('猫 고양이 é \\udce4 \\ud800 🐈'); print('猫', file=sys.stderr)\n"
         "table = Table(title='猫 – ž'); table.add_column('é'); table.add_row('고'); Console().print(table)"
     )

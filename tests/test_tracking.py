@@ -24,11 +24,12 @@ import pandas
 import pytest
 from PIL import Image
 
-from pipeline import config, provenance, seal, tracking, train
-from pipeline.lineage import settings_of
-from pipeline.model_folder import ModelFolder
-from pipeline.provenance import Provenance
-from pipeline.tracking import naming, notes, page, store
+from pipeline import config, tracking, train
+from pipeline.artifacts import provenance, seal
+from pipeline.artifacts.lineage import settings_of
+from pipeline.artifacts.model_folder import ModelFolder
+from pipeline.artifacts.provenance import Provenance
+from pipeline.tracking import descriptions, naming, store, web_ui
 
 NAME = "sample"
 SEVEN = (
@@ -48,7 +49,7 @@ def client(repro):
 def emptied(repro, run, tmp_path_factory):
     """A client on an empty store into which `sync` was called twice, at the same time."""
     address = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
-    command = ("python", "-m", "pipeline.tracking", "sync")
+    command = ("python", "-m", "pipeline", "tracking", "sync")
     with ThreadPoolExecutor(2) as pool:
         for done in pool.map(lambda _: run(*command, MLFLOW_TRACKING_URI=address), range(2)):
             assert done.returncode == 0, done.stdout
@@ -146,11 +147,11 @@ def test_the_comparison_begins_with_the_parameters_that_differ():
     probe = {"model.name": "probe", "model": "probe", "seed": "1", "model.head": "probe", "model.lr": "1"}
     scratch = {"model.name": "scratch", "model": "scratch", "seed": "1", "model.head": "random"}
     runs = [probe, probe | {"model.lr": "2"}, probe | {"seed": "2"}, scratch]
-    assert page.differing(runs) == ["model", "seed", "model.lr"]
-    assert page.differing([probe]) == []
-    assert page.differing([probe, probe | {"augment": "none"}]) == []  # the first is of an earlier version
+    assert web_ui.differing(runs) == ["model", "seed", "model.lr"]
+    assert web_ui.differing([probe]) == []
+    assert web_ui.differing([probe, probe | {"augment": "none"}]) == []  # the first is of an earlier version
     many = [{"model.name": "probe", **{f"key{key}": str(run * key) for key in range(50)}} for run in range(3)]
-    assert len(page.differing(many)) == page.DIFFERING
+    assert len(web_ui.differing(many)) == web_ui.DIFFERING
 
 
 def test_a_commit_outlives_mlflows_database(emptied, client, run):
@@ -171,11 +172,11 @@ def test_a_lost_record_is_called_unknown_or_replaced_by_a_commit_with_the_same_c
     seal.seal(folder)
     found = Provenance.of(folder)
     assert (found.commit, found.inferred) == (run("git", "rev-parse", "HEAD").stdout.strip(), True)
-    assert "this one has the same training code" in notes.run(ModelFolder.open(folder), None)
+    assert "this one has the same training code" in descriptions.run(ModelFolder.open(folder), None)
     (folder / "lineage.json").write_text(json.dumps(lineage | {"code": "0" * 64}))
     seal.seal(folder)
     assert Provenance.of(folder).tags() == {"commit": "unknown", "dirty": "unknown"}
-    assert "- commit: unknown; seed 1" in notes.run(ModelFolder.open(folder), None)
+    assert "- commit: unknown; seed 1" in descriptions.run(ModelFolder.open(folder), None)
 
 
 @pytest.mark.parametrize("error", [KeyError(), subprocess.CalledProcessError(128, "git"), TypeError()])
@@ -198,8 +199,9 @@ def test_an_earlier_forms_commit_stands_in_its_lineage(repro, house, tmp_path):
     seal.seal(folder)
     trained = ModelFolder.open(folder)
     assert trained.provenance == Provenance("c" * 40, dirty=True, changes=b"what differed")
-    assert "`cccccccc` with uncommitted changes (the run keeps them: `train/changes.diff`)" in notes.run(
-        trained, None
+    assert (
+        "`cccccccc` with uncommitted changes (the run keeps them: `train/changes.diff`)"
+        in descriptions.run(trained, None)
     )
 
 
@@ -300,7 +302,7 @@ def test_a_fresh_clone_with_the_cache_trains_nothing_and_gets_its_champion_back(
     assert done.returncode == 0, done.stdout
     assert "Running stage 'report'" in done.stdout
     assert not any(f"Running stage '{stage}" in done.stdout for stage in ("train", "evaluate", "register"))
-    done = run("python", "-m", "pipeline.tracking", "sync", cwd=clone, PYTHONPATH=str(clone))
+    done = run("python", "-m", "pipeline", "tracking", "sync", cwd=clone, PYTHONPATH=str(clone))
     assert done.returncode == 0, done.stdout
     store = f"sqlite:///{clone / 'mlflow.db'}"
     assert mlflow.MlflowClient(store, store).get_model_version_by_alias(NAME, "champion").version
@@ -324,7 +326,7 @@ def test_an_unfit_store_stops_no_training_and_is_told_once(repro, run, house, tm
         )
         assert done.returncode == 0, done.stdout
         assert done.stdout.count("warning: ") == 1
-        assert "pipeline.tracking sync" in done.stdout
+        assert "petfaces tracking sync" in done.stdout
         assert (house / f"runs/single/offline{number}/weights.safetensors").is_file()
 
 
@@ -361,7 +363,7 @@ def test_a_sweep_is_nested_under_one_parent_and_touches_no_dvc_out(repro, run, h
 
     # The files alone tell the same.
     address = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    assert run("python", "-m", "pipeline.tracking", "sync", MLFLOW_TRACKING_URI=address).returncode == 0
+    assert run("python", "-m", "pipeline", "tracking", "sync", MLFLOW_TRACKING_URI=address).returncode == 0
     (again,) = [
         run
         for run in _runs(mlflow.MlflowClient(address, address))
@@ -412,12 +414,12 @@ def test_files_of_an_older_form_are_told_and_passed_over(client, house, capsys):
     ],
 )
 def test_a_page_shows_no_path_of_the_machine(house, message, shown):
-    assert notes.without_paths(message.format(house=house, home=Path.home())) == shown
+    assert descriptions.without_paths(message.format(house=house, home=Path.home())) == shown
 
 
 def test_a_long_sweep_has_a_short_name(client):
     jobs = [(f"model=probe lr={number}", f"id{number}", number / 100, "FINISHED") for number in range(50)]
-    name, note = notes.sweep("1", jobs, "top-1")
+    name, note = descriptions.sweep("1", jobs, "top-1")
     assert name == "sweep lr=0…49(50) model=probe"
     assert "Best on validation: top-1 **49.0%** with [lr=49](#/experiments/1/runs/id49?" in note
     assert "and 30 more, down to 0.0%" in note

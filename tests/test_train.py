@@ -13,10 +13,12 @@ from safetensors.torch import load_file
 
 from models import scratch
 from models.pretrained import imagenet_from_package
-from pipeline import atomic, config, curves, features, fit, networks, pack, provenance, seal, split, train
-from pipeline.config import UserError
-from pipeline.data import Pack
-from pipeline.provenance import Provenance
+from pipeline import config, pack, split, train
+from pipeline.artifacts import atomic, curves, provenance, seal
+from pipeline.artifacts.provenance import Provenance
+from pipeline.common.errors import UserError
+from pipeline.data.dataset import PackedDataset
+from pipeline.training import build, features, fit
 
 FILES = {
     "SHA256SUMS",
@@ -65,7 +67,7 @@ def test_same_seed_same_bytes_with_0_and_2_workers(once, repro, house):
 def test_names_and_times_of_pictures_move_neither_hashes_nor_splits_nor_weights(
     once, house, tmp_path, monkeypatch
 ):
-    kept = Pack.open(house / "data/sample")
+    kept = PackedDataset.open(house / "data/sample")
     with tarfile.open(house / "data/sample/archive") as old, tarfile.open(tmp_path / "tar", "w") as new:
         members = [member for member in old if member.isfile()]
         for number, member in enumerate(reversed(members)):
@@ -77,11 +79,11 @@ def test_names_and_times_of_pictures_move_neither_hashes_nor_splits_nor_weights(
     place.mkdir()
     pack.pack(tmp_path / "tar", place / "pack", 128)
     split.split(place / "pack", place / "split.csv", config.compose().split)
-    other = Pack.open(place)
+    other = PackedDataset.open(place)
     assert set(other.table["path"]).isdisjoint(kept.table["path"])
     assert other.summary["content"] == kept.summary["content"]
     assert other.split_sha256 == kept.split_sha256
-    monkeypatch.setattr(Pack, "open", lambda place: other)
+    monkeypatch.setattr(PackedDataset, "open", lambda place: other)
     train.train(config.compose(f"out={tmp_path / 'out'}", "model=scratch"))
     for name in FILES - {"config.yaml"}:
         assert (tmp_path / "out" / name).read_bytes() == (once("model=scratch") / name).read_bytes(), name
@@ -89,10 +91,10 @@ def test_names_and_times_of_pictures_move_neither_hashes_nor_splits_nor_weights(
 
 def test_the_splits_hash_moves_with_one_picture_and_one_label(repro, house, tmp_path):
     shutil.copytree(house / "data/sample", tmp_path / "data")
-    before, file = Pack.open(tmp_path / "data"), tmp_path / "data/split.csv"
+    before, file = PackedDataset.open(tmp_path / "data"), tmp_path / "data/split.csv"
     text = file.read_text()
     file.write_text(re.sub(",train\n", ",val\n", text, count=1))
-    moved = Pack.open(tmp_path / "data")
+    moved = PackedDataset.open(tmp_path / "data")
     assert moved.split_sha256 != before.split_sha256
     assert moved.summary["content"] == before.summary["content"]
 
@@ -179,7 +181,7 @@ def test_finetuning_never_ends_worse_than_the_head_it_began_with(once):
 
 
 def test_a_training_starts_from_a_folder_or_a_version_and_notes_which(once, house):
-    from pipeline.seal import model_hash
+    from pipeline.artifacts.seal import model_hash
     from pipeline.tracking import champion
 
     first = once("model=scratch")
@@ -203,7 +205,7 @@ def test_a_heads_rows_are_kept_by_the_classes_names(once):
     card["classes"] = ["a new one", card["classes"][7], card["classes"][3]]
     net = scratch.ScratchCNN(3, card["net"]["widths"], card["net"]["depths"])
     before = net.head.weight[0].clone()
-    networks.load_start(net, card["net"], card["classes"], first, "first")
+    build.load_start(net, card["net"], card["classes"], first, "first")
     old = load_file(first / "weights.safetensors")
     assert torch.equal(net.head.weight, torch.stack([before, old["head.weight"][7], old["head.weight"][3]]))
     assert torch.equal(net.stem[0].weight, old["stem.0.weight"])

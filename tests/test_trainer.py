@@ -9,9 +9,13 @@ import signal
 import pytest
 import pytorch_lightning as pl
 
-from pipeline import callbacks, config, curves, tasks, train, yaml_files
-from pipeline.config import StoppedError, UserError
+from pipeline import config, tasks, train
+from pipeline.artifacts import curves
+from pipeline.common import paths, yaml_files
+from pipeline.common.errors import StoppedError, UserError
+from pipeline.config import wording
 from pipeline.tracking import store
+from pipeline.training import callbacks
 
 SCRATCH = ("model=scratch", "data.epochs=2", "model.batch_size=16")
 # Made by the program, or of no use where it is: each is refused with its reason or as unknown.
@@ -26,8 +30,8 @@ OURS = {
 
 
 def test_every_argument_of_lightnings_trainer_is_known_here_or_has_another_home():
-    known = set(yaml_files.read(config.CONF / "trainer/base/lightning.yaml"))
-    known |= set(yaml_files.read(config.CONF / "trainer/cpu.yaml")["trainer"])
+    known = set(yaml_files.read(paths.CONF / "trainer/base/lightning.yaml"))
+    known |= set(yaml_files.read(paths.CONF / "trainer/cpu.yaml")["trainer"])
     assert known | OURS == set(inspect.signature(pl.Trainer.__init__).parameters)
     assert not known & OURS
 
@@ -41,9 +45,8 @@ def test_what_is_left_to_lightning_is_not_recorded():
 
 @pytest.mark.parametrize("key", ["max_epochs", "logger", "default_root_dir"])
 def test_what_has_another_home_here_is_told(house, key):
-    from pipeline import validate
 
-    told = validate.unknown(f"trainer.{key}", "cpu")
+    told = wording.unknown(f"trainer.{key}", "cpu")
     assert told.startswith(f"trainer.{key} is Lightning's word; here it is ")
 
 
@@ -127,13 +130,15 @@ def test_overfit_batches_shows_the_same_images_in_every_epoch(repro, tmp_path, m
 
 def test_a_finished_model_goes_through_lightnings_validate(repro, house):
     from models.classifier import load
-    from pipeline.data import Pack
-    from pipeline.datamodule import ImageData
-    from pipeline.networks import Training
+    from pipeline.data.dataset import PackedDataset
+    from pipeline.training.build import Training
+    from pipeline.training.datamodule import ImageData
 
     folder = house / "runs/sample/train/scratch"
     model, card = load(folder)
-    training = Training(config.compose("model=scratch"), Pack.open(house / "data/sample"), model, card)
+    training = Training(
+        config.compose("model=scratch"), PackedDataset.open(house / "data/sample"), model, card
+    )
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, use_distributed_sampler=False
     )
@@ -147,7 +152,7 @@ def test_a_finished_model_goes_through_lightnings_validate(repro, house):
 def test_lightning_loads_a_checkpoint_of_a_training(repro, tmp_path, monkeypatch):
     from models.classifier import Classifier
     from models.scratch import ScratchCNN
-    from pipeline.checkpoints import Checkpoints
+    from pipeline.artifacts.checkpoints import Checkpoints
 
     files, whole = [], Checkpoints.write
     monkeypatch.setattr(

@@ -10,10 +10,11 @@ from contextlib import suppress
 import mlflow
 import pytest
 
-from pipeline import champions, graph, register, tracking
-from pipeline.config import UserError
-from pipeline.seal import model_hash
-from pipeline.tracking import duplicates, promotion, store
+from pipeline import register, tracking
+from pipeline.artifacts import onnx_export
+from pipeline.artifacts.seal import model_hash
+from pipeline.common.errors import UserError
+from pipeline.tracking import champion_files, duplicates, promotion, store
 
 NAME = "sample"
 
@@ -230,14 +231,14 @@ def test_a_promotion_of_another_machine_at_the_same_moment_is_told_in_one_line(t
 
 
 def test_only_who_made_the_present_champion_notes_it(three, monkeypatch, tmp_path):
-    monkeypatch.setattr(champions, "FOLDER", tmp_path / "champions")
-    monkeypatch.setattr(champions, "_copy", lambda name: tmp_path)
-    monkeypatch.setattr(champions, "model_hash", lambda folder: "0" * 64)
+    monkeypatch.setattr(champion_files, "FOLDER", tmp_path / "champions")
+    monkeypatch.setattr(champion_files, "_copy", lambda name: tmp_path)
+    monkeypatch.setattr(champion_files, "model_hash", lambda folder: "0" * 64)
     for number in "12":
         promotion.promote(NAME, number, f"for {number}", by_person=True)
-    champions.note(NAME, "2", "for 2")
-    champions.note(NAME, "1", "for 1")  # of a program that was held up after it had promoted
-    (file,) = champions.FOLDER.iterdir()
+    champion_files.note(NAME, "2", "for 2")
+    champion_files.note(NAME, "1", "for 1")  # of a program that was held up after it had promoted
+    (file,) = champion_files.FOLDER.iterdir()
     assert json.loads(file.read_text())["why"] == "for 2"
 
 
@@ -270,7 +271,7 @@ def test_files_follow_a_champion_that_changes_while_they_are_copied(client, hous
         return copied
 
     exported = house / "runs/sample/register/candidates"
-    monkeypatch.setattr(graph, "to_onnx", lambda train, target: copy(exported / train.name, target))
+    monkeypatch.setattr(onnx_export, "to_onnx", lambda train, target: copy(exported / train.name, target))
     monkeypatch.setattr(register, "check_export", lambda *_: None)
     monkeypatch.setattr(register.shutil, "copytree", slow)
     decision = register.register(runs, house / "data/sample", ["scratch", "probe"], 0.05)

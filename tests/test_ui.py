@@ -35,7 +35,7 @@ def _alive(pid: int) -> bool:
 def _start(house: Path) -> tuple[subprocess.Popen, dict[str, str]]:
     """`make ui` on a free port, and the links that it prints once it answers."""
     program = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.tracking", "ui", "--port", str(_free_port())],
+        [sys.executable, "-m", "pipeline", "tracking", "ui", "--port", str(_free_port())],
         cwd=house,
         env={name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"},
         stdout=subprocess.PIPE,
@@ -65,10 +65,10 @@ def test_a_taken_port_is_told_with_the_way_out(repro, run):
         door.bind(("127.0.0.1", 0))
         door.listen()
         port = door.getsockname()[1]
-        done = run("python", "-m", "pipeline.tracking", "ui", "--port", str(port))
+        done = run("python", "-m", "pipeline", "tracking", "ui", "--port", str(port))
     assert done.returncode == 1
     assert done.stdout == (
-        f"error: port {port} is taken; name another: python -m pipeline.tracking ui --port {port + 1}\n"
+        f"error: port {port} is taken; name another: petfaces tracking ui --port {port + 1}\n"
     )
 
 

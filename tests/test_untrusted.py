@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save
 from strangers import CARD, OLD, copied, written
 
 from models import build, classifier
-from pipeline import graph, portable
-from pipeline.config import UserError
-from pipeline.portable import DamagedError, Portable
+from pipeline import portable
+from pipeline.artifacts import onnx_export
+from pipeline.common.errors import UserError
+from pipeline.portable import DamagedError, OnnxClassifier, onnx_file
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def trained(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def exported(trained) -> Path:
     folder = trained.with_name("portable")
-    graph.to_onnx(trained, folder)
+    onnx_export.to_onnx(trained, folder)
     return folder
 
 
@@ -188,7 +189,7 @@ def test_weights_that_would_be_converted_or_answer_nan_are_refused(change, messa
     with pytest.raises(DamagedError, match=message):
         classifier.load(folder)
     with pytest.raises(DamagedError, match=message):
-        graph.to_onnx(folder, tmp_path / "portable")
+        onnx_export.to_onnx(folder, tmp_path / "portable")
 
 
 def test_weights_of_half_the_bits_are_read(trained, tmp_path):
@@ -201,9 +202,9 @@ def test_weights_of_half_the_bits_are_read(trained, tmp_path):
 
 
 def test_a_network_whose_export_nobody_would_read_is_told_at_export(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(portable, "_ALLOWED", {("node", 4): (frozenset((b"Conv",)), "the operator {}")})
+    monkeypatch.setattr(onnx_file, "_ALLOWED", {("node", 4): (frozenset((b"Conv",)), "the operator {}")})
     with pytest.raises(UserError, match=r"can't be exported: .* has the operator"):
-        graph.to_onnx(trained, tmp_path / "portable")
+        onnx_export.to_onnx(trained, tmp_path / "portable")
 
 
 # --- ONNX
@@ -331,7 +332,7 @@ def test_an_onnx_file_that_is_no_such_model_is_told_in_one_line(name, exported, 
     data, message = HOSTILE[name]
     folder = copied(exported, tmp_path / "model", model_onnx=data)
     with pytest.raises(DamagedError, match=message) as error:
-        Portable(folder, threads=1)
+        OnnxClassifier(folder, threads=1)
     assert "\n" not in str(error.value)
     assert capfd.readouterr().err == ""
 
@@ -348,11 +349,11 @@ def test_an_answer_that_takes_too_long_is_broken_off(exported, tmp_path):
       probabilities = Add (x, nothing)"""
     folder = copied(exported, tmp_path / "model", model_onnx=_graph(slow))
     with pytest.raises(DamagedError, match=r"gave no answer within 0\.2 seconds"):
-        Portable(folder, threads=1, seconds=0.2)
+        OnnxClassifier(folder, threads=1, seconds=0.2)
 
 
 def test_a_sound_model_answers_and_its_file_alone_is_read(exported):
-    model = Portable(exported, threads=1)
+    model = OnnxClassifier(exported, threads=1)
     assert model.probabilities(np.zeros((40, 30, 3), np.uint8)).sum() == pytest.approx(1, abs=1e-4)
 
 

@@ -7,8 +7,9 @@ import pytest
 import yaml
 from strangers import LINEAGE, SETTINGS
 
-from pipeline import foreign, vetting
-from pipeline.config import UserError
+from pipeline.artifacts import untrusted
+from pipeline.common.errors import UserError
+from pipeline.maintenance import vetting
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +184,7 @@ def test_settings_that_name_something_else_are_not_run(changes, message, tree):
 def test_a_configuration_that_is_more_than_plain_values_is_told_in_one_line(text, tmp_path):
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(UserError) as error:
-        foreign.settings(tmp_path)
+        untrusted.settings(tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -206,10 +207,10 @@ def test_a_lineage_holds_hashes_and_names(changes, tmp_path):
     import json
 
     (tmp_path / "lineage.json").write_text(json.dumps(LINEAGE))
-    assert foreign.lineage(tmp_path) == LINEAGE
+    assert untrusted.lineage(tmp_path) == LINEAGE
     (tmp_path / "lineage.json").write_text(json.dumps(LINEAGE | changes))
     with pytest.raises(UserError):
-        foreign.lineage(tmp_path)
+        untrusted.lineage(tmp_path)
 
 
 def test_what_dvc_puts_into_commands_is_a_name():

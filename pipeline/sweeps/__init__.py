@@ -1,1 +1,4 @@
-"""A sweep compared: what its jobs were, what made the difference, and its page."""
+"""Sweeps: resuming one that was broken off, and reading, comparing and showing its jobs.
+
+Launching jobs is Hydra's business.
+"""

@@ -5,8 +5,8 @@ import statistics
 from dataclasses import dataclass
 from itertools import pairwise
 
-from pipeline import ranking
-from pipeline.config import UserError
+from pipeline.common.errors import UserError
+from pipeline.evaluation import ranking
 from pipeline.sweeps.jobs import ABSENT, Job, Sweep
 
 TIED = 4  # decimal places of a mean to which tied configurations agree

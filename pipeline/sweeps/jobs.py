@@ -1,6 +1,6 @@
 """A sweep as its files tell it: the jobs under ``runs/sweeps/<name>/``, and which parameters vary among them.
 
-A parameter is a word (see `pipeline.experiment`) that takes several values among the finished jobs of one
+A parameter is a word (see `config.overrides`) that takes several values among the finished jobs of one
 data set and model: a choice of a group, or a value that does not follow from another word. So a sweep over
 models has the parameter `model`, and of the thirty keys that change with it only those that vary within a
 model. Where ``conf/`` no longer has the files that a job chose, a word is what differs from the first job of
@@ -16,11 +16,13 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from pipeline import config, curves, tasks, text, tracking, yaml_files
-from pipeline.config import ROOT, UserError
-from pipeline.experiment import NAMED, Speller, Words
-from pipeline.model_folder import ModelFolder
-from pipeline.sweeps import notes
+from pipeline import config, tasks, tracking
+from pipeline.artifacts import curves, job_notes
+from pipeline.artifacts.model_folder import ModelFolder
+from pipeline.common import text, yaml_files
+from pipeline.common.errors import UserError
+from pipeline.common.paths import ROOT
+from pipeline.config.overrides import NAMED, OverrideFinder, Overrides
 from pipeline.tasks import Task
 
 SWEEPS = ROOT / "runs/sweeps"
@@ -51,7 +53,7 @@ class Job:
     lineage: dict = field(default_factory=dict)
     drawings: bool = False
     task: Task | None = None
-    words: Words | None = None
+    words: Overrides | None = None
     seconds: float | None = None
 
     @cached_property
@@ -186,7 +188,7 @@ def _asked(folder: Path) -> list[str]:
 
 def _spell(sweep: Sweep) -> None:
     """Gives each finished job its words."""
-    speller = Speller()
+    speller = OverrideFinder()
     try:
         for job in sweep.finished:
             job.words = speller.words(job.settings)
@@ -197,7 +199,7 @@ def _spell(sweep: Sweep) -> None:
             choices = {group: job.settings[group]["name"] for group in NAMED}
             before = first.setdefault(tuple(choices.values()), job.plain)
             values = {key: value for key, value in job.plain.items() if before.get(key, ABSENT) != value}
-            job.words = Words(choices, values)
+            job.words = Overrides(choices, values)
 
 
 def _varying(jobs: list[Job]) -> list[str]:
@@ -249,8 +251,8 @@ def read(name: str, spell: bool = True) -> Sweep:
     """
     folder = SWEEPS / name
     places = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    noted = notes.read(folder)
-    numbers = notes.numbers(noted)
+    noted = job_notes.read(folder)
+    numbers = job_notes.numbers(noted)
     jobs = []
     for path in places:
         if path.suffix != ".part":

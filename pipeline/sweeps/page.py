@@ -8,7 +8,9 @@ from pathlib import Path
 from statistics import fmean
 from urllib.parse import quote
 
-from pipeline import atomic, ranking, text
+from pipeline.artifacts import atomic
+from pipeline.common import text
+from pipeline.evaluation import ranking
 from pipeline.sweeps.effects import (
     Candidate,
     Effect,

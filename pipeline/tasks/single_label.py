@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline import calibration, metrics
+from pipeline.tasks import calibration, metrics
 from pipeline.tasks.base import Assessment, Figure, Task, class_rows
 
 if TYPE_CHECKING:

@@ -4,15 +4,14 @@ What a stage needs it reads from files. A run or a version that MLflow lacks (an
 database, an outage of the server) is written from the same files by `ensure` and `ensure_version`, once,
 however often they are called::
 
-    python -m pipeline.tracking sync    # brings back whatever MLflow lacks
-    python -m pipeline.tracking ui      # the page, opened on its training side
+    petfaces tracking sync    # brings back whatever MLflow lacks
+    petfaces tracking ui      # the page, opened on its training side
 """
 
-from pipeline.seal import digest
+from pipeline.artifacts.seal import digest
 from pipeline.tracking.artifacts import Kept, registered
 from pipeline.tracking.live import Run
 from pipeline.tracking.naming import comparable, name_of, params, run_name
-from pipeline.tracking.page import links, ui
 from pipeline.tracking.promotion import (
     ChampionChangedError,
     Change,
@@ -36,10 +35,11 @@ from pipeline.tracking.registry import (
     find_version,
     signature,
 )
-from pipeline.tracking.replay import sync
+from pipeline.tracking.restore import sync
 from pipeline.tracking.runs import ensure, wall_seconds
 from pipeline.tracking.store import reachable, shown, uri
 from pipeline.tracking.sweeps import sweep_of, sweep_runs
+from pipeline.tracking.web_ui import links, ui
 
 __all__ = [
     "ChampionChangedError",

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from pipeline import config, text
+from pipeline.common import paths, text
 
 
 def uri() -> str:
@@ -13,7 +13,7 @@ def uri() -> str:
 
 def default_uri() -> str:
     """The SQLite file of the main checkout, used where ``MLFLOW_TRACKING_URI`` names nothing else."""
-    return f"sqlite:///{config.main_checkout() / 'mlflow.db'}"
+    return f"sqlite:///{paths.main_checkout() / 'mlflow.db'}"
 
 
 def shown() -> str:

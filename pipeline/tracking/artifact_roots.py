@@ -2,7 +2,7 @@
 
 MLflow notes absolute addresses, so the store of a copied or moved project still names the folder of the
 original: it would write there, and finds nothing once that is gone. Such a store is not used until `rewrite`,
-which ``python -m pipeline.tracking sync`` calls, has made it name the folder beside it.
+which ``petfaces tracking sync`` calls, has made it name the folder beside it.
 """
 
 import shlex
@@ -11,8 +11,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-from pipeline import config, text
-from pipeline.config import UserError
+from pipeline.common import paths, text
+from pipeline.common.errors import UserError
 from pipeline.tracking.address import local_file
 from pipeline.tracking.locks import creating, writing
 
@@ -20,7 +20,7 @@ FOLDER = "mlartifacts"
 ROOTS = ("experiments", "artifact_location")  # what new runs inherit
 FILES = (("runs", "artifact_uri"), ("logged_models", "artifact_location"))  # a folder each
 OTHERS = (("model_versions", "source"), ("model_versions", "storage_location"))
-SYNC = "python -m pipeline.tracking sync"
+SYNC = "petfaces tracking sync"
 
 
 def own_folder() -> Path | None:
@@ -71,7 +71,7 @@ def rewrite() -> None:
 
 def _store() -> Path | None:
     """This checkout's own store, where it is in use."""
-    own = (config.main_checkout() / "mlflow.db").resolve()
+    own = (paths.main_checkout() / "mlflow.db").resolve()
     return own if local_file() == own and own.is_file() else None
 
 

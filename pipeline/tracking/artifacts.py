@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import portable
-from pipeline.config import UserError
+from pipeline.common.errors import UserError
 from pipeline.tracking import places
 from pipeline.tracking.store import client, is_refusal, reachable, silent, uri
 

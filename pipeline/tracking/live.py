@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline import text
-from pipeline.config import ROOT, StoppedError, UserError
-from pipeline.model_folder import ModelFolder
+from pipeline.artifacts.model_folder import ModelFolder
+from pipeline.artifacts.provenance import Provenance
+from pipeline.common import text
+from pipeline.common.errors import StoppedError, UserError
+from pipeline.common.paths import ROOT
 from pipeline.portable import ModelCard
-from pipeline.provenance import Provenance
-from pipeline.tracking import notes, runs
+from pipeline.tracking import descriptions, runs
 from pipeline.tracking.locks import creating, writing
 from pipeline.tracking.naming import name_job
 from pipeline.tracking.store import answering_within, client, experiment_id, find_or_create_run, silent
@@ -92,9 +93,9 @@ class Run:
 
     def _fail(self, reason: str, status: str) -> None:
         self._unwatch()
-        reason = notes.without_paths(reason)[:500]
+        reason = descriptions.without_paths(reason)[:500]
         client().set_tag(self.run_id, BROKEN_OFF, reason)
-        client().set_tag(self.run_id, runs.NOTE, notes.failed(reason))
+        client().set_tag(self.run_id, runs.NOTE, descriptions.failed(reason))
         client().set_terminated(self.run_id, status)
         runs.tell_sweep(self.run_id)
 
@@ -120,7 +121,7 @@ class Run:
             if not self.warned:
                 print(
                     f"warning: {silent(error)}; the files are complete, what is missing there is sent later, "
-                    "or by: python -m pipeline.tracking sync",
+                    "or by: petfaces tracking sync",
                     file=sys.stderr,
                 )
             self.warned = self.doubt = True

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from pipeline import config
-from pipeline.config import UserError
+from pipeline.common import paths
+from pipeline.common.errors import UserError
 from pipeline.tracking.address import local_file, shown
 
 WAIT = 3600  # seconds to wait for another program of ours that writes; it may be uploading to a server
@@ -88,7 +88,7 @@ def _of_server() -> Path:
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     except RuntimeError:  # a user without a home, as in some containers
-        folder = config.main_checkout() / "data/.cache"
+        folder = paths.main_checkout() / "data/.cache"
     return folder / "petfaces" / hashlib.sha256(shown().encode()).hexdigest()[:16]
 
 

@@ -9,10 +9,10 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from pipeline import config
-from pipeline.config import CONF, PARAMS, ROOT
-from pipeline.experiment import NAMED, OTHERS, Speller, Words
-from pipeline.model_folder import ModelFolder
-from pipeline.text import printable
+from pipeline.artifacts.model_folder import ModelFolder
+from pipeline.common.paths import CONF, PARAMS, ROOT
+from pipeline.common.text import printable
+from pipeline.config.overrides import NAMED, OTHERS, OverrideFinder, Overrides
 
 GROUPS = (*NAMED, *OTHERS, "experiment")  # parameters of a run that name a file each
 MOST, LONG = 5, 40  # differences that a name tells, and characters of each
@@ -111,7 +111,7 @@ def chosen(settings: dict) -> dict[str, str]:
     return {**words.choices, "experiment": best[0]}
 
 
-def _words(settings: dict) -> Words | None:
+def _words(settings: dict) -> Overrides | None:
     """The fewest words for these settings; None where ``conf/`` can't say them any more."""
     files = sorted([PARAMS, *CONF.rglob("*.yaml")])
     hydra = GlobalHydra.instance()
@@ -126,6 +126,6 @@ def _words(settings: dict) -> Words | None:
 
 
 @functools.lru_cache(maxsize=1)
-def _speller(state: tuple) -> Speller:
+def _speller(state: tuple) -> OverrideFinder:
     """Composes anew when a file of ``conf/`` was touched."""
-    return Speller()
+    return OverrideFinder()

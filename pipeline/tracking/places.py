@@ -3,8 +3,8 @@
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from pipeline import text
-from pipeline.config import UserError
+from pipeline.common import text
+from pipeline.common.errors import UserError
 from pipeline.tracking.address import uri
 from pipeline.tracking.artifact_roots import own_folder
 from pipeline.tracking.store import client

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from pipeline import tasks
-from pipeline.config import UserError
+from pipeline.common.errors import UserError
 from pipeline.tracking.locks import creating
 from pipeline.tracking.registry import find_version, run_of, what_is_there
 from pipeline.tracking.store import client, shown

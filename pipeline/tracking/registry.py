@@ -7,20 +7,21 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import seal, text
-from pipeline.config import UserError
-from pipeline.foreign import json_object
-from pipeline.model_folder import ModelFolder
+from pipeline.artifacts import seal
+from pipeline.artifacts.model_folder import ModelFolder
+from pipeline.artifacts.provenance import BESIDE, Provenance
+from pipeline.artifacts.untrusted import json_object
+from pipeline.common import text
+from pipeline.common.errors import UserError
 from pipeline.portable import SUMS, ModelCard
-from pipeline.provenance import BESIDE, Provenance
-from pipeline.tracking import notes, places
+from pipeline.tracking import descriptions, places
 from pipeline.tracking.artifacts import WRAPPING, wrapping
 from pipeline.tracking.locks import creating, writing
 from pipeline.tracking.runs import ensure
 from pipeline.tracking.store import client, shown
 
-PORTABLE = Path(__file__).parents[1] / "portable.py"  # the code that a registered model carries along
-REQUIREMENTS = ("numpy", "pandas", "pillow", "onnxruntime")  # of portable.py, at the versions installed here
+PORTABLE = Path(__file__).parents[1] / "portable"  # the code that a registered model carries along
+REQUIREMENTS = ("numpy", "pandas", "pillow", "onnxruntime")  # of `portable`, at the versions installed here
 
 
 def _version(name: str, model: str):
@@ -95,7 +96,7 @@ def _create_version(trained: ModelFolder, model: str, evaluation: Path, portable
         logged.model_uri,
         run_id=run_id,
         tags=tags,
-        description=notes.version(trained, test, run.experiment_id, run_id),
+        description=descriptions.version(trained, test, run.experiment_id, run_id),
         model_id=logged.model_id,
     )
 

@@ -7,13 +7,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline import curves, foreign, seal, tasks, unfinished
-from pipeline.foreign import json_object
-from pipeline.model_folder import ModelFolder
+from pipeline import tasks
+from pipeline.artifacts import curves, resume, seal, untrusted
+from pipeline.artifacts.model_folder import ModelFolder
+from pipeline.artifacts.provenance import BESIDE, Provenance
+from pipeline.artifacts.seal import digest
+from pipeline.artifacts.untrusted import json_object
 from pipeline.portable import ModelCard
-from pipeline.provenance import BESIDE, Provenance
-from pipeline.seal import digest
-from pipeline.tracking import notes, places
+from pipeline.tracking import descriptions, places
 from pipeline.tracking.locks import creating, writing
 from pipeline.tracking.naming import name_of, params
 from pipeline.tracking.store import (
@@ -114,7 +115,7 @@ def tell_sweep(run_id: str) -> None:
             )
             for job in found
         ]
-        name, note = notes.sweep(experiment, jobs, task.title)
+        name, note = descriptions.sweep(experiment, jobs, task.title)
         for key, value in (("mlflow.runName", name), (NOTE, note), ("jobs", str(len(jobs)))):
             client().set_tag(parent, key, value)
         if reached := [figure for _, _, figure, _ in jobs if figure is not None]:
@@ -196,13 +197,13 @@ def _log_figures(run_id: str, figures: dict[str, float]) -> None:
 def _note(run_id: str, trained: ModelFolder, test: dict | None) -> None:
     """Writes a run's note and its experiment's, unless a person has written another."""
     tags = client().get_run(run_id).data.tags
-    note = notes.run(trained, test, restored="restored" in tags)
+    note = descriptions.run(trained, test, restored="restored" in tags)
     # Only the first line, the figures, differs between before and after an evaluation.
     if NOTE not in tags or tags[NOTE].partition("\n")[2] == note.partition("\n")[2]:
         client().set_tag(run_id, NOTE, note)
     experiment = client().get_experiment(experiment_id(trained.card.data))
     if NOTE not in experiment.tags:
-        client().set_experiment_tag(experiment.experiment_id, NOTE, notes.experiment(trained))
+        client().set_experiment_tag(experiment.experiment_id, NOTE, descriptions.experiment(trained))
 
 
 def ensure(folder: Path, evaluation: Path | None = None) -> str:
@@ -231,7 +232,7 @@ def _ensure_run(trained: ModelFolder) -> str:
         return found.info.run_id
     described = (trained.card, trained.settings, trained.provenance, name_of(trained), trained.sweep)
     # Live, but cut off before its end; or cut off while it was written from files; or never seen.
-    begun = unfinished.attempt_of(trained.settings, trained.lineage, trained.sweep)
+    begun = resume.attempt_of(trained.settings, trained.lineage, trained.sweep)
     live = find_run(experiment, attempt=begun) if begun else None
     created, at = False, None
     if live:
@@ -247,7 +248,7 @@ def _ensure_run(trained: ModelFolder) -> str:
         describe(run_id, trained.settings, trained.lineage)
         log_curves(run_id, curves.read(folder), held=not created, at=at)
         complete(run_id, trained, {})
-        unfinished.told(trained.settings, trained.lineage, trained.sweep)
+        resume.told(trained.settings, trained.lineage, trained.sweep)
         if UNFINISHED in client().get_run(run_id).data.tags:
             client().delete_tag(run_id, UNFINISHED)
     except Exception:
@@ -287,7 +288,7 @@ def _ensure_evaluation(run_id: str, trained: ModelFolder, folder: Path) -> None:
 def wall_seconds(folder: Path) -> float | None:
     """How long the training of this folder took, where MLflow saw it."""
     try:
-        card = foreign.card(folder)
+        card = untrusted.card(folder)
         experiment = find_experiment(card.data)
         run = find_run(experiment, content=digest(folder)) if experiment else None
     except Exception as error:

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from pipeline import text
-from pipeline.config import UserError
+from pipeline.common import text
+from pipeline.common.errors import UserError
 from pipeline.tracking import artifact_roots
 from pipeline.tracking.address import default_uri, local_file, shown, uri
 from pipeline.tracking.locks import creating, waiting_at_most
@@ -17,6 +17,8 @@ from pipeline.tracking.locks import creating, waiting_at_most
 # An unreachable server is told within seconds; the files wait for it.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+# Nothing phones home unasked; a person's own setting wins.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # A bar for each folder that is fetched, of a few megabytes each.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.config import UserError
+from pipeline.common.errors import UserError
 from pipeline.tracking.runs import PARENT
 from pipeline.tracking.store import client, silent, uri
 

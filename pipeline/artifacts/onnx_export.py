@@ -1,0 +1,209 @@
+"""A trained model as ONNX: what leaves the project, and what computes features on a processor."""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import portable
+from pipeline.artifacts import onnx_resize, seal
+from pipeline.common import paths
+from pipeline.common.errors import UserError
+from pipeline.portable import ModelCard
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+    from models.classifier import Classifier
+
+CACHE = Path("data/.cache/trunks")  # in the main checkout
+
+
+def trunk_key(model: "Classifier", card: ModelCard) -> str:
+    """Hash of a network without its head: weights, size, normalisation, flip, versions of what traces it."""
+    head = model.net.pretrained_cfg["classifier"]
+    around = [
+        card.net,
+        model.flip,
+        [card.input.size, card.input.mean, card.input.std],
+        [version(name) for name in ("torch", "timm", "onnx", "onnxscript")],
+    ]
+    digest = hashlib.sha256(json.dumps(around, sort_keys=True).encode())
+    for name, value in sorted(model.net.state_dict().items()):
+        if not name.startswith(head):
+            digest.update(name.encode())
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def trunk(model: "Classifier", card: ModelCard) -> Path:
+    """A pretrained network without its head as an ONNX file, from uint8 pictures to `features`.
+
+    Exporting takes longer than the features of a thousand pictures, so it is done once and kept by content:
+    a probe's features and its export share it.
+    """
+    from torch import nn
+
+    folder = paths.main_checkout() / CACHE / trunk_key(model, card)[:24]
+    if folder.is_dir():
+        if not (wrong := portable.damaged(folder)):
+            return folder / "trunk.onnx"
+        print(f"warning: {folder}: {', '.join(wrong)}; exported anew", file=sys.stderr)
+
+    class Trunk(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, pictures):
+            return self.model.features(pictures)
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix="."))
+    try:
+        _save(_graph(Trunk(), card.input.size, "features"), part / "trunk.onnx")
+        seal.seal(part)
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # another process was as far: the two are the same
+            os.replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder / "trunk.onnx"
+
+
+def to_onnx(train: Path, target: Path) -> None:
+    """Writes ``model.onnx``, ``model.json`` and ``SHA256SUMS``, as `OnnxClassifier` reads them.
+
+    The model takes `picture`, uint8 height × width × 3 of any size, and gives `probabilities`, one a class:
+    sizing, normalisation and the probabilities are inside.
+
+    Args:
+        train: train's folder.
+        target: made anew.
+
+    Raises:
+        UserError: train's folder is damaged, or its network or its sizing can't be exported.
+        DamagedError: its card or weights are no model's.
+    """
+    import onnx
+    from torch import nn
+
+    from models.classifier import load
+
+    seal.check(train)
+    model, card = load(train)
+    head = model.net.get_classifier() if hasattr(model.net, "get_classifier") else None
+    onnx_resize.check(card.input.interpolation)
+    try:
+        if isinstance(head, nn.Linear):
+            network = _with_head(onnx.load(trunk(model, card)), head, model.temperature)
+        else:
+            network = _graph(model, card.input.size, "logits")
+        whole = _whole(network, card)
+    except (OSError, UserError):
+        raise
+    except Exception as error:  # PyTorch's exporter raises many kinds, of networks that it can't follow
+        raise UserError(
+            f"the network of {seal.near(train)} can't be exported ({type(error).__name__}); choose another"
+        ) from error
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    _save(whole, target / "model.onnx")
+    shutil.copyfile(train / "model.json", target / "model.json")
+    seal.seal(target)
+    try:
+        portable.OnnxClassifier(target)  # read and asked once: whoever gets it reads it under the same rules
+    except portable.DamagedError as error:
+        raise UserError(f"{seal.near(train)} can't be exported: {error}; choose another network") from error
+
+
+def _whole(network: "onnx.ModelProto", card: ModelCard) -> "onnx.ModelProto":
+    """A network from `pictures` to `logits`, sizing before and probabilities behind it, for one picture."""
+    from onnx import compose, parser
+
+    # A batch of one: the logits' first side goes.
+    opset, ir = network.opset_import[0].version, network.ir_version
+    classes = len(card.classes)
+    shares = "Sigmoid (logits)" if card.several else "Softmax <axis=1> (logits)"
+    answer = parser.parse_model(f"""
+        <ir_version: {ir}, opset_import: ["" : {opset}]>
+        answer (float[pictures, {classes}] logits) => (float[{classes}] probabilities) {{
+            shares = {shares}
+            first = Constant <value_ints=[0]> ()
+            probabilities = Squeeze (shares, first)
+        }}
+    """)
+    network = compose.add_prefix(network, "network/", rename_inputs=False, rename_outputs=False)
+    before = compose.add_prefix(
+        onnx_resize.graph(card.input, opset, ir), "sizing/", rename_inputs=False, rename_outputs=False
+    )
+    after = compose.add_prefix(answer, "answer/", rename_inputs=False, rename_outputs=False)
+    del network.metadata_props[:]
+    whole = compose.merge_models(before, network, [("pictures", "pictures")])
+    whole = compose.merge_models(whole, after, [("logits", "logits")])
+    del whole.graph.value_info[:]  # of a batch of any size
+    del whole.opset_import[1:]  # each part has named the same version; quantising wants one
+    return whole
+
+
+def _graph(network: "nn.Module", size: int, output: str) -> "onnx.ModelProto":
+    """A network of uint8 pictures, any number of them, as ONNX."""
+    import logging
+
+    import torch
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # a line for each pass of its optimiser
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own deprecations within its exporter
+        program = torch.onnx.export(
+            network.eval(),
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("pictures", min=1)},),
+            input_names=["pictures"],
+            output_names=[output],
+            verbose=False,
+        )
+    graph = program.model_proto
+    # The exporter notes the source lines of each step: paths of this machine, a third of a small file.
+    for node in graph.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*graph.graph.value_info, *graph.graph.input, *graph.graph.output, *graph.graph.initializer):
+        del value.metadata_props[:]
+    return graph
+
+
+def _with_head(graph: "onnx.ModelProto", head: "nn.Linear", temperature: float) -> "onnx.ModelProto":
+    """The trunk with a linear head behind it, whose logits are divided by a temperature."""
+    from onnx import helper, numpy_helper
+
+    for name, tensor in (("head.weight", head.weight), ("head.bias", head.bias)):
+        values = tensor.detach().cpu().numpy() / temperature
+        graph.graph.initializer.append(numpy_helper.from_array(values.astype("float32"), name))
+    inputs = ["features", "head.weight", "head.bias"]
+    graph.graph.node.append(helper.make_node("Gemm", inputs, ["logits"], name="head", transB=1))
+    (features,) = graph.graph.output
+    shape = features.type.tensor_type.shape.dim
+    logits = helper.make_tensor_value_info(
+        "logits", features.type.tensor_type.elem_type, [shape[0].dim_param, head.out_features]
+    )
+    graph.graph.output.remove(features)
+    graph.graph.output.append(logits)
+    return graph
+
+
+def _save(graph: "onnx.ModelProto", file: Path) -> None:
+    import onnx
+
+    onnx.checker.check_model(graph)
+    onnx.save_model(graph, file)

@@ -1,0 +1,98 @@
+"""What `pipeline.portable` does to a picture's size, as ONNX: one picture of any size into a network's batch.
+
+ONNX Runtime resizes uint8 with antialiasing in Pillow's own steps, so the two give the same bytes
+(`tests/test_sizing.py`); on floats it would not.
+"""
+
+from typing import TYPE_CHECKING
+
+from pipeline.common.errors import UserError
+from pipeline.portable import Preprocessing
+
+if TYPE_CHECKING:
+    import onnx
+
+# Pillow's names; its other filters have no counterpart.
+MODES = {"bilinear": 'mode="linear"', "bicubic": 'mode="cubic", cubic_coeff_a=-0.5, exclude_outside=1'}
+
+
+def check(interpolation: str) -> None:
+    """Refuses what could be trained but never leave.
+
+    Raises:
+        UserError: ONNX has no such filter.
+    """
+    if interpolation not in MODES:
+        raise UserError(
+            f"model.input.interpolation={interpolation} can't be exported; choose one of {', '.join(MODES)}"
+        )
+
+
+def graph(sizing: Preprocessing, opset: int, ir_version: int) -> "onnx.ModelProto":
+    """The graph from `picture`, uint8 height × width × 3, to `pictures`, uint8 1 × size × size × 3.
+
+    Args:
+        sizing: a card's `input`.
+        opset: of ONNX's operators, 18 or later.
+        ir_version: of the file's form.
+
+    Raises:
+        UserError: ONNX has no such filter, or the crop is not known.
+    """
+    from onnx import parser
+
+    check(sizing.interpolation)
+    size, crop = sizing.size, sizing.crop
+    if crop == "squash":
+        target, cut = f"target = Constant <value_ints=[{size}, {size}]> ()", "cut = Identity (resized)"
+    elif crop == "center":
+        target = f"""
+            shorter = ReduceMin <keepdims=1> (small)
+            whole = Constant <value=double[1] {{{size / sizing.crop_pct!r}}}> ()
+            enlarge = Div (whole, shorter)
+            enlarged = Mul (small, enlarge)
+            near = Round (enlarged)
+            least = Constant <value=double[1] {{{float(size)!r}}}> ()
+            enough = Max (near, least)
+            target = Cast <to=7> (enough)
+        """
+        cut = f"""
+            two = Constant <value_ints=[2]> ()
+            side = Constant <value_ints=[{size}, {size}]> ()
+            spare = Sub (target, side)
+            from = Div (spare, two)
+            until = Add (from, side)
+            axes = Constant <value_ints=[2, 3]> ()
+            cut = Slice (resized, from, until, axes)
+        """
+    else:
+        raise UserError(f"model.input.crop={crop} is not known: squash or center")
+    resize = "Resize <antialias=1, {}> ({},,,{})"
+    # In double precision, as Python computes the sides.
+    return parser.parse_model(f"""
+        <ir_version: {ir_version}, opset_import: ["" : {opset}]>
+        sizing (uint8[height, width, 3] picture) => (uint8[1, {size}, {size}, 3] pictures) {{
+            planes = Transpose <perm=[2, 0, 1]> (picture)
+            first = Constant <value_ints=[0]> ()
+            batch = Unsqueeze (planes, first)
+            sides = Shape <start=0, end=2> (picture)
+            lengths = Cast <to=11> (sides)
+            longer = ReduceMax <keepdims=1> (lengths)
+            most = Constant <value=double[1] {{{float(sizing.max_side)!r}}}> ()
+            one = Constant <value=double[1] {{1.0}}> ()
+            wanted = Div (most, longer)
+            scale = Min (wanted, one)
+            exact = Mul (lengths, scale)
+            rounded = Round (exact)
+            small = Max (rounded, one)
+            sides_small = Cast <to=7> (small)
+            front = Constant <value_ints=[1, 3]> ()
+            sizes_small = Concat <axis=0> (front, sides_small)
+            shrunk = {resize.format(MODES["bicubic"], "batch", "sizes_small")}
+            {target}
+            sizes = Concat <axis=0> (front, target)
+            resized = {resize.format(MODES[sizing.interpolation], "shrunk", "sizes")}
+            {cut}
+            pictures = Transpose <perm=[0, 2, 3, 1]> (cut)
+        }}
+    """)

@@ -1,0 +1,161 @@
+"""Reads what a stranger may have written: the files of a model folder, names that become parts of paths."""
+
+import math
+import re
+from pathlib import Path
+
+from pipeline import portable
+from pipeline.artifacts import seal
+from pipeline.common.errors import UserError
+from pipeline.common.paths import ROOT
+
+MAX_YAML = 256 << 10  # bytes; a resolved configuration has 4,000
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # of git, old and new, or SHA-256
+
+
+def name(value: object, where: object) -> str:
+    """A name of a model or a data set, which may become part of a path, a command or a registry's address.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if isinstance(value, str) and portable.NAME.fullmatch(value):
+        return value
+    raise UserError(f"{where}: {str(value)[:50]!r} is no name; take letters, digits and _.-")
+
+
+def commit(value: object, where: object) -> str:
+    """The id of a commit, which git is given.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if isinstance(value, str) and _HASH.fullmatch(value):
+        return value
+    raise UserError(f"{where}: {str(value)[:50]!r} is no commit")
+
+
+def card(folder: Path) -> dict:
+    """A model's card, as `portable.read_card` checks it.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        return portable.read_card(folder)
+    except portable.DamagedError as error:
+        raise UserError(str(error).removeprefix(f"{ROOT}/")) from error
+
+
+def figures(file: Path, *keys: str) -> dict:
+    """A JSON file's object of figures by name, each a number or NaN.
+
+    Raises:
+        UserError: it is missing or damaged, lacks one of the keys, or a figure is none.
+    """
+    tree = json_object(file, *keys)
+    for key, value in tree.items():
+        if not (portable.is_number(value) or (type(value) is float and math.isnan(value))):
+            raise UserError(f"{seal.near(file)}: {key[:50]}={str(value)[:50]} is no figure")
+    return tree
+
+
+def json_object(file: Path, *keys: str) -> dict:
+    """A JSON file's object; its figures may be NaN.
+
+    Raises:
+        UserError: it is missing or damaged, or lacks one of the keys.
+    """
+    try:
+        tree = portable.read_json(file, numbers_only=False)
+    except portable.DamagedError as error:
+        raise UserError(f"{seal.near(file)} is missing or damaged") from error
+    lacks = [key for key in keys if not isinstance(tree, dict) or key not in tree]
+    if lacks or not isinstance(tree, dict):
+        raise UserError(f"{seal.near(file)} is of an older form, it has no {', '.join(lacks) or 'keys'}")
+    return tree
+
+
+def lineage(folder: Path, *keys: str) -> dict:
+    """What a model comes from; hashes and names are such.
+
+    Raises:
+        UserError: it is missing, damaged or of an older form.
+    """
+    file = folder / "lineage.json"
+    tree = json_object(file, *keys)
+    where, data = seal.near(file), tree.get("data")
+    if not isinstance(data, dict) or not isinstance(tree.get("environment", {}), dict):
+        raise UserError(f"{where} is damaged: data and environment must be mappings")
+    name(data.get("name"), f"{where}: data.name")
+    for key in ("commit", "code", "start"):
+        if tree.get(key) is not None and not (isinstance(tree[key], str) and _HASH.fullmatch(tree[key])):
+            raise UserError(f"{where}: {key}={str(tree[key])[:50]!r} is no hash")
+    for group in (data, tree.get("environment", {})):
+        for key, value in group.items():
+            if not portable.is_plain(value):
+                raise UserError(f"{where}: {key[:50]!r} is no plain value")
+    for key in ("pictures", "classes"):
+        if not portable.is_number(data.get(key, 0)):
+            raise UserError(f"{where}: data.{key} is no number")
+    if type(tree.get("dirty", False)) is not bool:
+        raise UserError(f"{where}: dirty must be true or false")
+    return tree
+
+
+def settings(folder: Path) -> dict:
+    """The resolved configuration of a training: plain values, names that are such.
+
+    Raises:
+        UserError: it is missing, damaged or of an older form.
+    """
+    file = folder / "config.yaml"
+    tree = yaml_object(file)
+    groups = [tree.get(group) for group in ("data", "model")]
+    others = [tree.get(group, {}) for group in ("augment", "trainer", "runtime", "pack", "split")]
+    if type(tree.get("seed")) is not int or not all(isinstance(group, dict) for group in groups + others):
+        raise UserError(f"{seal.near(file)} is missing, damaged or of an older form")
+    for group in ("data", "model"):
+        name(tree[group].get("name"), f"{seal.near(file)}: {group}.name")
+    return tree
+
+
+def yaml_object(file: Path, resolved: bool = True) -> dict:
+    """A YAML file's mapping of plain values, without references and tags.
+
+    Args:
+        file: which.
+        resolved: whether interpolations (``${…}``) are refused, too: OmegaConf would look elsewhere for them.
+
+    Raises:
+        UserError: it is missing, damaged or holds something else.
+    """
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a sweep has hundreds of files; by far faster
+    wrong = f"{seal.near(file)} is missing, damaged or of an older form"
+    try:
+        if not file.is_file() or file.stat().st_size > MAX_YAML:
+            raise UserError(wrong)
+        text = file.read_text(encoding="utf-8")
+        # A few lines of aliases would become gigabytes where they are written out.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=loader)):
+            raise UserError(f"{seal.near(file)} has aliases, which are not read")
+        tree = yaml.load(text, Loader=loader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(wrong) from error
+    if not isinstance(tree, dict) or not _is_tree(tree, resolved):
+        raise UserError(f"{seal.near(file)} holds something else than names and plain values")
+    return tree
+
+
+def _is_tree(value: object, resolved: bool, deep: int = 12) -> bool:
+    if isinstance(value, dict):
+        return deep > 0 and all(
+            isinstance(key, str) and _is_tree(item, resolved, deep - 1) for key, item in value.items()
+        )
+    if isinstance(value, list):
+        return deep > 0 and all(_is_tree(item, resolved, deep - 1) for item in value)
+    if isinstance(value, str):
+        return not (resolved and "${" in value)
+    return value is None or type(value) in (bool, int) or (type(value) is float and not math.isnan(value))

@@ -1,0 +1,104 @@
+"""Reads the project's YAML files; what is wrong with one is told with its line."""
+
+import io
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.common.errors import UserError
+from pipeline.common.paths import ROOT
+from pipeline.common.text import printable
+
+# Octal (010), hexadecimal, binary and sexagesimal (1:30) numbers of YAML 1.1, as a whole value.
+_ODD_NUMBER = re.compile(
+    r"""(?mx) ^ [^#'"\n]*? (?: :[ ]+ | -[ ]+ | [\[,][ ]* )
+    ( [-+]? (?: 0[0-7_]+ | 0x[\da-fA-F_]+ | 0b[01_]+ | [1-9][\d_]*(?: :[0-5]?\d )+ ) )
+    [ ]* (?= [,\]}\#] | $ )"""
+)
+_CONFLICT = re.compile(r"(?m)^(<{7}|\|{7}|>{7})( |$)")
+
+
+def load(file: Path) -> DictConfig:
+    """The mapping that a YAML file holds, as OmegaConf reads it; an empty file is an empty mapping.
+
+    Raises:
+        UserError: it is missing, not UTF-8, no YAML, no mapping, or git left conflict markers in it.
+    """
+    name = _name(file)
+    try:
+        text = file.read_bytes().decode()
+    except FileNotFoundError as error:
+        raise UserError(f"{name} is missing; git checkout -- {name} brings it back") from error
+    except OSError as error:
+        raise UserError(f"{name} can't be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{name}, line {line}: not UTF-8; save the file in that encoding") from error
+    if conflict := _CONFLICT.search(text):
+        line = text.count("\n", 0, conflict.start()) + 1
+        raise UserError(
+            f"{name}, line {line}: git left conflict markers; keep one side and delete the lines that begin "
+            "with <<<<<<<, ======= and >>>>>>>"
+        )
+    _check_numbers(name, text)
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is not None and not isinstance(root, yaml.MappingNode):
+            raise UserError(f"{name}, line {root.start_mark.line + 1}: key: value is expected here")
+        return OmegaConf.create() if root is None else OmegaConf.load(io.StringIO(text))
+    except yaml.YAMLError as error:
+        raise UserError(f"{name}{_problem(error, text)}") from error
+    except (OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"{name}: {_first_line(error)}") from error
+    except RecursionError as error:
+        raise UserError(f"{name}: nested too deeply to be read") from error
+
+
+def check_numbers(file: Path) -> None:
+    """Refuses integers that YAML reads as others than they look: 010 is 8, 1:30 is 90.
+
+    Raises:
+        UserError: names the first.
+    """
+    with suppress(OSError, UnicodeDecodeError):  # who reads the file says so
+        _check_numbers(_name(file), file.read_bytes().decode())
+
+
+def _check_numbers(name: str, text: str) -> None:
+    if found := _ODD_NUMBER.search(text):
+        line, number = text.count("\n", 0, found.start(1)) + 1, found[1]
+        raise UserError(
+            f"{name}, line {line}: YAML reads {number} as {yaml.safe_load(number)}; write that, or "
+            f"'{number}' in quotes for a text"
+        )
+
+
+def _name(file: Path) -> str:
+    return printable(file.relative_to(ROOT) if file.is_relative_to(ROOT) else file)
+
+
+def read(file: Path) -> dict:
+    """Like `load`, as plain values; interpolations such as ``${data}`` stay as they are written."""
+    return OmegaConf.to_container(load(file))
+
+
+def _first_line(error: Exception) -> str:
+    return printable((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def _problem(error: yaml.YAMLError, text: str) -> str:
+    """Where and what, as the end of a sentence that begins with the file's name."""
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        return f", line {line}: character {error.character:#x} is not allowed in YAML; delete it"
+    if mark is None:
+        return f": {_first_line(error)}"
+    problem = printable(error.problem or error.context)
+    if r"'\t'" in problem:
+        return f", line {mark.line + 1}: YAML allows no tab here; indent with spaces"
+    return f", line {mark.line + 1}: {problem}; correct that line"

@@ -1,0 +1,96 @@
+"""Says in one line why Hydra could not compose a configuration."""
+
+import re
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.common import yaml_files
+from pipeline.common.errors import UserError
+from pipeline.common.paths import CONF, PARAMS
+from pipeline.common.text import printable, without_password
+from pipeline.config import wording
+from pipeline.config.composition import composed
+from pipeline.config.files import choices, config_groups
+
+_OVERRIDE = re.compile(r"[+~]*([\w./@-]+)=?(.*)", re.DOTALL)
+
+
+def explain(error: Exception, overrides: list[str]) -> str:
+    """One line about an exception of Hydra, of OmegaConf, or of a YAML file of ``conf/``.
+
+    Args:
+        error: what composing raised.
+        overrides: the words of the command line.
+    """
+    return without_password(_explain(error, overrides))
+
+
+def _explain(error: Exception, overrides: list[str]) -> str:
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{printable(error.override)} can't be read; write KEY=VALUE, and in quotes what holds spaces, "
+            "commas or brackets: KEY='\"a, b\"'"
+        )
+    if broken := _broken_file():
+        return broken
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _missing(error)
+    text = str(error).strip() or str(error.__cause__ or type(error).__name__).strip()
+    if found := re.match(r"Could not override '([^']+)'", text):
+        key = found[1]
+        if key.startswith("hydra."):
+            return f"{printable(key)} is not a key of Hydra's; --cfg hydra lists them"
+        if "/" in key or "@" in key or key in config_groups():
+            return f"{printable(key)} is no group of conf/; there are {', '.join(config_groups())}"
+        return wording.unknown(key, _chosen(key.partition(".")[0], overrides))
+    if found := re.match(r"Could not append to config\. An item is already at '([^']+)'", text):
+        return f"+{printable(found[1])}: this key is there already; write it without +"
+    if found := re.match(r"Multiple values for ([\w/]+)\.", text):
+        group = found[1]
+        return f"+{group}=…: {group} is chosen already; write {group}=… without +"
+    if found := re.match(r"Ambiguous value for argument '([^']+)'", text):
+        word = printable(found[1])
+        key, _, value = word.partition("=")
+        return f"{word}: several values are a sweep, which needs --multirun; a list is {key}=[{value}]"
+    if "Config group override must be" in text:
+        words = printable(" ".join(overrides))
+        return f"{words}: a group takes the name of one of its files, as in model=scratch"
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        text = f"{text.removeprefix('Error merging override ')}: {error.__cause__}"
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        text = f"{type(error).__name__}: {text}"
+    text = re.split(r"\n\s*(?:To append|Config search path|full_key|object_type)", text)[0]
+    return f"configuration: {printable(' '.join(text.split()))}"
+
+
+def _broken_file() -> str | None:
+    """What is wrong with the first unreadable file among ``params.yaml`` and ``conf/``, if one is."""
+    for file in (PARAMS, *sorted(CONF.rglob("*.yaml"))):
+        try:
+            yaml_files.load(file)
+        except UserError as error:
+            return str(error)
+    return None
+
+
+def _missing(error: MissingConfigException) -> str:
+    group, _, name = error.missing_cfg_file.partition("/")
+    if not name:
+        return f"there is no conf/{printable(group)}.yaml"
+    by = re.match(r"In '([^']+)'", str(error))
+    where = f"conf/{by[1]}.yaml: " if by and by[1] != "config" else ""
+    return f"{where}{group}={wording.unknown_choice(name, choices(group))}"
+
+
+def _chosen(group: str, overrides: list[str]) -> str | None:
+    """The file that these words choose of a group, as far as that can be told."""
+    words = [_OVERRIDE.match(word) for word in overrides]
+    groups = [word[0] for word in words if word and word[1] in config_groups()]
+    for word in reversed(words):
+        if word and word[1] == group:
+            return word[2]
+    try:
+        return composed(*groups)[group].get("name") if group in config_groups() else None
+    except Exception:  # whatever else is wrong with these words
+        return None

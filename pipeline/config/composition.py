@@ -1,0 +1,49 @@
+"""Composes configurations by Hydra."""
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from pipeline.common import yaml_files
+from pipeline.common.errors import UserError
+from pipeline.common.paths import CONF, PARAMS, ROOT
+from pipeline.config import wording
+from pipeline.config.files import SHARED, choices, config_groups
+
+# Hydra would write below the working directory; the project's folders are below its root.
+OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
+
+
+def store_params() -> None:
+    """Hands ``params.yaml`` to Hydra as the config `params`, which ``conf/config.yaml`` lists.
+
+    A string under the name of a config group chooses that group; any other key is a value.
+
+    Raises:
+        UserError: a key or a choice that ``conf/`` does not know, or a number that YAML reads as another.
+    """
+    params = yaml_files.load(PARAMS)
+    for file in CONF.rglob("*.yaml"):  # which Hydra reads
+        yaml_files.check_numbers(file)
+    groups, values = [], {}
+    for key, value in params.items():
+        if key in config_groups():
+            if key not in SHARED:
+                raise UserError(
+                    f"params.yaml: {key} belongs to one model; choose it in conf/model/ or by {key}={value}"
+                )
+            if value not in choices(key):
+                raise UserError(f"params.yaml: {key}: {wording.unknown_choice(value, choices(key))}")
+            groups.append({f"override /{key}": value})
+        else:
+            values[key] = params._get_node(key)
+    for key in values:
+        if key not in wording.known_keys():
+            raise UserError(wording.unknown(str(key)))
+    ConfigStore.instance().store("params", {"defaults": groups, **values}, package="_global_")
+
+
+def composed(*overrides: str) -> DictConfig:
+    """What Hydra makes of `store_params` and these overrides, unchecked; it raises whatever is wrong."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("config", list(overrides))

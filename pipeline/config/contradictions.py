@@ -1,0 +1,124 @@
+"""What is wrong with a configuration although each value alone is allowed."""
+
+import difflib
+import math
+from collections.abc import Iterator
+
+from pipeline import tasks
+from pipeline.common.text import printable
+from pipeline.config import components
+from pipeline.config.files import choices
+from pipeline.config.wording import shown, unknown
+
+# Keys of conf/model/ that only training of the whole network reads.
+TRAINING = (
+    "shares",
+    "patience",
+    "lr",
+    "weight_decay",
+    "warmup",
+    "label_smoothing",
+    "outliers",
+    "ema",
+    "layer_decay",
+    "frozen",
+    "freeze_batchnorm",
+    "loss",
+)
+_SOURCES = {
+    "drawn": ("per_class", "seed"),
+    "drawn_attributes": ("pictures", "seed"),
+    "archive": ("files", "rebuild"),
+    "oxford_photos": ("files",),
+    "folder": (),
+}
+
+
+def contradictions(tree: dict) -> Iterator[str]:
+    """What is wrong although each value alone is allowed."""
+    model, split, source = tree["model"], tree["split"], tree["data"]["source"]
+    if split["val"] + split["test"] >= 1:
+        yield f"split.val={split['val']} and split.test={split['test']} must leave something to train on"
+    trainer = tree["trainer"]
+    devices = trainer["devices"]
+    if trainer["accelerator"] == "cpu" and (isinstance(devices, list) or devices == -1):
+        yield (
+            f"trainer.devices={shown(devices)}: with trainer.accelerator=cpu it is a number of processes; "
+            "write 1, or 2 with trainer.strategy=ddp"
+        )
+    elif isinstance(devices, list) and len(set(devices)) < len(devices):
+        yield f"trainer.devices={shown(devices)}: a device stands there twice"
+    if model["net"].get("file") and model["net"].get("weights") != "file":
+        yield "model.net.file has no effect without model.net.weights=file; add that, or leave it out"
+    if not isinstance(model["net"].get("_target_"), str):
+        yield f"model.net._target_ is missing; conf/model/{model['name']}.yaml must name the network there"
+    yield from _not_plain(model["net"], "model.net")
+    yield from _not_plain(tree["augment"]["transforms"], "augment.transforms")
+    taken = {
+        f"metrics.{key}" for key in ("loss", *(each.key for each in tasks.of(tree["data"]["task"]).ranked))
+    }
+    for group, key, node in components.described(tree):
+        yield from components.problems(group, node, key)
+        if key in taken:
+            yield f"{key}: a training has this one already; choose another name"
+        yield from _not_plain(node, key)
+    yield from _unread(model)
+    for key in set(source) - {"kind", *_SOURCES[source["kind"]]}:
+        yield f"data.source.{key} has no effect with data.source.kind={source['kind']}; leave it out"
+    if source["kind"] in ("archive", "oxford_photos") and "files" not in source:
+        yield f"data.source.files is missing; data.source.kind={source['kind']} needs it"
+    if source["kind"].startswith("drawn") and not set(_SOURCES[source["kind"]]) <= set(source):
+        needed = " and ".join(f"data.source.{key}" for key in _SOURCES[source["kind"]])
+        yield f"{needed} are needed with data.source.kind={source['kind']}"
+    if tasks.of(tree["data"]["task"]).several and model["balance"] == "sampler":
+        yield "model.balance=sampler needs one class per image; with data.task=multi_label use weights"
+    known = choices("model")
+    for number, name in enumerate(tree["models"]):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; near: {near[0]}" if near else f"; there are {', '.join(known)}"
+            yield f"models: {printable(name)} is no file of conf/model/{hint}"
+        if name in tree["models"][:number]:
+            yield f"models: {printable(name)} stands there twice"
+
+
+def _unread(model: dict) -> Iterator[str]:
+    """Keys of a model that its head and epochs need, or that they leave without effect."""
+    name, epochs = model["name"], model["epochs"]
+    if model["head"] == "random" and epochs == 0:
+        yield f"model.epochs=0: a head with random weights (model={name}) needs at least 1 epoch"
+    if model["head"] == "probe" and "strengths" not in model:
+        yield f"model={name} has no strengths, which model.head=probe needs; use model=probe"
+    for key, needs in (("head", model["head"] == "probe"), ("frozen", model.get("frozen"))):
+        if needs and "backbone" not in model["net"]:
+            yield f"model.{key}={model[key]} needs a backbone of timm; use model=finetune, or model=probe"
+    if "backbone" not in model["net"]:
+        for key in (key for key, value in model["input"].items() if value is None):
+            yield f"model.input.{key}=null: only a backbone of timm has a value of its own; give one"
+    if model.get("loss") and model["balance"] == "weights":
+        yield "model.balance=weights has no effect with a model.loss of your own; use sampler, or none"
+    trained = [key for key in TRAINING if key in model]
+    needed = [key for key in ("shares", "patience", "lr") if key not in model]
+    if needed and epochs > 0:
+        yield (
+            f"model.epochs={epochs}: model={name} has no {', no '.join(needed)}, for only its head is "
+            "trained; use model=finetune, or model.epochs=0"
+        )
+    elif "loss" in model and epochs == 0:
+        yield f"model={name} has no loss to choose: its head is fitted; use model=finetune, or leave it out"
+    elif needed and trained:
+        yield unknown(f"model.{trained[0]}", name)
+
+
+def _not_plain(value: object, key: str) -> Iterator[str]:
+    """Values that neither YAML nor JSON can hold."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _not_plain(item, f"{key}.{name}")
+    elif isinstance(value, list):
+        for item in value:
+            yield from _not_plain(item, key)
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{key}={value}: must be finite"
+    elif not isinstance(value, str | int | float | None):
+        yield f"{printable(key)}={shown(value)}: must be a number, a text, true, false or null"

@@ -1,0 +1,156 @@
+"""The page on which a model is tried: static files with the model inside, for any host or for loopback.
+
+ONNX Runtime computes in the browser; its files are fetched once by npm, kept in the cache, and copied beside
+the page. The page asks for nothing else.
+"""
+
+import contextlib
+import functools
+import hashlib
+import http.server
+import json
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.common import paths
+from pipeline.common.errors import UserError
+from pipeline.common.paths import ROOT
+from pipeline.inference import loopback
+from pipeline.portable import ModelCard
+
+PAGE = Path(__file__).parent / "try_page"
+CACHE = Path("data/.cache/npm")  # in the main checkout
+RUNTIME, VERSION = "onnxruntime-web", "1.30.0"
+SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"  # of npm's archive of it
+# The runtime on the processor alone: 14 MB, half of what it takes with a GPU's.
+FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+POLICY = (
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; "
+    "img-src 'self' blob:; connect-src 'self'; media-src 'self' blob:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+
+
+def write(model: Path, card: ModelCard, target: Path) -> None:
+    """Writes the page's folder.
+
+    Args:
+        model: ``model.onnx`` with sizing inside.
+        card: the model's.
+        target: must not exist.
+
+    Raises:
+        UserError: the runtime is not in the cache and npm can't fetch it.
+    """
+    runtime = _runtime()
+    shutil.copytree(PAGE, target)
+    for file in (*FILES, "LICENSE"):
+        shutil.copyfile(runtime / file, target / ("onnxruntime-LICENSE" if file == "LICENSE" else file))
+    shutil.copyfile(model, target / "model.onnx")
+    told = {
+        "data": card.data,
+        "labels": card.classes,
+        "drawings": card.drawings,
+        "unsure_below": card.unsure_below,
+        "thresholds": card.thresholds,
+    }
+    (target / "card.json").write_text(json.dumps(told) + "\n", encoding="utf-8")
+
+
+def _runtime() -> Path:
+    """Folder with the runtime's files, fetched where they are not kept yet."""
+    kept = paths.main_checkout() / CACHE / f"{RUNTIME}-{VERSION}"
+    if kept.is_dir():
+        return kept
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".") as place:
+        try:
+            done = subprocess.run(
+                ["npm", "pack", "--silent", f"{RUNTIME}@{VERSION}"],
+                cwd=place,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+            )
+        except FileNotFoundError as error:
+            raise UserError(
+                f"the page needs {RUNTIME}, which npm fetches once, and npm is not installed; "
+                "install Node.js, or export without the page: --no-try"
+            ) from error
+        archive = Path(place) / f"{RUNTIME}-{VERSION}.tgz"
+        if done.returncode or not archive.is_file():
+            told = (done.stderr.strip().splitlines() or ["no reason was told"])[-1]
+            raise UserError(
+                f"npm did not fetch {RUNTIME}@{VERSION} ({told}); go online once, "
+                "or export without the page: --no-try"
+            )
+        if hashlib.sha256(archive.read_bytes()).hexdigest() != SHA256:
+            raise UserError(
+                f"what npm fetched as {RUNTIME}@{VERSION} is not what this project knows; refused"
+            )
+        part = Path(place) / "part"
+        part.mkdir()
+        with tarfile.open(archive) as members:
+            for file in FILES:
+                (part / file).write_bytes(members.extractfile(f"package/dist/{file}").read())
+            # Its archive holds no licence, and MIT asks for one: this project's has the same words.
+            words = (ROOT / "LICENSE").read_text(encoding="utf-8").partition("\n\nPermission")
+            (part / "LICENSE").write_text(
+                f"{', '.join(FILES)}:\nONNX Runtime, MIT License, Copyright (c) Microsoft Corporation\n"
+                + "".join(words[1:]),
+                encoding="utf-8",
+            )
+        part.replace(kept)
+    return kept
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    extensions_map = {  # a system's own table may call a script text
+        **http.server.SimpleHTTPRequestHandler.extensions_map,
+        ".js": "text/javascript",
+        ".mjs": "text/javascript",
+        ".wasm": "application/wasm",
+        ".onnx": "application/octet-stream",
+    }
+
+    def send_head(self):
+        # A page of a stranger whose name leads to this machine would reach the model with that name.
+        if loopback.is_loopback(loopback.host_of(self.headers.get("Host", loopback.NAME))):
+            return super().send_head()
+        return self.send_error(421)
+
+    def end_headers(self) -> None:
+        self.send_header("Content-Security-Policy", POLICY)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Cache-Control", "no-cache")
+        super().end_headers()
+
+    def log_message(self, *_) -> None:
+        """Says nothing of each file."""
+
+
+def serve(folder: Path, port: int, ready: Callable[[str], object]) -> None:
+    """Serves the page on loopback until Ctrl-C.
+
+    Args:
+        folder: what `write` wrote.
+        port: 0 takes a free one.
+        ready: is given the address.
+
+    Raises:
+        UserError: the port is taken.
+    """
+    handler = functools.partial(_Handler, directory=str(folder))
+    try:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
+    except (OSError, OverflowError) as error:
+        told = getattr(error, "strerror", None) or error
+        raise UserError(f"--port {port}: {told}; name another") from error
+    with server:
+        ready(f"http://127.0.0.1:{server.server_port}/")
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()

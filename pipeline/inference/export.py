@@ -1,0 +1,252 @@
+"""Takes a model along: ``petfaces export --model petfaces@champion --out DIR``"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import click
+
+from pipeline import portable, tasks
+from pipeline.artifacts import atomic, seal
+from pipeline.artifacts.model_folder import ModelFolder
+from pipeline.common import tables, text
+from pipeline.common.errors import UserError
+from pipeline.common.paths import ROOT
+from pipeline.inference import browser_demo, resolve
+from pipeline.portable import ModelCard
+from pipeline.reporting import leaderboard
+
+HERE = Path(__file__).parent
+WEAK = 5  # classes that the card names
+CALIBRATING = 100  # pictures by which int8 learns the ranges of activations
+
+
+def export(found: ModelFolder, out: Path, int8: bool = False, page: bool = True) -> Path:
+    """Writes a model's folder: whole, or not at all.
+
+    Args:
+        found: the model; with its train folder.
+        out: made anew; must not hold anything else.
+        int8: whether ``model.onnx`` computes in 8 bits.
+        page: whether ``try/`` is written.
+
+    Returns:
+        `out`.
+
+    Raises:
+        UserError: there is something else at `out`, the model is an exported one, or int8 lacks the pictures.
+    """
+    from jinja2 import UndefinedError
+
+    if found.train is None:
+        raise UserError("this model is exported already: copy its folder, or name the run that it comes from")
+    card = found.card
+    target = atomic.Target(out, ("example.py", "model.onnx"), f"--out {out}", "name another --out")
+    with target.written() as part:
+        _model(found, card, part)
+        figures = _to_int8(part, card) if int8 else None
+        _weights(found.train, card, part)
+        shutil.copyfile(HERE / "export_example.py", part / "example.py")
+        try:
+            words = _card(found, card, figures, page)
+        except (FileNotFoundError, LookupError, TypeError, ValueError, UndefinedError) as error:
+            raise UserError(f"{found.train} or its evaluation lacks figures; make it again") from error
+        (part / "README.md").write_text(words, encoding="utf-8")
+        if page:
+            browser_demo.write(part / "model.onnx", card, part / "try")
+        seal.seal(part)
+    return out
+
+
+def _model(found: ModelFolder, card: ModelCard, folder: Path) -> None:
+    """``model.onnx`` with what it should tell of itself, and ``model.json``."""
+    import onnx
+
+    lineage = found.lineage
+    # From bytes: then nothing beside the file is read.
+    model = onnx.load_model_from_string(portable.read_onnx(found.portable / "model.onnx"))
+    origin = found.provenance
+    provenance = {
+        "data": lineage["data"],
+        "commit": origin.commit,
+        "dirty": origin.dirty,
+        "model_sha256": found.sha256,
+    }
+    told = {
+        "labels": json.dumps(card.classes),
+        "unsure_below": str(card.unsure_below),
+        "thresholds": json.dumps(card.thresholds),
+        "card": card.to_json(),
+        "provenance": json.dumps(provenance),
+    }
+    onnx.helper.set_model_props(model, told)
+    onnx.save_model(model, folder / "model.onnx")
+    shutil.copyfile(found.train / "model.json", folder / "model.json")
+    _labels(card, folder / "labels.txt")
+
+
+def _labels(card: ModelCard, file: Path) -> None:
+    """A line a class; classes of older models may have any name."""
+    file.write_text("".join(f"{text.printable(name)}\n" for name in card.classes), encoding="utf-8")
+
+
+def _weights(train: Path, card: ModelCard, folder: Path) -> None:
+    """The weights beside a config from which timm, or this project, rebuilds the network."""
+    shutil.copyfile(train / "weights.safetensors", folder / "model.safetensors")
+    sizing = card.input
+    tree = {
+        "architecture": card.net.get("backbone", card.net["_target_"]),
+        "num_classes": len(card.classes),
+        "label_names": card.classes,
+        "net": card.net,
+        "pretrained_cfg": {
+            "input_size": [3, sizing.size, sizing.size],
+            "interpolation": sizing.interpolation,
+            "crop_pct": sizing.crop_pct,
+            "crop_mode": sizing.crop,
+            "mean": sizing.mean,
+            "std": sizing.std,
+            "num_classes": len(card.classes),
+        },
+        "temperature": card.temperature,
+    }
+    (folder / "config.json").write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+
+
+def _card(found: ModelFolder, card: ModelCard, int8: dict | None, page: bool) -> str:
+    """The model card, Markdown."""
+    import jinja2
+
+    test, weak, headings, cells = None, "", [], []
+    if found.evaluation:
+        test = found.test_metrics
+        rows = sorted(tables.read(found.evaluation / "classes.csv"), key=lambda row: float(row["recall"]))
+        shown = [row for row in rows if int(row["pictures"])][:WEAK]
+        weak = ", ".join(
+            f"{text.markdown(row['label'])} {float(row['recall']):.0%} of {text.markdown(row['pictures'])}"
+            for row in shown
+        )
+        if not card.several and "test/answered" not in test:
+            raise UserError("this model was judged by an older version; run: dvc repro evaluate")
+        columns = [figure for figure in tasks.of(card.task).on_test if figure.key in test]
+        # The first column of both is the model's name.
+        headings = leaderboard.headings(columns)[1:]
+        cells = leaderboard.cells({"model": card.name, **test}, columns)[1:]
+        cells = [cell.replace("%", " %") for cell in cells]
+    data = found.settings["data"]
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=False)
+    environment.filters |= {"markdown": text.markdown, "code": text.code}
+    return environment.from_string((HERE / "export_card.md").read_text(encoding="utf-8")).render(
+        card=card,
+        metrics=found.metrics,
+        lineage=found.lineage,
+        provenance=found.provenance,
+        sha256=found.sha256,
+        licence=data.get("licence", "unknown"),
+        task=tasks.of(card.task),
+        test=test,
+        headings=headings,
+        cells=cells,
+        weak=weak,
+        several=card.several,
+        thresholds=list(zip(card.classes, card.thresholds, strict=False)),
+        int8=int8,
+        page=page,
+        percent=lambda share: f"{share:.1%}".replace("%", " %"),
+    )
+
+
+def _to_int8(folder: Path, card: ModelCard) -> dict:
+    """Replaces ``model.onnx`` by one that computes in 8 bits.
+
+    Ranges are learnt on training pictures; what it costs is measured on validation, so that the test split is
+    not looked at again.
+
+    Returns:
+        `pictures`, the figure that decides with `float32` and `int8`, and the share of answers that `agree`.
+
+    Raises:
+        UserError: the pictures are not here.
+    """
+    import logging
+
+    import numpy as np
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    from pipeline.data.dataset import ImageDataset, PackedDataset
+    from pipeline.portable import OnnxClassifier
+
+    pack = PackedDataset.open(ROOT / "data" / card.data)
+    if pack.classes != card.classes:
+        raise UserError(f"--int8 measures on data/{card.data}, which has other classes than this model now")
+    rng = np.random.default_rng(0)
+    learning = ImageDataset(
+        pack, rng.permutation(pack.rows("train"))[:CALIBRATING], lambda picture, *_: picture, seed=0
+    )
+
+    class Reader(CalibrationDataReader):
+        def __init__(self):
+            self.places = iter(range(len(learning)))
+
+        def get_next(self):
+            place = next(self.places, None)
+            return None if place is None else {"picture": np.array(learning.picture(place))}
+
+    rows = pack.rows("val")
+    watched = ImageDataset(pack, rows, lambda picture, *_: picture, seed=0)
+
+    def answers() -> np.ndarray:
+        seal.seal(folder)
+        model = OnnxClassifier(folder)
+        return np.stack([model.probabilities(watched.picture(place)) for place in range(len(rows))])
+
+    exact = answers()
+    logging.getLogger().setLevel(logging.ERROR)  # it would have the model preprocessed by another program
+    quantize_static(
+        folder / "model.onnx",
+        folder / "int8.onnx",
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+        per_channel=True,
+        # Both unsigned: with signed weights a processor without VNNI adds in 16 bits that overflow, which
+        # cost 5 of 100 answers on Pet Faces.
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QUInt8,
+    )
+    os.replace(folder / "int8.onnx", folder / "model.onnx")
+    coarse, targets, task = answers(), pack.targets[rows], pack.task
+    agree = (task.predicted(card, exact) == task.predicted(card, coarse)).all(axis=1)
+    return {
+        "pictures": len(rows),
+        "float32": task.score(exact, targets),
+        "int8": task.score(coarse, targets),
+        "agree": float(agree.mean()),
+    }
+
+
+@click.command()
+@click.option("--model", help=resolve.HELP)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write; made anew.")
+@click.option("--int8", is_flag=True, help="Smaller and coarser; its accuracy is told.")
+@click.option("--no-try", is_flag=True, help="Without the page, which needs npm once.")
+@click.option("--serve", is_flag=True, help="Open the page, on this machine only.")
+@click.option("--port", type=int, default=0, help="Of the page; by default a free one.")
+def main(model: str | None, out: Path, int8: bool, no_try: bool, serve: bool, port: int) -> None:
+    """Write a model's folder: ONNX, weights, model card, example and a page to try it."""
+    if serve and no_try:
+        raise click.UsageError("--serve opens the page that --no-try leaves out")
+    with resolve.opened(model) as found:
+        folder = export(found, out.absolute(), int8, not no_try)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    print(f"export: {folder}, {size / 1e6:.1f} MB; begin with README.md and example.py", flush=True)
+    if serve:
+        browser_demo.serve(folder / "try", port, _opened)
+
+
+def _opened(address: str) -> None:
+    import webbrowser
+
+    print(f"export: the page is at {address}; Ctrl-C ends it", flush=True)
+    webbrowser.open(address)

@@ -1,0 +1,256 @@
+"""Answers uploads from an exported model: ``petfaces serve DIR``
+
+Nothing but the exported folder is needed. Each upload that is no single still picture within the limits gets
+a status from 400 to 499 and one line that says why; memory is bounded by the limits and by how many requests
+are taken at a time. Pictures are decoded in processes that are ended when they take too long.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import queue
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline import tasks
+from pipeline.common import text
+from pipeline.common.errors import UserError
+from pipeline.inference import loopback, request_limits
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from pipeline.portable import OnnxClassifier
+
+MAX_PIXELS = 25_000_000  # of a picture; decoded they take 140 MB (JPEG) to 430 MB (WebP)
+SECONDS = 20  # in which an upload must have come
+DECODE_SECONDS = 10  # in which it must have been decoded; 25 million pixels take 0.1 to 1.5
+NO_PHOTO = "photo: send the picture as a file in the form's field photo, as curl -F photo=@FILE does"
+
+
+def application(
+    model: "OnnxClassifier",
+    seconds: float = SECONDS,
+    decode_seconds: float = DECODE_SECONDS,
+    hosts: list[str] | None = None,
+) -> "FastAPI":
+    """The program that answers HTTP.
+
+    Args:
+        model: on one thread; as many pictures are computed at a time as there are cores.
+        seconds: in which an upload must have come.
+        decode_seconds: in which a picture must have been decoded.
+        hosts: as `request_limits.RequestLimits` understands them.
+    """
+    from fastapi import FastAPI, HTTPException, Query, Request, UploadFile
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import HTMLResponse, JSONResponse
+    from pydantic import BaseModel
+
+    from pipeline.inference.decoder import Decoder
+    from pipeline.portable import UnreadableError, reason
+
+    class Answer(BaseModel):
+        """Classes, best first, their calibrated probabilities, and whether the first is too little.
+
+        Of a model that names several classes: whether each is present instead.
+        """
+
+        labels: list[str]
+        probabilities: list[float]
+        unsure: bool | None = None
+        present: list[bool] | None = None
+
+    class Problem(BaseModel):
+        """Why there is no answer, in one line."""
+
+        detail: str
+
+    class Health(BaseModel):
+        """That it answers, and with which model."""
+
+        status: str
+        model: str
+        data: str
+        classes: int
+        drawings: bool
+
+    card = model.card
+    # Memory is bounded by how many pictures are decoded at a time.
+    workers = min(4, len(os.sched_getaffinity(0)))
+    pool = ThreadPoolExecutor(workers)
+    decoders = [Decoder(card.input.max_side, MAX_PIXELS, decode_seconds) for _ in range(workers)]
+    idle: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
+
+    @contextlib.asynccontextmanager
+    async def running(_: FastAPI) -> AsyncIterator[None]:
+        for decoder in decoders:
+            decoder.start()
+            idle.put(decoder)
+        yield
+        for decoder in decoders:
+            decoder.close()
+
+    app = FastAPI(
+        lifespan=running,
+        title=f"Pet Faces: {card.data}",
+        description=tasks.of(card.task).purpose,
+        docs_url=None,  # FastAPI's page of it would fetch its script from elsewhere
+        redoc_url=None,
+    )
+    app.add_middleware(
+        request_limits.RequestLimits,
+        most=request_limits.MAX_BYTES,
+        seconds=seconds,
+        at_once=request_limits.AT_ONCE,
+        hosts=hosts,
+    )
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        if first["loc"][0] == "body":
+            return JSONResponse({"detail": NO_PHOTO}, 422)
+        place = ".".join(str(part) for part in first["loc"])
+        return JSONResponse({"detail": f"{place}: {first['msg']}"}, 422)
+
+    @app.head("/health", include_in_schema=False)
+    @app.get("/health")
+    async def health() -> Health:
+        """That it answers, and with which model."""
+        return Health(
+            status="ok",
+            model=card.name,
+            data=card.data,
+            classes=len(model.classes),
+            drawings=card.drawings,
+        )
+
+    statuses = (400, 408, 413, 421, 422, 500, 503)
+
+    @app.post(
+        "/predict",
+        responses={status: {"model": Problem} for status in statuses},
+        response_model_exclude_none=True,
+    )
+    async def predict(photo: UploadFile, top: int = Query(5, ge=1, le=1000)) -> Answer:
+        """The most probable classes of one photo, sent as the form's field `photo`."""
+
+        def answer() -> Answer | tuple[int, str]:
+            # An error that left this thread would keep the upload in its frames until they are collected.
+            decoder = idle.get()
+            try:
+                pixels = decoder.read(photo.file.read())
+            except UnreadableError as error:
+                return 422, f"photo: {error}"
+            except Exception as error:
+                return 500, reason(error)
+            finally:
+                idle.put(decoder)
+            try:
+                return Answer(**model.answer(pixels, top))
+            except Exception as error:  # what ONNX Runtime raises concerns this picture alone
+                return 500, f"photo: the model gives no answer ({text.printable(reason(error))})"
+
+        told = await asyncio.get_running_loop().run_in_executor(pool, answer)
+        if isinstance(told, tuple):
+            raise HTTPException(*told)
+        return told
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        policy = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'"
+        return HTMLResponse(_docs(app.openapi()), headers={"Content-Security-Policy": policy})
+
+    return app
+
+
+def _docs(form: dict) -> str:
+    """The OpenAPI description as a page that asks for nothing else, with a form to try it."""
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True)
+    return environment.from_string(
+        (Path(__file__).parent / "serve_docs.html").read_text(encoding="utf-8")
+    ).render(form=form)
+
+
+def run(folder: Path, host: str, port: int, allowed: list[str] | None = None) -> None:
+    """Serves until Ctrl-C or SIGTERM; what was begun is answered first.
+
+    Args:
+        folder: what `pipeline.inference.export` wrote.
+        host: the address to listen on.
+        port: 0 takes a free one.
+        allowed: names by which it may be asked, beside this machine's own; where there are none, any is
+            allowed unless the address is this machine's own.
+
+    Raises:
+        UserError: the folder holds no whole model, or the port is taken.
+    """
+    import socket
+
+    import uvicorn
+
+    from pipeline.portable import DamagedError, OnnxClassifier
+
+    if not host:
+        raise UserError("--host is empty; name an address, 127.0.0.1 for this machine only")
+    if not (folder / "model.onnx").is_file():
+        model = f"--model {folder} " if (folder / "weights.safetensors").is_file() else ""
+        raise UserError(
+            f"{folder} holds no model.onnx; make one, and serve that folder: "
+            f"petfaces export {model}--out exported"
+        )
+    try:
+        model = OnnxClassifier(folder, threads=1)
+    except DamagedError as error:
+        raise UserError(str(error)) from error
+    door = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        door.bind((host, port))
+        door.listen(2048)  # now, so that whoever reads the address below is answered
+    except (OSError, OverflowError) as error:
+        told = getattr(error, "strerror", None) or error
+        raise UserError(f"--port {port} on {host}: {told}; name another") from error
+    hosts = [name.lower() for name in allowed or []] if allowed or loopback.is_loopback(host) else None
+    settings = uvicorn.Config(
+        application(model, hosts=hosts),
+        http=request_limits.patient_protocol(SECONDS),
+        ws="none",
+        timeout_graceful_shutdown=30,
+        timeout_keep_alive=5,
+        log_level="error",  # what it warns of is said to the client; it need not stand on the terminal, too
+    )
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
+    where = f"http://{f'[{host}]' if ':' in host else host}:{door.getsockname()[1]}"
+    name = text.printable(model.card.data)
+    print(
+        f"serve: {name} at {where}/predict; form: {where}/openapi.json; Ctrl-C ends it",
+        flush=True,
+    )
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn has ended in order, then raises it again
+        uvicorn.Server(settings).run(sockets=[door])
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", help="By default this machine only.")
+@click.option("--port", type=int, default=8000, show_default=True)
+@click.option(
+    "--allow-host",
+    "allowed",
+    multiple=True,
+    metavar="NAME",
+    help="A name by which it may be asked, beside this machine's own, that of a proxy perhaps; may be "
+    "repeated. By default none where --host is this machine only, otherwise any.",
+)
+def main(folder: Path, host: str, port: int, allowed: tuple[str, ...]) -> None:
+    """Answer uploads from an exported model; FOLDER is what export wrote."""
+    run(folder, host, port, list(allowed))

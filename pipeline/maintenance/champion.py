@@ -1,0 +1,202 @@
+"""Who is champion: ``petfaces registry list | promote VERSION --why … | rollback --why …``"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+import click
+
+from pipeline import config
+from pipeline.artifacts import untrusted
+from pipeline.common import text
+from pipeline.common.errors import UserError
+from pipeline.common.paths import ROOT
+from pipeline.tracking import champion_files
+
+REASON = 300  # characters of a reason that are shown
+# How DVC says that another one works on the same files, or in the same checkout.
+LOCKED = ("is busy, it is being blocked by", "Unable to acquire lock")
+POLL = 1  # seconds between two looks
+PATIENCE = 24 * 3600  # seconds; trainings take long
+FOLLOW = "afterwards the files follow with: dvc repro"
+
+
+def show(name: str) -> None:
+    """Prints the versions of a data set and the changes of its champion.
+
+    Raises:
+        UserError: the registry has no such name.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline import tracking
+
+    table = Table(title=text.rich(f"versions of {name} at {tracking.shown()}"))
+    for heading in ("version", "model", "test", "", "commit"):
+        table.add_column(heading, justify="right" if heading in ("version", "test") else "left")
+    for row in tracking.versions(name):
+        state = (
+            "champion" if row["champion"] else f"taken back: {row['withdrawn']}" if row["withdrawn"] else ""
+        )
+        state = text.shortened(state, REASON)
+        table.add_row(
+            *map(text.rich, (row["version"], row["model"], row["test"] or "–", state, row["commit"][:12]))
+        )
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    for change in tracking.history(name):
+        instead = f" instead of version {change.former}" if change.former else ""
+        why = text.shortened(change.why, REASON)
+        print(text.printable(f"{change.when}  version {change.version} became champion{instead}: {why}"))
+
+
+def _refresh(name: str) -> None:
+    """Lets the files follow the registry: the stage register copies the champion's, the report names it.
+
+    Raises:
+        UserError: DVC fails, or another DVC does not end.
+    """
+    if not (ROOT / "runs" / name / "register").is_dir():
+        return
+    if config.compose().data.name != name:
+        print(
+            f"runs/{name}/register/champion/ still holds the former champion; after `data: {name}` in "
+            "params.yaml run: dvc repro register && dvc repro"
+        )
+        return
+    for command in (["repro", "--force", "--single-item", "register"], ["repro", "report"]):
+        while (code := _dvc(command)) is None:  # another one began in the same moment
+            time.sleep(POLL)
+        if code:
+            raise UserError(f"the alias is set, but the files do not follow: dvc {' '.join(command)} failed")
+
+
+def _dvc(command: list[str]) -> int | None:
+    """Runs DVC when no other one works in this checkout; its exit status, or None if it was locked out."""
+    _wait_for_other_dvc()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", *command],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+    )
+    locked = False
+    for line in process.stderr:
+        locked = locked or any(sign in line for sign in LOCKED)
+        if not locked:
+            print(text.without_password(line), end="", file=sys.stderr, flush=True)
+    code = process.wait()
+    return None if code and locked else code
+
+
+def _wait_for_other_dvc() -> None:
+    """Waits for the processes that DVC lists as at work; between two stages they are not on its list.
+
+    Raises:
+        UserError: they do not end.
+    """
+    pids, end, told = _listed(), time.monotonic() + PATIENCE, False
+    while pids := {pid for pid in pids | _listed() if _alive(pid)}:
+        if time.monotonic() > end:
+            raise UserError(f"the alias is set, but another dvc does not end (process {min(pids)}); {FOLLOW}")
+        if not told:
+            print("registry: waiting for the dvc that is running; then the files follow", flush=True)
+            told = True
+        time.sleep(POLL)
+
+
+def _listed() -> set[int]:
+    try:
+        locks = json.loads((ROOT / ".dvc/tmp/rwlock").read_text(encoding="utf-8"))
+        holders = [*locks["write"].values(), *(each for some in locks["read"].values() for each in some)]
+        return {int(each["pid"]) for each in holders}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()  # being written, or none; of a damaged one DVC says so
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@click.group()
+@click.option("--data", help="Name in the registry; by default params.yaml's data.")
+@click.pass_context
+def main(context: click.Context, data: str | None) -> None:
+    """Say who is champion, since when and why; promote another version, or go back."""
+    context.obj = data
+
+
+def _name(data: str | None) -> str:
+    return config.compose().data.name if data is None else untrusted.name(data, "--data")
+
+
+_why = click.option("--why", required=True, help="Kept with the change.")
+
+
+@main.command("list")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_obj
+def show_list(data: str | None, as_json: bool) -> None:
+    """List the versions, and the changes of the champion."""
+    from pipeline import tracking
+
+    name = _name(data)
+    with tracking.reachable():
+        if as_json:
+            history = [asdict(change) for change in tracking.history(name)]
+            print(json.dumps({"versions": tracking.versions(name), "history": history}))
+            return
+        show(name)
+        if lags := champion_files.lagging(name):
+            print(lags)
+
+
+@main.command()
+@click.argument("version", type=int)
+@_why
+@click.pass_obj
+def promote(data: str | None, version: int, why: str) -> None:
+    """Make a version the champion."""
+    from pipeline import tracking
+
+    name = _name(data)
+    with _files_follow(name), tracking.reachable():
+        tracking.promote(name, str(version), why, by_person=True)
+        champion_files.note(name, str(version), why)
+        print(f"registry: version {version} is champion of {name}", flush=True)
+
+
+@main.command()
+@_why
+@click.pass_obj
+def rollback(data: str | None, why: str) -> None:
+    """Go back to the champion before this one."""
+    from pipeline import tracking
+
+    name = _name(data)
+    with _files_follow(name), tracking.reachable():
+        gone, back = tracking.withdraw(name, why)
+        champion_files.note(name, back, why)
+        print(f"registry: version {back} is champion of {name} again, instead of {gone}", flush=True)
+
+
+@contextmanager
+def _files_follow(name: str) -> Iterator[None]:
+    """Brings the champion's files after its alias was set."""
+    try:
+        yield
+        _refresh(name)
+    except KeyboardInterrupt:
+        sys.exit(f"stopped by Ctrl-C; if the alias was set, {FOLLOW}")

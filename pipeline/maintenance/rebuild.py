@@ -1,0 +1,100 @@
+"""What `reproduce` has the code of another commit do: tell what it would note of a training, then train.
+
+The file is copied out of this checkout and run as a script in a worktree of that commit, so `pipeline` and
+`models` are that commit's here. It asks of them only what they had from the first commit on. It is a script
+because Lightning starts further processes of a training by the same command::
+
+    python rebuild.py CONFIG.YAML ANSWER.JSON [OUT]    # without OUT nothing is trained
+"""
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+
+def configuration(settings: str, out: str) -> DictConfig:
+    """A version's ``config.yaml``; the keys that were left out of it as the commit's ``conf/`` has them."""
+    cfg = OmegaConf.load(settings)
+    for key, value in OmegaConf.load("conf/config.yaml").items_ex(resolve=False):
+        if key not in (*cfg, "defaults", "hydra"):
+            cfg[key] = value
+    cfg.out = out
+    OmegaConf.set_struct(cfg, True)  # as Hydra hands it over
+    return cfg
+
+
+def _first(*places: str) -> object:
+    """The first of these objects, as MODULE:NAME, that this commit has: they have moved."""
+    for place in places:
+        module, _, name = place.partition(":")
+        try:
+            return getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError as error:
+            if not module.startswith(error.name or "?"):  # something else is missing
+                raise
+    raise ImportError(f"none of {', '.join(places)} is here")
+
+
+def lineage(cfg: DictConfig) -> dict:
+    """What a training would note here; of the data nothing where there is none yet."""
+    data_set = _first("pipeline.data.dataset:PackedDataset", "pipeline.data:Pack")
+    lineage_of = _first(
+        *(f"pipeline.{place}:lineage_of" for place in ("artifacts.lineage", "lineage", "train"))
+    )
+    place = Path("data", cfg.data.name).resolve()
+    if (place / "split.csv").is_file() and (place / "pack").is_dir():
+        pack = data_set.open(place)
+    else:
+        nothing = {"summary": {"content": None}, "split_sha256": None, "table": [], "classes": []}
+        pack = SimpleNamespace(folder=place / "pack", **nothing)
+    group = cfg.runtime if "runtime" in cfg else cfg.trainer  # where earlier commits had it
+    return lineage_of(pack, group.threads)
+
+
+def device(cfg: DictConfig) -> str | None:
+    """What would compute; None: what the configuration asks for is not here."""
+    if cfg.trainer.accelerator not in ("gpu", "cuda", "auto"):
+        return "cpu"
+    number = torch.cuda.device_count()
+    if not number and cfg.trainer.accelerator == "auto":
+        return "cpu"
+    enough = number and (not isinstance(cfg.trainer.devices, int) or number >= cfg.trainer.devices)
+    return torch.cuda.get_device_name(0) if enough else None
+
+
+def main(settings: str, answer: str, out: str | None = None) -> None:
+    from pipeline.common.paths import ROOT
+
+    # An installed petfaces must not be what is asked.
+    assert Path.cwd().resolve() == ROOT, f"{ROOT} instead of the worktree"
+    leader = os.environ.get("LOCAL_RANK", "0") == "0"
+    try:
+        cfg = configuration(settings, out or "runs/none")
+        if out is None:
+            told = {"lineage": lineage(cfg), "device": device(cfg)}
+        else:
+            from pipeline.train import train
+
+            train(cfg)
+            told = {}
+    except Exception as error:
+        told = {"error": f"{type(error).__name__}: {error}"}
+        if any(kind.__name__ == "UserError" for kind in type(error).__mro__):
+            told["error"] = str(error)
+        elif leader:
+            import traceback
+
+            traceback.print_exc()
+    if leader:
+        Path(answer).write_text(json.dumps(told), encoding="utf-8")
+    sys.exit("error" in told)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

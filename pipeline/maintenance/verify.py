@@ -1,0 +1,307 @@
+"""Whether everything is whole, byte by byte: ``petfaces verify``; ``--repair`` makes it so.
+
+DVC trusts the objects of its cache unseen, and files of the workspace whose time and size it knows: a flipped
+byte is checked out, pushed and restored by its run cache, and `dvc repro --force` leaves the object as it is.
+So what is damaged has to go before DVC is asked for it. MLflow trusts its artifacts as well.
+"""
+
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+
+from pipeline import portable
+from pipeline.artifacts import seal
+from pipeline.common import paths, text
+from pipeline.common.errors import UserError
+from pipeline.common.paths import ROOT
+from pipeline.maintenance.dvc_cache import Cache, dvc, md5_of, whole
+
+MARKS = ("pack.json", "lineage.json", "predictions.csv", "model.onnx")  # of folders that are sealed
+
+
+@dataclass
+class Found:
+    """What was looked at, and what is damaged of it."""
+
+    cache: Cache
+    objects: list[Path] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    folders: dict[Path, list[str]] = field(default_factory=dict)
+    kept: list[tuple] = field(default_factory=list)  # MLflow's, with what is wrong
+    unsealed: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)  # what lies in sealed folders and is not sealed
+    sound: list[Path] = field(default_factory=list)  # sealed folders anywhere that are whole
+    wrappings: list[Path] = field(default_factory=list)  # MLflow's whole folders
+    looked: str = ""
+
+    def lines(self) -> list[str]:
+        """A line for each that is damaged."""
+        known = {md5: file for file, md5 in self.cache.files().items()}
+        known |= {md5: ROOT / path for path, md5 in self.cache.outs.items()}
+        names = ((file, known.get(file.parent.name + file.name)) for file in self.objects)
+        return [
+            *(f"{seal.near(folder)}: {', '.join(wrong)}" for folder, wrong in self.folders.items()),
+            *(f"{seal.near(file)}: not what dvc.lock says" for file in self.files),
+            *(
+                f"{seal.near(file)}: DVC's copy{f' of {seal.near(of)}' if of else ''} is not as it was stored"
+                for file, of in names
+            ),
+            *(f"{kept.name} in MLflow: {', '.join(wrong)}" for kept, wrong in self.kept),
+        ]
+
+
+def look(target: Path) -> Found:
+    """Reads everything.
+
+    Args:
+        target: a directory for what MLflow keeps elsewhere.
+    """
+    found = Found(Cache.open())
+    objects = found.cache.objects()
+    found.objects = [file for file in objects if not whole(file)]
+    for folder in _sealed():
+        if not (folder / portable.SUMS).is_file():
+            found.unsealed.append(str(seal.near(folder)))
+        elif wrong := portable.damaged(folder):
+            found.folders[folder] = wrong
+        else:
+            found.sound.append(folder)
+            found.extra += [str(seal.near(folder / name)) for name in portable.extra(folder)]
+    sealed = len(found.folders) + len(found.sound)
+    # What else DVC keeps. Where its status tells of a change, a person made the file anew; it goes by the
+    # times, so that a file that it takes for the same must have the same bytes.
+    status = dvc("data", "status", "--json")
+    changes = json.loads(status.stdout).get("uncommitted", {}).values() if status.returncode == 0 else ()
+    changed = {ROOT / path.rstrip("/") for paths in changes for path in paths}
+    done = changed | found.folders.keys() | set(found.sound)
+    for file, md5 in found.cache.files().items() if status.returncode == 0 else ():
+        if not done & {file, *file.parents} and file.is_file() and md5_of(file) != md5:
+            found.files.append(file)
+    kept = _mlflow(found, target)
+    found.looked = f"{sealed} sealed folders, {len(objects)} objects of DVC's cache, {kept}"
+    return found
+
+
+def _sealed() -> list[Path]:
+    """Folders under ``data/`` and ``runs/`` that are sealed, or should be."""
+    places = (ROOT / "data", ROOT / "runs")
+    found = {
+        file.parent for place in places for name in (portable.SUMS, *MARKS) for file in place.rglob(name)
+    }
+    hidden = re.compile(r"\..*|.*\.part")  # caches, and what is being made
+    return sorted(
+        folder for folder in found if not any(map(hidden.fullmatch, folder.relative_to(ROOT).parts))
+    )
+
+
+def _mlflow(found: Found, target: Path) -> str:
+    """Looks at what MLflow keeps; says how much that was."""
+    from pipeline import tracking
+
+    number = 0
+    try:
+        for kept in tracking.registered(target):
+            number += 1
+            if not kept.folder.is_dir():
+                found.kept.append((kept, ["its files are missing"]))
+            elif not kept.sealed:
+                found.unsealed.append(f"{kept.name} in MLflow")
+            elif wrong := kept.damaged():
+                found.kept.append((kept, wrong))
+            else:
+                found.extra += [f"{name} of {kept.name} in MLflow" for name in kept.extra()]
+                if kept.known is None:
+                    found.sound.append(kept.folder)
+                found.wrappings.append(kept.folder)
+    except UserError as error:
+        return f"not MLflow ({error})"
+    return f"{number} folders of registered models in MLflow"
+
+
+def repair(found: Found) -> list[str]:
+    """Removes what is damaged and brings back what can be had; says of the rest how to make it again."""
+    from pipeline import tracking
+
+    cache, todo, outs = found.cache, [], set()
+    for file in found.objects:
+        file.unlink()
+    # A list of a folder's files first: it tells which file another object is of.
+    gone = sorted(
+        (file.parent.name + file.name for file in found.objects), key=lambda name: ".dir" not in name
+    )
+    gone = [name for name in gone if not cache.restore(name)]
+    if (gone or found.folders or found.files) and dvc("config", "core.remote").stdout.strip():
+        dvc("fetch")
+        for file in map(cache.object, gone):
+            if file.is_file() and not whole(file):
+                file.unlink()
+                todo.append(
+                    f"DVC's remote is damaged too: delete files/md5/{file.parent.name}/{file.name} there"
+                )
+    for folder, wrong in found.folders.items():
+        if all(phrase.endswith(" is not sealed") for phrase in wrong):  # it may be a person's
+            todo.append(f"{seal.near(folder)}: move away what is not sealed")
+            continue
+        twin = _twin(folder, found.sound)
+        out = next((path for path in cache.outs if {folder, *folder.parents} & {ROOT / path}), None)
+        group, name = folder.relative_to(ROOT).parts[:2]
+        if twin is None and out is None and (group, name) in (("runs", "single"), ("runs", "sweeps")):
+            todo.append(f"{seal.near(folder)}: train it again; its choices stand in its config.yaml")
+            continue
+        _remove(folder)
+        if twin:
+            for name in (*portable.sealed(twin), portable.SUMS):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(twin / name, folder / name)
+        elif out:
+            outs.add(out)
+        else:
+            todo.append(f"petfaces config data={name} && dvc repro")
+    for file in found.files:
+        file.unlink()
+        outs.add(next(path for path in cache.outs if {file, *file.parents} & {ROOT / path}))
+    failed = [out for out in sorted(outs) if not _check_out(cache, out)]
+    # What failed is gone, what came back may serve.
+    sound = [*found.sound, *found.folders]
+    sound = [folder for folder in sound if folder.is_dir() and not portable.damaged(folder)]
+    for kept, wrong in found.kept:
+        with tempfile.TemporaryDirectory() as target:
+            twin = _twin(kept.folder, sound) if kept.known is None else _wrapped(kept, found, Path(target))
+            if twin:
+                try:
+                    with tracking.reachable():
+                        kept.put(twin)
+                except UserError as error:  # a lost model, say; the others are brought back all the same
+                    todo.append(f"{kept.name} in MLflow: {error}")
+        if any(phrase.startswith("code/") and phrase.endswith(" is not sealed") for phrase in wrong):
+            todo.append(f"{kept.name} in MLflow: delete there what is not sealed")
+        if not twin:
+            todo.append(
+                f"{kept.name} in MLflow: the same bytes are nowhere here; delete the version and its run "
+                "there, then: petfaces tracking sync"
+            )
+    needed = {*cache.outs.values(), *cache.files().values()}
+    if failed or any(name in needed and not cache.object(name).is_file() for name in gone):
+        todo.append("dvc repro")
+    return list(dict.fromkeys(todo))
+
+
+def _remove(folder: Path) -> None:
+    """Removes from a sealed folder what this program left there; what a person added stays."""
+    try:
+        known = {portable.SUMS, *portable.sealed(folder)}
+    except portable.DamagedError:
+        known = {portable.SUMS, *portable.READ}
+    for name in portable.entries(folder):
+        if name in known:
+            (folder / name).unlink()
+
+
+def _check_out(cache: Cache, out: str) -> bool:
+    """Has DVC bring an out back, which would remove what a person added; whether it did."""
+    place, known = ROOT / out, cache.files()
+    others = [name for name in portable.entries(place) if place / name not in known] if place.is_dir() else []
+    place.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
+    for name in others:
+        (aside / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).rename(aside / name)
+    try:
+        return dvc("checkout", "--force", out).returncode == 0
+    finally:
+        for name in others:
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            if not os.path.lexists(place / name):
+                (aside / name).rename(place / name)
+        if not portable.entries(aside):
+            shutil.rmtree(aside)
+
+
+def _twin(folder: Path, sound: list[Path]) -> Path | None:
+    """A whole folder that this one was equal to: by its seal, or by its files where the seal is damaged."""
+    if not folder.is_dir():
+        return None
+    lines = (folder / portable.SUMS).read_bytes()
+    for other in sound:
+        same = (other / portable.SUMS).read_bytes() == lines
+        if same or not portable.differing(folder, portable.sealed(other)):
+            return other
+    return None
+
+
+def _wrapped(kept, found: Found, target: Path) -> Path | None:
+    """What is damaged of the files around a registered model, collected in `target`; None if one is lost.
+
+    The code is this checkout's where it is the same; other versions have the same requirements.
+    """
+    candidates = list(Path(portable.__file__).parent.glob("*.py"))
+    candidates += [file for folder in found.wrappings for file in folder.rglob("*") if file.is_file()]
+    for name, digest in kept.known.items():
+        if not portable.differing(kept.folder, {name: digest}):
+            continue
+        same = [file for file in candidates if file.name == Path(name).name]
+        file = next((file for file in same if not portable.differing(file.parent, {file.name: digest})), None)
+        if file is None:
+            return None
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target / name)
+    return target
+
+
+def verify(mend: bool) -> bool:
+    """Prints what is damaged, and repairs it where that is wanted; whether all is whole in the end."""
+    with tempfile.TemporaryDirectory() as target:
+        found = look(Path(target) / "before")
+        print(f"verify: {found.looked}")
+        for name in found.unsealed:
+            print(f"not sealed, nothing tells whether it is whole: {text.printable(name)}")
+        for name in found.extra:
+            print(f"not sealed, and not used: {text.printable(name)}")
+        damaged, todo = found.lines(), []
+        for line in damaged:
+            print(f"damaged: {text.printable(line)}", flush=True)
+        if mend and damaged:
+            todo = repair(found)
+            left = look(Path(target) / "after").lines()
+            print(f"removed or brought back: {len(set(damaged) - set(left))} of {len(damaged)}")
+            for line in left:
+                print(f"still damaged: {text.printable(line)}")
+            for line in todo:
+                print(f"to be made again: {text.printable(line)}")
+            return not left and not todo
+        print(f"error: {len(damaged)} damaged; run: {seal.REPAIR}" if damaged else "everything is whole")
+        return not damaged
+
+
+def take(folder: Path) -> None:
+    """Seals a folder of an older version as it is.
+
+    Raises:
+        UserError: it is none, or sealed already.
+    """
+    if not folder.is_dir() or not any((folder / mark).is_file() for mark in MARKS):
+        raise UserError(f"{folder} is no folder that train, pack, evaluate or register left")
+    if (folder / portable.SUMS).is_file():
+        raise UserError(f"{folder} is sealed; whether it is whole tells: petfaces verify")
+    seal.seal(folder)
+    print(f"verify: sealed {folder} as it is")
+
+
+@click.command()
+@click.option("--repair", is_flag=True, help="Remove what is damaged, and bring back what can be had.")
+@click.option("--seal", "sealed", metavar="FOLDER", help="Take a folder of an older version as it is.")
+def main(repair: bool, sealed: str | None) -> None:
+    """Read all of data/, runs/, DVC's cache and MLflow's models, and name what is damaged."""
+    if repair and sealed is not None:
+        raise click.UsageError("--repair and --seal exclude each other")
+    if sealed is not None:
+        take(paths.from_root(sealed, Path.cwd()))
+    elif not verify(repair):
+        sys.exit(1)

@@ -1,0 +1,274 @@
+"""Looks at what a version kept before its commit's code is given it: changes, settings, choices, hashes.
+
+All of it may come from a stranger. Settings are data, and are held to that. Changes of the code are code:
+they are shown, and a person decides.
+"""
+
+import ast
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pipeline import portable
+from pipeline.artifacts import untrusted
+from pipeline.artifacts.provenance import CHANGES, CODE
+from pipeline.common.errors import UserError
+from pipeline.common.text import printable
+from pipeline.config import components
+
+MOST = 16 << 20  # bytes of a diff, and of the binary files in it
+# What git says above a file's changes, and what is not brought along: links, submodules, programs, renames.
+_MODE = re.compile(rb"^(?:(?:new file |deleted file |old |new )mode|index [^\s]+)[ \t]+(.*)$", re.MULTILINE)
+_KINDS = re.compile(rb"^(old mode|new mode|rename |copy |similarity |dissimilarity )", re.MULTILINE)
+_FILE = (b"100644", b"100755")
+_BINARY = re.compile(rb"^(?:literal|delta) (\d{1,18})\s*$", re.MULTILINE)
+# More would make this machine unusable.
+_AT_MOST = {
+    "trainer": {"devices": 64, "threads": 256, "workers": 64},  # the latter two in versions of earlier code
+    "runtime": {"threads": 256, "workers": 64},
+    "model": {"batch_size": 65_536, "epochs": 100_000},
+}
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A file that a diff changes.
+
+    Attributes:
+        path: from the tree's root.
+        added: lines; None of a binary file.
+        removed: likewise.
+    """
+
+    path: str
+    added: int | None
+    removed: int | None
+
+    def __str__(self) -> str:
+        if self.added is None:
+            return f"{printable(self.path)}, binary"
+        return f"{printable(self.path)}  +{self.added} −{self.removed}"
+
+
+def changes(file: Path, tree: Path) -> list[Changed]:
+    """The files that a diff would change in a tree; nothing is changed.
+
+    Raises:
+        UserError: it is no diff, too large, or would change something else than a file of the code: a path
+            outside the tree or in ``.git`` or ``.dvc``, a link, a submodule, a file's mode.
+    """
+    if not file.is_file() or file.stat().st_size > MOST:
+        raise UserError(f"{CHANGES} is missing, or larger than {MOST >> 20} MB; it is not applied")
+    data = file.read_bytes()
+    if sum(int(found[1]) for found in _BINARY.finditer(data)) > MOST:
+        raise UserError(f"{CHANGES} brings more than {MOST >> 20} MB of binary files; it is not applied")
+    modes = {found[1] for found in _MODE.finditer(data)}
+    if kind := _KINDS.search(data):
+        raise UserError(f"{CHANGES} changes a file's mode or name ({kind[1].decode()}); it is not applied")
+    if modes - set(_FILE):
+        raise UserError(f"{CHANGES} brings a link or a submodule; it is not applied")
+    # git itself says which paths it would change, whatever the diff's headers look like.
+    command = ["git", "apply", "--numstat", "-z", str(file)]
+    told = subprocess.run(command, cwd=tree, capture_output=True, check=False)
+    if told.returncode:
+        why = printable(" ".join(told.stderr.decode(errors="replace").split()))[:200]
+        raise UserError(f"{CHANGES} can't be read ({why}); it is not applied")
+    found = [_changed(line) for line in told.stdout.split(b"\0") if line]
+    for each in found:
+        inside = any(each.path == code or each.path.startswith(f"{code}/") for code in CODE)
+        parts = Path(each.path).parts
+        if not inside or {"..", ".git", ".dvc"} & {part.lower() for part in parts} or _links(tree, parts):
+            raise UserError(
+                f"{CHANGES} changes {printable(each.path)[:100]}, which is none of the code "
+                f"({', '.join(CODE)}); it is not applied"
+            )
+    return found
+
+
+def _changed(line: bytes) -> Changed:
+    added, removed, path = line.split(b"\t", 2)
+    counts = [None if count == b"-" else int(count) for count in (added, removed)]
+    return Changed(path.decode(errors="surrogateescape"), *counts)
+
+
+def _links(tree: Path, parts: tuple[str, ...]) -> bool:
+    """Whether a path leads through a link, or to one."""
+    return any((tree / Path(*parts[: length + 1])).is_symlink() for length in range(len(parts)))
+
+
+def settings(tree: dict, code: Path, whose: object) -> None:
+    """Makes sure that a configuration names nothing but networks and transforms, with plain arguments.
+
+    Earlier code passes it to Hydra's `instantiate`, which imports and calls whatever it is told.
+
+    Args:
+        tree: as `foreign.settings` reads it.
+        code: the worktree of the commit whose code will be given it.
+        whose: told in errors.
+
+    Raises:
+        UserError: it names something else.
+    """
+    from pipeline.data import augment
+
+    for group in ("augment", "trainer", "pack", "split"):
+        if not isinstance(tree.get(group), dict):
+            raise UserError(f"{whose}: {group} is no mapping in its config.yaml; it can't be rebuilt")
+    source, net = tree["data"].get("source"), tree["model"].get("net")
+    if not isinstance(source, dict) or not isinstance(net, dict):
+        raise UserError(f"{whose}: its config.yaml is damaged; it can't be rebuilt")
+    _net(net, code, whose)
+    for key, group in (("callbacks", tree), ("metrics", tree), ("loss", tree["model"])):
+        if not isinstance(group.get(key) or {}, dict):
+            raise UserError(f"{whose}: {key} is no mapping in its config.yaml; it can't be rebuilt")
+    for group, key, node in components.described(tree):
+        _component(group, key, node, code, whose)
+    rest = tree | {"callbacks": {}, "metrics": {}, "model": tree["model"] | {"net": {}, "loss": {}}}
+    if hidden := sorted(_hidden(rest)):
+        raise UserError(f"{whose}: its config.yaml has the key {printable(hidden[0])[:50]}; it is not run")
+    augment.check(tree["augment"].get("transforms"))
+    for group, bounds in _AT_MOST.items():
+        for key, most in bounds.items():
+            _bounded(f"{group}.{key}", tree.get(group, {}).get(key, 1), most, whose)
+
+
+def _bounded(key: str, value: object, most: int, whose: object) -> None:
+    if key == "trainer.devices" and value == "auto":
+        return
+    numbers = value if key == "trainer.devices" and isinstance(value, list) else [value]
+    if not all(type(number) is int for number in numbers):
+        raise UserError(f"{whose}: {key}={printable(value)[:50]} is no whole number; it is not run")
+    if len(numbers) > most or max(numbers, default=0) > most:
+        raise UserError(f"{whose}: {key}={printable(value)[:50]} is more than {most}; it is not run")
+
+
+def _net(net: dict, code: Path, whose: object) -> None:
+    from models import build
+
+    named = str(net.get("_target_"))
+    parts = re.fullmatch(r"models\.(\w+)\.(\w+)", named)
+    if parts and parts[2] == "create":  # of timm's networks, with the same arguments ever since
+        try:
+            build.check(net)
+        except build.NetworkError as error:
+            raise UserError(f"{whose}: {printable(error)}; it is not run") from error
+        return
+    # A network of that commit's own may be gone, or take other arguments today.
+    _own_class(net, "model.net", code, whose)
+
+
+def _own_class(tree: dict, where: str, code: Path, whose: object) -> None:
+    """Makes sure that a description names a class of the commit's own ``models/``, with plain arguments."""
+    named = str(tree.get("_target_"))
+    parts = re.fullmatch(r"models\.(\w+)\.(\w+)", named)
+    file = code / "models" / f"{parts[1]}.py" if parts else code
+    classes = ast.parse(file.read_text(encoding="utf-8")).body if file.is_file() else []
+    if not parts or parts[2] not in {node.name for node in classes if isinstance(node, ast.ClassDef)}:
+        raise UserError(
+            f"{whose}: {where}._target_={printable(named)[:100]} is no class in that commit's models/; "
+            "it is not run"
+        )
+    _plain_arguments(tree, where, whose)
+
+
+def _plain_arguments(tree: dict, where: str, whose: object) -> None:
+    for key, value in tree.items():
+        if (key.startswith("_") and key != "_target_") or not portable.is_plain(value):
+            raise UserError(f"{whose}: {where}.{printable(key)[:50]} is no plain argument; it is not run")
+
+
+def _component(group: str, where: str, tree: object, code: Path, whose: object) -> None:
+    """Makes sure that a callback, metric or loss is Lightning's, PyTorch's or the commit's own."""
+    if not isinstance(tree, dict):
+        raise UserError(f"{whose}: {where} is no mapping in its config.yaml; it can't be rebuilt")
+    if str(tree.get("_target_")).startswith("models."):
+        _own_class(tree, where, code, whose)
+        return
+    for problem in components.problems(group, tree, where):
+        raise UserError(f"{whose}: {problem}; it is not run")
+    _plain_arguments(tree, where, whose)
+    # A callback of Lightning's may write where it is told to: below the worktree, and not into git's folder.
+    for text in _texts({key: value for key, value in tree.items() if key != "_target_"}):
+        parts = PurePosixPath(text).parts
+        if re.search(r"[:\\~$]", text) or text.startswith("/") or any(part.startswith(".") for part in parts):
+            raise UserError(f"{whose}: {where}: {printable(text)[:50]} may be a place outside; it is not run")
+
+
+def _hidden(tree: object) -> list[str]:
+    """Keys that begin with an underscore, as Hydra's own do."""
+    if isinstance(tree, list):
+        return [key for item in tree for key in _hidden(item)]
+    if not isinstance(tree, dict):
+        return []
+    own = [key for key in tree if key.startswith("_")]
+    return own + [key for item in tree.values() for key in _hidden(item)]
+
+
+def params(tree: dict) -> None:
+    """Makes sure that every text in a ``params.yaml`` is a name: DVC puts its values into commands.
+
+    Raises:
+        UserError: one is something else, or what should be a group of values is none.
+    """
+    for group in ("fetch", "pack", "split"):
+        if not isinstance(tree.get(group, {}), dict):
+            raise UserError(f"params.yaml: {group} is no mapping in the version's copy; it can't be rebuilt")
+    # Where pictures are fetched from is this checkout's own choice.
+    for text in _texts({key: value for key, value in tree.items() if key != "fetch"}):
+        untrusted.name(text, "params.yaml")
+
+
+def _texts(tree: object) -> list[str]:
+    if isinstance(tree, dict):
+        return [text for key, value in tree.items() for text in (key, *_texts(value))]
+    if isinstance(tree, list):
+        return [text for item in tree for text in _texts(item)]
+    return [tree] if isinstance(tree, str) else []
+
+
+def _is_of_the_cache(entry: dict) -> bool:
+    """Whether an entry of a ``dvc.lock`` has an MD5, and nothing but what DVC writes beside one."""
+    numbers = (entry.get(key, 0) for key in ("size", "nfiles"))
+    return (
+        entry.keys() <= {"path", "hash", "md5", "size", "nfiles", "isexec"}
+        and entry.get("hash", "md5") == "md5"
+        and re.fullmatch(r"[0-9a-f]{32}(\.dir)?", str(entry["md5"])) is not None
+        and all(type(number) is int and number >= 0 for number in numbers)
+        and type(entry.get("isexec", False)) is bool
+    )
+
+
+def lock(file: Path) -> str:
+    """The text of a kept ``dvc.lock``: what DVC looks for in its cache, below the worktree.
+
+    Raises:
+        UserError: it is damaged, or names something outside the tree and the cache.
+    """
+    import yaml
+
+    tree = untrusted.yaml_object(file, resolved=False)  # it repeats conf/ as it is written
+    stages = tree.get("stages")
+    try:
+        entries = [
+            entry for stage in stages.values() for kind in ("deps", "outs") for entry in stage.get(kind) or ()
+        ]
+        outside = [
+            each["path"]
+            for each in entries
+            if each["path"].startswith("/") or ".." in PurePosixPath(each["path"]).parts
+        ]
+        # DVC makes paths of the hash, and deletes what lies there with other content.
+        others = [each for each in entries if not _is_of_the_cache(each)]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError("the kept dvc.lock is damaged") from error
+    if outside:
+        raise UserError(
+            f"the kept dvc.lock names {printable(outside[0])[:100]}, which is outside the project"
+        )
+    if others:
+        raise UserError(
+            f"the kept dvc.lock has for {printable(others[0]['path'])[:100]} something else than an MD5 of "
+            "DVC's cache; it is not used"
+        )
+    return yaml.safe_dump(tree, sort_keys=False)

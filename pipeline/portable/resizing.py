@@ -1,0 +1,51 @@
+"""Sizing images, alike wherever it is done."""
+
+import numpy as np
+from PIL import Image
+
+
+def shrink(image: Image.Image, max_side: int) -> np.ndarray:
+    """Brings the longer side down to `max_side` with antialiasing, never up.
+
+    Returns:
+        uint8 array, height × width × 3.
+    """
+    scale = max_side / max(image.size)
+    if scale < 1:
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image = _resized(image, size, Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
+def _resized(image: Image.Image, size: tuple[int, int], kind: Image.Resampling) -> Image.Image:
+    """Width first, then height, as ONNX Runtime does: Pillow alone takes whichever order is cheaper."""
+    return image.resize((size[0], image.height), kind).resize(size, kind)
+
+
+def to_square(picture: np.ndarray, size: int, interpolation: str, crop: str, crop_pct: float) -> np.ndarray:
+    """Sizes a packed picture for a network, without chance.
+
+    Args:
+        picture: uint8, height × width × 3.
+        size: side of the result in pixels.
+        interpolation: a name of Pillow's `Resampling`, in lower case.
+        crop: `squash` scales both sides to `size`; `center` scales the shorter side to
+            `size / crop_pct` and cuts the middle out, as timm does.
+        crop_pct: used by `center` alone.
+
+    Returns:
+        uint8, size × size × 3.
+    """
+    height, width = picture.shape[:2]
+    if crop == "squash":
+        target = (size, size)
+    elif crop == "center":
+        scale = size / crop_pct / min(height, width)
+        target = (max(size, round(width * scale)), max(size, round(height * scale)))
+    else:
+        raise ValueError(f"crop '{crop}' is not known: squash or center")
+    image = Image.fromarray(picture)
+    if target != (width, height):
+        image = _resized(image, target, Image.Resampling[interpolation.upper()])
+    left, top = (target[0] - size) // 2, (target[1] - size) // 2
+    return np.asarray(image)[top : top + size, left : left + size]

@@ -1,0 +1,214 @@
+"""The table that compares candidates, from the files.
+
+``petfaces leaderboard`` prints that of the data set in params.yaml, once MLflow holds all of it.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import click
+
+from pipeline import config, tasks
+from pipeline.artifacts import seal, untrusted
+from pipeline.common import text
+from pipeline.common.errors import UserError
+from pipeline.common.paths import ROOT
+from pipeline.evaluation import ranking
+from pipeline.tasks import Figure, Task
+
+COST = (
+    Figure("parameters", "parameters", "{:,}"),
+    Figure("multiply_adds", "multiply-adds", "{:,}"),
+    Figure("pictures_seen", "pictures seen", "{:,}"),
+)
+NOISE = 0.05  # p-value from which a difference counts as noise
+
+
+def task_of(runs: Path, models: list[str]) -> Task:
+    """What the answers of a data set's candidates are."""
+    return tasks.of(untrusted.card(runs / "train" / models[0]).task)
+
+
+def columns(task: Task, printed: bool = False) -> list[Figure]:
+    """The figures that a table shows, the one that decides first.
+
+    Args:
+        task: of the candidates.
+        printed: whether only those that fit a terminal; the report has the rest.
+    """
+    val = replace(task.ranked[0], key=task.monitor, title=f"val {task.title}")
+    found = [*task.on_test, val, *COST]
+    return [figure for figure in found if figure.key in task.printed] if printed else found
+
+
+def rows(runs: Path, models: list[str]) -> list[dict]:
+    """A row a candidate, best first, of ties the cheapest: `model` and the figures under their keys.
+
+    Raises:
+        UserError: a candidate has not been evaluated, or is damaged.
+    """
+    table = []
+    for name in models:
+        row: dict = {"model": name}
+        for stage in ("train", "evaluate"):
+            file = runs / stage / name / "metrics.json"
+            if not file.is_file():
+                raise UserError(f"{file} is missing; run: dvc repro")
+            seal.check(file.parent)
+            row |= json.loads(file.read_text(encoding="utf-8"))
+        table.append(row)
+    decides = task_of(runs, models).test_key
+    return sorted(table, key=lambda row: (-row[decides], ranking.cost(row)))
+
+
+def ties(task: Task, table: list[dict]) -> str:
+    """Which candidates tie on the test split, in a sentence; empty where none do."""
+    groups: dict[float, list[str]] = {}
+    for row in table:
+        groups.setdefault(row[task.test_key], []).append(row["model"])
+    tied = [" and ".join(names) for names in groups.values() if len(names) > 1]
+    return f"{'; '.join(tied)} tie in {task.title}. {ranking.RULE}" if tied else ""
+
+
+def cells(row: dict, columns: list[Figure]) -> list[str]:
+    """A row as people read it; the interval of the first figure stands beside it."""
+    shown = [figure.form.format(row[figure.key]) if figure.key in row else "–" for figure in columns]
+    low, high = (columns[0].form.format(row[f"{columns[0].key}/{end}"]) for end in ("low", "high"))
+    shown.insert(1, f"{low}–{high}")
+    return [row["model"], *shown]
+
+
+def headings(columns: list[Figure]) -> list[str]:
+    """Of the columns of `cells`."""
+    first, *others = (figure.title for figure in columns)
+    return ["model", first, "95 % interval", *others]
+
+
+def markdown(task: Task, table: list[dict]) -> str:
+    """The table in Markdown."""
+    shown = columns(task)
+    titles = headings(shown)
+    lines = ["| " + " | ".join(titles) + " |", "|---" + "|--:" * (len(titles) - 1) + "|"]
+    lines += ["| " + " | ".join(map(text.markdown, cells(row, shown))) + " |" for row in table]
+    return "\n".join(lines) + "\n"
+
+
+def compare(predictions: dict[str, list[dict]]) -> list[dict]:
+    """Whether candidates differ by more than chance, by exact McNemar tests on the same test pictures.
+
+    Args:
+        predictions: by model, best first; of each the test pictures in the same order.
+
+    Returns:
+        A row for each candidate against the best and against its neighbour above: `first`, `second`, `wins`
+        and `losses` of the first, `pictures`, `p`, and `noise`, whether chance alone would do.
+    """
+    import numpy as np
+
+    from pipeline.tasks import metrics
+
+    right = {
+        name: np.array([row["label"] == row["predicted"] for row in rows], dtype=bool)
+        for name, rows in predictions.items()
+    }
+    best, *others = predictions
+    rows = []
+    for first, second in dict.fromkeys([*((best, other) for other in others), *pairwise(predictions)]):
+        wins, losses, p = metrics.mcnemar(right[first], right[second])
+        pictures = len(right[first])
+        rows.append({"first": first, "second": second, "wins": wins, "losses": losses, "pictures": pictures})
+        rows[-1] |= {"p": p, "noise": p >= NOISE}
+    return rows
+
+
+def verdict(row: dict) -> str:
+    """A row of `compare` in words."""
+    first, second = row["first"], row["second"]
+    judged = (
+        f"{first} and {second}: within the noise"
+        if row["noise"]
+        else f"{first} before {second}: more than noise"
+    )
+    return (
+        f"{judged}. Of {row['pictures']:,} test pictures {row['wins']} are right with {first} alone and "
+        f"{row['losses']} with {second} alone (exact McNemar p = {row['p']:.2g})."
+    )
+
+
+def caution(verdicts: list[dict]) -> str:
+    """What the verdicts do not say."""
+    if not verdicts:
+        return "One candidate only: nothing is compared."
+    several = ", and none is corrected for their number" if len(verdicts) > 1 else ""
+    return (
+        "A test compares two trained models on this split: another seed or split may turn the order"
+        f"{several}."
+    )
+
+
+def show(runs: Path, models: list[str], timed: bool = True) -> None:
+    """Prints the table with wall times, the champion, and where to look next.
+
+    Args:
+        runs: the data set's folder under ``runs/``.
+        models: names of the candidates.
+        timed: whether MLflow is asked how long trainings took.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline import tracking
+
+    name = runs.name
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    task = task_of(runs, models)
+    table = Table(title=text.rich(f"{name}: test split, with the 95 % interval of {task.title}"))
+    shown = columns(task, printed=True)
+    for heading in (*headings(shown), "training time"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    judged = rows(runs, models)
+    for row in judged:
+        seconds = tracking.wall_seconds(runs / "train" / row["model"]) if timed else None
+        table.add_row(*map(text.rich, cells(row, shown)), f"{seconds:,.0f} s" if seconds else "–")
+    console.print(table)
+    if tied := ties(task, judged):
+        print(text.printable(tied))
+    decision = json.loads((runs / "register/decision.json").read_text(encoding="utf-8"))
+    card = untrusted.card(runs / "register/champion/train")
+    reason = text.shortened(decision["champion"]["reason"], 300)
+    print(f"Champion of {name}: {text.printable(card.name)} ({reason}).")
+    if card.drawings:
+        print("It was trained on drawings and knows no photographs. The real faces: make petfaces")
+    print(f"Report, with all figures: reports/{name}/index.html")
+    print("Runs, curves:             make ui")
+    print("One photo:                .venv/bin/petfaces predict PHOTO")
+
+
+def _sync() -> bool:
+    """Lets MLflow hold all of the files; whether it answered. The table is made from the files alone."""
+    from pipeline import tracking
+
+    try:
+        tracking.sync()
+    except UserError as error:
+        print(f"warning: {error}; the table is printed without MLflow's training times", file=sys.stderr)
+        return False
+    return True
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="The figures alone, for programs.")
+def main(as_json: bool) -> None:
+    """Compare the candidates of params.yaml's data set on the test split."""
+    cfg = config.compose()
+    runs = ROOT / "runs" / cfg.data.name
+    if not (runs / "register/decision.json").is_file():
+        raise UserError(f"nothing was registered on {cfg.data.name} yet; run: dvc repro")
+    if as_json:
+        print(json.dumps(rows(runs, list(cfg.models))))
+        return
+    answers = _sync()
+    show(runs, list(cfg.models), timed=answers)

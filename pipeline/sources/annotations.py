@@ -1,0 +1,153 @@
+"""Labels in files beside the images: ``labels.csv``, or COCO's annotations."""
+
+import io
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from pipeline.common import tables, text
+from pipeline.common.errors import UserError
+from pipeline.tasks import SEPARATOR
+
+CSV = "labels.csv"
+SPLITS = ("", "train", "val", "test")
+WANTED = (
+    f"{CSV} with the columns path and labels (names with {SEPARATOR} between them, or none; a column split "
+    "may say train, val or test), or COCO's annotations as a .json file"
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a file says of an image.
+
+    Attributes:
+        path: as it stands there.
+        labels: names of classes.
+        official: split that it belongs to, or empty.
+    """
+
+    path: str
+    labels: tuple[str, ...]
+    official: str = ""
+
+
+class Annotations:
+    """Entries of one or more files.
+
+    Attributes:
+        files: paths of these in the archive.
+        unread: of such as are too large.
+        left: paths of entries that `assign` found no image for.
+    """
+
+    def __init__(self):
+        self.files: list[str] = []
+        self.unread: list[str] = []
+        self.left: list[str] = []
+        self._exact: dict[str, Entry] = {}
+
+    def add(self, path: str, data: bytes | str | None) -> bool:
+        """Reads a file of the archive; returns whether it holds annotations.
+
+        Raises:
+            UserError: it does, and is wrong.
+        """
+        where = PurePosixPath(path)
+        if where.name != CSV and where.suffix != ".json":
+            return False
+        if not isinstance(data, bytes):
+            if where.name != CSV:
+                self.unread.append(path)
+                return False
+            raise UserError(f"{text.shortened(path, 200)} of the archive can't be read, or is too large")
+        entries = _csv(path, data) if where.name == CSV else _coco(path, data)
+        if entries is None:
+            return False
+        self.files.append(path)
+        for entry in entries:
+            key = str(where.parent / entry.path)
+            if key in self._exact:
+                raise UserError(f"{text.shortened(path, 200)} names {text.shortened(entry.path, 200)} twice")
+            self._exact[key] = entry
+        return True
+
+    def assign(self, paths: Iterable[str]) -> dict[str, Entry]:
+        """The entries of images by their paths in the archive.
+
+        An image's entry is that of its path beside the file; of those that are left the one whose path it
+        ends in, where that fits no other image and no other entry.
+        """
+        found = {path: self._exact[path] for path in paths if path in self._exact}
+        used = {id(entry) for entry in found.values()}
+        named: dict[str, list[Entry]] = defaultdict(list)
+        for entry in self._exact.values():
+            if id(entry) not in used:
+                named[PurePosixPath(entry.path).name].append(entry)
+        fits: dict[int, list[str]] = defaultdict(list)
+        for path in paths:
+            if path not in found:
+                ends = [
+                    each for each in named[PurePosixPath(path).name] if f"/{path}".endswith(f"/{each.path}")
+                ]
+                for entry in ends if len(ends) == 1 else ():
+                    fits[id(entry)].append(path)
+        for entry in self._exact.values():
+            if len(only := fits[id(entry)]) == 1:
+                found[only[0]] = entry
+        taken = {id(entry) for entry in found.values()}
+        self.left = [entry.path for entry in self._exact.values() if id(entry) not in taken]
+        return found
+
+
+def _csv(path: str, data: bytes) -> list[Entry]:
+    shown = text.shortened(path, 200)
+    try:
+        columns, *lines = tables.parse(io.StringIO(data.decode("utf-8-sig"), newline="")) or [[]]
+    except ValueError as error:
+        raise UserError(f"{shown} is no CSV file in UTF-8 ({text.shortened(str(error), 100)})") from error
+    if not {"path", "labels"} <= set(columns) or len(set(columns)) < len(columns):
+        raise UserError(f"{shown} has the columns {text.shortened(', '.join(columns), 100)}; write {WANTED}")
+    entries = []
+    for number, line in enumerate(lines, start=2):
+        row = dict(zip(columns, line, strict=False))
+        official = row.get("split", "").strip().lower()
+        if len(line) != len(columns):
+            raise UserError(
+                f"{shown}, line {number}: {len(columns)} columns, but cells: {len(line)}; write several "
+                f"labels into one cell, with {SEPARATOR} between them"
+            )
+        if not row["path"] or official not in SPLITS:
+            raise UserError(f"{shown}, line {number}: a path, labels, and train, val or test if any split")
+        names = tuple(name.strip() for name in row["labels"].split(SEPARATOR) if name.strip())
+        entries.append(Entry(str(PurePosixPath(row["path"])), tuple(dict.fromkeys(names)), official))
+    return entries
+
+
+def _coco(path: str, data: bytes) -> list[Entry] | None:
+    """Categories of each image; None where it is another kind of file."""
+    try:
+        tree = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(tree, dict) or not {"images", "annotations", "categories"} <= tree.keys():
+        return None
+    try:
+        names = {each["id"]: each["name"] for each in tree["categories"]}
+        found: dict = {each["id"]: {} for each in tree["images"]}
+        for each in tree["annotations"]:
+            found[each["image_id"]][names[each["category_id"]]] = None
+        entries = [
+            Entry(str(PurePosixPath(each["file_name"])), tuple(found[each["id"]])) for each in tree["images"]
+        ]
+        if not all(isinstance(name, str) for name in names.values()):
+            raise TypeError("a category's name is no text")
+        if len(names) < len(tree["categories"]) or len(found) < len(tree["images"]):
+            raise TypeError("an id stands twice")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{text.shortened(path, 200)} is no sound COCO file ({text.shortened(repr(error), 100)})"
+        ) from error
+    return entries

@@ -1,0 +1,142 @@
+"""Oxford-IIIT Pet's two archives as one archive of class folders: whole photos, or heads cut by their boxes.
+
+Parkhi, Vedaldi, Zisserman, Jawahar 2012, "Cats and Dogs", https://www.robots.ox.ac.uk/~vgg/data/pets/
+"""
+
+import io
+import tarfile
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pipeline.common.errors import UserError
+from pipeline.sources import archives
+
+# How Pet Faces was cut; found by comparing, it gives 3,207 of the published 3,211 faces.
+BOX_OVER = 64  # pixels, both sides
+WIDE, TALL = 1.40, 1.42  # highest width/height, height/width
+FACE_SIDE = 128  # pixels of a face's longer side
+QUALITY = 95  # of the faces' JPEG; the published ones lost more
+
+SPECIES = {"1": "cat", "2": "dog"}
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What is known of a photo.
+
+    Attributes:
+        species: `cat` or `dog`.
+        split: `trainval` or `test`, the official one.
+        box: of the head, in pixels: left, top, right, bottom; None where none was drawn.
+    """
+
+    species: str
+    split: str
+    box: tuple[int, int, int, int] | None
+
+
+def annotations(archive: Path) -> dict[str, Annotation]:
+    """Reads ``trainval.txt``, ``test.txt`` and the head boxes, by the photo's name without ending.
+
+    Raises:
+        UserError: it is no such archive.
+    """
+    listed: dict[str, tuple[str, str]] = {}
+    boxes = {}
+    for path, data in _files(archive):
+        if path.name in ("trainval.txt", "test.txt"):
+            for line in data.decode().splitlines():
+                if line and not line.startswith("#"):
+                    name, _, species, _ = line.split()
+                    listed[name] = (SPECIES[species], path.stem)
+        elif path.suffix == ".xml":
+            box = ElementTree.fromstring(data).find("./object/bndbox")
+            if box is not None:
+                sides = (int(box.findtext(side)) for side in ("xmin", "ymin", "xmax", "ymax"))
+                boxes[path.stem] = tuple(sides)
+    if not listed:
+        raise UserError(
+            f"{archive} has no trainval.txt and test.txt; is it Oxford-IIIT Pet's annotations.tar.gz?"
+        )
+    return {name: Annotation(*known, boxes.get(name)) for name, known in listed.items()}
+
+
+def _files(archive: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+    """Streams an archive's files; what is too big for a photo is none."""
+    return (
+        (PurePosixPath(name), data) for name, data in archives.members(archive) if isinstance(data, bytes)
+    )
+
+
+def _add(target: tarfile.TarFile, path: str, data: bytes) -> None:
+    member = tarfile.TarInfo(path)
+    member.size = len(data)
+    target.addfile(member, io.BytesIO(data))
+
+
+def write_photos(images: Path, annotated: Path, target: Path) -> None:
+    """Writes ``oxford/<split>/<species>_<breed>/<name>.jpg``: the photos' own bytes, broken ones too.
+
+    Args:
+        images: ``images.tar.gz``.
+        annotated: ``annotations.tar.gz``.
+        target: the archive to write.
+    """
+    known = annotations(annotated)
+    unlisted = 0
+    with tarfile.open(target, "w") as archive:
+        for path, data in _files(images):
+            if path.suffix.lower() not in (".jpg", ".jpeg"):
+                continue
+            if path.stem not in known:
+                unlisted += 1
+                continue
+            entry = known[path.stem]
+            breed = path.stem.rpartition("_")[0]
+            _add(archive, f"oxford/{entry.split}/{entry.species}_{breed}/{path.name}", data)
+    print(f"fetch: {unlisted} photos stand in neither official list and are left out")
+
+
+def write_faces(images: Path, annotated: Path, target: Path) -> None:
+    """Writes ``petfaces/<species>_<first word of the breed>/<name>.jpg``: Pet Faces, cut anew.
+
+    Args:
+        images: ``images.tar.gz``.
+        annotated: ``annotations.tar.gz``.
+        target: the archive to write.
+    """
+    from PIL import Image
+
+    from pipeline import portable
+
+    known = annotations(annotated)
+    faces = unreadable = 0
+    with tarfile.open(target, "w") as archive:
+        for path, data in _files(images):
+            entry = known.get(path.stem)
+            if entry is None or entry.box is None or not _is_face(entry.box):
+                continue
+            try:
+                face = portable.read_picture(data).crop(entry.box)
+            except portable.UnreadableError:
+                unreadable += 1
+                continue
+            face = Image.fromarray(portable.shrink(face, FACE_SIDE))
+            buffer = io.BytesIO()
+            face.save(buffer, "JPEG", quality=QUALITY)
+            _add(
+                archive, f"petfaces/{entry.species}_{path.stem.split('_')[0]}/{path.name}", buffer.getvalue()
+            )
+            faces += 1
+    print(
+        f"fetch: cut {faces:,} faces from Oxford-IIIT Pet by its head boxes; "
+        f"{unreadable} photos were unreadable"
+    )
+
+
+def _is_face(box: tuple[int, int, int, int]) -> bool:
+    """Whether Pet Faces has the head in this box."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    return width > BOX_OVER and height > BOX_OVER and width / height <= WIDE and height / width <= TALL

@@ -1,0 +1,114 @@
+"""What a person is told of a pack: its classes, what was left out, and why there is nothing to learn from."""
+
+import json
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+from pipeline import tasks
+from pipeline.common import tables, text
+from pipeline.sources.annotations import WANTED, Annotations
+from pipeline.sources.layout import OFFICIAL, STRAY, splits_among
+
+NAMED, TREE = 8, 20  # classes that are printed, and folders of an error
+
+
+def too_few_named(archive: Path, annotations: Annotations, named: list[str], quarantine: list[dict]) -> str:
+    """Why there is nothing to learn from an archive of images with several classes each."""
+    if not annotations.files:
+        large = f" ({text.shortened(annotations.unread[0], 100)} is too large)" if annotations.unread else ""
+        return f"{archive} has no file of labels{large}, which data.task=multi_label needs: {WANTED}"
+    files = ", ".join(text.shortened(file, 100) for file in annotations.files)
+    reasons = Counter(entry["reason"] for entry in quarantine)
+    left_out = f" ({_left_out(reasons)} left out)" if reasons else ""
+    return (
+        f"{archive}: by {files} its usable pictures have {len(named)} class(es) in all{left_out}; "
+        "two at least are needed"
+    )
+
+
+def too_few(archive: Path, counts: Counter, paths: list[str], quarantine: list[dict]) -> str:
+    """Why there is nothing to learn from an archive, and what it should hold.
+
+    Args:
+        archive: as it is named to the person.
+        counts: pictures by class.
+        paths: of the pictures that lie in folders.
+        quarantine: paths and reasons.
+    """
+    wanted = "it should hold folders of pictures, a folder a class"
+    if len(counts) > 1:
+        named = several([f"'{shown(name)}'" for name in sorted(counts)])
+        return (
+            f"{archive} has no class folders: {named} are splits by their names; {wanted}, in these. "
+            f"It has:\n{_tree(paths)}"
+        )
+    if counts:
+        (label,) = counts
+        reasons = Counter(entry["reason"] for entry in quarantine)
+        left_out = f" ({_left_out(reasons)} left out)" if reasons else ""
+        return (
+            f"{archive} has pictures of one class only, '{shown(label)}'{left_out}; {wanted}, two at least. "
+            f"The classes are the folders below those that all pictures share. It has:\n{_tree(paths)}"
+        )
+    if not quarantine:
+        return f"{archive} holds no files; {wanted}"
+    first = next((entry for entry in quarantine if entry["reason"] == STRAY), quarantine[0])
+    path, reason = text.shortened(first["path"], 200), first["reason"]
+    if reason == STRAY:
+        return f"{archive}: '{path}' lies in no class folder; put each picture in a folder named as its class"
+    return f"{archive} holds no usable picture ('{path}': {reason}); {wanted}"
+
+
+def _tree(paths: list[str]) -> str:
+    """The folders of pictures with their counts, a line each: three levels and TREE lines at most."""
+    counts = Counter(
+        parts[:depth]
+        for parts in (PurePosixPath(path).parent.parts for path in paths)
+        for depth in range(1, min(len(parts), 3) + 1)
+    )
+    lines = [
+        f"{'  ' * len(parts)}{text.shortened(parts[-1], 60)}/  {counts[parts]:,}" for parts in sorted(counts)
+    ]
+    more = [f"  and {len(lines) - TREE} more folders"] if len(lines) > TREE else []
+    return "\n".join(lines[:TREE] + more)
+
+
+def _left_out(reasons: Counter) -> str:
+    told = [f"{number:,} × {text.shortened(reason, 80)}" for reason, number in reasons.most_common()]
+    return several(told, 3)
+
+
+def describe(folder: Path) -> list[str]:
+    """What a person should know of a pack, a line each: its classes, what was left out, what looks odd."""
+    task = tasks.of(json.loads((folder / "pack.json").read_text(encoding="utf-8"))["task"])
+    found = [row["label"] for row in tables.read(folder / "index.csv")]
+    classes = task.classes(found)
+    numbers = task.counts(task.targets(found, classes), len(classes)).tolist()
+    counts = Counter(dict(zip(classes, numbers, strict=True)))
+    reasons = Counter(row["reason"] for row in tables.read(folder / "quarantine.csv"))
+    lines = [f"the classes are {several([f'{shown(name)} ({counts[name]:,})' for name in sorted(counts)])}"]
+    if reasons:
+        lines.append(f"quarantined: {_left_out(reasons)}")
+    for group in text.look_alikes(sorted(counts))[:NAMED]:
+        # Names that look alike are told apart by their escapes.
+        alike = [f"{text.shortened(name, 60)!a} ({counts[name]:,})" for name in group]
+        lines.append(
+            f"warning: {' and '.join(alike)} look like one class and are {len(group)} here; "
+            "if they are one, give their folders one name"
+        )
+    splits = splits_among(counts)
+    for name in () if task.several else counts:
+        if name.lower() in OFFICIAL or name in splits:
+            lines.append(
+                f"warning: {shown(name)} is taken for a class, for other folders than splits lie beside it, "
+                "or no folders in it"
+            )
+    return lines
+
+
+def shown(name: str) -> str:
+    return text.shortened(name, 40)
+
+
+def several(words: list[str], most: int = NAMED) -> str:
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")

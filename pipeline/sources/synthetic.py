@@ -1,0 +1,280 @@
+"""Draws the sample: procedural faces of cats and dogs, the same bytes on every machine.
+
+The 35 folders are named as those of Pet Faces and each is drawn after its breed's looks (ears, muzzle,
+coat, pattern, eyes), so that breeds which look alike are confused here too. Some pictures come twice,
+slightly changed, and some files are broken, because real data is like that.
+
+Same bytes everywhere: only operations that IEEE 754 rounds exactly (+ − × ÷, comparisons) touch pixels;
+sines come from `math` and are rounded; PCG64 gives the random numbers; JPEG is encoded by Pillow's
+libjpeg-turbo, whose integer transform is exact on every processor.
+"""
+
+import io
+import math
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline.sources.breeds import BLACK, BREEDS, DARK, PINK, WHITE, Breed
+
+SIDE = 96  # pixels; a breed's marks are still visible
+
+
+_GRID = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
+_X, _Y = np.meshgrid(_GRID, _GRID)
+
+
+def _bell(rng: np.random.Generator, size: int | None = None) -> np.ndarray | float:
+    """About normal, mean 0, deviation 1: a sum of uniform numbers, which needs no logarithm."""
+    total = rng.random(size) - 0.5
+    for _ in range(3):
+        total = total + (rng.random(size) - 0.5)
+    return total * 1.732
+
+
+def _noise(rng: np.random.Generator, cells: int) -> np.ndarray:
+    """Smooth noise in −1…1, SIDE × SIDE: random corners of a coarse grid, blended between."""
+    corners = rng.random((cells + 2, cells + 2)) * 2 - 1
+    place = np.arange(SIDE) * (cells / SIDE)
+    cell = place.astype(np.int64)
+    part = place - cell
+    part = part * part * (3 - 2 * part)
+    rows = corners[cell] * (1 - part)[:, None] + corners[cell + 1] * part[:, None]
+    return rows[:, cell] * (1 - part) + rows[:, cell + 1] * part
+
+
+def _ellipse(x, y, cx, cy, rx, ry, soft=0.25) -> np.ndarray:
+    """Coverage 0…1 of an ellipse with a soft rim."""
+    dx, dy = (x - cx) / rx, (y - cy) / ry
+    return np.clip((1 - dx * dx - dy * dy) / soft, 0, 1)
+
+
+def _triangle(x, y, corners, soft=0.06) -> np.ndarray:
+    """Coverage 0…1 of a triangle, corners in clockwise order on the screen."""
+    inside = np.full_like(x, 9.0)
+    for (ax, ay), (bx, by) in zip(corners, corners[1:] + corners[:1], strict=True):
+        length = round(math.hypot(bx - ax, by - ay), 6)
+        inside = np.minimum(inside, ((bx - ax) * (y - ay) - (by - ay) * (x - ax)) / length)
+    return np.clip(inside / soft, 0, 1)
+
+
+def _ear(kind: str, x, y, side: int) -> np.ndarray:
+    """Coverage of one ear; `side` is −1 for the left, 1 for the right."""
+    x = x * side
+    if kind == "point":
+        return _triangle(x, y, [(0.12, -0.5), (0.5, -0.95), (0.66, -0.2)])
+    if kind == "bat":
+        return _triangle(x, y, [(0.1, -0.45), (0.72, -1.0), (0.74, -0.05)])
+    if kind == "round":
+        return _ellipse(x, y, 0.44, -0.55, 0.22, 0.26)
+    if kind == "fold":
+        return np.maximum(_ellipse(x, y, 0.46, -0.5, 0.26, 0.16), _ellipse(x, y, 0.6, -0.36, 0.13, 0.2))
+    return _ellipse(x, y, 0.66, 0.0, 0.2, 0.52)  # flop
+
+
+def _pattern(kind: str, x, y, noise, fine) -> np.ndarray:
+    """Coverage of the coat's second colour."""
+    if kind == "points":
+        return np.maximum(_ellipse(x, y, 0, 0.2, 0.42, 0.5, 0.7), np.clip((-0.42 - y) / 0.1, 0, 1))
+    if kind == "stripes":
+        wave = (x * 0.9 + noise * 0.25) * 5
+        return np.clip(np.abs(wave - np.floor(wave) - 0.5) * 4 - 0.9, 0, 1) * np.clip(-y / 0.1 + 1.2, 0, 1)
+    if kind == "spots":
+        return np.clip((fine - 0.12) * 7, 0, 1)
+    if kind == "blaze":
+        return np.maximum(_ellipse(x, y, 0, -0.35, 0.13, 0.6, 0.4), _ellipse(x, y, 0, 0.45, 0.38, 0.35, 0.4))
+    if kind == "saddle":
+        return np.clip((np.abs(x + noise * 0.15) - 0.22) * 8, 0, 1) * np.clip(
+            (0.25 - y + noise * 0.2) * 6, 0, 1
+        )
+    if kind == "mask":
+        return _ellipse(x, y, 0, 0.38, 0.44, 0.5, 0.4)
+    if kind == "eyebrows":
+        dots = np.maximum(_ellipse(x, y, -0.24, -0.34, 0.1, 0.08), _ellipse(x, y, 0.24, -0.34, 0.1, 0.08))
+        return np.maximum(dots, _ellipse(x, y, 0, 0.42, 0.36, 0.3, 0.4))
+    return np.zeros_like(x)
+
+
+# What a face may have, independently of its breed and of each other, and how often.
+ATTRIBUTES = {"collar": 0.4, "glasses": 0.3, "night": 0.3, "open_mouth": 0.35}
+
+
+def draw(breed: Breed, rng: np.random.Generator, attributes: frozenset[str] = frozenset()) -> Image.Image:
+    """One face of a breed: an individual's colours and shape, a pose, a light, a camera.
+
+    Args:
+        breed: its looks.
+        rng: what chance decides.
+        attributes: of `ATTRIBUTES`.
+    """
+    angle, scale = 0.2 * _bell(rng), 1.0 + 0.13 * _bell(rng)
+    cosine, sine = round(math.cos(angle) / scale, 6), round(math.sin(angle) / scale, 6)
+    shift_x, shift_y, turn = 0.12 * _bell(rng), 0.1 * _bell(rng), 0.16 * _bell(rng)
+    px, py = _X - shift_x, _Y - 0.12 - shift_y
+    x, y = (cosine * px + sine * py) / breed.width, cosine * py - sine * px
+    broad, fine, hair = _noise(rng, 4), _noise(rng, 9), _noise(rng, 30)
+    ragged = hair * 0.1 * breed.fluff
+
+    def individual(colour, spread):
+        base = np.array(colour) * (1 + 1.2 * spread * _bell(rng))
+        return np.clip(base + spread * 0.4 * _bell(rng, 3), 0.03, 1)
+
+    coat, mark, iris = (
+        individual(breed.coat, 0.16),
+        individual(breed.mark, 0.16),
+        individual(breed.eyes, 0.12),
+    )
+    muzzle = np.clip(breed.muzzle + 0.14 * _bell(rng), 0, 1)
+
+    ground = individual(rng.random(3), 0.1)
+    image = (
+        ground
+        + (individual(rng.random(3), 0.1) - ground) * np.clip(_Y * 0.5 + 0.5 + broad * 0.6, 0, 1)[..., None]
+    )
+
+    def paint(cover, colour):
+        nonlocal image
+        image = image + (colour - image) * cover[..., None]
+
+    body = _ellipse(x + ragged, y + ragged, 0, 1.1, 0.75, 0.6)
+    head = _ellipse(x + ragged, y + ragged, 0, 0.0, 0.62 + 0.06 * breed.fluff, 0.62, 0.15)
+    dark_ears = mark if breed.pattern in ("points", "saddle", "mask", "spots") else coat * 0.8
+    paint(body, coat * 0.85)
+    paint(np.maximum(_ear(breed.ears, x, y, -1), _ear(breed.ears, x, y, 1)), dark_ears)
+    paint(head, coat)
+    paint(head * _pattern(breed.pattern, x - turn * 0.4, y, broad, fine + 0.12 * _bell(rng)), mark)
+    image = image * (1 + 0.16 * (hair + fine * 0.5) * np.maximum(head, body))[..., None]
+
+    # Features follow the head's turn; a longer muzzle sits lower and is bigger.
+    fx = x - turn * 0.5
+    snout = _ellipse(
+        fx, y, turn * 0.3 * muzzle, 0.3 + 0.08 * muzzle, 0.2 + 0.08 * muzzle, 0.16 + 0.16 * muzzle, 0.4
+    )
+    paint(head * snout * 0.5, np.minimum(coat * 1.15 + 0.03, 1) if breed.pattern != "mask" else mark)
+    for side in (-1, 1):
+        squint = 0.1 + 0.02 * _bell(rng)
+        paint(_ellipse(fx, y, side * 0.25, -0.1, 0.12, squint), iris)
+        paint(
+            _ellipse(fx, y, side * 0.25, -0.1, 0.05 if breed.eyes != DARK else 0.08, squint * 0.8),
+            np.array(BLACK),
+        )
+        paint(_ellipse(fx, y, side * 0.25 + 0.03, -0.13, 0.025, 0.025), np.array(WHITE))
+    nose_y = 0.2 + 0.16 * muzzle
+    paint(
+        _ellipse(fx, y, turn * 0.4 * muzzle, nose_y, 0.08 + 0.05 * muzzle, 0.05 + 0.04 * muzzle),
+        np.array(BLACK) * 1.3,
+    )
+    paint(_ellipse(fx, y, turn * 0.4 * muzzle, nose_y + 0.17, 0.14, 0.02) * 0.7, np.array(BLACK))
+
+    if "open_mouth" in attributes:
+        mouth = _ellipse(fx, y, turn * 0.4 * muzzle, nose_y + 0.26, 0.15, 0.12)
+        paint(mouth, np.array((0.25, 0.05, 0.06)))
+        paint(mouth * _ellipse(fx, y, turn * 0.4 * muzzle, nose_y + 0.32, 0.09, 0.06), np.array(PINK))
+    if "glasses" in attributes:
+        for side in (-1, 1):
+            around = _ellipse(fx, y, side * 0.25, -0.1, 0.21, 0.19) * (
+                1 - _ellipse(fx, y, side * 0.25, -0.1, 0.17, 0.15)
+            )
+            paint(around, np.array(BLACK))
+        paint(_ellipse(fx, y, 0, -0.12, 0.06, 0.03), np.array(BLACK))
+    if "collar" in attributes:
+        band = _ellipse(x, y, 0, 0.7, 0.62, 0.2) * (1 - _ellipse(x, y, 0, 0.58, 0.62, 0.2))
+        paint(band, individual(rng.random(3), 0.1))
+
+    if rng.random() < 0.25:  # a hand, a collar, another animal in the way
+        paint(
+            _ellipse(_X, _Y, 1.6 * rng.random() - 0.8, 1.2 * rng.random() - 0.2, 0.3, 0.2),
+            individual(rng.random(3), 0.1),
+        )
+    lit = 0.9 + 0.2 * _bell(rng) + 0.3 * _bell(rng) * _X + 0.25 * _bell(rng) * _Y
+    image = image * np.clip(lit, 0.25, 1.8)[..., None] * (1 + 0.06 * _bell(rng, 3)) + 0.06 * _bell(rng)
+    if "night" in attributes:
+        image = image * np.array((0.3, 0.33, 0.45))
+    if rng.random() < 0.4:  # out of focus
+        image[1:-1, 1:-1] = (image[:-2, 1:-1] + image[2:, 1:-1] + image[1:-1, :-2] + image[1:-1, 2:]) / 4
+    image = image + (rng.random((SIDE, SIDE, 3)) - 0.5) * (0.04 + 0.12 * rng.random())
+
+    height = SIDE - int(rng.integers(0, 20))  # real crops are not square
+    top = int(rng.integers(0, SIDE - height + 1))
+    return Image.fromarray((np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)[top : top + height])
+
+
+def _encode(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def pictures(per_class: int, seed: int):
+    """Yields (path in the archive, bytes), breed by breed, then the near-duplicates and the broken files.
+
+    Args:
+        per_class: pictures of each breed, before the deliberate flaws.
+        seed: of the drawing alone.
+    """
+    for number, (label, breed) in enumerate(BREEDS.items()):
+        name = label.split("_", 1)[1]
+        for picture in range(1, per_class + 1):
+            rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, number, picture])))
+            face = draw(breed, rng)
+            yield f"sample/{label}/{name}_{picture}.jpg", _encode(face, quality=88)
+            if number % 5 == 0 and picture == 1:  # the same photo, saved again smaller and brighter
+                smaller = face.resize((face.width * 3 // 4, face.height * 3 // 4), Image.Resampling.BILINEAR)
+                yield (
+                    f"sample/{label}/{name}_{per_class + 1}.jpg",
+                    _encode(smaller.point(lambda v: min(255, v + 12)), quality=60),
+                )
+            if label == "cat_Bengal" and picture == 1:  # usable, though not what their names say
+                yield f"sample/{label}/{name}_{per_class + 2}.jpg", _encode(face.convert("P"), "GIF")
+                yield f"sample/{label}/{name}_{per_class + 3}.jpg", _encode(face.convert("CMYK"), quality=88)
+            if label == "dog_beagle" and picture == 1:  # not usable
+                whole = _encode(face, quality=88)
+                yield f"sample/{label}/{name}_{per_class + 1}.jpg", whole[: len(whole) // 2]
+                yield f"sample/{label}/{name}_{per_class + 2}.jpg", b""
+                yield f"sample/{label}/{name}_{per_class + 3}.jpg", b"<html>404 Not Found</html>\n"
+
+
+def with_attributes(count: int, seed: int):
+    """Yields (path in the archive, bytes): faces with none to four attributes, and their labels at the end.
+
+    Args:
+        count: of faces, before the near-duplicates.
+        seed: of the drawing alone.
+    """
+    breeds, lines = list(BREEDS.values()), ["path,labels"]
+    for picture in range(count):
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, len(BREEDS), picture])))
+        breed = breeds[int(rng.integers(len(breeds)))]
+        attributes = [name for name, share in ATTRIBUTES.items() if rng.random() < share]
+        name = f"images/{picture:05}.jpg"
+        face = draw(breed, rng, frozenset(attributes))
+        yield f"attributes/{name}", _encode(face, quality=88)
+        lines.append(f"{name},{'|'.join(attributes)}")
+        if picture % 100 == 0:  # the same photo, saved again smaller
+            smaller = face.resize((face.width * 3 // 4, face.height * 3 // 4), Image.Resampling.BILINEAR)
+            name = f"images/{picture:05}_again.jpg"
+            yield f"attributes/{name}", _encode(smaller, quality=60)
+            lines.append(f"{name},{'|'.join(attributes)}")
+    lines.append("images/gone.jpg,collar")  # as in real data, not all is there
+    yield "attributes/labels.csv", ("\n".join(lines) + "\n").encode()
+
+
+def write_archive(path: Path, per_class: int, seed: int) -> None:
+    """Writes the sample as one uncompressed tar, without times or owners."""
+    _write(path, pictures(per_class, seed))
+
+
+def write_attributes(path: Path, count: int, seed: int) -> None:
+    """Writes faces with attributes, and their ``labels.csv``, likewise."""
+    _write(path, with_attributes(count, seed))
+
+
+def _write(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, data in files:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))

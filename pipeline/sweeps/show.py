@@ -1,0 +1,184 @@
+"""A sweep's page: ``petfaces sweeps NAME``; without a name it lists the sweeps.
+
+It reads the jobs' folders, writes ``runs/sweeps/<name>/index.html``, prints the best configurations, and with
+``--save`` writes the best one as a file of ``conf/experiment/``.
+"""
+
+import sys
+
+import click
+
+from pipeline.common import paths, text
+from pipeline.common.errors import UserError
+from pipeline.config import overrides
+from pipeline.evaluation import ranking
+
+SHOWN = 10  # configurations on the terminal
+
+
+def _cost(candidate) -> str:
+    """What a training of the candidate costs."""
+    from pipeline.sweeps.page import duration
+
+    job = candidate.jobs[0]
+    seen = [item.metrics.get("pictures_seen") for item in candidate.jobs]
+    said = [
+        f"{job.metrics[key]:,} {title}"
+        for key, title in (("parameters", "parameters"), ("multiply_adds", "multiply-adds a picture"))
+        if key in job.metrics
+    ]
+    if None not in seen:
+        said.append(f"{max(seen):,} pictures seen")
+    timed = [item.seconds for item in candidate.jobs if item.seconds is not None]
+    if timed:
+        said.append(f"{duration(max(timed))} of wall time in the sweep")
+    return ", ".join(said)
+
+
+def _comment(name: str, sweep, candidate, metric, believed: list[str]) -> list[str]:
+    """What an experiment opens with: its command, its cost, the result to expect."""
+    import textwrap
+
+    seeds = ", ".join(map(str, candidate.seeds))
+    result = f"{metric.title} {candidate.show(metric)} on {candidate.jobs[0].settings['data']['name']}, " + (
+        f"mean of seeds {seeds} (lowest–highest)" if len(candidate.figures) > 1 else f"seed {seeds} alone"
+    )
+    paragraphs = [
+        f"python -m pipeline.train experiment={name}",
+        f"Cost: {_cost(candidate)}.",
+        f"Expect: {result}.",
+        f"The best of {len(sweep.finished)} jobs of the sweep {sweep.name}. {believed[0]}",
+    ]
+    return [line for paragraph in paragraphs for line in textwrap.wrap(paragraph, 105)]
+
+
+def _table(sweep, ranked: list, metric) -> None:
+    """Prints the best configurations."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.sweeps.effects import ranks, short
+    from pipeline.sweeps.page import duration
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    done = f"{len(sweep.finished)} of {len(sweep.jobs)} jobs finished"
+    table = Table(title=text.rich(f"sweep {sweep.name}: {done}"))
+    for title in ("rank", metric.title):
+        table.add_column(title, justify="right")
+    for title in (*sweep.parameters, "seeds", "jobs", "wall time"):
+        table.add_column(text.rich(title))
+    numbers = ranks(ranked)
+    for number, candidate in zip(numbers, ranked[:SHOWN], strict=False):
+        timed = [job.seconds for job in candidate.jobs if job.seconds is not None]
+        cells = (
+            number,
+            candidate.show(metric),
+            *(short(candidate.jobs[0].value(name)) for name in sweep.parameters),
+            ", ".join(map(str, candidate.seeds)),
+            ", ".join(job.name for job in candidate.jobs),
+            duration(sum(timed) / len(timed) if timed else None),
+        )
+        table.add_row(*map(text.rich, cells))
+    console.print(table)
+    if len(ranked) > SHOWN:
+        print(f"and {len(ranked) - SHOWN} more configurations on the page")
+    if any("=" in number for number in numbers):
+        print(ranking.RULE)
+
+
+def show(word: str, key: str | None, name: str | None) -> None:
+    """Writes a sweep's page and tells its best configurations.
+
+    Args:
+        word: the sweep's name, or its parent run's name or id in MLflow.
+        key: of the metric; None is what models of its task are chosen by.
+        name: of the experiment to save the best configuration as.
+
+    Raises:
+        UserError: no such sweep, no finished job, or the experiment can't be saved.
+    """
+    import math
+
+    from pipeline.sweeps import effects, jobs, page
+
+    if name is not None:
+        overrides.check_name(name)
+    sweep = jobs.read(jobs.resolve(word))
+    metric = effects.find_metric(sweep, key)
+    ranked = effects.candidates(sweep, metric)
+    believed = effects.belief(sweep, ranked, metric)
+    best = ranked[0] if ranked and not math.isnan(ranked[0].mean) else None
+    comment = _comment(name or "NAME", sweep, best, metric, believed) if best else []
+    settings = overrides.text(best.jobs[0].words, comment) if best else ""
+    target = jobs.SWEEPS / sweep.name / "index.html"
+    page.write(sweep, ranked, metric, believed, effects.effects(sweep, metric), settings, target)
+    if ranked:
+        _table(sweep, ranked, metric)
+    for sentence in (*sweep.notes, *believed):
+        print(text.printable(sentence))
+    for job in sweep.jobs:
+        if job.status != "finished":
+            reason = f": {job.reason}" if job.reason else ""
+            print(text.shortened(f"job {job.name}: {job.status}{reason} {job.said}".rstrip(), 1000))
+    if best and not name:
+        print(f"\nThe best, for conf/experiment/ (--save NAME writes it):\n\n{text.lines(settings)}")
+    print(f"page: {target.relative_to(paths.ROOT)}")
+    if name:
+        if best is None:
+            raise UserError(f"no job of {sweep.name} has a {metric.title}: nothing to save")
+        overrides.save(name, best.jobs[0].words, best.jobs[0].settings, comment)
+        print(f"saved: conf/experiment/{name}.yaml; run it: python -m pipeline.train experiment={name}")
+
+
+def overview() -> None:
+    """Prints the sweeps that there are."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.sweeps import jobs
+    from pipeline.sweeps.effects import candidates, find_metric
+
+    known = jobs.names()
+    if not known:
+        print("no sweeps yet; one is: python -m pipeline.train --multirun model=scratch,probe seed=1,2")
+        return
+    table = Table(title="sweeps")
+    for title in ("name", "data", "jobs", "best"):
+        table.add_column(title)
+    for name in known:
+        sweep = jobs.read(name, spell=False)
+        metric = find_metric(sweep, None)
+        ranked = candidates(sweep, metric)
+        cells = (
+            name,
+            ", ".join(sorted({job.settings["data"]["name"] for job in sweep.finished})),
+            f"{len(sweep.finished)} of {len(sweep.jobs)}",
+            f"{metric.title} {ranked[0].show(metric)}" if ranked else "–",
+        )
+        table.add_row(*map(text.rich, cells))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    print("a page of one: petfaces sweeps NAME")
+
+
+@click.command()
+@click.argument("sweep", required=False, metavar="[PARENT_RUN]")
+@click.option(
+    "--metric",
+    metavar="val/NAME",
+    help="What the best is best in: a figure of the page's table of jobs (a loss is minimised); by default "
+    "what models are chosen by.",
+)
+@click.option("--save", metavar="NAME", help="Write the best configuration as conf/experiment/NAME.yaml.")
+def main(sweep: str | None, metric: str | None, save: str | None) -> None:
+    """Write a sweep's page and print its best configurations; without a name, list the sweeps.
+
+    PARENT_RUN is a folder of runs/sweeps/, or name or id of the run that MLflow nests the jobs under.
+    """
+    if save is not None and not sweep:
+        raise click.UsageError("--save needs a sweep")
+    if metric is not None and not (sweep and metric.startswith("val/")):
+        raise click.UsageError("--metric needs a sweep, and names a figure on validation: val/NAME")
+    if sweep:
+        show(sweep, metric, save)
+    else:
+        overview()

@@ -1,0 +1,146 @@
+"""What runs, sweeps and versions say of themselves on MLflow's page; no path, no host, no clock."""
+
+from pathlib import Path
+from urllib.parse import quote
+
+from pipeline.artifacts.model_folder import ModelFolder
+from pipeline.artifacts.provenance import BESIDE, CHANGES
+from pipeline.common import text
+from pipeline.common.paths import ROOT
+from pipeline.tracking.naming import name_of
+
+JOBS = 20  # of a sweep that its note lists, best first
+VALUES = 4  # of a key that its name spells out
+# MLflow's table of versions shows a note's first thirty characters without their Markdown: the figure comes
+# first, and not in bold. Its Markdown tables have no space between the columns: these are lists.
+ENTRANCE = "workflowType=machine_learning"  # MLflow's own start page is its GenAI side
+
+
+def run_link(experiment: str, run_id: str) -> str:
+    """Of a run's page, from any other page of the same MLflow."""
+    return f"#/experiments/{experiment}/runs/{run_id}?{ENTRANCE}"
+
+
+def experiment(trained: ModelFolder) -> str:
+    """What the runs of a data set have in common, and which figure is which."""
+    data, drawings = trained.lineage["data"], trained.card.drawings
+    name = text.markdown(data["name"])
+    decides = f"best/{trained.task.monitor}"
+    return (
+        f"Breeds of **{name}**: {data['pictures']:,} {'drawn ' if drawings else ''}pictures of "
+        f"{data['classes']} classes.\n\n"
+        f"- `best/val/…`: the kept weights on the validation split; choices look at `{decides}`\n"
+        "- `val/…`, `train/…`: curves, a point an epoch (of a probe: a strength of regularisation)\n"
+        "- `test/…`: the test split, looked at once per candidate\n"
+        "- a sweep is one run that holds its jobs\n\n"
+        f"Registered versions: [{name}](#/models/{quote(data['name'])}?{ENTRANCE})\n"
+    )
+
+
+def run(trained: ModelFolder, test: dict | None, restored: bool = False) -> str:
+    """A finished run; its figures first.
+
+    Args:
+        trained: of its folder.
+        test: evaluate's figures, where it was judged.
+        restored: whether it was written from the files alone.
+    """
+    parts = [_summary(trained, test), "", *_origin(trained)]
+    if restored:
+        parts.append("- written from its files afterwards: created and duration are of the writing")
+    return "\n".join(parts) + "\n"
+
+
+def version(trained: ModelFolder, test: dict, experiment: str, run_id: str) -> str:
+    """A registered version: figures, data, commit, and where it was trained."""
+    trained_in = f"- trained in the run [{text.markdown(name_of(trained))}]({run_link(experiment, run_id)})"
+    return "\n".join([_summary(trained, test), "", *_origin(trained), trained_in]) + "\n"
+
+
+def sweep(
+    experiment: str, jobs: list[tuple[str, str, float | None, str]], figure_title: str
+) -> tuple[str, str]:
+    """A sweep's name and note.
+
+    Args:
+        experiment: the id.
+        jobs: name, run id, figure of the kept weights on validation (None: none yet) and status of each.
+        figure_title: what it is called.
+    """
+    chosen: dict[str, list[str]] = {}
+    for name, *_ in jobs:
+        for override in name.split():
+            key, _, value = override.partition("=")
+            if value not in chosen.setdefault(key, []):
+                chosen[key].append(value)
+    varied = [key for key, values in chosen.items() if len(values) > 1]
+    same = [key for key in chosen if key not in varied]
+    title = " ".join(["sweep", *(f"{key}={_values(chosen[key])}" for key in (*varied, *same))])
+
+    def linked(name: str, run_id: str) -> str:
+        differs = [override for override in name.split() if override.partition("=")[0] in varied]
+        return f"[{text.markdown(' '.join(differs) or name)}]({run_link(experiment, run_id)})"
+
+    done = sorted((job for job in jobs if job[2] is not None), key=lambda job: -job[2])
+    summary = f"{len(done)} of {len(jobs)} jobs finished"
+    for status in ("RUNNING", "FAILED"):
+        if number := sum(job[3] == status for job in jobs):
+            summary += f", {number} {status.lower()}"
+    if not done:
+        return title, f"{summary}.\n"
+    best, *_ = done
+    parts = [f"{summary}. Best on validation: {figure_title} **{best[2]:.1%}** with {linked(*best[:2])}.", ""]
+    parts += [f"1. {figure:.1%} {linked(name, run_id)}" for name, run_id, figure, _ in done[:JOBS]]
+    if len(done) > JOBS:
+        parts += ["", f"and {len(done) - JOBS} more, down to {done[-1][2]:.1%}"]
+    return title, "\n".join(parts) + "\n"
+
+
+def failed(reason: str) -> str:
+    """A run that broke off."""
+    return f"Broke off: {text.markdown(reason)}\n"
+
+
+def without_paths(message: str) -> str:
+    """A message as it may stand on a page that others see."""
+    for folder, short in ((f"{ROOT}/", ""), (str(ROOT), "."), (str(Path.home()), "~")):
+        message = message.replace(folder, short)
+    return message
+
+
+def _values(values: list[str]) -> str:
+    if len(values) <= VALUES:
+        return ",".join(values)
+    return f"{values[0]}…{values[-1]}({len(values)})"
+
+
+def _summary(trained: ModelFolder, test: dict | None) -> str:
+    figures = []
+    if test:
+        figures.append("test " + trained.task.describe(test, "test"))
+    figures.append("validation " + trained.task.describe(trained.metrics, "val"))
+    warning = " Trained on drawings: it knows no photographs." if trained.card.drawings else ""
+    return f"{text.markdown(trained.card.name)}: {'; '.join(figures)}.{warning}"
+
+
+def _origin(trained: ModelFolder) -> list[str]:
+    data, metrics = trained.lineage["data"], trained.metrics
+    provenance = trained.provenance
+    commit = f"`{provenance.commit[:8]}`" if provenance.commit else "unknown"
+    if provenance.inferred:
+        commit += " (its own record is lost; this one has the same training code)"
+    if provenance.dirty:
+        folder = "train" if "commit" in trained.lineage else BESIDE
+        kept = f" (the run keeps them: `{folder}/{CHANGES}`)" if provenance.changes else ""
+        commit += f" with uncommitted changes{kept}"
+    cost = [f"{metrics['parameters']:,} parameters"] if "parameters" in metrics else []
+    if "multiply_adds" in metrics:
+        cost.append(f"{metrics['multiply_adds']:,} multiply-adds a picture")
+    if metrics.get("epochs"):
+        cost.append(f"{metrics['epochs']} epochs")
+    return [
+        f"- data: {text.markdown(data['name'])}, {data['pictures']:,} pictures of {data['classes']} classes, "
+        f"content {text.code(data['content'][:12])}, split {text.code(data['split'][:12])}",
+        f"- commit: {commit}; seed {trained.settings['seed']}",
+        *([f"- cost: {', '.join(cost)}"] if cost else []),
+    ]

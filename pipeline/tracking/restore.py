@@ -1,0 +1,83 @@
+"""What MLflow lacks, written from the files again."""
+
+import sys
+from pathlib import Path
+
+from pipeline.artifacts.model_folder import evaluation_of, trained
+from pipeline.artifacts.seal import model_hash
+from pipeline.artifacts.untrusted import json_object
+from pipeline.common.errors import UserError
+from pipeline.common.paths import ROOT
+from pipeline.tracking import artifact_roots, champion_files, duplicates
+from pipeline.tracking.promotion import champion, promote
+from pipeline.tracking.registry import ensure_version
+from pipeline.tracking.runs import ensure
+from pipeline.tracking.store import DeletedError, reachable, shown
+
+
+def sync() -> None:
+    """Writes into MLflow whatever of the files under ``runs/`` it lacks; what is there stays as it is.
+
+    Files that an older version of this project or a broken disk left are told and passed over.
+
+    Raises:
+        DeletedError: somebody deleted an experiment in MLflow; what belongs into others is written before.
+        UserError: MLflow does not answer, or its store can't be used.
+    """
+    artifact_roots.rewrite()
+    with reachable():
+        _sync()
+
+
+def _sync() -> None:
+    if merged := duplicates.merge():
+        print(f"tracking: merged what MLflow held twice: {merged}")
+    runs = versions = 0
+    deleted: dict[str, DeletedError] = {}  # by message: each experiment once
+    for folder in trained(ROOT / "runs"):
+        try:
+            ensure(folder, evaluation_of(folder))
+            runs += 1
+        except DeletedError as error:
+            deleted[str(error)] = error
+        except (UserError, OSError, LookupError, TypeError, ValueError) as error:
+            _skip(error)
+    for file in sorted((ROOT / "runs").glob("*/register/decision.json")):
+        try:
+            versions += _registered(file)
+        except DeletedError as error:
+            deleted[str(error)] = error
+        except (UserError, OSError) as error:
+            _skip(error)
+    if deleted:
+        raise DeletedError("; ".join(deleted))
+    print(f"tracking: MLflow at {shown()} holds the {runs} runs and {versions} candidates of the files")
+
+
+def _registered(file: Path) -> int:
+    """Brings back the versions and the champion of a data set; returns how many candidates."""
+    decision = json_object(file, "candidates", "champion")
+    if not isinstance(decision["candidates"], dict) or "reason" not in decision["champion"]:
+        raise UserError(f"{file.relative_to(ROOT)} is of an older form")
+    place, name, versions = file.parent, file.parent.parent.name, 0
+    for model, known in decision["candidates"].items():
+        folder = place.parent / "train" / model
+        # After a training that was not registered yet, the exported models are those of the former one.
+        if (
+            (folder / "model.json").is_file()
+            and model_hash(folder) == known
+            and (evaluation := evaluation_of(folder))
+        ):
+            ensure_version(folder, evaluation, place / "candidates" / model)
+            versions += 1
+    kept = place / "champion"
+    number = ensure_version(kept / "train", kept / "evaluation", kept / "portable")
+    if champion(name) is None:
+        promote(name, number, decision["champion"]["reason"])
+    if lags := champion_files.lagging(name):
+        print(f"warning: {lags}", file=sys.stderr)
+    return versions
+
+
+def _skip(error: Exception) -> None:
+    print(f"warning: passed over: {error}; make it again, or delete it", file=sys.stderr)

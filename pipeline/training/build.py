@@ -1,0 +1,200 @@
+"""The classifier that a configuration describes, before training, and the card that rebuilds it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from models.build import NetworkError, WeightsError
+from models.build import build as build_network
+from models.classifier import Classifier, check_numbers, read_weights
+from models.pretrained import preprocessing
+from pipeline.artifacts import onnx_resize, untrusted
+from pipeline.common import paths
+from pipeline.common.errors import UserError
+from pipeline.data.dataset import PackedDataset
+from pipeline.portable import DamagedError, ModelCard, Preprocessing
+from pipeline.training import components
+
+BALANCE = ("none", "weights", "sampler")
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training works on.
+
+    Attributes:
+        cfg: the configuration.
+        pack: the images; their classes are the outputs.
+        model: before training with pretrained weights, or those of the model that it starts from, where the
+            config says so.
+        card: of the model that it will be; calibration comes after training.
+    """
+
+    cfg: DictConfig
+    pack: PackedDataset
+    model: Classifier
+    card: ModelCard
+
+
+def build(cfg: DictConfig, pack: PackedDataset, start: Path | None = None) -> Training:
+    """A training from its beginning; what of the input the config leaves open comes from the backbone.
+
+    Args:
+        cfg: the configuration.
+        pack: the images.
+        start: train folder of the model that it starts from, as `start_of` finds it.
+
+    Raises:
+        UserError: the backbone is unknown, its weights can't be had, or the start is of another network.
+    """
+    if pack.task.name != cfg.data.task:
+        raise UserError(
+            f"data.task={cfg.data.task}, but data/{cfg.data.name} was packed as {pack.task.name}; "
+            "run: dvc repro pack"
+        )
+    net_config = OmegaConf.to_container(cfg.model.net, resolve=True)
+    if cfg.model.balance not in BALANCE:
+        raise UserError(f"model.balance={cfg.model.balance} is not known: {', '.join(BALANCE)}")
+    if start and "weights" in net_config:
+        net_config |= {"weights": None, "file": None}  # the start brings them
+    if net_config.get("file"):
+        net_config["file"] = str(paths.from_root(net_config["file"]))
+    try:
+        net = build_network(net_config, len(pack.classes))
+    except NetworkError as error:
+        raise UserError(f"model.{error}") from error
+    except WeightsError as error:
+        raise UserError(str(error)) from error
+    if "weights" in net_config:
+        # The saved model brings its weights: restoring it needs no package, hub or file.
+        net_config |= {"weights": None, "file": None}
+    if start:
+        load_start(net, net_config, pack.classes, start, cfg.model.start)
+    chosen = {"max_side": pack.summary["max_side"], **OmegaConf.to_container(cfg.model.input, resolve=True)}
+    if None in chosen.values():
+        own = preprocessing(net)
+        chosen = {key: own[key] if value is None else value for key, value in chosen.items()}
+    card = ModelCard(
+        name=cfg.model.name,
+        data=cfg.data.name,
+        drawings=cfg.data.drawings,
+        classes=pack.classes,
+        species=pack.species(),
+        net=net_config,
+        input=Preprocessing(**chosen),
+        channels_last=cfg.model.channels_last,
+        flip=cfg.model.get("flip", False),
+        temperature=1.0,
+        unsure_below=0.0,
+        task=pack.task.name,
+        thresholds=pack.task.thresholds(len(pack.classes)),
+    )
+    onnx_resize.check(card.input.interpolation)  # before hours of training, not after them
+    knobs = (
+        "lr",
+        "weight_decay",
+        "warmup",
+        "label_smoothing",
+        "layer_decay",
+        "frozen",
+        "freeze_batchnorm",
+        "channels_last",
+    )
+    arguments = {key: cfg.model[key] for key in knobs if key in cfg.model}
+    if cfg.model.balance == "weights":
+        targets = pack.targets[pack.rows("train")]
+        arguments["class_weights"] = pack.task.class_weights(targets, len(pack.classes))
+    if cfg.model.get("loss"):
+        arguments["loss"] = components.loss(OmegaConf.to_container(cfg.model.loss, resolve=True))
+        components.try_loss(arguments["loss"], len(pack.classes))
+    metrics = components.metrics(
+        OmegaConf.to_container(cfg.metrics, resolve=True),
+        num_classes=len(pack.classes),
+        num_labels=len(pack.classes),
+    )
+    components.try_metrics(metrics, pack.task, pack.classes)
+    model = Classifier(
+        net,
+        len(card.classes),
+        card.input.mean,
+        card.input.std,
+        pack.task,
+        mixup=cfg.augment.mixup,
+        cutmix=cfg.augment.cutmix,
+        flip=card.flip,
+        metrics=metrics,
+        **arguments,
+    )
+    return Training(cfg, pack, model, card)
+
+
+def load_start(net: nn.Module, net_config: dict, classes: list[str], start: Path, named: str) -> None:
+    """Loads the weights of a trained model of the same network; its head by the classes' names.
+
+    A class that the start does not know keeps the new head's random row.
+
+    Args:
+        net: the network, changed in place.
+        net_config: what it was built from.
+        classes: names, in the order of its outputs.
+        start: its train folder.
+        named: what a person calls it.
+
+    Raises:
+        UserError: it is damaged, or of another network.
+        DamagedError: its weights are no numbers that a network computes with.
+    """
+    former = untrusted.card(start)
+    try:
+        state = read_weights(start / "weights.safetensors")
+    except DamagedError as error:
+        raise UserError(f"model.start={named}: {error}") from error
+    if _structure(former.net) != _structure(net_config):
+        raise UserError(
+            f"model.start={named} is of another network ({_structure(former.net)}) "
+            f"than this one ({_structure(net_config)}); choose the same model and backbone"
+        )
+    head = getattr(net, "pretrained_cfg", {}).get("classifier", "head")
+    own = net.state_dict()
+    rows = {name: row for row, name in enumerate(former.classes)}
+    kept = [(row, rows[name]) for row, name in enumerate(classes) if name in rows]
+    heads = (f"{head}.weight", f"{head}.bias")
+    shapes = {name: value.shape for name, value in own.items()}
+    shapes |= {name: (len(former.classes), *shapes[name][1:]) for name in heads if name in shapes}
+    if {name: tuple(value.shape) for name, value in state.items()} != {
+        name: tuple(shape) for name, shape in shapes.items()
+    }:
+        raise UserError(f"model.start={named}: its weights are not of the network in its card")
+    check_numbers(state, own, f"model.start={named}")
+    for name in heads:
+        taught, state[name] = state[name], own[name].clone()
+        for row, old in kept:
+            state[name][row] = taught[old]
+    net.load_state_dict(state)
+    print(
+        f"train: starts from {named}; its head knows {len(kept)} of {len(classes)} classes",
+        flush=True,
+    )
+
+
+def _structure(net: dict) -> dict:
+    """What of a network's arguments decides its shape."""
+    return {key: value for key, value in net.items() if key not in ("weights", "file")}
+
+
+def device(cfg: DictConfig) -> torch.device:
+    """Where this process computes outside Lightning's loop: the trainer's own device.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
+    """
+    wanted = cfg.trainer.accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available()
+    if cfg.trainer.accelerator in ("gpu", "cuda") and not wanted:
+        raise UserError(
+            f"trainer.accelerator={cfg.trainer.accelerator}, but PyTorch sees no GPU here; use trainer=cpu"
+        )
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if wanted else torch.device("cpu")

@@ -1,0 +1,59 @@
+"""The images of a training as Lightning asks for them."""
+
+import pytorch_lightning as pl
+from omegaconf import OmegaConf
+from torch.utils.data import DataLoader, Subset
+
+from pipeline.data import augment
+from pipeline.data.dataset import EpochSampler, ImageDataset, balanced_chances, loader, still
+from pipeline.training.build import Training
+
+
+class ImageData(pl.LightningDataModule):
+    """Training and validation split of a packed data set, shared out over the processes.
+
+    Args:
+        training: its pack holds the images, and its card says how they are sized.
+
+    Attributes:
+        train_set: augmented.
+        val_set: sized without chance.
+        sampler: of this process; there once `setup` was called.
+    """
+
+    def __init__(self, training: Training):
+        super().__init__()
+        pack, card, cfg = training.pack, training.card, training.cfg
+        self.pack, self.cfg, self.batch_size = pack, cfg, cfg.model.batch_size
+        sides = augment.sides(card.input.size, list(cfg.model.shares), cfg.model.epochs)
+        transforms = augment.build(list(OmegaConf.to_container(cfg.augment.transforms)), sides)
+        self.train_set = ImageDataset(pack, pack.rows("train"), transforms, cfg.seed)
+        self.val_set = ImageDataset(pack, pack.rows("val"), still(card.input), cfg.seed)
+        self.resumed_at = (0, 0)
+
+    def resume(self, epoch: int, batch: int) -> None:
+        """Sets the epoch and batch to start at, before `fit`: Lightning creates the first iterator early."""
+        self.resumed_at = (epoch, batch)
+
+    def setup(self, stage: str) -> None:
+        self.sampler = self._sampler(self.trainer.global_rank)
+        self.sampler.begin(*self.resumed_at)
+
+    def _sampler(self, rank: int) -> EpochSampler:
+        chances = balanced_chances(self.train_set.targets) if self.cfg.model.balance == "sampler" else None
+        length, world = len(self.train_set), self.trainer.world_size
+        is_fixed = bool(self.cfg.trainer.get("overfit_batches"))
+        return EpochSampler(length, self.cfg.seed, self.batch_size, rank, world, chances, is_fixed)
+
+    def train_dataloader(self) -> DataLoader:
+        return loader(self.train_set, self.batch_size, self.cfg.runtime.workers, self.sampler)
+
+    def val_dataloader(self) -> DataLoader:
+        own = range(self.trainer.global_rank, len(self.val_set), self.trainer.world_size)
+        return loader(Subset(self.val_set, own), self.batch_size, self.cfg.runtime.workers)
+
+    def names(self, epoch: int, batch: int, rank: int) -> list[str]:
+        """Paths of the images in a batch of a process, by which a person finds them."""
+        first = batch * self.batch_size
+        places = self._sampler(rank).order(epoch)[first : first + self.batch_size]
+        return self.pack.table["path"].iloc[self.train_set.rows[places]].tolist()

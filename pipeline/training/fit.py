@@ -1,0 +1,237 @@
+"""Trains on Lightning's Trainer, from where a former attempt was broken off."""
+
+import logging
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.warnings import PossibleUserWarning
+
+from models import probe
+from pipeline.artifacts import checkpoints
+from pipeline.artifacts.checkpoints import Checkpoints
+from pipeline.common.errors import UserError
+from pipeline.common.paths import ROOT
+from pipeline.evaluation.out_of_domain import Outliers
+from pipeline.training import callbacks, components
+from pipeline.training.build import Training
+from pipeline.training.datamodule import ImageData
+from pipeline.training.features import features
+
+for _name in ("pytorch_lightning", "lightning_fabric"):  # tips, and what it finds on the machine
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training has reached, beside the weights in the model.
+
+    Attributes:
+        rows: of ``curves.csv``.
+        seconds: spent, in all attempts.
+    """
+
+    rows: list[dict]
+    seconds: float
+
+
+class HashedCheckpoints(TorchCheckpointIO):
+    """Lets Lightning write and read the checkpoint without a path in `Checkpoints`, by step and hash."""
+
+    def __init__(self, kept: Checkpoints):
+        self.kept = kept
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
+        if path:  # of a person's own ModelCheckpoint
+            super().save_checkpoint(checkpoint, path, storage_options)
+        else:
+            self.kept.write(checkpoint["global_step"], checkpoint)
+
+    def load_checkpoint(self, path: str, *_: Any, **__: Any) -> dict[str, Any]:
+        return checkpoints.read(Path(path))
+
+
+def fit(
+    training: Training,
+    kept: Checkpoints,
+    began: float,
+    tell: Callable[[list[dict]], None] | None = None,
+) -> Trained:
+    """Fits the head, the whole network or both; leaves the best weights on validation in the model.
+
+    Args:
+        training: with the weights to start from.
+        kept: where checkpoints are; the newest is where it begins.
+        began: when this process did, by ``time.monotonic``.
+        tell: is given the rows of the curves after each epoch, in the first process of several.
+
+    Raises:
+        StoppedError: SIGTERM came.
+        SharedError: the loss is no number any more.
+        UserError: the machine has no such device, or a loader's worker was killed.
+    """
+    rows = []
+    if training.cfg.model.head == "probe" and not kept.any():
+        rows = fit_head(training)
+    if training.cfg.model.epochs == 0:
+        return Trained(rows, time.monotonic() - began)
+    return _fit_network(training, rows, kept, began, tell)
+
+
+def fit_head(training: Training) -> list[dict]:
+    """Fits the linear head on cached features.
+
+    Returns:
+        Curve rows: one per strength of regularisation, or epoch 0 of a fine-tuning.
+    """
+    cfg, pack = training.cfg, training.pack
+    parts = []
+    for split in ("train", "val"):
+        rows = pack.rows(split)
+        parts.append((features(training, rows), pack.targets[rows]))
+    balanced = cfg.model.balance != "none"
+    weight, bias, tried = probe.fit_head(*parts, list(cfg.model.strengths), pack.task, balanced)
+    probe.set_head(training.model.net.get_classifier(), weight, bias)
+    if cfg.model.epochs > 0:  # fine-tuning begins where the kept head stands
+        start = min(tried, key=lambda row: row["val/loss"])
+        return [{"step": 0, "epoch": 0, "pictures_seen": 0, **start}]
+    return [{"step": step, **row} for step, row in enumerate(tried)]
+
+
+def _fit_network(
+    training: Training,
+    rows: list[dict],
+    kept: Checkpoints,
+    began: float,
+    tell: Callable[[list[dict]], None] | None,
+) -> Trained:
+    """Trains until the epochs are done or validation stops improving.
+
+    Args:
+        training: with the weights to start from.
+        rows: of the curves before the first epoch.
+        kept: see `fit`.
+        began: likewise.
+        tell: likewise.
+    """
+    model, card, cfg = training.model, training.card, training.cfg
+    data = ImageData(training)
+    minutes, threads = cfg.runtime.checkpoint_minutes, cfg.runtime.threads
+    resume = callbacks.ExactResume(cfg.seed, minutes, threads, began, kept)
+    curves = callbacks.Curves(rows, tell, card.name, resume)
+    # The head that was fitted counts as epoch 0: what is kept is never worse on validation.
+    monitor = model.task.monitor
+    best = callbacks.KeepBest(monitor)
+    if rows:
+        best.best, best.weights = rows[0][monitor], callbacks.copied(model.net)
+    stopping = EarlyStopping(monitor, mode="max", min_delta=0.0, patience=cfg.model.patience)
+    if rows:
+        stopping.best_score = torch.tensor(best.best, dtype=torch.float64)
+    more = math.ceil(cfg.model.get("outliers", 0.0) * cfg.model.batch_size)
+    listeners = [
+        resume,
+        *([callbacks.OutlierExposure(Outliers(more, card.input))] if more else []),
+        *components.callbacks(OmegaConf.to_container(cfg.callbacks, resolve=True)),
+        curves,
+        best,
+        *([callbacks.averaging(cfg.model.ema)] if cfg.model.ema else []),
+        stopping,
+    ]
+    trainer = _trainer(cfg, HashedCheckpoints(kept), listeners, curves.logger)
+    found = None if cfg.trainer.get("fast_dev_run") else kept.latest()
+    if found:
+        epoch, batch = _reached(checkpoints.read(found))
+        data.resume(epoch, batch)
+        if trainer.is_global_zero:
+            at = f", batch {batch}" if batch else ""
+            print(f"train: goes on after epoch {epoch}{at}", flush=True)
+    model.train()  # feature extraction left it in eval mode
+    with _quiet():
+        trainer.fit(model, data, ckpt_path=found)
+    if not best.weights:
+        raise UserError("trainer.max_time was over before the first validation; give more, or leave it out")
+    if not cfg.trainer.get("fast_dev_run"):
+        model.net.load_state_dict(best.weights)
+    return Trained(curves.rows, resume.elapsed())
+
+
+def _reached(checkpoint: dict) -> tuple[int, int]:
+    """Epochs that are done, and batches of the one after them."""
+    loop = checkpoint["loops"]["fit_loop"]
+    epoch = loop["epoch_progress"]["current"]["processed"]
+    return epoch, loop["epoch_loop.batch_progress"]["current"]["completed"]
+
+
+def _trainer(
+    cfg: DictConfig, checkpoint_io: TorchCheckpointIO, listeners: list[pl.Callback], logger: Logger
+) -> pl.Trainer:
+    """Lightning's Trainer on the devices that ``conf/trainer/`` names.
+
+    Raises:
+        UserError: the machine has no such device, or too few.
+    """
+    ours = {
+        "enable_model_summary": False,
+        "enable_progress_bar": os.isatty(1),
+        "log_every_n_steps": 1,  # an epoch may have fewer steps than Lightning's 50
+    }
+    given = OmegaConf.to_container(cfg.trainer, resolve=True)
+    given = {key: value for key, value in given.items() if value is not None}  # null: Lightning's default
+    if "profiler" in given:  # Lightning logs its table at this level
+        logging.getLogger("pytorch_lightning").setLevel(logging.INFO)
+    try:
+        return pl.Trainer(
+            **ours | given,
+            max_epochs=cfg.model.epochs,
+            callbacks=listeners,
+            plugins=[checkpoint_io],
+            logger=logger,
+            enable_checkpointing=any(isinstance(each, Checkpoint) for each in listeners),
+            default_root_dir=ROOT / "runs/checkpoints" / checkpoint_io.kept.folder.parent.name,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+    except (RuntimeError, ValueError, TypeError, MisconfigurationException) as error:
+        is_cpu = cfg.trainer.accelerator == "cpu"
+        advice = "" if is_cpu else "; this machine may have fewer devices, try trainer=cpu"
+        raise UserError(f"trainer: {' '.join(str(error).split())[:300]}{advice}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hides warnings that a user can't act on.
+
+    Raises:
+        UserError: a loader's worker was killed, or Lightning refuses a callback's choices.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Advice on loaders; that this one is not resumable is wrong: the sampler is.
+            warnings.simplefilter("ignore", PossibleUserWarning)
+            # Calls inside Lightning that PyTorch has deprecated.
+            inside = r"pytorch_lightning\.utilities\._pytree|lightning_fabric\.utilities\.distributed"
+            warnings.filterwarnings("ignore", module=inside)
+            yield
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())[:300]}") from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            "a loader's worker was killed, most often for want of memory "
+            f"({str(error).splitlines()[0]}); "
+            "choose fewer runtime.workers; the same command goes on from the last checkpoint"
+        ) from error
