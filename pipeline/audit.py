@@ -6,7 +6,6 @@ a rare pose is as suspicious as a wrong label. Nothing is relabelled, and no oth
 the answer.
 """
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from pipeline import tasks
+from pipeline.artifacts import atomic
 from pipeline.common import tables, text
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
@@ -166,9 +166,8 @@ def audit(cfg: DictConfig, place: Path) -> list[dict]:
         }
         for doubt in doubted(x, targets, groups, pack.classes)
     ]
-    unfinished = place / "audit.csv.part"
-    tables.write(unfinished, rows, COLUMNS)
-    os.replace(unfinished, place / "audit.csv")
+    with atomic.replaced(place / "audit.csv") as part:
+        tables.write(part, rows, COLUMNS)
     return rows
 
 

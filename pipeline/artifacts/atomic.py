@@ -6,8 +6,9 @@ folder that this program left: sealed, whole, with nothing added. Anything else 
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,14 +85,36 @@ class Target:
             shutil.rmtree(part, ignore_errors=True)
 
 
-def replace_text(file: Path, content: str) -> None:
-    """Writes a small file in one step: until it is whole, the former one stands there."""
+@contextmanager
+def replaced(file: Path) -> Iterator[Path]:
+    """Where to write a file that takes the place of the former one when the context ends well."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
-        part.write_text(content, encoding="utf-8")
+        yield part
         os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
+
+
+def replace_text(file: Path, content: str) -> None:
+    """Writes a small file in one step."""
+    with replaced(file) as part:
+        part.write_text(content, encoding="utf-8")
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Likewise a folder of a cache; of two that are written at the same moment either one stays."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix="."))
+    try:
+        yield part
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            os.replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _check(folder: Path, what: str, needed: tuple[str, ...], advice: str) -> None:

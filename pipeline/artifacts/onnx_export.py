@@ -2,18 +2,15 @@
 
 import hashlib
 import json
-import os
 import shutil
 import sys
-import tempfile
 import warnings
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import portable
-from pipeline.artifacts import onnx_resize, seal
+from pipeline.artifacts import atomic, onnx_resize, seal
 from pipeline.common import paths
 from pipeline.common.errors import UserError
 from pipeline.portable import ModelCard
@@ -66,16 +63,9 @@ def trunk(model: "Classifier", card: ModelCard) -> Path:
         def forward(self, pictures):
             return self.model.features(pictures)
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix="."))
-    try:
+    with atomic.replaced_folder(folder) as part:
         _save(_graph(Trunk(), card.input.size, "features"), part / "trunk.onnx")
         seal.seal(part)
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # another process was as far: the two are the same
-            os.replace(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return folder / "trunk.onnx"
 
 

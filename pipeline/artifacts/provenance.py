@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.artifacts import seal, untrusted
+from pipeline.artifacts import atomic, seal, untrusted
 from pipeline.artifacts.lineage import code_needs, hash_of
 from pipeline.common import paths
 from pipeline.common.errors import UserError
@@ -104,15 +104,8 @@ class Provenance:
         target = _kept(train)
         if not replace and target.exists():
             return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(dir=target.parent, prefix=".part-"))
-        try:
+        with atomic.replaced_folder(target) as part:
             self.write(part)
-            shutil.rmtree(target, ignore_errors=True)
-            with suppress(OSError):  # an equal training has ended at the same moment
-                os.replace(part, target)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
 
     def warning(self) -> str | None:
         """What a training should be told at its start, in one line; None where all is known."""

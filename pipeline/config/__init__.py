@@ -7,5 +7,3 @@ from pipeline.common.paths import ROOT  # for `rebuild`, which asks the code of 
 from pipeline.config.checked import compose
 from pipeline.config.composition import store_params
 from pipeline.config.files import SHARED, choices, choose, config_groups, flat
-
-__all__ = ["ROOT", "SHARED", "choices", "choose", "compose", "config_groups", "flat", "store_params"]

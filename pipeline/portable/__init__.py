@@ -35,40 +35,6 @@ from .seals import (
     tell_extra,
 )
 
-__all__ = [
-    "FORMATS",
-    "LEAST_CROP",
-    "LEAST_DEVIATION",
-    "MAX_PIXELS",
-    "NAME",
-    "OPERATORS",
-    "READ",
-    "SUMS",
-    "DamagedError",
-    "ModelCard",
-    "OnnxClassifier",
-    "Preprocessing",
-    "UnreadableError",
-    "damaged",
-    "differing",
-    "entries",
-    "extra",
-    "is_litter",
-    "is_number",
-    "is_plain",
-    "is_sealable",
-    "read_card",
-    "read_json",
-    "read_onnx",
-    "read_picture",
-    "reason",
-    "sealed",
-    "shrink",
-    "sums",
-    "tell_extra",
-    "to_square",
-]
-
 
 def _load_pyfunc(path: str) -> OnnxClassifier:
     """MLflow's entry point."""

@@ -6,8 +6,6 @@ from pipeline.tasks.single_label import SingleLabel
 
 _TASKS = {task.name: task for task in (SingleLabel(), MultiLabel())}
 
-__all__ = ["SEPARATOR", "Assessment", "Figure", "Task", "of", "of_tag"]
-
 
 def of(name: str) -> Task:
     """The task of this name, as a model's card and the configuration of data name it."""

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
@@ -18,7 +16,7 @@ from torch.utils.data import Dataset
 
 from models.classifier import Classifier
 from pipeline import portable
-from pipeline.artifacts import onnx_export
+from pipeline.artifacts import atomic, onnx_export
 from pipeline.common import paths
 from pipeline.common.errors import UserError
 from pipeline.data.dataset import ImageDataset, loader, still
@@ -155,7 +153,5 @@ def _compute(
 
 def _store(file: Path, known: dict[str, np.ndarray]) -> None:
     """Replaces the file in one step, so that a killed run leaves the old one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as part:
-        np.savez(part, pictures=np.array(list(known)), features=np.stack(list(known.values())))
-    os.replace(part.name, file)
+    with atomic.replaced(file) as part, open(part, "wb") as stream:
+        np.savez(stream, pictures=np.array(list(known)), features=np.stack(list(known.values())))
