@@ -18,7 +18,7 @@ help:  ## list the targets
 install: $(INSTALLED)  ## make .venv with the versions of constraints.txt
 
 $(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one: make PYTHON=python3.11")'
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "error: Python 3.11, 3.12 or 3.13 is needed; name one: make PYTHON=python3.11")'
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	.venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python \
@@ -55,7 +55,7 @@ ui: $(INSTALLED)  ## MLflow's page, with links to its training side
 test: $(INSTALLED)  ## the tests (offline, on drawn faces)
 	pytest -n 2 --dist loadfile
 
-test-unit: $(INSTALLED)  ## those of them that start no program and train nothing (under a minute)
+test-unit: $(INSTALLED)  ## those of them that need no finished pipeline
 	pytest -n 2 --dist loadfile -m "not slow and not integration"
 
 test-slow: $(INSTALLED)  ## the tests that take minutes

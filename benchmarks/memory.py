@@ -141,7 +141,7 @@ def name_photos(count: int, model: str | None) -> tuple[int, float]:
         )
         highest = highest_of(program)
         if program.returncode:
-            sys.exit(f"pipeline.inference.predict ended with {program.returncode}")
+            sys.exit(f"petfaces predict ended with {program.returncode}")
         return highest, time.monotonic() - began
 
 

@@ -37,7 +37,7 @@ from pipeline.sources import archives
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """The address of pipeline.inference.serve."""
+    """The address of petfaces serve."""
     command = [sys.executable, "-m", "pipeline", "serve", str(folder), "--port", "0"]
     program = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:

@@ -1,1 +1,1 @@
-"""Code of what is trained. Imports nothing from `pipeline` but `portable`; weights live elsewhere."""
+"""Code of what is trained. Of `pipeline` it imports `portable` and `tasks` alone; weights live elsewhere."""

@@ -10,35 +10,69 @@ from pipeline.common import errors
 # Where each command is, and its line of help: nothing is imported before its command runs.
 COMMANDS = {
     "predict": ("pipeline.inference.predict", "Name the classes in photos."),
-    "export": ("pipeline.inference.export", "Write a model's folder, to take along."),
-    "serve": ("pipeline.inference.serve", "Answer uploads from an exported model."),
-    "leaderboard": ("pipeline.reporting.leaderboard", "Compare the candidates on the test split."),
-    "sweeps": ("pipeline.sweeps.show", "Show a sweep's best configurations."),
-    "registry": ("pipeline.maintenance.champion", "List, promote and roll back champions."),
-    "reproduce": ("pipeline.maintenance.reproduce", "Rebuild a registered version."),
-    "verify": ("pipeline.maintenance.verify", "Find what is damaged, and repair it."),
-    "tracking": ("pipeline.tracking.cli", "Complete MLflow from the files; open its page."),
-    "config": ("pipeline.config.cli", "Choose a data set for params.yaml."),
+    "export": (
+        "pipeline.inference.export",
+        "Write a model's folder: ONNX, weights, model card, example and a page to try it.",
+    ),
+    "serve": (
+        "pipeline.inference.serve",
+        "Answer uploads from an exported model; FOLDER is what export wrote.",
+    ),
+    "leaderboard": (
+        "pipeline.reporting.leaderboard",
+        "Compare the candidates of params.yaml's data set on the test split.",
+    ),
+    "sweeps": (
+        "pipeline.sweeps.show",
+        "Write a sweep's page and print its best configurations; without a name, list the sweeps.",
+    ),
+    "registry": (
+        "pipeline.maintenance.champion",
+        "Say who is champion, since when and why; promote another version, or go back.",
+    ),
+    "reproduce": (
+        "pipeline.maintenance.reproduce",
+        "Rebuild a registered version, and say whether the weights are the same.",
+    ),
+    "verify": (
+        "pipeline.maintenance.verify",
+        "Read all of data/, runs/, DVC's cache and MLflow's models, and name what is damaged.",
+    ),
+    "tracking": (
+        "pipeline.tracking.cli",
+        "Keep MLflow, the mirror of the files, complete, and show its page.",
+    ),
+    "config": (
+        "pipeline.config.cli",
+        "Write the choice of a config group into params.yaml, as in data=petfaces.",
+    ),
 }
-FURTHER = "petfaces.commands"  # entry points of other packages: each a command
+PLUGINS = "petfaces.commands"  # entry points of other packages: each a command
 
 
 class Commands(click.Group):
     """Finds a command when it is asked for, and ends its errors in one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*COMMANDS, *sorted(metadata.entry_points(group=FURTHER).names)]
+        return [*COMMANDS, *sorted(metadata.entry_points(group=PLUGINS).names - COMMANDS.keys())]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
             return import_module(COMMANDS[cmd_name][0]).main
-        found = metadata.entry_points(group=FURTHER, name=cmd_name)
-        return next(iter(found)).load() if found else None
+        for entry in metadata.entry_points(group=PLUGINS, name=cmd_name):
+            try:
+                return entry.load()
+            except Exception as error:  # whatever another package raises while it is imported
+                told = f"the command {cmd_name} of {entry.dist.name} can't be loaded: {error}"
+                raise click.ClickException(told) from error
+        return None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, words) for name, (_, words) in COMMANDS.items()]
-        further = sorted(metadata.entry_points(group=FURTHER), key=lambda entry: entry.name)
-        rows += [(entry.name, f"Of the package {entry.dist.name}.") for entry in further]
+        plugins = sorted(metadata.entry_points(group=PLUGINS), key=lambda entry: entry.name)
+        rows += [
+            (entry.name, f"Provided by {entry.dist.name}.") for entry in plugins if entry.name not in COMMANDS
+        ]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 

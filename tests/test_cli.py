@@ -28,6 +28,8 @@ def test_help_imports_no_command():
 def test_every_command_has_help(name, capsys):
     petfaces(name, "--help")
     assert f"Usage: petfaces {name}" in capsys.readouterr().out
+    command = cli.Commands().get_command(None, name)
+    assert command.help.partition("\n")[0] == cli.COMMANDS[name][1]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,7 @@ def test_another_package_adds_a_command_by_an_entry_point(monkeypatch, capsys):
             return click.Command("catalog", callback=lambda: click.echo("labels"))
 
     class Found(list):
-        names = ("catalog",)
+        names = frozenset(("catalog", "predict"))  # of which the latter is taken
 
     monkeypatch.setattr(
         cli.metadata,
@@ -72,7 +74,7 @@ def test_another_package_adds_a_command_by_an_entry_point(monkeypatch, capsys):
     petfaces("catalog")
     petfaces("--help")
     said = capsys.readouterr().out
-    assert "labels" in said and "Of the package petfaces-catalog." in said
+    assert "labels" in said and "Provided by petfaces-catalog." in said
 
 
 def test_programs_get_json(repro, capsys):

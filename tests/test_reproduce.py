@@ -203,6 +203,26 @@ def test_a_version_is_rebuilt_from_the_version_it_started_from_with_data_of_a_re
     assert "reproduce: sample 2: identical weights" in done.stdout
 
 
+def test_a_commit_with_modules_elsewhere_is_asked_alone(house, run, tmp_path):
+    """Today's checkout is installed, too, and has modules of names that this commit does not know."""
+    files = {
+        "conf/config.yaml": "seed: 1\n",
+        "pipeline/__init__.py": "",
+        "pipeline/config.py": "from pathlib import Path\nROOT = Path(__file__).resolve().parents[1]\n",
+        "pipeline/data.py": "class Pack: pass\n",
+        "pipeline/lineage.py": "def lineage_of(pack, threads): return {'of': 'that commit', 'threads': threads}\n",
+        "config.yaml": "data: {name: sample}\ntrainer: {accelerator: cpu, threads: 3}\n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    (tmp_path / "program").mkdir()
+    program = shutil.copy(house / "pipeline/maintenance/rebuild.py", tmp_path / "program")
+    run("python", program, "config.yaml", "answer.json", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    told = json.loads((tmp_path / "answer.json").read_text())
+    assert told == {"lineage": {"of": "that commit", "threads": 3}, "device": "cpu"}
+
+
 @pytest.mark.parametrize("group", ["runtime", "trainer"])
 def test_the_threads_of_a_training_are_found_where_its_commit_had_them(house, monkeypatch, group):
     cfg = OmegaConf.create(

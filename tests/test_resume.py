@@ -265,6 +265,17 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(undisturbed, t
     _same(undisturbed(*SCRATCH), tmp_path / "out")
 
 
+def test_where_only_a_damaged_checkpoint_is_left_the_head_is_fitted_again(tmp_path, monkeypatch):
+    kept = Checkpoints(tmp_path)
+    kept.write(1, {}).write_bytes(b"damaged")
+    began = []
+    monkeypatch.setattr(fit, "fit_head", lambda training: ["a row of the head"])
+    monkeypatch.setattr(fit, "_fit_network", lambda training, rows, *_: began.append(rows))
+    cfg = config.compose("model=finetune")
+    fit.fit(SimpleNamespace(cfg=cfg), kept, began=0.0)
+    assert began == [["a row of the head"]]
+
+
 def test_checkpoints_are_known_by_sha256sum_and_two_are_kept(tmp_path):
     kept = Checkpoints(tmp_path / "checkpoints")
     for step in range(4):

@@ -63,8 +63,11 @@ class Checkpoints:
     def latest(self) -> Path | None:
         """The newest whole checkpoint; a damaged one is named and taken away."""
         for file in self._newest_first():
-            with open(file, "rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            try:
+                with open(file, "rb") as stream:
+                    found = hashlib.file_digest(stream, "sha256").hexdigest()
+            except FileNotFoundError:  # damaged, and deleted by another process of this training
+                continue
             if found == _NAME.fullmatch(file.name)[2]:
                 return file
             print(

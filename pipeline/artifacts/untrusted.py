@@ -35,7 +35,7 @@ def commit(value: object, where: object) -> str:
     raise UserError(f"{where}: {str(value)[:50]!r} is no commit")
 
 
-def card(folder: Path) -> dict:
+def card(folder: Path) -> portable.ModelCard:
     """A model's card, as `portable.read_card` checks it.
 
     Raises:

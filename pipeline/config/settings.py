@@ -173,7 +173,7 @@ class Fetch:
 
 
 @dataclass(config=_CONFIG)
-class PackedDataset:
+class PackSettings:
     max_side: Pixels
     classes: Literal["folder", "breed"]
 
@@ -211,7 +211,7 @@ class Settings:
     seed: Seed
     out: Text
     fetch: Fetch
-    pack: PackedDataset
+    pack: PackSettings
     split: Split
     unsure: Unsure
     register: Register

@@ -232,17 +232,19 @@ def _to_int8(folder: Path, card: ModelCard) -> dict:
 @click.option("--int8", is_flag=True, help="Smaller and coarser; its accuracy is told.")
 @click.option("--no-try", is_flag=True, help="Without the page, which needs npm once.")
 @click.option("--serve", is_flag=True, help="Open the page, on this machine only.")
-@click.option("--port", type=int, default=0, help="Of the page; by default a free one.")
-def main(model: str | None, out: Path, int8: bool, no_try: bool, serve: bool, port: int) -> None:
+@click.option("--port", type=int, help="Of the page; by default a free one.")
+def main(model: str | None, out: Path, int8: bool, no_try: bool, serve: bool, port: int | None) -> None:
     """Write a model's folder: ONNX, weights, model card, example and a page to try it."""
     if serve and no_try:
         raise click.UsageError("--serve opens the page that --no-try leaves out")
+    if port is not None and not serve:
+        raise click.UsageError("--port is of the page that --serve opens")
     with resolve.opened(model) as found:
         folder = export(found, out.absolute(), int8, not no_try)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"export: {folder}, {size / 1e6:.1f} MB; begin with README.md and example.py", flush=True)
     if serve:
-        browser_demo.serve(folder / "try", port, _opened)
+        browser_demo.serve(folder / "try", port or 0, _opened)
 
 
 def _opened(address: str) -> None:

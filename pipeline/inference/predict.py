@@ -128,7 +128,7 @@ def predict(words: list[str], model: str | None, top: int, kind: str) -> int:
 
     Args:
         words: files, folders, patterns, or ``-`` for standard input.
-        model: as `chosen.opened` understands it.
+        model: as `resolve.opened` understands it.
         top: how many breeds.
         kind: `table` for people, `jsonl` or `csv` for programs.
 

@@ -69,9 +69,10 @@ def device(cfg: DictConfig) -> str | None:
 
 
 def main(settings: str, answer: str, out: str | None = None) -> None:
-    from pipeline.common.paths import ROOT
+    # An editable installation brings modules of its own checkout where this commit has none of that name.
+    sys.meta_path[:] = [each for each in sys.meta_path if getattr(each, "__name__", "") != "_EditableFinder"]
+    from pipeline.config import ROOT
 
-    # An installed petfaces must not be what is asked.
     assert Path.cwd().resolve() == ROOT, f"{ROOT} instead of the worktree"
     leader = os.environ.get("LOCAL_RANK", "0") == "0"
     try:

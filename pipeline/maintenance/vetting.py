@@ -103,7 +103,7 @@ def settings(tree: dict, code: Path, whose: object) -> None:
     Earlier code passes it to Hydra's `instantiate`, which imports and calls whatever it is told.
 
     Args:
-        tree: as `foreign.settings` reads it.
+        tree: as `untrusted.settings` reads it.
         code: the worktree of the commit whose code will be given it.
         whose: told in errors.
 

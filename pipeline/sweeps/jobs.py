@@ -138,7 +138,7 @@ def _read(folder: Path, number: int | None, noted: dict) -> Job:
     Args:
         folder: of the sweep's.
         number: where it is known.
-        noted: see `notes.read`.
+        noted: see `job_notes.read`.
     """
     job = Job(folder.name if number is None else str(number), folder, str(noted.get("words") or ""))
     if not (folder / "metrics.json").is_file():

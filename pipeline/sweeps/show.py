@@ -161,7 +161,7 @@ def overview() -> None:
 
 
 @click.command()
-@click.argument("sweep", required=False, metavar="[PARENT_RUN]")
+@click.argument("sweep", required=False, metavar="[SWEEP]")
 @click.option(
     "--metric",
     metavar="val/NAME",
@@ -172,7 +172,7 @@ def overview() -> None:
 def main(sweep: str | None, metric: str | None, save: str | None) -> None:
     """Write a sweep's page and print its best configurations; without a name, list the sweeps.
 
-    PARENT_RUN is a folder of runs/sweeps/, or name or id of the run that MLflow nests the jobs under.
+    SWEEP is a folder of runs/sweeps/, or name or id of the run that MLflow nests the jobs under.
     """
     if save is not None and not sweep:
         raise click.UsageError("--save needs a sweep")

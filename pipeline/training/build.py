@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from models.build import NetworkError, WeightsError
@@ -197,4 +197,6 @@ def device(cfg: DictConfig) -> torch.device:
         raise UserError(
             f"trainer.accelerator={cfg.trainer.accelerator}, but PyTorch sees no GPU here; use trainer=cpu"
         )
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if wanted else torch.device("cpu")
+    rank, devices = int(os.environ.get("LOCAL_RANK", 0)), cfg.trainer.devices
+    index = devices[rank] if isinstance(devices, ListConfig) else rank
+    return torch.device("cuda", index) if wanted else torch.device("cpu")

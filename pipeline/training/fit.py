@@ -83,12 +83,12 @@ def fit(
         SharedError: the loss is no number any more.
         UserError: the machine has no such device, or a loader's worker was killed.
     """
-    rows = []
-    if training.cfg.model.head == "probe" and not kept.any():
+    rows, last = [], None if training.cfg.trainer.get("fast_dev_run") else kept.latest()
+    if training.cfg.model.head == "probe" and not last:
         rows = fit_head(training)
     if training.cfg.model.epochs == 0:
         return Trained(rows, time.monotonic() - began)
-    return _fit_network(training, rows, kept, began, tell)
+    return _fit_network(training, rows, kept, last, began, tell)
 
 
 def fit_head(training: Training) -> list[dict]:
@@ -115,6 +115,7 @@ def _fit_network(
     training: Training,
     rows: list[dict],
     kept: Checkpoints,
+    last: Path | None,
     began: float,
     tell: Callable[[list[dict]], None] | None,
 ) -> Trained:
@@ -124,6 +125,7 @@ def _fit_network(
         training: with the weights to start from.
         rows: of the curves before the first epoch.
         kept: see `fit`.
+        last: the newest whole one of them.
         began: likewise.
         tell: likewise.
     """
@@ -151,16 +153,15 @@ def _fit_network(
         stopping,
     ]
     trainer = _trainer(cfg, HashedCheckpoints(kept), listeners, curves.logger)
-    found = None if cfg.trainer.get("fast_dev_run") else kept.latest()
-    if found:
-        epoch, batch = _reached(checkpoints.read(found))
+    if last:
+        epoch, batch = _reached(checkpoints.read(last))
         data.resume(epoch, batch)
         if trainer.is_global_zero:
             at = f", batch {batch}" if batch else ""
             print(f"train: goes on after epoch {epoch}{at}", flush=True)
     model.train()  # feature extraction left it in eval mode
     with _quiet():
-        trainer.fit(model, data, ckpt_path=found)
+        trainer.fit(model, data, ckpt_path=last)
     if not best.weights:
         raise UserError("trainer.max_time was over before the first validation; give more, or leave it out")
     if not cfg.trainer.get("fast_dev_run"):
