@@ -85,7 +85,7 @@ def _missing(error: MissingConfigException) -> str:
 
 def _selected(group: str, overrides: list[str]) -> str | None:
     """The choice of a group that these overrides select; None if it can't be determined."""
-    matches = [_OVERRIDE.match(match) for match in overrides]
+    matches = [_OVERRIDE.match(word) for word in overrides]
     groups = [match[0] for match in matches if match and match[1] in config_groups()]
     for match in reversed(matches):
         if match and match[1] == group:

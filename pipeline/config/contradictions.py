@@ -83,7 +83,7 @@ def contradictions(tree: dict) -> Iterator[str]:
 
 
 def _model_problems(model: dict) -> Iterator[str]:
-    """Yields model keys that head and epochs require but that are missing, or that have no effect."""
+    """Yields a message for each model key that is missing or has no effect with its head and epochs."""
     name, epochs = model["name"], model["epochs"]
     if model["head"] == "random" and epochs == 0:
         yield f"model.epochs=0: a head with random weights (model={name}) needs at least 1 epoch"
@@ -111,7 +111,7 @@ def _model_problems(model: dict) -> Iterator[str]:
 
 
 def _not_plain(value: object, key: str) -> Iterator[str]:
-    """Yields values that YAML or JSON can't represent."""
+    """Yields a message for each value that YAML or JSON can't represent."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield from _not_plain(item, f"{key}.{name}")

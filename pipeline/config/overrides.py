@@ -77,7 +77,7 @@ class OverrideFinder:
         return dict(conf_files.flat(OmegaConf.to_container(self._composed(*overrides), resolve=True)))
 
     def _nearest(self, group: str, tree: dict, preferred: str | None = None) -> str:
-        """The choice of a group with the fewest characters cost to override; ties go to `preferred`."""
+        """The choice of a group with the fewest characters left to override; ties go to `preferred`."""
         files = self._files(group)
 
         def cost(choice: str) -> tuple[int, bool, str]:

@@ -185,7 +185,7 @@ def _check_16_bit_colours(image: Image.Image, stored: str, data: bytes) -> None:
         return [max(band_maxima)] if decoded.mode == "CMYK" else [max(band_maxima[:3]), *band_maxima[3:]]
 
     tops = maxima(image)
-    if 0 in tops:  # black or fully transparent for certain only if the lower 8 bits are 0 too
+    if 0 in tops:  # certainly black or fully transparent only if the lower 8 bits are 0 too
         lower = _open(data)
         if stored.startswith("LA"):  # Pillow has one byte order for LA; RGBA reads all four bytes as bands
             raw = "RGBA"

@@ -156,7 +156,7 @@ class OnnxClassifier:
                 )
         output = self._run(pixels)
         is_valid = output.shape == (len(self.classes),) and np.isfinite(output).all()
-        # Multi-label probabilities don't sum to 1; each is at upper 1.
+        # Multi-label probabilities don't sum to 1; each is at most 1.
         multi_label = self.card.several
         upper, lower = (output.max(initial=0), 0) if multi_label else (output.sum(dtype=np.float64), 0.99)
         if not is_valid or output.min() < 0 or not lower <= float(upper) <= 1.01:
