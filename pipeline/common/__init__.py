@@ -1,4 +1,1 @@
-"""Errors, paths, text and tables, which every other package uses.
-
-Nothing here knows of models, data sets or MLflow.
-"""
+"""Errors, paths, text and tables shared by all packages; independent of models, data sets and MLflow."""

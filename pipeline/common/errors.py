@@ -1,4 +1,4 @@
-"""Errors that a person can cause, and how a program ends with one."""
+"""Errors that users can cause and fix, and how programs exit on them."""
 
 import errno
 import sys
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 from pipeline.common import text
 
-# Every program imports this module before it prints.
+# Here because every program imports this module before it prints.
 text.tolerant_output()
 
 
 def _one_line_for_ctrl_c(kind: type[BaseException], error: BaseException, trace) -> None:
-    """A traceback for every exception that nobody catches, but not for Ctrl-C."""
+    """Excepthook that replaces the traceback of KeyboardInterrupt with one line."""
     if issubclass(kind, KeyboardInterrupt):
         print("stopped: Ctrl-C", file=sys.stderr)
     else:
@@ -23,34 +23,34 @@ sys.excepthook = _one_line_for_ctrl_c
 
 
 class UserError(Exception):
-    """Something a person can mend: the message says in one line what, where and what to do.
+    """An error that a user can fix: the message states in one line what, where and how.
 
-    Wherever it is shown or kept, addresses in it have no password.
+    Passwords in URLs are masked wherever the message is shown or stored.
     """
 
     def __str__(self) -> str:
-        """The message; what it quotes of files and names can't steer a terminal."""
-        # PyTorch puts the traceback of a loader's process before it, and ends the line.
-        whole = super().__str__()
-        _, found, message = whole.rpartition(f"{UserError.__module__}.{type(self).__qualname__}: ")
-        return text.lines(text.without_password(message.removesuffix("\n") if found else whole))
+        """The message, with control characters escaped and passwords masked."""
+        # PyTorch prepends the traceback of a DataLoader worker and appends a newline.
+        full = super().__str__()
+        _, found, message = full.rpartition(f"{UserError.__module__}.{type(self).__qualname__}: ")
+        return text.lines(text.without_password(message.removesuffix("\n") if found else full))
 
 
 class SharedError(UserError):
-    """Ends all processes of a training alike: the first one tells it."""
+    """An error that stops all ranks of a training run; only rank 0 reports it."""
 
 
 class StoppedError(SharedError):
-    """A signal asked to stop; what was reached is on the disk."""
+    """A signal requested a stop; the progress is saved."""
 
 
 @contextmanager
 def os_errors_as_user_errors() -> Iterator[None]:
-    """Ends what the machine refuses (permissions, a full disk), and damaged models, in one line.
+    """Turns permission and disk-full errors, and damaged models, into a one-line UserError.
 
     Raises:
-        UserError: in place of such an OSError (others are mistakes of the code and come through), or of
-            `portable.DamagedError`, which can't derive from it.
+        UserError: replaces such an OSError (others are bugs and pass through) or a `portable.DamagedError`,
+            which can't derive from UserError.
     """
     try:
         yield
@@ -61,9 +61,9 @@ def os_errors_as_user_errors() -> Iterator[None]:
             raise
         raise UserError(str(error)) from error
     except OSError as error:
-        refused = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
-        refused += (errno.ENAMETOOLONG, errno.ELOOP)
-        if error.errno not in refused:
+        user_errnos = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
+        user_errnos += (errno.ENAMETOOLONG, errno.ELOOP)
+        if error.errno not in user_errnos:
             raise
         name = text.shortened(error.filename or "a file", 200)
         raise UserError(
@@ -74,7 +74,7 @@ def os_errors_as_user_errors() -> Iterator[None]:
 
 @contextmanager
 def in_one_line() -> Iterator[None]:
-    """Ends a program with status 1 where it raises what a person can mend; decorates its `main`."""
+    """Exits with status 1 and a one-line message on a UserError; decorates `main`."""
     try:
         with os_errors_as_user_errors():
             yield

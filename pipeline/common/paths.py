@@ -1,4 +1,4 @@
-"""Where the project's files are."""
+"""Paths of the project."""
 
 from pathlib import Path
 
@@ -10,19 +10,19 @@ PARAMS = ROOT / "params.yaml"
 
 
 def main_checkout() -> Path:
-    """The checkout that holds the stores: ROOT, unless this is one of DVC's temporary copies."""
+    """The checkout that holds the stores: ROOT, or its origin if ROOT is a temporary copy of ``dvc exp``."""
     parts = ROOT.parts
-    for place in range(len(parts) - 2):
-        if parts[place : place + 3] == (".dvc", "tmp", "exps"):
-            return Path(*parts[:place])
+    for index in range(len(parts) - 2):
+        if parts[index : index + 3] == (".dvc", "tmp", "exps"):
+            return Path(*parts[:index])
     return ROOT
 
 
 def from_root(path: str | Path, base: Path = ROOT) -> Path:
-    """Resolves a relative path from `base`, not from where the program was started; `~` is the home.
+    """Resolves a path relative to `base`, not to the working directory; expands `~`.
 
     Raises:
-        UserError: it begins with `~` and the name of nobody here.
+        UserError: it begins with `~` and an unknown user name.
     """
     try:
         return base / Path(path).expanduser()

@@ -1,9 +1,8 @@
-"""CSV files that people open in spreadsheets: no cell runs as a formula, and every cell reads back unchanged.
+"""CSV files that are safe to open in spreadsheets, and read back unchanged.
 
-A spreadsheet computes a cell that begins with ``=``, ``+``, ``-`` or ``@`` (OWASP, "CSV injection"). Such
-text is written after an apostrophe, which a spreadsheet takes for "this is text"; text that already has
-apostrophes before such a character gets one more, so that reading can remove exactly one. Numbers are written
-as they are.
+A spreadsheet evaluates a cell that begins with ``=``, ``+``, ``-`` or ``@`` (OWASP, "CSV injection"). Such
+text is prefixed with an apostrophe, the spreadsheet mark for text; text that already has apostrophes before
+such a character gets one more, so that reading can remove exactly one. Numbers are written unchanged.
 """
 
 import csv
@@ -12,29 +11,29 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-# Their full-width forms count too: some spreadsheets take them for the same.
+# Includes full-width forms, which some spreadsheets evaluate too.
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 
 
 def protect(cell: object) -> object:
-    """A cell as it is written: text that a spreadsheet would compute gets an apostrophe before it."""
+    """Prefixes text that a spreadsheet would evaluate with an apostrophe; returns other cells unchanged."""
     return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
 
 
 def unprotect(cell: str) -> str:
-    """Text as it was before `protect`; also of files that were written without it."""
+    """Reverts `protect`; leaves unprotected text unchanged."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def writer(stream: TextIO) -> Callable[[Iterable[object]], None]:
-    """What writes a row of cells into a stream, protected."""
-    usual = csv.writer(stream, lineterminator="\n")
+    """A function that writes a row of protected cells to `stream`."""
+    minimal = csv.writer(stream, lineterminator="\n")
     quoting = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL)
 
     def write_row(cells: Iterable[object]) -> None:
         row = [protect(cell) for cell in cells]
-        # csv quotes the line end that it writes itself, not the other one.
-        (quoting if any("\r" in str(cell) for cell in row) else usual).writerow(row)
+        # csv.writer quotes a \n, its own line terminator, but not a \r.
+        (quoting if any("\r" in str(cell) for cell in row) else minimal).writerow(row)
 
     return write_row
 
@@ -43,9 +42,9 @@ def write(file: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[st
     """Writes rows under a header.
 
     Args:
-        file: where to.
-        rows: cells by column; what a row lacks is left empty.
-        columns: which, in this order; default: all keys, in the order in which they first appear.
+        file: the path.
+        rows: cells by column; missing cells are left empty.
+        columns: the columns in order; by default all keys in order of first appearance.
     """
     columns = list(columns or dict.fromkeys(key for row in rows for key in row))
     with open(file, "w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
@@ -56,21 +55,21 @@ def write(file: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[st
 
 
 def append(file: Path, row: Mapping[str, object]) -> None:
-    """Adds a row to a file, and before it a header where there is no file yet."""
+    """Appends a row to a file; writes the header first if the file is new."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not file.is_file()
+    is_new = not file.is_file()
     with open(file, "a", newline="", encoding="utf-8", errors="surrogateescape") as stream:
         write_row = writer(stream)
-        if fresh:
+        if is_new:
             write_row(row)
         write_row(row.values())
 
 
 def read(file: Path) -> list[dict[str, str]]:
-    """Rows of a file, by column.
+    """Reads the rows of a file as cells by column.
 
     Raises:
-        ValueError: it is no CSV.
+        ValueError: it is not CSV.
     """
     with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
         try:
@@ -82,10 +81,10 @@ def read(file: Path) -> list[dict[str, str]]:
 
 
 def parse(stream: Iterable[str]) -> list[list[str]]:
-    """The cells of each line that has any, the header's first.
+    """The unprotected cells of each non-empty line, including the header.
 
     Raises:
-        ValueError: it is no CSV.
+        ValueError: it is not CSV.
     """
     try:
         return [[unprotect(cell) for cell in line] for line in csv.reader(stream) if line]

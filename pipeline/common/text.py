@@ -1,7 +1,7 @@
-"""Text that others wrote (class names, notes, file names, error messages), made safe for where it is shown.
+"""Escapes untrusted text (class names, notes, file names, error messages) for display.
 
-Each kind of output has its own escape; `printable` comes first in all of them, so that no control character
-reaches a terminal, a table or a log.
+Each output format has its own escaping; all apply `printable` first, so that no control character reaches a
+terminal, a table or a log.
 """
 
 import codecs
@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.text import Text
 
-# Marks that reorder what stands around them: a name could look like another one (CVE-2021-42574).
+# Marks that reorder adjacent text, so that one name can look like another (CVE-2021-42574).
 _BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _UNSAFE = ("Cc", "Cs", "Zl", "Zp")  # control characters, lone surrogates, line and paragraph separators
-_MARKDOWN = re.compile(r"([\\`*{}\[\]|~$]|(?<!\w)_|_(?!\w))")  # an underscore within a word is one
-_BLOCK = re.compile(r"^(\s*\d*)([#+\-.)]+)(?=\s|$)")  # begins a heading or a list
-MAX_CLASS_NAME = 200  # characters; file systems end at 255 bytes
+_MARKDOWN = re.compile(r"([\\`*{}\[\]|~$]|(?<!\w)_|_(?!\w))")  # an underscore within a word has no effect
+_BLOCK = re.compile(r"^(\s*\d*)([#+\-.)]+)(?=\s|$)")  # starts a heading or a list
+MAX_CLASS_NAME = 200  # characters; file systems allow 255 bytes
 
 _USER = re.compile(r"(\w[\w+.-]*://)([^\s/]*)@")
-# SQLAlchemy takes a password as it is, where other addresses need "@" and "/" encoded.
+# SQLAlchemy accepts raw "@" and "/" in passwords, which other URLs must percent-encode.
 _DATABASE = re.compile(r"((?:postgresql|mysql|mariadb|mssql|oracle)[\w+]*://[^\s:/@]*):\S*@")
 _UNQUOTED = re.compile(r"(\w[\w+.-]*://[^\s/@:]+):(?!\d{1,5}/)[^\s@]*@")
 _PARAMETER = re.compile(
@@ -33,12 +33,12 @@ _PARAMETER = re.compile(
 
 
 def unsafe(character: str) -> bool:
-    """Whether a character must not reach a terminal as it is."""
+    """Whether a character must be escaped before it is shown on a terminal."""
     return unicodedata.category(character) in _UNSAFE or character in _BIDIRECTIONAL
 
 
 def printable(text: object) -> str:
-    r"""One line without control characters; those become their Python escapes, such as ``\x1b``."""
+    r"""The text in one line, with control characters as Python escapes such as ``\x1b``."""
     return "".join(_escape(character) if unsafe(character) else character for character in str(text))
 
 
@@ -47,39 +47,39 @@ def _escape(character: str) -> str:
 
 
 def lines(text: object) -> str:
-    """`printable`, but for line breaks, which stay."""
+    """Like `printable`, but keeps line breaks."""
     return "\n".join(map(printable, str(text).split("\n")))
 
 
 def shortened(text: object, most: int) -> str:
-    """`printable`, cut to `most` characters."""
+    """Like `printable`, truncated to `most` characters."""
     shown = printable(text)
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
 
 
 def path(name: str) -> str:
-    r"""A path as it stands in tables: UTF-8, one line, and different for different paths.
+    r"""Escapes a path for tables: UTF-8, one line, and unique per path.
 
     A byte that is not UTF-8 becomes ``\xe4``, an unsafe character ``\n`` or ``\u202e``, and a backslash
-    ``\\``, which is what a shell's ``$'…'`` understands. Any other path stays as it is.
+    ``\\``, as in a shell's ``$'…'``. Other characters are unchanged.
     """
     return "".join(map(_escape_in_path, name))
 
 
 def _escape_in_path(character: str) -> str:
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # how Python holds the byte (PEP 383)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8 (PEP 383)
         return f"\\x{code - 0xDC00:02x}"
-    if 0x80 <= code <= 0x9F:  # a control character, not the byte of that number
+    if 0x80 <= code <= 0x9F:  # a control character: \x.. would denote a byte
         return f"\\u{code:04x}"
     return _escape(character) if unsafe(character) or character == "\\" else character
 
 
 def class_name_problem(name: str) -> str | None:
-    """Why a class can't be called so; None where it can.
+    """Describes why a class name is invalid; None if it is valid.
 
-    A class name is a line of ``labels.txt``, a folder, a cell and a word on a terminal: 1 to 200 characters,
-    none of them a control character, a line break, a mark that reorders text, or a byte that is not UTF-8.
+    Class names appear in ``labels.txt``, as folders, in tables and on terminals. They have 1 to 200
+    characters, without control characters, line breaks, bidirectional marks or bytes that are not UTF-8.
     """
     if not name.strip() or name in (".", ".."):
         return "is empty"
@@ -93,7 +93,7 @@ def class_name_problem(name: str) -> str | None:
 
 
 def look_alikes(names: Iterable[str]) -> list[list[str]]:
-    """Groups of different names that are the same but for case, spaces, width or the encoding of accents."""
+    """Groups of names that differ only in case, whitespace, width or Unicode normalization."""
     groups = defaultdict(list)
     for name in names:
         folded = unicodedata.normalize("NFKC", name).casefold()
@@ -102,9 +102,9 @@ def look_alikes(names: Iterable[str]) -> list[list[str]]:
 
 
 def tolerant_output() -> None:
-    """Standard output and error take any text under any encoding: what they can't show is shown escaped.
+    """Makes stdout and stderr escape characters that their encoding lacks instead of raising.
 
-    A file name's bytes that are not UTF-8 come out as those bytes.
+    Bytes of file names that are not UTF-8 are written unchanged.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -125,34 +125,34 @@ codecs.register_error(_TOLERANT, _tolerate)
 
 
 def html(value: object) -> object:
-    """For jinja2's `finalize`, which comes before its escaping: a page holds no control characters."""
-    return lines(value) if type(value) is str else value  # markup is a subclass
+    """Escapes control characters; for jinja2's `finalize`, which runs before its HTML escaping."""
+    return lines(value) if type(value) is str else value  # Markup is a subclass of str
 
 
 def rich(text: object) -> "Text":
-    """For a cell of a Rich table: markup such as ``[red]`` is shown, not obeyed."""
+    """Text for a cell of a Rich table; markup such as ``[red]`` is shown literally."""
     from rich.text import Text
 
     return Text(printable(text))
 
 
 def markdown(text: object) -> str:
-    """For a line or a table cell of Markdown: neither Markdown nor HTML in it has an effect."""
+    """Escapes Markdown and HTML, for a line or a table cell of Markdown."""
     escaped = _MARKDOWN.sub(r"\\\1", printable(text))
     escaped = _BLOCK.sub(r"\1\\\2", escaped)
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def code(text: object) -> str:
-    """For a line or a table cell of Markdown, as code."""
-    shown = printable(text).replace("|", r"\|")  # of GitHub's tables, which split cells before all else
+    """Formats inline code for a line or a table cell of Markdown."""
+    shown = printable(text).replace("|", r"\|")  # GitHub splits table cells before parsing code
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
     space = " " if shown.startswith("`") or shown.endswith("`") else ""
     return f"{fence}{space}{shown}{space}{fence}"
 
 
 def without_password(text: object) -> str:
-    """Masks in each address of a text its password, or a lone token: ``user:password@``, ``?password=``."""
+    """Masks passwords and tokens in URLs, such as ``user:password@`` and ``?password=``."""
     masked = _DATABASE.sub(r"\1:***@", str(text))
     masked = _UNQUOTED.sub(r"\1:***@", _USER.sub(_mask, masked))
     return _PARAMETER.sub(r"\1***", masked)

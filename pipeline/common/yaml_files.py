@@ -1,4 +1,4 @@
-"""Reads the project's YAML files; what is wrong with one is told with its line."""
+"""Reads the project's YAML files; errors include the line."""
 
 import io
 import re
@@ -13,7 +13,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
 from pipeline.common.text import printable
 
-# Octal (010), hexadecimal, binary and sexagesimal (1:30) numbers of YAML 1.1, as a whole value.
+# Values that YAML 1.1 reads as octal (010), hexadecimal, binary or sexagesimal (1:30) numbers.
 _ODD_NUMBER = re.compile(
     r"""(?mx) ^ [^#'"\n]*? (?: :[ ]+ | -[ ]+ | [\[,][ ]* )
     ( [-+]? (?: 0[0-7_]+ | 0x[\da-fA-F_]+ | 0b[01_]+ | [1-9][\d_]*(?: :[0-5]?\d )+ ) )
@@ -23,10 +23,10 @@ _CONFLICT = re.compile(r"(?m)^(<{7}|\|{7}|>{7})( |$)")
 
 
 def load(file: Path) -> DictConfig:
-    """The mapping that a YAML file holds, as OmegaConf reads it; an empty file is an empty mapping.
+    """Loads a YAML mapping with OmegaConf; an empty file gives an empty mapping.
 
     Raises:
-        UserError: it is missing, not UTF-8, no YAML, no mapping, or git left conflict markers in it.
+        UserError: the file is missing, not UTF-8, invalid YAML, not a mapping, or has git conflict markers.
     """
     name = _name(file)
     try:
@@ -59,12 +59,12 @@ def load(file: Path) -> DictConfig:
 
 
 def check_numbers(file: Path) -> None:
-    """Refuses integers that YAML reads as others than they look: 010 is 8, 1:30 is 90.
+    """Rejects integers that YAML reads differently from how they look: 010 is 8, 1:30 is 90.
 
     Raises:
-        UserError: names the first.
+        UserError: names the first one.
     """
-    with suppress(OSError, UnicodeDecodeError):  # who reads the file says so
+    with suppress(OSError, UnicodeDecodeError):  # reported when the file is read
         _check_numbers(_name(file), file.read_bytes().decode())
 
 
@@ -82,7 +82,7 @@ def _name(file: Path) -> str:
 
 
 def read(file: Path) -> dict:
-    """Like `load`, as plain values; interpolations such as ``${data}`` stay as they are written."""
+    """Like `load`, as plain values; interpolations such as ``${data}`` are not resolved."""
     return OmegaConf.to_container(load(file))
 
 
@@ -91,7 +91,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _problem(error: yaml.YAMLError, text: str) -> str:
-    """Where and what, as the end of a sentence that begins with the file's name."""
+    """Line and problem, to be appended to the file's name."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, error.position) + 1

@@ -1,9 +1,9 @@
-"""One rule for configuration: ``conf/`` < ``params.yaml`` < experiment < the command line, by Hydra alone.
+"""Configuration composed by Hydra; precedence ``conf/`` < ``params.yaml`` < experiment < command line.
 
-Composing, the schema, and errors in words live here; what a configuration builds does not.
+This package composes, validates and explains errors; it does not instantiate what a configuration describes.
 """
 
-from pipeline.common.paths import ROOT  # for `rebuild`, which asks the code of any commit
+from pipeline.common.paths import ROOT  # `rebuild` imports it from the code of any commit
 from pipeline.config.checked import compose
 from pipeline.config.composition import store_params
 from pipeline.config.files import SHARED, choices, choose, config_groups, flat

@@ -1,4 +1,4 @@
-"""A composed configuration that every stage would accept."""
+"""Composes and validates a configuration."""
 
 from omegaconf import DictConfig
 
@@ -8,10 +8,10 @@ from pipeline.config.composition import composed, store_params
 
 
 def compose(*overrides: str) -> DictConfig:
-    """The configuration that a stage would get with these overrides, checked; for tests and programs.
+    """Composes the configuration that a stage gets with these overrides, and validates it.
 
     Raises:
-        UserError: it can't be composed, or holds what no stage accepts.
+        UserError: it can't be composed, or is invalid.
     """
     store_params()
     try:

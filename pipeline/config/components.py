@@ -1,22 +1,22 @@
-"""Which callbacks, metrics and losses a configuration may name by ``_target_``."""
+"""The callbacks, metrics and losses that a configuration may name as ``_target_``."""
 
 import re
 from collections.abc import Iterator
 
 from pipeline.common.text import printable
 
-# The libraries are those that a training imports anyway; `models` is this checkout's, so a file of your own
-# there is part of the code hash, and dvc.yaml lists it.
+# Only libraries that training imports anyway. `models` is in this checkout, so custom files there are part of
+# the code hash and of the dependencies in dvc.yaml.
 ALLOWED = {
     "callbacks": ("models", "pytorch_lightning.callbacks"),
-    # Not those of text and images: some load networks that their arguments name.
+    # Excludes torchmetrics.text and .image: some load networks named in their arguments.
     "metrics": ("models", "torchmetrics.classification", "torchmetrics.aggregation"),
     "model.loss": ("models", "torch.nn", "timm.loss"),
 }
 
 
 def described(tree: dict) -> Iterator[tuple[str, str, dict]]:
-    """Each description in a resolved configuration: group, dotted key, ``_target_`` and arguments."""
+    """Yields group, dotted key, and node (``_target_`` and arguments) of each configured component."""
     for group in ("callbacks", "metrics"):
         for name, node in (tree.get(group) or {}).items():
             yield group, f"{group}.{name}", node
@@ -25,21 +25,21 @@ def described(tree: dict) -> Iterator[tuple[str, str, dict]]:
 
 
 def problems(group: str, tree: dict, where: str) -> Iterator[str]:
-    """What is wrong with a description, as far as its words tell; nothing is imported.
+    """Yields what is wrong with a component, as far as can be checked without importing it.
 
     Args:
         group: a key of `ALLOWED`.
         tree: ``_target_`` and arguments.
-        where: the configuration's key, for the message.
+        where: the config key, for the message.
     """
     target = tree.get("_target_")
     *others, last = ALLOWED[group]
-    homes = f"{', '.join(others)} or {last}"
+    modules = f"{', '.join(others)} or {last}"
     if not isinstance(target, str):
-        yield f"{where}._target_ is missing; name a class of {homes} there"
+        yield f"{where}._target_ is missing; name a class of {modules} there"
     elif not any(re.fullmatch(rf"{re.escape(each)}(\.\w+)+", target) for each in ALLOWED[group]):
         yield (
-            f"{where}._target_={printable(target)[:100]}: must be a class of {homes}; "
+            f"{where}._target_={printable(target)[:100]}: must be a class of {modules}; "
             "put one of your own into models/"
         )
     for key in tree:

@@ -1,4 +1,4 @@
-"""Says in one line why Hydra could not compose a configuration."""
+"""Explains in one line why Hydra could not compose a configuration."""
 
 import re
 
@@ -17,11 +17,11 @@ _OVERRIDE = re.compile(r"[+~]*([\w./@-]+)=?(.*)", re.DOTALL)
 
 
 def explain(error: Exception, overrides: list[str]) -> str:
-    """One line about an exception of Hydra, of OmegaConf, or of a YAML file of ``conf/``.
+    """Explains an error of Hydra, OmegaConf or a YAML file of ``conf/`` in one line.
 
     Args:
-        error: what composing raised.
-        overrides: the words of the command line.
+        error: the exception that composing raised.
+        overrides: the overrides on the command line.
     """
     return without_password(_explain(error, overrides))
 
@@ -43,7 +43,7 @@ def _explain(error: Exception, overrides: list[str]) -> str:
             return f"{printable(key)} is not a key of Hydra's; --cfg hydra lists them"
         if "/" in key or "@" in key or key in config_groups():
             return f"{printable(key)} is no group of conf/; there are {', '.join(config_groups())}"
-        return wording.unknown(key, _chosen(key.partition(".")[0], overrides))
+        return wording.unknown(key, _selected(key.partition(".")[0], overrides))
     if found := re.match(r"Could not append to config\. An item is already at '([^']+)'", text):
         return f"+{printable(found[1])}: this key is there already; write it without +"
     if found := re.match(r"Multiple values for ([\w/]+)\.", text):
@@ -65,7 +65,7 @@ def _explain(error: Exception, overrides: list[str]) -> str:
 
 
 def _broken_file() -> str | None:
-    """What is wrong with the first unreadable file among ``params.yaml`` and ``conf/``, if one is."""
+    """The error of the first unreadable file among ``params.yaml`` and ``conf/``; None if there is none."""
     for file in (PARAMS, *sorted(CONF.rglob("*.yaml"))):
         try:
             yaml_files.load(file)
@@ -83,14 +83,14 @@ def _missing(error: MissingConfigException) -> str:
     return f"{where}{group}={wording.unknown_choice(name, choices(group))}"
 
 
-def _chosen(group: str, overrides: list[str]) -> str | None:
-    """The file that these words choose of a group, as far as that can be told."""
-    words = [_OVERRIDE.match(word) for word in overrides]
-    groups = [word[0] for word in words if word and word[1] in config_groups()]
-    for word in reversed(words):
-        if word and word[1] == group:
-            return word[2]
+def _selected(group: str, overrides: list[str]) -> str | None:
+    """The choice of a group that these overrides select; None if it can't be determined."""
+    matches = [_OVERRIDE.match(word) for word in overrides]
+    groups = [match[0] for match in matches if match and match[1] in config_groups()]
+    for match in reversed(matches):
+        if match and match[1] == group:
+            return match[2]
     try:
         return composed(*groups)[group].get("name") if group in config_groups() else None
-    except Exception:  # whatever else is wrong with these words
+    except Exception:  # the overrides have another error too
         return None

@@ -1,4 +1,4 @@
-"""Composes configurations by Hydra."""
+"""Composes configurations with Hydra."""
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -10,20 +10,20 @@ from pipeline.common.paths import CONF, PARAMS, ROOT
 from pipeline.config import wording
 from pipeline.config.files import SHARED, choices, config_groups
 
-# Hydra would write below the working directory; the project's folders are below its root.
+# Resolves paths in conf/ against the project's root rather than the working directory.
 OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
 
 
 def store_params() -> None:
-    """Hands ``params.yaml`` to Hydra as the config `params`, which ``conf/config.yaml`` lists.
+    """Registers ``params.yaml`` in Hydra's ConfigStore as `params`, which ``conf/config.yaml`` includes.
 
-    A string under the name of a config group chooses that group; any other key is a value.
+    A key that names a config group selects a choice of it; any other key sets a value.
 
     Raises:
-        UserError: a key or a choice that ``conf/`` does not know, or a number that YAML reads as another.
+        UserError: a key or choice is unknown to ``conf/``, or YAML reads a number as another one.
     """
     params = yaml_files.load(PARAMS)
-    for file in CONF.rglob("*.yaml"):  # which Hydra reads
+    for file in CONF.rglob("*.yaml"):  # read by Hydra, not by yaml_files.load
         yaml_files.check_numbers(file)
     groups, values = [], {}
     for key, value in params.items():
@@ -44,6 +44,6 @@ def store_params() -> None:
 
 
 def composed(*overrides: str) -> DictConfig:
-    """What Hydra makes of `store_params` and these overrides, unchecked; it raises whatever is wrong."""
+    """Composes `store_params` and these overrides without validation; Hydra's errors pass through."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose("config", list(overrides))

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration although each value alone is allowed."""
+"""Checks a configuration for values that are valid by themselves but contradict each other."""
 
 import difflib
 import math
@@ -10,7 +10,7 @@ from pipeline.config import components
 from pipeline.config.files import choices
 from pipeline.config.wording import shown, unknown
 
-# Keys of conf/model/ that only training of the whole network reads.
+# Keys of conf/model/ used only to train or fine-tune a network, not to fit a linear probe.
 TRAINING = (
     "shares",
     "patience",
@@ -35,7 +35,7 @@ _SOURCES = {
 
 
 def contradictions(tree: dict) -> Iterator[str]:
-    """What is wrong although each value alone is allowed."""
+    """Yields a message for each contradiction between valid values."""
     model, split, source = tree["model"], tree["split"], tree["data"]["source"]
     if split["val"] + split["test"] >= 1:
         yield f"split.val={split['val']} and split.test={split['test']} must leave something to train on"
@@ -56,15 +56,15 @@ def contradictions(tree: dict) -> Iterator[str]:
         yield f"model.net._target_ is missing; conf/model/{model['name']}.yaml must name the network there"
     yield from _not_plain(model["net"], "model.net")
     yield from _not_plain(tree["augment"]["transforms"], "augment.transforms")
-    taken = {
+    reserved = {
         f"metrics.{key}" for key in ("loss", *(each.key for each in tasks.of(tree["data"]["task"]).ranked))
     }
     for group, key, node in components.described(tree):
         yield from components.problems(group, node, key)
-        if key in taken:
+        if key in reserved:
             yield f"{key}: a training has this one already; choose another name"
         yield from _not_plain(node, key)
-    yield from _unread(model)
+    yield from _model_problems(model)
     for key in set(source) - {"kind", *_SOURCES[source["kind"]]}:
         yield f"data.source.{key} has no effect with data.source.kind={source['kind']}; leave it out"
     if source["kind"] in ("archive", "oxford_photos") and "files" not in source:
@@ -84,8 +84,8 @@ def contradictions(tree: dict) -> Iterator[str]:
             yield f"models: {printable(name)} stands there twice"
 
 
-def _unread(model: dict) -> Iterator[str]:
-    """Keys of a model that its head and epochs need, or that they leave without effect."""
+def _model_problems(model: dict) -> Iterator[str]:
+    """Yields a message for each model key that is missing or has no effect with its head and epochs."""
     name, epochs = model["name"], model["epochs"]
     if model["head"] == "random" and epochs == 0:
         yield f"model.epochs=0: a head with random weights (model={name}) needs at least 1 epoch"
@@ -113,7 +113,7 @@ def _unread(model: dict) -> Iterator[str]:
 
 
 def _not_plain(value: object, key: str) -> Iterator[str]:
-    """Values that neither YAML nor JSON can hold."""
+    """Yields a message for each value that YAML or JSON can't represent."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield from _not_plain(item, f"{key}.{name}")

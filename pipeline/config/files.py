@@ -1,4 +1,4 @@
-"""The files of ``conf/``, and the choices of ``params.yaml``."""
+"""Config groups and files in ``conf/``, and group choices in ``params.yaml``."""
 
 import re
 from collections.abc import Iterator
@@ -6,21 +6,21 @@ from collections.abc import Iterator
 from pipeline.common.errors import UserError
 from pipeline.common.paths import CONF, PARAMS
 
-SHARED = ("data", "trainer")  # groups that params.yaml may choose; the others belong to a model
+SHARED = ("data", "trainer")  # groups selectable in params.yaml; the model selects the others
 
 
 def config_groups() -> list[str]:
-    """Names of the folders of ``conf/``."""
+    """Names of the config groups, the folders of ``conf/``."""
     return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
 
 
 def choices(group: str) -> list[str]:
-    """Names of the files of a config group."""
+    """Names of the choices of a config group."""
     return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
 def flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """The values of a plain tree under dotted keys; a list is one value."""
+    """Yields the leaf values of a nested dict under dotted keys; a list is one value."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{key}.")
@@ -29,16 +29,16 @@ def flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def choose(group: str, choice: str) -> None:
-    """Writes the choice of a config group into ``params.yaml``, comments kept; nothing if it stands there.
+    """Sets a config group in ``params.yaml``, keeping comments; does not rewrite an unchanged file.
 
     Raises:
-        UserError: the choice is not known, or ``params.yaml`` has no such key.
+        UserError: the choice is unknown, or ``params.yaml`` has no such key.
     """
     if choice not in choices(group):
         raise UserError(f"{group}={choice} is not known; choose one of {', '.join(choices(group)) or 'none'}")
-    former = PARAMS.read_text(encoding="utf-8")
-    changed, found = re.subn(rf"(?m)^({group}: *)[^\s#]+", rf"\g<1>{choice}", former)
-    if not found:
+    text = PARAMS.read_text(encoding="utf-8")
+    changed, count = re.subn(rf"(?m)^({group}: *)[^\s#]+", rf"\g<1>{choice}", text)
+    if not count:
         raise UserError(f"params.yaml has no key {group}")
-    if changed != former:
+    if changed != text:
         PARAMS.write_text(changed, encoding="utf-8")

@@ -1,8 +1,8 @@
-"""A resolved configuration in the fewest words, and as a file of ``conf/experiment/``.
+"""Finds a minimal set of overrides for a resolved configuration and writes it to ``conf/experiment/``.
 
-Which words: first the choice of a file for each group, then the values that these choices do not bring by
-themselves. Whatever follows from another word (the thirty keys of another model, ``model.input.size`` from
-``data.side``) is none.
+Overrides are a choice for each config group, then the values that differ from those choices. Values that
+follow from another override (the thirty keys of another model, ``model.input.size`` from ``data.side``) are
+left out.
 """
 
 import functools
@@ -19,18 +19,18 @@ from pipeline.config import components
 from pipeline.config import files as conf_files
 from pipeline.config.checked import compose
 
-NAMED = ("data", "model")  # groups whose files say their own name; the others are recognised by content
+NAMED = ("data", "model")  # groups whose files contain their name; OTHERS are matched by content
 OTHERS = ("augment", "trainer")
 
 
 @dataclass
 class Overrides:
-    """What to say to get a configuration.
+    """The overrides that reproduce a configuration.
 
     Attributes:
-        choices: a file for each group of `NAMED` and `OTHERS`.
-        values: by dotted key, what differs from what these choices compose to.
-        default: of `choices`, those that the model and ``params.yaml`` make anyway.
+        choices: choice by group, for `NAMED` and `OTHERS`.
+        values: values by dotted key that differ from the composed choices.
+        default: groups whose choice the model and ``params.yaml`` already imply.
     """
 
     choices: dict[str, str]
@@ -39,7 +39,7 @@ class Overrides:
 
 
 class OverrideFinder:
-    """Finds the words of configurations; what the same choices compose to is composed once."""
+    """Finds the overrides of configurations; caches compositions and files."""
 
     def __init__(self):
         self._composed = functools.cache(compose)
@@ -47,54 +47,54 @@ class OverrideFinder:
         self._plain = functools.cache(self._flat)
 
     def words(self, settings: dict) -> Overrides:
-        """The fewest words that compose to these settings.
+        """The minimal overrides that compose to these settings.
 
         Args:
-            settings: a resolved configuration, as ``config.yaml`` of a train folder holds it.
+            settings: a resolved configuration, such as ``config.yaml`` of a train folder.
 
         Raises:
-            UserError: the files that it chose are no longer in ``conf/``.
+            UserError: a file it selected is no longer in ``conf/``.
         """
         choices = {}
         for group in NAMED:
             choices[group] = settings[group]["name"]
             if choices[group] not in conf_files.choices(group):
                 raise UserError(f"conf/{group}/{choices[group]}.yaml is gone")
-        own = self._composed(*(f"{key}={value}" for key, value in choices.items()))
+        named_only = self._composed(*(f"{key}={value}" for key, value in choices.items()))
         default = set()
         for group in OTHERS:
-            brought = self._nearest(group, _held(group, OmegaConf.to_container(own, resolve=True)))
-            choices[group] = self._nearest(group, _held(group, settings), brought)
-            if choices[group] == brought:
+            implied = self._nearest(group, _held(group, OmegaConf.to_container(named_only, resolve=True)))
+            choices[group] = self._nearest(group, _held(group, settings), implied)
+            if choices[group] == implied:
                 default.add(group)
         base = self._composed(*(f"{key}={value}" for key, value in choices.items()))
         plain = self._plain(*choices.values())
         return Overrides(choices, _values(base, plain, settings), frozenset(default))
 
-    def _flat(self, *chosen: str) -> dict:
-        """What choices compose to, flat."""
-        words = (f"{group}={choice}" for group, choice in zip(NAMED + OTHERS, chosen, strict=True))
-        return dict(conf_files.flat(OmegaConf.to_container(self._composed(*words), resolve=True)))
+    def _flat(self, *choices: str) -> dict:
+        """The composed and resolved choices, by dotted key."""
+        overrides = (f"{group}={choice}" for group, choice in zip(NAMED + OTHERS, choices, strict=True))
+        return dict(conf_files.flat(OmegaConf.to_container(self._composed(*overrides), resolve=True)))
 
     def _nearest(self, group: str, tree: dict, preferred: str | None = None) -> str:
-        """The file of a group that leaves the least to say; of equals, the preferred one."""
+        """The choice of a group with the fewest characters left to override; ties go to `preferred`."""
         files = self._files(group)
 
-        def left(choice: str) -> tuple[int, bool, str]:
+        def cost(choice: str) -> tuple[int, bool, str]:
             plain = files[choice]
-            said = [value for key, value in conf_files.flat(tree) if key not in plain or plain[key] != value]
-            return sum(map(len, map(str, said))), choice != preferred, choice
+            extra = [value for key, value in conf_files.flat(tree) if key not in plain or plain[key] != value]
+            return sum(map(len, map(str, extra))), choice != preferred, choice
 
-        return min(files, key=left)
+        return min(files, key=cost)
 
 
 def _held(group: str, tree: dict) -> dict:
-    """What a group's file says of a whole configuration: a trainer's also says `runtime`."""
+    """The part of a configuration that a group's file defines; a trainer file also defines `runtime`."""
     return {key: tree.get(key, {}) for key in ("trainer", "runtime")} if group == "trainer" else tree[group]
 
 
 def _files(group: str) -> dict[str, dict]:
-    """The files of a group by name, each flat."""
+    """The files of a group by name, each by dotted key."""
     return {
         choice: dict(conf_files.flat(yaml_files.read(CONF / group / f"{choice}.yaml")))
         for choice in conf_files.choices(group)
@@ -102,15 +102,15 @@ def _files(group: str) -> dict[str, dict]:
 
 
 def _values(base: DictConfig, plain: dict, settings: dict) -> dict:
-    """What differs from a composed configuration and does not follow from what else differs.
+    """Values that differ from a composed configuration and don't follow from other differences.
 
     Args:
-        base: composed, with its interpolations.
-        plain: the same, resolved and flat.
-        settings: what is wanted.
+        base: the composed configuration, with interpolations.
+        plain: the same, resolved, by dotted key.
+        settings: the configuration to reproduce.
     """
-    free = tuple(f"{key}." for key in components.ALLOWED)  # no file of a group needs to say them
-    wanted = {key: value for key, value in conf_files.flat(settings) if key in plain or key.startswith(free)}
+    added = tuple(f"{key}." for key in components.ALLOWED)  # keys that no group file has to define
+    wanted = {key: value for key, value in conf_files.flat(settings) if key in plain or key.startswith(added)}
 
     def follows(key: str) -> bool:
         *parents, last = key.split(".")
@@ -122,16 +122,16 @@ def _values(base: DictConfig, plain: dict, settings: dict) -> dict:
         for key, value in wanted.items()
         if key not in plain or (plain[key] != value and not follows(key))
     }
-    said = base.copy()
+    overridden = base.copy()
     for key, value in values.items():
-        OmegaConf.update(said, key, value, force_add=True)
-    now = dict(conf_files.flat(OmegaConf.to_container(said, resolve=True)))
-    return values | {key: value for key, value in wanted.items() if now.get(key) != value}
+        OmegaConf.update(overridden, key, value, force_add=True)
+    result = dict(conf_files.flat(OmegaConf.to_container(overridden, resolve=True)))
+    return values | {key: value for key, value in wanted.items() if result.get(key) != value}
 
 
 def text(words: Overrides, comment: list[str]) -> str:
-    """The file of ``conf/experiment/``; data and model always, for its figures are theirs."""
-    # Hydra looks for the package in a file's first 512 bytes only.
+    """Contents of the experiment file; always includes data and model, on which its results depend."""
+    # Hydra reads the package directive only in a file's first 512 bytes.
     lines = ["# @package _global_", *(f"# {line}".rstrip() for line in comment), "defaults:"]
     lines += [
         f"  - override /{group}: {choice}"
@@ -140,17 +140,17 @@ def text(words: Overrides, comment: list[str]) -> str:
     ]
     tree = OmegaConf.create()
     for key, value in words.values.items():
-        if key != "seed":  # whoever runs it chooses
+        if key != "seed":  # left to the user of the experiment
             OmegaConf.update(tree, key, value)
     body = OmegaConf.to_yaml(tree) if len(tree) else ""
     return "\n".join(lines) + "\n" + body
 
 
 def check_name(name: str) -> Path:
-    """Where an experiment of this name goes.
+    """Returns the path for a new experiment.
 
     Raises:
-        UserError: it is no name, or taken.
+        UserError: the name is invalid or exists already.
     """
     file = CONF / "experiment" / f"{name}.yaml"
     if not re.fullmatch(r"[A-Za-z0-9][\w-]{0,99}", name):
@@ -163,15 +163,15 @@ def check_name(name: str) -> Path:
 
 
 def save(name: str, words: Overrides, settings: dict, comment: list[str]) -> Path:
-    """Writes ``conf/experiment/NAME.yaml`` and composes it, to be sure.
+    """Writes ``conf/experiment/NAME.yaml``, and verifies that it composes to `settings`.
 
     Raises:
-        UserError: no name, a name that is taken, or a configuration that ``conf/`` can't express any more.
+        UserError: the name is invalid or exists, or ``conf/`` can no longer express these settings.
     """
     file = check_name(name)
     file.parent.mkdir(exist_ok=True)
     file.write_text(text(words, comment), encoding="utf-8")
-    kept = False
+    is_valid = False
     try:
         composed = OmegaConf.to_container(compose(f"experiment={name}"), resolve=True)
         plain = dict(conf_files.flat(composed))
@@ -180,9 +180,9 @@ def save(name: str, words: Overrides, settings: dict, comment: list[str]) -> Pat
             for key, value in conf_files.flat(settings)
             if key != "seed" and (key not in plain or plain[key] != value)
         ]
-        kept = not lost
+        is_valid = not lost
     finally:
-        if not kept:
+        if not is_valid:
             file.unlink()
     if lost:
         raise UserError(

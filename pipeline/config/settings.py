@@ -1,8 +1,8 @@
-"""The schema of ``conf/``: every key with its type and range, checked once after composing.
+"""The schema of ``conf/``: type and range of every key, validated once after composing.
 
-A new key of ``conf/`` needs a field here (`tests/test_settings.py` compares the two). Arguments that another
-library checks are only required to be plain values: those of ``model.net`` are the network's own, those of
-``augment.transforms`` albumentations'.
+A new key of ``conf/`` needs a field here (`tests/test_settings.py` compares the two). Arguments of other
+libraries are only required to be plain values: the network checks ``model.net``, and albumentations checks
+``augment.transforms``.
 """
 
 from typing import Annotated, Any, Literal
@@ -15,16 +15,16 @@ from pipeline import portable
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 _STRICT = Field(strict=True)  # no 1.0, "1" or true for 1
 
-# A field with this default may be left out; null is refused where the type does not name it.
+# Default of keys that may be omitted; an explicit null is rejected unless the type allows None.
 OPTIONAL: Any = None
 
 Text = Annotated[str, Field(strict=True, min_length=1)]
-# What `pipeline.portable` accepts in a model's card: after hours of training another name would be refused.
+# As in `pipeline.portable` model cards, so that a bad name fails before training rather than after it.
 _NAME = Field(strict=True, pattern=r"^\w[\w.-]{0,99}$", description="a name of letters, digits and _.-")
 Name = Annotated[str, _NAME]
 Identifier = Annotated[str, Field(strict=True, pattern=r"^\w{1,50}$", description="letters, digits and _")]
 Flag = Annotated[bool, _STRICT]
-Seed = Annotated[int, Field(strict=True, ge=0, le=2**32 - 1)]  # what numpy and Lightning take
+Seed = Annotated[int, Field(strict=True, ge=0, le=2**32 - 1)]  # the range of numpy and Lightning
 Pixels = Annotated[int, Field(strict=True, ge=8, le=4096)]
 InputSize = Annotated[int, Field(strict=True, ge=8, le=1024)]  # more does not fit into memory
 Epochs = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
@@ -41,10 +41,10 @@ BelowOne = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Factor = Annotated[float, Field(strict=True, gt=0, le=1)]
 Scale = Annotated[float, Field(strict=True, gt=0, le=2)]
 Above0 = Annotated[float, Field(strict=True, gt=0)]
-Mixing = Annotated[float, Field(strict=True, ge=0, le=1000)]  # of a Beta distribution: nearly halves
+Mixing = Annotated[float, Field(strict=True, ge=0, le=1000)]  # of a Beta distribution; at 1000 near 0.5
 NotBelow0 = Annotated[float, Field(strict=True, ge=0)]
 Mean = Annotated[list[Share], Field(min_length=3, max_length=3)]
-# Less than these a model's card may not say: it would be refused after hours of training.
+# The same minima as in a model card, so that bad values fail before training rather than after it.
 CropShare = Annotated[float, Field(strict=True, ge=portable.LEAST_CROP, le=1)]
 Deviation = Annotated[
     list[Annotated[float, Field(strict=True, ge=portable.LEAST_DEVIATION, le=1)]],
@@ -200,7 +200,7 @@ class Register:
 
 @dataclass(config=_CONFIG)
 class Settings:
-    """A whole configuration, less Hydra's own."""
+    """A complete configuration, without Hydra's own node."""
 
     data: Data
     augment: Augment

@@ -1,4 +1,4 @@
-"""Checks a composed configuration against `settings`; what is wrong is told in one line."""
+"""Validates a composed configuration against `settings`, with one-line errors."""
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -11,10 +11,10 @@ from pipeline.config.wording import adapter, explain
 
 
 def check(cfg: DictConfig) -> None:
-    """Checks every key and value of a composed configuration.
+    """Validates every key and value of a composed configuration.
 
     Raises:
-        UserError: an unknown key, a missing one, a value of another type or out of its range, or values that
+        UserError: a key is unknown or missing, a value has the wrong type or is out of range, or values
             contradict each other.
     """
     try:
@@ -28,7 +28,7 @@ def check(cfg: DictConfig) -> None:
 
 
 def check_tree(tree: dict) -> None:
-    """Like `check`, of a resolved configuration as plain values."""
+    """Like `check`, for a resolved configuration as plain values."""
     try:
         adapter().validate_python(tree)
     except ValidationError as error:

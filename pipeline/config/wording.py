@@ -1,4 +1,4 @@
-"""Says in one line what is wrong with a key or a value, and which is meant, from the schema of settings."""
+"""One-line errors and suggestions for invalid keys and values, derived from the schema in `settings`."""
 
 import difflib
 import functools
@@ -16,8 +16,8 @@ from pipeline.config import components, settings
 from pipeline.config.files import choices
 
 _ABSENT = object()
-_LONGEST = 80  # characters of a value that an error shows
-# Arguments of Lightning's Trainer that have another home here, or that would undo what is promised.
+_LONGEST = 80  # characters of a value shown in an error
+# Arguments of Lightning's Trainer that are set elsewhere here, or would break a guarantee.
 _ELSEWHERE = {
     "trainer.max_epochs": "model.epochs",
     "trainer.max_steps": "model.epochs, or trainer.max_time",
@@ -39,7 +39,7 @@ def _schema() -> dict:
 
 @functools.cache
 def known_keys() -> tuple[str, ...]:
-    """All dotted keys of the schema, groups too."""
+    """All dotted keys of the schema, including groups."""
     return tuple(_walk(_schema(), ""))
 
 
@@ -56,23 +56,23 @@ def _resolved(spec: dict) -> dict:
 
 
 def unknown(key: str, group_choice: str | None = None) -> str:
-    """Says that a key is not one, and which is meant.
+    """Error message for an unknown key, with a suggestion.
 
     Args:
-        key: dotted.
-        group_choice: the file chosen of the key's group, where that is known.
+        key: dotted key.
+        group_choice: the selected choice of the key's group, if known.
     """
     group, _, rest = key.partition(".")
     shown = f"{_written_in(key)}{printable(key)}"
-    for free in components.ALLOWED:
-        if key == free or key.startswith(f"{free}."):
-            name = ".NAME" if free != "model.loss" else ""
-            return f"{shown}: to add one, begin with a plus sign: +{free}{name}._target_=MODULE.CLASS"
+    for open_group in components.ALLOWED:
+        if key == open_group or key.startswith(f"{open_group}."):
+            name = ".NAME" if open_group != "model.loss" else ""
+            return f"{shown}: to add one, begin with a plus sign: +{open_group}{name}._target_=MODULE.CLASS"
     if key in _ELSEWHERE:
         return f"{shown} is Lightning's word; here it is {_ELSEWHERE[key]}"
     if key in known_keys() and rest:
-        having = [name for name in choices(group) if name != group_choice and _holds(group, name, rest)]
-        owners = f"; it belongs to {', '.join(having)}" if having else ""
+        found_in = [name for name in choices(group) if name != group_choice and _holds(group, name, rest)]
+        owners = f"; it belongs to {', '.join(found_in)}" if found_in else ""
         return f"{group}={group_choice} has no {printable(rest)}{owners}"
     near = _near(key)
     if near:
@@ -85,31 +85,31 @@ def unknown(key: str, group_choice: str | None = None) -> str:
 
 
 def unknown_choice(name: object, there: list[str]) -> str:
-    """Says that a file of a group is not one, and which is meant."""
+    """Error message for an unknown choice of a group, with a suggestion."""
     near = difflib.get_close_matches(str(name), there, n=1)
     hint = f"near: {near[0]}" if near else f"choose one of {', '.join(there) or 'none'}"
     return f"{shown(name)} is not known; {hint}"
 
 
 def _near(key: str) -> list[str]:
-    """Known keys that may be meant: the same last word elsewhere, or nearly the same letters."""
+    """At most three similar known keys: the same last part elsewhere, or similar spelling."""
     known = known_keys()
     last = key.rpartition(".")[2]
     same = [name for name in known if name.rpartition(".")[2] == last]
     parent = key.rpartition(".")[0]
-    beside = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == parent}
-    close = [beside[word] for word in difflib.get_close_matches(last, beside, n=2, cutoff=0.7)]
+    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == parent}
+    close = [siblings[match] for match in difflib.get_close_matches(last, siblings, n=2, cutoff=0.7)]
     return list(dict.fromkeys([*close, *same, *difflib.get_close_matches(key, known, n=2, cutoff=0.8)]))[:3]
 
 
 @functools.lru_cache
 def _loaded(file: Path, changed: int) -> DictConfig:
-    """A YAML file, read once until it is changed."""
+    """Loads a YAML file, cached by modification time."""
     return yaml_files.load(file)
 
 
 def _held(file: Path, key: str) -> object:
-    """What a YAML file holds under a dotted key, or `_ABSENT`."""
+    """The value at a dotted key of a YAML file, or `_ABSENT`."""
     tree = _loaded(file, file.stat().st_mtime_ns)
     for part in key.split("."):
         if not isinstance(tree, DictConfig) or part not in tree:
@@ -119,7 +119,7 @@ def _held(file: Path, key: str) -> object:
 
 
 def _holds(group: str, choice: str, key: str) -> bool:
-    """Whether a file of a group, or one that it builds on, holds a dotted key."""
+    """Whether a group file, or a file in its defaults list, has a dotted key."""
     file = CONF / group / f"{choice}.yaml"
     if not file.is_file():
         return False
@@ -129,7 +129,7 @@ def _holds(group: str, choice: str, key: str) -> bool:
 
 
 def explain(error: ValidationError, tree: dict) -> str:
-    """The most telling of the problems that pydantic found."""
+    """Error message for the most informative problem that pydantic found."""
     problems = error.errors(include_url=False, include_context=False)
 
     def order(problem: dict) -> int:
@@ -137,9 +137,9 @@ def explain(error: ValidationError, tree: dict) -> str:
         return kinds.index(problem["type"]) if problem["type"] in kinds else len(kinds)
 
     first = min(problems, key=order)
-    place = [str(part) for part in first["loc"]]
+    path = [str(part) for part in first["loc"]]
     if first["type"] in ("invalid_key", "unexpected_keyword_argument"):
-        return unknown(_dotted(place))
+        return unknown(_dotted(path))
     if first["type"] == "missing":
         absent = [
             _dotted([str(part) for part in item["loc"]]) for item in problems if item["type"] == "missing"
@@ -159,30 +159,30 @@ def explain(error: ValidationError, tree: dict) -> str:
     return f"{_written_in(key, value)}{key}={shown(value)}: must be {_allowed(spec)}{hint}"
 
 
-def _dotted(place: list[str]) -> str:
+def _dotted(path: list[str]) -> str:
     key = ""
-    for part in place:
+    for part in path:
         key += f"[{part}]" if part.isdigit() else f".{part}" if key else part
     return key
 
 
 def _locate(loc: tuple, tree: dict) -> tuple[str, object, dict]:
-    """Key, value and schema of what an error is about: of a list of plain items the whole list."""
-    spec, node, place = _schema(), tree, []
+    """Key, value and schema that an error refers to; for a list of plain items, the whole list."""
+    spec, node, path = _schema(), tree, []
     for part in loc:
         spec = _resolved(spec)
         if isinstance(node, dict) and part in spec.get("properties", {}):
             spec, node = spec["properties"][part], node[part]
         elif isinstance(node, list) and isinstance(part, int) and "$ref" in spec.get("items", {}):
             spec, node = spec["items"], node[part]
-        else:  # a plain item of a list, or one of several types that are allowed
+        else:  # a plain list item, or one option of a union
             break
-        place.append(str(part))
-    return _dotted(place), node, _resolved(spec)
+        path.append(str(part))
+    return _dotted(path), node, _resolved(spec)
 
 
 def shown(value: object) -> str:
-    """A value as it is written on the command line or in YAML, cut where it is long."""
+    """A value as written on the command line or in YAML, truncated if long."""
     text = json.dumps(value, default=str, ensure_ascii=False)
     if isinstance(value, str) and not _like_number(value):
         text = value
@@ -191,7 +191,7 @@ def shown(value: object) -> str:
 
 
 def _like_number(text: str) -> bool:
-    """Whether only quotes make this a text."""
+    """Whether YAML reads this as a non-string unless it is quoted."""
     try:
         float(text)
     except ValueError:
@@ -200,22 +200,22 @@ def _like_number(text: str) -> bool:
 
 
 def _written_in(key: str, value: object = _ABSENT) -> str:
-    """The project's files that hold a key, to begin an error with; nothing where it is the command line's.
+    """Prefix of an error message: the project's files that set a key; empty if none does.
 
     Args:
-        key: dotted.
-        value: if given, only files that give the key this value.
+        key: dotted key.
+        value: if given, only files that set the key to this value.
     """
     group, _, rest = key.partition(".")
-    places = [(PARAMS, key), (CONF / "config.yaml", key)]
-    places += [(file, key) for file in sorted((CONF / "experiment").glob("*.yaml"))]
-    places += [(file, rest) for file in sorted((CONF / group).rglob("*.yaml")) if rest]
-    found = []
-    for file, name in places:
-        held = _held(file, name)
-        if held is not _ABSENT and (value is _ABSENT or repr(held) == repr(value)):
-            found.append(str(file.relative_to(CONF.parent)))
-    return f"{', '.join(found)}: " if found else ""
+    candidates = [(PARAMS, key), (CONF / "config.yaml", key)]
+    candidates += [(file, key) for file in sorted((CONF / "experiment").glob("*.yaml"))]
+    candidates += [(file, rest) for file in sorted((CONF / group).rglob("*.yaml")) if rest]
+    files = []
+    for file, name in candidates:
+        current = _held(file, name)
+        if current is not _ABSENT and (value is _ABSENT or repr(current) == repr(value)):
+            files.append(str(file.relative_to(CONF.parent)))
+    return f"{', '.join(files)}: " if files else ""
 
 
 def _choices(spec: dict) -> list[str]:
@@ -224,7 +224,7 @@ def _choices(spec: dict) -> list[str]:
 
 
 def _allowed(spec: dict) -> str:
-    """What a JSON schema allows, in words."""
+    """Describes what a JSON schema allows."""
     spec = _resolved(spec)
     if "anyOf" in spec:
         *others, last = (_allowed(option) for option in spec["anyOf"])

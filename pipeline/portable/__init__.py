@@ -1,8 +1,8 @@
-"""From an image's bytes to class names, with numpy, Pillow and onnxruntime alone.
+"""Inference from image bytes to class names with only numpy, Pillow and onnxruntime.
 
-A registered model carries this package along (MLflow's ``loader_module``), so it imports nothing else of the
-project, and its own modules by relative names. The project imports *it*: packing, training and evaluation
-read and size images with these very functions, which is why every place gives the same answer.
+A registered model ships this package (MLflow's ``loader_module``), so it imports nothing else of the project
+and uses relative imports within. Packing, training and evaluation import it: they decode and resize images
+with the same functions, so predictions agree everywhere.
 """
 
 from .card import (
@@ -37,5 +37,5 @@ from .seals import (
 
 
 def _load_pyfunc(path: str) -> OnnxClassifier:
-    """MLflow's entry point."""
+    """MLflow's entry point for ``loader_module``."""
     return OnnxClassifier(path)

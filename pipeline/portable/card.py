@@ -1,4 +1,4 @@
-"""A model's card, ``model.json``: data that a stranger may have written."""
+"""The model card, ``model.json``, read as untrusted data."""
 
 import json
 import re
@@ -10,22 +10,23 @@ from PIL import Image
 
 from .errors import DamagedError
 
-NAME = re.compile(r"\w[\w.-]{0,99}")  # of models and data sets; becomes part of paths and addresses
+NAME = re.compile(r"\w[\w.-]{0,99}")  # of models and data sets; used in paths and URLs
 MAX_JSON = 32 << 20  # bytes: 100,000 long class names
-MAX_DEPTH = 32  # of a JSON file; a card has 3
+MAX_DEPTH = 32  # of nesting in a JSON file; a card has 3
 MAX_CLASSES = 100_000
-LEAST_DEVIATION, LEAST_CROP = 1e-3, 0.25  # of a card's `std` and `crop_pct`
+LEAST_DEVIATION, LEAST_CROP = 1e-3, 0.25  # minima of `std` and `crop_pct` in a card
 
 
 def read_json(file: Path, numbers_only: bool = True) -> object:
-    """Reads a JSON file that anyone may have written.
+    """Reads an untrusted JSON file.
 
     Args:
-        file: which.
-        numbers_only: whether NaN and Infinity, which JSON does not have, are refused.
+        file: the path.
+        numbers_only: whether to reject NaN and Infinity, which are not JSON.
 
     Raises:
-        DamagedError: it is missing, no regular file, too large, or not plain JSON (NaN, a key twice).
+        DamagedError: the file is missing, not a regular file, too large or too deeply nested, not valid JSON,
+            or has a duplicate key.
     """
 
     def constant(text: str) -> float:
@@ -34,13 +35,13 @@ def read_json(file: Path, numbers_only: bool = True) -> object:
         return float(text)
 
     def unique(pairs: list[tuple[str, object]]) -> dict:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        mapping = dict(pairs)
+        if len(mapping) < len(pairs):
             raise ValueError("a key stands twice")
-        return found
+        return mapping
 
     try:
-        if not file.is_file():  # a pipe or a device would never end
+        if not file.is_file():  # reading a pipe or a device might never end
             raise DamagedError(f"{file} is missing")
         with open(file, "rb") as opened:
             data = opened.read(MAX_JSON + 1)
@@ -48,7 +49,7 @@ def read_json(file: Path, numbers_only: bool = True) -> object:
             raise DamagedError(f"{file} is larger than {MAX_JSON >> 20} MB")
         tree = json.loads(data.decode(), parse_constant=constant, object_pairs_hook=unique)
         _check_depth(tree)
-        # A lone surrogate, which JSON can spell, can't be written anywhere.
+        # JSON can escape a lone surrogate, which can't be encoded for output.
         json.dumps(tree, ensure_ascii=False).encode()
         return tree
     except OSError as error:
@@ -61,7 +62,7 @@ def read_json(file: Path, numbers_only: bool = True) -> object:
 
 
 def _check_depth(tree: object) -> None:
-    """Raises RecursionError where others, that write the tree again, would."""
+    """Raises RecursionError beyond MAX_DEPTH, as serializing a deeply nested tree would elsewhere."""
     level = [tree] if isinstance(tree, dict | list) else []
     for _ in range(MAX_DEPTH):
         nodes = (node.values() if isinstance(node, dict) else node for node in level)
@@ -72,7 +73,7 @@ def _check_depth(tree: object) -> None:
 
 
 def is_plain(value: object, deep: int = 1) -> bool:
-    """Whether a value is None, a bool, a finite number, a short text, or a list of such."""
+    """Whether a value is None, a bool, a finite number, a short string, or a list of these."""
     if isinstance(value, list):
         return deep > 0 and len(value) <= 64 and all(is_plain(item, deep - 1) for item in value)
     if isinstance(value, str):
@@ -81,20 +82,20 @@ def is_plain(value: object, deep: int = 1) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a number of ordinary size, neither NaN nor infinite."""
-    return _number(-1e15, 1e15)(value)
+    """Whether a value is a finite int or float, at most 1e15 in magnitude."""
+    return _number_in(-1e15, 1e15)(value)
 
 
-def _number(low: float, high: float) -> Callable[[object], bool]:
+def _number_in(low: float, high: float) -> Callable[[object], bool]:
     return lambda value: type(value) in (int, float) and low <= value <= high
 
 
-def _whole(low: int, high: int) -> Callable[[object], bool]:
+def _integer_in(low: int, high: int) -> Callable[[object], bool]:
     return lambda value: type(value) is int and low <= value <= high
 
 
-def _three(low: float, high: float) -> Callable[[object], bool]:
-    number = _number(low, high)
+def _three_numbers_in(low: float, high: float) -> Callable[[object], bool]:
+    number = _number_in(low, high)
     return lambda value: isinstance(value, list) and len(value) == 3 and all(map(number, value))
 
 
@@ -119,8 +120,8 @@ def _are_classes(value: object) -> bool:
     )
 
 
-def _are_shares(value: object) -> bool:
-    return isinstance(value, list) and len(value) <= MAX_CLASSES and all(map(_number(0, 1), value))
+def _are_fractions(value: object) -> bool:
+    return isinstance(value, list) and len(value) <= MAX_CLASSES and all(map(_number_in(0, 1), value))
 
 
 def _is_net(value: object) -> bool:
@@ -134,16 +135,16 @@ def _is_net(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes a network's input; a card's `input`.
+    """How an image becomes the network's input: the field `input` of a card.
 
     Attributes:
-        max_side: pixels to which the longer side is shrunk first.
-        size: side of the network's input in pixels.
-        interpolation: a name of Pillow's `Resampling`, in lower case.
+        max_side: maximum of the longer side in pixels; larger images are shrunk first.
+        size: side length of the network's input in pixels.
+        interpolation: a member of Pillow's `Resampling`, in lower case.
         crop: `squash` or `center`, see `to_square`.
-        crop_pct: used by `center` alone.
-        mean: per channel, in 0–1.
-        std: per channel, in 0–1.
+        crop_pct: used only by `center`.
+        mean: per channel, for values in 0–1.
+        std: per channel, for values in 0–1.
     """
 
     max_side: int
@@ -157,23 +158,22 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What rebuilds a trained model and prepares its images; the file ``model.json``.
+    """How to rebuild a trained model and preprocess its images; stored as ``model.json``.
 
     Attributes:
         name: of the model's configuration.
         data: name of the data set.
-        drawings: whether it was trained on drawings.
+        drawings: whether it was trained on synthetic drawings.
         classes: names, in the order of the outputs.
-        species: of each class; empty where unknown.
+        species: one per class; an empty string if unknown.
         net: `_target_`, a registered network's name, and its arguments (see `models.build`).
-        input: how an image is prepared.
-        channels_last: memory layout of the network.
-        flip: whether it answers by the mean over an image and its mirror image.
-        temperature: the logits are divided by it.
-        unsure_below: no class is named where the highest probability is below.
-        task: what its answers are, one of `TASKS`.
-        thresholds: of each class the probability from which on an image has it; empty where an image has one
-            class only.
+        input: the preprocessing.
+        channels_last: whether the network uses the channels-last memory format.
+        flip: whether predictions are averaged over the image and its mirror image.
+        temperature: divisor of the logits.
+        unsure_below: the model abstains if the highest probability is below this.
+        task: one of `TASKS`.
+        thresholds: minimum probability per class at which it counts as present; empty for single-label tasks.
     """
 
     name: str
@@ -192,11 +192,11 @@ class ModelCard:
 
     @property
     def several(self) -> bool:
-        """Whether an image may have several classes, or none."""
+        """Whether the task is multi-label: an image may have any number of classes."""
         return self.task == "multi_label"
 
     def to_json(self) -> str:
-        """One line."""
+        """The card as one line of JSON."""
         return json.dumps(asdict(self))
 
     def write(self, folder: Path) -> None:
@@ -206,22 +206,22 @@ class ModelCard:
 
 
 def upgrade(tree: dict) -> dict:
-    """A card's fields as today's code knows them: what cards of earlier versions lack, they get here.
+    """Adds the fields that cards of earlier versions lack.
 
-    Their models were neither calibrated nor mirrored, and named one class for every image.
+    Their models were single-label, uncalibrated, and had neither flip averaging nor abstention.
     """
-    former = {
+    defaults = {
         "flip": False,
         "temperature": 1.0,
         "unsure_below": 0.0,
         "task": "single_label",
         "thresholds": [],
     }
-    return former | tree
+    return defaults | tree
 
 
-TASKS = ("single_label", "multi_label")  # kinds of answers that this version knows
-_CARD = {  # of each field what it has to be, and how that is said
+TASKS = ("single_label", "multi_label")  # that this version supports
+_CARD = {  # per field: the check, and the requirement as shown in the error message
     "name": (_is_name, "a name of letters, digits and _.-"),
     "data": (_is_name, "a name of letters, digits and _.-"),
     "drawings": (_is_bool, "true or false"),
@@ -231,34 +231,34 @@ _CARD = {  # of each field what it has to be, and how that is said
     "input": (lambda value: isinstance(value, dict), "a mapping"),
     "channels_last": (_is_bool, "true or false"),
     "flip": (_is_bool, "true or false"),
-    "temperature": (_number(1e-3, 1e3), "a number from 0.001 to 1,000"),
-    "unsure_below": (_number(0, 1), "a number from 0 to 1"),
+    "temperature": (_number_in(1e-3, 1e3), "a number from 0.001 to 1,000"),
+    "unsure_below": (_number_in(0, 1), "a number from 0 to 1"),
     "task": (lambda value: isinstance(value, str) and value in TASKS, " or ".join(TASKS)),
-    "thresholds": (_are_shares, "a list of numbers from 0 to 1"),
+    "thresholds": (_are_fractions, "a list of numbers from 0 to 1"),
 }
 _INPUT = {
-    "max_side": (_whole(1, 1 << 16), "a whole number from 1 to 65,536"),
-    "size": (_whole(1, 1024), "a whole number from 1 to 1,024"),
+    "max_side": (_integer_in(1, 1 << 16), "a whole number from 1 to 65,536"),
+    "size": (_integer_in(1, 1024), "a whole number from 1 to 1,024"),
     "interpolation": (
         lambda value: isinstance(value, str) and value.upper() in Image.Resampling.__members__,
         "a filter of Pillow",
     ),
     "crop": (lambda value: value in ("squash", "center"), "squash or center"),
-    "crop_pct": (_number(LEAST_CROP, 2), f"a number from {LEAST_CROP} to 2"),
-    "mean": (_three(-10, 10), "three numbers"),
-    "std": (_three(LEAST_DEVIATION, 100), f"three numbers from {LEAST_DEVIATION} on"),
+    "crop_pct": (_number_in(LEAST_CROP, 2), f"a number from {LEAST_CROP} to 2"),
+    "mean": (_three_numbers_in(-10, 10), "three numbers"),
+    "std": (_three_numbers_in(LEAST_DEVIATION, 100), f"three numbers from {LEAST_DEVIATION} on"),
 }
 
 
 def read_card(folder: str | Path) -> ModelCard:
-    """Reads a model's card, ``model.json``, which a stranger may have written.
+    """Reads and validates an untrusted model card, ``model.json``.
 
-    A card is data: plain values within bounds. What its `net` names is checked by who builds it. A field that
-    this version does not know has no effect, so that cards of later versions can be read; in `input`, where
-    it would change the answers, it is an error.
+    Accepts only plain values within bounds; the builder of the network checks what `net` names. Unknown
+    fields are ignored so that cards of later versions can be read, except in `input`, where they would change
+    the predictions.
 
     Raises:
-        DamagedError: says which field is wrong, and what it has to be.
+        DamagedError: names the invalid field and what it must be.
     """
     file = Path(folder) / "model.json"
     tree = read_json(file)
@@ -277,9 +277,9 @@ def read_card(folder: str | Path) -> ModelCard:
     return ModelCard(**fields | {"input": Preprocessing(**tree["input"])})
 
 
-def _check(tree: dict, rules: dict, where: str) -> None:
-    for name, (fits, wanted) in rules.items():
+def _check(tree: dict, rules: dict, prefix: str) -> None:
+    for name, (is_valid, requirement) in rules.items():
         if name not in tree:
-            raise DamagedError(f"{where}{name} is missing; the card is damaged or of an older form")
-        if not fits(tree[name]):
-            raise DamagedError(f"{where}{name} must be {wanted}, not {str(tree[name])[:50]!r}")
+            raise DamagedError(f"{prefix}{name} is missing; the card is damaged or of an older form")
+        if not is_valid(tree[name]):
+            raise DamagedError(f"{prefix}{name} must be {requirement}, not {str(tree[name])[:50]!r}")

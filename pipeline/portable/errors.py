@@ -1,14 +1,14 @@
-"""What is wrong with images and folders of strangers."""
+"""Errors for untrusted images and model folders."""
 
 
 class UnreadableError(ValueError):
-    """Bytes that are no usable picture; the message is the reason, fit to show a person."""
+    """Bytes that are not a usable image; the message is the reason, suitable for users."""
 
 
 class DamagedError(ValueError):
-    """A folder whose files are not those that were sealed; the message names them."""
+    """A folder whose files are invalid or differ from their checksums; the message names them."""
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, in one line; its kind where it says nothing."""
+    """The message of an error in one line; its type name if the message is empty."""
     return " ".join(str(error).split()) or type(error).__name__

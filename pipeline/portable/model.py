@@ -1,4 +1,4 @@
-"""A trained model in a folder, run by ONNX Runtime."""
+"""Runs a trained model folder with ONNX Runtime."""
 
 import functools
 import os
@@ -18,70 +18,70 @@ from .onnx_file import read_onnx
 from .resizing import shrink
 from .seals import damaged, tell_extra
 
-ANSWER_SECONDS = 60  # for one picture
+ANSWER_SECONDS = 60  # per image
 
 
 @functools.cache
 def _limit_memory() -> int:
-    """Bounds what ONNX Runtime may take for all models of this process together; returns the bytes.
+    """Limits the memory of ONNX Runtime for all models of this process; returns the limit in bytes.
 
-    Half of the machine's memory, or of the container's; 4 GB where the system does not tell.
+    The limit is half of the machine's or container's memory, or 4 GB if that is unknown.
     """
     from onnxruntime.capi import _pybind_state as runtime
 
-    most = 8 << 30
+    total = 8 << 30
     with suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf
-        most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with suppress(OSError, ValueError):  # no container, or no bound ("max")
-        most = min(most, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
-    place = runtime.OrtMemoryInfo(
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # no container, or no limit ("max")
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
+    memory_info = runtime.OrtMemoryInfo(
         "Cpu", runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, runtime.OrtMemType.DEFAULT
     )
-    with suppress(Exception):  # another library in this process has set its own
-        runtime.create_and_register_allocator(place, runtime.OrtArenaCfg({"max_mem": most // 2}))
-    return most // 2
+    with suppress(Exception):  # another library in this process has registered one
+        runtime.create_and_register_allocator(memory_info, runtime.OrtArenaCfg({"max_mem": total // 2}))
+    return total // 2
 
 
 def _session(model: bytes, threads: int):
-    """An ONNX Runtime session that takes nothing but these bytes and runs nothing while it is made."""
-    import onnxruntime  # here, so that reading pictures needs numpy and Pillow only
+    """Creates an ONNX Runtime session that reads no other files and runs no operators while loading."""
+    import onnxruntime  # here, so that decoding images needs only numpy and Pillow
 
     _limit_memory()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # what fails is raised, and told in one line
+    options.log_severity_level = 4  # failures are raised and reported in one line
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.add_session_config_entry("session.use_env_allocators", "1")
-    # Folding computes parts of the graph while it is loaded, where no bound on time or memory holds.
+    # Constant folding runs parts of the graph at load time, outside the limits on time and memory.
     return onnxruntime.InferenceSession(
         model, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
     )
 
 
 def _within(seconds: float, function: Callable, stop: Callable[[], None]) -> object:
-    """Calls a function in a thread of its own and waits for it.
+    """Calls a function in its own thread and returns its result.
 
     Raises:
-        TimeoutError: it took too long; `stop` was called, and what it still does nobody waits for.
+        TimeoutError: it took too long; `stop` was called, and the thread is abandoned.
     """
-    ended: Future = Future()
+    future: Future = Future()
 
     def call() -> None:
         try:
-            ended.set_result(function())
-        except BaseException as error:  # for whoever waits
-            ended.set_exception(error)
+            future.set_result(function())
+        except BaseException as error:  # re-raised in the waiting thread
+            future.set_exception(error)
 
     threading.Thread(target=call, daemon=True).start()
     try:
-        return ended.result(seconds)
+        return future.result(seconds)
     except TimeoutError:
         stop()
         raise
 
 
 def _first_line(error: Exception) -> str:
-    """What ONNX Runtime says, without the places in its source."""
+    """ONNX Runtime's message without its source locations."""
     if "bfc_arena" in str(error):
         return f"it asks for more than {_limit_memory() >> 20:,} MB of memory"
     text = " ".join(str(error).split()).rpartition(" : ")[2]
@@ -91,17 +91,17 @@ def _first_line(error: Exception) -> str:
 class OnnxClassifier:
     """A trained model in a folder: `model.onnx` and `model.json`, sealed by `SHA256SUMS`.
 
-    The model takes one picture, uint8 height × width × 3 of any size, and gives calibrated probabilities; all
-    that happens to a picture after it was decoded is inside. The folder may come from a stranger: it is data,
-    and what does not answer as such a model does is refused.
+    The model maps one image, uint8 height × width × 3 of any size, to calibrated probabilities; all
+    preprocessing after decoding is part of the graph. The folder is untrusted: files, inputs, outputs and a
+    test prediction are checked.
 
     Args:
-        folder: where it is.
-        threads: within one picture; 0 is ONNX Runtime's own choice.
-        seconds: that one answer may take.
+        folder: the model folder.
+        threads: intra-op threads; 0 lets ONNX Runtime choose.
+        seconds: time limit for loading and for each prediction.
 
     Raises:
-        DamagedError: a file is not as it was sealed, of an older form, or no such model.
+        DamagedError: a file differs from its checksum, has an older format, or is not such a model.
     """
 
     def __init__(self, folder: str | Path, threads: int = 0, seconds: float = ANSWER_SECONDS):
@@ -139,14 +139,14 @@ class OnnxClassifier:
             )
 
     def probabilities(self, picture: bytes | Image.Image | np.ndarray) -> np.ndarray:
-        """Of each class, of one picture: encoded, decoded by `read_picture`, or as uint8 array H × W × 3.
+        """The probability of each class for one image: encoded, from `read_picture`, or uint8 H × W × 3.
 
         Raises:
-            UnreadableError: it is no picture.
-            DamagedError: the model gives no probabilities, or none in time.
+            UnreadableError: `picture` is not an image.
+            DamagedError: the output is not probabilities, or the time limit was exceeded.
         """
         if isinstance(picture, bytes | bytearray | memoryview):
-            # Byte for byte as packed; the graph, which shrinks an array, is a few of 255 levels beside it.
+            # Identical to the packed image; the graph's own shrinking differs by a few of 255 levels.
             pixels = shrink(read_picture(bytes(picture)), self.card.input.max_side)
         else:
             pixels = np.asarray(picture)
@@ -154,14 +154,14 @@ class OnnxClassifier:
                 raise UnreadableError(
                     f"an array must be uint8, height × width × 3, not {pixels.dtype} {pixels.shape}"
                 )
-        found = self._run(pixels)
-        fine = found.shape == (len(self.classes),) and np.isfinite(found).all()
-        # Of several classes an image may have all or none: each share is at most 1.
-        several = self.card.several
-        most, least = (found.max(initial=0), 0) if several else (found.sum(dtype=np.float64), 0.99)
-        if not fine or found.min() < 0 or not least <= float(most) <= 1.01:
+        output = self._run(pixels)
+        is_valid = output.shape == (len(self.classes),) and np.isfinite(output).all()
+        # Multi-label probabilities don't sum to 1; each is at most 1.
+        multi_label = self.card.several
+        upper, lower = (output.max(initial=0), 0) if multi_label else (output.sum(dtype=np.float64), 0.99)
+        if not is_valid or output.min() < 0 or not lower <= float(upper) <= 1.01:
             raise DamagedError(f"{self._file} answers with something else than probabilities")
-        return found
+        return output
 
     def _run(self, pixels: np.ndarray) -> np.ndarray:
         import onnxruntime
@@ -182,42 +182,42 @@ class OnnxClassifier:
         return found
 
     def answer(self, picture: bytes | Image.Image | np.ndarray, top: int = 5) -> dict:
-        """The most probable classes of one picture.
+        """The most probable classes of one image.
 
         Returns:
-            `labels`, best first, `probabilities` in the same order, and, of a model that names one class,
-            `unsure`: whether the first is too little to name it. Of one that names several, `present`:
-            whether the picture has each of the `labels`; all those that it has come, and come first.
+            `labels`, best first, and `probabilities` in the same order. Single-label models add `unsure`:
+            whether the model abstains. Multi-label models add `present`: whether each of the `labels` reaches
+            its threshold; all present classes are included and come first.
 
         Raises:
-            UnreadableError: it is no picture.
+            UnreadableError: `picture` is not an image.
         """
-        shares = self.probabilities(picture)
+        probabilities = self.probabilities(picture)
         if self.card.several:
-            present = shares >= np.array(self.card.thresholds)
-            best = np.lexsort((-shares, ~present))[: max(top, int(present.sum()))]
-            more = {"present": [bool(present[place]) for place in best]}
+            present = probabilities >= np.array(self.card.thresholds)
+            best = np.lexsort((-probabilities, ~present))[: max(top, int(present.sum()))]
+            extra = {"present": [bool(present[index]) for index in best]}
         else:
-            best = np.argsort(-shares, kind="stable")[:top]
-            more = {"unsure": bool(shares[best[0]] < self.unsure_below)}
+            best = np.argsort(-probabilities, kind="stable")[:top]
+            extra = {"unsure": bool(probabilities[best[0]] < self.unsure_below)}
         return {
-            "labels": [self.classes[place] for place in best],
-            "probabilities": [float(shares[place]) for place in best],
-            **more,
+            "labels": [self.classes[index] for index in best],
+            "probabilities": [float(probabilities[index]) for index in best],
+            **extra,
         }
 
     def predict(self, model_input, params=None):
-        """What MLflow calls.
+        """MLflow's prediction method.
 
         Args:
             model_input: DataFrame with the column `image`: encoded bytes or uint8 arrays H × W × 3.
             params: unused; MLflow passes it.
 
         Returns:
-            DataFrame, a row a picture: what `answer` says of the five most probable classes.
+            DataFrame with one row per image: the result of `answer` with its default `top`.
 
         Raises:
-            UnreadableError: names the row whose picture can't be used.
+            UnreadableError: an image is unusable or the model fails on it; names the row.
         """
         import pandas
 
@@ -225,7 +225,7 @@ class OnnxClassifier:
         for row, picture in enumerate(model_input["image"]):
             try:
                 answers.append(self.answer(picture))
-            except Exception as error:  # of reading it, or of the model on it
+            except Exception as error:  # from decoding or from the model
                 raise UnreadableError(f"row {row}: {reason(error)}") from error
-        decided = "present" if self.card.several else "unsure"
-        return pandas.DataFrame(answers, columns=["labels", "probabilities", decided])
+        decision = "present" if self.card.several else "unsure"
+        return pandas.DataFrame(answers, columns=["labels", "probabilities", decision])

@@ -1,4 +1,4 @@
-"""An ONNX file that a stranger may have written, refused where it could reach beyond itself."""
+"""Reads untrusted ONNX files; rejects references to other files, custom code and unbounded work."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 from .errors import DamagedError
 
 MAX_ONNX = (2 << 30) - 1  # bytes; protobuf's own limit
-MAX_FIELDS = 1_000_000  # of an ONNX file outside its tensors; a large transformer has 100,000
+MAX_FIELDS = 1_000_000  # protobuf fields outside tensor data; a large transformer has 100,000
 
-# Of ONNX's own description (onnx.proto): the field numbers under which a message holds another one ...
+# From onnx.proto: the field numbers under which a message holds another message ...
 _MESSAGES = {
     "model": {7: "graph"},
     "graph": {1: "node", 5: "tensor"},
@@ -16,7 +16,7 @@ _MESSAGES = {
     "attribute": {5: "tensor", 10: "tensor"},
     "tensor": {},
 }
-# ... and what no model of this project has: ways to other files, to code, and to work without an end.
+# ... and fields that no model of this project has: other files, code, or unbounded work.
 _REFUSED = {
     ("model", 20): "steps of a training",
     ("model", 25): "functions of its own",
@@ -28,9 +28,9 @@ _REFUSED = {
     ("tensor", 6): "texts",
     ("tensor", 13): "data in other files",
 }
-# Operators of networks for pictures. Left out are those on texts, sequences and optional values, and those
-# whose results are as long as their input's values say: ONNX Runtime keeps both outside the memory it bounds.
-# The smallest network of each of timm's families that PyTorch can export, 92 of 98, uses 52 of them.
+# Operators of image networks. Excludes those on strings, sequences and optionals, and those whose output size
+# depends on input values: ONNX Runtime allocates both outside its memory limit. The smallest models of 92 of
+# timm's 98 families, those that PyTorch can export, use 52 of them.
 OPERATORS = frozenset(
     (
         *("Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd"),
@@ -57,8 +57,8 @@ OPERATORS = frozenset(
         *("Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze"),
     )
 )
-_NUMBERS = frozenset((*range(1, 8), *range(9, 14), 16))  # types: all but texts, complex and packed numbers
-_ALLOWED = {  # where only some values are, and what the others are
+_NUMBERS = frozenset((*range(1, 8), *range(9, 14), 16))  # data types but strings, complex, packed numbers
+_ALLOWED = {  # per field: the allowed values, and how the error message describes others
     ("node", 4): (frozenset(name.encode() for name in OPERATORS), "the operator {}"),
     ("node", 7): (frozenset((b"", b"ai.onnx")), "operators outside the standard"),
     ("tensor", 2): (_NUMBERS, "values that are no numbers"),
@@ -67,13 +67,13 @@ _ALLOWED = {  # where only some values are, and what the others are
 
 
 def read_onnx(file: Path) -> bytes:
-    """Reads an ONNX file that a stranger may have written, and refuses what could reach beyond it.
+    """Reads and checks an untrusted ONNX file.
 
-    The bytes are to be loaded as bytes: then nothing is looked for beside the file.
+    Load the returned bytes, not the path: ONNX Runtime then looks for no external files.
 
     Raises:
-        DamagedError: it is missing, too large, no ONNX file, keeps data in other files, or has loops,
-            functions, texts or other operators than `OPERATORS`.
+        DamagedError: the file is missing, too large or not ONNX, refers to external data, or has loops,
+            functions, strings or operators outside `OPERATORS`.
     """
     try:
         if not file.is_file():
@@ -83,22 +83,22 @@ def read_onnx(file: Path) -> bytes:
         data = file.read_bytes()
     except OSError as error:
         raise DamagedError(f"{file} can't be read ({error.strerror})") from error
-    left = MAX_FIELDS
-    inside = [("model", memoryview(data))]
+    fields_left = MAX_FIELDS
+    pending = [("model", memoryview(data))]
     graphs = 0
     try:
-        while inside:
-            kind, message = inside.pop()
+        while pending:
+            kind, message = pending.pop()
             for number, value in _fields(message):
-                left -= 1
-                if not left:
+                fields_left -= 1
+                if not fields_left:
                     raise DamagedError(f"{file} has more than {MAX_FIELDS:,} parts")
                 if wrong := _refused(kind, number, value):
                     raise DamagedError(
                         f"{file} has {wrong}; no model of this project does, so it is not loaded"
                     )
                 if number in _MESSAGES[kind] and isinstance(value, memoryview):
-                    inside.append((_MESSAGES[kind][number], value))
+                    pending.append((_MESSAGES[kind][number], value))
                     graphs += _MESSAGES[kind][number] == "graph"
     except (IndexError, ValueError) as error:
         if isinstance(error, DamagedError):
@@ -110,11 +110,11 @@ def read_onnx(file: Path) -> bytes:
 
 
 def _refused(kind: str, number: int, value: int | memoryview) -> str | None:
-    """What is wrong with a field of an ONNX message."""
+    """Describes why a field of an ONNX message is rejected; None if it is accepted."""
     if (kind, number) in _REFUSED:
         return _REFUSED[kind, number]
     if (kind, number) == ("node", 5) and isinstance(value, memoryview):
-        # Together: it is the name that says what the value means.
+        # Both are read together, since the attribute's name determines the meaning of its value.
         parts = list(_fields(value))
         names = [held for part, held in parts if part == 1]
         to_text = b"to" in names and any(part == 3 and held not in _NUMBERS for part, held in parts)
@@ -125,41 +125,41 @@ def _refused(kind: str, number: int, value: int | memoryview) -> str | None:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Number and value of each field of a protobuf message; values of fixed length are given as 0.
+    """Yields the number and value of each field of a protobuf message; fixed-length values are given as 0.
 
     Raises:
-        IndexError: it ends too soon.
-        ValueError: it is no such message.
+        IndexError: the message is truncated.
+        ValueError: it is not a valid message.
     """
-    place, end = 0, len(message)
+    index, end = 0, len(message)
 
     def varint() -> int:
-        nonlocal place
+        nonlocal index
         value = 0
         for shift in range(0, 70, 7):
-            byte = message[place]
-            place += 1
+            byte = message[index]
+            index += 1
             value |= (byte & 127) << shift
             if byte < 128:
                 return value
         raise ValueError("a number without an end")
 
-    while place < end:
+    while index < end:
         tag = varint()
-        if tag >= 1 << 32:  # protobuf takes the lower 32 bits, and so another field than this reads
+        if tag >= 1 << 32:  # protobuf uses the lower 32 bits and would read another field
             raise ValueError("a field's number that is too large")
-        number, kind = divmod(tag, 8)
+        number, wire_type = divmod(tag, 8)
         value: int | memoryview = 0
-        if kind == 0:
+        if wire_type == 0:
             value = varint()
-        elif kind in (1, 5):
-            place += 8 if kind == 1 else 4
-        elif kind == 2:
+        elif wire_type in (1, 5):
+            index += 8 if wire_type == 1 else 4
+        elif wire_type == 2:
             length = varint()
-            value = message[place : place + length]
-            place += length
+            value = message[index : index + length]
+            index += length
         else:
             raise ValueError("groups, which ONNX does not have")
-        if place > end:
+        if index > end:
             raise IndexError("it ends too soon")
         yield number, value

@@ -1,11 +1,11 @@
-"""Sizing images, alike wherever it is done."""
+"""Image resizing, shared by packing, training and inference so that results agree."""
 
 import numpy as np
 from PIL import Image
 
 
 def shrink(image: Image.Image, max_side: int) -> np.ndarray:
-    """Brings the longer side down to `max_side` with antialiasing, never up.
+    """Shrinks the longer side to `max_side` pixels with antialiasing; never enlarges.
 
     Returns:
         uint8 array, height × width × 3.
@@ -18,20 +18,20 @@ def shrink(image: Image.Image, max_side: int) -> np.ndarray:
 
 
 def _resized(image: Image.Image, size: tuple[int, int], kind: Image.Resampling) -> Image.Image:
-    """Width first, then height, as ONNX Runtime does: Pillow alone takes whichever order is cheaper."""
+    """Resizes width, then height, as ONNX Runtime does; Pillow by itself picks the cheaper order."""
     return image.resize((size[0], image.height), kind).resize(size, kind)
 
 
 def to_square(picture: np.ndarray, size: int, interpolation: str, crop: str, crop_pct: float) -> np.ndarray:
-    """Sizes a packed picture for a network, without chance.
+    """Resizes a packed image to the network's input, deterministically.
 
     Args:
         picture: uint8, height × width × 3.
-        size: side of the result in pixels.
-        interpolation: a name of Pillow's `Resampling`, in lower case.
+        size: side length of the result in pixels.
+        interpolation: a member of Pillow's `Resampling`, in lower case.
         crop: `squash` scales both sides to `size`; `center` scales the shorter side to
-            `size / crop_pct` and cuts the middle out, as timm does.
-        crop_pct: used by `center` alone.
+            `size / crop_pct` and takes the center crop, as timm does.
+        crop_pct: used only by `center`.
 
     Returns:
         uint8, size × size × 3.

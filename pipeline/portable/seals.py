@@ -1,4 +1,4 @@
-"""Checksums of a folder's files, as ``SHA256SUMS`` keeps them."""
+"""Checksums of a folder's files, stored in ``SHA256SUMS``."""
 
 import hashlib
 import os
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from .errors import DamagedError
 
-SUMS = "SHA256SUMS"  # a line a file of the folder, as sha256sum writes and checks it
-# What systems and Python leave in any folder: in lower case, whole names and beginnings.
+SUMS = "SHA256SUMS"  # one line per file, in the format of sha256sum
+# Files that operating systems and Python create anywhere: lower-case names, and prefixes below.
 LITTER = frozenset(
     (
         *("desktop.ini", "thumbs.db", "ehthumbs.db", "icon\r", ".ds_store", ".directory", ".localized"),
@@ -17,9 +17,9 @@ LITTER = frozenset(
     )
 )
 LITTER_BEGINS = ("._", ".nfs", ".fuse_hidden")
-_TOLD: set[tuple] = set()  # folders and names of which this process has warned
-_OWN_MAKING = re.compile(r"/(__pycache__/|\.nfs[0-9a-f]+$)")
-# Names that some program reads from a sealed folder: unsealed, such a file is no person's addition.
+_WARNED: set[tuple] = set()  # (folder, *names) already warned about in this process
+_GENERATED = re.compile(r"/(__pycache__/|\.nfs[0-9a-f]+$)")
+# Names that the code reads from a sealed folder: such a file must not be there without a checksum.
 READ = frozenset(
     (
         *("model.onnx", "model.json", "weights.safetensors", "config.yaml", "lineage.json", "changes.diff"),
@@ -31,9 +31,9 @@ READ = frozenset(
 
 
 def sums(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file of a folder by its name from there, sorted, as a seal lists them.
+    """SHA-256 by relative path of each file in a folder, sorted.
 
-    Left out are ``SHA256SUMS`` itself, hidden files, and what systems leave anywhere (`is_litter`).
+    Omits ``SHA256SUMS`` itself, hidden files and litter (`is_litter`).
     """
     names = (name for name in entries(folder) if name != SUMS and not is_litter(name))
     return {
@@ -42,47 +42,47 @@ def sums(folder: Path) -> dict[str, str]:
 
 
 def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:  # in pieces: a pack may be larger than the memory
+    with open(file, "rb") as stream:  # in chunks: a packed dataset may exceed the memory
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def entries(folder: Path) -> list[str]:
-    """Names of all that lies in a folder and below it but plain directories; links are not followed."""
+    """Relative paths of everything below a folder except plain directories; links are not followed."""
     found = []
-    for place, folders, files in os.walk(folder):
-        links = [name for name in folders if Path(place, name).is_symlink()]
-        found += [Path(place, name).relative_to(folder).as_posix() for name in (*files, *links)]
+    for parent, folders, files in os.walk(folder):
+        links = [name for name in folders if Path(parent, name).is_symlink()]
+        found += [Path(parent, name).relative_to(folder).as_posix() for name in (*files, *links)]
     return sorted(found)
 
 
 def is_litter(name: str) -> bool:
-    """Whether a name is one that systems and Python leave in any folder: nobody's work, and never sealed."""
+    """Whether a path is of a file that an operating system or Python creates anywhere; never sealed."""
     return any(part in LITTER or part.startswith(LITTER_BEGINS) for part in name.lower().split("/"))
 
 
 def sealed(folder: Path) -> dict[str, str]:
-    """What ``SHA256SUMS`` says of a folder: SHA-256 by the files' names.
+    """Reads ``SHA256SUMS``: SHA-256 by relative path.
 
     Raises:
-        DamagedError: it is missing, can't be read, or is not as `sums` gives it.
+        DamagedError: it is missing, unreadable or malformed.
     """
     try:
         lines = (folder / SUMS).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError:
         raise DamagedError(f"{SUMS} is missing") from None
-    except OSError as error:  # what a dying disk answers
+    except OSError as error:
         raise DamagedError(f"{SUMS} can't be read ({error.strerror})") from error
     except ValueError:
         lines = []
-    found = [line.partition("  ") for line in lines]
-    # A seal without a line would make everything whole.
-    if not found or not all(is_sealable(name, digest) for digest, _, name in found):
+    parsed = [line.partition("  ") for line in lines]
+    # An empty SHA256SUMS would pass any folder as intact.
+    if not parsed or not all(is_sealable(name, digest) for digest, _, name in parsed):
         raise DamagedError(f"{SUMS} is damaged")
-    return {name: digest for digest, _, name in found}
+    return {name: digest for digest, _, name in parsed}
 
 
 def is_sealable(name: object, digest: object) -> bool:
-    """Whether these are the name of a file inside a folder and a SHA-256; a stranger's could lie outside."""
+    """Whether these are a path within the folder and a SHA-256; an untrusted path could point outside."""
     return (
         isinstance(name, str)
         and isinstance(digest, str)
@@ -93,9 +93,9 @@ def is_sealable(name: object, digest: object) -> bool:
 
 
 def damaged(folder: Path) -> list[str]:
-    """What of a sealed folder is not as it was sealed, a phrase a file; empty where all is whole.
+    """Describes each changed file of a sealed folder; empty if the folder is intact.
 
-    Further files are nobody's damage (`extra`), unless they bear a name that the programs read.
+    Unsealed files (`extra`) are no damage unless their name is in `READ`.
     """
     try:
         known = sealed(folder)
@@ -105,7 +105,7 @@ def damaged(folder: Path) -> list[str]:
 
 
 def differing(folder: Path, known: dict[str, str]) -> list[str]:
-    """A phrase for each file of a folder that is missing or has another SHA-256 than the known one."""
+    """Describes each file that is missing, unreadable, or whose SHA-256 differs from the known one."""
     wrong = []
     for name, digest in sorted(known.items()):
         try:
@@ -119,18 +119,18 @@ def differing(folder: Path, known: dict[str, str]) -> list[str]:
 
 
 def extra(folder: Path) -> list[str]:
-    """Names of what lies in a sealed folder and is not sealed, but for what Python and NFS make unasked."""
+    """Paths in a sealed folder that are not sealed, except those that Python and NFS generate."""
     known = {SUMS, *sealed(folder)}
-    return [name for name in entries(folder) if name not in known and not _OWN_MAKING.search(f"/{name}")]
+    return [name for name in entries(folder) if name not in known and not _GENERATED.search(f"/{name}")]
 
 
 def tell_extra(folder: Path, name: str) -> None:
-    """Warns in one line, once a process, of what lies in a whole folder and is not sealed."""
+    """Warns of unsealed files in an intact folder, in one line and once per process."""
     names = extra(folder)
-    told = (folder.resolve(), *names)
-    if not names or told in _TOLD:
+    key = (folder.resolve(), *names)
+    if not names or key in _WARNED:
         return
-    _TOLD.add(told)
+    _WARNED.add(key)
     shown = ", ".join("".join(map(_printable, name)) for name in names[:3])
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     print(f"warning: {name} also holds {shown}{more}: not sealed, and not used", file=sys.stderr)

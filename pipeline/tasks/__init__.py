@@ -1,4 +1,4 @@
-"""Kinds of labels: what training, evaluation and reports have to know of each."""
+"""Label types (single- and multi-label): what training, evaluation and reports need for each."""
 
 from pipeline.tasks.base import SEPARATOR, Assessment, Figure, Task
 from pipeline.tasks.multi_label import MultiLabel
@@ -8,10 +8,10 @@ _TASKS = {task.name: task for task in (SingleLabel(), MultiLabel())}
 
 
 def of(name: str) -> Task:
-    """The task of this name, as a model's card and the configuration of data name it."""
+    """The task named in a model card or in the data config."""
     return _TASKS[name]
 
 
 def of_tag(name: str | None) -> Task:
-    """The task that a run's tag names: anybody can write one, and runs of earlier code have none."""
+    """The task in a run's tag; single-label if it is unknown (anyone can edit tags) or missing (old runs)."""
     return _TASKS.get(name, _TASKS["single_label"])

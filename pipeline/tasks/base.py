@@ -1,4 +1,4 @@
-"""What differs between kinds of labels: loss, metrics, the figure that decides, the form of an answer."""
+"""The interface of a task: loss, metrics, the monitored metric, and the form of predictions."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from pipeline.portable import ModelCard
 
 
-SEPARATOR = "|"  # between the classes of an image that has several
+SEPARATOR = "|"  # between the classes of a multi-label image
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of a model, as tables show it.
+    """A metric as shown in tables.
 
     Attributes:
-        key: in ``metrics.json``; without the split where it is measured on validation and on test.
-        title: a column's heading.
-        form: of its value.
+        key: in ``metrics.json``; without the split if it is measured on both validation and test.
+        title: column heading.
+        form: format string of the value.
     """
 
     key: str
@@ -32,15 +32,15 @@ class Figure:
 
 @dataclass(frozen=True)
 class Assessment:
-    """How right a model's answers are.
+    """Predictions compared with targets.
 
     Attributes:
-        labels: the right answer to each image.
-        predicted: the model's answer, in the same words.
-        certainty: probability that the model gives its answer, all classes of it together, N.
-        classes: a row a class: `label`, `pictures`, `recall`, `precision`.
-        confusions: pairs of classes that were confused, most first: `label`, `taken_for`, `pictures`.
-        matrix: images of a class (row) that were given a class (column), classes × classes.
+        labels: the true label of each image.
+        predicted: the predicted label of each image.
+        certainty: the model's joint probability of its predicted label, N.
+        classes: one row per class: `label`, `pictures`, `recall`, `precision`.
+        confusions: confused pairs, most frequent first: `label`, `taken_for`, `pictures`.
+        matrix: counts of images by true class (rows) and predicted class (columns), classes × classes.
     """
 
     labels: list[str]
@@ -58,9 +58,9 @@ def class_rows(
 
     Args:
         classes: names.
-        hits: images of each class that were given it.
-        predicted: images that were given it.
-        true: images that have it.
+        hits: true positives per class.
+        predicted: images predicted as each class.
+        true: images of each class.
     """
     return [
         {
@@ -74,18 +74,18 @@ def class_rows(
 
 
 class Task(ABC):
-    """A kind of labels; `pipeline.tasks.of` finds one by its name.
+    """A task; `pipeline.tasks.of` looks one up by name.
 
     Attributes:
-        name: in a model's card and in the configuration of data.
-        several: whether an image may have several classes, or none; a file of labels then names them, not
-            the image's folder.
-        ranked: figures on validation and on test, larger is better; the first one decides.
-        further: figures on test alone.
-        printed: keys of those that fit a terminal.
-        compared: keys of those that ``dvc exp show`` has a column for.
-        about: what the figures mean, for a reader of a report.
-        purpose: what a model does, for a reader of its card.
+        name: in model cards and the data config.
+        several: whether an image may have any number of classes; labels then come from a file, not from the
+            image's folder.
+        ranked: metrics on validation and test, higher is better; the first is the monitored metric.
+        further: metrics on test only.
+        printed: keys of the metrics shown in the terminal.
+        compared: keys of the metrics with a column in ``dvc exp show``.
+        about: explanation of the metrics for reports.
+        purpose: what the model does, for its card.
     """
 
     name: ClassVar[str]
@@ -99,31 +99,31 @@ class Task(ABC):
 
     @property
     def title(self) -> str:
-        """Of the figure that decides."""
+        """Title of the monitored metric."""
         return self.ranked[0].title
 
     @property
     def monitor(self) -> str:
-        """Key of the figure on validation by which weights and models are chosen; larger is better."""
+        """Key of the monitored validation metric, which selects weights and models; higher is better."""
         return f"val/{self.ranked[0].key}"
 
     @property
     def test_key(self) -> str:
-        """Key of the figure on test that models are compared by."""
+        """Key of the test metric by which models are compared."""
         return f"test/{self.ranked[0].key}"
 
     @property
     def on_test(self) -> list[Figure]:
-        """All figures on test under their full keys, the one that models are compared by first."""
+        """All test metrics under their full keys, starting with `test_key`."""
         return [*(replace(figure, key=f"test/{figure.key}") for figure in self.ranked), *self.further]
 
     def describe(self, metrics: dict, split: str, count: int | None = None) -> str:
-        """The ranked figures of a split in words, each with its interval where there is one.
+        """Formats the ranked metrics of a split, each with its interval if there is one.
 
         Args:
-            metrics: by key.
+            metrics: values by key.
             split: val or test.
-            count: of figures; None: all that there are.
+            count: number of metrics; None for all.
         """
         shown = []
         for figure in self.ranked[:count]:
@@ -137,52 +137,52 @@ class Task(ABC):
         return ", ".join(shown)
 
     def display(self, label: str) -> str:
-        """A label as people read it."""
+        """A label in human-readable form."""
         return label
 
     @abstractmethod
     def classes(self, labels: list[str]) -> list[str]:
-        """The classes that labels name, sorted."""
+        """The class names that occur in the labels, sorted."""
 
     @abstractmethod
     def targets(self, labels: list[str], classes: list[str]) -> "np.ndarray":
-        """What a network learns to answer, a row an image."""
+        """Training targets, one row per image."""
 
     @abstractmethod
     def counts(self, targets: "np.ndarray", num_classes: int) -> "np.ndarray":
-        """Images of each class."""
+        """Number of images of each class."""
 
     @abstractmethod
     def thresholds(self, num_classes: int) -> list[float]:
-        """Thresholds of a card before they are chosen on validation."""
+        """Initial thresholds of a card, before they are chosen on validation."""
 
     @abstractmethod
     def class_weights(self, targets: "np.ndarray", num_classes: int) -> list[float]:
-        """Weights of the classes in `loss` that make up for their different sizes."""
+        """Class weights for `loss` that compensate for class imbalance."""
 
     @abstractmethod
     def metrics(self, num_classes: int) -> "dict[str, Metric]":
-        """The ranked figures by their keys; updated with `metric_inputs` or probabilities, and integers."""
+        """The ranked metrics by key; updated with `metric_inputs` or probabilities, and integer targets."""
 
     @abstractmethod
     def score(self, probabilities: "np.ndarray", targets: "np.ndarray") -> float:
-        """The first of the ranked figures, from probabilities, N×classes."""
+        """The monitored metric, computed from probabilities, N×classes."""
 
     @abstractmethod
     def dense(self, targets: "torch.Tensor", num_classes: int) -> "torch.Tensor":
-        """Targets as the loss takes them: float, N×num_classes."""
+        """Dense targets for the loss: float, N×num_classes."""
 
     @abstractmethod
     def smooth(self, targets: "torch.Tensor", share: float) -> "torch.Tensor":
-        """Dense targets with label smoothing (arXiv:1512.00567); `share` is taken from the target."""
+        """Dense targets with label smoothing (arXiv:1512.00567); `share` is the smoothing factor."""
 
     @abstractmethod
     def no_class(self, count: int, like: "torch.Tensor") -> "torch.Tensor":
-        """Dense targets of images that show no class, count×num_classes.
+        """Dense targets for out-of-domain images, count×num_classes.
 
         Args:
-            count: of images.
-            like: dense targets of the others.
+            count: number of images.
+            like: dense targets of the other images, for dtype, device and num_classes.
         """
 
     @abstractmethod
@@ -197,32 +197,32 @@ class Task(ABC):
 
         Args:
             logits: N×num_classes.
-            targets: as the data has them, or dense.
-            weights: of each class.
+            targets: from `targets`, or dense.
+            weights: one per class.
             smoothing: see `smooth`.
         """
 
     @abstractmethod
     def probabilities(self, logits: "torch.Tensor") -> "torch.Tensor":
-        """Of each class, N×num_classes."""
+        """Class probabilities, N×num_classes."""
 
     @abstractmethod
     def metric_inputs(self, logits: "torch.Tensor") -> "torch.Tensor":
-        """What `metrics` are updated with while a network learns, N×num_classes."""
+        """Inputs of `metrics` during training, N×num_classes."""
 
     @abstractmethod
     def calibrate(
         self, card: "ModelCard", probabilities: "np.ndarray", targets: "np.ndarray"
     ) -> "tuple[ModelCard, np.ndarray]":
-        """Finds the temperature on validation.
+        """Fits the temperature on validation data.
 
         Args:
-            card: of the model.
+            card: the model's card.
             probabilities: images × classes, at temperature 1.
-            targets: as the data has them.
+            targets: from `targets`.
 
         Returns:
-            The card with the temperature, and the probabilities at it.
+            The card with the temperature, and the calibrated probabilities.
         """
 
     @abstractmethod
@@ -235,43 +235,43 @@ class Task(ABC):
         precision: float,
         named: float,
     ) -> "ModelCard":
-        """Finds on validation from which probability on the model answers.
+        """Chooses thresholds on validation data and returns the card with them.
 
         Args:
-            card: of the calibrated model.
+            card: card of the calibrated model.
             probabilities: images × classes.
-            targets: as the data has them.
-            others: likewise of images that show no class.
-            precision: share of its answers that is to be right.
-            named: share of the other images that may get an answer.
+            targets: from `targets`.
+            others: probabilities of out-of-domain images, images × classes.
+            precision: minimum precision of the answers.
+            named: maximum fraction of out-of-domain images that get an answer.
         """
 
     @abstractmethod
     def answers(self, card: "ModelCard", probabilities: "np.ndarray") -> "np.ndarray":
-        """Whether the model names a class for each image, N bool."""
+        """Whether the model answers for each image rather than abstains, N bool."""
 
     @abstractmethod
     def predicted(self, card: "ModelCard", probabilities: "np.ndarray") -> "np.ndarray":
-        """The classes that the model gives each image, N×classes bool; where it is unsure, its guess."""
+        """Predicted classes, N×classes bool; includes the guess where the model abstains."""
 
     @abstractmethod
     def assess(self, card: "ModelCard", probabilities: "np.ndarray", targets: "np.ndarray") -> Assessment:
-        """Compares answers with targets, image by image.
+        """Compares predictions with targets per image.
 
         Args:
-            card: of the model.
+            card: the model's card.
             probabilities: images × classes.
-            targets: as the data has them.
+            targets: from `targets`.
         """
 
     @abstractmethod
     def figures(
         self, card: "ModelCard", probabilities: "np.ndarray", targets: "np.ndarray"
     ) -> dict[str, float]:
-        """Figures on test; those of `ranked` with ``/low`` and ``/high``, the ends of 95 % intervals.
+        """Test metrics; those of `ranked` with their 95 % interval as ``/low`` and ``/high``.
 
         Args:
-            card: of the model.
+            card: the model's card.
             probabilities: images × classes.
-            targets: as the data has them.
+            targets: from `targets`.
         """

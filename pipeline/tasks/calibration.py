@@ -1,24 +1,24 @@
-"""Probabilities that mean what they say, and a bound below which a model says that it is unsure."""
+"""Temperature scaling, and the confidence threshold below which a model abstains."""
 
 from collections.abc import Callable
 
 import numpy as np
 
-# Standard errors by which the promises are kept, chosen by benchmarks/abstention.py. The first is small, so
-# that little data can keep it: some eight validation images, if all are right. The second is larger, for
-# drawn patterns stand for photographs, of which a network from scratch names a few more.
+# Safety margins in standard errors, chosen by benchmarks/abstention.py. The first is small so that a small
+# validation set can meet the precision target: about eight images, if all are correct. The second is larger
+# because synthetic patterns stand in for photos, and a network trained from scratch labels photos more often.
 RIGHT_MARGIN, OTHERS_MARGIN = 0.5, 1.5
 
 
 def temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """The divisor of logits at which the log loss is least (Guo et al. 2017, arXiv:1706.04599).
+    """The temperature that minimizes the log loss (Guo et al. 2017, arXiv:1706.04599).
 
     Args:
-        probabilities: pictures × classes, of pictures that were not learnt from.
-        targets: class number of each.
+        probabilities: N × classes, of images not used in training.
+        targets: class indices, N.
 
     Returns:
-        Between 1/20 and 20; above 1 the model was too sure of itself.
+        A value between 1/20 and 20; above 1 the model was overconfident.
     """
     logits = _logits(probabilities)
 
@@ -34,31 +34,31 @@ def temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
 
 
 def best_temperature(loss: Callable[[float], float]) -> float:
-    """The temperature, between 1/20 and 20, at which a loss is least."""
+    """The temperature between 1/20 and 20 that minimizes `loss`."""
     from scipy.optimize import minimize_scalar
 
     bounds = (-np.log(20), np.log(20))
-    found = minimize_scalar(
-        lambda log: loss(np.exp(log)), bounds=bounds, method="bounded", options={"xatol": 1e-4}
+    result = minimize_scalar(
+        lambda log_t: loss(np.exp(log_t)), bounds=bounds, method="bounded", options={"xatol": 1e-4}
     )
-    return float(np.exp(found.x))
+    return float(np.exp(result.x))
 
 
 def binary_logits(probabilities: np.ndarray) -> np.ndarray:
-    """Logits of independent probabilities, as doubles; those of 0 and 1 are finite."""
+    """Float64 logits of independent probabilities; finite at 0 and 1 too."""
     from scipy.special import logit
 
     return logit(np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7))
 
 
 def soften(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """What the probabilities are when the logits are divided by a temperature; of the same type."""
+    """Probabilities after dividing the logits by a temperature; the dtype is kept."""
     scaled = _logits(probabilities) / temperature
     return np.exp(scaled - np.logaddexp.reduce(scaled, axis=1, keepdims=True)).astype(probabilities.dtype)
 
 
 def _logits(probabilities: np.ndarray) -> np.ndarray:
-    """Up to a constant a picture, which softmax does not see."""
+    """Logits up to a constant per image, to which softmax is invariant."""
     tiny = np.finfo(probabilities.dtype).tiny
     return np.log(np.maximum(probabilities, tiny).astype(np.float64))
 
@@ -66,67 +66,67 @@ def _logits(probabilities: np.ndarray) -> np.ndarray:
 def unsure_below(
     sure: np.ndarray, right: np.ndarray, others: np.ndarray, wanted: float, named: float
 ) -> float:
-    """The lowest probability at which a model may answer.
+    """The lowest threshold on the top probability that meets both targets.
 
-    Both promises are to hold on images that were not seen here, so each is kept with a margin, by Wilson's
-    interval. How often an answer is right is read from a curve through all validation images, not counted: a
-    handful of mistakes near the bound would decide, and each would move it.
+    Both targets should hold on unseen images, so each includes a margin from Wilson's interval. Precision is
+    estimated with a curve fitted to all validation images rather than counted: counts would let a handful of
+    errors near the threshold determine it.
 
     Args:
-        sure: the highest probability of each validation image, calibrated.
-        right: whether that class was the true one.
-        others: the highest probability of each out-of-domain image.
-        wanted: share of the answers that is right; 1 can't be promised.
-        named: share of the out-of-domain images that gets an answer.
+        sure: the calibrated top probability of each validation image, N.
+        right: whether the top class is correct, N bool.
+        others: the top probability of each out-of-domain image, M.
+        wanted: minimum precision of the answers, below 1.
+        named: maximum fraction of out-of-domain images that get an answer.
 
     Returns:
-        Between 0 and 1; 1 where nothing keeps the promise: then it is always unsure.
+        A threshold between 0 and 1; 1 if none meets the targets: the model then always abstains.
     """
-    return float(max(_precise(sure, right, wanted), _rare(others, named)))
+    return float(max(_min_for_precision(sure, right, wanted), _min_for_ood_rate(others, named)))
 
 
-def _precise(sure: np.ndarray, right: np.ndarray, wanted: float) -> float:
-    """The lowest bound from which on the expected share of right answers is large enough."""
-    descending = np.sort(sure)[::-1]
+def _min_for_precision(confidence: np.ndarray, correct: np.ndarray, min_precision: float) -> float:
+    """The lowest threshold whose expected precision, less the margin, reaches `min_precision`."""
+    descending = np.sort(confidence)[::-1]
     count = np.arange(1, len(descending) + 1)
-    expected = np.cumsum(_curve(sure, right)(descending)) / count
-    last = np.append(descending[1:] != descending[:-1], True)  # equal ones are answered together
-    enough = np.flatnonzero(last & (_wilson(expected, count, -RIGHT_MARGIN) >= wanted))
-    if not len(enough):
+    expected = np.cumsum(_fit_precision(confidence, correct)(descending)) / count
+    last_of_ties = np.append(descending[1:] != descending[:-1], True)  # ties are answered together
+    meets_target = np.flatnonzero(last_of_ties & (_wilson(expected, count, -RIGHT_MARGIN) >= min_precision))
+    if not len(meets_target):
         return 1.0
-    return 0.0 if enough[-1] == len(descending) - 1 else descending[enough[-1]]
+    return 0.0 if meets_target[-1] == len(descending) - 1 else descending[meets_target[-1]]
 
 
-def _rare(others: np.ndarray, named: float) -> float:
-    """The lowest bound from which on few enough out-of-domain images are named."""
-    descending, count = np.sort(others)[::-1], np.arange(len(others))
-    few = count[_wilson(count / len(others), len(others), OTHERS_MARGIN) <= named]
-    # Of a few images even none named proves little: then the bound lies above all of them.
-    return np.nextafter(descending[few[-1] if len(few) else 0], descending.dtype.type(2))
+def _min_for_ood_rate(ood_confidence: np.ndarray, max_ood_rate: float) -> float:
+    """The lowest threshold at which the fraction answered, plus the margin, is at most `max_ood_rate`."""
+    descending, count = np.sort(ood_confidence)[::-1], np.arange(len(ood_confidence))
+    allowed = count[_wilson(count / len(ood_confidence), len(ood_confidence), OTHERS_MARGIN) <= max_ood_rate]
+    # With few images even zero answers may exceed the rate: the threshold is then above all of them.
+    return np.nextafter(descending[allowed[-1] if len(allowed) else 0], descending.dtype.type(2))
 
 
-def _curve(sure: np.ndarray, right: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """The chance that an answer is right, by its probability: a logistic curve in the logit (Platt 1999).
+def _fit_precision(confidence: np.ndarray, correct: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Fits P(correct | top probability) by logistic regression on the logit (Platt 1999).
 
-    A normal prior keeps it near the probability itself, which the temperature has calibrated: few images, or
-    such that are all right, then move it little.
+    A normal prior pulls the fit towards the identity, since the input is already calibrated; with few images,
+    or only correct ones, the fit therefore stays close to it.
     """
     from scipy.optimize import minimize
     from scipy.special import expit
 
-    signs, x = np.where(right, 1.0, -1.0), binary_logits(sure)
+    signs, x = np.where(correct, 1.0, -1.0), binary_logits(confidence)
 
     def loss(parameters: np.ndarray) -> float:
         offset, slope = parameters
-        misfit = np.logaddexp(0, -signs * (offset + slope * x)).sum()
-        return misfit + 0.5 * (offset**2 + (slope - 1) ** 2)
+        log_loss = np.logaddexp(0, -signs * (offset + slope * x)).sum()
+        return log_loss + 0.5 * (offset**2 + (slope - 1) ** 2)
 
     offset, slope = minimize(loss, [0.0, 1.0], method="L-BFGS-B", bounds=[(None, None), (0.0, None)]).x
     return lambda probability: expit(offset + slope * binary_logits(probability))
 
 
-def _wilson(share: np.ndarray, count: np.ndarray | int, errors: float) -> np.ndarray:
-    """An end of Wilson's interval of a share: so many standard errors above it, or below."""
+def _wilson(fraction: np.ndarray, count: np.ndarray | int, errors: float) -> np.ndarray:
+    """Upper (`errors` > 0) or lower (< 0) bound of Wilson's interval, at `errors` standard errors."""
     square = errors**2
-    spread = np.sqrt(share * (1 - share) / count + square / (4 * count**2))
-    return (share + square / (2 * count) + errors * spread) / (1 + square / count)
+    spread = np.sqrt(fraction * (1 - fraction) / count + square / (4 * count**2))
+    return (fraction + square / (2 * count) + errors * spread) / (1 + square / count)

@@ -1,4 +1,4 @@
-"""Any number of classes per image, none too: a sigmoid and a threshold for each, mean average precision."""
+"""Multi-label classification: a sigmoid and a threshold per class, mean average precision."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
     from pipeline.portable import ModelCard
 
-RESAMPLES = 1000  # of the test images, for the intervals
-# Images of a class by which its threshold is pulled towards half its best F1, where calibrated probabilities
-# have it (Lipton et al. 2014, arXiv:1402.1892): what is best on a few images is chance.
+RESAMPLES = 1000  # bootstrap resamples of the test images, for the intervals
+# Pseudo-count, in images, that shrinks a class's threshold towards half its best F1, the optimum for
+# calibrated probabilities (Lipton et al. 2014, arXiv:1402.1892): on few images the best threshold is noise.
 PRIOR = 5
 
 
 class MultiLabel(Task):
-    """Any number of classes per image."""
+    """Any number of classes per image, including none."""
 
     name, several = "multi_label", True
     ranked = (Figure("map", "mAP"),)
@@ -53,7 +53,7 @@ class MultiLabel(Task):
         return sorted({name for label in set(labels) for name in _names(label)})
 
     def targets(self, labels: list[str], classes: list[str]) -> np.ndarray:
-        """0 or 1 for each class, float32, images × classes."""
+        """Multi-hot targets, float32, images × classes."""
         number = {name: index for index, name in enumerate(classes)}
         found = np.zeros((len(labels), len(classes)), dtype=np.float32)
         for row, label in enumerate(labels):
@@ -69,7 +69,7 @@ class MultiLabel(Task):
         from torchmetrics.utilities import dim_zero_cat
 
         class MeanAveragePrecision(MultilabelAveragePrecision):
-            """The mean over the classes that occur; torchmetrics' own counts one that does not as 0."""
+            """Averages over the classes that occur; torchmetrics counts absent classes as 0."""
 
             def compute(self) -> torch.Tensor:
                 occurs = dim_zero_cat(self.target).sum(dim=0) > 0
@@ -87,16 +87,16 @@ class MultiLabel(Task):
         return targets * (1 - share) + share / 2
 
     def no_class(self, count: int, like: "torch.Tensor") -> "torch.Tensor":
-        """No class."""
+        """All zeros."""
         return like.new_zeros((count, like.shape[1]))
 
     def thresholds(self, num_classes: int) -> list[float]:
         return [0.5] * num_classes
 
     def class_weights(self, targets: np.ndarray, num_classes: int) -> list[float]:
-        """Of the images that have a class, in its part of the loss: as much in all as those without it."""
-        have = np.maximum(targets.sum(axis=0), 1)
-        return ((len(targets) - have) / have).clip(min=1e-3).tolist()
+        """Positive weights, which give the positives of a class the same total weight as the negatives."""
+        positives = np.maximum(targets.sum(axis=0), 1)
+        return ((len(targets) - positives) / positives).clip(min=1e-3).tolist()
 
     def loss(
         self,
@@ -105,13 +105,13 @@ class MultiLabel(Task):
         weights: "torch.Tensor | None" = None,
         smoothing: float = 0.0,
     ) -> "torch.Tensor":
-        """Binary cross-entropy, mean over images and classes."""
+        """Binary cross-entropy, averaged over images and classes."""
         from torch.nn.functional import binary_cross_entropy_with_logits
 
         return binary_cross_entropy_with_logits(logits, self.smooth(targets, smoothing), pos_weight=weights)
 
     def metric_inputs(self, logits: "torch.Tensor") -> "torch.Tensor":
-        """Probabilities: torchmetrics takes logits for such where a batch's happen to be within 0 and 1."""
+        """Probabilities: torchmetrics mistakes logits for them if a whole batch lies within 0 and 1."""
         return self.probabilities(logits)
 
     def probabilities(self, logits: "torch.Tensor") -> "torch.Tensor":
@@ -128,8 +128,8 @@ class MultiLabel(Task):
         temperature = calibration.best_temperature(
             lambda scale: float(np.logaddexp(0, -signs * logits / scale).mean())
         )
-        shares = expit(logits / temperature).astype(probabilities.dtype)
-        return replace(card, temperature=temperature), shares
+        calibrated = expit(logits / temperature).astype(probabilities.dtype)
+        return replace(card, temperature=temperature), calibrated
 
     def choose_thresholds(
         self,
@@ -140,7 +140,7 @@ class MultiLabel(Task):
         precision: float,
         named: float,
     ) -> "ModelCard":
-        """For each class the threshold with the best F1; `unsure` has no part in it."""
+        """Chooses the threshold with the best F1 per class; out-of-domain images are not used."""
         thresholds = [_best_threshold(*pair) for pair in zip(probabilities.T, targets.T, strict=True)]
         return replace(card, thresholds=thresholds)
 
@@ -160,7 +160,7 @@ class MultiLabel(Task):
         return Assessment(
             labels=labels,
             predicted=predicted,
-            # Of all classes together, as if they were independent.
+            # Joint probability of all classes, assuming independence.
             certainty=np.where(present, probabilities, 1 - probabilities).prod(axis=1),
             classes=class_rows(card.classes, hits, given, true),
             confusions=_confusions(labels, predicted),
@@ -169,8 +169,8 @@ class MultiLabel(Task):
 
     def figures(self, card: "ModelCard", probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         present, wanted = self.predicted(card, probabilities), targets > 0
-        found = _resampled("test/map", lambda rows: _map(probabilities[rows], targets[rows]), len(targets))
-        found |= _resampled("test/f1", lambda rows: _f1(present[rows], wanted[rows]), len(targets))
+        found = _bootstrap("test/map", lambda rows: _map(probabilities[rows], targets[rows]), len(targets))
+        found |= _bootstrap("test/f1", lambda rows: _f1(present[rows], wanted[rows]), len(targets))
         found["test/f1/micro"] = _f1(present.reshape(-1, 1), wanted.reshape(-1, 1))
         found |= metrics.share("test/exact", (present == wanted).all(axis=1))
         found["test/brier"] = float(((probabilities - targets) ** 2).mean())
@@ -181,27 +181,27 @@ def _names(label: str) -> list[str]:
     return label.split(SEPARATOR) if label else []
 
 
-def _best_threshold(shares: np.ndarray, targets: np.ndarray) -> float:
-    """The probability from which on a class's F1 is best, between two of the images'; 0.5 if none has it.
+def _best_threshold(probabilities: np.ndarray, targets: np.ndarray) -> float:
+    """The threshold with the best F1, midway between two images' probabilities; 0.5 without positives.
 
     Args:
-        shares: probabilities of the class, N.
+        probabilities: of the class, N.
         targets: 0 or 1, N.
     """
     from sklearn.metrics import precision_recall_curve
 
-    known = targets.sum()
-    if not known:
+    count = targets.sum()
+    if not count:
         return 0.5
-    precision, recall, bounds = precision_recall_curve(targets, shares.astype(np.float64))
+    precision, recall, thresholds = precision_recall_curve(targets, probabilities.astype(np.float64))
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     best = int(np.argmax(f1[:-1]))  # the last point has no threshold
-    below = bounds[best - 1] if best else 0.0
-    return float((known * (bounds[best] + below) / 2 + PRIOR * f1[best] / 2) / (known + PRIOR))
+    lower = thresholds[best - 1] if best else 0.0
+    return float((count * (thresholds[best] + lower) / 2 + PRIOR * f1[best] / 2) / (count + PRIOR))
 
 
 def _map(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """Mean over the classes that occur of the average precision; NaN where none does."""
+    """Mean average precision over the classes that occur; NaN if none does."""
     from sklearn.metrics import average_precision_score
 
     occurs = targets.any(axis=0)
@@ -211,23 +211,23 @@ def _map(probabilities: np.ndarray, targets: np.ndarray) -> float:
 
 
 def _f1(present: np.ndarray, wanted: np.ndarray) -> float:
-    """Mean over the columns that occur of F1; NaN where none does."""
+    """Mean F1 over the columns with positives; NaN if there are none."""
     hits, true = (present & wanted).sum(axis=0), wanted.sum(axis=0)
     f1 = 2 * hits / np.maximum(present.sum(axis=0) + true, 1)
     return float(f1[true > 0].mean()) if true.any() else float("nan")
 
 
-def _resampled(key: str, figure: Callable[[np.ndarray], float], count: int) -> dict[str, float]:
-    """A figure, and the ends of its 95 % interval by resampling the images (Efron, Tibshirani 1993)."""
+def _bootstrap(key: str, metric: Callable[[np.ndarray], float], count: int) -> dict[str, float]:
+    """A metric and its 95 % percentile bootstrap interval over images (Efron, Tibshirani 1993)."""
     rng = np.random.default_rng(0)
-    drawn = [figure(rng.integers(0, count, count)) for _ in range(RESAMPLES)]
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-    value = float(figure(np.arange(count)))
+    resampled = [metric(rng.integers(0, count, count)) for _ in range(RESAMPLES)]
+    low, high = np.nanquantile(resampled, [0.025, 0.975])
+    value = float(metric(np.arange(count)))
     return {key: value, f"{key}/low": min(float(low), value), f"{key}/high": max(float(high), value)}
 
 
 def _confusions(labels: list[str], predicted: list[str]) -> list[dict]:
-    """Pairs of a right and a wrong answer, most frequent first."""
+    """Pairs of a true and a different predicted label, most frequent first."""
     pairs = Counter((true, guess) for true, guess in zip(labels, predicted, strict=True) if true != guess)
     ordered = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
     return [{"label": true, "taken_for": guess, "pictures": count} for (true, guess), count in ordered]

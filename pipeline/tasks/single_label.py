@@ -1,4 +1,4 @@
-"""One class per image: softmax, cross-entropy, top-k accuracy, abstention below a threshold."""
+"""Single-label classification: softmax, cross-entropy, top-k accuracy, abstention below a threshold."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -45,7 +45,7 @@ class SingleLabel(Task):
         return sorted(set(labels))
 
     def targets(self, labels: list[str], classes: list[str]) -> np.ndarray:
-        """Class numbers."""
+        """Class indices, int64, N."""
         number = {name: index for index, name in enumerate(classes)}
         return np.array([number[label] for label in labels], dtype=np.int64)
 
@@ -53,16 +53,16 @@ class SingleLabel(Task):
         return np.bincount(targets, minlength=num_classes)
 
     def thresholds(self, num_classes: int) -> list[float]:
-        """None."""
+        """No thresholds."""
         return []
 
     def class_weights(self, targets: np.ndarray, num_classes: int) -> list[float]:
-        """Each class as much in all as the others, 1 on average over the images."""
+        """Weights that give each class the same total, with mean 1 over the images."""
         counts = self.counts(targets, num_classes)
         return (len(targets) / (num_classes * np.maximum(counts, 1))).tolist()
 
     def metrics(self, num_classes: int) -> "dict[str, Metric]":
-        """Top-k accuracy over images; k is clamped to the number of classes."""
+        """Top-k accuracy over images; k is capped at the number of classes."""
         from torchmetrics.classification import MulticlassAccuracy
 
         return {
@@ -82,7 +82,7 @@ class SingleLabel(Task):
         return targets * (1 - share) + share / targets.shape[1]
 
     def no_class(self, count: int, like: "torch.Tensor") -> "torch.Tensor":
-        """Uniform over the classes (outlier exposure, arXiv:1812.04606)."""
+        """Uniform over the classes, as in outlier exposure (arXiv:1812.04606)."""
         classes = like.shape[1]
         return like.new_full((count, classes), 1 / classes)
 
@@ -93,13 +93,13 @@ class SingleLabel(Task):
         weights: "torch.Tensor | None" = None,
         smoothing: float = 0.0,
     ) -> "torch.Tensor":
-        """Cross-entropy; with weights of dense targets, since its mean over class numbers is over weights."""
+        """Cross-entropy; pass dense targets with weights: for class indices PyTorch divides by their sum."""
         from torch.nn.functional import cross_entropy
 
         return cross_entropy(logits, targets, weight=weights, label_smoothing=smoothing)
 
     def metric_inputs(self, logits: "torch.Tensor") -> "torch.Tensor":
-        """Logits: their order is the probabilities', where these would be equal in single precision, too."""
+        """Logits: they rank like the probabilities, but without float32 ties where these saturate."""
         return logits
 
     def probabilities(self, logits: "torch.Tensor") -> "torch.Tensor":
@@ -120,9 +120,9 @@ class SingleLabel(Task):
         precision: float,
         named: float,
     ) -> "ModelCard":
-        sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
-        bound = calibration.unsure_below(sure, right, others.max(axis=1), precision, named)
-        return replace(card, unsure_below=bound)
+        confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+        threshold = calibration.unsure_below(confidence, correct, others.max(axis=1), precision, named)
+        return replace(card, unsure_below=threshold)
 
     def answers(self, card: "ModelCard", probabilities: np.ndarray) -> np.ndarray:
         return probabilities.max(axis=1) >= card.unsure_below
@@ -163,7 +163,7 @@ class SingleLabel(Task):
 
 
 def _confusions(matrix: np.ndarray, classes: list[str]) -> list[dict]:
-    """Pairs of classes that were confused, most first."""
+    """Confused pairs of classes, most frequent first."""
     wrong = matrix - np.diag(matrix.diagonal())
     order = np.argsort(-wrong, axis=None, kind="stable")[: np.count_nonzero(wrong)]
     pairs = [divmod(int(cell), len(classes)) for cell in order]
