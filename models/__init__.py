@@ -1,1 +1,1 @@
-"""Code of what is trained. Imports nothing from `pipeline` but `portable`; weights live elsewhere."""
+"""Networks and the LightningModule. From `pipeline`, only `portable` and `tasks` are imported."""
