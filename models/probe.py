@@ -68,8 +68,8 @@ def _fit(x: np.ndarray, y: np.ndarray, C: float, balanced: bool, start: object):
     return solver.fit(x, y)
 
 
-# Images per class at which a feature's own variance and the mean variance have equal weight. On Pet Faces the
-# mean alone gave 0.72 with one image per class and 0.930 with 55, own variances 0.66 and 0.936 (random splits).
+# Images per class at which a feature's own variance and the mean variance weigh the same. On Pet Faces, the
+# mean alone gave 0.72 with one image per class and 0.930 with 55; own variances, 0.66 and 0.936 (random).
 HALF = 10
 
 
