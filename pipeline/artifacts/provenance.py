@@ -24,7 +24,7 @@ from pipeline.common import paths
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
 
-# What can change a result. Runs rewrite params.yaml, dvc.lock and reports, so they don't mark the tree dirty.
+# Affects results. Runs rewrite params.yaml, dvc.lock and reports, so they don't mark the tree dirty.
 CODE = ("pipeline", "models", "conf", "dvc.yaml", "constraints.txt", "pyproject.toml")
 RECORD, CHANGES = "commit.json", "changes.diff"
 SEARCHED = 50  # commits searched for a model's code if its record is lost

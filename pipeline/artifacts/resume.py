@@ -157,13 +157,10 @@ class ResumeState:
         return found
 
     def forget(self, told: bool) -> None:
-        """Deletes the state of a finished run, but keeps the attempt's name until MLflow is up to date.
+        """Deletes the state of a finished run; keeps the attempt's name unless MLflow knows the end (`told`).
 
         A DVC stage keeps everything until the next stage starts (see `taken`): DVC caches the output only
         after this process ends. If DVC is killed before that, it trains again, and resuming takes seconds.
-
-        Args:
-            told: whether MLflow knows that the run ended.
         """
         if "DVC_STAGE" not in os.environ:
             shutil.rmtree(self.folder if told else self.checkpoints.folder, ignore_errors=True)

@@ -133,7 +133,7 @@ class ImageDataset(Dataset):
         return torch.from_numpy(np.array(image)), self.targets[index]
 
 
-class EpochSampler(SequentialSampler):  # Lightning replaces others for overfit_batches
+class EpochSampler(SequentialSampler):  # Lightning replaces other types for overfit_batches
     """Distributed sampler whose order depends only on seed and epoch.
 
     Yields (epoch, index). Each rank gets the same number, since DDP waits for all of them. An epoch drops

@@ -18,8 +18,7 @@ from pipeline.common.text import printable, shortened
 from pipeline.portable import FORMATS, UnreadableError
 from pipeline.sources.archives import MAX_BYTES, is_litter
 
-# In a folder, files with these suffixes always count as images, so damaged ones are reported; others are
-# recognised by content.
+# In folders, these suffixes count as images, so damaged ones are reported; other files by content.
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".jpe", ".mpo"),
     *(".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"),
@@ -51,10 +50,10 @@ def named(words: list[str], skipped: Counter | None = None) -> Iterator[str]:
     for word in words:
         if word == "-":
             yield word
-        elif os.path.isdir(word):  # noqa: PTH112 (Path.is_dir raises where a name is too long)
+        elif os.path.isdir(word):  # noqa: PTH112 (Path.is_dir raises if a name is too long)
             yield from _images_below(word, skipped)
         elif glob.has_magic(word) and not os.path.lexists(word):
-            found = sorted(glob.iglob(word, recursive=True))  # noqa: PTH207 (Path.glob wants a folder apart)
+            found = sorted(glob.iglob(word, recursive=True))  # noqa: PTH207 (Path.glob needs a separate base folder)
             # A pattern without matches is reported as a missing file.
             for path in found or [word]:
                 yield from _images_below(path, skipped) if Path(path).is_dir() else [path]
