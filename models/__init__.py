@@ -1,1 +1,1 @@
-"""Code of what is trained. Of `pipeline` it imports `portable` and `tasks` alone; weights live elsewhere."""
+"""Networks and the LightningModule. From `pipeline`, only `portable` and `tasks` are imported."""

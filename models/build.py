@@ -1,8 +1,8 @@
-"""From a recorded name and plain arguments to a network; nothing else can be named.
+"""Builds a network from a registered name and plain arguments.
 
-A configuration and a model's card describe a network by `_target_`, the name of one that registers itself
-here, and its arguments. A card may come from a stranger: it imports nothing, opens no file, reaches no
-network, and its arguments have the types that the network's signature states, within bounds.
+A config or a model card describes a network by `_target_`, a name registered here, and its arguments. Cards
+are untrusted: they can't import code, open files or use the network connection, and arguments are checked
+against the types and bounds of the signature.
 """
 
 import importlib
@@ -22,15 +22,15 @@ from torch import nn
 import models
 from pipeline.portable import reason
 
-MOST = 100_000  # of a whole number, and of classes; twenty times what any network of today has
+MOST = 100_000  # upper bound of numeric arguments and of the number of classes
 
 
 class NetworkError(ValueError):
-    """A network can't be built as described; the message says what is wrong."""
+    """A network can't be built as described."""
 
 
 class WeightsError(RuntimeError):
-    """Pretrained weights can't be had; the message says what to do."""
+    """Pretrained weights are not available; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Network:
 
     Attributes:
         make: called with `num_classes` and the checked arguments.
-        arguments: type of each argument but `num_classes`.
-        required: of them those without a default.
-        own: arguments that only the checkout's own configuration may set: ways to weights.
-        check: looks at the arguments together.
+        arguments: type of each argument except `num_classes`.
+        required: arguments without a default.
+        own: arguments that a config may set but a card may not, such as the source of the weights.
+        check: validates the arguments together.
     """
 
     make: Callable[..., nn.Module]
@@ -58,14 +58,15 @@ _known: dict[str, Network] = {}
 def network(
     *, more: dict[str, object] | None = None, own: tuple[str, ...] = (), check: Callable = lambda _: None
 ) -> Callable:
-    """Registers a class or function of `models` under its own name, for configurations and cards.
+    """Decorator that registers a class or function of `models` under its own name, for configs and cards.
 
-    Its signature says what may be given: `int`, `float`, `bool`, `str`, lists of them, or None beside them.
+    Its type hints define the valid arguments: `int`, `float`, `bool`, `str`, `Annotated` with bounds or
+    choices, lists of these, or a union with None.
 
     Args:
-        more: types of arguments that its ``**options`` take.
+        more: types of arguments accepted through ``**options``.
         own: arguments that a card can't set.
-        check: is given the arguments, and raises NetworkError.
+        check: called with the arguments; raises NetworkError if they are invalid.
     """
 
     def register(make: Callable) -> Callable:
@@ -84,15 +85,15 @@ def network(
 
 
 def find(name: object) -> Network:
-    """The network of a recorded name.
+    """The network registered under a name.
 
     Raises:
-        NetworkError: no network of this checkout has registered itself under it.
+        NetworkError: no network of this checkout is registered under it.
     """
     parts = re.fullmatch(r"models\.(\w+)\.(\w+)", name) if isinstance(name, str) else None
     modules = {module.name for module in pkgutil.iter_modules(models.__path__)}
     if parts and parts[1] in modules:
-        importlib.import_module(f"models.{parts[1]}")  # of this checkout: nothing that a card brings
+        importlib.import_module(f"models.{parts[1]}")  # safe: only modules that exist in this checkout
         if name in _known:
             return _known[name]
     for module in modules:
@@ -104,10 +105,11 @@ def find(name: object) -> Network:
 
 
 def check(net: dict) -> tuple[Network, dict]:
-    """The network and the arguments of a description.
+    """The network and the checked arguments of a description.
 
     Raises:
-        NetworkError: an unknown network or argument, or a value of another type or out of bounds.
+        NetworkError: unknown network, unknown or missing argument, or a value of the wrong type or out of
+            bounds.
     """
     found = find(net.get("_target_"))
     arguments = {name: value for name, value in net.items() if name != "_target_"}
@@ -129,7 +131,7 @@ def _fits(value: object, kind: object) -> bool:
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return any(_fits(value, each) for each in inner)
-    if origin is typing.Annotated:  # a number with its bounds, or a text with those to choose from
+    if origin is typing.Annotated:  # a number with bounds, or a string with its choices
         base, allowed = inner
         if not _fits(value, base):
             return False
@@ -150,46 +152,46 @@ def _fits(value: object, kind: object) -> bool:
 
 
 def build(net: dict, num_classes: int) -> nn.Module:
-    """A network as the checkout's own configuration describes it, its weights as it says.
+    """Builds a network from the config, with the weights it names.
 
     Raises:
-        NetworkError: the description is wrong.
-        WeightsError: weights can't be had.
+        NetworkError: the description is invalid.
+        WeightsError: the weights are not available.
     """
     found, arguments = check(net)
-    return _made(found, arguments, num_classes, expected=(WeightsError,))
+    return _make(found, arguments, num_classes, expected=(WeightsError,))
 
 
-def _made(found: Network, arguments: dict, num_classes: int, expected: tuple = ()) -> nn.Module:
+def _make(found: Network, arguments: dict, num_classes: int, expected: tuple = ()) -> nn.Module:
     try:
         return found.make(num_classes=num_classes, **arguments)
     except (NetworkError, *expected):
         raise
-    except Exception as error:  # whatever a network raises that is given sizes which don't fit
+    except Exception as error:  # networks raise many types if their sizes don't fit together
         raise NetworkError(f"net: the network can't be built ({reason(error)[:200]})") from error
 
 
 def from_card(net: dict, num_classes: int, shapes: dict[str, tuple[int, ...]] | None = None) -> nn.Module:
-    """A network as a model's card describes it, with random weights: the model brings its own.
+    """Builds the network of a model card with random weights; the model's own are loaded later.
 
     Args:
-        net: of the card.
+        net: the card's description of the network.
         num_classes: length of the output.
-        shapes: of the weights that will be loaded. They are compared before memory is taken, so that a card
-            can't ask for more than its weights fill.
+        shapes: shapes of the weights to load. They are compared before memory is allocated, so a card can't
+            allocate more than its weights fill.
 
     Raises:
-        NetworkError: the description is wrong, or is not of these weights.
+        NetworkError: the description is invalid, or does not match the weights.
     """
     found, arguments = check(net)
     arguments |= {name: None for name in found.own & arguments.keys()}
     if not 2 <= num_classes <= MOST:
         raise NetworkError(f"{num_classes} classes; a network has 2 to {MOST:,}")
     if shapes is not None:
-        # A network may make a few parameters that it then replaces.
-        with torch.device("meta"), _at_most(2 * len(shapes) + 100):
-            made = _made(found, arguments, num_classes)
-            wanted = {name: tuple(value.shape) for name, value in made.state_dict().items()}
+        # Allows for parameters that a network creates and then replaces.
+        with torch.device("meta"), _limit_parameters(2 * len(shapes) + 100):
+            empty = _make(found, arguments, num_classes)
+            wanted = {name: tuple(value.shape) for name, value in empty.state_dict().items()}
         if wanted != shapes:
             names = sorted(wanted.keys() | shapes.keys())
             different = [name for name in names if wanted.get(name) != shapes.get(name)]
@@ -197,7 +199,7 @@ def from_card(net: dict, num_classes: int, shapes: dict[str, tuple[int, ...]] | 
                 f"the weights are of another network than the card's: {different[0][:100]} is "
                 f"{_shape(shapes, different[0])} there, {_shape(wanted, different[0])} here"
             )
-    return _made(found, arguments, num_classes)
+    return _make(found, arguments, num_classes)
 
 
 def _shape(shapes: dict[str, tuple[int, ...]], name: str) -> str:
@@ -205,8 +207,8 @@ def _shape(shapes: dict[str, tuple[int, ...]], name: str) -> str:
 
 
 @contextmanager
-def _at_most(parameters: int) -> Iterator[None]:
-    """Ends the building of a network that has more parameters than its weights could be of."""
+def _limit_parameters(parameters: int) -> Iterator[None]:
+    """Within, a network with more parameter tensors than this raises NetworkError while it is built."""
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
     left = parameters

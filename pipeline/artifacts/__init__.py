@@ -1,4 +1,4 @@
-"""Files that stages leave and read: sealed folders, model folders, curves, lineage, checkpoints, ONNX.
+"""Files that stages write and read: sealed folders, model folders, curves, lineage, checkpoints, ONNX.
 
-What is in them is decided by the stages; MLflow's copies are `tracking`'s.
+The stages decide the contents; `tracking` handles the copies in MLflow.
 """

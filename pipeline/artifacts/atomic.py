@@ -1,7 +1,7 @@
-"""Folders and files that are written whole or not at all, and that delete nothing of a person's.
+"""Atomic writes of files and folders that never delete a user's files.
 
-Train, pack, evaluate, register and export write their folder anew. What stood there goes only where it is a
-folder that this program left: sealed, whole, with nothing added. Anything else is named instead.
+Train, pack, evaluate, register and export replace their output folder. The old one is deleted only if this
+program wrote it: sealed, intact, nothing added. Otherwise a UserError names what is in the way.
 """
 
 import os
@@ -17,18 +17,18 @@ from pipeline.artifacts import seal
 from pipeline.common.errors import UserError
 from pipeline.common.text import printable
 
-MARK = ".unfinished"  # in a folder that is being written: what a killed process left may be deleted
+MARK = ".unfinished"  # marks a folder as being written, so leftovers of a killed process can be deleted
 
 
 @dataclass(frozen=True)
 class Target:
-    """A folder that is to be written anew.
+    """An output folder to replace atomically.
 
     Attributes:
-        out: missing, empty, or as this program left it.
-        needed: files by which a folder of this kind is known.
-        what: how messages call it, such as ``out=runs/single/mine``; its path otherwise.
-        advice: what to do where something else is there.
+        out: must be missing, empty, or unchanged since this program wrote it.
+        needed: files that identify a folder of this kind.
+        what: name used in messages, such as ``out=runs/single/mine``; defaults to the path.
+        advice: what the user should do if the folder can't be replaced.
     """
 
     out: Path
@@ -38,22 +38,22 @@ class Target:
 
     @property
     def part(self) -> Path:
-        """Where it is written until it is whole."""
+        """Temporary folder that is renamed to `out` when complete."""
         return self.out.with_name(f"{self.out.name}.part")
 
     def check(self) -> None:
-        """Makes sure that nothing a person put there would be lost.
+        """Checks that replacing `out` would lose none of the user's files.
 
         Raises:
-            UserError: there is something else.
+            UserError: `out` holds something that this program did not write.
         """
         _check(self.out, self.what or str(seal.near(self.out)), self.needed, self.advice)
 
     def begin(self) -> Path:
-        """Makes the folder to write into; what a killed process left of it is removed.
+        """Creates and returns the temporary folder, after deleting leftovers of a killed process.
 
         Raises:
-            UserError: as `check`; or something else bears its name.
+            UserError: as `check`, or something else has the temporary folder's name.
         """
         self.check()
         if self.part.is_symlink() or not (self.part / MARK).is_file():
@@ -64,10 +64,10 @@ class Target:
         return self.part
 
     def finish(self) -> None:
-        """Puts what was written and sealed in its place.
+        """Replaces `out` with the written and sealed folder.
 
         Raises:
-            UserError: as `check`; a person may have put something there meanwhile.
+            UserError: as `check`; the user may have put something there in the meantime.
         """
         (self.part / MARK).unlink()
         self.check()
@@ -76,7 +76,7 @@ class Target:
 
     @contextmanager
     def written(self) -> Iterator[Path]:
-        """Begins, and finishes when the context ends well; otherwise nothing is left of it."""
+        """Yields the temporary folder; replaces `out` on success, deletes the temporary folder on error."""
         part = self.begin()
         try:
             yield part
@@ -87,7 +87,7 @@ class Target:
 
 @contextmanager
 def replaced(file: Path) -> Iterator[Path]:
-    """Where to write a file that takes the place of the former one when the context ends well."""
+    """Yields a temporary path; the file written there replaces `file` if the context raises nothing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
@@ -98,14 +98,14 @@ def replaced(file: Path) -> Iterator[Path]:
 
 
 def replace_text(file: Path, content: str) -> None:
-    """Writes a small file in one step."""
+    """Writes a text file atomically, as UTF-8."""
     with replaced(file) as part:
         part.write_text(content, encoding="utf-8")
 
 
 @contextmanager
 def replaced_folder(folder: Path) -> Iterator[Path]:
-    """Likewise a folder of a cache; of two that are written at the same moment either one stays."""
+    """Like `replaced`, for a cache folder; of two concurrent writers, either one's folder remains."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix="."))
     try:
@@ -136,17 +136,17 @@ def _check(folder: Path, what: str, needed: tuple[str, ...], advice: str) -> Non
 
 
 def check_own(folder: Path, what: str, advice: str, *written: str, below: bool = False) -> None:
-    """Makes sure that all in a folder is as this program left it.
+    """Checks that a folder is unchanged since this program wrote it.
 
     Args:
-        folder: a directory.
-        what: how the message calls it.
-        advice: what to do otherwise.
-        written: as of `seal.foreign`.
-        below: likewise.
+        folder: an existing directory.
+        what: its name in the message.
+        advice: what the user should do if it was changed.
+        written: see `seal.foreign`.
+        below: see `seal.foreign`.
 
     Raises:
-        UserError: names what was added or changed.
+        UserError: names the files that were added or changed.
     """
     if found := seal.foreign(folder, *written, below=below):
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written in one step, known by their sha256, the last two kept."""
+"""Checkpoints on disk: written atomically, verified by SHA-256, the last two kept."""
 
 import hashlib
 import io
@@ -7,29 +7,28 @@ import re
 import sys
 from pathlib import Path
 
-KEPT = 2  # should the last one be damaged, the one before is used
+KEPT = 2  # the previous one is the fallback if the last is damaged
 _NAME = re.compile(r"(\d{9})\.([0-9a-f]{64})\.ckpt")
 
 
 class Checkpoints:
-    """The checkpoints of one training, ``<step>.<sha256>.ckpt`` in a folder of their own.
+    """The checkpoints of one training run, ``<step>.<sha256>.ckpt`` in their own folder.
 
-    The name carries the hash, so that file and hash come into being in the same step and `sha256sum` checks
-    one by hand.
+    With the hash in the name, one rename publishes file and hash, and `sha256sum` can check a file by hand.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def write(self, step: int, tree: dict) -> Path:
-        """Writes what a training has reached; it is on the disk when this returns.
+        """Writes a checkpoint, fsynced before this returns, and deletes all but the last KEPT.
 
         Args:
-            step: optimiser steps that are done; a later checkpoint has a higher one.
-            tree: tensors and plain values, as ``torch.load(weights_only=True)`` reads them.
+            step: optimiser steps done; must not decrease.
+            tree: tensors and plain values that ``torch.load(weights_only=True)`` can read.
 
         Raises:
-            OSError: it can't be written; the ones before are whole.
+            OSError: it can't be written; earlier checkpoints are intact.
         """
         import torch
 
@@ -45,7 +44,7 @@ class Checkpoints:
                 os.fsync(stream.fileno())
             os.replace(part, file)
         except OSError:
-            part.unlink(missing_ok=True)  # gives a full disk its space back
+            part.unlink(missing_ok=True)  # the disk may be full
             raise
         directory = os.open(self.folder, os.O_RDONLY)
         try:
@@ -57,11 +56,11 @@ class Checkpoints:
         return file
 
     def any(self) -> bool:
-        """Whether there is one, whole or not."""
+        """Whether a checkpoint exists, intact or not."""
         return bool(self._newest_first())
 
     def latest(self) -> Path | None:
-        """The newest whole checkpoint; a damaged one is named and taken away."""
+        """The newest intact checkpoint or None; warns about damaged ones and deletes them."""
         for file in self._newest_first():
             try:
                 with open(file, "rb") as stream:
@@ -75,14 +74,14 @@ class Checkpoints:
                 "the one before is used",
                 file=sys.stderr,
             )
-            file.unlink(missing_ok=True)  # by another process of this training
+            file.unlink(missing_ok=True)  # another rank may have deleted it
         return None
 
     def _newest_first(self) -> list[Path]:
         if not self.folder.is_dir():
             return []
         files = [file for file in self.folder.iterdir() if _NAME.fullmatch(file.name)]
-        # Two of the same step: the epoch's last batch, and the epoch judged.
+        # Two can share a step: one after the epoch's last batch, one after its validation.
         return sorted(files, key=lambda file: (file.name[:9], file.stat().st_mtime_ns), reverse=True)
 
     def _file(self, step: int, sha256: str) -> Path:
@@ -90,7 +89,7 @@ class Checkpoints:
 
 
 def read(file: Path) -> dict:
-    """What a checkpoint holds, on the processor."""
+    """Loads a checkpoint's tree with its tensors on the CPU."""
     import torch
 
     return torch.load(file, map_location="cpu", weights_only=True)

@@ -1,4 +1,4 @@
-"""``curves.csv`` of a train folder: what was measured while it learned, a row an epoch or a strength."""
+"""``curves.csv`` of a train folder: metrics per epoch, or per regularisation strength of a probe."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ from pipeline.common import tables
 
 
 def write(rows: list[dict], file: Path) -> None:
-    """Writes the rows under all of their keys, in the order in which these first appear."""
+    """Writes the rows; the columns are all keys in order of first appearance."""
     tables.write(file, rows)
 
 
 def read(folder: Path) -> list[dict]:
-    """Rows of a train folder's ``curves.csv``; what a row does not have is None."""
+    """Rows of a train folder's ``curves.csv``; missing values are None."""
     return [
         {key: float(value) if value else None for key, value in row.items()}
         for row in tables.read(folder / "curves.csv")

@@ -1,4 +1,4 @@
-"""What a sweep's jobs have noted, ``.outcomes/NUMBER.json`` in the sweep's folder."""
+"""Outcomes of a sweep's jobs, ``.outcomes/NUMBER.json`` in the sweep's folder."""
 
 import json
 from contextlib import suppress
@@ -6,22 +6,22 @@ from pathlib import Path
 
 
 def read(sweep: Path) -> dict[int, dict]:
-    """The notes of all jobs by their numbers.
+    """Outcomes of all jobs by job number.
 
-    A note has `folder`, `words` (the job's overrides) and `error`: empty where the job did not fail, None
-    where it has not ended. Earlier code noted `error` alone and called the folders by the jobs' numbers.
+    An outcome has `folder`, `words` (the job's overrides) and `error`: empty if the job succeeded, None if it
+    has not ended. Earlier versions wrote only `error` and named each folder by its job number.
     """
     files = (file for file in sweep.glob(".outcomes/*.json") if file.stem.isdigit())
     return {int(file.stem): {"folder": file.stem, "words": "", **read_object(file)} for file in files}
 
 
 def numbers(noted: dict[int, dict]) -> dict[str, int]:
-    """Numbers of the jobs by their folders' names; of several with one folder the lowest."""
+    """Job numbers by folder name; the lowest number if several jobs share a folder."""
     return {str(noted[number]["folder"]): number for number in sorted(noted, reverse=True)}
 
 
 def read_object(file: Path) -> dict:
-    """A JSON file's object; empty where it is missing or damaged."""
+    """A JSON file's object; empty if the file is missing or damaged."""
     with suppress(OSError, ValueError):
         tree = json.loads(file.read_text(encoding="utf-8"))
         return tree if isinstance(tree, dict) else {}

@@ -1,4 +1,4 @@
-"""What a result comes from: choices, data, code and environment; no clock, no host, no commit."""
+"""Lineage of a result: configuration, data, code and environment; no time, host or commit."""
 
 import hashlib
 import sys
@@ -10,26 +10,26 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline.common import text, yaml_files
 from pipeline.common.paths import ROOT
 
-# Choices that change where and how fast, not what.
+# Top-level config keys that don't change the result.
 WITHOUT_EFFECT = ("out", "models", "fetch", "register")
 
 
 def settings_of(cfg: DictConfig) -> dict:
-    """The resolved configuration as plain values, less what has no effect on the result and passwords."""
+    """The resolved config as plain values, without passwords and keys that don't change the result."""
     tree = OmegaConf.to_container(cfg, resolve=False)
     for key in WITHOUT_EFFECT:
         tree.pop(key, None)
     tree = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
-    # What is left to Lightning is no choice, and another version of it may have further arguments.
+    # None means Lightning's default; other versions of Lightning may have more arguments.
     tree["trainer"] = {key: value for key, value in tree["trainer"].items() if value is not None}
-    for key in ("callbacks", "metrics"):  # of the checkout's own, and as a rule none
+    for key in ("callbacks", "metrics"):  # the user's own, usually none
         if not tree[key]:
             del tree[key]
     return _without_passwords(tree)
 
 
 def _without_passwords(tree: object) -> object:
-    """Of all texts in a tree of plain values: addresses of data may have one."""
+    """The tree with passwords removed from all strings, since data URLs may contain one."""
     if isinstance(tree, dict):
         return {key: _without_passwords(value) for key, value in tree.items()}
     if isinstance(tree, list):
@@ -38,22 +38,22 @@ def _without_passwords(tree: object) -> object:
 
 
 def code_hash() -> str:
-    """Of the code that a training runs, as ``dvc.yaml`` lists it for its stage."""
-    places = [ROOT / need for need in code_needs(yaml_files.read(ROOT / "dvc.yaml"))]
-    files = [file for place in places for file in (place.rglob("*.py") if place.is_dir() else [place])]
+    """SHA-256 of the code that ``dvc.yaml`` lists as dependencies of the train stage."""
+    paths = [ROOT / need for need in code_needs(yaml_files.read(ROOT / "dvc.yaml"))]
+    files = [file for place in paths for file in (place.rglob("*.py") if place.is_dir() else [place])]
     return hash_of(
         (file.relative_to(ROOT), hashlib.sha256(file.read_bytes()).hexdigest()) for file in sorted(files)
     )
 
 
 def code_needs(dvc_yaml: dict) -> list[str]:
-    """Files and folders of code that a ``dvc.yaml`` lists for training."""
+    """Code files and folders among the train stage's dependencies in a ``dvc.yaml``."""
     needs = dvc_yaml["stages"]["train"]["deps"]
     return [need for need in needs if need.partition("/")[0] in ("pipeline", "models")]
 
 
 def hash_of(files: Iterable[tuple[Path, str]]) -> str:
-    """Of files in their order, each with its SHA-256."""
+    """SHA-256 of (path, SHA-256) pairs, in the given order."""
     whole = hashlib.sha256()
     for file, digest in files:
         whole.update(f"{file} {digest}\n".encode())
@@ -61,9 +61,9 @@ def hash_of(files: Iterable[tuple[Path, str]]) -> str:
 
 
 def lineage_of(pack, threads: int) -> dict:
-    """Where a result comes from: data, code, environment.
+    """Data, code and environment of a result.
 
-    The commit is not among them (`pipeline.artifacts.provenance`): the same code may run from many.
+    The commit is recorded elsewhere (`pipeline.artifacts.provenance`): many commits can have the same code.
     """
     from importlib.metadata import version
 
@@ -92,7 +92,7 @@ def lineage_of(pack, threads: int) -> dict:
             "python": ".".join(map(str, sys.version_info[:3])),
             "threads": threads,
             **{name: version(name) for name in packages},
-            # Of the processor: wider ones sum in another order, which moves the weights' last bits.
+            # CPU vector width: it changes the order of summation and so the weights' last bits.
             "instructions": torch.backends.cpu.get_cpu_capability(),
         },
     }

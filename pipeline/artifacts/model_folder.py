@@ -1,4 +1,4 @@
-"""A trained model wherever it lies: outs of DVC's stages, a run's folder, a download from the registry."""
+"""A trained model on disk: outs of DVC's stages, a run's folder, or a download from the registry."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,13 +16,12 @@ from pipeline.tasks import Task
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """The folders of one model, each sealed; whoever made them, what is read is checked first.
+    """The sealed folders of one model; their files are untrusted and validated when read.
 
     Attributes:
-        train: weights, card, configuration, lineage and figures; None of an exported model.
-        evaluation: figures and predictions on the test split; None where it has not been judged.
-        portable: ``model.onnx`` and the card, as `OnnxClassifier` reads them; None where it has
-            not been exported.
+        train: weights, card, config, lineage and metrics; None for an exported model.
+        evaluation: metrics and predictions on the test split; None if not evaluated.
+        portable: ``model.onnx`` and the card, as `OnnxClassifier` reads them; None if not exported.
     """
 
     train: Path | None
@@ -34,18 +33,18 @@ class ModelFolder:
         """A train folder's model, with all its files read and checked.
 
         Raises:
-            UserError: one is missing, damaged or of an older form.
+            UserError: a file is missing, damaged or in an older format.
         """
         model = cls(train).checked()
         for _ in (model.card, model.settings, model.lineage, model.metrics):
-            pass  # each is read on first use; an error should come before anything is written
+            pass  # read lazily; errors should surface before anything is written
         return model
 
     def checked(self) -> "ModelFolder":
         """Returns itself if every folder matches its seal.
 
         Raises:
-            UserError: one is damaged.
+            UserError: a folder is damaged or was never sealed.
         """
         for folder in (self.train, self.evaluation, self.portable):
             if folder:
@@ -58,22 +57,22 @@ class ModelFolder:
 
     @property
     def task(self) -> Task:
-        """What its answers are."""
+        """Single-label or multi-label."""
         return tasks.of(self.card.task)
 
     @cached_property
     def settings(self) -> dict:
-        """The resolved configuration."""
+        """The resolved config."""
         return untrusted.settings(self.train)
 
     @cached_property
     def lineage(self) -> dict:
-        """Data, code and environment that it comes from."""
+        """Data, code and environment of the training run."""
         return untrusted.lineage(self.train, "data")
 
     @cached_property
     def metrics(self) -> dict:
-        """Figures of the kept weights on validation, and the cost."""
+        """Validation metrics of the saved weights, and the model's cost."""
         return untrusted.figures(self.train / "metrics.json", self.task.monitor)
 
     @cached_property
@@ -82,32 +81,32 @@ class ModelFolder:
 
     @cached_property
     def provenance(self) -> Provenance:
-        """The commit that it was trained from."""
+        """The commit the model was trained from."""
         return Provenance.of(self.train)
 
     @property
     def sha256(self) -> str:
-        """Of weights and card: what a registered version is known by."""
+        """Hash of weights and card; identifies a registered version."""
         return seal.model_hash(self.train)
 
     @property
     def sweep(self) -> str | None:
-        """Name of the sweep that it was a job of."""
+        """Name of the sweep that trained it, or None."""
         return self.train.parent.name if self.train.parent.parent == ROOT / "runs/sweeps" else None
 
     def judged(self) -> list[tuple[str, str]]:
-        """Hash and class of the test images, in order."""
+        """SHA-256 and label of the test images, sorted."""
         return [(row["sha256"], row["label"]) for row in self._predictions]
 
     def right(self) -> list[bool]:
-        """Whether the whole answer to each test image is right."""
+        """Whether each test image's prediction is correct (all labels, if multi-label), as `judged` sorts."""
         return [row["label"] == row["predicted"] for row in self._predictions]
 
     @cached_property
     def _predictions(self) -> list[dict]:
         file = self.evaluation / "predictions.csv"
         try:
-            # By content: an older evaluation has the same images by path.
+            # By content, since older evaluations are sorted by path.
             rows = sorted(tables.read(file), key=lambda row: (row["sha256"], row["label"]))
             return [{key: row[key] for key in ("sha256", "label", "predicted")} for row in rows]
         except (OSError, ValueError, LookupError) as error:
@@ -115,7 +114,7 @@ class ModelFolder:
 
 
 def trained(runs: Path) -> list[Path]:
-    """Finished train folders of DVC, sweeps and single runs; no champion's copy, nothing cut short."""
+    """Finished train folders of DVC, sweeps and single runs, without copies of champions."""
     folders = (path.parent for path in runs.rglob("lineage.json"))
     left_out = {"register", ".work"}
     whole = (
@@ -126,7 +125,7 @@ def trained(runs: Path) -> list[Path]:
     numbers = {sweep: job_notes.numbers(job_notes.read(sweep)) for sweep in (runs / "sweeps").glob("*")}
 
     def order(folder: Path) -> tuple[Path, str]:
-        # The tenth job of a sweep does not come before the second; of earlier code the folder is its number.
+        # Numeric order: job 10 after job 2. In earlier versions the folder's name is the job number.
         number = numbers.get(folder.parent, {}).get(folder.name, folder.name)
         return folder.parent, str(number).zfill(10)
 
@@ -134,10 +133,10 @@ def trained(runs: Path) -> list[Path]:
 
 
 def evaluation_of(train: Path) -> Path | None:
-    """The evaluation of a train folder, unless it is of a former model there.
+    """The evaluation of a train folder; None if there is none or it is of an earlier model.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the evaluation is damaged.
     """
     evaluation = train.parent.parent / "evaluate" / train.name
     known = evaluation / "model.sha256"

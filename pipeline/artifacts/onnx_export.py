@@ -1,4 +1,4 @@
-"""A trained model as ONNX: what leaves the project, and what computes features on a processor."""
+"""ONNX export of a trained model, and of backbones for computing features on a CPU."""
 
 import hashlib
 import json
@@ -25,15 +25,15 @@ CACHE = Path("data/.cache/trunks")  # in the main checkout
 
 
 def trunk_key(model: "Classifier", card: ModelCard) -> str:
-    """Hash of a network without its head: weights, size, normalisation, flip, versions of what traces it."""
+    """Hash of a network without its head: weights, preprocessing, flip and versions of the exporter."""
     head = model.net.pretrained_cfg["classifier"]
-    around = [
+    parts = [
         card.net,
         model.flip,
         [card.input.size, card.input.mean, card.input.std],
         [version(name) for name in ("torch", "timm", "onnx", "onnxscript")],
     ]
-    digest = hashlib.sha256(json.dumps(around, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for name, value in sorted(model.net.state_dict().items()):
         if not name.startswith(head):
             digest.update(name.encode())
@@ -42,10 +42,10 @@ def trunk_key(model: "Classifier", card: ModelCard) -> str:
 
 
 def trunk(model: "Classifier", card: ModelCard) -> Path:
-    """A pretrained network without its head as an ONNX file, from uint8 pictures to `features`.
+    """Exports a pretrained network without its head to ONNX: uint8 `pictures` to `features`.
 
-    Exporting takes longer than the features of a thousand pictures, so it is done once and kept by content:
-    a probe's features and its export share it.
+    Exporting takes longer than computing features of a thousand images, so the file is cached by content; a
+    probe's features and its export share it.
     """
     from torch import nn
 
@@ -72,16 +72,16 @@ def trunk(model: "Classifier", card: ModelCard) -> Path:
 def to_onnx(train: Path, target: Path) -> None:
     """Writes ``model.onnx``, ``model.json`` and ``SHA256SUMS``, as `OnnxClassifier` reads them.
 
-    The model takes `picture`, uint8 height × width × 3 of any size, and gives `probabilities`, one a class:
-    sizing, normalisation and the probabilities are inside.
+    The model takes `picture`, uint8 height × width × 3 of any size, and returns `probabilities`, one per
+    class. Resizing, normalisation and softmax or sigmoid are part of the graph.
 
     Args:
-        train: train's folder.
-        target: made anew.
+        train: a train folder.
+        target: output folder, replaced if it exists.
 
     Raises:
-        UserError: train's folder is damaged, or its network or its sizing can't be exported.
-        DamagedError: its card or weights are no model's.
+        UserError: the train folder is damaged, or its network or interpolation can't be exported.
+        DamagedError: the card or the weights are invalid.
     """
     import onnx
     from torch import nn
@@ -100,7 +100,7 @@ def to_onnx(train: Path, target: Path) -> None:
         whole = _whole(network, card)
     except (OSError, UserError):
         raise
-    except Exception as error:  # PyTorch's exporter raises many kinds, of networks that it can't follow
+    except Exception as error:  # PyTorch's exporter raises many types for networks that it can't trace
         raise UserError(
             f"the network of {seal.near(train)} can't be exported ({type(error).__name__}); choose another"
         ) from error
@@ -110,23 +110,23 @@ def to_onnx(train: Path, target: Path) -> None:
     shutil.copyfile(train / "model.json", target / "model.json")
     seal.seal(target)
     try:
-        portable.OnnxClassifier(target)  # read and asked once: whoever gets it reads it under the same rules
+        portable.OnnxClassifier(target)  # the export must load under the same checks that its users run
     except portable.DamagedError as error:
         raise UserError(f"{seal.near(train)} can't be exported: {error}; choose another network") from error
 
 
 def _whole(network: "onnx.ModelProto", card: ModelCard) -> "onnx.ModelProto":
-    """A network from `pictures` to `logits`, sizing before and probabilities behind it, for one picture."""
+    """A graph for one image: resizing, the network (`pictures` to `logits`), then probabilities."""
     from onnx import compose, parser
 
-    # A batch of one: the logits' first side goes.
+    # The batch has one image; its dimension is squeezed.
     opset, ir = network.opset_import[0].version, network.ir_version
     classes = len(card.classes)
-    shares = "Sigmoid (logits)" if card.several else "Softmax <axis=1> (logits)"
+    activation = "Sigmoid (logits)" if card.several else "Softmax <axis=1> (logits)"
     answer = parser.parse_model(f"""
         <ir_version: {ir}, opset_import: ["" : {opset}]>
         answer (float[pictures, {classes}] logits) => (float[{classes}] probabilities) {{
-            shares = {shares}
+            shares = {activation}
             first = Constant <value_ints=[0]> ()
             probabilities = Squeeze (shares, first)
         }}
@@ -139,21 +139,21 @@ def _whole(network: "onnx.ModelProto", card: ModelCard) -> "onnx.ModelProto":
     del network.metadata_props[:]
     whole = compose.merge_models(before, network, [("pictures", "pictures")])
     whole = compose.merge_models(whole, after, [("logits", "logits")])
-    del whole.graph.value_info[:]  # of a batch of any size
-    del whole.opset_import[1:]  # each part has named the same version; quantising wants one
+    del whole.graph.value_info[:]  # holds shapes with a dynamic batch size
+    del whole.opset_import[1:]  # merging repeats the opset; quantisation needs a single entry
     return whole
 
 
 def _graph(network: "nn.Module", size: int, output: str) -> "onnx.ModelProto":
-    """A network of uint8 pictures, any number of them, as ONNX."""
+    """Exports a network to ONNX, with uint8 `pictures` N×size×size×3 as input and a dynamic N."""
     import logging
 
     import torch
 
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # a line for each pass of its optimiser
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # else it logs each optimiser pass
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own deprecations within its exporter
+        warnings.simplefilter("ignore")  # torch's exporter warns about its own deprecations
         program = torch.onnx.export(
             network.eval(),
             (example,),
@@ -164,7 +164,7 @@ def _graph(network: "nn.Module", size: int, output: str) -> "onnx.ModelProto":
             verbose=False,
         )
     graph = program.model_proto
-    # The exporter notes the source lines of each step: paths of this machine, a third of a small file.
+    # The exporter records each node's stack trace: local paths, and a third of a small file's size.
     for node in graph.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
@@ -174,7 +174,7 @@ def _graph(network: "nn.Module", size: int, output: str) -> "onnx.ModelProto":
 
 
 def _with_head(graph: "onnx.ModelProto", head: "nn.Linear", temperature: float) -> "onnx.ModelProto":
-    """The trunk with a linear head behind it, whose logits are divided by a temperature."""
+    """The trunk followed by a linear head, with the temperature folded into its weights."""
     from onnx import helper, numpy_helper
 
     for name, tensor in (("head.weight", head.weight), ("head.bias", head.bias)):

@@ -1,7 +1,7 @@
-"""What `pipeline.portable` does to a picture's size, as ONNX: one picture of any size into a network's batch.
+"""Resizing and cropping of `pipeline.portable` as an ONNX graph: an image of any size to a batch of one.
 
-ONNX Runtime resizes uint8 with antialiasing in Pillow's own steps, so the two give the same bytes
-(`tests/test_sizing.py`); on floats it would not.
+For uint8, ONNX Runtime's antialiased resize computes the same as Pillow, so both give the same bytes
+(`tests/test_sizing.py`); for floats it doesn't.
 """
 
 from typing import TYPE_CHECKING
@@ -12,12 +12,12 @@ from pipeline.portable import Preprocessing
 if TYPE_CHECKING:
     import onnx
 
-# Pillow's names; its other filters have no counterpart.
+# By Pillow's filter names; its other filters have no ONNX counterpart.
 MODES = {"bilinear": 'mode="linear"', "bicubic": 'mode="cubic", cubic_coeff_a=-0.5, exclude_outside=1'}
 
 
 def check(interpolation: str) -> None:
-    """Refuses what could be trained but never leave.
+    """Rejects interpolations that can't be exported.
 
     Raises:
         UserError: ONNX has no such filter.
@@ -33,11 +33,11 @@ def graph(sizing: Preprocessing, opset: int, ir_version: int) -> "onnx.ModelProt
 
     Args:
         sizing: a card's `input`.
-        opset: of ONNX's operators, 18 or later.
-        ir_version: of the file's form.
+        opset: ONNX opset version, 18 or later.
+        ir_version: ONNX IR version.
 
     Raises:
-        UserError: ONNX has no such filter, or the crop is not known.
+        UserError: ONNX has no such filter, or the crop mode is unknown.
     """
     from onnx import parser
 
@@ -68,7 +68,7 @@ def graph(sizing: Preprocessing, opset: int, ir_version: int) -> "onnx.ModelProt
     else:
         raise UserError(f"model.input.crop={crop} is not known: squash or center")
     resize = "Resize <antialias=1, {}> ({},,,{})"
-    # In double precision, as Python computes the sides.
+    # Sizes are computed in double precision, as in Python.
     return parser.parse_model(f"""
         <ir_version: {ir_version}, opset_import: ["" : {opset}]>
         sizing (uint8[height, width, 3] picture) => (uint8[1, {size}, {size}, 3] pictures) {{

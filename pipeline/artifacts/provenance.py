@@ -1,8 +1,8 @@
-"""Which commit a model was trained from, and what of the code was not committed.
+"""The commit a model was trained from, and the uncommitted changes.
 
-It is kept beside the train folders, which DVC hashes: equal runs are equal bytes, whatever commit they ran
-from. A record lies under ``runs/.provenance/``, named by the content of its train folder; MLflow's run has
-the same as ``provenance/``. Train folders of older versions say it in ``lineage.json`` and ``changes.diff``.
+Kept outside the train folders, which DVC hashes, so that equal runs give equal bytes whatever the commit.
+Records are under ``runs/.provenance/``, named by the hash of the train folder; the MLflow run has a copy as
+``provenance/``. Older train folders have it in ``lineage.json`` and ``changes.diff``.
 """
 
 import functools
@@ -24,23 +24,23 @@ from pipeline.common import paths
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
 
-# What can change a result. Runs rewrite params.yaml, dvc.lock and reports, so they don't mark the tree dirty.
+# Affects results. Runs rewrite params.yaml, dvc.lock and reports, so they don't mark the tree dirty.
 CODE = ("pipeline", "models", "conf", "dvc.yaml", "constraints.txt", "pyproject.toml")
 RECORD, CHANGES = "commit.json", "changes.diff"
-SEARCHED = 50  # commits that touched code, for one with the code of a model whose record is lost
-BESIDE = "provenance"  # a record beside a train folder, as MLflow keeps them
+SEARCHED = 50  # commits searched for a model's code if its record is lost
+BESIDE = "provenance"  # name of a record next to a train folder, as in MLflow's artifacts
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """The state of the code that a training ran with.
+    """State of the code that a training run used.
 
     Attributes:
-        commit: its id; None where nothing tells.
-        dirty: whether code or configuration differed from the commit; None where nothing tells.
-        changes: how, as ``git apply`` takes it; None where nothing differed, or nobody kept it.
-        trouble: why the commit or the changes are not known, in git's own words.
-        inferred: whether the record is lost, and the commit only known to hold the same training code.
+        commit: commit id, or None if unknown.
+        dirty: whether code or config differed from the commit; None if unknown.
+        changes: the difference as a patch for ``git apply``; None if there was none, or it was not kept.
+        trouble: git's error message if the commit or the changes are unknown.
+        inferred: whether the record is lost and `commit` was found by its equal training code.
     """
 
     commit: str | None = None
@@ -51,7 +51,7 @@ class Provenance:
 
     @classmethod
     def here(cls) -> "Provenance":
-        """Of this checkout, now."""
+        """The current state of this checkout."""
         commit = None
         try:
             if inside := _git("rev-parse", "--show-prefix").strip():
@@ -61,16 +61,16 @@ class Provenance:
             return cls(commit, dirty, _changes() if dirty else None)
         except subprocess.CalledProcessError as error:
             return cls(commit, None, trouble=" ".join(error.stderr.decode(errors="replace").split()))
-        except OSError as error:  # also of files that git names and that are not there
+        except OSError as error:  # git is missing, or a file that it lists
             missing = isinstance(error, FileNotFoundError) and error.filename == "git"
             return cls(commit, None, trouble="git is not installed" if missing else str(error))
 
     @classmethod
     def of(cls, train: Path) -> "Provenance":
-        """Of the model in a train folder.
+        """The provenance of the model in a train folder.
 
-        Where the record is lost, as after ``dvc pull`` in another clone, a commit with the same training code
-        stands for it. Empty where there is none.
+        If the record is lost, as after ``dvc pull`` in another clone, the newest commit with the same
+        training code is used. Empty if there is none.
         """
         lineage = {}
         with suppress(UserError):
@@ -86,18 +86,18 @@ class Provenance:
         return cls(commit, False, inferred=True) if commit else cls()
 
     def write(self, folder: Path) -> None:
-        """Writes ``commit.json``, and ``changes.diff`` where something differed, into a folder."""
+        """Writes ``commit.json`` and, if there are changes, ``changes.diff`` into a folder."""
         if self.changes:
             (folder / CHANGES).write_bytes(self.changes)
         record = {"commit": self.commit, "dirty": self.dirty}
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
     def keep(self, train: Path, replace: bool = True) -> None:
-        """Keeps the record of a train folder.
+        """Saves the record of a train folder under ``runs/.provenance/``.
 
         Args:
             train: the folder.
-            replace: whether the record of an equal one, trained here before, gives way.
+            replace: whether to overwrite the record of an identical train folder.
         """
         if self.commit is None or self.dirty is None or self.inferred:
             return
@@ -108,14 +108,14 @@ class Provenance:
             self.write(part)
 
     def warning(self) -> str | None:
-        """What a training should be told at its start, in one line; None where all is known."""
+        """A one-line warning for the start of training, or None if everything is known."""
         if not self.trouble:
             return None
         what = "what differs from the commit" if self.commit else "the commit"
         return f"git does not tell {what}, so this model can't be rebuilt later: {self.trouble}"
 
     def tags(self) -> dict[str, str]:
-        """For MLflow's runs and versions."""
+        """Tags for MLflow runs and model versions."""
         dirty = {True: "true", False: "false", None: "unknown"}[self.dirty]
         return {"commit": self.commit or "unknown", "dirty": dirty}
 
@@ -129,20 +129,20 @@ def _read(file: Path) -> bytes | None:
 
 
 def _git(*arguments: str, **options) -> bytes:
-    # core.quotePath and diff.… of a person's own configuration would change what is kept.
+    # The user's own core.quotePath would change the output.
     command = ["git", "-c", "core.quotePath=false", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, check=True, **options).stdout
 
 
 @functools.cache
 def _with_code(code: str | None) -> str | None:
-    """The newest of this clone's last commits whose training code has a hash, or None."""
+    """The newest of the last SEARCHED commits whose training code has the given hash, or None."""
     commits = ""
     with suppress(OSError, subprocess.CalledProcessError):
-        listed = _git("rev-list", f"--max-count={SEARCHED}", "HEAD", "--", "pipeline", "models", "dvc.yaml")
-        commits = listed.decode()
+        output = _git("rev-list", f"--max-count={SEARCHED}", "HEAD", "--", "pipeline", "models", "dvc.yaml")
+        commits = output.decode()
     for commit in commits.split() if code else ():
-        # An odd commit, or one whose pipeline is written otherwise, tells nothing; others may.
+        # Skip commits whose pipeline is laid out differently.
         with suppress(
             OSError, subprocess.CalledProcessError, yaml.YAMLError, LookupError, TypeError, ValueError
         ):
@@ -152,10 +152,10 @@ def _with_code(code: str | None) -> str | None:
 
 
 def _code_of(commit: str) -> str:
-    """What `lineage.code_hash` gives in a checkout of a commit."""
+    """What `lineage.code_hash` returns in a checkout of the commit."""
     needs = code_needs(yaml.safe_load(_git("show", f"{commit}:dvc.yaml")))
-    listed = _git("ls-tree", "-r", "-z", commit, "--", *needs).decode().split("\0")
-    blobs = {Path(line.partition("\t")[2]): line.split()[2] for line in listed if line}
+    entries = _git("ls-tree", "-r", "-z", commit, "--", *needs).decode().split("\0")
+    blobs = {Path(line.partition("\t")[2]): line.split()[2] for line in entries if line}
     files = sorted(file for file in blobs if file.suffix == ".py" or file.as_posix() in needs)
     return hash_of((file, _sha256(blobs[file])) for file in files)
 
@@ -166,15 +166,15 @@ def _sha256(blob: str) -> str:
 
 
 def _changes() -> bytes | None:
-    """What of the code differs from the commit, new files too; ``git apply`` brings it back there."""
-    with tempfile.TemporaryDirectory() as place:
+    """Uncommitted code changes, including new files, as a patch for ``git apply``; None if there are none."""
+    with tempfile.TemporaryDirectory() as directory:
         index = ROOT / _git("rev-parse", "--git-path", "index").decode().strip()
-        # A copy of the index takes the new files' names: neither the index nor git's objects are touched.
-        own = {"env": os.environ | {"GIT_INDEX_FILE": shutil.copy(index, place)}}
-        new = _git("ls-files", "--others", "--exclude-standard", "-z", "--", *CODE, **own)
+        # New files are added to a copy of the index, so the repository is not modified.
+        env = {"env": os.environ | {"GIT_INDEX_FILE": shutil.copy(index, directory)}}
+        new = _git("ls-files", "--others", "--exclude-standard", "-z", "--", *CODE, **env)
         if new:
             stdin = ("--pathspec-from-file=-", "--pathspec-file-nul")
-            _git("--literal-pathspecs", "add", "--intent-to-add", *stdin, input=new, **own)
+            _git("--literal-pathspecs", "add", "--intent-to-add", *stdin, input=new, **env)
         plain = ("--no-ext-diff", "--no-textconv", "--no-color", "--no-renames", "--no-relative")
         prefixes = ("--src-prefix=a/", "--dst-prefix=b/")
-        return _git("diff", "--binary", "--full-index", *plain, *prefixes, "HEAD", "--", *CODE, **own) or None
+        return _git("diff", "--binary", "--full-index", *plain, *prefixes, "HEAD", "--", *CODE, **env) or None

@@ -1,4 +1,4 @@
-"""Where a training keeps what it has reached until it is done: the same command finds it and goes on."""
+"""State of an unfinished training run; the same command finds it and resumes."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from pipeline.artifacts.checkpoints import Checkpoints
 from pipeline.common import paths, yaml_files
 from pipeline.common.errors import UserError
 
-# Of the groups `trainer` and `runtime`: how fast it goes, what is shown and kept, not what comes out.
+# Keys of `trainer` and `runtime` that change speed, output or checkpointing, but not the result.
 WITHOUT_EFFECT = (
     *("workers", "checkpoint_minutes"),
     *("profiler", "enable_progress_bar", "enable_model_summary", "detect_anomaly"),
@@ -24,21 +24,21 @@ WITHOUT_EFFECT = (
 
 
 def effective(settings: dict) -> dict:
-    """The settings less those that change how fast a training goes and what it shows."""
+    """The settings without those that don't change the result (WITHOUT_EFFECT)."""
     groups = {
         group: {key: value for key, value in settings.get(group, {}).items() if key not in WITHOUT_EFFECT}
-        for group in ("trainer", "runtime")  # older trainings have no runtime
+        for group in ("trainer", "runtime")  # older runs have no runtime group
     }
     return settings | groups
 
 
 def identity(settings: dict, lineage: dict, sweep: str | None) -> str:
-    """What a training is known by: two with the same one would end with the same bytes.
+    """SHA-256 that identifies a training run: equal identities give the same bytes.
 
     Args:
-        settings: the resolved configuration.
-        lineage: its commit does not count, for a commit may change a page only; the code's hash does.
-        sweep: jobs of different sweeps are different runs in MLflow.
+        settings: the resolved config.
+        lineage: its code hash counts, its commit doesn't, since a commit may change only documentation.
+        sweep: counts because jobs of different sweeps are different MLflow runs.
     """
     parts = [
         effective(settings),
@@ -49,7 +49,7 @@ def identity(settings: dict, lineage: dict, sweep: str | None) -> str:
 
 
 def finished(out: Path, known: str, sweep: str | None) -> dict | None:
-    """What ``metrics.json`` says of a finished training of this identity in `out`, or None."""
+    """``metrics.json`` of `out` if it holds a finished training run with the identity `known`, else None."""
     try:
         settings = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
         lineage = json.loads((out / "lineage.json").read_text(encoding="utf-8"))
@@ -62,25 +62,25 @@ def finished(out: Path, known: str, sweep: str | None) -> dict | None:
 
 
 def attempt_of(settings: dict, lineage: dict, sweep: str | None) -> str | None:
-    """Name of the attempt at this training whose end MLflow has not been told, or None."""
-    return _attempt(_work() / identity(settings, lineage, sweep)[:16])
+    """Name of this training run's attempt that is not yet marked as ended in MLflow, or None."""
+    return _attempt(_work_dir() / identity(settings, lineage, sweep)[:16])
 
 
 def told(settings: dict, lineage: dict, sweep: str | None) -> None:
-    """MLflow knows the end of this training: its attempt's name is not needed any more."""
-    folder = _work() / identity(settings, lineage, sweep)[:16]
+    """Deletes the attempt's name once MLflow knows that it ended; keeps it while there are checkpoints."""
+    folder = _work_dir() / identity(settings, lineage, sweep)[:16]
     if not Checkpoints(folder / "checkpoints").any():
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def taken(train: Path) -> None:
-    """A stage behind `train` runs, so DVC holds train's folder: what `forget` has kept for it can go."""
+    """Deletes what `forget` kept; called by stages after `train`, when DVC has cached train's output."""
     settings = yaml_files.read(train / "config.yaml")
     lineage = json.loads((train / "lineage.json").read_text(encoding="utf-8"))
-    shutil.rmtree(_work() / identity(settings, lineage, None)[:16], ignore_errors=True)
+    shutil.rmtree(_work_dir() / identity(settings, lineage, None)[:16], ignore_errors=True)
 
 
-def _work() -> Path:
+def _work_dir() -> Path:
     return paths.main_checkout() / "runs/.work"
 
 
@@ -92,49 +92,49 @@ def _attempt(folder: Path) -> str | None:
 
 
 class ResumeState:
-    """A training's folder under ``runs/.work/``, outside DVC's outs, which DVC deletes before it trains.
+    """A run's folder under ``runs/.work/``, outside DVC's outs, which DVC deletes before a stage runs.
 
     Attributes:
-        folder: may be deleted at any time; the training then begins anew.
-        checkpoints: what was reached.
+        folder: may be deleted at any time; training then starts over.
+        checkpoints: the run's checkpoints.
     """
 
     def __init__(self, identity: str, out: Path):
-        self.work = _work()
+        self.work = _work_dir()
         self.folder, self.out = self.work / identity[:16], out
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Keeps a second training of the same, or into the same folder, away.
+        """Locks the identity and the output folder against concurrent training.
 
         Raises:
-            UserError: one is under way.
+            UserError: another process holds one of the locks.
         """
         from filelock import FileLock, Timeout
 
-        place = hashlib.sha256(str(self.out.resolve()).encode()).hexdigest()[:16]
-        names = (self.folder.name, place)
+        out_hash = hashlib.sha256(str(self.out.resolve()).encode()).hexdigest()[:16]
+        names = (self.folder.name, out_hash)
         (self.work / "locks").mkdir(parents=True, exist_ok=True)
-        one, two = (FileLock(self.work / "locks" / f"{name}.lock", timeout=0) for name in names)
+        same_run, same_out = (FileLock(self.work / "locks" / f"{name}.lock", timeout=0) for name in names)
         try:
-            one.acquire()
-            two.acquire()
+            same_run.acquire()
+            same_out.acquire()
         except Timeout as error:
-            one.release()
+            same_run.release()
             raise UserError(
                 f"another process trains this already, or into {self.out}; wait for it, or name another out="
             ) from error
         try:
             yield
         finally:
-            two.release()
-            one.release()
+            same_out.release()
+            same_run.release()
 
     def attempt(self) -> str:
-        """A name that is this training's alone: its run in MLflow bears it, so that a restart finds it.
+        """A unique name by which a restart finds its MLflow run.
 
-        Kept before the run is made: killed in between, the restart makes it, and never a second one.
+        Saved before that run is created, so a process killed in between never leads to a second run.
         """
         if known := _attempt(self.folder):
             return known
@@ -144,7 +144,7 @@ class ResumeState:
         return name
 
     def others(self) -> list[Path]:
-        """Folders of unfinished trainings into the same `out` that can't go on: something has changed."""
+        """Folders of unfinished runs into the same `out` that can't resume because something changed."""
         found = []
         for file in self.work.glob("*/attempt.json"):
             try:
@@ -157,10 +157,10 @@ class ResumeState:
         return found
 
     def forget(self, told: bool) -> None:
-        """It is finished; its name stays until MLflow was told.
+        """Deletes the state of a finished run; keeps the attempt's name unless MLflow knows the end (`told`).
 
-        Within a stage all stays until the next one has begun: DVC takes the result when this process has
-        ended, and killed before that it deletes it and trains again, which then is a matter of seconds.
+        A DVC stage keeps everything until the next stage starts (see `taken`): DVC caches the output only
+        after this process ends. If DVC is killed before that, it trains again, and resuming takes seconds.
         """
         if "DVC_STAGE" not in os.environ:
             shutil.rmtree(self.folder if told else self.checkpoints.folder, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""Seals: a folder's own ``SHA256SUMS``, written when it is whole and checked before it is used.
+"""Seals: a folder's own ``SHA256SUMS``, written when the folder is complete and checked before use.
 
-DVC trusts the objects of its cache unseen, and a file of the workspace by its time and size; a disk's error
-changes neither. By hand: ``sha256sum -c SHA256SUMS`` in the folder.
+DVC does not verify objects in its cache, and workspace files only by mtime and size, so it misses disk
+corruption. To check by hand: ``sha256sum -c SHA256SUMS`` in the folder.
 """
 
 import functools
@@ -22,19 +22,19 @@ def seal(folder: Path) -> None:
 
 
 def near(path: Path) -> Path:
-    """A path as messages tell it: from the project's root, where it lies there."""
+    """A path for messages: relative to the project's root if it is inside."""
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
 def check(folder: Path, name: str | None = None) -> None:
-    """Makes sure that a folder's files are those that were sealed.
+    """Checks a folder's files against its seal.
 
-    A process reads a folder once, however often it asks, unless a file was touched in between. Further files
-    are told once and do no harm.
+    The result is cached per process until a file's size or timestamps change. Extra files only give a
+    warning, once.
 
     Args:
-        folder: a sealed one.
-        name: what a person knows it by; its path otherwise.
+        folder: a sealed folder.
+        name: its name in messages; defaults to the path.
 
     Raises:
         UserError: a file is damaged or missing, or the folder was never sealed.
@@ -58,7 +58,7 @@ def _damaged(folder: Path, stamps: tuple) -> list[str]:
 
 
 def digest(folder: Path) -> str:
-    """Hash of a folder's sealed files by name and bytes; of one that was never sealed, of all its files."""
+    """SHA-256 over names and contents of a folder's sealed files, or of all files if never sealed."""
     try:
         files = [folder / name for name in (*portable.sealed(folder), portable.SUMS)]
     except portable.DamagedError:
@@ -70,22 +70,22 @@ def digest(folder: Path) -> str:
 
 
 def foreign(folder: Path, *written: str, below: bool = False) -> list[str]:
-    """What of a folder is not as this program left it, a phrase a file: what a person added or changed.
+    """Files that were added or changed since this program wrote a folder, one description each.
 
     Args:
-        folder: a directory.
-        written: names of files that are not sealed, and the program's own.
-        below: whether seals of folders within it count, and not its own alone.
+        folder: an existing directory.
+        written: names of unsealed files that this program wrote itself.
+        below: whether seals of subfolders count too.
     """
     seals = [name for name in portable.entries(folder) if name.rpartition("/")[2] == portable.SUMS]
     known, wrong = set(written), []
-    for place in {Path(name).parent for name in seals if below or name == portable.SUMS}:
+    for base in {Path(name).parent for name in seals if below or name == portable.SUMS}:
         try:
-            known |= {(place / name).as_posix() for name in (*portable.sealed(folder / place), portable.SUMS)}
+            known |= {(base / name).as_posix() for name in (*portable.sealed(folder / base), portable.SUMS)}
         except portable.DamagedError as error:
-            wrong.append(f"{place / portable.SUMS}: {error}")
+            wrong.append(f"{base / portable.SUMS}: {error}")
         else:
-            wrong += [(place / phrase).as_posix() for phrase in portable.damaged(folder / place)]
+            wrong += [(base / phrase).as_posix() for phrase in portable.damaged(folder / base)]
     others = (name for name in portable.entries(folder) if name not in known and not portable.is_litter(name))
     return [*others, *wrong]
 

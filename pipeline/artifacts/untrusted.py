@@ -1,4 +1,4 @@
-"""Reads what a stranger may have written: the files of a model folder, names that become parts of paths."""
+"""Validates untrusted input: the files of a model folder, and names that become parts of paths."""
 
 import math
 import re
@@ -9,15 +9,15 @@ from pipeline.artifacts import seal
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
 
-MAX_YAML = 256 << 10  # bytes; a resolved configuration has 4,000
-_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # of git, old and new, or SHA-256
+MAX_YAML = 256 << 10  # bytes; a resolved config has about 4,000
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git commit (SHA-1 or SHA-256), or SHA-256
 
 
 def name(value: object, where: object) -> str:
-    """A name of a model or a data set, which may become part of a path, a command or a registry's address.
+    """The value if it is a valid model or data set name, safe in a path, a command or a registry URI.
 
     Raises:
-        UserError: it is something else.
+        UserError: it is not a valid name.
     """
     if isinstance(value, str) and portable.NAME.fullmatch(value):
         return value
@@ -25,10 +25,10 @@ def name(value: object, where: object) -> str:
 
 
 def commit(value: object, where: object) -> str:
-    """The id of a commit, which git is given.
+    """The value if it is a commit id, safe to pass to git.
 
     Raises:
-        UserError: it is something else.
+        UserError: it is not a commit id.
     """
     if isinstance(value, str) and _HASH.fullmatch(value):
         return value
@@ -36,7 +36,7 @@ def commit(value: object, where: object) -> str:
 
 
 def card(folder: Path) -> portable.ModelCard:
-    """A model's card, as `portable.read_card` checks it.
+    """A model's card, validated by `portable.read_card`.
 
     Raises:
         UserError: it is missing or damaged.
@@ -48,10 +48,10 @@ def card(folder: Path) -> portable.ModelCard:
 
 
 def figures(file: Path, *keys: str) -> dict:
-    """A JSON file's object of figures by name, each a number or NaN.
+    """A JSON file's metrics by name, each a number or NaN.
 
     Raises:
-        UserError: it is missing or damaged, lacks one of the keys, or a figure is none.
+        UserError: the file is missing or damaged, lacks one of the keys, or a value is not a number.
     """
     tree = json_object(file, *keys)
     for key, value in tree.items():
@@ -61,10 +61,10 @@ def figures(file: Path, *keys: str) -> dict:
 
 
 def json_object(file: Path, *keys: str) -> dict:
-    """A JSON file's object; its figures may be NaN.
+    """A JSON file's object; its numbers may be NaN.
 
     Raises:
-        UserError: it is missing or damaged, or lacks one of the keys.
+        UserError: the file is missing or damaged, or lacks one of the keys.
     """
     try:
         tree = portable.read_json(file, numbers_only=False)
@@ -77,10 +77,10 @@ def json_object(file: Path, *keys: str) -> dict:
 
 
 def lineage(folder: Path, *keys: str) -> dict:
-    """What a model comes from; hashes and names are such.
+    """A model's lineage, with hashes and names validated.
 
     Raises:
-        UserError: it is missing, damaged or of an older form.
+        UserError: it is missing, damaged or in an older format.
     """
     file = folder / "lineage.json"
     tree = json_object(file, *keys)
@@ -104,10 +104,10 @@ def lineage(folder: Path, *keys: str) -> dict:
 
 
 def settings(folder: Path) -> dict:
-    """The resolved configuration of a training: plain values, names that are such.
+    """A run's resolved config: plain values, with names validated.
 
     Raises:
-        UserError: it is missing, damaged or of an older form.
+        UserError: it is missing, damaged or in an older format.
     """
     file = folder / "config.yaml"
     tree = yaml_object(file)
@@ -121,24 +121,24 @@ def settings(folder: Path) -> dict:
 
 
 def yaml_object(file: Path, resolved: bool = True) -> dict:
-    """A YAML file's mapping of plain values, without references and tags.
+    """A YAML file's mapping of plain values, without aliases and tags.
 
     Args:
-        file: which.
-        resolved: whether interpolations (``${…}``) are refused, too: OmegaConf would look elsewhere for them.
+        file: the YAML file.
+        resolved: whether to refuse interpolations (``${…}``) too, since OmegaConf would resolve them.
 
     Raises:
         UserError: it is missing, damaged or holds something else.
     """
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a sweep has hundreds of files; by far faster
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # much faster; a sweep has hundreds of files
     wrong = f"{seal.near(file)} is missing, damaged or of an older form"
     try:
         if not file.is_file() or file.stat().st_size > MAX_YAML:
             raise UserError(wrong)
         text = file.read_text(encoding="utf-8")
-        # A few lines of aliases would become gigabytes where they are written out.
+        # A few lines of nested aliases can expand to gigabytes.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=loader)):
             raise UserError(f"{seal.near(file)} has aliases, which are not read")
         tree = yaml.load(text, Loader=loader)

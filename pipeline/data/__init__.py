@@ -1,4 +1,4 @@
-"""Packed images as a network sees them: the index, the data set, augmentation.
+"""Packed images for training: the index, the data set, augmentation.
 
-Reading archives and packing them is the business of `sources` and of the stage pack.
+`sources` reads archives; the stage pack packs them.
 """

@@ -1,4 +1,4 @@
-"""Packed pictures as PyTorch sees them: the pack, datasets, the sampler and the loaders."""
+"""Packed images for PyTorch: the pack, datasets, the sampler and the loaders."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ from pipeline.tasks import Task
 
 @dataclass
 class PackedDataset:
-    """Pictures of one data set with their labels and splits.
+    """Images of one data set with their labels and splits.
 
     Attributes:
-        table: a row a picture: the pack's index with `split` and `group`. In the order of the pictures'
-            hashes: what the order decides (a picture's chances, a batch) must not depend on what a file is
-            called.
+        folder: the pack's folder.
+        table: the pack's index with `split` and `group`, a row per image. Sorted by image hash, so file names
+            cannot affect batches or seeds.
         classes: class names, sorted.
-        targets: what a network learns to answer, a row an image: see `tasks`.
-        summary: what ``pack.json`` says.
-        split_sha256: of the assignment: of pictures, labels and splits, not of paths.
+        targets: training targets, a row per image; see `tasks`.
+        summary: contents of ``pack.json``.
+        split_sha256: hash of images, labels and splits, independent of paths.
     """
 
     folder: Path
@@ -43,7 +43,7 @@ class PackedDataset:
         """Opens ``pack/`` and ``split.csv`` in a data set's folder.
 
         Raises:
-            UserError: they are not there, are damaged, or do not belong together.
+            UserError: they are missing, damaged, or don't belong together.
         """
         if not (place / "split.csv").is_file() or not (place / "pack/pack.json").is_file():
             raise UserError(f"{seal.near(place)} has no packed pictures; run: dvc repro split")
@@ -53,7 +53,7 @@ class PackedDataset:
         if list(split["path"]) != list(index["path"]):
             raise UserError(f"{place}/split.csv is of another pack; run: dvc repro split")
         table = index.assign(split=split["split"], group=split["group"])
-        # Equal pictures of one class and split can stand for each other; their order by path stays.
+        # Identical images of one class and split are interchangeable, so they may stay sorted by path.
         table = table.sort_values([*pack_index.PICTURE, "split"], kind="stable", ignore_index=True)
         task = tasks.of(summary["task"])
         classes = task.classes(table["label"].tolist())
@@ -72,31 +72,30 @@ class PackedDataset:
 
     @property
     def task(self) -> Task:
-        """What the labels are."""
+        """Single-label or multi-label."""
         return tasks.of(self.summary["task"])
 
     def rows(self, split: str) -> np.ndarray:
-        """Row numbers of a split."""
+        """Indices into `table` of a split."""
         return np.flatnonzero(self.table["split"] == split)
 
     def species(self) -> list[str]:
-        """Species of each class, empty where unknown."""
+        """Species of each class; empty if unknown or multi-label."""
         if self.task.several:
             return [""] * len(self.classes)
         return [self.table["species"][self.table["label"] == name].iloc[0] for name in self.classes]
 
 
 class ImageDataset(Dataset):
-    """Pictures of some rows, sized for a network.
+    """Images of some rows of a pack, resized for a network.
 
-    An item is asked for by (epoch, place) or by place alone, so that a worker needs to know nothing of the
-    training's progress.
+    Items are indexed by (epoch, index) or by index alone, so workers don't need to know the current epoch.
 
     Args:
-        pack: where they come from.
-        rows: row numbers of the pack's table.
-        size: uint8 H×W×3, seed, epoch → uint8 size×size×3; the latter two are None where nothing is drawn.
-        seed: of the augmentation.
+        pack: the packed data set.
+        rows: indices into the pack's table.
+        size: uint8 H×W×3, seed, epoch → uint8 size×size×3; seed and epoch are None without augmentation.
+        seed: seed of the augmentation.
     """
 
     def __init__(
@@ -117,37 +116,37 @@ class ImageDataset(Dataset):
         return len(self.rows)
 
     def picture(self, place: int) -> np.ndarray:
-        """The packed picture, uint8 H×W×3."""
-        if self._pixels is None:  # opened in the process that reads: a mapping does not travel
+        """The packed image, uint8 H×W×3."""
+        if self._pixels is None:  # opened in each worker, since a memmap would be pickled with its data
             self._pixels = np.memmap(self.file, dtype=np.uint8, mode="r")
         offset, height, width = self.places[place]
         return self._pixels[offset : offset + height * width * 3].reshape(height, width, 3)
 
     def __getitem__(self, item: int | tuple[int, int]) -> tuple[torch.Tensor, np.ndarray]:
-        epoch, place = item if isinstance(item, tuple) else (None, item)
+        epoch, index = item if isinstance(item, tuple) else (None, item)
         seed = None
         if epoch is not None:
-            # From the picture's row, not from its place in a batch: workers and batches don't matter.
-            stream = np.random.SeedSequence([self.seed, epoch, int(self.rows[place])])
+            # Derived from the row, so neither batches nor workers affect it.
+            stream = np.random.SeedSequence([self.seed, epoch, int(self.rows[index])])
             seed = int(stream.generate_state(1)[0])
-        picture = self.size(self.picture(place), seed, epoch)
-        return torch.from_numpy(np.array(picture)), self.targets[place]
+        image = self.size(self.picture(index), seed, epoch)
+        return torch.from_numpy(np.array(image)), self.targets[index]
 
 
-class EpochSampler(SequentialSampler):  # Lightning replaces others for overfit_batches
-    """Places in an order that seed and epoch alone decide, shared out over processes.
+class EpochSampler(SequentialSampler):  # Lightning replaces other types for overfit_batches
+    """Distributed sampler whose order depends only on seed and epoch.
 
-    Yields (epoch, place). Each process gets equally many, since DDP waits for all; what an epoch leaves over
-    (less than a batch of all processes) comes up in another one, for the order changes.
+    Yields (epoch, index). Each rank gets the same number, since DDP waits for all of them. An epoch drops
+    the remainder (less than one global batch); as the order changes, later epochs include those images.
 
     Args:
-        length: number of pictures.
-        seed: of the order.
-        batch_size: of one process.
-        rank: this process.
+        length: number of images.
+        seed: seed of the order.
+        batch_size: batch size per rank.
+        rank: rank of this process.
         world: number of processes.
-        chances: of each picture to be drawn, with replacement; None: each comes once an epoch.
-        is_fixed: whether every epoch is like the first, in order and augmentation.
+        chances: probability of each image, sampled with replacement; None: each image once per epoch.
+        is_fixed: whether every epoch repeats the first, in order and augmentation.
     """
 
     def __init__(
@@ -163,7 +162,7 @@ class EpochSampler(SequentialSampler):  # Lightning replaces others for overfit_
         self.is_fixed = is_fixed
         self.length, self.seed, self.rank, self.world, self.chances = length, seed, rank, world, chances
         self.batch_size, self.epoch, self.done = batch_size, 0, 0
-        # Whole batches only: a last one of three pictures would unsettle BatchNorm. Little data is one batch.
+        # Drop the last, smaller batch, which would disturb BatchNorm. Too little data gives one batch.
         step = batch_size * world if length >= batch_size * world else world
         self.used = length // step * step
         if not self.used:
@@ -172,16 +171,16 @@ class EpochSampler(SequentialSampler):  # Lightning replaces others for overfit_
             )
 
     def begin(self, epoch: int, batch: int) -> None:
-        """Says which epoch comes next, and how many of this process's batches of it are done."""
+        """Sets the next epoch and how many of this rank's batches in it are already done."""
         self.epoch, self.done = epoch, batch * self.batch_size
 
     def set_epoch(self, epoch: int) -> None:
-        """What Lightning calls before each epoch, also before the one that was begun already."""
+        """Called by Lightning before each epoch, also before one that `begin` has already set."""
         if epoch != self.epoch:
             self.begin(epoch, 0)
 
     def order(self, epoch: int) -> list[int]:
-        """This process's places of an epoch."""
+        """This rank's indices for an epoch."""
         rng = np.random.default_rng([self.seed, 0 if self.is_fixed else epoch])
         if self.chances is None:
             order = rng.permutation(self.length)[: self.used]
@@ -194,30 +193,30 @@ class EpochSampler(SequentialSampler):  # Lightning replaces others for overfit_
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = 0 if self.is_fixed else self.epoch
-        return iter([(epoch, place) for place in self.order(epoch)[self.done :]])
+        return iter([(epoch, index) for index in self.order(epoch)[self.done :]])
 
 
 def balanced_chances(targets: np.ndarray) -> np.ndarray:
-    """Chances of pictures, summing to 1, by which every class is drawn equally often."""
+    """Probability of each image, summing to 1, with which every class is sampled equally often."""
     counts = np.bincount(targets)
     return 1 / (counts[targets] * np.count_nonzero(counts))
 
 
 def still(sizing: Preprocessing) -> Callable[..., np.ndarray]:
-    """Sizes pictures without chance, as everywhere outside training.
+    """The deterministic resize used everywhere outside training.
 
     Args:
         sizing: a card's `input`.
     """
-    return lambda picture, *_: portable.to_square(
-        picture, sizing.size, sizing.interpolation, sizing.crop, sizing.crop_pct
+    return lambda image, *_: portable.to_square(
+        image, sizing.size, sizing.interpolation, sizing.crop, sizing.crop_pct
     )
 
 
 def loader(
     pictures: ImageDataset, batch_size: int, workers: int, sampler: Sampler | None = None
 ) -> DataLoader:
-    """Batches of uint8 pictures N×H×W×3 and their targets."""
+    """Batches of uint8 images N×H×W×3 and their targets."""
     return DataLoader(
         pictures,
         batch_size=batch_size,

@@ -1,4 +1,4 @@
-"""Where images come from: folders, archives, downloads, annotations, and the drawn sample.
+"""Image sources: folders, archives, downloads, annotations, and the synthetic sample.
 
-How they are packed, and what is done with them, stands elsewhere.
+Packing and training are in other packages.
 """

@@ -1,4 +1,4 @@
-"""Labels in files beside the images: ``labels.csv``, or COCO's annotations."""
+"""Labels from files: ``labels.csv`` or COCO annotations."""
 
 import io
 import json
@@ -21,12 +21,12 @@ WANTED = (
 
 @dataclass(frozen=True)
 class Entry:
-    """What a file says of an image.
+    """An image's entry in an annotation file.
 
     Attributes:
-        path: as it stands there.
-        labels: names of classes.
-        official: split that it belongs to, or empty.
+        path: path as given in the file.
+        labels: class names.
+        official: `train`, `val` or `test` if the file assigns a split, else empty.
     """
 
     path: str
@@ -35,12 +35,12 @@ class Entry:
 
 
 class Annotations:
-    """Entries of one or more files.
+    """Entries of one or more annotation files.
 
     Attributes:
-        files: paths of these in the archive.
-        unread: of such as are too large.
-        left: paths of entries that `assign` found no image for.
+        files: paths of the annotation files in the archive.
+        unread: paths of JSON files that could not be read, for example because they are too large.
+        left: paths of entries for which `assign` found no image.
     """
 
     def __init__(self):
@@ -50,10 +50,10 @@ class Annotations:
         self._exact: dict[str, Entry] = {}
 
     def add(self, path: str, data: bytes | str | None) -> bool:
-        """Reads a file of the archive; returns whether it holds annotations.
+        """Reads a file of the archive if it holds annotations; returns whether it does.
 
         Raises:
-            UserError: it does, and is wrong.
+            UserError: the annotations are invalid.
         """
         where = PurePosixPath(path)
         if where.name != CSV and where.suffix != ".json":
@@ -75,30 +75,30 @@ class Annotations:
         return True
 
     def assign(self, paths: Iterable[str]) -> dict[str, Entry]:
-        """The entries of images by their paths in the archive.
+        """Entries by the images' paths in the archive.
 
-        An image's entry is that of its path beside the file; of those that are left the one whose path it
-        ends in, where that fits no other image and no other entry.
+        First matches paths relative to the annotation file; then each remaining image whose path ends with an
+        entry's path, if the match is unique both ways.
         """
         found = {path: self._exact[path] for path in paths if path in self._exact}
-        used = {id(entry) for entry in found.values()}
+        matched = {id(entry) for entry in found.values()}
         named: dict[str, list[Entry]] = defaultdict(list)
         for entry in self._exact.values():
-            if id(entry) not in used:
+            if id(entry) not in matched:
                 named[PurePosixPath(entry.path).name].append(entry)
         fits: dict[int, list[str]] = defaultdict(list)
         for path in paths:
             if path not in found:
-                ends = [
+                matches = [
                     each for each in named[PurePosixPath(path).name] if f"/{path}".endswith(f"/{each.path}")
                 ]
-                for entry in ends if len(ends) == 1 else ():
+                for entry in matches if len(matches) == 1 else ():
                     fits[id(entry)].append(path)
         for entry in self._exact.values():
             if len(only := fits[id(entry)]) == 1:
                 found[only[0]] = entry
-        taken = {id(entry) for entry in found.values()}
-        self.left = [entry.path for entry in self._exact.values() if id(entry) not in taken]
+        assigned = {id(entry) for entry in found.values()}
+        self.left = [entry.path for entry in self._exact.values() if id(entry) not in assigned]
         return found
 
 
@@ -127,7 +127,7 @@ def _csv(path: str, data: bytes) -> list[Entry]:
 
 
 def _coco(path: str, data: bytes) -> list[Entry] | None:
-    """Categories of each image; None where it is another kind of file."""
+    """Category names of each image; None if the JSON is not a COCO file."""
     try:
         tree = json.loads(data)
     except (ValueError, RecursionError):

@@ -1,21 +1,21 @@
-"""Looks of the 35 classes of Pet Faces, by which the sample is drawn."""
+"""Appearance of the 35 classes of Pet Faces, used to draw the synthetic sample."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Breed:
-    """Looks of a breed.
+    """Appearance of a breed.
 
     Attributes:
         ears: `point`, `round`, `fold`, `flop` or `bat`.
-        muzzle: 0 flat to 1 long.
+        muzzle: length, 0 (flat) to 1 (long).
         coat: base colour, RGB in 0–1.
-        mark: colour of the pattern.
+        mark: colour of the pattern, RGB in 0–1.
         pattern: `solid`, `points`, `stripes`, `spots`, `blaze`, `saddle`, `mask` or `eyebrows`.
-        eyes: colour of the iris.
-        fluff: how ragged the outline is, 0–1.
-        width: head's width over its height.
+        eyes: colour of the iris, RGB in 0–1.
+        fluff: raggedness of the outline, 0–1.
+        width: width of the head divided by its height.
     """
 
     ears: str

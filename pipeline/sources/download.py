@@ -1,4 +1,4 @@
-"""One published file: from its addresses or a mirror, resumed where it broke off, checked where possible."""
+"""Downloads a published file from its URLs or a mirror, with resume and checksum verification."""
 
 import hashlib
 import json
@@ -12,9 +12,9 @@ from omegaconf import DictConfig
 from pipeline.common import paths, text
 from pipeline.common.errors import UserError
 
-DOWNLOADS = Path("data/.cache/downloads")  # in the main checkout; a finished download is never fetched twice
-ATTEMPTS = 5  # in a row without a single byte; a long download over a bad line may break off more often
-CHUNK = 1 << 16  # bytes; what is less than one when a line breaks is asked for again
+DOWNLOADS = Path("data/.cache/downloads")  # cache in the main checkout
+ATTEMPTS = 5  # consecutive attempts without progress; those with progress don't count
+CHUNK = 1 << 16  # bytes; a partial chunk is requested again after a broken connection
 
 
 def sha256_of(path: Path) -> str:
@@ -23,26 +23,26 @@ def sha256_of(path: Path) -> str:
 
 
 def bring(file: DictConfig, mirror: str | None) -> Path:
-    """A published file, from the mirror where one is named.
+    """Path of a published file, from the mirror if there is one.
 
     Args:
-        file: `name` (what a mirror calls it), `urls`, `bytes` and `hash` as published, None where not.
-        mirror: directory or address, or None.
+        file: `name` (on a mirror), `urls`, and `bytes` and `hash` as published or None.
+        mirror: directory or URL, or None.
 
     Raises:
-        UserError: it can't be had, or is not what was promised.
+        UserError: the file is not available, or does not match its checksum.
     """
     if not mirror:
         return _published(file)
     found = _from_mirror(mirror, file.name)
-    differs = _differs(found, file)
-    if differs:
-        print(f"fetch: the mirror's {file.name} differs from the published file ({differs})", flush=True)
+    difference = _difference(found, file)
+    if difference:
+        print(f"fetch: the mirror's {file.name} differs from the published file ({difference})", flush=True)
     return found
 
 
 def _published(file: DictConfig) -> Path:
-    """From the first address that gives what was published."""
+    """The file from the first URL that provides it as published."""
     failures = []
     for url in file.urls:
         try:
@@ -50,65 +50,65 @@ def _published(file: DictConfig) -> Path:
         except UserError as failure:
             failures.append(str(failure))
             continue
-        differs = _differs(found, file)
-        if not differs:
+        difference = _difference(found, file)
+        if not difference:
             return found
         found.unlink()
-        failures.append(f"{url} gave another file than was published ({differs})")
+        failures.append(f"{url} gave another file than was published ({difference})")
     raise UserError(
         f"{'; '.join(failures)}; try again, or name a mirror that has {file.name}: "
         "fetch.mirror=DIRECTORY_OR_URL, or the variable PETFACES_MIRROR"
     )
 
 
-def _differs(found: Path, file: DictConfig) -> str | None:
-    """How a file differs from what was published, or None."""
+def _difference(found: Path, file: DictConfig) -> str | None:
+    """How a file differs from its published size or hash, or None."""
     size = found.stat().st_size
     if file.bytes and size != file.bytes:
         return f"{size:,} bytes, not {file.bytes:,}"
     if file.hash:
         import pooch
 
-        kind, _, promised = file.hash.partition(":")
-        if pooch.file_hash(str(found), alg=kind) != promised:
-            return f"its {kind} is not {promised}"
+        kind, _, expected = file.hash.partition(":")
+        if pooch.file_hash(str(found), alg=kind) != expected:
+            return f"its {kind} is not {expected}"
     return None
 
 
 def _from_mirror(mirror: str, name: str) -> Path:
-    """From a directory or an address, checked against the mirror's own SHA256SUMS.
+    """The file from a directory or URL, verified against the mirror's own SHA256SUMS if it has one.
 
     Raises:
         UserError: the mirror lacks the file, or the file differs from its SHA256SUMS.
     """
     if mirror.startswith(("http://", "https://")):
         base = mirror.rstrip("/")
-        promised = _promised(_sums(f"{base}/SHA256SUMS"), name)
-        return _download(f"{base}/{name}", promised and f"sha256:{promised}", again=promised is None)
+        expected = _listed_checksum(_sums(f"{base}/SHA256SUMS"), name)
+        return _download(f"{base}/{name}", expected and f"sha256:{expected}", again=expected is None)
     folder = paths.from_root(mirror, paths.main_checkout())
     file = folder / name
     if not file.is_file():
         raise UserError(f"the mirror {folder} has no file {name}; put it there or name another mirror")
     sums = folder / "SHA256SUMS"
-    promised = _promised(sums.read_text(encoding="utf-8"), name) if sums.is_file() else None
-    if promised and sha256_of(file) != promised:
+    expected = _listed_checksum(sums.read_text(encoding="utf-8"), name) if sums.is_file() else None
+    if expected and sha256_of(file) != expected:
         raise UserError(f"{file} is not the file that {sums} promises; fetch it again from where it came")
     return file
 
 
 def _sums(url: str) -> str:
-    """Text of a mirror's SHA256SUMS, read anew each time; empty where it has none."""
+    """Text of a mirror's SHA256SUMS, never cached; empty if it has none."""
     import requests
 
     try:
-        answer = requests.get(url, timeout=30)
+        response = requests.get(url, timeout=30)
     except requests.exceptions.RequestException:
-        return ""  # the file itself will tell what is wrong
-    return answer.text if answer.ok else ""
+        return ""  # downloading the file itself will report the error
+    return response.text if response.ok else ""
 
 
-def _promised(sums: str, name: str) -> str | None:
-    """The checksum that the text of a SHA256SUMS file promises for a file."""
+def _listed_checksum(sums: str, name: str) -> str | None:
+    """The checksum of a file in the text of a SHA256SUMS, or None."""
     for line in sums.splitlines():
         digest, _, file = line.partition(" ")
         if file.lstrip(" *").removeprefix("./") == name:
@@ -117,43 +117,43 @@ def _promised(sums: str, name: str) -> str | None:
 
 
 def _download(url: str, known: str | None, again: bool = False) -> Path:
-    """Fetches one address, with a progress bar on a terminal.
+    """Downloads a URL, with a progress bar on a terminal.
 
     Args:
-        url: the address.
-        known: hash of the file as pooch writes it (`sha256:…`), or None; what fits is not fetched again.
-        again: fetch it even where a former download lies, which nothing tells to be current.
+        url: the URL.
+        known: hash of the file as pooch writes it (`sha256:…`), or None; a cached file that matches is used.
+        again: discard the cached file; used without a hash, when it may be outdated.
 
     Raises:
-        UserError: the address can't be reached, or the file is not the promised one.
+        UserError: the URL can't be reached, or the file does not match its hash.
     """
     import pooch
     import requests
 
     folder = paths.main_checkout() / DOWNLOADS / hashlib.sha256(url.encode()).hexdigest()[:12]
     name = Path(urllib.parse.urlparse(url).path).name
-    pooch.get_logger().setLevel("WARNING")  # else it tells how to use it
+    pooch.get_logger().setLevel("WARNING")  # else it logs usage hints
     if again:
         (folder / name).unlink(missing_ok=True)
     try:
-        return Path(pooch.retrieve(url, known_hash=known, fname=name, path=folder, downloader=_resumed))
+        return Path(pooch.retrieve(url, known_hash=known, fname=name, path=folder, downloader=_resumable))
     except requests.exceptions.HTTPError as error:
         raise UserError(f"{url} answers {error.response.status_code} {error.response.reason}") from error
     except requests.exceptions.RequestException as error:
         raise UserError(f"{url} can't be fetched ({type(error).__name__})") from error
-    except ValueError as error:  # pooch's answer to a wrong checksum; it keeps no such file
-        kind, _, promised = (known or "").partition(":")
-        raise UserError(f"{url}: the {kind} of what came is not {promised}") from error
+    except ValueError as error:  # pooch raises it for a wrong checksum, and deletes the file
+        kind, _, expected = (known or "").partition(":")
+        raise UserError(f"{url}: the {kind} of what came is not {expected}") from error
 
 
-def _resumed(url: str, output_file: str, pooch_: object) -> None:
-    """A downloader for pooch, whose own begins anew each time: 800 MB over a bad line would never arrive.
+def _resumable(url: str, output_file: str, pooch_: object) -> None:
+    """A pooch downloader that resumes; pooch's own restarts, so 800 MB might never finish.
 
-    What has come stands beside the target as ``.part`` with its server's validator in ``.json``; a server
-    that has another file by now, or knows no ranges, sends the whole (RFC 9110, sections 13.1.5, 14.2).
+    Partial data is next to the target as ``.part``, its validator (ETag or Last-Modified) as ``.json``. If
+    the file has changed or the server ignores ranges, it sends everything (RFC 9110, sections 13.1.5, 14.2).
 
     Raises:
-        requests.exceptions.RequestException: nothing came in ATTEMPTS attempts, or the server refuses.
+        requests.exceptions.RequestException: no progress in ATTEMPTS attempts, or an HTTP error.
     """
     import requests
 
@@ -171,7 +171,7 @@ def _resumed(url: str, output_file: str, pooch_: object) -> None:
         ) as error:
             failed = 0 if _size(part) > furthest else failed + 1
             furthest = max(furthest, _size(part))
-            # Where nothing ever came (no such name, no route), waiting would not help.
+            # If no data ever arrived (unknown host, no route), retrying would not help.
             if failed >= ATTEMPTS or not furthest:
                 raise
             print(
@@ -188,43 +188,43 @@ def _size(file: Path) -> int:
 
 
 def _append(url: str, part: Path, note: Path) -> None:
-    """Asks for what is missing of a file, once."""
+    """Requests the missing part of a file once and appends it."""
     import requests
     from tqdm import tqdm
 
-    have = _size(part)
+    done = _size(part)
     validator = (
-        json.loads(note.read_text(encoding="utf-8")).get("validator") if have and note.is_file() else None
+        json.loads(note.read_text(encoding="utf-8")).get("validator") if done and note.is_file() else None
     )
     headers = {"Accept-Encoding": "identity"}
-    if validator:  # without one nobody can tell whether the rest belongs to the beginning
-        headers |= {"Range": f"bytes={have}-", "If-Range": validator}
-    with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
-        if answer.status_code == 416:  # all of it is here already, or the server has a shorter one now
+    if validator:  # without one, the rest might be from another version of the file
+        headers |= {"Range": f"bytes={done}-", "If-Range": validator}
+    with requests.get(url, headers=headers, stream=True, timeout=30) as response:
+        if response.status_code == 416:  # the part is complete, or the server's file is shorter now
             part.unlink()
             _append(url, part, note)
             return
-        answer.raise_for_status()
-        resumed = answer.status_code == 206
-        # A weak ETag promises the same meaning, not the same bytes.
-        etag = answer.headers.get("ETag", "")
-        validator = etag if etag and not etag.startswith("W/") else answer.headers.get("Last-Modified")
+        response.raise_for_status()
+        resumed = response.status_code == 206
+        # A weak ETag guarantees equivalent content, not identical bytes.
+        etag = response.headers.get("ETag", "")
+        validator = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
         note.write_text(json.dumps({"validator": validator}), encoding="utf-8")
-        left = int(answer.headers.get("Content-Length", 0))
+        remaining = int(response.headers.get("Content-Length", 0))
         bar = tqdm(
-            total=(left + have if resumed else left) or None,
-            initial=have if resumed else 0,
+            total=(remaining + done if resumed else remaining) or None,
+            initial=done if resumed else 0,
             unit="B",
             unit_scale=True,
             desc=Path(urllib.parse.urlparse(url).path).name,
             disable=None,
         )
         with bar, open(part, "ab" if resumed else "wb") as file:
-            for chunk in answer.iter_content(CHUNK):
+            for chunk in response.iter_content(CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
 
 
 def mirror_of(cfg: DictConfig) -> str | None:
-    """The mirror that stands in for published addresses: the environment's, or the configuration's."""
+    """The mirror to use instead of published URLs: from PETFACES_MIRROR, else the config; or None."""
     return os.environ.get("PETFACES_MIRROR") or cfg.fetch.mirror

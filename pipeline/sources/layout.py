@@ -1,4 +1,4 @@
-"""What the folders of a data set tell: its classes, and an official split."""
+"""Infers classes and an official split from a data set's folders."""
 
 import re
 from collections import defaultdict
@@ -11,13 +11,13 @@ from pipeline.common import text
 from pipeline.sources.annotations import Annotations
 from pipeline.tasks import SEPARATOR
 
-# Folders above class folders that tell an official split; val may be missing.
+# Names of folders above the class folders that define an official split; val may be missing.
 OFFICIAL = {
     **dict.fromkeys(("train", "training", "trainval"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing", "pred", "predict"), "test"),
 }
-# Words that may stand beside these in a folder's name, or at their end, and tell nothing else.
+# Words next to a split name in a folder's name, or suffixes of it, that carry no meaning.
 NEUTRAL = (
     "set",
     "data",
@@ -36,21 +36,21 @@ STRAY = "in no class folder"
 
 
 def _split_name(name: str) -> tuple[str, tuple[str, ...]] | None:
-    """The split that a folder's name may tell, and its other words: `seg_train2` gives `train` and `seg`."""
+    """The split in a folder's name and its other words, or None: `seg_train2` gives `train` and `seg`."""
     words = re.findall(r"[^\W\d_]+", name.lower())
-    if official := OFFICIAL.get("".join(words)):  # train_val, too
+    if official := OFFICIAL.get("".join(words)):  # also matches train_val
         return official, ()
-    told = [(word, OFFICIAL.get(re.sub(f"({'|'.join(NEUTRAL)})$", "", word))) for word in words]
-    official = [split for _, split in told if split]
-    rest = tuple(word for word, split in told if not split and word not in NEUTRAL)
+    candidates = [(word, OFFICIAL.get(re.sub(f"({'|'.join(NEUTRAL)})$", "", word))) for word in words]
+    official = [split for _, split in candidates if split]
+    rest = tuple(word for word, split in candidates if not split and word not in NEUTRAL)
     return (official[0], rest) if len(official) == 1 else None
 
 
 def splits_among(names: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Those names that tell splits by standing beside each other, with their other words.
+    """The sibling folder names that are splits, with their other words.
 
-    They differ in the split and nothing else, as `seg_train` and `seg_test` do; `steam_train` beside
-    `crash_test` may be a class.
+    They must differ only in the split, as `seg_train` and `seg_test` do; `steam_train` next to `crash_test`
+    may be a class.
     """
     found = {name: split for name in names if (split := _split_name(name))}
     kinds = defaultdict(set)
@@ -61,12 +61,12 @@ def splits_among(names: Collection[str]) -> dict[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the class folders of a data set lie.
+    """Position of the class folders in a data set's tree.
 
     Attributes:
-        shared: number of leading folders that all pictures share.
-        splits: of the folders after them, those that tell an official split: which, and how many folders lie
-            above the class, itself among them.
+        shared: number of leading folders that all images share.
+        splits: by name, those of the next folders that are official splits: the split, and the number of
+            folders from there down to the class folder, including the split folder.
     """
 
     shared: int
@@ -74,25 +74,25 @@ class Layout:
 
     @classmethod
     def of(cls, folders: Collection[tuple[str, ...]]) -> "Layout":
-        """Finds it.
+        """Infers the layout.
 
         Args:
-            folders: those in which pictures lie, by their parts; where none lies in a folder, empty.
+            folders: path parts of the folders that hold images; may be empty.
         """
-        # What the least and the greatest share, all between them share.
+        # A prefix shared by the smallest and the largest is shared by all.
         ends = zip(min(folders, default=()), max(folders, default=()), strict=False)
         shared = len(list(takewhile(lambda pair: pair[0] == pair[1], ends)))
         if all(len(folder) == shared for folder in folders):
-            shared = max(0, shared - 1)  # all in one folder: that is the class
+            shared = max(0, shared - 1)  # all images in one folder: it is the class
         below = defaultdict(list)
         for folder in folders:
             if len(folder) > shared:
                 below[folder[shared]].append(folder[shared + 1 :])
-        # One folder called train among others may be a vehicle class; train and test beside each other, or
-        # nothing but such folders, are splits if there are folders in them.
+        # A single folder named train among others may be a vehicle class. Sibling train and test folders, or
+        # only such folders, are splits if they have subfolders.
         deep = [name for name, inner in below.items() if any(inner)]
         rests = set(splits_among(deep).values())
-        if len(rests) > 1:  # cats_train beside dogs_test may be anything, but train beside test is plain
+        if len(rests) > 1:  # ambiguous: trust only names without other words, such as train and test
             rests &= {()}
         if deep and all(name.lower() in OFFICIAL for name in below):
             rests = {()}
@@ -100,15 +100,15 @@ class Layout:
         for name in below:
             official, rest = _split_name(name) or ("", None)
             if rest in rests:
-                splits[name] = official, 1 + _repeated(official, rest, below[name])
+                splits[name] = official, 1 + _repeated_depth(official, rest, below[name])
         if not any(len(inner) >= splits[name][1] for name in splits for inner in below[name]):
-            # No class folder would be left: train/train is no repetition, then.
+            # No class folder would remain, so the inner folder of train/train is a class.
             splits = {name: (official, 1) for name, (official, _) in splits.items()}
         return cls(shared, splits)
 
 
-def _repeated(official: str, rest: tuple[str, ...], inner: list[tuple[str, ...]]) -> int:
-    """How many folders in a split's folder tell the same split again and hold all others of it."""
+def _repeated_depth(official: str, rest: tuple[str, ...], inner: list[tuple[str, ...]]) -> int:
+    """Number of nested folders that repeat the split and contain everything in it."""
     depth = 0
     while len(names := {folder[depth] for folder in inner if len(folder) > depth}) == 1:
         if _split_name(*names) not in ((official, rest), (official, ())):
@@ -118,15 +118,15 @@ def _repeated(official: str, rest: tuple[str, ...], inner: list[tuple[str, ...]]
 
 
 def labels(path: str, classes: str, layout: Layout | None = None) -> dict:
-    """What a path ``[…/][<split>/]<class>/[…/]<breed>_<number>.<ending>`` tells of its picture.
+    """Parses a path ``[…/][<split>/]<class>/[…/]<breed>_<number>.<suffix>``.
 
     Args:
-        path: within the archive.
-        classes: `folder`, or `breed`: the file's name up to its number, after the folder's species.
-        layout: of the data set; by default what this path alone would make it.
+        path: path in the archive.
+        classes: `folder`, or `breed`: the folder's species, then the file name up to its number.
+        layout: the data set's layout; by default inferred from this path alone.
 
     Returns:
-        `path`, `label` (empty where there is no class folder), `species`, `breed` and `official` (`train`,
+        `path`, `label` (empty if there is no class folder), `species`, `breed` and `official` (`train`,
         `val`, `test` or empty).
     """
     parts = PurePosixPath(path)
@@ -144,10 +144,10 @@ def labels(path: str, classes: str, layout: Layout | None = None) -> dict:
 
 
 def label_by_folder(rows: list[dict], classes: str, layout: Layout) -> None:
-    """Adds to each row what its path tells, and `reason`, why it can't be used, or None.
+    """Adds the values from `labels` to each row, and `reason`: why the image can't be used, or None.
 
-    Which folders all pictures share is known only at the end; those that can't be used count too, or a class
-    of which none can would leave the others' folders to be taken for classes.
+    The layout must be inferred from all images, unusable ones too; otherwise a class without usable images
+    could change which folders count as classes.
     """
     for row in rows:
         row |= labels(row["path"], classes, layout)
@@ -156,10 +156,10 @@ def label_by_folder(rows: list[dict], classes: str, layout: Layout) -> None:
 
 
 def label_by_annotations(rows: list[dict], annotations: Annotations) -> None:
-    """Likewise of what a file of the archive tells."""
+    """Like `label_by_folder`, with labels from the archive's annotation files."""
     found = annotations.assign([row["path"] for row in rows])
     folders = {row["path"]: _official_folder(row["path"]) for row in rows}
-    splits = folders if len(set(folders.values()) - {""}) > 1 else {}  # train alone says nothing
+    splits = folders if len(set(folders.values()) - {""}) > 1 else {}  # train alone is no split
     for row in rows:
         entry = found.get(row["path"])
         row |= {"label": "", "species": "", "breed": "", "official": "", "reason": None}
@@ -176,6 +176,6 @@ def label_by_annotations(rows: list[dict], annotations: Annotations) -> None:
 
 
 def _official_folder(path: str) -> str:
-    """The split that a folder of a path is called by (`train2017`, `valid`), or empty."""
+    """The split named by a folder in a path (`train2017`, `valid`), or empty."""
     names = (re.sub(r"\d+$", "", part.lower()) for part in PurePosixPath(path).parent.parts)
     return next((OFFICIAL[name] for name in names if name in OFFICIAL), "")

@@ -1,4 +1,4 @@
-"""Oxford-IIIT Pet's two archives as one archive of class folders: whole photos, or heads cut by their boxes.
+"""Converts Oxford-IIIT Pet's two archives to one with class folders: full photos, or heads cropped by box.
 
 Parkhi, Vedaldi, Zisserman, Jawahar 2012, "Cats and Dogs", https://www.robots.ox.ac.uk/~vgg/data/pets/
 """
@@ -13,23 +13,23 @@ from pathlib import Path, PurePosixPath
 from pipeline.common.errors import UserError
 from pipeline.sources import archives
 
-# How Pet Faces was cut; found by comparing, it gives 3,207 of the published 3,211 faces.
-BOX_OVER = 64  # pixels, both sides
-WIDE, TALL = 1.40, 1.42  # highest width/height, height/width
-FACE_SIDE = 128  # pixels of a face's longer side
-QUALITY = 95  # of the faces' JPEG; the published ones lost more
+# Crop rules of Pet Faces, found by comparison; they reproduce 3,207 of the 3,211 published faces.
+BOX_OVER = 64  # pixels; both sides of a box must be longer
+WIDE, TALL = 1.40, 1.42  # maximum width/height and height/width
+FACE_SIDE = 128  # pixels, longer side of a face
+QUALITY = 95  # JPEG quality of the faces; higher than the published ones'
 
 SPECIES = {"1": "cat", "2": "dog"}
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """What is known of a photo.
+    """Annotations of a photo.
 
     Attributes:
         species: `cat` or `dog`.
-        split: `trainval` or `test`, the official one.
-        box: of the head, in pixels: left, top, right, bottom; None where none was drawn.
+        split: official split, `trainval` or `test`.
+        box: head box in pixels: left, top, right, bottom; None if not annotated.
     """
 
     species: str
@@ -38,10 +38,10 @@ class Annotation:
 
 
 def annotations(archive: Path) -> dict[str, Annotation]:
-    """Reads ``trainval.txt``, ``test.txt`` and the head boxes, by the photo's name without ending.
+    """Annotations from ``trainval.txt``, ``test.txt`` and the head boxes, by file name without suffix.
 
     Raises:
-        UserError: it is no such archive.
+        UserError: the archive has neither list.
     """
     listed: dict[str, tuple[str, str]] = {}
     boxes = {}
@@ -64,7 +64,7 @@ def annotations(archive: Path) -> dict[str, Annotation]:
 
 
 def _files(archive: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """Streams an archive's files; what is too big for a photo is none."""
+    """Streams an archive's files, without those too large or unreadable."""
     return (
         (PurePosixPath(name), data) for name, data in archives.members(archive) if isinstance(data, bytes)
     )
@@ -77,7 +77,7 @@ def _add(target: tarfile.TarFile, path: str, data: bytes) -> None:
 
 
 def write_photos(images: Path, annotated: Path, target: Path) -> None:
-    """Writes ``oxford/<split>/<species>_<breed>/<name>.jpg``: the photos' own bytes, broken ones too.
+    """Writes ``oxford/<split>/<species>_<breed>/<name>.jpg``: the original bytes, even of broken photos.
 
     Args:
         images: ``images.tar.gz``.
@@ -100,7 +100,7 @@ def write_photos(images: Path, annotated: Path, target: Path) -> None:
 
 
 def write_faces(images: Path, annotated: Path, target: Path) -> None:
-    """Writes ``petfaces/<species>_<first word of the breed>/<name>.jpg``: Pet Faces, cut anew.
+    """Writes ``petfaces/<species>_<first word of the breed>/<name>.jpg``: a reconstruction of Pet Faces.
 
     Args:
         images: ``images.tar.gz``.
@@ -137,6 +137,6 @@ def write_faces(images: Path, annotated: Path, target: Path) -> None:
 
 
 def _is_face(box: tuple[int, int, int, int]) -> bool:
-    """Whether Pet Faces has the head in this box."""
+    """Whether Pet Faces includes a head with this box."""
     width, height = box[2] - box[0], box[3] - box[1]
     return width > BOX_OVER and height > BOX_OVER and width / height <= WIDE and height / width <= TALL

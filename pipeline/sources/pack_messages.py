@@ -1,4 +1,4 @@
-"""What a person is told of a pack: its classes, what was left out, and why there is nothing to learn from."""
+"""Messages about a pack: its classes, what was left out, and why an archive can't be used for training."""
 
 import json
 from collections import Counter
@@ -9,11 +9,11 @@ from pipeline.common import tables, text
 from pipeline.sources.annotations import WANTED, Annotations
 from pipeline.sources.layout import OFFICIAL, STRAY, splits_among
 
-NAMED, TREE = 8, 20  # classes that are printed, and folders of an error
+NAMED, TREE = 8, 20  # maximum number of classes printed, and of folders in an error message
 
 
 def too_few_named(archive: Path, annotations: Annotations, named: list[str], quarantine: list[dict]) -> str:
-    """Why there is nothing to learn from an archive of images with several classes each."""
+    """Error message for a multi-label archive with too few classes for training."""
     if not annotations.files:
         large = f" ({text.shortened(annotations.unread[0], 100)} is too large)" if annotations.unread else ""
         return f"{archive} has no file of labels{large}, which data.task=multi_label needs: {WANTED}"
@@ -27,13 +27,13 @@ def too_few_named(archive: Path, annotations: Annotations, named: list[str], qua
 
 
 def too_few(archive: Path, counts: Counter, paths: list[str], quarantine: list[dict]) -> str:
-    """Why there is nothing to learn from an archive, and what it should hold.
+    """Error message for an archive with too few classes for training; says what it should hold.
 
     Args:
-        archive: as it is named to the person.
-        counts: pictures by class.
-        paths: of the pictures that lie in folders.
-        quarantine: paths and reasons.
+        archive: path to show to the user.
+        counts: number of images by class.
+        paths: paths of the images that are in folders.
+        quarantine: rows with `path` and `reason`.
     """
     wanted = "it should hold folders of pictures, a folder a class"
     if len(counts) > 1:
@@ -60,7 +60,7 @@ def too_few(archive: Path, counts: Counter, paths: list[str], quarantine: list[d
 
 
 def _tree(paths: list[str]) -> str:
-    """The folders of pictures with their counts, a line each: three levels and TREE lines at most."""
+    """Folders with their image counts, one per line: at most three levels and TREE lines."""
     counts = Counter(
         parts[:depth]
         for parts in (PurePosixPath(path).parent.parts for path in paths)
@@ -74,12 +74,12 @@ def _tree(paths: list[str]) -> str:
 
 
 def _left_out(reasons: Counter) -> str:
-    told = [f"{number:,} × {text.shortened(reason, 80)}" for reason, number in reasons.most_common()]
-    return several(told, 3)
+    parts = [f"{number:,} × {text.shortened(reason, 80)}" for reason, number in reasons.most_common()]
+    return several(parts, 3)
 
 
 def describe(folder: Path) -> list[str]:
-    """What a person should know of a pack, a line each: its classes, what was left out, what looks odd."""
+    """Lines that describe a pack to the user: its classes, what was quarantined, and warnings."""
     task = tasks.of(json.loads((folder / "pack.json").read_text(encoding="utf-8"))["task"])
     found = [row["label"] for row in tables.read(folder / "index.csv")]
     classes = task.classes(found)
@@ -90,7 +90,7 @@ def describe(folder: Path) -> list[str]:
     if reasons:
         lines.append(f"quarantined: {_left_out(reasons)}")
     for group in text.look_alikes(sorted(counts))[:NAMED]:
-        # Names that look alike are told apart by their escapes.
+        # Escapes make visually identical names distinguishable.
         alike = [f"{text.shortened(name, 60)!a} ({counts[name]:,})" for name in group]
         lines.append(
             f"warning: {' and '.join(alike)} look like one class and are {len(group)} here; "

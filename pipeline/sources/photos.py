@@ -1,4 +1,4 @@
-"""The pictures that a person names: files, folders, patterns, or standard input, one after the other."""
+"""Finds and reads the images that a user passes: files, folders, glob patterns, or standard input."""
 
 import errno
 import glob
@@ -18,54 +18,54 @@ from pipeline.common.text import printable, shortened
 from pipeline.portable import FORMATS, UnreadableError
 from pipeline.sources.archives import MAX_BYTES, is_litter
 
-# In a folder these are pictures whatever they hold, so that a damaged one is told; others by content.
+# In folders, these suffixes count as images, so damaged ones are reported; other files by content.
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".jpe", ".mpo"),
     *(".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"),
 )
-NAMED_AS_PICTURES = (*SUFFIXES, ".heic", ".heif", ".jp2", ".jxl")  # also of formats that are not read
-SHOWN = 5  # suffixes of files that were skipped
-HIDDEN = "hidden"  # in the place of a suffix
-MAX_HIDDEN = 10_000  # files of a hidden folder that are counted: .snapshot of a file server has all again
-# Behind links to folders: two links in each of 20 folders, all to the next one, would give a million.
+NAMED_AS_PICTURES = (*SUFFIXES, ".heic", ".heif", ".jp2", ".jxl")  # includes unsupported formats
+SHOWN = 5  # maximum number of skipped suffixes listed
+HIDDEN = "hidden"  # key for hidden files, in place of a suffix
+MAX_HIDDEN = 10_000  # files counted per hidden folder; a file server's .snapshot repeats everything
+# Limit behind links to folders: 20 nested folders with two links each to the next give a million paths.
 MAX_LINKED = 1_000_000
 LOOP = "a link to a folder that it lies in"
 
 
 def named(words: list[str], skipped: Counter | None = None) -> Iterator[str]:
-    """Paths in the order of the words; ``-`` is standard input.
+    """Yields image paths in the order of the arguments; ``-`` is standard input.
 
-    A folder gives the pictures in it and below, sorted, folder by folder, so that a large tree needs the
-    memory of one folder's names. A pattern that the shell left is looked up here; `**` goes through folders.
-    What is not there comes through: reading it tells so.
+    A folder yields the images in it and its subfolders, sorted within each folder, so memory is bounded by
+    the largest folder. Patterns that the shell did not expand are expanded here; `**` is recursive. Missing
+    files are yielded too; reading them gives the error.
 
     Args:
         words: files, folders, patterns, or ``-``.
-        skipped: counts the files of folders that are no pictures, by suffix, and those that are HIDDEN.
+        skipped: counts files in folders that are not images, by suffix, and hidden ones under HIDDEN.
 
     Raises:
-        UserError: there is more than MAX_LINKED behind links to folders.
+        UserError: there are more than MAX_LINKED files behind links to folders.
     """
     skipped = Counter() if skipped is None else skipped
     for word in words:
         if word == "-":
             yield word
-        elif os.path.isdir(word):  # noqa: PTH112 (Path.is_dir raises where a name is too long)
-            yield from _below(word, skipped)
+        elif os.path.isdir(word):  # noqa: PTH112 (Path.is_dir raises if a name is too long)
+            yield from _images_below(word, skipped)
         elif glob.has_magic(word) and not os.path.lexists(word):
-            found = sorted(glob.iglob(word, recursive=True))  # noqa: PTH207 (Path.glob wants a folder apart)
-            # A pattern that meets nothing is told as a file that is not there.
+            found = sorted(glob.iglob(word, recursive=True))  # noqa: PTH207 (Path.glob needs a separate base folder)
+            # A pattern without matches is reported as a missing file.
             for path in found or [word]:
-                yield from _below(path, skipped) if Path(path).is_dir() else [path]
+                yield from _images_below(path, skipped) if Path(path).is_dir() else [path]
         else:
             yield word
 
 
-def _below(folder: str, skipped: Counter) -> Iterator[str]:
+def _images_below(folder: str, skipped: Counter) -> Iterator[str]:
     hidden: list[Path] = []
     for _, path in walk(Path(folder), [], hidden):
         suffix = path.suffix.lower()
-        if _is_closed(path) or _is_picture(path, suffix):
+        if _is_inaccessible(path) or _is_picture(path, suffix):
             yield str(path)
         else:
             skipped[suffix] += 1
@@ -73,32 +73,32 @@ def _below(folder: str, skipped: Counter) -> Iterator[str]:
         skipped[HIDDEN] += count
 
 
-def _is_closed(path: Path) -> bool:
-    """Whether it can't be listed, being a folder, or can't be looked at; reading tells why."""
+def _is_inaccessible(path: Path) -> bool:
+    """Whether a folder can't be listed or a file can't be accessed; reading it gives the error."""
     try:
         why_no_file(path)
     except OSError as error:
-        return error.errno not in (errno.ENOENT, errno.ELOOP)  # broken links, of which the suffix decides
+        return error.errno not in (errno.ENOENT, errno.ELOOP)  # broken links are judged by suffix
     return False
 
 
 def walk(root: Path, links: list[Path], hidden: list[Path]) -> Iterator[tuple[tuple[str, ...], Path]]:
-    """Everything below a folder that is no folder, by its parts, sorted, folder by folder.
+    """Yields (relative path parts, path) of all files below a folder, sorted within each folder.
 
-    Links to folders are followed. One to a folder that it lies in would go round for ever: it is given as a
-    file, as is a folder that can't be listed, and `why_no_file` says why.
+    Links to folders are followed. Links to a parent folder, which would loop, and folders that can't be
+    listed are yielded like files; `why_no_file` gives the reason.
 
     Args:
         root: the folder.
-        links: is given the links to folders that were followed.
-        hidden: is given what is passed over for a name that begins with a dot, but not what systems leave.
+        links: collects the links to folders that were followed.
+        hidden: collects skipped paths whose name begins with a dot, without files that operating systems
+            create.
 
     Raises:
-        UserError: there is more than MAX_LINKED behind links.
+        UserError: there are more than MAX_LINKED files behind links.
     """
     linked = 0
-    # Of each folder still to be listed: its parts, what identifies it and the folders that it lies in, and
-    # whether it lies behind a link.
+    # Stack of folders to list: path parts, identities of the folder and its parents, whether behind a link.
     waiting = [((), frozenset([_identity(root)]), False)]
     while waiting:
         parts, above, is_linked = waiting.pop()
@@ -131,53 +131,53 @@ def walk(root: Path, links: list[Path], hidden: list[Path]) -> Iterator[tuple[tu
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of a folder; None where it is none."""
+    """Device and inode of a folder; None if it is not a folder or can't be accessed."""
     try:
-        known = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return (known.st_dev, known.st_ino) if stat.S_ISDIR(known.st_mode) else None
+    return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
 
 
 def why_no_file(path: Path) -> str | None:
-    """Why something that `walk` gave is no file that can be read; a pipe or a device is not opened.
+    """Why a path from `walk` is not a regular file, or None if it is; pipes and devices are not opened.
 
     Raises:
-        OSError: it is not there, or a folder that can't be listed.
+        OSError: it does not exist, or is a folder that can't be listed.
     """
-    known = path.stat()
-    if stat.S_ISDIR(known.st_mode):
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
         list(path.iterdir())
         return LOOP
-    return None if stat.S_ISREG(known.st_mode) else "no plain file: a pipe, a socket or a device"
+    return None if stat.S_ISREG(status.st_mode) else "no plain file: a pipe, a socket or a device"
 
 
 def below_hidden(entry: Path) -> Iterator[Path]:
-    """A hidden file, or those of a hidden folder: MAX_HIDDEN at most, without what systems leave.
+    """A hidden file, or at most MAX_HIDDEN files in a hidden folder, without those that systems create.
 
     Links to folders are not followed.
     """
     if _identity(entry) is None or entry.is_symlink():
         yield entry
     else:
-        found = (Path(place, name) for place, _, files in os.walk(entry) for name in files)
+        found = (Path(directory, name) for directory, _, files in os.walk(entry) for name in files)
         yield from islice((file for file in found if not portable.is_litter(file.name)), MAX_HIDDEN)
 
 
 def is_named_as_picture(name: str) -> bool:
-    """Whether a name ends as that of a picture, also of a format that is not read."""
+    """Whether a file name has an image suffix, including unsupported formats."""
     return name.lower().endswith(NAMED_AS_PICTURES)
 
 
 def told_of_hidden(names: list[str]) -> str:
-    """How many pictures were passed over for hidden names, and the first of them, in one line."""
+    """A one-line message with the number of images skipped because they are hidden, and the first names."""
     shown = ", ".join(shortened(name, 60) for name in sorted(names)[:3])
     more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
     return f"pictures passed over, for a dot begins their or a folder's name: {len(names):,} ({shown}{more})"
 
 
 def _is_picture(path: Path, suffix: str) -> bool:
-    """Whether a file is called a picture or begins as one; a pipe or a device is neither and isn't read."""
+    """Whether a file is an image by suffix or content; pipes and devices are not opened and give False."""
     try:
         if path.exists() and not path.is_file():
             return False
@@ -185,16 +185,16 @@ def _is_picture(path: Path, suffix: str) -> bool:
             return True
         with open(path, "rb") as file:
             start = file.read(16)
-    except OSError:  # reading it tells why
+    except OSError:  # reading the image later gives the error
         return suffix in SUFFIXES
     Image.init()
-    if start.startswith(b"BM") and any(start[6:10]):  # two letters alone begin many a text
+    if start.startswith(b"BM") and any(start[6:10]):  # BM alone is ambiguous; BMP has zeros in these bytes
         return False
     return any(Image.OPEN[kind][1](start) for kind in FORMATS)
 
 
 def told_of(skipped: Counter) -> str:
-    """How many files were skipped and which suffixes they have, in one line."""
+    """A one-line message with the number of skipped files and their suffixes."""
     shown = skipped.most_common(SHOWN)
     kinds = [f"{count:,} {printable(suffix) or 'without a suffix'}" for suffix, count in shown]
     if more := skipped.total() - sum(count for _, count in shown):
@@ -203,10 +203,10 @@ def told_of(skipped: Counter) -> str:
 
 
 def read(name: str) -> bytes:
-    """A picture's bytes, or those of standard input.
+    """The bytes of an image file, or of standard input for ``-``.
 
     Raises:
-        UnreadableError: it is not there, may not be read, is no plain file, or larger than MAX_BYTES.
+        UnreadableError: it is missing, not readable, not a regular file, or larger than MAX_BYTES.
     """
     try:
         if name == "-":

@@ -1,12 +1,12 @@
-"""Draws the sample: procedural faces of cats and dogs, the same bytes on every machine.
+"""Draws the synthetic sample: procedural cat and dog faces, byte-identical on every machine.
 
-The 35 folders are named as those of Pet Faces and each is drawn after its breed's looks (ears, muzzle,
-coat, pattern, eyes), so that breeds which look alike are confused here too. Some pictures come twice,
-slightly changed, and some files are broken, because real data is like that.
+The 35 class folders are named as in Pet Faces, and each breed is drawn by its appearance (ears, muzzle,
+coat, pattern, eyes), so similar breeds are confused here too. As in real data, there are near-duplicates
+and broken files.
 
-Same bytes everywhere: only operations that IEEE 754 rounds exactly (+ − × ÷, comparisons) touch pixels;
-sines come from `math` and are rounded; PCG64 gives the random numbers; JPEG is encoded by Pillow's
-libjpeg-turbo, whose integer transform is exact on every processor.
+For identical bytes, pixels are computed only with operations that IEEE 754 rounds exactly (+ − × ÷,
+comparisons); sines come from `math` and are rounded; random numbers come from PCG64; JPEG is encoded by
+Pillow's libjpeg-turbo, whose integer transform is exact on every CPU.
 """
 
 import io
@@ -20,15 +20,15 @@ from PIL import Image
 
 from pipeline.sources.breeds import BLACK, BREEDS, DARK, PINK, WHITE, Breed
 
-SIDE = 96  # pixels; a breed's marks are still visible
+SIDE = 96  # pixels; enough to show a breed's pattern
 
 
 _GRID = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
 _X, _Y = np.meshgrid(_GRID, _GRID)
 
 
-def _bell(rng: np.random.Generator, size: int | None = None) -> np.ndarray | float:
-    """About normal, mean 0, deviation 1: a sum of uniform numbers, which needs no logarithm."""
+def _normal(rng: np.random.Generator, size: int | None = None) -> np.ndarray | float:
+    """Approximately standard normal, as a sum of uniform numbers, which needs no logarithm."""
     total = rng.random(size) - 0.5
     for _ in range(3):
         total = total + (rng.random(size) - 0.5)
@@ -36,18 +36,18 @@ def _bell(rng: np.random.Generator, size: int | None = None) -> np.ndarray | flo
 
 
 def _noise(rng: np.random.Generator, cells: int) -> np.ndarray:
-    """Smooth noise in −1…1, SIDE × SIDE: random corners of a coarse grid, blended between."""
+    """Smooth noise in −1…1, SIDE × SIDE: random values on a coarse grid, interpolated."""
     corners = rng.random((cells + 2, cells + 2)) * 2 - 1
-    place = np.arange(SIDE) * (cells / SIDE)
-    cell = place.astype(np.int64)
-    part = place - cell
-    part = part * part * (3 - 2 * part)
-    rows = corners[cell] * (1 - part)[:, None] + corners[cell + 1] * part[:, None]
-    return rows[:, cell] * (1 - part) + rows[:, cell + 1] * part
+    position = np.arange(SIDE) * (cells / SIDE)
+    cell = position.astype(np.int64)
+    fraction = position - cell
+    fraction = fraction * fraction * (3 - 2 * fraction)
+    rows = corners[cell] * (1 - fraction)[:, None] + corners[cell + 1] * fraction[:, None]
+    return rows[:, cell] * (1 - fraction) + rows[:, cell + 1] * fraction
 
 
 def _ellipse(x, y, cx, cy, rx, ry, soft=0.25) -> np.ndarray:
-    """Coverage 0…1 of an ellipse with a soft rim."""
+    """Coverage 0…1 of an ellipse with a soft edge."""
     dx, dy = (x - cx) / rx, (y - cy) / ry
     return np.clip((1 - dx * dx - dy * dy) / soft, 0, 1)
 
@@ -62,7 +62,7 @@ def _triangle(x, y, corners, soft=0.06) -> np.ndarray:
 
 
 def _ear(kind: str, x, y, side: int) -> np.ndarray:
-    """Coverage of one ear; `side` is −1 for the left, 1 for the right."""
+    """Coverage 0…1 of one ear; `side` is −1 for the left, 1 for the right."""
     x = x * side
     if kind == "point":
         return _triangle(x, y, [(0.12, -0.5), (0.5, -0.95), (0.66, -0.2)])
@@ -76,7 +76,7 @@ def _ear(kind: str, x, y, side: int) -> np.ndarray:
 
 
 def _pattern(kind: str, x, y, noise, fine) -> np.ndarray:
-    """Coverage of the coat's second colour."""
+    """Coverage 0…1 of the coat's second colour."""
     if kind == "points":
         return np.maximum(_ellipse(x, y, 0, 0.2, 0.42, 0.5, 0.7), np.clip((-0.42 - y) / 0.1, 0, 1))
     if kind == "stripes":
@@ -98,36 +98,36 @@ def _pattern(kind: str, x, y, noise, fine) -> np.ndarray:
     return np.zeros_like(x)
 
 
-# What a face may have, independently of its breed and of each other, and how often.
+# Attributes of faces with their probabilities, independent of breed and of each other.
 ATTRIBUTES = {"collar": 0.4, "glasses": 0.3, "night": 0.3, "open_mouth": 0.35}
 
 
 def draw(breed: Breed, rng: np.random.Generator, attributes: frozenset[str] = frozenset()) -> Image.Image:
-    """One face of a breed: an individual's colours and shape, a pose, a light, a camera.
+    """One face of a breed with random colours, shape, pose, lighting and noise.
 
     Args:
-        breed: its looks.
-        rng: what chance decides.
-        attributes: of `ATTRIBUTES`.
+        breed: appearance of the breed.
+        rng: source of all random choices.
+        attributes: names from `ATTRIBUTES`.
     """
-    angle, scale = 0.2 * _bell(rng), 1.0 + 0.13 * _bell(rng)
+    angle, scale = 0.2 * _normal(rng), 1.0 + 0.13 * _normal(rng)
     cosine, sine = round(math.cos(angle) / scale, 6), round(math.sin(angle) / scale, 6)
-    shift_x, shift_y, turn = 0.12 * _bell(rng), 0.1 * _bell(rng), 0.16 * _bell(rng)
+    shift_x, shift_y, turn = 0.12 * _normal(rng), 0.1 * _normal(rng), 0.16 * _normal(rng)
     px, py = _X - shift_x, _Y - 0.12 - shift_y
     x, y = (cosine * px + sine * py) / breed.width, cosine * py - sine * px
     broad, fine, hair = _noise(rng, 4), _noise(rng, 9), _noise(rng, 30)
     ragged = hair * 0.1 * breed.fluff
 
     def individual(colour, spread):
-        base = np.array(colour) * (1 + 1.2 * spread * _bell(rng))
-        return np.clip(base + spread * 0.4 * _bell(rng, 3), 0.03, 1)
+        base = np.array(colour) * (1 + 1.2 * spread * _normal(rng))
+        return np.clip(base + spread * 0.4 * _normal(rng, 3), 0.03, 1)
 
     coat, mark, iris = (
         individual(breed.coat, 0.16),
         individual(breed.mark, 0.16),
         individual(breed.eyes, 0.12),
     )
-    muzzle = np.clip(breed.muzzle + 0.14 * _bell(rng), 0, 1)
+    muzzle = np.clip(breed.muzzle + 0.14 * _normal(rng), 0, 1)
 
     ground = individual(rng.random(3), 0.1)
     image = (
@@ -145,17 +145,17 @@ def draw(breed: Breed, rng: np.random.Generator, attributes: frozenset[str] = fr
     paint(body, coat * 0.85)
     paint(np.maximum(_ear(breed.ears, x, y, -1), _ear(breed.ears, x, y, 1)), dark_ears)
     paint(head, coat)
-    paint(head * _pattern(breed.pattern, x - turn * 0.4, y, broad, fine + 0.12 * _bell(rng)), mark)
+    paint(head * _pattern(breed.pattern, x - turn * 0.4, y, broad, fine + 0.12 * _normal(rng)), mark)
     image = image * (1 + 0.16 * (hair + fine * 0.5) * np.maximum(head, body))[..., None]
 
-    # Features follow the head's turn; a longer muzzle sits lower and is bigger.
+    # Facial features follow the head's rotation; a longer muzzle is lower and larger.
     fx = x - turn * 0.5
     snout = _ellipse(
         fx, y, turn * 0.3 * muzzle, 0.3 + 0.08 * muzzle, 0.2 + 0.08 * muzzle, 0.16 + 0.16 * muzzle, 0.4
     )
     paint(head * snout * 0.5, np.minimum(coat * 1.15 + 0.03, 1) if breed.pattern != "mask" else mark)
     for side in (-1, 1):
-        squint = 0.1 + 0.02 * _bell(rng)
+        squint = 0.1 + 0.02 * _normal(rng)
         paint(_ellipse(fx, y, side * 0.25, -0.1, 0.12, squint), iris)
         paint(
             _ellipse(fx, y, side * 0.25, -0.1, 0.05 if breed.eyes != DARK else 0.08, squint * 0.8),
@@ -184,13 +184,13 @@ def draw(breed: Breed, rng: np.random.Generator, attributes: frozenset[str] = fr
         band = _ellipse(x, y, 0, 0.7, 0.62, 0.2) * (1 - _ellipse(x, y, 0, 0.58, 0.62, 0.2))
         paint(band, individual(rng.random(3), 0.1))
 
-    if rng.random() < 0.25:  # a hand, a collar, another animal in the way
+    if rng.random() < 0.25:  # occlusion
         paint(
             _ellipse(_X, _Y, 1.6 * rng.random() - 0.8, 1.2 * rng.random() - 0.2, 0.3, 0.2),
             individual(rng.random(3), 0.1),
         )
-    lit = 0.9 + 0.2 * _bell(rng) + 0.3 * _bell(rng) * _X + 0.25 * _bell(rng) * _Y
-    image = image * np.clip(lit, 0.25, 1.8)[..., None] * (1 + 0.06 * _bell(rng, 3)) + 0.06 * _bell(rng)
+    lit = 0.9 + 0.2 * _normal(rng) + 0.3 * _normal(rng) * _X + 0.25 * _normal(rng) * _Y
+    image = image * np.clip(lit, 0.25, 1.8)[..., None] * (1 + 0.06 * _normal(rng, 3)) + 0.06 * _normal(rng)
     if "night" in attributes:
         image = image * np.array((0.3, 0.33, 0.45))
     if rng.random() < 0.4:  # out of focus
@@ -209,28 +209,28 @@ def _encode(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
 
 
 def pictures(per_class: int, seed: int):
-    """Yields (path in the archive, bytes), breed by breed, then the near-duplicates and the broken files.
+    """Yields (path in the archive, bytes), breed by breed, including near-duplicates and broken files.
 
     Args:
-        per_class: pictures of each breed, before the deliberate flaws.
-        seed: of the drawing alone.
+        per_class: images per breed, not counting near-duplicates and broken files.
+        seed: seed of the drawing.
     """
     for number, (label, breed) in enumerate(BREEDS.items()):
         name = label.split("_", 1)[1]
-        for picture in range(1, per_class + 1):
-            rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, number, picture])))
+        for index in range(1, per_class + 1):
+            rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, number, index])))
             face = draw(breed, rng)
-            yield f"sample/{label}/{name}_{picture}.jpg", _encode(face, quality=88)
-            if number % 5 == 0 and picture == 1:  # the same photo, saved again smaller and brighter
+            yield f"sample/{label}/{name}_{index}.jpg", _encode(face, quality=88)
+            if number % 5 == 0 and index == 1:  # near-duplicate: smaller and brighter
                 smaller = face.resize((face.width * 3 // 4, face.height * 3 // 4), Image.Resampling.BILINEAR)
                 yield (
                     f"sample/{label}/{name}_{per_class + 1}.jpg",
                     _encode(smaller.point(lambda v: min(255, v + 12)), quality=60),
                 )
-            if label == "cat_Bengal" and picture == 1:  # usable, though not what their names say
+            if label == "cat_Bengal" and index == 1:  # usable despite the wrong format or colour mode
                 yield f"sample/{label}/{name}_{per_class + 2}.jpg", _encode(face.convert("P"), "GIF")
                 yield f"sample/{label}/{name}_{per_class + 3}.jpg", _encode(face.convert("CMYK"), quality=88)
-            if label == "dog_beagle" and picture == 1:  # not usable
+            if label == "dog_beagle" and index == 1:  # not usable
                 whole = _encode(face, quality=88)
                 yield f"sample/{label}/{name}_{per_class + 1}.jpg", whole[: len(whole) // 2]
                 yield f"sample/{label}/{name}_{per_class + 2}.jpg", b""
@@ -238,37 +238,37 @@ def pictures(per_class: int, seed: int):
 
 
 def with_attributes(count: int, seed: int):
-    """Yields (path in the archive, bytes): faces with none to four attributes, and their labels at the end.
+    """Yields (path in the archive, bytes): faces with zero to four attributes, and ``labels.csv`` last.
 
     Args:
-        count: of faces, before the near-duplicates.
-        seed: of the drawing alone.
+        count: number of faces, not counting near-duplicates.
+        seed: seed of the drawing.
     """
     breeds, lines = list(BREEDS.values()), ["path,labels"]
-    for picture in range(count):
-        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, len(BREEDS), picture])))
+    for index in range(count):
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, len(BREEDS), index])))
         breed = breeds[int(rng.integers(len(breeds)))]
-        attributes = [name for name, share in ATTRIBUTES.items() if rng.random() < share]
-        name = f"images/{picture:05}.jpg"
+        attributes = [name for name, probability in ATTRIBUTES.items() if rng.random() < probability]
+        name = f"images/{index:05}.jpg"
         face = draw(breed, rng, frozenset(attributes))
         yield f"attributes/{name}", _encode(face, quality=88)
         lines.append(f"{name},{'|'.join(attributes)}")
-        if picture % 100 == 0:  # the same photo, saved again smaller
+        if index % 100 == 0:  # near-duplicate: smaller
             smaller = face.resize((face.width * 3 // 4, face.height * 3 // 4), Image.Resampling.BILINEAR)
-            name = f"images/{picture:05}_again.jpg"
+            name = f"images/{index:05}_again.jpg"
             yield f"attributes/{name}", _encode(smaller, quality=60)
             lines.append(f"{name},{'|'.join(attributes)}")
-    lines.append("images/gone.jpg,collar")  # as in real data, not all is there
+    lines.append("images/gone.jpg,collar")  # a label without an image, as in real data
     yield "attributes/labels.csv", ("\n".join(lines) + "\n").encode()
 
 
 def write_archive(path: Path, per_class: int, seed: int) -> None:
-    """Writes the sample as one uncompressed tar, without times or owners."""
+    """Writes the sample as an uncompressed tar, without timestamps or owners."""
     _write(path, pictures(per_class, seed))
 
 
 def write_attributes(path: Path, count: int, seed: int) -> None:
-    """Writes faces with attributes, and their ``labels.csv``, likewise."""
+    """Writes faces with attributes and their ``labels.csv`` as an uncompressed tar."""
     _write(path, with_attributes(count, seed))
 
 
