@@ -210,7 +210,7 @@ def test_a_commit_with_modules_elsewhere_is_asked_alone(house, run, tmp_path):
         "pipeline/__init__.py": "",
         "pipeline/config.py": "from pathlib import Path\nROOT = Path(__file__).resolve().parents[1]\n",
         "pipeline/data.py": "class Pack: pass\n",
-        "pipeline/lineage.py": "def lineage_of(pack, threads): return {'of': 'that commit', 'threads': threads}\n",
+        "pipeline/lineage.py": "def lineage_of(*given): return {'of': 'it', 'threads': given[1]}\n",
         "config.yaml": "data: {name: sample}\ntrainer: {accelerator: cpu, threads: 3}\n",
     }
     for name, content in files.items():
@@ -220,7 +220,7 @@ def test_a_commit_with_modules_elsewhere_is_asked_alone(house, run, tmp_path):
     program = shutil.copy(house / "pipeline/maintenance/rebuild.py", tmp_path / "program")
     run("python", program, "config.yaml", "answer.json", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     told = json.loads((tmp_path / "answer.json").read_text())
-    assert told == {"lineage": {"of": "that commit", "threads": 3}, "device": "cpu"}
+    assert told == {"lineage": {"of": "it", "threads": 3}, "device": "cpu"}
 
 
 @pytest.mark.parametrize("group", ["runtime", "trainer"])

@@ -1,4 +1,4 @@
-"""The leaderboard and the report's page, made of files that other stages left.
+"""The leaderboard and the report page, built from files of other stages.
 
 No model runs here.
 """

@@ -1,6 +1,6 @@
-"""The table that compares candidates, from the files.
+"""The table that compares candidates, built from files.
 
-``petfaces leaderboard`` prints that of the data set in params.yaml, once MLflow holds all of it.
+``petfaces leaderboard`` syncs MLflow, then prints the table of the data set in params.yaml.
 """
 
 import json
@@ -28,16 +28,16 @@ NOISE = 0.05  # p-value from which a difference counts as noise
 
 
 def task_of(runs: Path, models: list[str]) -> Task:
-    """What the answers of a data set's candidates are."""
+    """The task of a data set's candidates."""
     return tasks.of(untrusted.card(runs / "train" / models[0]).task)
 
 
 def columns(task: Task, printed: bool = False) -> list[Figure]:
-    """The figures that a table shows, the one that decides first.
+    """The metrics that a table shows, the ranking metric first.
 
     Args:
-        task: of the candidates.
-        printed: whether only those that fit a terminal; the report has the rest.
+        task: the candidates' task.
+        printed: whether to return only those that fit a terminal; the report shows all.
     """
     val = replace(task.ranked[0], key=task.monitor, title=f"val {task.title}")
     found = [*task.on_test, val, *COST]
@@ -45,7 +45,7 @@ def columns(task: Task, printed: bool = False) -> list[Figure]:
 
 
 def rows(runs: Path, models: list[str]) -> list[dict]:
-    """A row a candidate, best first, of ties the cheapest: `model` and the figures under their keys.
+    """One row per candidate, best first, ties by cost: `model` and the metrics under their keys.
 
     Raises:
         UserError: a candidate has not been evaluated, or is damaged.
@@ -60,12 +60,12 @@ def rows(runs: Path, models: list[str]) -> list[dict]:
             seal.check(file.parent)
             row |= json.loads(file.read_text(encoding="utf-8"))
         table.append(row)
-    decides = task_of(runs, models).test_key
-    return sorted(table, key=lambda row: (-row[decides], ranking.cost(row)))
+    test_key = task_of(runs, models).test_key
+    return sorted(table, key=lambda row: (-row[test_key], ranking.cost(row)))
 
 
 def ties(task: Task, table: list[dict]) -> str:
-    """Which candidates tie on the test split, in a sentence; empty where none do."""
+    """A sentence on the candidates that tie on the test split; empty if none do."""
     groups: dict[float, list[str]] = {}
     for row in table:
         groups.setdefault(row[task.test_key], []).append(row["model"])
@@ -74,7 +74,7 @@ def ties(task: Task, table: list[dict]) -> str:
 
 
 def cells(row: dict, columns: list[Figure]) -> list[str]:
-    """A row as people read it; the interval of the first figure stands beside it."""
+    """A row as text, with the interval of the first metric after it."""
     shown = [figure.form.format(row[figure.key]) if figure.key in row else "–" for figure in columns]
     low, high = (columns[0].form.format(row[f"{columns[0].key}/{end}"]) for end in ("low", "high"))
     shown.insert(1, f"{low}–{high}")
@@ -82,13 +82,13 @@ def cells(row: dict, columns: list[Figure]) -> list[str]:
 
 
 def headings(columns: list[Figure]) -> list[str]:
-    """Of the columns of `cells`."""
+    """The column headings for `cells`."""
     first, *others = (figure.title for figure in columns)
     return ["model", first, "95 % interval", *others]
 
 
 def markdown(task: Task, table: list[dict]) -> str:
-    """The table in Markdown."""
+    """The table as Markdown."""
     shown = columns(task)
     titles = headings(shown)
     lines = ["| " + " | ".join(titles) + " |", "|---" + "|--:" * (len(titles) - 1) + "|"]
@@ -97,49 +97,49 @@ def markdown(task: Task, table: list[dict]) -> str:
 
 
 def compare(predictions: dict[str, list[dict]]) -> list[dict]:
-    """Whether candidates differ by more than chance, by exact McNemar tests on the same test pictures.
+    """Whether candidates differ by more than chance, by exact McNemar tests on the same test images.
 
     Args:
-        predictions: by model, best first; of each the test pictures in the same order.
+        predictions: by model, best first; each with the same test images in the same order.
 
     Returns:
-        A row for each candidate against the best and against its neighbour above: `first`, `second`, `wins`
-        and `losses` of the first, `pictures`, `p`, and `noise`, whether chance alone would do.
+        A row for each candidate against the best and against the next better one: `first`, `second`, `wins`
+        and `losses` of the first, `pictures`, `p`, and `noise` (whether p is at least `NOISE`).
     """
     import numpy as np
 
     from pipeline.tasks import metrics
 
-    right = {
+    correct = {
         name: np.array([row["label"] == row["predicted"] for row in rows], dtype=bool)
         for name, rows in predictions.items()
     }
     best, *others = predictions
     rows = []
     for first, second in dict.fromkeys([*((best, other) for other in others), *pairwise(predictions)]):
-        wins, losses, p = metrics.mcnemar(right[first], right[second])
-        pictures = len(right[first])
-        rows.append({"first": first, "second": second, "wins": wins, "losses": losses, "pictures": pictures})
+        wins, losses, p = metrics.mcnemar(correct[first], correct[second])
+        images = len(correct[first])
+        rows.append({"first": first, "second": second, "wins": wins, "losses": losses, "pictures": images})
         rows[-1] |= {"p": p, "noise": p >= NOISE}
     return rows
 
 
 def verdict(row: dict) -> str:
-    """A row of `compare` in words."""
+    """A row of `compare` as text."""
     first, second = row["first"], row["second"]
-    judged = (
+    result = (
         f"{first} and {second}: within the noise"
         if row["noise"]
         else f"{first} before {second}: more than noise"
     )
     return (
-        f"{judged}. Of {row['pictures']:,} test pictures {row['wins']} are right with {first} alone and "
+        f"{result}. Of {row['pictures']:,} test pictures {row['wins']} are right with {first} alone and "
         f"{row['losses']} with {second} alone (exact McNemar p = {row['p']:.2g})."
     )
 
 
 def caution(verdicts: list[dict]) -> str:
-    """What the verdicts do not say."""
+    """The limits of the verdicts, as text."""
     if not verdicts:
         return "One candidate only: nothing is compared."
     several = ", and none is corrected for their number" if len(verdicts) > 1 else ""
@@ -150,12 +150,12 @@ def caution(verdicts: list[dict]) -> str:
 
 
 def show(runs: Path, models: list[str], timed: bool = True) -> None:
-    """Prints the table with wall times, the champion, and where to look next.
+    """Prints the table with wall times, the champion, and further commands.
 
     Args:
         runs: the data set's folder under ``runs/``.
         models: names of the candidates.
-        timed: whether MLflow is asked how long trainings took.
+        timed: whether to query MLflow for training times.
     """
     from rich.console import Console
     from rich.table import Table
@@ -169,12 +169,12 @@ def show(runs: Path, models: list[str], timed: bool = True) -> None:
     shown = columns(task, printed=True)
     for heading in (*headings(shown), "training time"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
-    judged = rows(runs, models)
-    for row in judged:
+    ranked = rows(runs, models)
+    for row in ranked:
         seconds = tracking.wall_seconds(runs / "train" / row["model"]) if timed else None
         table.add_row(*map(text.rich, cells(row, shown)), f"{seconds:,.0f} s" if seconds else "–")
     console.print(table)
-    if tied := ties(task, judged):
+    if tied := ties(task, ranked):
         print(text.printable(tied))
     decision = json.loads((runs / "register/decision.json").read_text(encoding="utf-8"))
     card = untrusted.card(runs / "register/champion/train")
@@ -188,7 +188,7 @@ def show(runs: Path, models: list[str], timed: bool = True) -> None:
 
 
 def _sync() -> bool:
-    """Lets MLflow hold all of the files; whether it answered. The table is made from the files alone."""
+    """Syncs MLflow with the files; returns whether it answered. The table needs only the files."""
     from pipeline import tracking
 
     try:
@@ -210,5 +210,5 @@ def main(as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows(runs, list(cfg.models))))
         return
-    answers = _sync()
-    show(runs, list(cfg.models), timed=answers)
+    synced = _sync()
+    show(runs, list(cfg.models), timed=synced)

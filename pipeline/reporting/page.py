@@ -1,6 +1,6 @@
-"""``index.html`` of a report: what it shows of a data set's candidates and of the data, pictures beside it.
+"""``index.html`` of a report, which shows a data set and its candidates, and the images next to it.
 
-One file without scripts, which loads nothing but pictures of its own folder, so it opens from disk.
+One file without scripts that loads only images of its own folder, so it opens from disk.
 """
 
 import io
@@ -15,34 +15,34 @@ from pipeline.common import text
 from pipeline.data.dataset import ImageDataset, PackedDataset
 
 TEMPLATE = Path(__file__).with_name("page.html")
-SIDE = 112  # pixels of a picture's longer side, at most
-# How many of each the page shows; together they bound the pictures' folder.
+SIDE = 112  # maximum of an image's longer side, in pixels
+# How many of each the page shows; together they bound the size of the image folder.
 PAIRS, EXAMPLES, MISTAKES, SUSPICIOUS, GROUPS, MEMBERS, LISTED = 6, 2, 18, 18, 12, 4, 48
 
 
 class Thumbnails:
-    """Small pictures in a folder ``pictures/``, each written once, under the hash of its pixels.
+    """Small images in a folder ``pictures/``, each written once and named by the hash of its pixels.
 
     Args:
-        pack: where they come from.
-        folder: of the page.
+        pack: the source of the images.
+        folder: the page's folder.
     """
 
     def __init__(self, pack: PackedDataset, folder: Path):
         self.folder, self.table = folder, pack.table
         self.row = {path: row for row, path in enumerate(pack.table["path"])}
-        self.pictures = ImageDataset(pack, np.arange(len(pack.table)), lambda picture, *_: picture, seed=0)
+        self.pictures = ImageDataset(pack, np.arange(len(pack.table)), lambda image, *_: image, seed=0)
 
     def __call__(self, path: str) -> dict:
-        """Writes one picture.
+        """Writes one image.
 
         Returns:
-            What an `img` needs, and the picture's `label` and `split`.
+            Attributes of the `img` element, and the image's `label` and `split`.
         """
         row = self.row[path]
         small = Image.fromarray(portable.shrink(Image.fromarray(self.pictures.picture(row)), SIDE))
-        known = self.table.iloc[row]
-        file = self.folder / "pictures" / f"{known['sha256'][:16]}.jpg"
+        record = self.table.iloc[row]
+        file = self.folder / "pictures" / f"{record['sha256'][:16]}.jpg"
         if not file.is_file():
             file.parent.mkdir(exist_ok=True)
             buffer = io.BytesIO()
@@ -53,34 +53,34 @@ class Thumbnails:
             "alt": "/".join(Path(path).parts[-2:]),
             "width": small.width,
             "height": small.height,
-            "label": known["label"],
-            "split": known["split"],
+            "label": record["label"],
+            "split": record["split"],
         }
 
 
 def confused(predictions: list[dict], confusions: list[dict], tile: Thumbnails) -> list[dict]:
-    """The most confused pairs of classes: misjudged pictures beside typical ones of both classes.
+    """The most confused pairs of classes: misclassified images beside typical ones of both classes.
 
-    Typical are the test pictures of a class that the model named rightly and was surest of; where there are
-    none, the first training pictures.
+    Typical images of a class are the correctly classified test images with the highest confidence; if there
+    are none, the first training images.
 
     Args:
-        predictions: of the test pictures.
-        confusions: pairs, most first.
-        tile: writes a picture.
+        predictions: predictions on the test images.
+        confusions: pairs of classes, most frequent first.
+        tile: writes an image.
     """
-    surest = sorted(predictions, key=lambda row: -float(row["probability"]))
+    ranked = sorted(predictions, key=lambda row: -float(row["probability"]))
 
     def typical(label: str) -> list[dict]:
-        right = [row["path"] for row in surest if row["label"] == row["predicted"] == label]
+        correct = [row["path"] for row in ranked if row["label"] == row["predicted"] == label]
         table = tile.table
-        taught = table["path"][(table["label"] == label) & (table["split"] == "train")]
-        return [tile(path) for path in (right or list(taught))[:EXAMPLES]]
+        training = table["path"][(table["label"] == label) & (table["split"] == "train")]
+        return [tile(path) for path in (correct or list(training))[:EXAMPLES]]
 
     pairs = []
     for pair in confusions[:PAIRS]:
         wrong = [
-            row for row in surest if row["label"] == pair["label"] and row["predicted"] == pair["taken_for"]
+            row for row in ranked if row["label"] == pair["label"] and row["predicted"] == pair["taken_for"]
         ][:EXAMPLES]
         pairs.append(
             {
@@ -94,7 +94,7 @@ def confused(predictions: list[dict], confusions: list[dict], tile: Thumbnails) 
 
 
 def mistakes(predictions: list[dict], tile: Thumbnails) -> list[dict]:
-    """Test pictures that the model named wrongly, surest first."""
+    """Misclassified test images, highest confidence first."""
     wrong = [row for row in predictions if row["label"] != row["predicted"]]
     wrong.sort(key=lambda row: -float(row["probability"]))
     return [
@@ -124,54 +124,54 @@ def near_duplicates(pack: PackedDataset, tile: Thumbnails) -> dict:
 
 
 def counts(pack: PackedDataset, recalls: dict[str, float]) -> dict:
-    """Pictures of each class in each split, and how many of its test pictures the best model found.
+    """Images of each class in each split, and the best model's recall on the test images.
 
     Args:
         pack: the data.
-        recalls: share found, by class.
+        recalls: recall by class.
     """
     splits = [
         split
         for split in ("train", "val", "test", "dropped")
         if split != "dropped" or "dropped" in set(pack.table["split"])
     ]
-    known = {
+    by_split = {
         split: pack.task.counts(pack.targets[pack.rows(split)], len(pack.classes)).tolist()
         for split in splits
     }
     rows = [
         {
             "label": label,
-            "counts": [known[split][number] for split in splits],
-            "recall": recalls.get(label) if known["test"][number] else None,
+            "counts": [by_split[split][index] for split in splits],
+            "recall": recalls.get(label) if by_split["test"][index] else None,
         }
-        for number, label in enumerate(pack.classes)
+        for index, label in enumerate(pack.classes)
     ]
     return {
         "splits": splits,
         "rows": rows,
         "largest": max(sum(row["counts"]) for row in rows),
-        "totals": [sum(row["counts"][place] for row in rows) for place in range(len(splits))],
+        "totals": [sum(row["counts"][index] for row in rows) for index in range(len(splits))],
     }
 
 
 def intervals(shares: list[list[float]]) -> dict:
-    """Where the leaderboard's intervals lie on a common scale, in per cent of its width.
+    """Positions of the leaderboard's intervals on a common scale, in per cent of its width.
 
     Args:
-        shares: of each model the lower end, the figure and the upper end.
+        shares: lower bound, metric and upper bound of each model, as fractions.
     """
     low = 10 * math.floor(10 * min(row[0] for row in shares))
     high = 10 * math.ceil(10 * max(row[2] for row in shares))
     width = max(high - low, 10)
 
-    def place(share: float) -> float:
-        return round(100 * (100 * share - low) / width, 2)
+    def position(fraction: float) -> float:
+        return round(100 * (100 * fraction - low) / width, 2)
 
     return {
         "from": low,
         "to": low + width,
-        "bars": [list(map(place, row)) for row in shares],
+        "bars": [list(map(position, row)) for row in shares],
     }
 
 
@@ -179,8 +179,8 @@ def write(folder: Path, **shown: object) -> None:
     """Writes ``index.html``.
 
     Args:
-        folder: of the report.
-        shown: what the template names.
+        folder: the report's folder.
+        shown: the template's variables.
     """
     import jinja2
 

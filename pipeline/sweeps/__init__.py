@@ -1,4 +1,4 @@
-"""Sweeps: resuming one that was broken off, and reading, comparing and showing its jobs.
+"""Sweeps: resuming interrupted ones, and reading, comparing and showing their jobs.
 
-Launching jobs is Hydra's business.
+Hydra launches the jobs.
 """

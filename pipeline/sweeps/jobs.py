@@ -1,10 +1,10 @@
-"""A sweep as its files tell it: the jobs under ``runs/sweeps/<name>/``, and which parameters vary among them.
+"""A sweep as read from files: the jobs under ``runs/sweeps/<name>/``, and which parameters vary among them.
 
-A parameter is a word (see `config.overrides`) that takes several values among the finished jobs of one
-data set and model: a choice of a group, or a value that does not follow from another word. So a sweep over
-models has the parameter `model`, and of the thirty keys that change with it only those that vary within a
-model. Where ``conf/`` no longer has the files that a job chose, a word is what differs from the first job of
-the same model.
+A parameter is an override (see `config.overrides`) with several values among the finished jobs of one data
+set and model: a choice of a group, or a value that does not follow from another override. A sweep over
+models thus has the parameter `model`, and of the thirty keys that change with it only those that vary within
+a model. If ``conf/`` no longer has the files that a job selected, its overrides are the differences from the
+first job of the same model.
 """
 
 import itertools
@@ -26,8 +26,8 @@ from pipeline.config.overrides import NAMED, OverrideFinder, Overrides
 from pipeline.tasks import Task
 
 SWEEPS = ROOT / "runs/sweeps"
-_NUMBER = re.compile("[0-9]{1,6}")  # a folder of earlier code, and no hash
-ABSENT = "–"  # a model that has no such key
+_NUMBER = re.compile("[0-9]{1,6}")  # a folder of earlier code, named by job number instead of a hash
+ABSENT = "–"  # value for a model without the key
 
 
 @dataclass
@@ -35,12 +35,12 @@ class Job:
     """One training of a sweep.
 
     Attributes:
-        name: its number as Hydra gives it; its folder's name where that is not known.
-        said: its overrides, where the sweep's ``multirun.yaml`` or MLflow tells them.
+        name: Hydra's job number; the folder's name if the number is unknown.
+        said: its overrides, from its outcome note or the sweep's ``multirun.yaml``; empty if unknown.
         status: finished, running, failed, no result or not started.
         settings: the resolved configuration; empty unless finished.
-        metrics: those of ``metrics.json`` and the kept weights' val/loss.
-        seconds: wall time, where MLflow saw it.
+        metrics: ``metrics.json`` and the kept weights' val/loss.
+        seconds: wall time, if MLflow recorded it.
     """
 
     name: str
@@ -58,11 +58,11 @@ class Job:
 
     @cached_property
     def plain(self) -> dict:
-        """The settings under dotted keys."""
+        """The settings as a flat dict with dotted keys."""
         return dict(config.flat(self.settings))
 
     def value(self, key: str) -> object:
-        """Of a group's choice or a dotted key."""
+        """The choice of a group or the value of a dotted key; `ABSENT` if there is none."""
         if self.words and key in self.words.choices:
             return self.words.choices[key]
         return self.plain.get(key, ABSENT)
@@ -70,11 +70,11 @@ class Job:
 
 @dataclass
 class Sweep:
-    """All jobs, in their order.
+    """All jobs of a sweep, in order.
 
     Attributes:
-        parameters: what varies; `seed` never is among them.
-        notes: what a reader has to know about the reading.
+        parameters: the varying parameters, without `seed`.
+        notes: caveats to show with the results.
     """
 
     name: str
@@ -88,12 +88,12 @@ class Sweep:
 
     @property
     def task(self) -> Task:
-        """What the answers of its models are."""
+        """The task of its models."""
         return next((job.task for job in self.finished), tasks.of("single_label"))
 
 
 def names() -> list[str]:
-    """Of all sweeps."""
+    """Names of all sweeps."""
     return sorted(path.name for path in SWEEPS.glob("*") if path.is_dir() and not path.name.startswith("."))
 
 
@@ -101,7 +101,7 @@ def resolve(word: str) -> str:
     """A sweep's name from its name, or its parent run's name or id in MLflow.
 
     Raises:
-        UserError: there is no such sweep, with the names that there are.
+        UserError: there is no such sweep; the message lists the existing ones.
     """
     known = names()
     for name in (word, word.removeprefix("sweep ")):
@@ -119,13 +119,13 @@ def resolve(word: str) -> str:
     return found
 
 
-def _natural(name: str) -> list:
-    """Sorts 2 before 10."""
+def _natural_key(name: str) -> list:
+    """Sort key that puts 2 before 10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _kept(rows: list[dict], monitor: str) -> dict:
-    """The row of the weights that were kept, as training chooses them."""
+    """The curve row of the kept weights, chosen as in training."""
     epochs = [row for row in rows if row.get("epoch")]
     if epochs:
         return max(epochs, key=lambda row: -1 if math.isnan(row[monitor]) else row[monitor])
@@ -133,12 +133,12 @@ def _kept(rows: list[dict], monitor: str) -> dict:
 
 
 def _read(folder: Path, number: int | None, noted: dict) -> Job:
-    """The job of a folder.
+    """The job in a folder.
 
     Args:
-        folder: of the sweep's.
-        number: where it is known.
-        noted: see `job_notes.read`.
+        folder: the job's folder.
+        number: the job's number, if known.
+        noted: the job's note, see `job_notes.read`.
     """
     job = Job(folder.name if number is None else str(number), folder, str(noted.get("words") or ""))
     if not (folder / "metrics.json").is_file():
@@ -162,7 +162,7 @@ def _read(folder: Path, number: int | None, noted: dict) -> Job:
 
 
 def _asked(folder: Path) -> list[str]:
-    """The overrides of each job as Hydra's own sweeper numbers them; none where it was another one."""
+    """The overrides of each job by number, as Hydra's BasicSweeper orders them; empty for other sweepers."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     try:
@@ -172,9 +172,9 @@ def _asked(folder: Path) -> list[str]:
     sweeper = OmegaConf.select(tree, "hydra.sweeper")
     if not str(OmegaConf.select(tree, "hydra.sweeper._target_")).endswith("BasicSweeper"):
         return []
-    given = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
-    parsed = OverridesParser.create().parse_overrides([*given, *tree.hydra.overrides.task])
-    # As in the sweeper, a later word on the same key replaces the earlier one.
+    params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+    parsed = OverridesParser.create().parse_overrides([*params, *tree.hydra.overrides.task])
+    # As in the sweeper, a later override of the same key replaces the earlier one.
     lists = {
         item.get_key_element(): (
             [f"{item.get_key_element()}={value}" for value in item.sweep_string_iterator()]
@@ -183,31 +183,31 @@ def _asked(folder: Path) -> list[str]:
         )
         for item in parsed
     }
-    return [text.without_password(" ".join(words)) for words in itertools.product(*lists.values())]
+    return [text.without_password(" ".join(overrides)) for overrides in itertools.product(*lists.values())]
 
 
-def _spell(sweep: Sweep) -> None:
-    """Gives each finished job its words."""
-    speller = OverrideFinder()
+def _find_overrides(sweep: Sweep) -> None:
+    """Sets the overrides of each finished job."""
+    finder = OverrideFinder()
     try:
         for job in sweep.finished:
-            job.words = speller.words(job.settings)
+            job.words = finder.words(job.settings)
     except UserError as error:
         sweep.notes.append(f"{error}: parameters are told by their differences among the jobs alone.")
-        first: dict[tuple, dict] = {}
+        references: dict[tuple, dict] = {}
         for job in sweep.finished:
             choices = {group: job.settings[group]["name"] for group in NAMED}
-            before = first.setdefault(tuple(choices.values()), job.plain)
-            values = {key: value for key, value in job.plain.items() if before.get(key, ABSENT) != value}
+            reference = references.setdefault(tuple(choices.values()), job.plain)
+            values = {key: value for key, value in job.plain.items() if reference.get(key, ABSENT) != value}
             job.words = Overrides(choices, values)
 
 
-def _varying(jobs: list[Job]) -> list[str]:
+def _varying_parameters(jobs: list[Job]) -> list[str]:
     keys = dict.fromkeys(key for job in jobs for key in job.words.choices)
     keys |= dict.fromkeys(key for job in jobs for key in job.words.values if key != "seed")
-    kinds: dict[tuple, list[Job]] = {}
+    by_model: dict[tuple, list[Job]] = {}
     for job in jobs:
-        kinds.setdefault(tuple(job.words.choices[group] for group in NAMED), []).append(job)
+        by_model.setdefault(tuple(job.words.choices[group] for group in NAMED), []).append(job)
 
     def several(key: str, among: list[Job]) -> bool:
         return len({repr(job.value(key)) for job in among}) > 1
@@ -216,12 +216,12 @@ def _varying(jobs: list[Job]) -> list[str]:
         key
         for key in keys
         if (key in NAMED and several(key, jobs))
-        or (key not in NAMED and any(several(key, some) for some in kinds.values()))
+        or (key not in NAMED and any(several(key, some) for some in by_model.values()))
     ]
 
 
-def _ask_mlflow(sweep: Sweep) -> None:
-    """Wall times, and what became of jobs without a result, from MLflow, where it answers."""
+def _add_mlflow_records(sweep: Sweep) -> None:
+    """Adds wall times and the status of jobs without a result from MLflow, if it answers."""
     try:
         runs = tracking.sweep_runs(sweep.name)
     except UserError as error:
@@ -234,8 +234,8 @@ def _ask_mlflow(sweep: Sweep) -> None:
         by_name[run["name"]] = run
     for job in sweep.jobs:
         if job.status == "finished":
-            same = by_params.get(tracking.comparable(tracking.params(job.settings)), [])
-            timed = next((run for run in same if run["seconds"] is not None), None)
+            matching = by_params.get(tracking.comparable(tracking.params(job.settings)), [])
+            timed = next((run for run in matching if run["seconds"] is not None), None)
             job.seconds = timed["seconds"] if timed else None
         elif run := by_name.get(job.said):
             job.status = {"FAILED": "failed", "RUNNING": "running"}.get(run["status"], job.status)
@@ -243,46 +243,46 @@ def _ask_mlflow(sweep: Sweep) -> None:
 
 
 def read(name: str, spell: bool = True) -> Sweep:
-    """The sweep of this name.
+    """Reads a sweep.
 
     Args:
         name: a folder of ``runs/sweeps/``.
-        spell: whether to find the parameters, and to ask MLflow for what files do not tell.
+        spell: whether to find the varying parameters, and to query MLflow for what the files lack.
     """
     folder = SWEEPS / name
-    places = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    paths = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     noted = job_notes.read(folder)
     numbers = job_notes.numbers(noted)
     jobs = []
-    for path in places:
+    for path in paths:
         if path.suffix != ".part":
             number = numbers.get(path.name, int(path.name) if _NUMBER.fullmatch(path.name) else None)
             jobs.append(_read(path, number, noted.get(number, {})))
-    asked = _asked(folder)
-    there = {int(job.name) for job in jobs if _NUMBER.fullmatch(job.name)}
+    planned = _asked(folder)
+    seen = {int(job.name) for job in jobs if _NUMBER.fullmatch(job.name)}
     for job in jobs:
-        if not job.said and _NUMBER.fullmatch(job.name) and int(job.name) < len(asked):
-            job.said = asked[int(job.name)]
-    if len(there) == len(jobs):
-        folders = {job.folder.name for job in jobs}  # two jobs that train the same have one
-        there |= {number for number, each in noted.items() if str(each["folder"]) in folders}
+        if not job.said and _NUMBER.fullmatch(job.name) and int(job.name) < len(planned):
+            job.said = planned[int(job.name)]
+    if len(seen) == len(jobs):
+        folders = {job.folder.name for job in jobs}  # identical jobs share a folder
+        seen |= {number for number, note in noted.items() if str(note["folder"]) in folders}
         jobs += [
-            Job(str(number), folder / str(number), said, "not started")
-            for number, said in enumerate(asked)
-            if number not in there
+            Job(str(number), folder / str(number), overrides, "not started")
+            for number, overrides in enumerate(planned)
+            if number not in seen
         ]
-    sweep = Sweep(name, sorted(jobs, key=lambda job: _natural(job.name)))
+    sweep = Sweep(name, sorted(jobs, key=lambda job: _natural_key(job.name)))
     if not spell:
         return sweep
-    _ask_mlflow(sweep)
-    _spell(sweep)
-    sweep.parameters = _varying(sweep.finished)
+    _add_mlflow_records(sweep)
+    _find_overrides(sweep)
+    sweep.parameters = _varying_parameters(sweep.finished)
     splits = {(job.lineage["data"]["content"], job.lineage["data"]["split"]) for job in sweep.finished}
     if len(splits) > 1:
         sweep.notes.append(
             f"The jobs were judged on {len(splits)} different validation splits: figures do not compare."
         )
-    # The first versions noted no hash of the code, but the commit.
+    # Early versions recorded the commit instead of a hash of the code.
     codes = {job.lineage.get("code") or job.lineage.get("commit") for job in sweep.finished}
     if len(codes) > 1:
         sweep.notes.append("The code was changed while the sweep ran: its jobs are of different code.")

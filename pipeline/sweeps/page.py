@@ -1,4 +1,4 @@
-"""Draws a sweep's page: figures by plotly, embedded so that they work from disk, and plain tables."""
+"""Renders a sweep's page: Plotly charts, embedded so that they work from disk, and plain tables."""
 
 import json
 import math
@@ -33,7 +33,7 @@ def _order(value: object) -> tuple:
 
 
 def _distinct(values: list) -> list:
-    """Numbers in their order, then words, then what is absent."""
+    """Distinct values: numbers in order, then strings, then `ABSENT`."""
     return sorted({repr(value): value for value in values}.values(), key=_order)
 
 
@@ -42,14 +42,14 @@ def _thin(ticks: list, limit: int = 12) -> list:
 
 
 def _axis(values: list) -> dict:
-    """A parallel axis: numbers where all are, log where they span a decade, else places."""
+    """A parallel-coordinates axis: numeric (log if the values span a decade), else category indices."""
     distinct = _distinct(values)
     if all(is_number(value) for value in values):
         scale = math.log10 if is_log(values) else float
         ticks = distinct
         if len(distinct) > 8:
             low, high = min(values), max(values)
-            steps = [low + (high - low) * part / 5 for part in range(6)]
+            steps = [low + (high - low) * step / 5 for step in range(6)]
             decades = (
                 range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) if is_log(values) else ()
             )
@@ -60,31 +60,31 @@ def _axis(values: list) -> dict:
             "tickvals": [scale(value) for value in ticks],
             "ticktext": [f"{value:.4g}" for value in ticks],
         }
-    places = {repr(value): place for place, value in enumerate(distinct)}
+    indices = {repr(value): index for index, value in enumerate(distinct)}
     ticks, names = _thin(distinct), labels(distinct, 16)
     return {
-        "values": [places[repr(value)] for value in values],
-        "tickvals": [places[repr(value)] for value in ticks],
+        "values": [indices[repr(value)] for value in values],
+        "tickvals": [indices[repr(value)] for value in ticks],
         "ticktext": [names[repr(value)] for value in ticks],
         "range": [-0.2, len(distinct) - 0.8],
     }
 
 
 def _parallel(jobs: list[Job], parameters: list[str], metric: Metric):
-    """Parallel coordinates, a line a job, the metric last and as colour."""
+    """Parallel coordinates, one line per job; the metric is the last axis and the colour."""
     import plotly.graph_objects as go
 
-    figures = [metric.of(job) for job in jobs]
+    values = [metric.of(job) for job in jobs]
     shown = list(parameters)
     if len({job.settings["seed"] for job in jobs}) > 1:
         shown.append("seed")
     dimensions = [{"label": short(name, 24), **_axis([job.value(name) for job in jobs])} for name in shown]
-    form = ".1f" if metric.percent else ".3f"
-    dimensions.append({"label": _unit(metric), "values": figures, "tickformat": form})
+    number_format = ".1f" if metric.percent else ".3f"
+    dimensions.append({"label": _unit(metric), "values": values, "tickformat": number_format})
     return go.Figure(
         go.Parcoords(
             dimensions=dimensions,
-            line={"color": figures, "colorscale": SCALE, "reversescale": not metric.larger},
+            line={"color": values, "colorscale": SCALE, "reversescale": not metric.larger},
             labelside="top",
         ),
         {"height": 420, "margin": {"l": 60, "r": 60, "t": 60, "b": 30}},
@@ -97,19 +97,19 @@ def _label(job: Job, parameters: list[str], metric: Metric) -> str:
     return "<br>".join(escape(text.printable(line), quote=False) for line in lines)  # plotly reads HTML
 
 
-def _so_far(jobs: list[Job], parameters: list[str], metric: Metric):
-    """The best figure up to each job, in the order of the jobs."""
+def _best_so_far(jobs: list[Job], parameters: list[str], metric: Metric):
+    """The best metric up to each job, in the order of the jobs."""
     import plotly.graph_objects as go
 
-    figures, best = [metric.of(job) for job in jobs], []
-    for value in figures:
+    values, best = [metric.of(job) for job in jobs], []
+    for value in values:
         best.append(value if not best or metric.better(value, best[-1]) else best[-1])
     names = [job.name for job in jobs]
     return go.Figure(
         [
             go.Scatter(
                 x=names,
-                y=figures,
+                y=values,
                 mode="markers",
                 name="a job",
                 marker={"color": COLOURS[0]},
@@ -140,16 +140,16 @@ def _unit(metric: Metric) -> str:
 
 
 def _means(x: list, y: list[float], order: list, line: dict, **more: object):
-    """A line through the mean at each place, in their order."""
+    """A line through the mean at each point of `order`."""
     import plotly.graph_objects as go
 
-    places = [place for place in order if place in x]
-    means = [fmean(value for place, value in zip(x, y, strict=True) if place == at) for at in places]
-    return go.Scatter(x=places, y=means, mode="lines", line=line, showlegend=False, hoverinfo="skip", **more)
+    points = [point for point in order if point in x]
+    means = [fmean(value for point, value in zip(x, y, strict=True) if point == at) for at in points]
+    return go.Scatter(x=points, y=means, mode="lines", line=line, showlegend=False, hoverinfo="skip", **more)
 
 
-def _against(jobs: list[Job], parameter: str, parameters: list[str], metric: Metric):
-    """The metric against one parameter: boxes where values repeat often, else points; a colour a model."""
+def _metric_by_parameter(jobs: list[Job], parameter: str, parameters: list[str], metric: Metric):
+    """The metric against one parameter: boxes if values repeat often, else points; one colour per model."""
     import plotly.graph_objects as go
 
     colours = dict(zip({job.settings["model"]["name"]: None for job in jobs}, cycle(COLOURS), strict=False))
@@ -163,13 +163,13 @@ def _against(jobs: list[Job], parameter: str, parameters: list[str], metric: Met
     for job in jobs:
         models.setdefault(job.settings["model"]["name"], []).append(job)
     traces = []
-    for model, some in models.items():
+    for model, group in models.items():
         colour = colours[model]
         continuous = numbers and not boxes
         common = {
-            "x": [job.value(parameter) if continuous else names[repr(job.value(parameter))] for job in some],
-            "y": [metric.of(job) for job in some],
-            "text": [_label(job, parameters, metric) for job in some],
+            "x": [job.value(parameter) if continuous else names[repr(job.value(parameter))] for job in group],
+            "y": [metric.of(job) for job in group],
+            "text": [_label(job, parameters, metric) for job in group],
             "hoverinfo": "text",
             "name": model,
             "marker": {"color": colour, "size": 7, "opacity": 0.75},
@@ -178,7 +178,7 @@ def _against(jobs: list[Job], parameter: str, parameters: list[str], metric: Met
             traces.append(go.Box(**common, boxpoints="all", jitter=0.4, pointpos=0, line={"width": 1.5}))
         else:
             traces.append(go.Scatter(**common, mode="markers", legendgroup=model))
-            if 2 <= len(distinct) <= 12 and len(some) > len(distinct):
+            if 2 <= len(distinct) <= 12 and len(group) > len(distinct):
                 order = distinct if continuous else list(names.values())
                 line = {"color": colour, "width": 1.5}
                 traces.append(_means(common["x"], common["y"], order, line, legendgroup=model))
@@ -206,21 +206,21 @@ def _against(jobs: list[Job], parameter: str, parameters: list[str], metric: Met
 
 
 def figures(sweep: Sweep, effects: list[Effect], metric: Metric) -> dict[str, dict]:
-    """All figures as plotly's plain trees, by the id of their place; none where nothing is to compare."""
+    """All charts as Plotly JSON objects, by the id of their HTML element; none for fewer than two jobs."""
     jobs = [job for job in sweep.finished if not math.isnan(metric.of(job))]
     if len(jobs) < 2:
         return {}
     drawn = {
         "parallel": _parallel(jobs, sweep.parameters, metric),
-        "so-far": _so_far(jobs, sweep.parameters, metric),
+        "so-far": _best_so_far(jobs, sweep.parameters, metric),
     }
-    for place, effect in enumerate(effects):
-        drawn[f"effect-{place}"] = _against(jobs, effect.parameter, sweep.parameters, metric)
-    plain = {}
+    for index, effect in enumerate(effects):
+        drawn[f"effect-{index}"] = _metric_by_parameter(jobs, effect.parameter, sweep.parameters, metric)
+    result = {}
     for name, figure in drawn.items():
         figure.update_layout(template="none", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)")
-        plain[name] = json.loads(figure.to_json())
-    return plain
+        result[name] = json.loads(figure.to_json())
+    return result
 
 
 def duration(seconds: float | None) -> str:
@@ -241,13 +241,13 @@ def write(
     """Writes the page.
 
     Args:
-        sweep: all jobs.
+        sweep: the sweep.
         ranked: candidates, best first.
-        metric: that they were ranked by.
+        metric: the ranking metric.
         belief: sentences on chance.
-        effects: of the parameters, and the sentence on their importance.
-        best: text of the experiment's file.
-        target: where to.
+        effects: effects of the parameters, and a sentence on their importance.
+        best: YAML of the best configuration's experiment file.
+        target: output file.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup

@@ -1,4 +1,4 @@
-"""A sweep has a folder of its own; one that was broken off goes on; one with failed jobs ends in status 1."""
+"""Gives each sweep its own folder, resumes an interrupted one, and exits with status 1 if jobs failed."""
 
 import json
 import sys
@@ -16,39 +16,35 @@ from pipeline.common import text
 from pipeline.common.errors import StoppedError, UserError, os_errors_as_user_errors
 from pipeline.common.text import printable
 
-# Locks of this process; the kernel releases them when it ends, however it ends.
+# Locks of this process; the kernel releases them even if it is killed.
 _held = []
 
 
 class SweepResume(Callback):
-    """Claims a sweep's folder, notes which command it is of (``command.json``), and counts failed jobs."""
+    """Claims a sweep's folder, records its command in ``command.json``, and counts failed jobs."""
 
     def on_multirun_start(self, config: DictConfig, **_) -> None:
         wanted = Path(config.hydra.sweep.dir)
-        given = any(word.startswith("hydra.sweep.dir=") for word in config.hydra.overrides.hydra)
+        explicit = any(word.startswith("hydra.sweep.dir=") for word in config.hydra.overrides.hydra)
         try:
             with os_errors_as_user_errors():
-                folder = _claim_given(wanted) if given else _claim(wanted)
+                folder = _claim_given(wanted) if explicit else _claim(wanted)
                 if (folder / "command.json").is_file():
                     print(f"sweep: goes on in {folder}; delete that folder to begin anew", flush=True)
                 _write(folder, ended=False)
-                for former in folder.glob(".outcomes/*.json"):  # which job has which folder is still of use
+                for file in folder.glob(".outcomes/*.json"):  # keep the folder of each job
                     _note(
-                        former,
-                        {
-                            key: value
-                            for key, value in job_notes.read_object(former).items()
-                            if key != "error"
-                        },
+                        file,
+                        {key: value for key, value in job_notes.read_object(file).items() if key != "error"},
                     )
         except UserError as error:
-            # Hydra would turn any Exception of a callback into a warning.
+            # Hydra turns an Exception of a callback into a warning, but not SystemExit.
             sys.exit(f"error: {error}")
         if folder != wanted:
             quoted = QuotedString(str(folder), Quote.single).with_quotes()
             with read_write(config):
                 config.hydra.sweep.dir = str(folder)
-                # Jobs compose anew, some launchers' in other processes: to all of them it is an override.
+                # Each job composes its own configuration, maybe in another process, so pass an override.
                 config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted}")
 
     def on_multirun_end(self, config: DictConfig, **_) -> None:
@@ -64,42 +60,42 @@ class SweepResume(Callback):
 
 
 def run_job(job: Callable[[], object], hydra: DictConfig) -> object:
-    """What a job of a sweep returns; NaN where it failed, so that the others go on.
+    """Runs a job of a sweep; returns its value, or NaN if it failed, so that the others continue.
 
     Args:
         job: the job's function.
         hydra: Hydra's own configuration of the job.
     """
     file = Path(hydra.sweep.dir) / f".outcomes/{hydra.job.num}.json"
-    words = text.without_password(" ".join(hydra.overrides.task))
-    note = {"folder": Path(hydra.runtime.output_dir).name, "words": words}
+    overrides = text.without_password(" ".join(hydra.overrides.task))
+    note = {"folder": Path(hydra.runtime.output_dir).name, "words": overrides}
     file.parent.mkdir(parents=True, exist_ok=True)
-    _note(file, note | {"error": None})  # so it stays where the process is ended
+    _note(file, note | {"error": None})  # remains if the process is killed
     value, error = float("nan"), ""
-    print(f"sweep: job {hydra.job.num}: {printable(words)}", flush=True)
+    print(f"sweep: job {hydra.job.num}: {printable(overrides)}", flush=True)
     try:
         value = job()
     except StoppedError:
         raise
-    except UserError as mistake:
-        error = str(mistake)
+    except UserError as failure:
+        error = str(failure)
         print(f"error: {error}", file=sys.stderr)
-    except Exception as mistake:
-        error = f"{type(mistake).__name__}: {mistake}"
+    except Exception as failure:
+        error = f"{type(failure).__name__}: {failure}"
         traceback.print_exc()
     _note(file, note | {"error": printable(error)})
     return value
 
 
-def _note(file: Path, tree: dict) -> None:
-    file.write_text(json.dumps(tree), encoding="utf-8")
+def _note(file: Path, note: dict) -> None:
+    file.write_text(json.dumps(note), encoding="utf-8")
 
 
 def _claim_given(folder: Path) -> Path:
-    """Takes the folder that the command names; what lies in it stays.
+    """Claims the folder that the command names and keeps its contents.
 
     Raises:
-        UserError: another sweep runs in it.
+        UserError: another sweep is running in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not _lock(folder):
@@ -108,9 +104,9 @@ def _claim_given(folder: Path) -> Path:
 
 
 def _claim(new: Path) -> Path:
-    """Takes the folder of the same command's unfinished sweep if none runs there, else makes a new one."""
+    """Claims the folder of an unfinished, not running sweep of this command, else creates a new one."""
     for file in sorted(new.parent.glob("*/command.json"), reverse=True):
-        # Once more under the lock: the sweep may have ended meanwhile.
+        # Check again under the lock: the sweep may have ended meanwhile.
         if _unfinished(file) and _lock(file.parent):
             if _unfinished(file):
                 return file.parent
@@ -126,7 +122,7 @@ def _claim(new: Path) -> Path:
 
 
 def _lock(folder: Path) -> bool:
-    """Takes a folder's lock until this process ends, if no other holds it."""
+    """Locks a folder until this process ends; returns False if another process holds the lock."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(folder / ".lock", timeout=0)
@@ -139,11 +135,11 @@ def _lock(folder: Path) -> bool:
 
 
 def _unfinished(file: Path) -> bool:
-    """Whether this ``command.json`` is of the same command, and the sweep did not end."""
-    known = job_notes.read_object(file)
-    return known.get("arguments") == sys.argv[1:] and known.get("ended") is False
+    """Whether this ``command.json`` records the current command and a sweep that has not ended."""
+    command = job_notes.read_object(file)
+    return command.get("arguments") == sys.argv[1:] and command.get("ended") is False
 
 
 def _write(folder: Path, ended: bool) -> None:
-    tree = {"arguments": sys.argv[1:], "ended": ended}
-    atomic.replace_text(folder / "command.json", json.dumps(tree) + "\n")
+    command = {"arguments": sys.argv[1:], "ended": ended}
+    atomic.replace_text(folder / "command.json", json.dumps(command) + "\n")

@@ -1,7 +1,7 @@
-"""A sweep's page: ``petfaces sweeps NAME``; without a name it lists the sweeps.
+"""``petfaces sweeps NAME`` writes a sweep's page; without a name it lists the sweeps.
 
-It reads the jobs' folders, writes ``runs/sweeps/<name>/index.html``, prints the best configurations, and with
-``--save`` writes the best one as a file of ``conf/experiment/``.
+Reads the jobs' folders, writes ``runs/sweeps/<name>/index.html``, prints the best configurations, and with
+``--save`` writes the best one to ``conf/experiment/``.
 """
 
 import sys
@@ -13,30 +13,30 @@ from pipeline.common.errors import UserError
 from pipeline.config import overrides
 from pipeline.evaluation import ranking
 
-SHOWN = 10  # configurations on the terminal
+SHOWN = 10  # configurations printed
 
 
 def _cost(candidate) -> str:
-    """What a training of the candidate costs."""
+    """The training cost of a candidate, as text."""
     from pipeline.sweeps.page import duration
 
     job = candidate.jobs[0]
     seen = [item.metrics.get("pictures_seen") for item in candidate.jobs]
-    said = [
+    parts = [
         f"{job.metrics[key]:,} {title}"
         for key, title in (("parameters", "parameters"), ("multiply_adds", "multiply-adds a picture"))
         if key in job.metrics
     ]
     if None not in seen:
-        said.append(f"{max(seen):,} pictures seen")
+        parts.append(f"{max(seen):,} pictures seen")
     timed = [item.seconds for item in candidate.jobs if item.seconds is not None]
     if timed:
-        said.append(f"{duration(max(timed))} of wall time in the sweep")
-    return ", ".join(said)
+        parts.append(f"{duration(max(timed))} of wall time in the sweep")
+    return ", ".join(parts)
 
 
-def _comment(name: str, sweep, candidate, metric, believed: list[str]) -> list[str]:
-    """What an experiment opens with: its command, its cost, the result to expect."""
+def _comment(name: str, sweep, candidate, metric, belief: list[str]) -> list[str]:
+    """Header of an experiment file: its command, cost and expected result."""
     import textwrap
 
     seeds = ", ".join(map(str, candidate.seeds))
@@ -47,7 +47,7 @@ def _comment(name: str, sweep, candidate, metric, believed: list[str]) -> list[s
         f"python -m pipeline.train experiment={name}",
         f"Cost: {_cost(candidate)}.",
         f"Expect: {result}.",
-        f"The best of {len(sweep.finished)} jobs of the sweep {sweep.name}. {believed[0]}",
+        f"The best of {len(sweep.finished)} jobs of the sweep {sweep.name}. {belief[0]}",
     ]
     return [line for paragraph in paragraphs for line in textwrap.wrap(paragraph, 105)]
 
@@ -87,12 +87,12 @@ def _table(sweep, ranked: list, metric) -> None:
 
 
 def show(word: str, key: str | None, name: str | None) -> None:
-    """Writes a sweep's page and tells its best configurations.
+    """Writes a sweep's page and prints its best configurations.
 
     Args:
         word: the sweep's name, or its parent run's name or id in MLflow.
-        key: of the metric; None is what models of its task are chosen by.
-        name: of the experiment to save the best configuration as.
+        key: of the metric; None: the task's monitored metric.
+        name: of the experiment file for the best configuration; None: not saved.
 
     Raises:
         UserError: no such sweep, no finished job, or the experiment can't be saved.
@@ -106,15 +106,15 @@ def show(word: str, key: str | None, name: str | None) -> None:
     sweep = jobs.read(jobs.resolve(word))
     metric = effects.find_metric(sweep, key)
     ranked = effects.candidates(sweep, metric)
-    believed = effects.belief(sweep, ranked, metric)
+    belief = effects.belief(sweep, ranked, metric)
     best = ranked[0] if ranked and not math.isnan(ranked[0].mean) else None
-    comment = _comment(name or "NAME", sweep, best, metric, believed) if best else []
+    comment = _comment(name or "NAME", sweep, best, metric, belief) if best else []
     settings = overrides.text(best.jobs[0].words, comment) if best else ""
     target = jobs.SWEEPS / sweep.name / "index.html"
-    page.write(sweep, ranked, metric, believed, effects.effects(sweep, metric), settings, target)
+    page.write(sweep, ranked, metric, belief, effects.effects(sweep, metric), settings, target)
     if ranked:
         _table(sweep, ranked, metric)
-    for sentence in (*sweep.notes, *believed):
+    for sentence in (*sweep.notes, *belief):
         print(text.printable(sentence))
     for job in sweep.jobs:
         if job.status != "finished":
@@ -131,7 +131,7 @@ def show(word: str, key: str | None, name: str | None) -> None:
 
 
 def overview() -> None:
-    """Prints the sweeps that there are."""
+    """Prints a table of all sweeps."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,11 +1,10 @@
-"""MLflow, the mirror of the files; the modules of this package alone import mlflow.
+"""MLflow tracking and model registry; no other package imports mlflow.
 
-What a stage needs it reads from files. A run or a version that MLflow lacks (another machine, a lost
-database, an outage of the server) is written from the same files by `ensure` and `ensure_version`, once,
-however often they are called::
+MLflow mirrors the files; pipeline stages read only files. `ensure` and `ensure_version` write a run or a
+version that MLflow lacks (other machine, lost database, server outage) from the files. They are idempotent::
 
-    petfaces tracking sync    # brings back whatever MLflow lacks
-    petfaces tracking ui      # the page, opened on its training side
+    petfaces tracking sync    # restores whatever MLflow lacks
+    petfaces tracking ui      # serves MLflow's UI
 """
 
 from pipeline.artifacts.seal import digest

@@ -1,4 +1,4 @@
-"""Where MLflow's store is."""
+"""The address of MLflow's store."""
 
 import os
 from pathlib import Path
@@ -7,22 +7,22 @@ from pipeline.common import paths, text
 
 
 def uri() -> str:
-    """The tracking server, or the SQLite file of the main checkout."""
+    """The tracking URI: ``MLFLOW_TRACKING_URI``, or else the SQLite file of the main checkout."""
     return os.environ.get("MLFLOW_TRACKING_URI") or default_uri()
 
 
 def default_uri() -> str:
-    """The SQLite file of the main checkout, used where ``MLFLOW_TRACKING_URI`` names nothing else."""
+    """URI of the SQLite file of the main checkout, the default without ``MLFLOW_TRACKING_URI``."""
     return f"sqlite:///{paths.main_checkout() / 'mlflow.db'}"
 
 
 def shown() -> str:
-    """The address as messages tell it, without a password."""
+    """The tracking URI for messages, without its password."""
     return text.without_password(uri())
 
 
 def local_file() -> Path | None:
-    """The file of a SQLite store; None of a server, another database, or a store in memory."""
+    """The file of a SQLite store; None for a server, another database or an in-memory store."""
     if not uri().startswith("sqlite"):
         return None
     from sqlalchemy.engine import make_url

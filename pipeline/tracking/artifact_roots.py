@@ -1,8 +1,8 @@
-"""Where MLflow's SQLite store says that its files are.
+"""Artifact locations in MLflow's SQLite store.
 
-MLflow notes absolute addresses, so the store of a copied or moved project still names the folder of the
-original: it would write there, and finds nothing once that is gone. Such a store is not used until `rewrite`,
-which ``petfaces tracking sync`` calls, has made it name the folder beside it.
+MLflow stores absolute URIs, so the store of a copied or moved project still points to the original's folder:
+it would write there, and loses its artifacts once that folder is deleted. `check` rejects such a store until
+`rewrite`, called by ``petfaces tracking sync``, has pointed it to the folder next to it.
 """
 
 import shlex
@@ -17,25 +17,25 @@ from pipeline.tracking.address import local_file
 from pipeline.tracking.locks import creating, writing
 
 FOLDER = "mlartifacts"
-ROOTS = ("experiments", "artifact_location")  # what new runs inherit
-FILES = (("runs", "artifact_uri"), ("logged_models", "artifact_location"))  # a folder each
+ROOTS = ("experiments", "artifact_location")  # inherited by new runs
+FILES = (("runs", "artifact_uri"), ("logged_models", "artifact_location"))  # a folder per row
 OTHERS = (("model_versions", "source"), ("model_versions", "storage_location"))
 SYNC = "petfaces tracking sync"
 
 
 def own_folder() -> Path | None:
-    """Where files of a SQLite store belong: beside it; None of any other store."""
+    """The artifact folder next to a SQLite store; None for any other store."""
     file = local_file()
     return file.parent / FOLDER if file else None
 
 
 def check() -> None:
-    """Looks at this checkout's own store; another one may keep its files where it likes.
+    """Checks this checkout's own store; other stores may use any artifact folder.
 
     Raises:
-        UserError: it was copied or moved here and still names the original's folder.
+        UserError: the store was copied or moved here and still points to the original's folder.
     """
-    for root in _foreign(_store()):
+    for root in _foreign_roots(_store()):
         raise UserError(
             f"MLflow's store {_store()} was copied or moved here from {text.printable(_path(root).parent)}, "
             f"where its files would still be written; run: {SYNC}"
@@ -43,49 +43,49 @@ def check() -> None:
 
 
 def rewrite() -> None:
-    """Makes this checkout's own store name the files beside it; the database as it was is kept.
+    """Points this checkout's own store to the artifact folder next to it; keeps a backup of the database.
 
     Raises:
-        UserError: the files are not beside it.
+        UserError: the artifacts are not in that folder.
     """
     file = _store()
-    if not _foreign(file):
+    if not _foreign_roots(file):
         return
     with writing(), creating():
-        roots = _foreign(file)
+        roots = _foreign_roots(file)
         for root in roots:
             _check_files(file, root)
-        kept = _copy(file)
+        backup = _copy(file)
         with closing(sqlite3.connect(file, isolation_level=None)) as database:
             database.execute("BEGIN IMMEDIATE")
             for root in roots:
                 _replace(database, root, (file.parent / FOLDER).as_uri())
                 _replace(database, str(_path(root)), str(file.parent / FOLDER))
             database.execute("COMMIT")
-    places = text.printable(", ".join(str(_path(root)) for root in roots))
+    folders = text.printable(", ".join(str(_path(root)) for root in roots))
     print(
-        f"tracking: MLflow's store named files in {places}, from where it was copied or moved; now it names "
-        f"those in {file.parent / FOLDER} (the database as it was: {kept.name})"
+        f"tracking: MLflow's store named files in {folders}, from where it was copied or moved; now it names "
+        f"those in {file.parent / FOLDER} (the database as it was: {backup.name})"
     )
 
 
 def _store() -> Path | None:
-    """This checkout's own store, where it is in use."""
+    """This checkout's own store if it exists and is in use, else None."""
     own = (paths.main_checkout() / "mlflow.db").resolve()
     return own if local_file() == own and own.is_file() else None
 
 
-def _foreign(file: Path | None) -> list[str]:
-    """Folders of other checkouts that a store names, as it spells them."""
+def _foreign_roots(file: Path | None) -> list[str]:
+    """Artifact folders of other checkouts in a store, as the store spells them."""
     if file is None:
         return []
-    here, (table, column) = file.parent / FOLDER, ROOTS
-    with suppress(sqlite3.DatabaseError), closing(_open(file)) as database:  # what is wrong is said elsewhere
-        found = database.execute(f"SELECT DISTINCT {column} FROM {table}").fetchall()
+    own, (table, column) = file.parent / FOLDER, ROOTS
+    with suppress(sqlite3.DatabaseError), closing(_open(file)) as database:  # `store.check` reports these
+        rows = database.execute(f"SELECT DISTINCT {column} FROM {table}").fetchall()
         return sorted(
             root
-            for (root,) in found
-            if root and _is_local(root) and _path(root).name == FOLDER and not _same(_path(root), here)
+            for (root,) in rows
+            if root and _is_local(root) and _path(root).name == FOLDER and not _same(_path(root), own)
         )
     return []
 
@@ -103,37 +103,37 @@ def _path(root: str) -> Path:
 
 
 def _same(one: Path, two: Path) -> bool:
-    """Whether two paths are one folder, be it under two names."""
+    """Whether two paths are the same folder, also through links."""
     with suppress(OSError):
         return one.samefile(two)
     return one == two
 
 
 def _check_files(file: Path, root: str) -> None:
-    """Makes sure that the files of runs and models are beside the store.
+    """Checks that the artifacts of runs and models are next to the store.
 
     Raises:
-        UserError: they are where the store was copied from, or nowhere.
+        UserError: some are only where the store was copied from, or all are missing.
     """
-    here, there = file.parent / FOLDER, _path(root)
+    new, old = file.parent / FOLDER, _path(root)
     with closing(_open(file)) as database:
-        inside = [
+        expected = [
             unquote(address.removeprefix(root)).strip("/")
             for table, column in FILES
             if column in _columns(database, table)
             for (address,) in database.execute(f"SELECT {column} FROM {table}")
             if address and address.startswith(f"{root}/")
         ]
-    brought = [path for path in inside if (here / path).is_dir()]
-    left = [path for path in inside if (there / path).is_dir() and path not in set(brought)]
-    if left:
+    present = [path for path in expected if (new / path).is_dir()]
+    missing = [path for path in expected if (old / path).is_dir() and path not in set(present)]
+    if missing:
         raise UserError(
-            f"{len(left)} folders of MLflow's store {file} are in {there} and not in {here}; copy them, "
-            f"then run {SYNC} again: cp -Rn {shlex.quote(f'{there}/.')} {shlex.quote(str(here))}"
+            f"{len(missing)} folders of MLflow's store {file} are in {old} and not in {new}; copy them, "
+            f"then run {SYNC} again: cp -Rn {shlex.quote(f'{old}/.')} {shlex.quote(str(new))}"
         )
-    if inside and not brought:
+    if expected and not present:
         raise UserError(
-            f"MLflow's store {file} names files in {there}, but they are neither there nor in {here}; bring "
+            f"MLflow's store {file} names files in {old}, but they are neither there nor in {new}; bring "
             f"{FOLDER}/ here, or move {file.name} away and run: {SYNC}"
         )
 
@@ -143,16 +143,16 @@ def _columns(database: sqlite3.Connection, table: str) -> set[str]:
 
 
 def _copy(file: Path) -> Path:
-    """A copy of the database beside it, under a name that is free."""
+    """Copies the database to an unused name next to it; returns the copy's path."""
     names = (file.with_name(f"{file.name}.before-move{number or ''}") for number in range(1000))
-    kept = next(name for name in names if not name.exists())
-    with closing(_open(file)) as database, closing(sqlite3.connect(kept)) as copy:
+    target = next(name for name in names if not name.exists())
+    with closing(_open(file)) as database, closing(sqlite3.connect(target)) as copy:
         database.backup(copy)
-    return kept
+    return target
 
 
 def _replace(database: sqlite3.Connection, old: str, new: str) -> None:
-    """Replaces a folder at the beginning of addresses, and no other text."""
+    """Replaces a folder at the start of the stored URIs and paths, and no other text."""
     for table, column in (ROOTS, *FILES, *OTHERS):
         if column in _columns(database, table):
             database.execute(

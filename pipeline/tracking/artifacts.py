@@ -1,4 +1,4 @@
-"""The folders that MLflow keeps of registered models."""
+"""Folders of registered models among MLflow's artifacts."""
 
 import json
 import tempfile
@@ -11,8 +11,8 @@ from pipeline.common.errors import UserError
 from pipeline.tracking import places
 from pipeline.tracking.store import client, is_refusal, reachable, silent, uri
 
-WRAPPING = "wrapping_sha256"  # tag of a version: of the files around its exported model
-LATER = ("registered_model_meta",)  # MLflow writes it when it copies a version
+WRAPPING = "wrapping_sha256"  # version tag: hashes of the files around the exported model
+LATER = ("registered_model_meta",)  # added by MLflow when it copies a version
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Kept:
     """A folder among MLflow's artifacts.
 
     Attributes:
-        name: what people know it by.
-        folder: where it lies, or a copy of it.
-        put: writes the files of another folder over it.
-        known: SHA-256 of its files by name, where that is kept elsewhere than in its own seal.
+        name: as messages show it.
+        folder: a local copy.
+        put: uploads the files of a folder over it.
+        known: SHA-256 by file name, if recorded outside the folder's own seal.
     """
 
     name: str
@@ -36,26 +36,26 @@ class Kept:
         return self.known is not None or (self.folder / portable.SUMS).is_file()
 
     def damaged(self) -> list[str]:
-        """A phrase for each file that is not as it was registered; empty where all is whole."""
+        """A message for each file that differs from what was registered; empty if none does."""
         if self.known is None:
             return portable.damaged(self.folder)
-        # Python looks into code/ before anywhere else: what was added there may be what runs.
+        # Python searches code/ first: a file added there could be the one that runs.
         added = [f"{name} is not sealed" for name in self.extra() if name.startswith("code/")]
         return portable.differing(self.folder, self.known) + added
 
     def extra(self) -> list[str]:
-        """Names of what lies there beside what was registered."""
+        """Names of files that were not registered."""
         if self.known is None:
             return portable.extra(self.folder)
-        # Loading a model leaves code/__pycache__ there.
-        there = (
+        # Loading a model creates code/__pycache__.
+        names = (
             name for name in portable.entries(self.folder) if _wraps(name) and not portable.is_litter(name)
         )
-        return [name for name in there if name not in self.known]
+        return [name for name in names if name not in self.known]
 
 
 def wrapping(model: Path) -> dict[str, str]:
-    """SHA-256 of what MLflow puts around an exported model: MLmodel, the code that loads it, requirements."""
+    """SHA-256 of the files that MLflow adds to an exported model: MLmodel, loader code, requirements."""
     return {name: digest for name, digest in portable.sums(model).items() if _wraps(name)}
 
 
@@ -64,26 +64,26 @@ def _wraps(name: str) -> bool:
 
 
 def registered(target: Path) -> Iterator[Kept]:
-    """Of each version in the registry the exported model, what wraps it, the train folder, the evaluation.
+    """Yields each version's exported model, the files MLflow added to it, train folder and evaluation.
 
     Args:
-        target: a directory for copies.
+        target: a directory for the copies.
 
     Raises:
         UserError: MLflow does not answer.
     """
     store = uri().removeprefix("sqlite:///")
     if store != uri() and not Path(store).is_file():
-        return  # looking would make one
+        return  # opening it would create it
     target.mkdir(parents=True, exist_ok=True)
     with reachable():
         for model in client().search_registered_models():
             for version in client().search_model_versions(f"name='{model.name}'"):
-                if "model_sha256" in version.tags:  # others are a person's own
-                    yield from _of(version, Path(tempfile.mkdtemp(dir=target)))
+                if "model_sha256" in version.tags:  # others were registered by users
+                    yield from _folders_of(version, Path(tempfile.mkdtemp(dir=target)))
 
 
-def _of(version, place: Path) -> Iterator[Kept]:
+def _folders_of(version, target: Path) -> Iterator[Kept]:
     import mlflow
 
     address = f"models:/{version.name}/{version.version}"
@@ -92,53 +92,53 @@ def _of(version, place: Path) -> Iterator[Kept]:
     except (UserError, mlflow.exceptions.MlflowException) as error:
         if not isinstance(error, UserError) and not is_refusal(error):
             raise
-        # The other versions are looked at all the same.
-        yield Kept(f"{address} ({silent(error)})", place / "gone", lambda folder: None)
+        # One bad version must not hide the others.
+        yield Kept(f"{address} ({silent(error)})", target / "gone", lambda folder: None)
         return
-    whole = _fetch(place, artifact_uri=address)
-    exported = next(whole.glob("data/*/model.json"), whole / "data/gone/model.json").parent
-    # In place: a version made anew would lose its number, its alias and the looks that are counted on it.
-    model, inside = version.source.rpartition("/")[2], str(exported.relative_to(whole))
+    model_dir = _fetch(target, artifact_uri=address)
+    exported = next(model_dir.glob("data/*/model.json"), model_dir / "data/gone/model.json").parent
+    # Repaired in place: a new version would lose its number, alias and count of test-set uses.
+    model_id, subfolder = version.source.rpartition("/")[2], str(exported.relative_to(model_dir))
 
-    def put_model(folder: Path, inside: str | None = None) -> None:
-        places.check(model=model, writing=True)
-        client().log_model_artifacts(model, str(folder), inside)
+    def put_model(folder: Path, subfolder: str | None = None) -> None:
+        places.check(model=model_id, writing=True)
+        client().log_model_artifacts(model_id, str(folder), subfolder)
 
     def put_part(folder: Path, part: str) -> None:
         places.check(version.run_id, writing=True)
         client().log_artifacts(version.run_id, str(folder), part)
 
-    yield Kept(address, exported, lambda folder: put_model(folder, inside))
+    yield Kept(address, exported, lambda folder: put_model(folder, subfolder))
     yield Kept(
         f"{address}, code and MLmodel",
-        whole,
+        model_dir,
         put_model,
-        _known(version.tags.get(WRAPPING)),
+        _hashes_from_tag(version.tags.get(WRAPPING)),
     )
     for part in ("train", "evaluation"):
         yield Kept(
             f"{address}, {part}",
-            _fetch(place, run_id=version.run_id, artifact_path=part),
+            _fetch(target, run_id=version.run_id, artifact_path=part),
             lambda folder, part=part: put_part(folder, part),
         )
 
 
-def _known(tag: str | None) -> dict[str, str] | None:
-    """SHA-256 by name from a version's tag; None where it holds anything else: anybody may write tags."""
+def _hashes_from_tag(tag: str | None) -> dict[str, str] | None:
+    """SHA-256 by file name from a version tag; None if malformed, since any client may write tags."""
     try:
-        found = json.loads(tag or "{}")
-        sound = all(portable.is_sealable(name, digest) for name, digest in found.items())
+        hashes = json.loads(tag or "{}")
+        valid = all(portable.is_sealable(name, digest) for name, digest in hashes.items())
     except (ValueError, AttributeError, RecursionError):
         return None
-    return found if found and sound else None
+    return hashes if hashes and valid else None
 
 
-def _fetch(place: Path, **what: str) -> Path:
-    """A copy of what MLflow keeps; where that is gone, a folder that is not there."""
+def _fetch(target: Path, **source: str) -> Path:
+    """Downloads artifacts; returns a nonexistent folder if MLflow no longer has them."""
     import mlflow
 
-    place.mkdir(parents=True, exist_ok=True)
+    target.mkdir(parents=True, exist_ok=True)
     try:
-        return Path(mlflow.artifacts.download_artifacts(**what, dst_path=str(place)))
+        return Path(mlflow.artifacts.download_artifacts(**source, dst_path=str(target)))
     except (mlflow.exceptions.MlflowException, OSError):
-        return place / "gone"
+        return target / "gone"

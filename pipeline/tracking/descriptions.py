@@ -1,4 +1,4 @@
-"""What runs, sweeps and versions say of themselves on MLflow's page; no path, no host, no clock."""
+"""Descriptions of runs, sweeps and versions in MLflow's UI; they contain no paths, hosts or times."""
 
 from pathlib import Path
 from urllib.parse import quote
@@ -9,27 +9,27 @@ from pipeline.common import text
 from pipeline.common.paths import ROOT
 from pipeline.tracking.naming import name_of
 
-JOBS = 20  # of a sweep that its note lists, best first
-VALUES = 4  # of a key that its name spells out
-# MLflow's table of versions shows a note's first thirty characters without their Markdown: the figure comes
-# first, and not in bold. Its Markdown tables have no space between the columns: these are lists.
-ENTRANCE = "workflowType=machine_learning"  # MLflow's own start page is its GenAI side
+JOBS = 20  # listed in a sweep's description, best first
+VALUES = 4  # listed per key in a sweep's name
+# MLflow's version table shows the first thirty characters of a description without Markdown, so metrics come
+# first and are not bold. MLflow renders Markdown tables without column spacing, so these are lists.
+ENTRANCE = "workflowType=machine_learning"  # MLflow opens its GenAI pages by default
 
 
 def run_link(experiment: str, run_id: str) -> str:
-    """Of a run's page, from any other page of the same MLflow."""
+    """Relative link to a run's page from any page of the same MLflow."""
     return f"#/experiments/{experiment}/runs/{run_id}?{ENTRANCE}"
 
 
 def experiment(trained: ModelFolder) -> str:
-    """What the runs of a data set have in common, and which figure is which."""
+    """Description of a data set's experiment: the data, and what the metric keys mean."""
     data, drawings = trained.lineage["data"], trained.card.drawings
     name = text.markdown(data["name"])
-    decides = f"best/{trained.task.monitor}"
+    monitor = f"best/{trained.task.monitor}"
     return (
         f"Breeds of **{name}**: {data['pictures']:,} {'drawn ' if drawings else ''}pictures of "
         f"{data['classes']} classes.\n\n"
-        f"- `best/val/…`: the kept weights on the validation split; choices look at `{decides}`\n"
+        f"- `best/val/…`: the kept weights on the validation split; choices look at `{monitor}`\n"
         "- `val/…`, `train/…`: curves, a point an epoch (of a probe: a strength of regularisation)\n"
         "- `test/…`: the test split, looked at once per candidate\n"
         "- a sweep is one run that holds its jobs\n\n"
@@ -38,12 +38,12 @@ def experiment(trained: ModelFolder) -> str:
 
 
 def run(trained: ModelFolder, test: dict | None, restored: bool = False) -> str:
-    """A finished run; its figures first.
+    """Description of a finished run, metrics first.
 
     Args:
-        trained: of its folder.
-        test: evaluate's figures, where it was judged.
-        restored: whether it was written from the files alone.
+        trained: the run's model folder.
+        test: test metrics, if evaluated.
+        restored: whether the run was written from the files only.
     """
     parts = [_summary(trained, test), "", *_origin(trained)]
     if restored:
@@ -52,7 +52,7 @@ def run(trained: ModelFolder, test: dict | None, restored: bool = False) -> str:
 
 
 def version(trained: ModelFolder, test: dict, experiment: str, run_id: str) -> str:
-    """A registered version: figures, data, commit, and where it was trained."""
+    """Description of a registered version: metrics, data, commit and training run."""
     trained_in = f"- trained in the run [{text.markdown(name_of(trained))}]({run_link(experiment, run_id)})"
     return "\n".join([_summary(trained, test), "", *_origin(trained), trained_in]) + "\n"
 
@@ -60,22 +60,22 @@ def version(trained: ModelFolder, test: dict, experiment: str, run_id: str) -> s
 def sweep(
     experiment: str, jobs: list[tuple[str, str, float | None, str]], figure_title: str
 ) -> tuple[str, str]:
-    """A sweep's name and note.
+    """A sweep's name and description.
 
     Args:
-        experiment: the id.
-        jobs: name, run id, figure of the kept weights on validation (None: none yet) and status of each.
-        figure_title: what it is called.
+        experiment: its id.
+        jobs: name, run id, validation metric of the kept weights (None if unfinished) and status of each.
+        figure_title: title of the metric.
     """
-    chosen: dict[str, list[str]] = {}
+    choices: dict[str, list[str]] = {}
     for name, *_ in jobs:
         for override in name.split():
             key, _, value = override.partition("=")
-            if value not in chosen.setdefault(key, []):
-                chosen[key].append(value)
-    varied = [key for key, values in chosen.items() if len(values) > 1]
-    same = [key for key in chosen if key not in varied]
-    title = " ".join(["sweep", *(f"{key}={_values(chosen[key])}" for key in (*varied, *same))])
+            if value not in choices.setdefault(key, []):
+                choices[key].append(value)
+    varied = [key for key, values in choices.items() if len(values) > 1]
+    constant = [key for key in choices if key not in varied]
+    title = " ".join(["sweep", *(f"{key}={_values(choices[key])}" for key in (*varied, *constant))])
 
     def linked(name: str, run_id: str) -> str:
         differs = [override for override in name.split() if override.partition("=")[0] in varied]
@@ -97,12 +97,12 @@ def sweep(
 
 
 def failed(reason: str) -> str:
-    """A run that broke off."""
+    """Description of a run that failed or was stopped."""
     return f"Broke off: {text.markdown(reason)}\n"
 
 
 def without_paths(message: str) -> str:
-    """A message as it may stand on a page that others see."""
+    """A message with local paths shortened, since others can read the UI."""
     for folder, short in ((f"{ROOT}/", ""), (str(ROOT), "."), (str(Path.home()), "~")):
         message = message.replace(folder, short)
     return message
@@ -131,8 +131,8 @@ def _origin(trained: ModelFolder) -> list[str]:
         commit += " (its own record is lost; this one has the same training code)"
     if provenance.dirty:
         folder = "train" if "commit" in trained.lineage else BESIDE
-        kept = f" (the run keeps them: `{folder}/{CHANGES}`)" if provenance.changes else ""
-        commit += f" with uncommitted changes{kept}"
+        location = f" (the run keeps them: `{folder}/{CHANGES}`)" if provenance.changes else ""
+        commit += f" with uncommitted changes{location}"
     cost = [f"{metrics['parameters']:,} parameters"] if "parameters" in metrics else []
     if "multiply_adds" in metrics:
         cost.append(f"{metrics['multiply_adds']:,} multiply-adds a picture")

@@ -1,7 +1,7 @@
-"""Runs and versions that MLflow holds twice, from programs that wrote them at the same moment: made one.
+"""Merges runs and versions that MLflow holds twice because several programs wrote them at the same time.
 
-What is kept is the oldest, or the run that a version was registered from; what the others alone know (an
-evaluation, a wall time, tags of people) moves onto it. Runs that are taken away can be restored in MLflow.
+The oldest is kept, or the run that a version was registered from. Whatever only the others have (an
+evaluation, a wall time, users' tags) is copied to it. Deleted runs can be restored in MLflow.
 """
 
 import json
@@ -17,12 +17,12 @@ from pipeline.tracking.promotion import WITHDRAWN, changes
 from pipeline.tracking.runs import NOTE, PARENT, UNFINISHED, tell_sweep
 from pipeline.tracking.store import client
 
-# MLflow's own tags, and what is said of a run's making: not moved.
+# Not copied: MLflow's own tags, and those on how the run was written.
 OWN = ("mlflow.", "restored", "content")
 
 
 def merge() -> str:
-    """Merges what is there more than once; returns what that was, in a few words, or nothing."""
+    """Merges duplicates; returns a short summary, empty if there were none."""
     with writing(), creating():
         versions = [
             line for model in client().search_registered_models() for line in _merge_versions(model.name)
@@ -32,46 +32,46 @@ def merge() -> str:
 
 
 def _merge_versions(name: str) -> list[str]:
-    """Of versions with the same weights and card the lowest number stays."""
+    """Keeps the lowest number of versions with the same weights and card; returns a line per deletion."""
     groups = defaultdict(list)
     for version in client().search_model_versions(f"name='{name}'") if "'" not in name else ():
-        if model := version.tags.get("model_sha256"):  # others are a person's own
+        if model := version.tags.get("model_sha256"):  # others were registered by users
             groups[model].append(version)
-    number: dict[str, str] = {}  # of what is taken away, what stands for it
+    replacement: dict[str, str] = {}  # deleted version: kept version
     for same in groups.values():
         first, *others = sorted(same, key=lambda version: int(version.version))
         for other in others:
-            number[str(other.version)] = str(first.version)
-            _move_tags(name, first, other)
-    if not number:
+            replacement[str(other.version)] = str(first.version)
+            _copy_tags(name, first, other)
+    if not replacement:
         return []
     aliases = client().get_registered_model(name).aliases
-    for alias, of in aliases.items():
-        if kept := number.get(str(of)):
+    for alias, number in aliases.items():
+        if kept := replacement.get(str(number)):
             client().set_registered_model_alias(name, alias, kept)
-            if alias == "champion":  # in office, whatever was decided about its double
+            if alias == "champion":  # the champion does not count as withdrawn
                 client().delete_model_version_tag(name, kept, WITHDRAWN)
-    _renumber(name, number)
-    for gone in number:  # last: whoever is cut off before finds all of it again
-        client().delete_model_version(name, gone)
-    return [f"version {gone} of {name} (now {kept})" for gone, kept in number.items()]
+    _renumber(name, replacement)
+    for deleted in replacement:  # last, so that an interrupted merge can be repeated
+        client().delete_model_version(name, deleted)
+    return [f"version {deleted} of {name} (now {kept})" for deleted, kept in replacement.items()]
 
 
-def _move_tags(name: str, first, other) -> None:
+def _copy_tags(name: str, first, other) -> None:
     champion = client().get_registered_model(name).aliases.get("champion")
     for key, value in other.tags.items():
-        in_office = key == WITHDRAWN and str(champion) == str(first.version)
-        if key not in first.tags and not in_office:
+        withdraws_champion = key == WITHDRAWN and str(champion) == str(first.version)
+        if key not in first.tags and not withdraws_champion:
             client().set_model_version_tag(name, first.version, key, value)
             first.tags[key] = value
 
 
-def _renumber(name: str, number: dict[str, str]) -> None:
-    """Lets the history name the versions that stay."""
+def _renumber(name: str, replacement: dict[str, str]) -> None:
+    """Replaces deleted versions in the champion history."""
     for key, change in changes(name).items():
-        former = number.get(change.former, change.former)
-        renumbered = replace(change, version=number.get(change.version, change.version), former=former)
-        if renumbered.version == former:  # from one to its double: no change
+        former = replacement.get(change.former, change.former)
+        renumbered = replace(change, version=replacement.get(change.version, change.version), former=former)
+        if renumbered.version == former:  # between duplicates: not a change
             client().delete_registered_model_tag(name, key)
         elif renumbered != change:
             text = json.dumps(asdict(renumbered), ensure_ascii=False)
@@ -79,27 +79,27 @@ def _renumber(name: str, number: dict[str, str]) -> None:
 
 
 def _merge_runs(experiment: str) -> int:
-    """Merges the parents of sweeps, then runs of the same content; returns how many runs are taken away."""
-    runs, gone, parents = _all_runs(experiment), 0, set()
+    """Merges parent runs of sweeps, then runs with equal content; returns how many runs were deleted."""
+    runs, deleted, parents = _all_runs(experiment), 0, set()
     for same in _groups(runs, lambda run: run.data.tags.get("sweep")):
         first, *others = (run.info.run_id for run in same)
         for job in (run for run in runs if run.data.tags.get(PARENT) in others):
             client().set_tag(job.info.run_id, PARENT, first)
             job.data.tags[PARENT] = first
         parents.add(first)
-        gone += _delete(others)
+        deleted += _delete(others)
     for same in _groups(runs, _identity):
         registered = [run for run in same if client().search_model_versions(f"run_id='{run.info.run_id}'")]
-        first = min(registered or same, key=_age_of_knowledge)
-        others = [run for run in same if run is not first and run not in registered]  # a person may do so
+        first = min(registered or same, key=_merge_order)
+        others = [run for run in same if run is not first and run not in registered]  # a version needs those
         for other in others:
-            _move(first, other)
+            _copy_missing(first, other)
         parents.add(first.data.tags.get(PARENT))
-        gone += _delete([run.info.run_id for run in others])
+        deleted += _delete([run.info.run_id for run in others])
     for parent in parents - {None}:
         if job := next((run for run in runs if run.data.tags.get(PARENT) == parent), None):
             tell_sweep(job.info.run_id)
-    return gone
+    return deleted
 
 
 def _all_runs(experiment: str) -> list:
@@ -111,24 +111,24 @@ def _all_runs(experiment: str) -> list:
 
 
 def _groups(runs: list, key: Callable) -> list[list]:
-    """Runs with the same key, where there are several, the oldest first; what has no key is in none."""
+    """Groups of several runs with the same key, oldest first; runs without a key are left out."""
     groups = defaultdict(list)
     for run in sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id)):
-        if (known := key(run)) is not None:
-            groups[known].append(run)
+        if (value := key(run)) is not None:
+            groups[value].append(run)
     return [same for same in groups.values() if len(same) > 1]
 
 
 def _identity(run) -> tuple[str, str | None] | None:
     tags = run.data.tags
-    # On this machine nobody writes while `merge` does: what is unfinished was cut off. On a server it may be
-    # under way on another machine.
+    # `merge` locks out local writers, so an unfinished run was interrupted; on a server, another machine may
+    # still be writing it.
     content = tags.get("content", tags.get(UNFINISHED) if local_file() else None)
     return (content, tags.get(PARENT)) if content else None
 
 
-def _age_of_knowledge(run) -> tuple:
-    """Sorts first what is whole, was evaluated, and was seen by MLflow while it was trained."""
+def _merge_order(run) -> tuple:
+    """Sort key: complete runs first, then evaluated ones, then those logged during training."""
     tags = run.data.tags
     return "content" not in tags, "evaluation" not in tags, "restored" in tags
 
@@ -139,19 +139,19 @@ def _delete(runs: list[str]) -> int:
     return len(runs)
 
 
-def _move(first, other) -> None:
-    """Gives a run what its double alone knows."""
+def _copy_missing(first, other) -> None:
+    """Copies to a run what only its duplicate has."""
     import mlflow
 
     run_id, tags = first.info.run_id, first.data.tags
     if "evaluation" in other.data.tags and "evaluation" not in tags:
         places.check(other.info.run_id)
         places.check(run_id, writing=True)
-        with tempfile.TemporaryDirectory() as place:
+        with tempfile.TemporaryDirectory() as folder:
             mlflow.artifacts.download_artifacts(
-                run_id=other.info.run_id, artifact_path="evaluation", dst_path=place
+                run_id=other.info.run_id, artifact_path="evaluation", dst_path=folder
             )
-            client().log_artifacts(run_id, f"{place}/evaluation", "evaluation")
+            client().log_artifacts(run_id, f"{folder}/evaluation", "evaluation")
     for key, value in other.data.metrics.items():
         if key not in first.data.metrics:
             client().log_metric(run_id, key, value, step=0)
@@ -159,7 +159,7 @@ def _move(first, other) -> None:
         if key not in tags and not key.startswith(OWN):
             client().set_tag(run_id, key, value)
     known = tags.get(NOTE, "").splitlines()
-    # A generated note has a first line that an evaluation changes, and one on how it was written.
+    # Skips two lines of generated notes: the first, with the metrics, and the one on how it was written.
     lines = [line for line in other.data.tags.get(NOTE, "").splitlines()[1:] if line not in known]
-    if written := [line for line in lines if not line.startswith("- written from its files")]:
-        client().set_tag(run_id, NOTE, "\n".join([*known, "", *written]) + "\n")
+    if extra := [line for line in lines if not line.startswith("- written from its files")]:
+        client().set_tag(run_id, NOTE, "\n".join([*known, "", *extra]) + "\n")

@@ -1,4 +1,4 @@
-"""The run of a training that is under way."""
+"""Logs a training to MLflow while it runs."""
 
 import logging
 import os
@@ -19,28 +19,28 @@ from pipeline.tracking.locks import creating, writing
 from pipeline.tracking.naming import name_job
 from pipeline.tracking.store import answering_within, client, experiment_id, find_or_create_run, silent
 
-# Seconds that a silent server is left alone after a failure, doubled with each one. An answer is waited for
-# five seconds at most, so that a server that swallows all costs a long training next to nothing.
+# Seconds without requests after a failure, doubled each time. Each request waits BRISK seconds at most, so
+# an unresponsive server hardly delays a long training.
 PAUSE, LONGEST_PAUSE = 30, 900
 BRISK = 5
 BROKEN_OFF = "failed_by"
 
 
 class Run:
-    """The mirror of one training in MLflow.
+    """One training's run in MLflow.
 
-    Tracking never stops a training nor holds it up: when MLflow is silent the training goes on at once, what
-    was to be sent is sent later, and at the latest `sync` does it.
+    Tracking never stops or blocks training: if MLflow does not answer, training continues and the data is
+    sent later, at the latest by `sync`.
 
     Args:
-        card: of the model.
+        card: the model card.
         settings: the resolved configuration, as `ensure` finds it in ``config.yaml``.
-        lineage: where the result comes from.
+        lineage: the data, code and environment that the model is trained with.
         provenance: the commit that it is trained from.
-        name: of the run.
-        sweep: that it is a job of, or None.
-        device: that it is computed on.
-        attempt: the training's own name, by which a restart finds the run again.
+        name: the run's name.
+        sweep: the sweep that it belongs to, or None.
+        device: the training device.
+        attempt: id of the training, by which a restart finds its run.
     """
 
     def __init__(
@@ -57,23 +57,23 @@ class Run:
         self.described, self.lineage = (card, settings, provenance, name, sweep), lineage
         self.device, self.attempt = device, attempt
         self.run_id: str | None = None
-        self.sent = 0  # rows of the curves
-        self.doubt = True  # whether MLflow may hold rows that we do not know to be there
+        self.sent = 0  # rows of the curves sent so far
+        self.doubt = True  # whether MLflow may hold rows that `sent` does not count
         self.warned = False
         self.silent_until, self.pause = 0.0, PAUSE
-        self.monitor = None  # of processor, memory and disk, where a person asks for it
+        self.monitor = None  # of CPU, memory and disk, if the user enables it
         self._try(lambda: None)
 
     def push(self, rows: list[dict]) -> None:
-        """Sends the rows of the curves that have not been sent."""
+        """Sends the rows of the curves that were not sent yet."""
         self._try(lambda: self._push(rows))
 
     def finish(self, folder: Path, rows: list[dict], seconds: float) -> bool:
-        """Ends the run with all that stands in train's folder; returns whether MLflow has it."""
+        """Ends the run with the contents of the train folder; returns whether MLflow has them."""
 
         def end() -> None:
-            self._unwatch()
-            with writing():  # or `sync`, in another program, completes this run at the same moment
+            self._stop_monitor()
+            with writing():  # else `sync` in another program may complete this run, too
                 self.doubt |= "content" in client().get_run(self.run_id).data.tags
                 self._push(rows)
                 runs.complete(self.run_id, ModelFolder.open(folder), {"wall_seconds": seconds})
@@ -81,7 +81,7 @@ class Run:
         return self._try(end, patient=True)
 
     def fail(self, error: BaseException) -> None:
-        """Marks the run as broken off; the same training, begun again, goes on in it."""
+        """Marks the run as failed or stopped; a restart of the same training continues it."""
         stopped = isinstance(error, StoppedError | KeyboardInterrupt)
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         reason = text.without_password(reason)
@@ -92,7 +92,7 @@ class Run:
         self.sent, self.doubt = len(rows), False
 
     def _fail(self, reason: str, status: str) -> None:
-        self._unwatch()
+        self._stop_monitor()
         reason = descriptions.without_paths(reason)[:500]
         client().set_tag(self.run_id, BROKEN_OFF, reason)
         client().set_tag(self.run_id, runs.NOTE, descriptions.failed(reason))
@@ -100,23 +100,23 @@ class Run:
         runs.tell_sweep(self.run_id)
 
     def _try(self, action: Callable[[], None], patient: bool = False) -> bool:
-        """Does it, unless MLflow was silent a moment ago; returns whether it was done.
+        """Runs the action unless MLflow failed recently; returns whether it succeeded.
 
         Args:
-            action: may be done twice.
-            patient: at the end, where nothing waits and there is no later time.
+            action: must be repeatable.
+            patient: at the end of a training: ignores recent failures and waits as long as usual.
         """
         if not patient and time.monotonic() < self.silent_until:
             return False
         try:
             with answering_within(None if patient else BRISK):
                 try:
-                    self._do(action)
+                    self._run_action(action)
                 except Exception as error:
-                    if not self._deleted(error):
+                    if not self._was_deleted(error):
                         raise
-                    self.run_id, self.sent = None, 0  # another one is opened for what follows
-                    self._do(action)
+                    self.run_id, self.sent = None, 0  # opens a new run
+                    self._run_action(action)
         except Exception as error:
             if not self.warned:
                 print(
@@ -130,21 +130,21 @@ class Run:
             return False
         return True
 
-    def _do(self, action: Callable[[], None]) -> None:
+    def _run_action(self, action: Callable[[], None]) -> None:
         if self.run_id is None:
             self.run_id = self._open()
         action()
 
-    def _deleted(self, error: Exception) -> bool:
-        """Whether it failed because somebody deleted the run on MLflow's page."""
-        answered = getattr(error, "error_code", None) in (
+    def _was_deleted(self, error: Exception) -> bool:
+        """Whether the action failed because a user deleted the run in MLflow."""
+        refused = getattr(error, "error_code", None) in (
             "INVALID_PARAMETER_VALUE",
             "RESOURCE_DOES_NOT_EXIST",
         )
-        return answered and self.run_id is not None and not runs.is_active(self.run_id)
+        return refused and self.run_id is not None and not runs.is_active(self.run_id)
 
     def _open(self) -> str:
-        """The run of this attempt, made where there is none; returns its id."""
+        """Finds or creates the run of this attempt; returns its id."""
         card, settings, _, name, sweep = self.described
         if sweep:
             with creating():
@@ -165,22 +165,22 @@ class Run:
         for file in ("params.yaml", "dvc.lock"):
             if (ROOT / file).is_file():
                 client().log_artifact(run_id, ROOT / file)
-        self._watch(run_id)
+        self._start_monitor(run_id)
         return run_id
 
-    def _watch(self, run_id: str) -> None:
-        """Starts MLflow's log of the machine's load, if MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING is true."""
+    def _start_monitor(self, run_id: str) -> None:
+        """Starts MLflow's system metrics if MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING is true."""
         from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
 
         if MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
             logging.getLogger(SystemMetricsMonitor.__module__).setLevel(logging.WARNING)
-            self._unwatch()
+            self._stop_monitor()
             self.monitor = SystemMetricsMonitor(run_id, resume_logging=True)
             self.monitor.start()
 
-    def _unwatch(self) -> None:
+    def _stop_monitor(self) -> None:
         if self.monitor:
             self.monitor.finish()
             self.monitor = None

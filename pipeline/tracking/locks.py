@@ -1,4 +1,4 @@
-"""Locks on MLflow's store, between the programs of this project that write into it."""
+"""Locks between the programs of this project that write to MLflow's store."""
 
 import hashlib
 import os
@@ -12,32 +12,32 @@ from pipeline.common import paths
 from pipeline.common.errors import UserError
 from pipeline.tracking.address import local_file, shown
 
-WAIT = 3600  # seconds to wait for another program of ours that writes; it may be uploading to a server
-NOTICE = 3  # seconds after which it is said that there is something to wait for
+WAIT = 3600  # seconds to wait for another of our programs, which may be uploading to a server
+NOTICE = 3  # seconds after which the wait is reported
 _wait: float = WAIT
 
 
 @contextmanager
 def waiting_at_most(seconds: float) -> Iterator[None]:
-    """Within, another program's lock is waited for so long at most."""
+    """Limits the wait for another program's lock within the context."""
     global _wait
-    before, _wait = _wait, seconds
+    previous, _wait = _wait, seconds
     try:
         yield
     finally:
-        _wait = before
+        _wait = previous
 
 
 @contextmanager
 def creating() -> Iterator[None]:
-    """The lock between a search and the creation that follows from it, held for moments only.
+    """Locks a search and the creation that depends on its result; held only briefly.
 
-    MLflow has none: two programs that search, find nothing and create would double runs and versions. All
-    programs that use the same SQLite file share it, whatever checkout they belong to; with a server it is
-    shared by the programs on this machine alone, so what is created there is looked for once more.
+    MLflow has no such lock: two programs that search, find nothing and create would duplicate runs and
+    versions. All programs that use the same SQLite file share it, from any checkout; with a server, only
+    those on this machine do, so callers search again after creating.
 
     Raises:
-        UserError: another program holds it for too long, or it can't be made.
+        UserError: another program holds the lock for too long, or it can't be created.
     """
     with _locked(""):
         yield
@@ -45,7 +45,7 @@ def creating() -> Iterator[None]:
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """The lock on writing a run or a version from its files, uploads included; taken before `creating`.
+    """Locks the writing of a run or version from its files, uploads included; acquired before `creating`.
 
     Raises:
         UserError: as `creating`.
@@ -58,7 +58,7 @@ def writing() -> Iterator[None]:
 def _locked(kind: str) -> Iterator[None]:
     from filelock import Timeout
 
-    file = local_file() or _of_server()
+    file = local_file() or _server_lock_path()
     lock = _lock(file.with_name(f"{file.name}{kind}.lock"))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -83,18 +83,18 @@ def _locked(kind: str) -> Iterator[None]:
         lock.release()
 
 
-def _of_server() -> Path:
-    """A name in a folder of this user's own: in a shared one anybody could have put something there."""
+def _server_lock_path() -> Path:
+    """Path in this user's own cache: in a shared folder, another user could have put something there."""
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    except RuntimeError:  # a user without a home, as in some containers
+    except RuntimeError:  # no home directory, as in some containers
         folder = paths.main_checkout() / "data/.cache"
     return folder / "petfaces" / hashlib.sha256(shown().encode()).hexdigest()[:16]
 
 
 @cache
 def _lock(file: Path):
-    """One instance a file: it may be taken again by the thread that holds it, and by no other."""
+    """One instance per file, so that only the thread that holds the lock can acquire it again."""
     from filelock import FileLock
 
     return FileLock(file)

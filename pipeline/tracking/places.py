@@ -1,4 +1,4 @@
-"""Where a store says that the files of its runs and models lie; whoever can write to it may have said so."""
+"""Checks of the artifact locations in a store, which anyone with write access to it may have set."""
 
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -13,55 +13,55 @@ SERVERS = ("http", "https", "mlflow-artifacts")
 
 
 def check(run_id: str | None = None, model: str | None = None, writing: bool = False) -> None:
-    """Refuses places to which this project would send a request or a file unasked.
+    """Rejects artifact locations outside the store.
 
-    MLflow asks a server that such an address names, with the name and password of the tracking server, and
-    writes into any folder.
+    MLflow contacts any server that an artifact URI names, with the tracking server's credentials, and writes
+    into any folder.
 
     Args:
-        run_id: whose artifacts are meant.
-        model: id of a logged model, whose files are meant.
-        writing: whether files are to be written there.
+        run_id: the run whose artifacts are accessed.
+        model: id of the logged model whose files are accessed.
+        writing: whether files will be written there.
 
     Raises:
-        UserError: it is another server than the tracking server, or, of a SQLite store that is written to, a
-            folder neither in the one beside it nor named as MLflow names such folders in others.
+        UserError: the server is not the tracking server; or, when writing with a SQLite store, the folder is
+            neither inside the artifact folder next to it nor named ``<id>/artifacts``.
     """
     if run_id:
         _check(client().get_run(run_id).info.artifact_uri, f"run {run_id}", run_id if writing else None)
     if model:
-        place = client().get_logged_model(model).artifact_location
-        _check(place, f"model {model}", model if writing else None)
+        address = client().get_logged_model(model).artifact_location
+        _check(address, f"model {model}", model if writing else None)
 
 
 def check_version(version) -> None:
-    """`check` of a registered version, and of the run and the model that it names."""
+    """`check` for a registered version and for its run and logged model."""
     source = version.source or ""
-    for place in (source, getattr(version, "storage_location", None)):
-        if place:
-            _check(place, f"version {version.version} of {version.name}")
+    for address in (source, getattr(version, "storage_location", None)):
+        if address:
+            _check(address, f"version {version.version} of {version.name}")
     check(version.run_id or None, source.rpartition("/")[2] if source.startswith("models:/m-") else None)
 
 
-def _check(place: str, whose: str, written: str | None = None) -> None:
-    """`check` of one address; what is written has an id."""
+def _check(address: str, name: str, written: str | None = None) -> None:
+    """`check` for one URI; `written` is the id of a run or model that files are written to."""
     own = own_folder()
     try:
-        parts, server = urlsplit(place), _host(uri())
-        foreign = parts.scheme in SERVERS and _host(place) not in ("", server)
+        parts, server = urlsplit(address), _host(uri())
+        foreign = parts.scheme in SERVERS and _host(address) not in ("", server)
         if written and own and parts.scheme in ("", "file"):
             folder = Path(unquote(parts.path)).resolve()
-            # Experiments can have folders elsewhere; in those, too, MLflow keeps one for each id.
+            # Experiments may use other folders; there, too, MLflow names subfolders by id.
             foreign = not folder.is_relative_to(own.resolve()) and folder.parts[-2:] != (written, "artifacts")
-    except ValueError:  # no address at all: "http://["
+    except ValueError:  # invalid, such as "http://["
         foreign = True
     if foreign:
         raise UserError(
-            f"MLflow says that files of {whose} lie at {text.without_password(place)}, which is none of its "
+            f"MLflow says that files of {name} lie at {text.without_password(address)}, which is none of its "
             "own places; it is not used. If you trust who writes to this store, copy the files into it"
         )
 
 
 def _host(address: str) -> str:
-    """Host and port, without the user and password before them."""
+    """Host and port, without credentials."""
     return urlsplit(address).netloc.rpartition("@")[2]

@@ -1,4 +1,4 @@
-"""The alias `champion`: who has it, since when and why, and the looks at the test split behind it."""
+"""The alias `champion`: setting it, its history, and how often the test split was used to decide on it."""
 
 import json
 import re
@@ -14,15 +14,15 @@ from pipeline.tracking.locks import creating
 from pipeline.tracking.registry import find_version, run_of, what_is_there
 from pipeline.tracking.store import client, shown
 
-# Tags of a registered model: its champions, one after the other, by nanoseconds and a random word.
+# Tags of a registered model, one per champion change, keyed by nanoseconds and a random suffix.
 KEY = re.compile(r"change_(\d{1,20})(?:_\w+)?")
-WITHDRAWN = "withdrawn"  # tag of a version that a person took out of office
+WITHDRAWN = "withdrawn"  # tag of a version that a user withdrew as champion
 ANY = "any"
-AHEAD = 366 * 86_400 * 10**9  # nanoseconds that the clock of another machine may be ahead
+AHEAD = 366 * 86_400 * 10**9  # nanoseconds by which another machine's clock may be ahead
 
 
 def champion(name: str) -> tuple[str, str] | None:
-    """Version number and model hash of the champion of a data set, or None."""
+    """Version number and model hash of a data set's champion, or None."""
     import mlflow
 
     try:
@@ -35,88 +35,88 @@ def champion(name: str) -> tuple[str, str] | None:
 
 
 class ChampionChangedError(UserError):
-    """Somebody else changed the champion at the same moment."""
+    """Another program changed the champion at the same time."""
 
 
 def promote(
     name: str, number: str, reason: str, by_person: bool = False, instead_of: str | None = ANY
 ) -> None:
-    """Makes a version the champion; when, why and instead of whom stands in the model's history.
+    """Makes a version the champion and records in its history when, why, and which version it replaces.
 
     Args:
-        name: of the data set.
-        number: of the version.
-        reason: in words.
-        by_person: whether a person decided, and not the gate, which then will not bring the former one back.
-        instead_of: number of the champion that the decision was about, or None where there was none.
+        name: the data set.
+        number: the version.
+        reason: free text.
+        by_person: whether a user decided; the gate will then not promote the former champion again.
+        instead_of: number of the champion when the decision was made, or None if there was none.
 
     Raises:
-        ChampionChangedError: there is another champion than the decision was about.
-        UserError: there is no such version, or it is champion already.
+        ChampionChangedError: the champion has changed since the decision.
+        UserError: there is no such version, or it is already champion.
     """
     with creating():
         version = find_version(f"models:/{name}/{number}").number
         former = champion(name)
-        present = former[0] if former else None
-        if instead_of not in (ANY, present):
-            raise ChampionChangedError(f"version {present or 'none'} became champion of {name} meanwhile")
-        if present == version:
+        current = former[0] if former else None
+        if instead_of not in (ANY, current):
+            raise ChampionChangedError(f"version {current or 'none'} became champion of {name} meanwhile")
+        if current == version:
             raise UserError(f"version {version} is champion of {name} already")
         client().set_model_version_tag(name, version, "promoted", reason[:500])
-        if by_person and present:
-            client().set_model_version_tag(name, present, WITHDRAWN, reason[:500])
-        _set(name, version, present, reason)
+        if by_person and current:
+            client().set_model_version_tag(name, current, WITHDRAWN, reason[:500])
+        _set(name, version, current, reason)
 
 
 def withdraw(name: str, reason: str) -> tuple[str, str]:
-    """Gives the alias back to the champion before this one; the gate will not promote this one again.
+    """Reinstates the previous champion; the gate will not promote the withdrawn version again.
 
     Returns:
-        The numbers of the version that goes and of the one that is in office again.
+        The numbers of the withdrawn and the reinstated version.
 
     Raises:
-        UserError: there is no champion, or none before it.
+        UserError: there is no champion, or no previous one.
     """
     with creating():
         return _withdraw(name, reason)
 
 
 def _withdraw(name: str, reason: str) -> tuple[str, str]:
-    present = champion(name)
-    if not present:
+    current = champion(name)
+    if not current:
         raise UserError(
             f"'{name}' has no champion in the registry at {shown()}; it has {what_is_there(name)}"
         )
-    there = {str(version.version) for version in client().search_model_versions(f"name='{name}'")}
-    reigns: list[str] = []  # as they follow each other; who comes back ends all reigns after the own
+    existing = {str(version.version) for version in client().search_model_versions(f"name='{name}'")}
+    champions: list[str] = []  # in order; reinstating a version removes those after it
     for change in history(name):
-        if change.version not in there:
-            continue  # somebody deleted it
-        if change.version in reigns:
-            del reigns[reigns.index(change.version) :]
-        reigns.append(change.version)
-    if reigns and reigns[-1] == present[0]:
-        reigns.pop()
-    if not reigns:
-        raise UserError(f"version {present[0]} of {name} is the first champion: there is none to go back to")
-    promote(name, reigns[-1], reason, by_person=True)
-    return present[0], reigns[-1]
+        if change.version not in existing:
+            continue  # deleted since
+        if change.version in champions:
+            del champions[champions.index(change.version) :]
+        champions.append(change.version)
+    if champions and champions[-1] == current[0]:
+        champions.pop()
+    if not champions:
+        raise UserError(f"version {current[0]} of {name} is the first champion: there is none to go back to")
+    promote(name, champions[-1], reason, by_person=True)
+    return current[0], champions[-1]
 
 
 def withdrawn(name: str, number: str) -> str | None:
-    """Why a person took a version out of office, or None."""
+    """Why a user withdrew a version as champion, or None."""
     return client().get_model_version(name, number).tags.get(WITHDRAWN)
 
 
 @dataclass(frozen=True)
 class Change:
-    """The alias `champion` went from one version to another.
+    """A move of the alias `champion` from one version to another.
 
     Attributes:
         when: UTC, to the second.
-        version: in office from then on.
-        former: the number before, or None.
-        why: in words.
+        version: number of the new champion.
+        former: number of the previous one, or None.
+        why: free text.
     """
 
     when: str
@@ -126,18 +126,18 @@ class Change:
 
 
 def history(name: str) -> list[Change]:
-    """Changes of the champion, oldest first; what was set by hand on MLflow's page is not among them."""
+    """Champion changes, oldest first, without aliases set by hand in MLflow's UI."""
     return list(changes(name).values())
 
 
 def changes(name: str) -> dict[str, Change]:
-    """The changes by their tags' keys, oldest first; what is no change is passed over.
+    """Champion changes by tag key, oldest first; invalid tags are skipped.
 
-    The first form of a key counted from 0: such a change comes before one whose key is a time.
+    Keys of the first format count from 0, so they sort before those that are timestamps.
     """
     tags, found = client().get_registered_model(name).tags, {}
     for key in sorted(filter(KEY.fullmatch, tags), key=lambda key: (int(KEY.fullmatch(key)[1]), key)):
-        # Anybody may write tags. A key far ahead of all clocks would leave none for the next change.
+        # Any client may write tags. A key far in the future would leave no greater one for the next change.
         if int(KEY.fullmatch(key)[1]) > time.time_ns() + AHEAD:
             continue
         with suppress(ValueError, TypeError, RecursionError):
@@ -152,26 +152,26 @@ def changes(name: str) -> dict[str, Change]:
 def _set(name: str, number: str, former: str | None, reason: str) -> None:
     when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     change = Change(when, number, former, reason[:500])
-    # Of the changes in one second the later one has the greater key, also where another machine's clock is
-    # ahead; two machines at the same moment write two keys.
+    # A later change gets a greater key, even within a second or if another machine's clock is ahead. The
+    # suffix separates changes that two machines make at the same time.
     last = max((int(KEY.fullmatch(key)[1]) for key in changes(name)), default=0)
-    place = f"change_{max(time.time_ns(), last + 1):020}_{uuid.uuid4().hex[:8]}"
-    # Said before it is done: cut off in between, the history tells one change too many, never one too few.
-    client().set_registered_model_tag(name, place, json.dumps(asdict(change), ensure_ascii=False))
+    tag = f"change_{max(time.time_ns(), last + 1):020}_{uuid.uuid4().hex[:8]}"
+    # Recorded first: an interruption may leave a surplus entry in the history, never a missing one.
+    client().set_registered_model_tag(name, tag, json.dumps(asdict(change), ensure_ascii=False))
     client().delete_model_version_tag(name, number, WITHDRAWN)
-    _point(name, number)
-    # On a server another machine may promote at the same moment: the alias is what the history says last.
+    _set_alias(name, number)
+    # On a server, another machine may promote at the same time: the last history entry wins.
     latest = list(changes(name).items())[-1]
-    if latest[0] != place:
-        _point(name, latest[1].version)
+    if latest[0] != tag:
+        _set_alias(name, latest[1].version)
         raise ChampionChangedError(
             f"version {number} was champion of {name} for a moment: at the same time version "
             f"{latest[1].version} was promoted ({latest[1].why})"
         )
 
 
-def _point(name: str, number: str) -> None:
-    """Sets the alias; where another machine sets it at the same moment, once more."""
+def _set_alias(name: str, number: str) -> None:
+    """Sets the alias; retries once in case another machine sets it at the same time."""
     import mlflow
 
     with suppress(mlflow.exceptions.MlflowException):
@@ -181,11 +181,11 @@ def _point(name: str, number: str) -> None:
 
 
 def versions(name: str) -> list[dict]:
-    """The versions of a data set, oldest first, for people.
+    """The versions of a data set, oldest first, for display.
 
     Returns:
-        Of each `version`, `model`, `test` (what it reached there, in words; empty where that is not known),
-        `champion` (bool), `withdrawn` and `commit`.
+        For each: `version`, `model`, `test` (its test metrics as text; empty if unknown), `champion` (bool),
+        `withdrawn` (the reason, or None) and `commit`.
 
     Raises:
         UserError: the registry has no such name.
@@ -193,7 +193,7 @@ def versions(name: str) -> list[dict]:
     found = client().search_model_versions(f"name='{name}'") if "'" not in name else []
     if not found:
         raise UserError(f"the registry at {shown()} has no '{name}'; it has {what_is_there(name)}")
-    present = champion(name)
+    current = champion(name)
     rows = []
     for each in sorted(found, key=lambda version: int(version.version)):
         run = run_of(each)
@@ -203,7 +203,7 @@ def versions(name: str) -> list[dict]:
                 "version": str(each.version),
                 "model": each.tags.get("model", ""),
                 "test": task.describe(run.data.metrics, "test", 1) if task else "",
-                "champion": bool(present and present[0] == str(each.version)),
+                "champion": bool(current and current[0] == str(each.version)),
                 "withdrawn": each.tags.get(WITHDRAWN),
                 "commit": each.tags.get("commit", ""),
             }
@@ -212,16 +212,16 @@ def versions(name: str) -> list[dict]:
 
 
 def promoted_because(name: str, number: str) -> str:
-    """Why a version became champion; a person may have set the alias by hand."""
+    """Why a version became champion, or that the alias was set by hand."""
     return client().get_model_version(name, number).tags.get("promoted", "set by hand")
 
 
 def count_look(name: str, number: str, champion_model: str, outcome: str) -> None:
-    """Notes on the challenger that it was tested against a champion; the same pair again is the same look."""
+    """Tags the challenger as tested against a champion; repeating a pair counts once."""
     client().set_model_version_tag(name, number, f"tested_against_{champion_model[:12]}", outcome[:500])
 
 
 def looks(name: str, split: str) -> int:
-    """How many paired tests were made on a test split."""
+    """How many paired tests have used a test split."""
     versions = client().search_model_versions(f"name='{name}' and tags.split='{split}'", max_results=10_000)
     return sum(tag.startswith("tested_against_") for version in versions for tag in version.tags)

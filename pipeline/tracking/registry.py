@@ -1,4 +1,4 @@
-"""The model registry: versions made, found and fetched."""
+"""The model registry: creates, finds and downloads versions."""
 
 import json
 import re
@@ -20,40 +20,40 @@ from pipeline.tracking.locks import creating, writing
 from pipeline.tracking.runs import ensure
 from pipeline.tracking.store import client, shown
 
-PORTABLE = Path(__file__).parents[1] / "portable"  # the code that a registered model carries along
-REQUIREMENTS = ("numpy", "pandas", "pillow", "onnxruntime")  # of `portable`, at the versions installed here
+PORTABLE = Path(__file__).parents[1] / "portable"  # the code shipped with a registered model
+REQUIREMENTS = ("numpy", "pandas", "pillow", "onnxruntime")  # of `portable`, pinned to the installed versions
 
 
-def _version(name: str, model: str):
-    """The first version with this hash, or None."""
+def _first_version(name: str, model: str):
+    """The first version with this model hash, or None."""
     found = client().search_model_versions(f"name='{name}' and tags.model_sha256='{model}'")
     return min(found, key=lambda version: int(version.version), default=None)
 
 
 def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
-    """Makes the registry hold these weights, once, under the name of their data.
+    """Registers these weights, once, under the name of their data set.
 
     Args:
-        folder: train's.
-        evaluation: evaluate's.
-        portable: holds ``model.onnx`` and ``model.json``, sealed.
+        folder: the train folder.
+        evaluation: the evaluation folder.
+        portable: sealed folder with ``model.onnx`` and ``model.json``.
 
     Returns:
         The version's number.
 
     Raises:
-        UserError: a file is missing, damaged or of an older form.
+        UserError: a file is missing, damaged or in an older format.
     """
     trained = ModelFolder.open(folder)
     seal.check(evaluation)
     seal.check(portable)
     name, model = trained.card.data, trained.sha256
     with writing():
-        if found := _version(name, model):
+        if found := _first_version(name, model):
             return str(found.version)
         version = _create_version(trained, model, evaluation, portable)
-        # A program on another machine, which no lock of ours binds, may have been quicker.
-        first = _version(name, model)
+        # Our lock does not cover other machines: one may have registered the model first.
+        first = _first_version(name, model)
         if first and first.version != version.version:
             client().delete_model_version(name, version.version)
             client().delete_logged_model(version.source.rpartition("/")[2])
@@ -77,7 +77,7 @@ def _create_version(trained: ModelFolder, model: str, evaluation: Path, portable
             signature=signature(trained.card),
             pip_requirements=_requirements(),
         )
-    # Registering is no part of the training: the run ends when it ended, even after a registering cut off.
+    # Registering is not part of training: keeps the run's end time, also if an earlier registration failed.
     client().set_terminated(run_id, "FINISHED", run.end_time)
     lineage = trained.lineage
     tags = {
@@ -87,9 +87,9 @@ def _create_version(trained: ModelFolder, model: str, evaluation: Path, portable
         "split": lineage["data"]["split"],
         **trained.provenance.tags(),
     }
-    with tempfile.TemporaryDirectory() as place:
-        whole = mlflow.artifacts.download_artifacts(logged.model_uri, dst_path=place)
-        tags[WRAPPING] = json.dumps(wrapping(Path(whole)))
+    with tempfile.TemporaryDirectory() as folder:
+        model_dir = mlflow.artifacts.download_artifacts(logged.model_uri, dst_path=folder)
+        tags[WRAPPING] = json.dumps(wrapping(Path(model_dir)))
     test = json_object(evaluation / "metrics.json", trained.task.test_key)
     return client().create_model_version(
         name,
@@ -105,7 +105,7 @@ def _create_model(trained: ModelFolder) -> None:
     import mlflow
 
     name = trained.card.data
-    decided = "whether each is `present`" if trained.card.several else "whether it is `unsure`"
+    flag = "whether each is `present`" if trained.card.several else "whether it is `unsure`"
     with creating():
         if client().search_registered_models(f"name='{name}'"):
             return
@@ -114,16 +114,16 @@ def _create_model(trained: ModelFolder) -> None:
                 name,
                 description=f"{trained.task.purpose} Trained on `{name}`. "
                 "In: a column `image` of encoded pictures or uint8 arrays, height × width × 3. "
-                f"Out: five `labels`, best first, their `probabilities`, and {decided}. "
+                f"Out: five `labels`, best first, their `probabilities`, and {flag}. "
                 f"In use: the alias `champion` (`models:/{name}@champion`).",
             )
         except mlflow.exceptions.MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another machine was quicker
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another machine created it
                 raise
 
 
 def signature(card: ModelCard):
-    """What goes into a registered model, and what comes out; by it MLflow decodes base64 of requests."""
+    """Input and output schema of a registered model; with it, MLflow decodes base64 in requests."""
     from mlflow.models import ModelSignature
     from mlflow.types.schema import Array, ColSpec, Schema
 
@@ -146,7 +146,7 @@ def _requirements() -> list[str]:
 
 
 def download_version(name: str, number: str, target: Path) -> None:
-    """Brings a version's files back as ``train/``, ``evaluation/`` and ``portable/`` in `target`.
+    """Downloads a version's files to ``train/``, ``evaluation/`` and ``portable/`` in `target`.
 
     Raises:
         UserError: they are damaged.
@@ -166,19 +166,19 @@ def download_version(name: str, number: str, target: Path) -> None:
         _whole(target / part, f"models:/{name}/{number}, {part}")
     if any(file.path == BESIDE for file in client().list_artifacts(version.run_id)):
         mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=BESIDE, dst_path=str(target))
-        # What register copies of it is known here, too; what was trained here says more than a store.
+        # Recorded locally for copies that `register` makes; a record of a local training takes precedence.
         Provenance.of(target / "train").keep(target / "train", replace=False)
 
 
 def _whole(folder: Path, name: str) -> None:
-    """Checks what came from MLflow; what was registered before there were seals gets one as it came."""
+    """Checks downloaded files; those registered before seals existed are sealed as they are."""
     if not (folder / SUMS).is_file():
         seal.seal(folder)
     seal.check(folder, name)
 
 
 def download_train(address: str, target: Path) -> Path:
-    """Brings the train folder of a registered version into `target`.
+    """Downloads the train folder of a registered version to `target`.
 
     Args:
         address: ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``.
@@ -192,10 +192,10 @@ def download_train(address: str, target: Path) -> Path:
 
 @dataclass(frozen=True)
 class Version:
-    """A registered version, and what MLflow saw of its training.
+    """A registered version, its run and training device.
 
     Attributes:
-        device: what it was trained on; None where the run was written from files afterwards.
+        device: training device; None if the run was written from files afterwards.
     """
 
     name: str
@@ -208,16 +208,16 @@ class Version:
 
 
 def find_version(address: str) -> Version:
-    """The version at an address: ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``.
+    """The version at ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``.
 
     Raises:
-        UserError: the registry has no such version, or it is no such address.
+        UserError: the address is malformed, the registry has no such version, or it has no run.
     """
     import mlflow
 
     name, _, alias = address.removeprefix("models:/").partition("@")
     name, _, number = name.partition("/")
-    # MLflow's own store can't look for such numbers, and no store for a name that is not UTF-8.
+    # MLflow's SQL store fails on larger numbers, and every store on a name that is not valid UTF-8.
     if not (alias or re.fullmatch("[0-9]{1,18}", number)) or text.printable(address) != address:
         raise UserError(
             f"{text.shortened(address, 100)} is no version; write models:/NAME/NUMBER or models:/NAME@ALIAS"
@@ -240,7 +240,7 @@ def find_version(address: str) -> Version:
 
 
 def run_of(version):
-    """The run that a version was registered from; None where there was none, or it is gone for good."""
+    """The run that a version was registered from; None if it has none or it was permanently deleted."""
     import mlflow
 
     try:
@@ -252,28 +252,28 @@ def run_of(version):
 
 
 def what_is_there(name: str) -> str:
-    """What the registry has under a name, else which names."""
+    """For messages: what the registry has under a name, or else the names it has."""
     versions = client().search_model_versions(f"name='{name}'") if "'" not in name else []
     if not versions:
         names = sorted(f"'{model.name}'" for model in client().search_registered_models())
         return f"the names {', '.join(names)}" if names else "no version of anything"
     numbers = sorted(int(version.version) for version in versions)
     aliases = client().get_registered_model(name).aliases
-    told = [f"version {numbers[0]}" if len(numbers) == 1 else f"versions {numbers[0]} to {numbers[-1]}"]
-    told += [f"@{alias} ({number})" for alias, number in sorted(aliases.items())]
-    return f"{', '.join(told)} of {name}"
+    parts = [f"version {numbers[0]}" if len(numbers) == 1 else f"versions {numbers[0]} to {numbers[-1]}"]
+    parts += [f"@{alias} ({number})" for alias, number in sorted(aliases.items())]
+    return f"{', '.join(parts)} of {name}"
 
 
 def find_model(model: str) -> str | None:
-    """Address of a version with these weights and card, under whatever name; None where there is none."""
+    """URI of a version with these weights and card, under any name; None if there is none."""
     found = client().search_model_versions(f"tags.model_sha256='{model}'", max_results=1)
     return f"models:/{found[0].name}/{found[0].version}" if found else None
 
 
 def download_run(version: Version, target: Path) -> Path:
-    """Brings the files of a version's run: ``train/``, ``provenance/``, ``params.yaml`` and ``dvc.lock``.
+    """Downloads the files of a version's run: ``train/``, ``provenance/``, ``params.yaml`` and ``dvc.lock``.
 
-    Older runs have not all of them.
+    Older runs lack some of them.
 
     Returns:
         The train folder.
@@ -284,14 +284,14 @@ def download_run(version: Version, target: Path) -> Path:
     import mlflow
 
     places.check(version.run_id)
-    kept = {file.path for file in client().list_artifacts(version.run_id)}
-    if "train" not in kept:
+    available = {file.path for file in client().list_artifacts(version.run_id)}
+    if "train" not in available:
         raise UserError(
             f"MLflow at {shown()} has lost the files of {version} (run {version.run_id}), "
             "so nothing tells what it comes from; bring its artifacts back"
         )
     target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(kept & {"train", BESIDE, "params.yaml", "dvc.lock"}):
+    for path in sorted(available & {"train", BESIDE, "params.yaml", "dvc.lock"}):
         mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=path, dst_path=str(target))
     _whole(target / "train", str(version))
     return target / "train"

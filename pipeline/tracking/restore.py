@@ -1,4 +1,4 @@
-"""What MLflow lacks, written from the files again."""
+"""Restores in MLflow, from the files, whatever it lacks."""
 
 import sys
 from pathlib import Path
@@ -16,12 +16,12 @@ from pipeline.tracking.store import DeletedError, reachable, shown
 
 
 def sync() -> None:
-    """Writes into MLflow whatever of the files under ``runs/`` it lacks; what is there stays as it is.
+    """Writes to MLflow whatever it lacks of the files under ``runs/``; existing entries stay unchanged.
 
-    Files that an older version of this project or a broken disk left are told and passed over.
+    Damaged files, or those of an older version of this project, are reported and skipped.
 
     Raises:
-        DeletedError: somebody deleted an experiment in MLflow; what belongs into others is written before.
+        DeletedError: an experiment was deleted in MLflow; raised after the others are written.
         UserError: MLflow does not answer, or its store can't be used.
     """
     artifact_roots.rewrite()
@@ -33,7 +33,7 @@ def _sync() -> None:
     if merged := duplicates.merge():
         print(f"tracking: merged what MLflow held twice: {merged}")
     runs = versions = 0
-    deleted: dict[str, DeletedError] = {}  # by message: each experiment once
+    deleted: dict[str, DeletedError] = {}  # by message, to report each experiment once
     for folder in trained(ROOT / "runs"):
         try:
             ensure(folder, evaluation_of(folder))
@@ -55,27 +55,27 @@ def _sync() -> None:
 
 
 def _registered(file: Path) -> int:
-    """Brings back the versions and the champion of a data set; returns how many candidates."""
+    """Restores the versions and the champion of a data set; returns the number of candidates."""
     decision = json_object(file, "candidates", "champion")
     if not isinstance(decision["candidates"], dict) or "reason" not in decision["champion"]:
         raise UserError(f"{file.relative_to(ROOT)} is of an older form")
-    place, name, versions = file.parent, file.parent.parent.name, 0
-    for model, known in decision["candidates"].items():
-        folder = place.parent / "train" / model
-        # After a training that was not registered yet, the exported models are those of the former one.
+    stage_dir, name, versions = file.parent, file.parent.parent.name, 0
+    for model, expected in decision["candidates"].items():
+        folder = stage_dir.parent / "train" / model
+        # After a training that is not registered yet, the exported model is still the previous one.
         if (
             (folder / "model.json").is_file()
-            and model_hash(folder) == known
+            and model_hash(folder) == expected
             and (evaluation := evaluation_of(folder))
         ):
-            ensure_version(folder, evaluation, place / "candidates" / model)
+            ensure_version(folder, evaluation, stage_dir / "candidates" / model)
             versions += 1
-    kept = place / "champion"
-    number = ensure_version(kept / "train", kept / "evaluation", kept / "portable")
+    champion_dir = stage_dir / "champion"
+    number = ensure_version(champion_dir / "train", champion_dir / "evaluation", champion_dir / "portable")
     if champion(name) is None:
         promote(name, number, decision["champion"]["reason"])
-    if lags := champion_files.lagging(name):
-        print(f"warning: {lags}", file=sys.stderr)
+    if warning := champion_files.lagging(name):
+        print(f"warning: {warning}", file=sys.stderr)
     return versions
 
 

@@ -1,4 +1,4 @@
-"""Runs of trainings as MLflow holds them: made, filled, brought back from their folders."""
+"""MLflow runs of trainings: created, logged, and restored from train folders."""
 
 import json
 import sys
@@ -26,17 +26,17 @@ from pipeline.tracking.store import (
     silent,
 )
 
-NOTE = "mlflow.note.content"  # the description that MLflow's page shows
+NOTE = "mlflow.note.content"  # the description in MLflow's UI
 PARENT = "mlflow.parentRunId"
-UNFINISHED = "content_expected"  # tag of a run that is being written from files: what `content` will be
-DIGITS = 5  # of final figures: a table's cell holds them, and single precision is not shown as a difference
-COUNTERS = ("step", "epoch", "pictures_seen")  # of curves.csv: a chart of them is a straight line
+UNFINISHED = "content_expected"  # tag of a run being written from files: its later `content`
+DIGITS = 5  # of final metrics: fits a table cell and hides float32 rounding errors
+COUNTERS = ("step", "epoch", "pictures_seen")  # columns of curves.csv whose charts would be straight lines
 
 
 def _discard(run_id: str | None) -> None:
-    """Takes a half-written run away: `sync` writes the whole one."""
+    """Deletes a partly written run; `sync` writes a complete one."""
     if run_id:
-        with suppress(Exception):  # what could not be written may not be reachable either
+        with suppress(Exception):  # MLflow may be unreachable
             client().set_terminated(run_id, "KILLED")
             client().delete_run(run_id)
 
@@ -44,7 +44,7 @@ def _discard(run_id: str | None) -> None:
 def new(
     card: ModelCard, settings: dict, provenance: Provenance, name: str, sweep: str | None, **tags: str
 ) -> str:
-    """A new run with its tags; returns its id."""
+    """Creates a run with its tags; returns its id."""
     experiment = experiment_id(card.data)
     tags |= {
         "mlflow.runName": name,
@@ -62,13 +62,13 @@ def new(
 
 
 def describe(run_id: str, settings: dict, lineage: dict) -> None:
-    """Writes a run's parameters and its data; twice is as once."""
+    """Logs a run's parameters and data set; idempotent."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
-    # What is there stays: MLflow refuses another value, as a choice may be after conf/ has changed.
-    there = client().get_run(run_id).data.params
-    new = [Param(key, value) for key, value in params(settings).items() if key not in there]
-    client().log_batch(run_id, params=new)
+    # MLflow refuses to change a parameter, and the selected files may differ after conf/ has changed.
+    existing = client().get_run(run_id).data.params
+    missing = [Param(key, value) for key, value in params(settings).items() if key not in existing]
+    client().log_batch(run_id, params=missing)
     data = lineage["data"]
     dataset = Dataset(
         name=data["name"],
@@ -82,7 +82,7 @@ def describe(run_id: str, settings: dict, lineage: dict) -> None:
 
 
 def _parent(experiment: str, sweep: str) -> str:
-    """The run that a sweep's jobs are nested under; one that somebody deleted is restored."""
+    """Id of the parent run of a sweep's jobs; a deleted one is restored."""
 
     def create() -> str:
         if deleted := find_run(experiment, deleted=True, sweep=sweep):
@@ -96,12 +96,12 @@ def _parent(experiment: str, sweep: str) -> str:
 
 
 def tell_sweep(run_id: str) -> None:
-    """Sums up, on the parent of a sweep's job, what its jobs have reached so far."""
+    """Updates the summary of all jobs on the parent run of a sweep's job."""
     run = client().get_run(run_id)
     parent, experiment = run.data.tags.get(PARENT), run.info.experiment_id
     if parent is None or not is_active(parent):
         return
-    with creating():  # each job tells what the others have reached
+    with creating():  # each job writes the summary of all jobs
         found = client().search_runs([experiment], f"tags.`{PARENT}` = '{parent}'", max_results=1000)
         found.sort(key=lambda job: job.info.start_time)
         task = tasks.of_tag(run.data.tags.get("task"))
@@ -118,14 +118,14 @@ def tell_sweep(run_id: str) -> None:
         name, note = descriptions.sweep(experiment, jobs, task.title)
         for key, value in (("mlflow.runName", name), (NOTE, note), ("jobs", str(len(jobs)))):
             client().set_tag(parent, key, value)
-        if reached := [figure for _, _, figure, _ in jobs if figure is not None]:
-            client().log_metric(parent, best, max(reached), step=len(reached))
-        ended = max((job.info.end_time or 0 for job in found), default=0)
-        client().set_terminated(parent, end_time=ended or None)
+        if results := [result for _, _, result, _ in jobs if result is not None]:
+            client().log_metric(parent, best, max(results), step=len(results))
+        end_time = max((job.info.end_time or 0 for job in found), default=0)
+        client().set_terminated(parent, end_time=end_time or None)
 
 
 def is_active(run_id: str) -> bool:
-    """Whether a run is there and nobody deleted it."""
+    """Whether a run exists and is not deleted."""
     import mlflow
 
     try:
@@ -137,26 +137,26 @@ def is_active(run_id: str) -> bool:
 
 
 def log_curves(run_id: str, rows: list[dict], held: bool, at: int | None = None) -> None:
-    """Writes rows of the curves.
+    """Logs rows of the training curves.
 
     Args:
-        run_id: of the run.
-        rows: new ones.
-        held: whether the run may hold some of their points already; each is written once.
-        at: their time in milliseconds; None: now. MLflow keeps two equal points of the same time as one.
+        run_id: the run.
+        rows: new rows.
+        held: whether the run may already hold some of their points, which are then skipped.
+        at: timestamp in milliseconds; None: now. MLflow stores equal points with equal timestamps once.
     """
     from mlflow.entities import Metric
 
     keys = {key for row in rows for key in row} - set(COUNTERS)
-    there = {key: _steps(run_id, key) if held else set() for key in keys}
+    logged = {key: _steps(run_id, key) if held else set() for key in keys}
     at = at or int(time.time() * 1000)
     metrics = [
         Metric(key, float(row[key]), at, int(row["step"]))
         for row in rows
         for key in row
-        if key in keys and row[key] is not None and int(row["step"]) not in there[key]
+        if key in keys and row[key] is not None and int(row["step"]) not in logged[key]
     ]
-    for first in range(0, len(metrics), 1000):  # MLflow's limit a batch
+    for first in range(0, len(metrics), 1000):  # MLflow's limit per batch
         client().log_batch(run_id, metrics=metrics[first : first + 1000])
 
 
@@ -165,13 +165,13 @@ def _steps(run_id: str, key: str) -> set[int]:
 
 
 def complete(run_id: str, trained: ModelFolder, extra: dict[str, float]) -> None:
-    """Final figures and files; the tag `content` comes last, so that it means: all is there."""
-    # val/… is a curve, whose last point need not be that of the kept weights.
-    figures = {
+    """Logs final metrics and files; the tag `content` is set last and marks the run as complete."""
+    # val/… is a curve whose last point may not belong to the kept weights.
+    final = {
         f"best/{key}" if key.startswith("val/") else key: value
         for key, value in (trained.metrics | extra).items()
     }
-    _log_figures(run_id, figures)
+    _log_final_metrics(run_id, final)
     places.check(run_id, writing=True)
     client().log_artifacts(run_id, trained.train, "train")
     if "commit" not in trained.lineage and trained.provenance.commit:
@@ -184,21 +184,21 @@ def complete(run_id: str, trained: ModelFolder, extra: dict[str, float]) -> None
     tell_sweep(run_id)
 
 
-def _log_figures(run_id: str, figures: dict[str, float]) -> None:
-    """Writes final figures; what an earlier attempt that was cut off has written is not written again."""
+def _log_final_metrics(run_id: str, values: dict[str, float]) -> None:
+    """Logs final metrics, except those that an interrupted attempt has already logged."""
     from mlflow.entities import Metric
 
-    there, now = client().get_run(run_id).data.metrics, int(time.time() * 1000)
-    final = {key: round(float(value), DIGITS) for key, value in figures.items()}
-    metrics = [Metric(key, value, now, 0) for key, value in final.items() if there.get(key) != value]
+    logged, now = client().get_run(run_id).data.metrics, int(time.time() * 1000)
+    final = {key: round(float(value), DIGITS) for key, value in values.items()}
+    metrics = [Metric(key, value, now, 0) for key, value in final.items() if logged.get(key) != value]
     client().log_batch(run_id, metrics=metrics)
 
 
 def _note(run_id: str, trained: ModelFolder, test: dict | None) -> None:
-    """Writes a run's note and its experiment's, unless a person has written another."""
+    """Writes the descriptions of a run and its experiment, unless a user has edited them."""
     tags = client().get_run(run_id).data.tags
     note = descriptions.run(trained, test, restored="restored" in tags)
-    # Only the first line, the figures, differs between before and after an evaluation.
+    # An evaluation changes only the first line, the metrics.
     if NOTE not in tags or tags[NOTE].partition("\n")[2] == note.partition("\n")[2]:
         client().set_tag(run_id, NOTE, note)
     experiment = client().get_experiment(experiment_id(trained.card.data))
@@ -207,13 +207,13 @@ def _note(run_id: str, trained: ModelFolder, test: dict | None) -> None:
 
 
 def ensure(folder: Path, evaluation: Path | None = None) -> str:
-    """Makes MLflow hold the run of a train folder, and its evaluation where there is one.
+    """Ensures that MLflow has the run of a train folder and, if given, its evaluation.
 
     Returns:
         The run's id.
 
     Raises:
-        UserError: a file of the folder is missing, damaged or of an older form.
+        UserError: a file of the folder is missing, damaged or in an older format.
     """
     trained = ModelFolder.open(folder)
     with writing():
@@ -226,23 +226,23 @@ def ensure(folder: Path, evaluation: Path | None = None) -> str:
 def _ensure_run(trained: ModelFolder) -> str:
     folder, content = trained.train, digest(trained.train)
     experiment = experiment_id(trained.card.data)
-    # An equal run outside its sweep does not stand for a job.
+    # An equal run outside the sweep does not count as its job.
     within = {PARENT: _parent(experiment, trained.sweep)} if trained.sweep else {}
     if found := find_run(experiment, content=content, **within) or _restore(experiment, content, within):
         return found.info.run_id
-    described = (trained.card, trained.settings, trained.provenance, name_of(trained), trained.sweep)
-    # Live, but cut off before its end; or cut off while it was written from files; or never seen.
-    begun = resume.attempt_of(trained.settings, trained.lineage, trained.sweep)
-    live = find_run(experiment, attempt=begun) if begun else None
+    run_args = (trained.card, trained.settings, trained.provenance, name_of(trained), trained.sweep)
+    # The run was interrupted in training or while being written from files, or was never logged.
+    attempt = resume.attempt_of(trained.settings, trained.lineage, trained.sweep)
+    live = find_run(experiment, attempt=attempt) if attempt else None
     created, at = False, None
     if live:
         run_id = live.info.run_id
     else:
         tags = {UNFINISHED: content}
         run_id, created = find_or_create_run(
-            experiment, lambda: new(*described, restored="true", **tags), **tags, **within
+            experiment, lambda: new(*run_args, restored="true", **tags), **tags, **within
         )
-        # On a server two machines may write the same run: with the same time their points are the same.
+        # Two machines may write this run to a server: equal timestamps make their points identical.
         at = client().get_run(run_id).info.start_time
     try:
         describe(run_id, trained.settings, trained.lineage)
@@ -259,7 +259,7 @@ def _ensure_run(trained: ModelFolder) -> str:
 
 
 def _restore(experiment: str, content: str, within: dict[str, str]):
-    """A run that somebody deleted although a registered version needs its files: it comes back; or None."""
+    """Restores and returns a deleted run if a registered version needs its files; else None."""
     found = find_run(experiment, deleted=True, content=content, **within)
     if found is None or not client().search_model_versions(f"run_id='{found.info.run_id}'"):
         return None
@@ -272,21 +272,21 @@ def _ensure_evaluation(run_id: str, trained: ModelFolder, folder: Path) -> None:
     content = digest(folder)
     if client().get_run(run_id).data.tags.get("evaluation") == content:
         return
-    figures = json_object(folder / "metrics.json", trained.task.test_key)
-    shown = {
+    metrics = json_object(folder / "metrics.json", trained.task.test_key)
+    scalars = {
         key: value
-        for key, value in figures.items()
-        if isinstance(value, int | float) and not key.endswith(("/low", "/high"))  # six charts nobody opens
+        for key, value in metrics.items()
+        if isinstance(value, int | float) and not key.endswith(("/low", "/high"))  # of no use as charts
     }
-    _log_figures(run_id, shown)
+    _log_final_metrics(run_id, scalars)
     places.check(run_id, writing=True)
     client().log_artifacts(run_id, folder, "evaluation")
-    _note(run_id, trained, figures)
+    _note(run_id, trained, metrics)
     client().set_tag(run_id, "evaluation", content)
 
 
 def wall_seconds(folder: Path) -> float | None:
-    """How long the training of this folder took, where MLflow saw it."""
+    """Training time of this folder in seconds; None if MLflow did not record it."""
     try:
         card = untrusted.card(folder)
         experiment = find_experiment(card.data)

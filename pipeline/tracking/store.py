@@ -1,4 +1,4 @@
-"""Where MLflow keeps its runs: the address, the client, and one clear line when the store can't be used."""
+"""MLflow's client: checks of the store, searches, and one-line errors if the store can't be used."""
 
 import errno
 import os
@@ -14,42 +14,42 @@ from pipeline.tracking import artifact_roots
 from pipeline.tracking.address import default_uri, local_file, shown, uri
 from pipeline.tracking.locks import creating, waiting_at_most
 
-# An unreachable server is told within seconds; the files wait for it.
+# Fail within seconds if a server is unreachable; `sync` sends the files later.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-# Nothing phones home unasked; a person's own setting wins.
+# No telemetry unless the user enables it.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# A bar for each folder that is fetched, of a few megabytes each.
+# No progress bar for each download, which is only a few megabytes.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 LOCK_SECONDS = 20  # to wait for another program's transaction, as MLflow does
 
 
 class DeletedError(UserError):
-    """Somebody deleted in MLflow what the files would be written into."""
+    """The experiment to write to was deleted in MLflow."""
 
 
 @cache
 def client():
-    """MLflow's client on a store that was found usable.
+    """MLflow's client, after checking that the store is usable.
 
     Raises:
-        UserError: the store is older or newer than this MLflow, can't be written, or is something else.
+        UserError: the store has an older or newer schema, is not writable, or is not MLflow's.
     """
     import logging
     import warnings
 
     import mlflow
 
-    # A page of migrations at the first start, and of traceback for what is told in one line here.
+    # Hides pages of migrations at the first start, and tracebacks of errors that we report in one line.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     for name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    # MLflow would like an example with each model; signature and description say what goes in.
+    # The signature and the description document a model's input; no example is needed.
     warnings.filterwarnings("ignore", message=".*input example was not provided.*")
-    if shown() != uri():  # MLflow prints the server's address with each run that ends
+    if shown() != uri():  # MLflow prints the URI, here with a password, after each run
         os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-    with creating():  # two first starts at once would both make the tables
+    with creating():  # else two simultaneous first starts would both create the tables
         check()
         artifact_roots.check()
         _make()
@@ -58,10 +58,10 @@ def client():
 
 
 def check() -> None:
-    """Looks at a database before MLflow opens it: MLflow would migrate an older one unasked, without a copy.
+    """Checks a database before MLflow opens it and migrates an older schema without asking or a backup.
 
     Raises:
-        UserError: as `client` says.
+        UserError: see `client`.
     """
     scheme = uri().partition(":")[0] if ":" in uri() else ""
     if scheme in ("", "file"):
@@ -72,7 +72,7 @@ def check() -> None:
             "--target sqlite:///migrated.db"
         )
     if scheme.partition("+")[0] not in ("sqlite", "postgresql", "mysql", "mssql"):
-        return  # a server looks after its own
+        return  # a server manages its own schema
     from sqlalchemy import create_engine, inspect
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import DBAPIError
@@ -86,14 +86,14 @@ def check() -> None:
         try:
             with engine.connect() as connection:
                 _check_schema(connection, set(inspect(connection).get_table_names()))
-                if lite:  # a database that is open for reading only shows it at the first write
+                if lite:  # only a write reveals a read-only database
                     connection.exec_driver_sql("BEGIN IMMEDIATE")
                     connection.exec_driver_sql("CREATE TABLE writable (x INTEGER)")
                     connection.exec_driver_sql("ROLLBACK")
         finally:
             engine.dispose()
     except DBAPIError as error:
-        raise UserError(f"MLflow's store {shown()} {_trouble(error.orig)}") from error
+        raise UserError(f"MLflow's store {shown()} {_database_problem(error.orig)}") from error
     except OSError as error:
         raise UserError(f"MLflow's store {shown()} can't be made: {error.strerror}") from error
     except ImportError as error:
@@ -101,9 +101,9 @@ def check() -> None:
 
 
 def _make() -> None:
-    """Makes the tables of a new SQLite store beside it and puts them there in one step.
+    """Creates a new SQLite store under a temporary name and renames it atomically.
 
-    MLflow makes them one by one: killed meanwhile, it leaves a store that neither it nor we can open again.
+    MLflow creates the tables one by one: if killed meanwhile, it leaves a store that can't be opened again.
     """
     import mlflow
     from sqlalchemy.engine import make_url
@@ -112,9 +112,9 @@ def _make() -> None:
     if file is None or (file.exists() and file.stat().st_size):
         return
     part = file.with_name(f"{file.name}.part")
-    part.unlink(missing_ok=True)  # of a start that was killed
-    made = f"{make_url(uri()).drivername}:///{part}"
-    mlflow.MlflowClient(made, made).search_registered_models(max_results=1)
+    part.unlink(missing_ok=True)  # left by a killed start
+    part_uri = f"{make_url(uri()).drivername}:///{part}"
+    mlflow.MlflowClient(part_uri, part_uri).search_registered_models(max_results=1)
     os.replace(part, file)
 
 
@@ -126,12 +126,12 @@ def _check_schema(connection, tables: set[str]) -> None:
 
     found = MigrationContext.configure(connection).get_current_revision()
     if not tables - {"alembic_version"}:
-        return  # a new one
+        return  # a new database
     other = "or name another one: MLFLOW_TRACKING_URI=sqlite:///other.db"
     if found is None:
-        some = ", ".join(sorted(tables)[:3])
+        names = ", ".join(sorted(tables)[:3])
         raise UserError(
-            f"{shown()} is a database of something else than MLflow (tables {some}); move it away, {other}"
+            f"{shown()} is a database of something else than MLflow (tables {names}); move it away, {other}"
         )
     script = ScriptDirectory(str(Path(mlflow.__file__).parent / "store/db_migrations"))
     try:
@@ -148,8 +148,8 @@ def _check_schema(connection, tables: set[str]) -> None:
         )
 
 
-def _trouble(error: BaseException) -> str:
-    """What is wrong with a database, and what to do."""
+def _database_problem(error: BaseException) -> str:
+    """The problem with a database and its remedy, for a message."""
     name = getattr(error, "sqlite_errorname", "")
     other = "or name another store: MLFLOW_TRACKING_URI=sqlite:///other.db"
     if name.startswith("SQLITE_NOTADB"):
@@ -164,7 +164,7 @@ def _trouble(error: BaseException) -> str:
 
 
 def experiment_id(name: str) -> str:
-    """Id of the experiment of a data set, made where it is missing."""
+    """Id of a data set's experiment, created if missing."""
     import mlflow
 
     with creating():
@@ -173,17 +173,17 @@ def experiment_id(name: str) -> str:
         folder = artifact_roots.own_folder()
         try:
             return client().create_experiment(name, artifact_location=folder and folder.as_uri())
-        except mlflow.exceptions.MlflowException:  # another machine was quicker
+        except mlflow.exceptions.MlflowException:  # another machine may have created it
             if found := find_experiment(name):
                 return found
             raise
 
 
 def find_experiment(name: str) -> str | None:
-    """Id of the experiment of a data set, or None.
+    """Id of a data set's experiment, or None.
 
     Raises:
-        DeletedError: somebody deleted it, and its name is taken until it is restored or gone for good.
+        DeletedError: it was deleted; its name stays taken until it is restored or permanently deleted.
     """
     found = client().get_experiment_by_name(name)
     if found and found.lifecycle_stage == "deleted":
@@ -200,8 +200,8 @@ def find_run(experiment: str, deleted: bool = False, **tags: str):
 
     Args:
         experiment: its id.
-        deleted: whether to look among those that somebody deleted, and not among the others.
-        **tags: what it is known by.
+        deleted: whether to search only deleted runs instead of active ones.
+        **tags: the tags to match.
     """
     from mlflow.entities import ViewType
 
@@ -212,12 +212,12 @@ def find_run(experiment: str, deleted: bool = False, **tags: str):
 
 
 def find_or_create_run(experiment: str, create: Callable[[], str], **tags: str) -> tuple[str, bool]:
-    """The oldest run with these tags, which is created where there is none.
+    """The oldest run with these tags, created if there is none.
 
     Args:
         experiment: its id.
         create: creates a run with these tags and returns its id.
-        **tags: what it is known by.
+        **tags: the tags to match.
 
     Returns:
         Its id, and whether it was created here.
@@ -226,7 +226,7 @@ def find_or_create_run(experiment: str, create: Callable[[], str], **tags: str) 
         if found := find_run(experiment, **tags):
             return found.info.run_id, False
         run_id = create()
-        # A program on another machine, which no lock of ours binds, may have created one meanwhile.
+        # Our lock does not cover other machines: one may have created the run meanwhile.
         oldest = find_run(experiment, **tags)
         if oldest is None or oldest.info.run_id == run_id:
             return run_id, True
@@ -236,26 +236,26 @@ def find_or_create_run(experiment: str, create: Callable[[], str], **tags: str) 
 
 @contextmanager
 def answering_within(seconds: float | None) -> Iterator[None]:
-    """Within, a request to a server is made once and waits so long at most; None: as the environment says.
+    """Within the context, requests are not retried and time out; None: as set in the environment.
 
-    So does waiting for another program's lock, for a minute at most.
+    Also limits the wait for another program's lock; None: to a minute.
     """
-    brisk = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    usual = {name: os.environ[name] for name in brisk}
+    limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    previous = {name: os.environ[name] for name in limits}
     try:
-        os.environ.update(brisk if seconds else {})
+        os.environ.update(limits if seconds else {})
         with waiting_at_most(seconds or 60):
             yield
     finally:
-        os.environ.update(usual)
+        os.environ.update(previous)
 
 
 @contextmanager
 def reachable() -> Iterator[None]:
-    """Ends what can't do without MLflow in one line, before it begins where the store is unfit.
+    """Checks the store on entry, and turns errors of MLflow within the context into a one-line UserError.
 
     Raises:
-        UserError: the server or the store does not answer as it should, or has not what it was asked for.
+        UserError: the server or store fails or does not answer, or lacks what was requested.
     """
     import mlflow
     from requests.exceptions import RequestException
@@ -270,7 +270,7 @@ def reachable() -> Iterator[None]:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether MLflow did answer, that something is not there or can't be: trying again is no use."""
+    """Whether MLflow rejected the request, so that a retry is useless."""
     return getattr(error, "error_code", "") in (
         "RESOURCE_DOES_NOT_EXIST",
         "INVALID_PARAMETER_VALUE",
@@ -280,7 +280,7 @@ def is_refusal(error: BaseException) -> bool:
 
 
 def silent(error: Exception) -> str:
-    """What went wrong with MLflow, in one line."""
+    """A one-line message for an error of MLflow."""
     from sqlalchemy.exc import IntegrityError
 
     if isinstance(error, UserError):
@@ -290,12 +290,12 @@ def silent(error: Exception) -> str:
             return f"another program wrote the same into MLflow at {shown()} at the same moment"
         if "disk is full" in str(each) or getattr(each, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             return f"MLflow at {shown()} can't write, its disk is full; make room"
-    told = "refuses" if is_refusal(error) else "does not answer"
-    return f"MLflow at {shown()} {told}: {first_line(error)}"
+    verb = "refuses" if is_refusal(error) else "does not answer"
+    return f"MLflow at {shown()} {verb}: {first_line(error)}"
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind."""
+    """The first line of an error's message, or its type."""
     from requests.exceptions import ConnectionError as NoConnectionError
 
     if any(isinstance(each, NoConnectionError) for each in _chain(error)):
@@ -305,7 +305,7 @@ def first_line(error: BaseException) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that it came from."""
+    """An error and its chain of causes."""
     while error:
         yield error
         error = error.__cause__ or error.__context__

@@ -1,4 +1,4 @@
-"""What MLflow knows of sweeps: asked, never needed."""
+"""MLflow's records of sweeps; callers work without them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +11,10 @@ from pipeline.tracking.store import client, silent, uri
 
 @contextmanager
 def _asked() -> Iterator[None]:
-    """Whatever goes wrong while MLflow is only asked is no more than an answer that is missing.
+    """Turns any error of an optional query to MLflow into a UserError.
 
     Raises:
-        UserError: says so in one line.
+        UserError: the query failed.
     """
     try:
         yield
@@ -23,14 +23,14 @@ def _asked() -> Iterator[None]:
 
 
 def _experiments() -> list[str]:
-    """Ids of all experiments; none, and no database made, where there is none yet."""
+    """Ids of all experiments; empty if there is no database, which is not created."""
     if uri().startswith("sqlite:///") and not Path(uri().removeprefix("sqlite:///")).is_file():
         return []
     return [experiment.experiment_id for experiment in client().search_experiments()]
 
 
 def sweep_of(word: str) -> str | None:
-    """The sweep of a run with this id or name, be it the parent or a job; None where there is no such run.
+    """The sweep of the parent or job run with this id or name; None if there is no such run.
 
     Raises:
         UserError: MLflow does not answer.
@@ -38,14 +38,14 @@ def sweep_of(word: str) -> str | None:
     import mlflow
 
     with _asked():
-        places = _experiments()
-        if not places:
+        experiments = _experiments()
+        if not experiments:
             return None
         try:
             run = client().get_run(word)
         except mlflow.exceptions.MlflowException:
             quoted = word.replace("'", "")
-            found = client().search_runs(places, f"attributes.run_name = '{quoted}'", max_results=1)
+            found = client().search_runs(experiments, f"attributes.run_name = '{quoted}'", max_results=1)
             if not found:
                 return None
             run = found[0]
@@ -54,19 +54,19 @@ def sweep_of(word: str) -> str | None:
 
 
 def sweep_runs(sweep: str) -> list[dict]:
-    """What MLflow saw of a sweep's jobs, oldest first: name, status, reason (of failure), params, seconds.
+    """A sweep's jobs in MLflow, oldest first: name, status, reason (of failure), params, seconds.
 
     Raises:
         UserError: MLflow does not answer.
     """
     with _asked():
-        places = _experiments()
-        if not places:
+        experiments = _experiments()
+        if not experiments:
             return []
         runs = []
-        for parent in client().search_runs(places, f"tags.sweep = '{sweep}'"):
+        for parent in client().search_runs(experiments, f"tags.sweep = '{sweep}'"):
             query = f"tags.`{PARENT}` = '{parent.info.run_id}'"
-            runs += client().search_runs(places, query, max_results=10_000, order_by=["start_time ASC"])
+            runs += client().search_runs(experiments, query, max_results=10_000, order_by=["start_time ASC"])
         return [
             {
                 "name": run.info.run_name,

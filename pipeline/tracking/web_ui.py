@@ -1,4 +1,4 @@
-"""MLflow's page: the links that open it where people look, and the server behind them."""
+"""MLflow's UI: links to its pages, and a local server."""
 
 import json
 import os
@@ -14,13 +14,13 @@ from pipeline.tracking.descriptions import ENTRANCE
 from pipeline.tracking.naming import GROUPS
 from pipeline.tracking.store import client, reachable, shown, uri
 
-# A saved view of the runs table, as the page's own "Views" menu keeps it: an experiment's tag. It carries
-# what a link can't: columns, their order and widths. Whoever changes it there keeps the change.
+# A saved view of the runs table, stored like those of the UI's "Views" menu, as an experiment's tag. Unlike
+# a link, it sets columns, their order and widths. Users' changes to it are kept.
 VIEW = "comparison"
-# In order, with widths in pixels: the figures between them fit beside the assistant's panel on a laptop.
-FIRST = {"attributes.`Run Name`": 330, "runDateAndNestInfo": 130}  # the latter is Created
+# In order, widths in pixels: the metrics between them fit beside the assistant's panel on a laptop.
+FIRST = {"attributes.`Run Name`": 330, "runDateAndNestInfo": 130}  # titled Created
 LAST = {"duration": 90, "attributes.`Models`": 130, "attributes.`Dataset`": 260}
-DIFFERING, NEWEST = 5, 200  # parameters shown, and runs among which they are looked for
+DIFFERING, NEWEST = 5, 200  # parameters shown, and runs compared to select them
 CHART = {
     "deleted": False,
     "isGenerated": False,
@@ -45,49 +45,49 @@ STATE = {
     "lifecycleFilter": "Active",
     "modelVersionFilter": "All Runs",
     "datasetsFilter": [],
-    "isAccordionReordered": True,  # or the page's own sections, sorted by name, come before ours
+    "isAccordionReordered": True,  # else the UI's own sections, sorted by name, come first
 }
 
 
 def differing(runs: list[dict[str, str]]) -> list[str]:
-    """Which parameters tell the most about how runs differ, the names of whole files of ``conf/`` first.
+    """The parameters that best distinguish runs, starting with selected files of ``conf/``.
 
-    What differs between models alone follows from the model: another parameter counts where it has several
-    values among the runs of one model. Runs of earlier versions lack some.
+    A parameter that differs only between models follows from the model, so others count only if they vary
+    among the runs of one model. Runs of earlier versions lack some parameters.
 
     Args:
-        runs: parameters of each.
+        runs: the parameters of each run.
     """
-    kinds: dict[str, list[dict[str, str]]] = {}
+    by_model: dict[str, list[dict[str, str]]] = {}
     for params in runs:
-        kinds.setdefault(params.get("model.name", ""), []).append(params)
-    spread = {}
+        by_model.setdefault(params.get("model.name", ""), []).append(params)
+    counts = {}
     for key in dict.fromkeys(key for params in runs for key in params):
-        among = [runs] if key in GROUPS else kinds.values()
-        spread[key] = max(len({params[key] for params in some if key in params}) for some in among)
-    varied = [key for key, values in spread.items() if values > 1 and key not in ("data.name", "model.name")]
-    # A group's name says more than the values in its file; a model's name does not tell its other values.
-    said = tuple(f"{group}." for group in GROUPS if group in varied and group != "model")
-    varied = [key for key in varied if not key.startswith(said)]
-    order = {key: place for place, key in enumerate((*GROUPS, "seed"))}
-    varied.sort(key=lambda key: (order.get(key, len(order)), -spread[key], key))
+        groups = [runs] if key in GROUPS else by_model.values()
+        counts[key] = max(len({params[key] for params in some if key in params}) for some in groups)
+    varied = [key for key, values in counts.items() if values > 1 and key not in ("data.name", "model.name")]
+    # A file's name replaces the values in the file, except for models, which have other values, too.
+    covered = tuple(f"{group}." for group in GROUPS if group in varied and group != "model")
+    varied = [key for key in varied if not key.startswith(covered)]
+    order = {key: position for position, key in enumerate((*GROUPS, "seed"))}
+    varied.sort(key=lambda key: (order.get(key, len(order)), -counts[key], key))
     return varied[:DIFFERING]
 
 
 def _state(experiment) -> dict:
-    """The view of an experiment's runs, with the parameters that differ beside the figures."""
+    """The view of an experiment's runs: metrics, and the parameters that differ."""
     query = "attributes.status != 'FAILED'"
     runs = client().search_runs([experiment.experiment_id], query, max_results=NEWEST)
-    # A sweep's parent has none.
+    # Parent runs of sweeps have none.
     keys = differing([run.data.params for run in runs if run.data.params])
-    named = (run.data.tags["task"] for run in runs if "task" in run.data.tags)
-    task = tasks.of_tag(next(named, None))
-    kept = [f"best/{task.monitor}", *(f"test/{figure.key}" for figure in task.ranked[:2])]
-    # The parameters stand behind the figures, which a laptop's window shows beside the name.
-    columns = FIRST | {f"metrics.`{key}`": 110 - 20 * key.startswith("test") for key in kept}
+    task_tags = (run.data.tags["task"] for run in runs if "task" in run.data.tags)
+    task = tasks.of_tag(next(task_tags, None))
+    metrics = [f"best/{task.monitor}", *(f"test/{figure.key}" for figure in task.ranked[:2])]
+    # Metrics come first, so that they are visible beside the name on a laptop.
+    columns = FIRST | {f"metrics.`{key}`": 110 - 20 * key.startswith("test") for key in metrics}
     columns |= {f"params.`{key}`": 110 for key in keys} | LAST
-    charts = {  # section: kind, metrics; by itself the page begins with a bar for every single figure
-        "the kept weights": ("BAR", kept),
+    charts = {  # section: type, metrics; by default the UI shows a bar chart of every metric
+        "the kept weights": ("BAR", metrics),
         "curves": ("LINE", (task.monitor, "val/loss", "train/loss")),
     }
     return STATE | {
@@ -100,24 +100,24 @@ def _state(experiment) -> dict:
                 "uuid": key,
                 "metricKey": key,
                 "displayName": key,
-                "type": kind,
+                "type": chart,
                 "metricSectionId": name,
                 **CHART,
             }
-            for name, (kind, shown) in charts.items()
+            for name, (chart, shown) in charts.items()
             for key in shown
         ],
     }
 
 
 def _view(experiment) -> str:
-    """Makes sure that an experiment has the saved view; what a link says to open it."""
+    """Ensures that an experiment has the saved view; returns the URL parameter that opens it."""
     key, state = f"mlflow.sharedViewState.{VIEW}", json.dumps(_state(experiment))
-    kept = {}
-    with suppress(ValueError, TypeError, RecursionError):  # anybody may write tags
-        kept = dict(json.loads(experiment.tags.get(key, "{}")))
-    untouched = kept.get("createdAt") == kept.get("updatedAt")
-    if untouched and kept.get("state") != state:
+    saved = {}
+    with suppress(ValueError, TypeError, RecursionError):  # any client may write tags
+        saved = dict(json.loads(experiment.tags.get(key, "{}")))
+    untouched = saved.get("createdAt") == saved.get("updatedAt")
+    if untouched and saved.get("state") != state:
         now = int(time.time() * 1000)
         envelope = {"name": VIEW, "createdAt": now, "updatedAt": now, "state": state}
         client().set_experiment_tag(experiment.experiment_id, key, json.dumps(envelope))
@@ -125,12 +125,12 @@ def _view(experiment) -> str:
 
 
 def links(host: str) -> list[tuple[str, str]]:
-    """What can be looked at, and where: each data set's runs and versions."""
+    """Titles and URLs of each data set's runs, charts and versions."""
     found = []
     models = {model.name for model in client().search_registered_models()}
     for experiment in client().search_experiments():
         name, page = experiment.name, f"{host}/#/experiments/{experiment.experiment_id}/runs?{ENTRANCE}"
-        if name == "Default":  # MLflow's own; nothing here writes into it
+        if name == "Default":  # MLflow's own, unused here
             continue
         view = f"{page}&{_view(experiment)}"
         found += [(f"{name}: runs", view), (f"{name}: charts", f"{view}&compareRunsMode=CHART")]
@@ -141,18 +141,18 @@ def links(host: str) -> list[tuple[str, str]]:
 
 def _print(host: str) -> None:
     table = links(host)
-    width = max((len(what) for what, _ in table), default=0)
-    for what, where in table:
-        print(text.printable(f"{what:<{width}}  {where}"), flush=True)
+    width = max((len(title) for title, _ in table), default=0)
+    for title, url in table:
+        print(text.printable(f"{title:<{width}}  {url}"), flush=True)
     if not table:
         print(f"{host}  (no runs yet: dvc repro)", flush=True)
 
 
 def ui(port: int = 5000) -> None:
-    """Serves MLflow's page on this machine until Ctrl-C, which ends its helpers too.
+    """Serves MLflow's UI on this machine until Ctrl-C, which also ends its child processes.
 
     Raises:
-        UserError: the page does not start.
+        UserError: the server does not start.
     """
     import signal
 
@@ -161,18 +161,18 @@ def ui(port: int = 5000) -> None:
         return
     client()
     host = f"http://127.0.0.1:{port}"
-    taken = UserError(f"port {port} is taken; name another: petfaces tracking ui --port {port + 1}")
+    error = UserError(f"port {port} is taken; name another: petfaces tracking ui --port {port + 1}")
     if _listens(port):
-        raise taken
+        raise error
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", "1", "--uvicorn-opts", "--log-level warning"]
-    # Its job runner, for evaluations by language models, would start seven processes more.
+    # MLflow's job runner, for LLM evaluations, would start seven more processes.
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
-    # Not as arguments, which everybody on this machine may read: a database's address holds its password.
+    # Not as arguments, which other users can read: a database URI contains its password.
     store = {"MLFLOW_BACKEND_STORE_URI": uri(), "MLFLOW_REGISTRY_STORE_URI": uri()}
     server = subprocess.Popen(command, env={**os.environ, **quiet, **store}, start_new_session=True)
-    for ending in (signal.SIGINT, signal.SIGTERM):  # also where a shell has started it in the background
-        signal.signal(ending, lambda *_: sys.exit(0))
+    for signum in (signal.SIGINT, signal.SIGTERM):  # SIGINT, too, if a shell started it in the background
+        signal.signal(signum, lambda *_: sys.exit(0))
     try:
         while server.poll() is None and not _listens(port):
             time.sleep(0.2)
@@ -192,5 +192,5 @@ def ui(port: int = 5000) -> None:
 def _listens(port: int) -> bool:
     import socket
 
-    with socket.socket() as door:
-        return door.connect_ex(("127.0.0.1", port)) == 0
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
