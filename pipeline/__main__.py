@@ -1,4 +1,4 @@
-"""The command ``petfaces``, equal to ``python -m pipeline``; the stages are Hydra programs of their own."""
+"""The command ``petfaces``, same as ``python -m pipeline``; the stages are separate Hydra programs."""
 
 import sys
 from importlib import import_module, metadata
@@ -7,7 +7,7 @@ import click
 
 from pipeline.common import errors
 
-# Where each command is, and its line of help: nothing is imported before its command runs.
+# Module and help line of each command: a module is imported only when its command runs.
 COMMANDS = {
     "predict": ("pipeline.inference.predict", "Name the classes in photos."),
     "export": ("pipeline.inference.export", "Write a model's folder, to take along."),
@@ -20,11 +20,11 @@ COMMANDS = {
     "tracking": ("pipeline.tracking.cli", "Complete MLflow from the files; open its page."),
     "config": ("pipeline.config.cli", "Choose a data set for params.yaml."),
 }
-FURTHER = "petfaces.commands"  # entry points of other packages: each a command
+FURTHER = "petfaces.commands"  # entry points by which other packages add commands
 
 
 class Commands(click.Group):
-    """Finds a command when it is asked for, and ends its errors in one line."""
+    """Imports commands lazily, and reports their errors in one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS, *sorted(metadata.entry_points(group=FURTHER).names)]
@@ -32,13 +32,13 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
             return import_module(COMMANDS[cmd_name][0]).main
-        found = metadata.entry_points(group=FURTHER, name=cmd_name)
-        return next(iter(found)).load() if found else None
+        plugins = metadata.entry_points(group=FURTHER, name=cmd_name)
+        return next(iter(plugins)).load() if plugins else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = [(name, words) for name, (_, words) in COMMANDS.items()]
-        further = sorted(metadata.entry_points(group=FURTHER), key=lambda entry: entry.name)
-        rows += [(entry.name, f"Of the package {entry.dist.name}.") for entry in further]
+        rows = [(name, help_line) for name, (_, help_line) in COMMANDS.items()]
+        plugins = sorted(metadata.entry_points(group=FURTHER), key=lambda entry: entry.name)
+        rows += [(entry.name, f"Of the package {entry.dist.name}.") for entry in plugins]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
