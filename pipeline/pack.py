@@ -70,7 +70,7 @@ def pack(
 
     Args:
         archive: tar or zip.
-        folder: replaced atomically.
+        folder: replaced once the new one is complete.
         max_side: images are shrunk to at most this many pixels on the longer side.
         classes: what names a class, `folder` or `breed`.
         hidden: the paths of skipped hidden files are appended to it.
@@ -194,21 +194,19 @@ def _in_order(pool: Executor, tasks: Iterator[tuple], ahead: int) -> Iterator[di
 
 @stage
 def main(cfg: DictConfig) -> None:
-    data_dir = ROOT / "data" / cfg.data.name
+    data = ROOT / "data" / cfg.data.name
     hidden: list[str] = []
     try:
         task = tasks.of(cfg.data.task)
-        summary = pack(
-            data_dir / "archive", data_dir / "pack", cfg.pack.max_side, cfg.pack.classes, hidden, task
-        )
-    finally:  # also on failure: they may be the only files
+        summary = pack(data / "archive", data / "pack", cfg.pack.max_side, cfg.pack.classes, hidden, task)
+    finally:  # also on failure: the hidden files may be the only ones
         if hidden_pictures := list(filter(photos.is_named_as_picture, hidden)):
             print(f"pack: {photos.told_of_hidden(hidden_pictures)}", flush=True)
     print(
         f"pack: {summary['pictures']:,} pictures in {summary['classes']} classes, "
         f"{summary['quarantined']} quarantined (see data/{cfg.data.name}/pack/quarantine.csv)"
     )
-    for line in describe(data_dir / "pack"):
+    for line in describe(data / "pack"):
         print(f"pack: {line}")
 
 

@@ -67,11 +67,7 @@ def assign(labels: list[str], groups: np.ndarray, shares: dict[str, float], seed
     first = np.unique(groups, return_index=True)[1]
     sizes = np.bincount(groups)
     own_groups = {label: groups[first[labels[first] == label]] for label in np.unique(labels)}
-    small = {
-        label: len(class_groups)
-        for label, class_groups in own_groups.items()
-        if len(class_groups) <= len(shares)
-    }
+    small = {label: len(found) for label, found in own_groups.items() if len(found) <= len(shares)}
     _refuse_small(small, len(shares) + 1)
     for label, class_groups in own_groups.items():
         # One RNG stream per class name, so that a new class does not change the others' splits.
@@ -105,10 +101,8 @@ def assign_several(labels: list[str], groups: np.ndarray, shares: dict[str, floa
     # Per group, the number of images of each class and, in the last column, of images.
     group_totals = np.zeros((count, len(classes) + 1))
     np.add.at(group_totals, groups, np.column_stack([targets, np.ones(len(labels))]))
-    group_counts = {name: int(np.count_nonzero(group_totals[:, index])) for index, name in enumerate(classes)}
-    _refuse_small(
-        {name: found for name, found in group_counts.items() if found <= len(shares)}, len(shares) + 1
-    )
+    counts = {name: int(np.count_nonzero(group_totals[:, index])) for index, name in enumerate(classes)}
+    _refuse_small({name: found for name, found in counts.items() if found <= len(shares)}, len(shares) + 1)
     names = [*shares, "train"]
     fractions = np.array([*shares.values(), 1 - sum(shares.values())])
     missing = fractions[:, None] * group_totals.sum(axis=0)
@@ -156,8 +150,8 @@ def keep_official(official: np.ndarray, groups: np.ndarray) -> np.ndarray:
         groups: near-duplicate group of each image.
 
     Returns:
-        Array, one per image: `val` and `test` as given; `dropped` for an image with a near-duplicate in test,
-        or a train image with one in val; `train` for the rest.
+        Array, one per image: `val` and `test` as given; `dropped` for an image outside test with a
+        near-duplicate in test, or a train image with one in val; `train` for the rest.
     """
     result = np.where(np.isin(official, ("val", "test")), official, "train").astype("<U7")
     for held_out in ("test", "val"):
@@ -182,11 +176,9 @@ def split(pack: Path, target: Path, cfg: DictConfig) -> None:
     # Splits that are not official are taken from the training images.
     shares = {name: cfg[name] for name in ("val", "test") if name not in result}
     free = result == "train"
-    all_classes, train_classes = (
-        task.classes(found.tolist()) for found in (index["label"], index["label"][free])
-    )
-    if all_classes != train_classes:
-        missing = sorted(set(all_classes) - set(train_classes))
+    present, trained = (task.classes(found.tolist()) for found in (index["label"], index["label"][free]))
+    if present != trained:
+        missing = sorted(set(present) - set(trained))
         shown = ", ".join(map(text.printable, missing[:8]))
         raise UserError(f"class(es) without a picture to train on: {shown}; add some")
     if shares:
