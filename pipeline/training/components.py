@@ -57,7 +57,7 @@ def try_metrics(found: dict[str, torchmetrics.Metric], task: Task, classes: list
         try:
             float(metric.clone()(probabilities, targets.long()))
         except Exception as error:  # a class may raise anything for unsupported inputs
-            raise UserError(f"metrics.{name} gives no number for this task ({_cause(error)})") from error
+            raise UserError(f"metrics.{name} gives no number for this task ({_why(error)})") from error
 
 
 def try_loss(found: nn.Module, num_classes: int) -> None:
@@ -71,10 +71,10 @@ def try_loss(found: nn.Module, num_classes: int) -> None:
         if value.numel() != 1:
             raise ValueError(f"{value.numel()} numbers")
     except Exception as error:  # as above
-        raise UserError(f"model.loss gives no number for logits and targets ({_cause(error)})") from error
+        raise UserError(f"model.loss gives no number for logits and targets ({_why(error)})") from error
 
 
-def _cause(error: Exception) -> str:
+def _why(error: Exception) -> str:
     return printable(reason(error))[:200]
 
 
@@ -95,4 +95,4 @@ def _make(node: dict, base: type, setting: str, offered: dict | None = None) -> 
     try:
         return component(**arguments)
     except Exception as error:  # a class may raise anything for invalid arguments
-        raise UserError(f"{setting}: {target} does not take these arguments ({_cause(error)})") from error
+        raise UserError(f"{setting}: {target} does not take these arguments ({_why(error)})") from error

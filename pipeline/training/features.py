@@ -65,7 +65,7 @@ def features(training: Training, rows: np.ndarray) -> np.ndarray:
     def build(indices: np.ndarray) -> ImageDataset:
         return ImageDataset(pack, rows[indices], still(card.input), seed=0)
 
-    return _cached(training, hashes.tolist(), build)
+    return _kept(training, hashes.tolist(), build)
 
 
 def features_loose(training: Training, pictures: list[np.ndarray]) -> np.ndarray:
@@ -78,10 +78,10 @@ def features_loose(training: Training, pictures: list[np.ndarray]) -> np.ndarray
         shrunk = (portable.shrink(Image.fromarray(pictures[index]), card.input.max_side) for index in indices)
         return [(torch.from_numpy(np.array(transform(each))), 0) for each in shrunk]
 
-    return _cached(training, hashes, build)
+    return _kept(training, hashes, build)
 
 
-def _cached(training: Training, keys: list[str], build: Callable[[np.ndarray], Dataset | list]) -> np.ndarray:
+def _kept(training: Training, keys: list[str], build: Callable[[np.ndarray], Dataset | list]) -> np.ndarray:
     """Features of images, from the cache, or computed and added to it.
 
     Args:
