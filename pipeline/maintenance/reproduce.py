@@ -69,10 +69,8 @@ def reproduce(
             )
             if check:
                 doubts = [*filter(None, [task.doubt]), *differ]
-                state = (
-                    f"could be rebuilt, but may differ: {'; '.join(doubts)}" if doubts else "can be rebuilt"
-                )
-                print(f"reproduce: {version} {state}")
+                msg = f"could be rebuilt, but may differ: {'; '.join(doubts)}" if doubts else "can be rebuilt"
+                print(f"reproduce: {version} {msg}")
                 return True
             began = time.monotonic()
             folder = task.train()

@@ -102,7 +102,7 @@ def settings(tree: dict, code: Path, whose: object) -> None:
     Earlier code passes it to Hydra's `instantiate`, which imports and calls any ``_target_``.
 
     Args:
-        tree: the settings, as `untrusted` reads them.
+        tree: the settings, as `untrusted.settings` reads them.
         code: the worktree of the commit whose code will use them.
         whose: the version, for error messages.
 
