@@ -1,6 +1,6 @@
 """Decodes images in a subprocess that can be killed, because untrusted input may hang or crash a decoder.
 
-It imports only numpy and Pillow, receives an image's bytes and returns its pixels, shrunk as for the model, so
+It imports only numpy and Pillow, receives an image's bytes and returns its pixels, shrunk as for the model:
 the server never holds the full-size image.
 """
 
@@ -112,10 +112,7 @@ def main(arguments: list[str]) -> None:
     from PIL import AvifImagePlugin, Image
 
     descriptor, max_side, most = map(int, arguments)
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # sent to the process group; the server finishes open requests first
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent group-wide; the server finishes requests first
         signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     Image.MAX_IMAGE_PIXELS = most  # Pillow refuses twice as many before it allocates memory

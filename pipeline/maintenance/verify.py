@@ -75,8 +75,8 @@ def look(target: Path) -> Found:
             found.sound.append(folder)
             found.extra += [str(seal.near(folder / name)) for name in portable.extra(folder)]
     sealed = len(found.folders) + len(found.sound)
-    # Other outs of DVC. A file that its status reports as changed was changed on purpose. DVC compares mtimes,
-    # so a file that it takes for unchanged must have the same bytes.
+    # Other outs of DVC. A file that its status reports as changed was changed on purpose; DVC compares
+    # mtimes, so a file that it takes for unchanged must have the same bytes.
     status = dvc("data", "status", "--json")
     changes = json.loads(status.stdout).get("uncommitted", {}).values() if status.returncode == 0 else ()
     changed = {ROOT / path.rstrip("/") for paths in changes for path in paths}
