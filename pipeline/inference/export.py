@@ -164,8 +164,7 @@ def _to_int8(folder: Path, card: ModelCard) -> dict:
     so that the test split is not used again.
 
     Returns:
-        `pictures` (count), the monitored metric for `float32` and `int8`, and the share of equal predictions,
-        `agree`.
+        `pictures` (count), the monitored metric for `float32` and `int8`, the share that `agree`.
 
     Raises:
         UserError: the images are not available.
