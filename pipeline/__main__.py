@@ -1,4 +1,4 @@
-"""The command ``petfaces``, equal to ``python -m pipeline``; the stages are Hydra programs of their own."""
+"""The command ``petfaces``, same as ``python -m pipeline``; the stages are separate Hydra programs."""
 
 import sys
 from importlib import import_module, metadata
@@ -7,7 +7,7 @@ import click
 
 from pipeline.common import errors
 
-# Where each command is, and its line of help: nothing is imported before its command runs.
+# Module and help line of each command: a module is imported only when its command runs.
 COMMANDS = {
     "predict": ("pipeline.inference.predict", "Name the classes in photos."),
     "export": (
@@ -51,7 +51,7 @@ PLUGINS = "petfaces.commands"  # entry points of other packages: each a command
 
 
 class Commands(click.Group):
-    """Finds a command when it is asked for, and ends its errors in one line."""
+    """Imports commands lazily, and reports their errors in one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS, *sorted(metadata.entry_points(group=PLUGINS).names - COMMANDS.keys())]

@@ -1,9 +1,8 @@
-"""Stage audit: labels that a model taught by the other pictures would not give.
+"""Stage audit: finds labels that disagree with a model trained on the other images.
 
-Each picture is judged by a linear head that never saw it or a near-duplicate of it; cleanlab ranks those
-whose own label is improbable against what is usual in its class. It is a hint where to look, not a verdict:
-a rare pose is as suspicious as a wrong label. Nothing is relabelled, and no other stage but the report reads
-the answer.
+A linear head that was trained without an image and its near-duplicates predicts that image; cleanlab then
+ranks the labels that are improbable for their class. The result is a hint, not a verdict: a rare pose is as
+suspicious as a wrong label. Nothing is relabelled, and only the stage report reads the result.
 """
 
 from pathlib import Path
@@ -22,8 +21,8 @@ from pipeline.tasks import SEPARATOR
 
 COLUMNS = ("path", "label", "suggested", "own_probability", "suggested_probability")
 FOLDS = 5
-# scikit-learn's C and tol. From 0.1 to 1.0 heads are alike on validation; a tenfold tolerance took a third of
-# the time and moved the share of right answers by less than a point.
+# scikit-learn's C and tol. Validation accuracy is the same for C from 0.1 to 1.0; raising tol tenfold cut the
+# time to a third and changed accuracy by less than a point.
 STRENGTH = 0.1
 TOLERANCE = 1e-3
 
@@ -31,16 +30,16 @@ TOLERANCE = 1e-3
 def out_of_fold(
     features: np.ndarray, targets: np.ndarray, groups: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Class probabilities of pictures by heads that saw neither them nor any of their group.
+    """Out-of-fold class probabilities, from heads trained without the image and its group.
 
     Args:
         features: N×C.
-        targets: class number of each picture, N.
-        groups: of near-duplicates, N.
+        targets: class index of each image, N.
+        groups: near-duplicate group of each image, N.
 
     Returns:
-        Probabilities, N×classes, and whether each picture could be judged, N bool: not where its class has no
-        picture outside its own group, and not where there are fewer than two such classes.
+        Probabilities, N×classes, and whether each image was predicted, N bool: not if its class has no
+        image outside its group, and none if fewer than two classes remain.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
@@ -48,44 +47,44 @@ def out_of_fold(
     from sklearn.preprocessing import StandardScaler
 
     probabilities = np.zeros((len(targets), targets.max() + 1))
-    judged = np.zeros(len(targets), dtype=bool)
+    predicted = np.zeros(len(targets), dtype=bool)
     pairs = np.unique(np.stack([targets, groups], axis=1), axis=0)
-    known, spread = np.unique(pairs[:, 0], return_counts=True)  # different groups of each class
-    known, spread = known[spread > 1], spread[spread > 1]
+    known, group_counts = np.unique(pairs[:, 0], return_counts=True)  # number of groups per class
+    known, group_counts = known[group_counts > 1], group_counts[group_counts > 1]
     if len(known) < 2:
-        return probabilities, judged
+        return probabilities, predicted
     rows = np.flatnonzero(np.isin(targets, known))
-    x, y, together = features[rows], targets[rows], groups[rows]
-    folds = list(StratifiedGroupKFold(min(FOLDS, int(spread.min()))).split(x, y, together))
-    for seen, unseen in folds:
-        judged[rows[unseen]] = np.isin(y[unseen], y[seen])
+    x, y, row_groups = features[rows], targets[rows], groups[rows]
+    folds = list(StratifiedGroupKFold(min(FOLDS, int(group_counts.min()))).split(x, y, row_groups))
+    for train, held_out in folds:
+        predicted[rows[held_out]] = np.isin(y[held_out], y[train])
     head = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, tol=TOLERANCE, max_iter=1000))
     probabilities[np.ix_(rows, known)] = cross_val_predict(head, x, y, cv=folds, method="predict_proba")
-    return probabilities, judged
+    return probabilities, predicted
 
 
 def suspicious(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Places of the pictures whose label cleanlab doubts, the least probable labels first.
+    """Indices of the images whose label cleanlab flags, least probable labels first.
 
-    By confident learning (Northcutt et al. 2021, arXiv:1911.00068): a class counts as suggested only where
-    its probability is above the usual one of that class's own pictures.
+    Confident learning (Northcutt et al. 2021, arXiv:1911.00068) suggests another class only if its
+    probability exceeds the average over the images with that label.
 
     Args:
         probabilities: out of fold, N×classes.
-        targets: class number of each picture, N.
+        targets: class index of each image, N.
     """
     from cleanlab.filter import find_label_issues
 
     if len(np.unique(targets)) < 2:
         return np.array([], dtype=np.int64)
-    found = find_label_issues(targets, probabilities, filter_by="confident_learning", n_jobs=1)
-    # A label that is itself the most probable is no disagreement.
-    places = np.flatnonzero(found & (probabilities.argmax(axis=1) != targets))
-    return places[np.argsort(probabilities[places, targets[places]], kind="stable")]
+    flagged = find_label_issues(targets, probabilities, filter_by="confident_learning", n_jobs=1)
+    # Not if the label itself is the most probable class.
+    indices = np.flatnonzero(flagged & (probabilities.argmax(axis=1) != targets))
+    return indices[np.argsort(probabilities[indices, targets[indices]], kind="stable")]
 
 
 class Doubt(NamedTuple):
-    """A label that looks wrong: its image, the label that looks right, and the probabilities of both."""
+    """A suspicious label: its image, the suggested label, and the probabilities of both."""
 
     image: int
     suggested: str
@@ -94,52 +93,52 @@ class Doubt(NamedTuple):
 
 
 def _doubts(x: np.ndarray, targets: np.ndarray, groups: np.ndarray, classes: list[str]) -> list[Doubt]:
-    """Suspicious labels where each image has one, worst first."""
-    probabilities, judged = out_of_fold(x, targets, groups)
-    known = np.flatnonzero(judged)
-    found = []
-    for image in known[suspicious(probabilities[known], targets[known])]:
-        shares = probabilities[image]
-        best = int(shares.argmax())
-        found.append(Doubt(image, classes[best], shares[targets[image]], shares[best]))
-    return found
+    """Suspicious labels of a single-label data set, worst first."""
+    probabilities, predicted = out_of_fold(x, targets, groups)
+    candidates = np.flatnonzero(predicted)
+    doubts = []
+    for image in candidates[suspicious(probabilities[candidates], targets[candidates])]:
+        row = probabilities[image]
+        suggested = int(row.argmax())
+        doubts.append(Doubt(image, classes[suggested], row[targets[image]], row[suggested]))
+    return doubts
 
 
 def _doubts_of_several(
     x: np.ndarray, targets: np.ndarray, groups: np.ndarray, classes: list[str]
 ) -> list[Doubt]:
-    """Likewise where each image has any number: class by class; the worst class of an image counts."""
+    """As `_doubts` for multi-label data: checks class by class; the worst class of an image counts."""
     wrong: dict[
         int, dict[int, float]
-    ] = {}  # by image, and of its doubted classes the own value's probability
-    for number in range(len(classes)):
-        has = targets[:, number].astype(np.int64)
-        probabilities, judged = out_of_fold(x, has, groups)
-        known = np.flatnonzero(judged)
-        for image in known[suspicious(probabilities[known], has[known])]:
-            wrong.setdefault(int(image), {})[number] = float(probabilities[image, has[image]])
-    found = []
-    for image, doubted in wrong.items():
-        right = [
-            name for number, name in enumerate(classes) if bool(targets[image, number]) != (number in doubted)
+    ] = {}  # image to flagged classes, each with the probability of its label
+    for index in range(len(classes)):
+        has = targets[:, index].astype(np.int64)
+        probabilities, predicted = out_of_fold(x, has, groups)
+        candidates = np.flatnonzero(predicted)
+        for image in candidates[suspicious(probabilities[candidates], has[candidates])]:
+            wrong.setdefault(int(image), {})[index] = float(probabilities[image, has[image]])
+    doubts = []
+    for image, flagged in wrong.items():
+        suggested = [
+            name for index, name in enumerate(classes) if bool(targets[image, index]) != (index in flagged)
         ]
-        least = min(doubted.values())
-        found.append(Doubt(image, SEPARATOR.join(right), least, 1 - least))
-    return sorted(found, key=lambda doubt: doubt.own)
+        own = min(flagged.values())
+        doubts.append(Doubt(image, SEPARATOR.join(suggested), own, 1 - own))
+    return sorted(doubts, key=lambda doubt: doubt.own)
 
 
 def audit(cfg: DictConfig, place: Path) -> list[dict]:
-    """Writes ``audit.csv``: the suspicious labels alone, worst first.
+    """Writes ``audit.csv``: the suspicious labels only, worst first.
 
     Args:
-        cfg: a whole configuration; its model's frozen backbone gives the features, which are kept for it.
+        cfg: the complete configuration; the features of its model's frozen backbone are cached.
         place: the data set's folder.
 
     Returns:
         The rows: `path`, `label`, `suggested`, and the probabilities of both.
 
     Raises:
-        UserError: the model has no frozen backbone, or there are no packed pictures.
+        UserError: the model has no frozen backbone, or there are no packed images.
     """
     import torch
 
@@ -155,7 +154,7 @@ def audit(cfg: DictConfig, place: Path) -> list[dict]:
     training.model.to(build.device(cfg))
     x, targets = features(training, np.arange(len(pack.table))), pack.targets
     groups, paths = pack.table["group"].to_numpy(), pack.table["path"].to_numpy()
-    doubted = _doubts_of_several if pack.task.several else _doubts
+    find_doubts = _doubts_of_several if pack.task.several else _doubts
     rows = [
         {
             "path": paths[doubt.image],
@@ -164,7 +163,7 @@ def audit(cfg: DictConfig, place: Path) -> list[dict]:
             "own_probability": f"{doubt.own:.4f}",
             "suggested_probability": f"{doubt.other:.4f}",
         }
-        for doubt in doubted(x, targets, groups, pack.classes)
+        for doubt in find_doubts(x, targets, groups, pack.classes)
     ]
     with atomic.replaced(place / "audit.csv") as part:
         tables.write(part, rows, COLUMNS)

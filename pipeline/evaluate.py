@@ -1,4 +1,4 @@
-"""Stage evaluate: one candidate on the test split, once, on one device."""
+"""Stage evaluate: evaluates one candidate on the test split, on one device."""
 
 import json
 from pathlib import Path
@@ -13,29 +13,29 @@ from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
 from pipeline.stage import stage
 
-PHOTOGRAPHS = 60  # that show no class
+PHOTOGRAPHS = 60  # out-of-domain test images
 
 
 def evaluate(train: Path, place: Path, out: Path, threads: int, workers: int) -> dict[str, float]:
-    """Judges the model of a train folder.
+    """Evaluates the model of a train folder.
 
-    Writes ``metrics.json``, ``model.sha256`` (which model was judged), ``predictions.csv`` (a row a test
-    picture), ``probabilities.npy`` (float32, pictures × classes, in the same order), ``classes.csv`` (recall
-    and precision of each class), ``confusions.csv`` (pairs that were confused, most first), two pictures and
+    Writes ``metrics.json``, ``model.sha256`` (hash of the evaluated model), ``predictions.csv`` (one row per
+    test image), ``probabilities.npy`` (float32, images × classes, in the same order), ``classes.csv`` (recall
+    and precision per class), ``confusions.csv`` (confused pairs, most frequent first), two plots and
     ``SHA256SUMS``.
 
     Args:
-        train: train's folder.
+        train: the train folder.
         place: the data set's folder.
-        out: where to.
-        threads: of torch.
-        workers: that read pictures.
+        out: the folder to write.
+        threads: number of torch threads.
+        workers: number of DataLoader workers.
 
     Returns:
-        What ``metrics.json`` says; ``…/low`` and ``…/high`` are the ends of 95 % Wilson intervals.
+        The content of ``metrics.json``; ``…/low`` and ``…/high`` are the bounds of 95 % Wilson intervals.
 
     Raises:
-        UserError: the model is damaged, or knows other classes than the data; or at `out` is something else.
+        UserError: the model is damaged or has other classes than the data, or `out` holds something else.
     """
     import numpy as np
     import torch
@@ -55,20 +55,20 @@ def evaluate(train: Path, place: Path, out: Path, threads: int, workers: int) ->
     rows = pack.rows("test")
     probabilities = predictions.predict(model, card, pack, rows, 32, workers)
     assessed = model.task.assess(card, probabilities, pack.targets[rows])
-    others = predictions.predict_loose(model, card, out_of_domain.photographed(PHOTOGRAPHS, seed=0), 32)
+    ood = predictions.predict_loose(model, card, out_of_domain.photographed(PHOTOGRAPHS, seed=0), 32)
     metrics = {"test/pictures": len(rows), **model.task.figures(card, probabilities, pack.targets[rows])}
-    metrics["others/named"] = float(model.task.answers(card, others).mean())
+    metrics["others/named"] = float(model.task.answers(card, ood).mean())
 
     unfinished = target.begin()
     (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     (unfinished / "model.sha256").write_text(model_hash(train) + "\n", encoding="utf-8")
     np.save(unfinished / "probabilities.npy", probabilities)
-    answers = pack.table.iloc[rows][["path", "sha256"]].assign(
+    table = pack.table.iloc[rows][["path", "sha256"]].assign(
         label=assessed.labels,
         predicted=assessed.predicted,
         probability=[f"{each:.6f}" for each in assessed.certainty],
     )
-    tables.write(unfinished / "predictions.csv", answers.to_dict("records"), list(answers))
+    tables.write(unfinished / "predictions.csv", table.to_dict("records"), list(table))
     tables.write(unfinished / "classes.csv", assessed.classes, ["label", "pictures", "recall", "precision"])
     tables.write(unfinished / "confusions.csv", assessed.confusions, ["label", "taken_for", "pictures"])
     mistakes.draw(pack, rows, assessed, f"{card.name} on {card.data}, test", unfinished)

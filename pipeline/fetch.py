@@ -1,4 +1,4 @@
-"""Stage fetch: brings one archive of pictures, checks it, and leaves it as one file."""
+"""Stage fetch: downloads or creates one archive of images and checks it."""
 
 import io
 import os
@@ -18,10 +18,10 @@ TOO_LARGE = f"more than {archives.MAX_BYTES:,} bytes"
 
 
 def fetch(cfg: DictConfig, archive: Path) -> None:
-    """Leaves the archive of ``cfg.data`` at `archive`; an unfinished one never stands there.
+    """Writes the archive of ``cfg.data`` to `archive`, atomically.
 
     Raises:
-        UserError: the pictures can't be had.
+        UserError: the images are not available.
     """
     archive.parent.mkdir(parents=True, exist_ok=True)
     unfinished = archive.with_name(archive.name + ".part")
@@ -49,7 +49,7 @@ def fetch(cfg: DictConfig, archive: Path) -> None:
 
 
 def _published(source: DictConfig, mirror: str | None, target: Path) -> None:
-    """Brings a published data set, or rebuilds it where its archive is gone."""
+    """Downloads a published data set, or rebuilds it if its archive is gone."""
     from pipeline.sources import oxford
 
     if source.kind == "oxford_photos":
@@ -58,31 +58,31 @@ def _published(source: DictConfig, mirror: str | None, target: Path) -> None:
     (file,) = source.files
     try:
         shutil.copyfile(download.bring(file, mirror), target)
-    except UserError as gone:
+    except UserError as error:
         if not source.get("rebuild"):
             raise
-        print(f"fetch: {gone}", flush=True)
+        print(f"fetch: {error}", flush=True)
         print(f"fetch: rebuilding it from {source.rebuild}'s photos instead", flush=True)
         files = yaml_files.load(paths.CONF / f"data/{source.rebuild}.yaml").source.files
         try:
-            found = [download.bring(file, mirror) for file in files]
-        except UserError as too:
-            raise UserError(f"{gone}; nor can it be rebuilt: {too}") from too
-        oxford.write_faces(*found, target)
+            downloaded = [download.bring(file, mirror) for file in files]
+        except UserError as rebuild_error:
+            raise UserError(f"{error}; nor can it be rebuilt: {rebuild_error}") from rebuild_error
+        oxford.write_faces(*downloaded, target)
 
 
 def write_folder(path: Path, target: Path) -> str:
-    """Makes one archive of a person's pictures.
+    """Makes one archive of the user's images.
 
     Args:
         path: a directory of class folders, or an archive (tar, compressed or not, or zip).
         target: the archive to write; equal files give equal bytes.
 
     Returns:
-        Where they came from.
+        The source, for messages.
 
     Raises:
-        UserError: there is nothing, or neither of the two.
+        UserError: `path` does not exist, is empty, or is neither of the two.
     """
     import zipfile
 
@@ -98,23 +98,23 @@ def write_folder(path: Path, target: Path) -> str:
     links: list[Path] = []
     hidden: list[Path] = []
     files = sorted(photos.walk(path, links, hidden))
-    passed_over = [
+    skipped = [
         str(file.relative_to(path))
-        for entry in hidden
-        for file in photos.below_hidden(entry)
+        for folder in hidden
+        for file in photos.below_hidden(folder)
         if photos.is_named_as_picture(file.name)
     ]
-    if passed_over:
-        print(f"fetch: {photos.told_of_hidden(passed_over)}")
+    if skipped:
+        print(f"fetch: {photos.told_of_hidden(skipped)}")
     if not files:
         raise UserError(f"{path} is empty; put pictures there, a folder a class, or name another fetch.path")
     unwatched = []
     with tarfile.open(target, "w", encoding="utf-8", errors="surrogateescape") as archive:
         for parts, file in files:
             data = _read(file)
-            # What can't be read goes along as an empty member with the reason, for pack's quarantine.
+            # An unreadable file becomes an empty member with the reason, for pack's quarantine.
             reason, data = (data, b"") if isinstance(data, str) else (None, data)
-            # A name's bytes, whatever this machine's encoding is: an archive's names are UTF-8.
+            # Keeps the name's bytes under any locale; names in the archive are UTF-8.
             name = os.fsencode("/".join(parts)).decode("utf-8", "surrogateescape")
             member = tarfile.TarInfo(name)
             member.size = len(data)
@@ -125,12 +125,12 @@ def write_folder(path: Path, target: Path) -> str:
                 unwatched.append(f"{text.path(name)} (a name that is not UTF-8)")
             elif reason not in (None, photos.LOOP, TOO_LARGE):
                 unwatched.append(f"{text.path(name)} ({reason})")
-    _say_what_dvc_misses(unwatched, links)
+    _warn_of_dvc_limits(unwatched, links)
     return str(path)
 
 
-def _say_what_dvc_misses(unwatched: list[str], links: list[Path]) -> None:
-    """DVC, which watches a person's folder for changes, follows no links and fails on what it can't read."""
+def _warn_of_dvc_limits(unwatched: list[str], links: list[Path]) -> None:
+    """Warns of changes that DVC can't see: it does not follow links and fails on unreadable files."""
     if unwatched:
         more = f" and {len(unwatched) - 1} more" if len(unwatched) > 1 else ""
         print(
@@ -145,7 +145,7 @@ def _say_what_dvc_misses(unwatched: list[str], links: list[Path]) -> None:
 
 
 def _read(file: Path) -> bytes | str:
-    """A file's bytes, or why they can't be had; a pipe or a device is not opened."""
+    """A file's bytes, or why it can't be read; pipes and devices are not opened."""
     try:
         if reason := photos.why_no_file(file):
             return reason

@@ -1,4 +1,4 @@
-"""Stage pack: decodes every picture once, for good, into one file of uint8 pixels and an index."""
+"""Stage pack: decodes every image once into one file of uint8 pixels and an index."""
 
 import hashlib
 import json
@@ -24,12 +24,12 @@ from pipeline.sources.pack_messages import describe, shown, too_few, too_few_nam
 from pipeline.stage import stage
 from pipeline.tasks import SEPARATOR, Task
 
-HASH_SIDE = 16  # perceptual hash of 256 bits: 64 confuse faces that fill the frame alike
-MAX_PATH = 4096  # characters, as of Linux; a cell of a table can't be much longer than 100,000
+HASH_SIDE = 16  # 256-bit perceptual hash; with 64 bits, different faces that fill the frame collide
+MAX_PATH = 4096  # characters, as on Linux; a CSV cell can't be much longer than 100,000
 
 
 def decode(task: tuple[str, bytes | str | None, int]) -> dict:
-    """One picture: its pixels, its hashes, or the reason why it can't be used."""
+    """Decodes one image: its pixels and hashes, or the reason why it can't be used."""
     import imagehash
     from PIL import Image
 
@@ -64,24 +64,24 @@ def pack(
 ) -> dict:
     """Packs an archive.
 
-    Writes ``pixels.bin`` (uint8, the pictures end to end, each height × width × 3), ``index.csv`` (a row a
-    picture, by path), ``quarantine.csv`` (what can't be used, with the reason), ``pack.json`` and
+    Writes ``pixels.bin`` (uint8, concatenated images, each height × width × 3), ``index.csv`` (one row per
+    image, sorted by path), ``quarantine.csv`` (unusable files with the reason), ``pack.json`` and
     ``SHA256SUMS``.
 
     Args:
         archive: tar or zip.
-        folder: made anew; the old one stays until the new one is whole, and nothing of a half one does.
-        max_side: pixels of the longer side that are kept.
+        folder: replaced once the new one is complete.
+        max_side: images are shrunk to at most this many pixels on the longer side.
         classes: what names a class, `folder` or `breed`.
-        hidden: is given the paths of the hidden files that are passed over.
-        task: what the labels are; by default one class per image, its folder. Of several classes per image
-            they stand in a file of the archive: see `annotations`.
+        hidden: the paths of skipped hidden files are appended to it.
+        task: by default one class per image, its folder. With several classes per image, labels come from
+            a file in the archive: see `annotations`.
 
     Returns:
-        What ``pack.json`` says.
+        The content of ``pack.json``.
 
     Raises:
-        UserError: the archive is damaged, or holds no usable pictures with labels.
+        UserError: the archive is damaged, or holds no usable images with labels.
     """
     task = task or tasks.of("single_label")
     if classes not in ("folder", "breed"):
@@ -92,8 +92,8 @@ def pack(
         summary = _pack(archive, unfinished, max_side, classes, hidden, task)
         seal.seal(unfinished)
     except BaseException as error:
-        shutil.rmtree(unfinished, ignore_errors=True)  # a full disk gets its room back
-        if isinstance(error, OSError) and error.filename is None:  # a write does not tell its file
+        shutil.rmtree(unfinished, ignore_errors=True)  # frees a full disk
+        if isinstance(error, OSError) and error.filename is None:  # errors of write() lack the file name
             error.filename = str(folder)
         raise
     target.finish()
@@ -103,12 +103,12 @@ def pack(
 def _pack(
     archive: Path, folder: Path, max_side: int, classes: str, hidden: list[str] | None, task: Task
 ) -> dict:
-    """Writes a pack's files into an empty folder; returns what ``pack.json`` says."""
+    """Writes a pack's files into an empty folder; returns the content of ``pack.json``."""
     rows, quarantine, offset, seen, unread = [], [], 0, set(), []
     by_folder = not task.several
     annotations = None if by_folder else Annotations()
-    # Threads, for decoding, sizing and hashing let go of the interpreter; a process would cost a second of
-    # imports and copy every picture twice. Decoding goes on while the archive is being read.
+    # Threads: decoding, resizing and hashing release the GIL; a process would cost a second of imports and
+    # copy every image twice. Decoding runs while the archive is being read.
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with ThreadPoolExecutor(workers) as pool, open(folder / "pixels.bin", "wb") as pixels:
         files = (
@@ -149,13 +149,13 @@ def _pack(
         ]
     quarantine += [{key: row[key] for key in ("path", "reason")} for row in rows if row["reason"]]
     rows = [row for row in rows if not row["reason"]]
-    named = task.classes([row["label"] for row in rows])
+    class_names = task.classes([row["label"] for row in rows])
     if by_folder:
         counts = Counter(row["label"] for row in rows)
-        if len(named) < 2 or (classes == "folder" and splits_among(counts).keys() == counts.keys()):
+        if len(class_names) < 2 or (classes == "folder" and splits_among(counts).keys() == counts.keys()):
             raise UserError(too_few(archive, counts, paths, quarantine))
-    elif len(named) < 2:
-        raise UserError(too_few_named(archive, annotations, named, quarantine))
+    elif len(class_names) < 2:
+        raise UserError(too_few_named(archive, annotations, class_names, quarantine))
     elif shared := set.intersection(*(set(row["label"].split(SEPARATOR)) for row in rows)) - {""}:
         raise UserError(
             f"{archive}: all its pictures are labelled {shown(min(shared))}; leave that class out"
@@ -173,7 +173,7 @@ def _pack(
         "task": task.name,
         "max_side": max_side,
         "pictures": len(rows),
-        "classes": len(named),
+        "classes": len(class_names),
         "quarantined": len(quarantine),
         "content": pack_index.content_hash({key: [row[key] for row in rows] for key in pack_index.PICTURE}),
     }
@@ -182,31 +182,31 @@ def _pack(
 
 
 def _in_order(pool: Executor, tasks: Iterator[tuple], ahead: int) -> Iterator[dict]:
-    """Results in the tasks' order with at most `ahead` tasks in memory; `pool.map` would read them all."""
-    waiting = []
+    """Results in the order of `tasks`, at most `ahead` in memory; `pool.map` would read all of them."""
+    pending = []
     for task in tasks:
-        waiting.append(pool.submit(decode, task))
-        if len(waiting) >= ahead:
-            yield waiting.pop(0).result()
-    for future in waiting:
+        pending.append(pool.submit(decode, task))
+        if len(pending) >= ahead:
+            yield pending.pop(0).result()
+    for future in pending:
         yield future.result()
 
 
 @stage
 def main(cfg: DictConfig) -> None:
-    place = ROOT / "data" / cfg.data.name
+    data = ROOT / "data" / cfg.data.name
     hidden: list[str] = []
     try:
         task = tasks.of(cfg.data.task)
-        summary = pack(place / "archive", place / "pack", cfg.pack.max_side, cfg.pack.classes, hidden, task)
-    finally:  # they may be all that there is
+        summary = pack(data / "archive", data / "pack", cfg.pack.max_side, cfg.pack.classes, hidden, task)
+    finally:  # also on failure: the hidden files may be the only ones
         if hidden_pictures := list(filter(photos.is_named_as_picture, hidden)):
             print(f"pack: {photos.told_of_hidden(hidden_pictures)}", flush=True)
     print(
         f"pack: {summary['pictures']:,} pictures in {summary['classes']} classes, "
         f"{summary['quarantined']} quarantined (see data/{cfg.data.name}/pack/quarantine.csv)"
     )
-    for line in describe(place / "pack"):
+    for line in describe(data / "pack"):
         print(f"pack: {line}")
 
 

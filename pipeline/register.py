@@ -1,7 +1,7 @@
-"""Stage register: every candidate into the registry once, and a gate before the alias `champion`.
+"""Stage register: registers every candidate once, and decides who gets the alias `champion`.
 
-The best on validation is the challenger. Where a champion stands, one paired test on the test split guards
-the alias: the one place in the project where the test split decides. The looks are counted.
+The best candidate on validation is the challenger. It replaces an existing champion only if it wins a paired
+test on the test split. No other decision uses the test split, and each use is counted.
 """
 
 import json
@@ -18,20 +18,20 @@ from pipeline.common.paths import ROOT
 from pipeline.evaluation import ranking
 from pipeline.stage import stage
 
-PARTS = ("train", "evaluation", "portable")  # folders of a champion's copy
+PARTS = ("train", "evaluation", "portable")  # subfolders of a champion's copy
 
-TRIES = 5  # as often as somebody may change the champion while its files are copied
+TRIES = 5  # attempts to copy the champion's files while others change the champion
 
-# In probability, for one picture and on average: float32 in another order of sums, and pixels that the graph
-# sizes otherwise than Pillow, by one level of 255 here and there. What is more is a wrong export.
+# Allowed differences in probability, for one image and on average. Float32 sums in another order, and ONNX
+# resizing differs from Pillow by one of 255 levels in some pixels; larger differences mean a wrong export.
 AT_MOST, ON_AVERAGE = 1e-2, 1e-3
 
 
 def check_export(candidate: ModelFolder, place: Path) -> None:
-    """Makes sure that what is registered answers as what was evaluated, on the whole test split.
+    """Compares the exported model with the evaluated one on the whole test split.
 
     Raises:
-        UserError: a picture's probabilities differ by more than AT_MOST, or by ON_AVERAGE over all pictures.
+        UserError: probabilities differ by more than AT_MOST for an image, or ON_AVERAGE over all images.
     """
     import numpy as np
 
@@ -40,35 +40,34 @@ def check_export(candidate: ModelFolder, place: Path) -> None:
 
     pack = PackedDataset.open(place)
     model = OnnxClassifier(candidate.portable)
-    pictures = ImageDataset(pack, pack.rows("test"), lambda picture, *_: picture, seed=0)
-    answers = np.stack([model.probabilities(pictures.picture(row)) for row in range(len(pictures))])
+    images = ImageDataset(pack, pack.rows("test"), lambda picture, *_: picture, seed=0)
+    exported = np.stack([model.probabilities(images.picture(row)) for row in range(len(images))])
     try:
-        judged = np.load(candidate.evaluation / "probabilities.npy", allow_pickle=False)
-        if judged.shape != answers.shape:
-            raise ValueError(judged.shape)
+        evaluated = np.load(candidate.evaluation / "probabilities.npy", allow_pickle=False)
+        if evaluated.shape != exported.shape:
+            raise ValueError(evaluated.shape)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{candidate.evaluation}/probabilities.npy is damaged or of other data") from error
-    apart = np.abs(answers - judged).max(axis=1)
-    if not (apart.max() <= AT_MOST and apart.mean() <= ON_AVERAGE):
+    differences = np.abs(exported - evaluated).max(axis=1)
+    if not (differences.max() <= AT_MOST and differences.mean() <= ON_AVERAGE):
         raise UserError(
             f"{candidate.portable}: the exported model differs from the evaluated one "
-            f"by up to {apart.max():.4f} in probability, {apart.mean():.4f} on average"
+            f"by up to {differences.max():.4f} in probability, {differences.mean():.4f} on average"
         )
 
 
 def decide(challenger: ModelFolder, champion: ModelFolder | None, significance: float) -> dict:
-    """Whether the challenger becomes champion, and why.
+    """Decides whether the challenger becomes champion, and why.
 
-    The test is McNemar's, exact: of the pictures on which the two differ, the challenger must win more than
-    chance would let it.
+    Uses the exact McNemar test on the images that only one of the two gets right.
 
     Args:
-        challenger: the best on validation.
-        champion: the one in office, or None.
-        significance: level of the test, two-sided.
+        challenger: the best candidate on validation.
+        champion: the current champion, or None.
+        significance: significance level of the two-sided test.
 
     Returns:
-        `promoted`, `reason`, and `paired_test` (wins, losses, p), which is None where none was made.
+        `promoted`, `reason`, and `paired_test` (wins, losses, p), which is None if there was no test.
     """
     import numpy as np
 
@@ -94,30 +93,30 @@ def decide(challenger: ModelFolder, champion: ModelFolder | None, significance: 
 
 
 def challenger(candidates: dict[str, ModelFolder]) -> str:
-    """Name of the best on validation; of ties the cheapest, then the first of params.yaml's list."""
-    judged = {name: candidate.metrics for name, candidate in candidates.items()}
-    decides = next(iter(candidates.values())).task.monitor
-    return min(judged, key=lambda name: (-judged[name][decides], ranking.cost(judged[name])))
+    """Name of the best candidate on validation; ties go to the cheapest, then to params.yaml's order."""
+    metrics = {name: candidate.metrics for name, candidate in candidates.items()}
+    monitor = next(iter(candidates.values())).task.monitor
+    return min(metrics, key=lambda name: (-metrics[name][monitor], ranking.cost(metrics[name])))
 
 
 def register(runs: Path, place: Path, models: list[str], significance: float) -> dict:
-    """Registers the candidates of a data set and settles who is champion.
+    """Registers the candidates of a data set and decides who is champion.
 
-    Who is in office is the one thing that a stage asks of MLflow: the registry is where people set the alias.
-    What the stage leaves restores a lost registry: ``register/decision.json``, the exported models in
-    ``register/candidates/``, and all files of the champion, old or new, in ``register/champion/``.
+    The current champion is the only thing that a stage reads from MLflow, because users set the alias there.
+    A lost registry can be restored from the stage's outputs: ``register/decision.json``, the exported models
+    in ``register/candidates/``, and all files of the champion, old or new, in ``register/champion/``.
 
     Args:
         runs: the data set's folder under ``runs/``.
         place: its folder under ``data/``.
         models: names of the candidates.
-        significance: of the paired test.
+        significance: significance level of the paired test.
 
     Returns:
-        What ``decision.json`` says.
+        The content of ``decision.json``.
 
     Raises:
-        UserError: a candidate or the champion in office is damaged.
+        UserError: a candidate or the current champion is damaged.
     """
     from pipeline import tracking
     from pipeline.artifacts import onnx_export
@@ -135,20 +134,20 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
     best = challenger(candidates)
     outcome = None
     for _ in range(TRIES):
-        in_office = tracking.champion(name)
-        champion = _in_office(name, in_office, candidates, hashes, out / "former")
+        current = tracking.champion(name)
+        champion = _champion_files(name, current, candidates, hashes, out / "former")
         if outcome is None or champion is None:
-            outcome = _judge(name, versions[best], candidates[best], champion, in_office, significance)
+            outcome = _outcome(name, versions[best], candidates[best], champion, current, significance)
             if outcome["promoted"]:
                 try:
-                    former = in_office[0] if in_office else None
-                    tracking.promote(name, versions[best], outcome["reason"], instead_of=former)
+                    previous = current[0] if current else None
+                    tracking.promote(name, versions[best], outcome["reason"], instead_of=previous)
                 except tracking.ChampionChangedError:
-                    outcome = None  # it was about another champion
+                    outcome = None  # the decision was about another champion
                     continue
-                champion, in_office = candidates[best], (versions[best], hashes[best])
+                champion, current = candidates[best], (versions[best], hashes[best])
         _copy(champion, out / "champion")
-        if tracking.champion(name) in (in_office, None):
+        if tracking.champion(name) in (current, None):
             break
         print(f"register: the champion of {name} was changed; its files are copied anew", flush=True)
     else:
@@ -164,56 +163,56 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
             "model": champion.card.name,
             "sha256": champion.sha256,
             champion.task.test_key: champion.test_metrics[champion.task.test_key],
-            "reason": tracking.promoted_because(name, in_office[0]),
+            "reason": tracking.promoted_because(name, current[0]),
         },
     }
     (out / "decision.json").write_text(json.dumps(decision, indent=2) + "\n", encoding="utf-8")
     return decision
 
 
-def _in_office(
+def _champion_files(
     name: str,
-    in_office: tuple[str, str] | None,
+    current: tuple[str, str] | None,
     candidates: dict[str, ModelFolder],
     hashes: dict[str, str],
     former: Path,
 ) -> ModelFolder | None:
-    """The files of the champion, fetched into `former` where it is none of the candidates."""
+    """The champion's files, downloaded into `former` unless it is one of the candidates."""
     from pipeline import tracking
     from pipeline.artifacts import onnx_export
 
-    if in_office is None:
+    if current is None:
         return None
-    for model, known in hashes.items():
-        if known == in_office[1]:
-            return candidates[model]  # its files are here, judged by today's code
+    for model, sha256 in hashes.items():
+        if sha256 == current[1]:
+            return candidates[model]  # its files are here, evaluated by the current code
     shutil.rmtree(former, ignore_errors=True)
-    tracking.download_version(name, in_office[0], former)
+    tracking.download_version(name, current[0], former)
     champion = ModelFolder(*(former / part for part in PARTS))
-    onnx_export.to_onnx(champion.train, champion.portable)  # a version may be of an older form
+    onnx_export.to_onnx(champion.train, champion.portable)  # the version may be in an older format
     return champion
 
 
-def _judge(
+def _outcome(
     name: str,
     number: str,
     challenger: ModelFolder,
     champion: ModelFolder | None,
-    in_office: tuple[str, str] | None,
+    current: tuple[str, str] | None,
     significance: float,
 ) -> dict:
-    """What `decide` says, unless there is nothing to decide; a look at the test split is counted."""
+    """The result of `decide`, unless there is nothing to decide; counts each use of the test split."""
     from pipeline import tracking
 
-    taken_back = tracking.withdrawn(name, number)
+    withdrawn = tracking.withdrawn(name, number)
     if champion is challenger:
         return {"promoted": False, "reason": "the challenger is the champion already", "paired_test": None}
-    if champion and taken_back:  # what a person decided stands until a person changes it
-        reason = f"the challenger was taken out of office: {taken_back}"
+    if champion and withdrawn:  # a user's decision holds until a user changes it
+        reason = f"the challenger was taken out of office: {withdrawn}"
         return {"promoted": False, "reason": reason, "paired_test": None}
     outcome = decide(challenger, champion, significance)
     if outcome["paired_test"]:
-        tracking.count_look(name, number, in_office[1], outcome["reason"])
+        tracking.count_look(name, number, current[1], outcome["reason"])
     return outcome
 
 
@@ -229,15 +228,15 @@ def main(cfg: DictConfig) -> None:
 
     runs = ROOT / "runs" / cfg.data.name
     with tracking.reachable():
-        # DVC has cleared the folder; a run by hand does the same, once MLflow is there.
-        place = runs / "register"
-        atomic.check_own(place, str(seal.near(place)), "move it away", "decision.json", below=True)
-        shutil.rmtree(place, ignore_errors=True)
+        # DVC has cleared the folder; this does it for a manual run, once MLflow is reachable.
+        folder = runs / "register"
+        atomic.check_own(folder, str(seal.near(folder)), "move it away", "decision.json", below=True)
+        shutil.rmtree(folder, ignore_errors=True)
         decision = register(runs, ROOT / "data" / cfg.data.name, list(cfg.models), cfg.register.significance)
     champion = decision["champion"]
-    reached = ModelFolder(runs / "register/champion/train").task.describe(champion, "test", 1)
+    result = ModelFolder(runs / "register/champion/train").task.describe(champion, "test", 1)
     print(
-        f"register: champion is {champion['model']} (test {reached}); "
+        f"register: champion is {champion['model']} (test {result}); "
         f"challenger {decision['challenger']}: {text.shortened(decision['reason'], 300)}"
     )
 

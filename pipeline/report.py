@@ -1,8 +1,8 @@
-"""Stage report: page, tables and plots of a data set's candidates in ``reports/<data>/``, fit for git.
+"""Stage report: page, tables and plots of a data set's candidates in ``reports/<data>/``, kept in git.
 
-The folder is no DVC out: DVC deletes outs that a new choice of data no longer names. Nothing in it tells a
-time, a host or a run, so that equal runs give equal files. Pictures stand in ``pictures/`` beside the page;
-git knows those of drawings, and ignores those of real pets.
+The folder is not a DVC out, because DVC deletes outs that another choice of data no longer names. It contains
+no timestamp, host name or run id, so that equal runs give equal files. Images are in ``pictures/``; git
+tracks those of drawings, and ignores those of real pets.
 """
 
 import json
@@ -24,10 +24,10 @@ from pipeline.reporting import leaderboard
 from pipeline.stage import stage
 from pipeline.tasks import Task
 
-CURVES = ("model", "epoch", "score", "val/loss")  # what dvc.yaml's plots name
+CURVES = ("model", "epoch", "score", "val/loss")  # columns that dvc.yaml's plots use
 
-ENDS = ("/low", "", "/high")  # of an interval, and its middle
-REASON = 300  # characters of a person's reason for a champion that are shown
+ENDS = ("/low", "", "/high")  # lower bound, value and upper bound of an interval
+REASON = 300  # characters shown of a user's reason for a champion
 
 
 def report(runs: Path, place: Path, models: list[str], target: Path) -> None:
@@ -37,10 +37,10 @@ def report(runs: Path, place: Path, models: list[str], target: Path) -> None:
         runs: its folder under ``runs/``.
         place: its folder under ``data/``.
         models: names of the candidates.
-        target: the folder, made anew.
+        target: the report's folder, replaced.
 
     Raises:
-        UserError: a stage before has not run.
+        UserError: an earlier stage has not run.
     """
     if not (place / "audit.csv").is_file():
         raise UserError(f"{place}/audit.csv is missing; run: dvc repro audit")
@@ -64,16 +64,16 @@ def report(runs: Path, place: Path, models: list[str], target: Path) -> None:
 
 
 def _keep_others(old: Path, new: Path) -> None:
-    """Moves what a person has added to a report into the new one; it is in git, and has no seal."""
+    """Moves files that a user added to the old report into the new one; reports are in git, not sealed."""
     for name in portable.entries(old):
-        written = re.fullmatch(r"confusion-[^/]*\.png|pictures/[0-9a-f]{16}\.jpg", name)
-        if not written and not portable.is_litter(name) and not os.path.lexists(new / name):
+        is_generated = re.fullmatch(r"confusion-[^/]*\.png|pictures/[0-9a-f]{16}\.jpg", name)
+        if not is_generated and not portable.is_litter(name) and not os.path.lexists(new / name):
             (new / name).parent.mkdir(parents=True, exist_ok=True)
             (old / name).rename(new / name)
 
 
 def _tables(runs: Path, place: Path, task: Task, table: list[dict], folder: Path) -> None:
-    """Figures of all candidates for programs: a few in JSON for `dvc exp show`, all in CSV."""
+    """Writes the candidates' metrics: a few in JSON for `dvc exp show`, all in CSV."""
     from pipeline.artifacts import curves
 
     tables.write(folder / "leaderboard.csv", table)
@@ -88,7 +88,7 @@ def _tables(runs: Path, place: Path, task: Task, table: list[dict], folder: Path
     rows = [
         {"model": model, **row, "score": row.get(task.monitor)} for model in points for row in points[model]
     ]
-    # Columns that dvc.yaml's plots name are there even where no row has them.
+    # Columns that dvc.yaml's plots use must exist even if no row has them.
     tables.write(
         folder / "curves.csv", rows, list(dict.fromkeys([*CURVES, *(key for row in rows for key in row)]))
     )
@@ -108,23 +108,23 @@ def _plots(
     plots.curves(points, task.monitor, f"val {task.title}", folder / "curves.png")
     percent = [[100 * row[f"{task.test_key}{end}"] for row in table] for end in ("", "/low", "/high")]
     plots.leaderboard(names, *percent, f"test {task.title}", runs.name, folder / "leaderboard.png")
-    sure = {
+    confidences = {
         name: (
             np.array([float(row["probability"]) for row in rows]),
             np.array([row["label"] == row["predicted"] for row in rows], dtype=float),
         )
         for name, rows in predictions.items()
     }
-    plots.calibration(sure, folder / "calibration.png")
+    plots.calibration(confidences, folder / "calibration.png")
     for name in names:
         shutil.copyfile(runs / "evaluate" / name / "confusion.png", folder / f"confusion-{name}.png")
 
 
 def _confidence(predictions: list[dict]) -> dict:
-    """How sure a model was of its test pictures on average, and how often it was right."""
-    sure = sum(float(row["probability"]) for row in predictions) / len(predictions)
-    right = sum(row["label"] == row["predicted"] for row in predictions) / len(predictions)
-    return {"sure": sure, "right": right}
+    """A model's mean confidence on its test images, and its accuracy."""
+    confidence = sum(float(row["probability"]) for row in predictions) / len(predictions)
+    accuracy = sum(row["label"] == row["predicted"] for row in predictions) / len(predictions)
+    return {"sure": confidence, "right": accuracy}
 
 
 def _page(
@@ -137,12 +137,12 @@ def _page(
     decision: dict,
     folder: Path,
 ) -> None:
-    """``index.html`` with its pictures."""
+    """Writes ``index.html`` with its images."""
     from pipeline.data.dataset import PackedDataset
     from pipeline.reporting import page
 
     pack, columns = PackedDataset.open(place), leaderboard.columns(task)
-    tile = page.Thumbnails(pack, folder)
+    thumbnail = page.Thumbnails(pack, folder)
     best = table[0]["model"]
     recalls = {
         row["label"]: float(row["recall"]) for row in tables.read(runs / "evaluate" / best / "classes.csv")
@@ -169,18 +169,18 @@ def _page(
         caution=leaderboard.caution(verdicts),
         decision=decision,
         challenger=_challenger(decision),
-        confused=page.confused(predictions[best], pairs, tile),
+        confused=page.confused(predictions[best], pairs, thumbnail),
         wrong=sum(row["label"] != row["predicted"] for row in predictions[best]),
         judged=len(predictions[best]),
-        mistakes=page.mistakes(predictions[best], tile),
+        mistakes=page.mistakes(predictions[best], thumbnail),
         weakest=sorted(tested, key=lambda row: row["recall"])[:5],
         confidence={name: _confidence(rows) for name, rows in predictions.items()},
         classes=classes,
         quarantine=tables.read(place / "pack/quarantine.csv"),
         dropped=list(dropped["path"]),
-        near_duplicates=page.near_duplicates(pack, tile),
+        near_duplicates=page.near_duplicates(pack, thumbnail),
         doubted=doubted,
-        suspicious=[{**row, **tile(row["path"])} for row in doubted[: page.SUSPICIOUS]],
+        suspicious=[{**row, **thumbnail(row["path"])} for row in doubted[: page.SUSPICIOUS]],
     )
 
 
@@ -189,14 +189,14 @@ def _card(runs: Path, model: str) -> ModelCard:
 
 
 def _challenger(decision: dict) -> str:
-    """The best on validation, and what became of it."""
+    """The challenger and why it was not promoted, or "the same" as the champion."""
     if decision["promoted"]:
         return "the same"
     return f"{decision['challenger']} ({text.shortened(decision['reason'], REASON)})"
 
 
 def _readme(runs: Path, task: Task, table: list[dict], verdicts: list[dict], decision: dict) -> str:
-    """``README.md`` of the folder: what a forge shows when it is opened."""
+    """The folder's ``README.md``, which GitHub shows."""
     best = table[0]["model"]
     champion = decision["champion"]
     drawings = (

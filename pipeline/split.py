@@ -1,4 +1,4 @@
-"""Stage split: near-duplicates into groups, groups into train, val and test, class by class."""
+"""Stage split: groups near-duplicates, and assigns groups to train, val and test, stratified by class."""
 
 import hashlib
 from pathlib import Path
@@ -18,46 +18,46 @@ SPLITS = ("train", "val", "test")
 
 
 def near_duplicates(hashes: list[str], distance: int) -> np.ndarray:
-    """Groups perceptual hashes that differ in at most `distance` bits, chains included.
+    """Groups perceptual hashes that differ in at most `distance` bits, transitively.
 
-    Every pair is compared, a row against all later ones, so the time grows with the square: about a second
-    for 2,700 pictures. Cleverer indexes help only at distances too small to find a photo cropped again.
+    Compares all pairs, so the time is quadratic: about a second for 2,700 images. Index structures help only
+    at distances too small to find another crop of the same photo.
 
     Args:
         hashes: hexadecimal, all of one length, a multiple of 64 bits.
         distance: in bits.
 
     Returns:
-        int array, a group number a picture; groups are numbered by their first picture.
+        int array, the group of each image; groups are numbered by their first image.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
     words = np.frombuffer(bytes.fromhex("".join(hashes)), dtype=np.uint64).reshape(len(hashes), -1)
     rows, columns = [], []
-    for picture in range(len(words) - 1):
-        differ = np.bitwise_count(words[picture + 1 :] ^ words[picture]).sum(axis=1, dtype=np.uint16)
-        near = np.flatnonzero(differ <= distance)
-        rows += [picture] * len(near)
-        columns += list(near + picture + 1)
+    for image in range(len(words) - 1):
+        distances = np.bitwise_count(words[image + 1 :] ^ words[image]).sum(axis=1, dtype=np.uint16)
+        matches = np.flatnonzero(distances <= distance)
+        rows += [image] * len(matches)
+        columns += list(matches + image + 1)
     graph = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(hashes), len(hashes)))
     return connected_components(graph, directed=False)[1]
 
 
 def assign(labels: list[str], groups: np.ndarray, shares: dict[str, float], seed: int) -> np.ndarray:
-    """Deals groups to splits so that each class keeps its shares and no group is divided.
+    """Assigns whole groups to splits so that each class has the given share in each split.
 
-    A group counts for the class of its first picture. scikit-learn's StratifiedGroupKFold keeps such
-    shares only on average over classes; here each class has at least one picture in every split.
+    A group counts for the class of its first image. scikit-learn's StratifiedGroupKFold keeps the shares
+    only on average over classes; here each class has at least one image in every split.
 
     Args:
-        labels: class of each picture.
-        groups: group of each picture.
-        shares: of `val` and `test`, or of those of them that are dealt; the rest trains.
-        seed: moves the splits.
+        labels: class of each image.
+        groups: group of each image.
+        shares: fraction of `val`, of `test` or of both; the rest is `train`.
+        seed: random seed of the assignment.
 
     Returns:
-        Array of split names, one a picture.
+        Array of split names, one per image.
 
     Raises:
         UserError: classes have fewer groups than there are splits.
@@ -67,69 +67,69 @@ def assign(labels: list[str], groups: np.ndarray, shares: dict[str, float], seed
     first = np.unique(groups, return_index=True)[1]
     sizes = np.bincount(groups)
     own_groups = {label: groups[first[labels[first] == label]] for label in np.unique(labels)}
-    small = {label: len(own) for label, own in own_groups.items() if len(own) <= len(shares)}
+    small = {label: len(found) for label, found in own_groups.items() if len(found) <= len(shares)}
     _refuse_small(small, len(shares) + 1)
-    for label, own in own_groups.items():
-        # A class draws from its own stream, by its name: a new class does not move the others.
-        name = int.from_bytes(hashlib.sha256(str(label).encode()).digest()[:8], "big")
-        dealt = list(np.random.default_rng([seed, name]).permutation(own))
-        total = sizes[own].sum()
-        for place, (split, share) in enumerate(shares.items()):
+    for label, class_groups in own_groups.items():
+        # One RNG stream per class name, so that a new class does not change the others' splits.
+        class_seed = int.from_bytes(hashlib.sha256(str(label).encode()).digest()[:8], "big")
+        unassigned = list(np.random.default_rng([seed, class_seed]).permutation(class_groups))
+        total = sizes[class_groups].sum()
+        for index, (split, share) in enumerate(shares.items()):
             wanted, taken = max(1, round(total * share)), 0
-            for group in list(dealt):
-                # A group too big for what is left of the share stays in train; the first one counts always.
+            for group in list(unassigned):
+                # A group larger than the rest of the share stays in train, except the first.
                 fits = taken + sizes[group] <= wanted or taken == 0
-                if taken < wanted and fits and len(dealt) > len(shares) - place:
+                if taken < wanted and fits and len(unassigned) > len(shares) - index:
                     split_of_group[group] = split
                     taken += sizes[group]
-                    dealt.remove(group)
+                    unassigned.remove(group)
     return split_of_group[groups]
 
 
 def assign_several(labels: list[str], groups: np.ndarray, shares: dict[str, float], seed: int) -> np.ndarray:
-    """Deals groups to splits so that each split has its share of each class, where images have several.
+    """Assigns groups to splits so that each split has its share of each class, for multi-label data.
 
     Iterative stratification (Sechidis et al. 2011, doi:10.1007/978-3-642-23808-6_10): the rarest class is
-    dealt first, each time to the split that lacks most of it.
+    assigned first, each group to the split that lacks most of it.
 
     Args, result and errors are those of `assign`; a label may name several classes.
     """
     task = tasks.of("multi_label")
     classes = task.classes(labels)
-    wanted = task.targets(labels, classes).astype(np.float64)
+    targets = task.targets(labels, classes).astype(np.float64)
     count = groups.max() + 1
-    # What a group brings: pictures of each class, and in the last column pictures.
-    brings = np.zeros((count, len(classes) + 1))
-    np.add.at(brings, groups, np.column_stack([wanted, np.ones(len(labels))]))
-    having = {name: int(np.count_nonzero(brings[:, index])) for index, name in enumerate(classes)}
-    _refuse_small({name: found for name, found in having.items() if found <= len(shares)}, len(shares) + 1)
+    # Per group, the number of images of each class and, in the last column, of images.
+    group_totals = np.zeros((count, len(classes) + 1))
+    np.add.at(group_totals, groups, np.column_stack([targets, np.ones(len(labels))]))
+    counts = {name: int(np.count_nonzero(group_totals[:, index])) for index, name in enumerate(classes)}
+    _refuse_small({name: found for name, found in counts.items() if found <= len(shares)}, len(shares) + 1)
     names = [*shares, "train"]
-    parts = np.array([*shares.values(), 1 - sum(shares.values())])
-    lacks = parts[:, None] * brings.sum(axis=0)
-    dealt, has = np.full(count, -1), np.zeros((len(names), len(classes) + 1), dtype=bool)
+    fractions = np.array([*shares.values(), 1 - sum(shares.values())])
+    missing = fractions[:, None] * group_totals.sum(axis=0)
+    split_of_group, has = np.full(count, -1), np.zeros((len(names), len(classes) + 1), dtype=bool)
     order = np.random.default_rng(seed).permutation(count)
-    while (left := order[dealt[order] < 0]).size:
-        remaining = np.count_nonzero(brings[left, :-1], axis=0)
+    while (left := order[split_of_group[order] < 0]).size:
+        remaining = np.count_nonzero(group_totals[left, :-1], axis=0)
         rarest = int(np.argmin(np.where(remaining, remaining, count + 1)))
         if not remaining.any():
-            rarest = len(classes)  # pictures without any class
-        mine = left[brings[left, rarest] > 0]
-        for number, group in enumerate(mine):
+            rarest = len(classes)  # images without any class
+        candidates = left[group_totals[left, rarest] > 0]
+        for number, group in enumerate(candidates):
             empty = [index for index in range(len(names)) if not has[index, rarest]]
-            # The last ones go where there is none yet: a small share would be rounded to nothing.
-            free = empty if len(mine) - number <= len(empty) else range(len(names))
-            split = max(free, key=lambda index: (lacks[index, rarest], lacks[index, -1]))
-            dealt[group] = split
-            lacks[split] -= brings[group]
-            has[split] |= brings[group] > 0
-    return np.array(names, dtype="<U7")[dealt][groups]
+            # The last groups go to splits without this class: a small share would round to zero.
+            allowed = empty if len(candidates) - number <= len(empty) else range(len(names))
+            split = max(allowed, key=lambda index: (missing[index, rarest], missing[index, -1]))
+            split_of_group[group] = split
+            missing[split] -= group_totals[group]
+            has[split] |= group_totals[group] > 0
+    return np.array(names, dtype="<U7")[split_of_group][groups]
 
 
 def _refuse_small(small: dict[str, int], splits: int) -> None:
-    """Ends where classes have fewer different pictures than there are splits.
+    """Refuses classes that have fewer groups than there are splits.
 
     Raises:
-        UserError: some have.
+        UserError: `small` is not empty.
     """
     if small:
         named = ", ".join(
@@ -143,20 +143,20 @@ def _refuse_small(small: dict[str, int], splits: int) -> None:
 
 
 def keep_official(official: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Keeps the split that the data brings, less what would tell its answers.
+    """Keeps the data's official split, but drops images that would leak test or val.
 
     Args:
-        official: `train`, `val`, `test` or empty, one a picture.
-        groups: of near-duplicates, one a picture.
+        official: `train`, `val`, `test` or empty, one per image.
+        groups: near-duplicate group of each image.
 
     Returns:
-        Array, one a picture: `val` and `test` as they came; `dropped` for a picture whose near-duplicate
-        stands in test, or for one of train whose near-duplicate stands in val; `train` for the rest.
+        Array, one per image: `val` and `test` as given; `dropped` for an image outside test with a
+        near-duplicate in test, or a train image with one in val; `train` for the rest.
     """
     result = np.where(np.isin(official, ("val", "test")), official, "train").astype("<U7")
-    for guarded in ("test", "val"):
-        known = np.isin(groups, groups[result == guarded])
-        result[known & (result != guarded) & (result != "test")] = "dropped"
+    for held_out in ("test", "val"):
+        leaks = np.isin(groups, groups[result == held_out])
+        result[leaks & (result != held_out) & (result != "test")] = "dropped"
     return result
 
 
@@ -167,27 +167,27 @@ def split(pack: Path, target: Path, cfg: DictConfig) -> None:
             f"split.val={cfg.val} and split.test={cfg.test} must be above 0 and leave something to train on"
         )
     seal.check(pack)
-    # Dealt in the order of the pictures' hashes: another name for a picture moves none.
+    # Sorted by image hash, so that file names cannot affect the split.
     task = tasks.of(pack_index.read_summary(pack)["task"])
     index = pack_index.read_index(pack).sort_values(list(pack_index.PICTURE), kind="stable")
     groups = near_duplicates(list(index["phash"]), cfg.distance)
     official = index["official"].to_numpy() if cfg.official else np.full(len(index), "")
     result = keep_official(official, groups)
-    # What the data does not bring is dealt from what is left to train on.
+    # Splits that are not official are taken from the training images.
     shares = {name: cfg[name] for name in ("val", "test") if name not in result}
     free = result == "train"
-    there, learnt = (task.classes(found.tolist()) for found in (index["label"], index["label"][free]))
-    if there != learnt:
-        missing = sorted(set(there) - set(learnt))
-        named = ", ".join(map(text.printable, missing[:8]))
-        raise UserError(f"class(es) without a picture to train on: {named}; add some")
+    present, trained = (task.classes(found.tolist()) for found in (index["label"], index["label"][free]))
+    if present != trained:
+        missing = sorted(set(present) - set(trained))
+        shown = ", ".join(map(text.printable, missing[:8]))
+        raise UserError(f"class(es) without a picture to train on: {shown}; add some")
     if shares:
-        # Groups are numbered anew: assign wants them without gaps.
-        own = np.unique(groups[free], return_inverse=True)[1]
-        deal = assign_several if task.several else assign
-        result[free] = deal(list(index["label"][free]), own, shares, cfg.seed)
+        # Renumbers the groups: assign expects no gaps.
+        free_groups = np.unique(groups[free], return_inverse=True)[1]
+        assign_groups = assign_several if task.several else assign
+        result[free] = assign_groups(list(index["label"][free]), free_groups, shares, cfg.seed)
     index["group"], index["split"] = groups, result
-    index = index.sort_index()  # by path again, as the pack's index
+    index = index.sort_index()  # by path again, like the pack's index
     columns = ["path", "label", "group", "split"]
     tables.write(target, index[columns].to_dict("records"), columns)
     counts = index["split"].value_counts()
@@ -197,16 +197,16 @@ def split(pack: Path, target: Path, cfg: DictConfig) -> None:
         f"{repeated} groups of near-duplicates"
     )
     if any(official):
-        kept = " and ".join(name for name in ("val", "test") if name in official)
-        print(f"split: {kept or 'no split'} as the data brings it")
+        official_splits = " and ".join(name for name in ("val", "test") if name in official)
+        print(f"split: {official_splits or 'no split'} as the data brings it")
     for path in index["path"][index["split"] == "dropped"]:
         print(f"split: dropped {text.printable(path)}: a near-duplicate stands in test or val")
 
 
 @stage
 def main(cfg: DictConfig) -> None:
-    place = ROOT / "data" / cfg.data.name
-    split(place / "pack", place / "split.csv", cfg.split)
+    data_dir = ROOT / "data" / cfg.data.name
+    split(data_dir / "pack", data_dir / "split.csv", cfg.split)
 
 
 if __name__ == "__main__":

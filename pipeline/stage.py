@@ -1,4 +1,4 @@
-"""Makes a Hydra program of a stage's function."""
+"""Turns a stage's function into a Hydra program."""
 
 import functools
 import hashlib
@@ -24,11 +24,11 @@ from pipeline.sweeps import resume
 
 
 def _settings_hash(*, _root_: DictConfig) -> str:
-    """Names a sweep's job by what it trains: its number says so only within one run of one sweeper."""
+    """Names a sweep's job by its settings: a job number identifies it only within one sweeper run."""
     cfg = OmegaConf.masked_copy(_root_, [key for key in _root_ if key != "hydra"])
     try:
         tree = effective(settings_of(cfg))
-    except Exception:  # whatever is wrong, the job itself tells it, and ends no other
+    except Exception:  # the job itself reports what is wrong, without ending other jobs
         tree = OmegaConf.to_container(cfg, resolve=False)
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:10]
 
@@ -37,12 +37,12 @@ OmegaConf.register_new_resolver("settings_hash", _settings_hash, replace=True)
 
 
 def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
-    """Makes a Hydra program of a stage's function; a UserError ends it in one line and status 1.
+    """Turns a stage's function into a Hydra program that exits on a UserError with one line and status 1.
 
-    In a sweep a job that fails, by whatever exception, does not end the others; the program then ends with
+    In a sweep, a job that fails with any exception does not end the others; the program then exits with
     status 1 (see `pipeline.sweeps.resume`).
     """
-    full = None  # what the person's environment says of HYDRA_FULL_ERROR
+    full_error = None  # the user's HYDRA_FULL_ERROR
 
     @functools.wraps(function)
     def guarded(cfg: DictConfig) -> object:
@@ -50,8 +50,8 @@ def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
         try:
             if job.mode == RunMode.MULTIRUN:
                 return resume.run_job(lambda: _checked(function, cfg, job), job)
-            # From here on Hydra prints the traceback of a mistake in the code as it usually does.
-            if full is None:
+            # From here on Hydra shows unexpected exceptions as it usually does.
+            if full_error is None:
                 os.environ.pop("HYDRA_FULL_ERROR", None)
             return _checked(function, cfg, job)
         except StoppedError as error:
@@ -64,9 +64,9 @@ def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
             sys.exit(f"error: {error}")
 
     def program() -> None:
-        nonlocal full
-        full = os.environ.get("HYDRA_FULL_ERROR")
-        # Hydra then raises what goes wrong while it composes instead of printing several lines.
+        nonlocal full_error
+        full_error = os.environ.get("HYDRA_FULL_ERROR")
+        # Makes Hydra raise composition errors instead of printing several lines.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         try:
             _refuse_recorded_password(sys.argv[1:])
@@ -75,43 +75,43 @@ def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
         except UserError as error:
             sys.exit(f"error: {error}")
         except Exception as error:
-            if full:
+            if full_error:
                 raise
             sys.exit(f"error: {compose_errors.explain(error, sys.argv[1:])}")
         finally:
             os.environ.pop("HYDRA_FULL_ERROR", None)
-            if full:
-                os.environ["HYDRA_FULL_ERROR"] = full
+            if full_error:
+                os.environ["HYDRA_FULL_ERROR"] = full_error
 
     return program
 
 
-def _refuse_recorded_password(words: list[str]) -> None:
-    """Keeps passwords out of what Hydra and this project record of a sweep's command.
+def _refuse_recorded_password(args: list[str]) -> None:
+    """Keeps passwords out of a sweep's command, which Hydra and this project record.
 
     Raises:
-        UserError: a word has one.
+        UserError: an argument contains one.
     """
-    for word in words if {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(words) else ():
-        if text.without_password(word) != word:
+    for arg in args if {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(args) else ():
+        if text.without_password(arg) != arg:
             raise UserError(
-                f"{word}: a sweep's command is recorded with its password; name a mirror that needs one by "
+                f"{arg}: a sweep's command is recorded with its password; name a mirror that needs one by "
                 "the variable PETFACES_MIRROR instead"
             )
 
 
 def _checked(function: Callable[[DictConfig], object], cfg: DictConfig, job: DictConfig) -> object:
-    """Calls a stage's function if its configuration passes the check.
+    """Calls a stage's function if its configuration is valid.
 
     Raises:
-        UserError: it does not, or the function raised one.
+        UserError: it is not, or the function raised one.
     """
     for group in ("data", "augment", "model", "trainer"):
-        if group not in job.runtime.choices:  # Hydra would merge the files of a list
+        if group not in job.runtime.choices:  # Hydra would merge a list of files
             raise UserError(f"{group} takes the name of one file; to try several: --multirun {group}=A,B")
     validate.check(cfg)
     for group in ("data", "model"):
-        # DVC knows a choice by its file's name, the stages by the name in it.
+        # DVC identifies a choice by its file name, the stages by the name in the file.
         if cfg[group].name != job.runtime.choices[group]:
             raise UserError(
                 f"conf/{group}/{job.runtime.choices[group]}.yaml says name: {cfg[group].name}; "

@@ -1,4 +1,4 @@
-"""Stage train: one model from one configuration; `train(cfg)` serves DVC, single runs and sweeps alike."""
+"""Stage train: trains one model from one config; DVC, single runs and sweeps all call `train(cfg)`."""
 
 import itertools
 import json
@@ -30,29 +30,30 @@ from pipeline.training.distributed import own_processes
 if TYPE_CHECKING:
     from models.classifier import Classifier
 
-# By these a folder is known that a training may replace.
+# Files that identify a train folder, which a new training may replace.
 LEFT = ("weights.safetensors", "model.json", "config.yaml", "lineage.json", "metrics.json")
-# Of the checkout: no training writes into them.
+# Folders of the checkout that no training may write to.
 SOURCES = ("benchmarks", "conf", "data", "docs", "models", "photos", "pipeline", "reports", "tests")
 
 
 def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) -> dict[str, float]:
-    """Trains one model and leaves one folder, ``cfg.out``.
+    """Trains one model and writes its train folder, ``cfg.out``.
 
-    In it: ``weights.safetensors`` with ``model.json``, ``config.yaml`` (resolved), ``metrics.json``,
-    ``curves.csv``, ``lineage.json``, and validation's confusions and worst mistakes as pictures. No clock,
-    host, run id or commit stands in it: equal runs are equal bytes.
+    It holds ``weights.safetensors`` with ``model.json``, ``config.yaml`` (resolved), ``metrics.json``,
+    ``curves.csv``, ``lineage.json``, and plots of the confusions and worst mistakes on validation. It
+    contains no timestamp, host name, run id or commit: equal runs write equal bytes.
 
     Args:
-        cfg: a whole configuration.
-        name: of the run in MLflow.
-        sweep: the sweep that this is a job of.
+        cfg: the complete configuration.
+        name: name of the MLflow run.
+        sweep: the sweep that this job belongs to.
 
     Returns:
-        What ``metrics.json`` says: figures of the kept weights on validation, and the cost.
+        The content of ``metrics.json``: validation metrics of the kept weights, and the cost. Empty in a
+        fast_dev_run and on ranks above 0.
 
     Raises:
-        UserError: no packed pictures, or a choice that can't be followed.
+        UserError: no packed images, or an invalid setting.
     """
     began = time.monotonic()
     import torch
@@ -73,62 +74,62 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     with start_of(cfg) as start:
         if start:
             lineage["start"] = seal.model_hash(start)
-        known = identity(settings, lineage, sweep)
-        if sweep and (metrics := finished(out, known, sweep)):  # of a sweep that was broken off and goes on
+        run_identity = identity(settings, lineage, sweep)
+        if sweep and (metrics := finished(out, run_identity, sweep)):  # resuming a sweep
             print(f"train: {name} is done already; delete {out} to train it again", flush=True)
             return metrics
         torch.set_num_threads(cfg.runtime.threads)
         seed_everything(cfg.seed, verbose=False)
         training = build.build(cfg, pack, start)
     model = training.model.to(device)
-    place = ResumeState(known, out)
-    if int(os.environ.get("LOCAL_RANK", 0)) > 0:  # one of several processes: the first does all the rest
-        with suppress(SharedError):  # an exit status would have the first one killed before it can tell
-            fit(training, place.checkpoints, began)
+    resume_state = ResumeState(run_identity, out)
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0:  # rank 0 does everything else
+        with suppress(SharedError):  # a failure status would get rank 0 killed before it reports the error
+            fit(training, resume_state.checkpoints, began)
         return {}
     if cfg.trainer.get("fast_dev_run"):
-        fit(training, place.checkpoints, began)
+        fit(training, resume_state.checkpoints, began)
         print("train: fast_dev_run has gone through the code; nothing is kept", flush=True)
         return {}
     provenance = Provenance.here()
     if warning := provenance.warning():
         print(f"warning: {warning}", file=sys.stderr, flush=True)
-    with place.claimed():
-        if former := place.others():
-            print(f"train: begins anew; choices, data or code are others than in {former[0]}", flush=True)
-        chip = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    with resume_state.claimed():
+        if previous := resume_state.others():
+            print(f"train: begins anew; choices, data or code are others than in {previous[0]}", flush=True)
+        device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         name = name or tracking.run_name(settings, out)
         run = None
         try:
-            # Made now, not after an hour: a folder that can't be written is told before anything is trained.
+            # Opened before training, so that an unwritable folder fails at once.
             with target.written() as part:
-                described = (training.card, settings, lineage, provenance)
-                run = tracking.Run(*described, name, sweep, chip, place.attempt())
-                reached = fit(training, place.checkpoints, began, run.push)
-                learnt = time.monotonic()
+                run_args = (training.card, settings, lineage, provenance)
+                run = tracking.Run(*run_args, name, sweep, device_name, resume_state.attempt())
+                fitted = fit(training, resume_state.checkpoints, began, run.push)
+                fit_ended = time.monotonic()
                 model.to(device)
-                card, metrics, answers = assess(training)
+                card, metrics, assessment = assess(training)
                 title = f"{cfg.model.name} on {cfg.data.name}, validation"
-                mistakes.draw(pack, pack.rows("val"), answers, title, part)
-                metrics |= _effort(reached.rows) | model.cpu().cost(card.input.size)
-                _save(model, card, reached.rows, metrics, settings, lineage, part)
+                mistakes.draw(pack, pack.rows("val"), assessment, title, part)
+                metrics |= _epochs_and_images(fitted.rows) | model.cpu().cost(card.input.size)
+                _save(model, card, fitted.rows, metrics, settings, lineage, part)
                 seal.seal(part)
                 provenance.keep(part)
         except BaseException as error:
             if run:
                 run.fail(error)
             raise
-        seconds = reached.seconds + time.monotonic() - learnt
-        place.forget(told=run.finish(out, reached.rows, seconds))
+        seconds = fitted.seconds + time.monotonic() - fit_ended
+        resume_state.forget(told=run.finish(out, fitted.rows, seconds))
     return metrics
 
 
 @contextmanager
 def start_of(cfg: DictConfig) -> Iterator[Path | None]:
-    """The train folder of the model that ``model.start`` names, while it is read; None where it names none.
+    """Yields the train folder of the model that ``model.start`` names, or None if it is not set.
 
     Raises:
-        UserError: there is no such model, or it is damaged.
+        UserError: the model does not exist or is damaged.
     """
     from pipeline import tracking
 
@@ -152,16 +153,16 @@ def start_of(cfg: DictConfig) -> Iterator[Path | None]:
 
 
 def _target(cfg: DictConfig) -> atomic.Target:
-    """Where the train folder goes.
+    """The train folder to write.
 
     Raises:
-        UserError: something else is there, or it is a place of the project's own.
+        UserError: the path holds something else, or is one of the project's own folders.
     """
     out, what, advice = paths.from_root(cfg.out), f"out={cfg.out}", "name another out=, in runs/single/ say"
-    whole = out.resolve()
-    if ROOT.is_relative_to(whole):
+    resolved = out.resolve()
+    if ROOT.is_relative_to(resolved):
         raise UserError(f"{what} is the project itself, or a folder above it; {advice}")
-    parts = whole.relative_to(ROOT).parts if whole.is_relative_to(ROOT) else ()
+    parts = resolved.relative_to(ROOT).parts if resolved.is_relative_to(ROOT) else ()
     if parts and (parts[0] in SOURCES or any(part.startswith(".") for part in parts)):
         raise UserError(f"{what} is among the project's own files; {advice}")
     if parts in (("runs",), ("runs", "single"), ("runs", "sweeps")) or out.suffix == ".part":
@@ -191,8 +192,8 @@ def _save(
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)), encoding="utf-8")
 
 
-def _effort(rows: list[dict]) -> dict[str, int]:
-    """Epochs run, and pictures shown to the network with a gradient: none for a probe."""
+def _epochs_and_images(rows: list[dict]) -> dict[str, int]:
+    """Epochs run, and images the network was trained on (none for a probe)."""
     epochs = [row for row in rows if "epoch" in row]
     return {
         "epochs": int(epochs[-1]["epoch"]) if epochs else 0,
@@ -201,7 +202,7 @@ def _effort(rows: list[dict]) -> dict[str, int]:
 
 
 def _new_single(model: str) -> Path:
-    """Makes a folder of its own for a single run, also where two begin in the same second."""
+    """Creates a unique folder for a single run, even if two start in the same second."""
     for number in itertools.count(1):
         name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{model}" + (f"-{number}" if number > 1 else "")
         try:
@@ -212,12 +213,12 @@ def _new_single(model: str) -> Path:
 
 
 def check_watched(augment: str) -> None:
-    """Refuses an augmentation whose file ``dvc.yaml`` does not name: DVC would not see a change to it.
+    """Refuses an augmentation whose file ``dvc.yaml`` does not list: DVC would not see changes to it.
 
-    A model's own file is named by a template; the augmentation is chosen in that file, where DVC can't look.
+    ``dvc.yaml`` finds a model's file by a template, but can't read the augmentation's name from that file.
 
     Raises:
-        UserError: it is not among the params of the stage train.
+        UserError: the file is not among the params of the stage train.
     """
     file = f"conf/augment/{augment}.yaml"
     params = yaml_files.read(ROOT / "dvc.yaml")["stages"]["train"]["params"]
@@ -233,15 +234,15 @@ def main(cfg: DictConfig) -> float | None:
     job = HydraConfig.get()
     if "DVC_STAGE" in os.environ:
         check_watched(job.runtime.choices.augment)
-    name = sweep = made = None
+    name = sweep = created = None
     if job.mode == RunMode.MULTIRUN:
-        # Beside the sweep's other jobs, never in a DVC out.
+        # Next to the sweep's other jobs, never in a DVC out.
         out = Path(job.runtime.output_dir)
         if out.parent != Path(job.sweep.dir).absolute():
             raise UserError("hydra.sweep.subdir must be one folder's name, without a slash")
         sweep, name = out.parent.name, " ".join(job.overrides.task)
     elif OmegaConf.is_missing(cfg, "out"):
-        out = made = _new_single(cfg.model.name)
+        out = created = _new_single(cfg.model.name)
     else:
         out = Path(cfg.out)
     cfg.out = str(out)
@@ -249,14 +250,14 @@ def main(cfg: DictConfig) -> float | None:
         with own_processes(list(job.overrides.task), cfg.out):
             metrics = train(cfg, name, sweep)
     finally:
-        if made:
-            with suppress(OSError):  # gone only where nothing came of it
-                (ROOT / made).rmdir()
+        if created:
+            with suppress(OSError):  # not empty if the training wrote anything
+                (ROOT / created).rmdir()
     if not metrics:
         return None
     task = tasks.of(untrusted.card(paths.from_root(cfg.out)).task)
-    reached = task.describe(metrics, "val", 1)
-    print(f"train: {cfg.model.name} on {cfg.data.name}, val {reached}, in {cfg.out}")
+    summary = task.describe(metrics, "val", 1)
+    print(f"train: {cfg.model.name} on {cfg.data.name}, val {summary}, in {cfg.out}")
     return metrics[task.monitor]
 
 

@@ -1,4 +1,4 @@
-"""What a model answers and how right that is: predictions, out-of-domain images, ranking, plots.
+"""Predictions of a model and their evaluation: out-of-domain images, ranking, plots.
 
-Which figures there are is up to `tasks`; nothing here trains.
+`tasks` defines the metrics; nothing here trains.
 """

@@ -1,4 +1,4 @@
-"""A model's confusions and worst mistakes as pictures."""
+"""Plots of a model's confusions and worst mistakes."""
 
 from pathlib import Path
 
@@ -8,22 +8,22 @@ from pipeline.data.dataset import ImageDataset, PackedDataset
 from pipeline.evaluation import plots
 from pipeline.tasks import Assessment
 
-SHOWN = 24  # worst mistakes on one sheet
+SHOWN = 24  # mistakes in the plot
 
 
 def draw(pack: PackedDataset, rows: np.ndarray, assessed: Assessment, title: str, folder: Path) -> None:
-    """Writes ``confusion.png`` and ``mistakes.png``, the wrong answers that were surest, into a folder.
+    """Writes ``confusion.png`` and ``mistakes.png``, the wrong predictions with the highest confidence.
 
     Args:
-        pack: the pictures.
-        rows: which of them were judged.
-        assessed: of the answers to these.
-        title: of both figures.
-        folder: where to.
+        pack: the images.
+        rows: the evaluated rows of the pack.
+        assessed: assessment of the predictions for these rows.
+        title: title of both plots.
+        folder: the folder to write to.
     """
     counts = np.array([row["pictures"] for row in assessed.classes])
     plots.confusion(assessed.matrix, counts, pack.classes, title, folder / "confusion.png")
-    pictures = ImageDataset(pack, rows, lambda picture, *_: picture, seed=0)
+    images = ImageDataset(pack, rows, lambda picture, *_: picture, seed=0)
     wrong = np.flatnonzero(np.array(assessed.labels) != np.array(assessed.predicted))
     worst = wrong[np.argsort(-assessed.certainty[wrong], kind="stable")][:SHOWN]
     display = pack.task.display
@@ -33,7 +33,7 @@ def draw(pack: PackedDataset, rows: np.ndarray, assessed: Assessment, title: str
         for index in worst
     ]
     plots.mistakes(
-        [pictures.picture(index) for index in worst],
+        [images.picture(index) for index in worst],
         captions,
         f"{title}: surest mistakes",
         folder / "mistakes.png",

@@ -1,9 +1,9 @@
-"""Pictures of what is no pet, by which a model learns when to be silent, and others by which that is judged.
+"""Out-of-domain images for training, for choosing the abstention threshold, and for testing it.
 
-No data set of other things goes along. To learn from and to choose by: drawn patterns. To judge by alone:
-cut-outs of the two photographs that scikit-learn carries, a temple and a flower. Faces cut into tiles and
-shuffled were tried and left out: their fur is still a breed's, a third of them is named with 80 % and more,
-and a bound that silences them silences every fourth right answer.
+No extra data set is needed. Training and threshold selection use generated patterns; testing uses crops of
+the two photographs that ship with scikit-learn, a temple and a flower. Shuffled tiles of faces were tried and
+dropped: they still show a breed's fur, a third of them gets a confidence of at least 80 %, and a threshold
+that rejects them also rejects a quarter of the correct predictions.
 """
 
 from dataclasses import replace
@@ -17,18 +17,18 @@ from pipeline.data.dataset import still
 from pipeline.portable import Preprocessing
 
 SIDE = 128
-POOL, POOL_SEED = 1200, 12345  # patterns to learn from; those that a bound is chosen by have seed 0
+POOL, POOL_SEED = 1200, 12345  # training patterns; those for choosing the threshold use seed 0
 
 
 class Outliers:
-    """Drawn patterns that are added to each batch, for a network to be sure of none of them.
+    """Generated patterns to add to each batch, so that the network learns low confidence on them.
 
-    Outlier exposure (Hendrycks et al. 2019, arXiv:1812.04606). Without it a network from scratch gives some
-    pattern a breed with more than 99 %, each training another one, and a bound above that silences most right
-    answers; reports/benchmarks.md has the figures.
+    Outlier exposure (Hendrycks et al. 2019, arXiv:1812.04606). Without it, a network trained from scratch
+    gives some pattern more than 99 % confidence, a different one in each training, and a threshold above that
+    rejects most correct predictions; see reports/benchmarks.md.
 
     Args:
-        count: patterns a batch.
+        count: patterns per batch.
         sizing: a card's `input`.
     """
 
@@ -39,9 +39,9 @@ class Outliers:
         self.sized = np.empty((0, 0))
 
     def add(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Puts patterns behind a batch of pictures, uint8 N×H×W×3; torch's random state says which."""
+        """Appends patterns, chosen by torch's RNG, to a batch of images, uint8 N×H×W×3."""
         side = pictures.shape[1]
-        if self.sized.shape[1] != side:  # few sizes in a training, one after the other
+        if self.sized.shape[1] != side:  # a training uses a few sizes, one after another
             size = still(replace(self.sizing, size=side))
             self.sized = np.stack([size(pattern) for pattern in self.pool])
         chosen = torch.randint(len(self.sized), (self.count,)).numpy()
@@ -49,25 +49,25 @@ class Outliers:
 
 
 def drawn(count: int, seed: int) -> list[np.ndarray]:
-    """Noise, clouds, gradients, stripes, blots and boxes: uint8 SIDE × SIDE × 3 each."""
+    """Generates noise, clouds, gradients, stripes, blots and boxes, each uint8 SIDE × SIDE × 3."""
     rng = np.random.default_rng(seed)
     kinds = (_noise, _gradient, _stripes, _blots, _boxes, _clouds)
     return [kinds[number % len(kinds)](rng) for number in range(count)]
 
 
 def photographed(count: int, seed: int) -> list[np.ndarray]:
-    """Cut-outs of two photographs without an animal in them; uint8, 128 to 256 px a side."""
+    """Square crops of two photographs without animals; uint8, 128 to 256 pixels per side."""
     from sklearn.datasets import load_sample_images
 
     rng = np.random.default_rng(seed)
     photos = load_sample_images().images
-    found = []
+    crops = []
     for number in range(count):
         photo = photos[number % len(photos)]
         side = int(rng.integers(128, 257))
         top, left = (int(rng.integers(0, length - side)) for length in photo.shape[:2])
-        found.append(np.ascontiguousarray(photo[top : top + side, left : left + side]))
-    return found
+        crops.append(np.ascontiguousarray(photo[top : top + side, left : left + side]))
+    return crops
 
 
 def _colour(rng: np.random.Generator) -> tuple[int, ...]:
@@ -83,13 +83,13 @@ def _noise(rng: np.random.Generator) -> np.ndarray:
 def _clouds(rng: np.random.Generator) -> np.ndarray:
     """Noise whose amplitude falls with frequency as in photographs, about 1/f (Field 1987)."""
     frequency = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.fftfreq(SIDE)[None, :])
-    frequency[0, 0] = 1  # the mean, which is drawn below
-    falls = frequency ** -rng.uniform(0.8, 2.2)
-    # Grey to colourful: what the channels of photographs share is more than their own.
+    frequency[0, 0] = 1  # the mean, which is added below
+    spectrum = frequency ** -rng.uniform(0.8, 2.2)
+    # Grey to colourful: as in photographs, the channels share most of their variation.
     waves = rng.normal(size=(SIDE, SIDE, 1, 2)) + rng.random() * rng.normal(size=(SIDE, SIDE, 3, 2))
-    grains = np.fft.ifft2(falls[..., None] * (waves[..., 0] + 1j * waves[..., 1]), axes=(0, 1)).real
-    contrast = rng.uniform(20, 70) / grains.std(axis=(0, 1))
-    return np.clip(grains * contrast + rng.integers(40, 216, 3), 0, 255).astype(np.uint8)
+    texture = np.fft.ifft2(spectrum[..., None] * (waves[..., 0] + 1j * waves[..., 1]), axes=(0, 1)).real
+    contrast = rng.uniform(20, 70) / texture.std(axis=(0, 1))
+    return np.clip(texture * contrast + rng.integers(40, 216, 3), 0, 255).astype(np.uint8)
 
 
 def _gradient(rng: np.random.Generator) -> np.ndarray:

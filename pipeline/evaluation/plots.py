@@ -1,4 +1,4 @@
-"""Pictures of results, drawn alike wherever they are shown."""
+"""Plots of results, reproducible byte for byte."""
 
 import functools
 import sys
@@ -15,17 +15,17 @@ import numpy as np
 from pipeline.common import text
 
 matplotlib.rcParams["text.parse_math"] = False  # a class may be called $x$
-# Equal figures must be equal bytes: no version, no date in the file.
+# Equal plots must be equal bytes, so the file contains no version or date.
 _BARE = {"metadata": {"Software": None}, "dpi": 110}
-# Of matplotlib's own fonts: a box for every letter, or symbols under the numbers of letters.
+# Fonts of matplotlib that map letters to boxes or symbols.
 _SYMBOLS = ("Last Resort", "cm", "STIXN", "STIXS")
-_boxes: set[str] = set()  # letters of which it was said that no font has them
+_boxes: set[str] = set()  # letters already reported as missing from every font
 
 
 def _strings(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
-    elif isinstance(value, list | tuple | dict):  # of a dictionary the keys are names
+    elif isinstance(value, list | tuple | dict):  # the keys of a dictionary are names
         for item in value:
             yield from _strings(item)
 
@@ -39,18 +39,18 @@ def _escaped(value: object) -> object:
 
 
 def _lacking(file: str, letters: set[str]) -> set[str]:
-    """Letters that a font does not have."""
+    """Letters that a font lacks."""
     from matplotlib.ft2font import FT2Font
 
     try:
         font = FT2Font(file)
         return {letter for letter in letters if not font.get_char_index(ord(letter))}
-    except (OSError, RuntimeError):  # gone since the list was made, or of coloured bitmaps
+    except (OSError, RuntimeError):  # deleted meanwhile, or a colour bitmap font
         return letters
 
 
 def _fallbacks(letters: set[str]) -> list[str]:
-    """Families that have the letters which the usual font lacks, where this machine has such fonts."""
+    """Installed font families that have the letters which the default font lacks."""
     from matplotlib import font_manager
 
     missing = _lacking(font_manager.findfont(font_manager.FontProperties()), letters)
@@ -59,12 +59,12 @@ def _fallbacks(letters: set[str]) -> list[str]:
         fonts = font_manager.fontManager.ttflist
         upright = [font for font in fonts if font.style == "normal" and not font.name.startswith(_SYMBOLS)]
         upright.sort(key=lambda font: (font.weight != 400, font.name))
-        left = {font.fname: _lacking(font.fname, missing) for font in upright}
+        lacking = {font.fname: _lacking(font.fname, missing) for font in upright}
         while missing and upright:
-            best = min(upright, key=lambda font: len(left[font.fname] & missing))
-            if left[best.fname] >= missing:
+            best = min(upright, key=lambda font: len(lacking[font.fname] & missing))
+            if lacking[best.fname] >= missing:
                 break
-            missing &= left[best.fname]
+            missing &= lacking[best.fname]
             chosen.append(best.name)
     if missing - _boxes:
         print(
@@ -77,16 +77,16 @@ def _fallbacks(letters: set[str]) -> list[str]:
 
 
 def _legible(draw: Callable[..., None]) -> Callable[..., None]:
-    """Draws with fonts that have all letters of the names, and without control characters."""
+    """Decorator: draws with fonts that have all letters of the names, and escapes control characters."""
 
     @functools.wraps(draw)
-    def drawn(*given: object) -> None:
-        given = [_escaped(value) for value in given]
-        letters = {letter for word in _strings(given) for letter in word if not letter.isspace()}
+    def drawn(*args: object) -> None:
+        args = [_escaped(value) for value in args]
+        letters = {letter for word in _strings(args) for letter in word if not letter.isspace()}
         families = [*plt.rcParams["font.family"], *_fallbacks(letters)]
         with plt.rc_context({"font.family": families}), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing from")
-            draw(*given)
+            draw(*args)
 
     return drawn
 
@@ -98,20 +98,20 @@ def _close(figure: plt.Figure, file: Path) -> None:
 
 @_legible
 def confusion(matrix: np.ndarray, counts: np.ndarray, classes: list[str], title: str, file: Path) -> None:
-    """A confusion matrix, rows true and columns predicted, each row as shares of its class's images.
+    """Plots a confusion matrix, rows true and columns predicted, normalized by row.
 
     Args:
-        matrix: images, classes × classes.
-        counts: images of each class.
-        classes: names.
-        title: above it.
-        file: where to.
+        matrix: image counts, classes × classes.
+        counts: images per class.
+        classes: class names.
+        title: title of the plot.
+        file: the file to write.
     """
     shares = matrix / np.maximum(counts[:, None], 1)
     side = min(max(3.0, 0.22 * len(classes)), 10.0)
     figure, axes = plt.subplots(figsize=(side, side))
     image = axes.imshow(shares, cmap="viridis", vmin=0, vmax=1)
-    names = classes if len(classes) <= 80 else []  # more do not fit
+    names = classes if len(classes) <= 80 else []  # more names do not fit
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
     axes.set_yticks(range(len(names)), names, fontsize=6)
     axes.set_xlabel("predicted")
@@ -123,7 +123,7 @@ def confusion(matrix: np.ndarray, counts: np.ndarray, classes: list[str], title:
 
 @_legible
 def mistakes(pictures: list[np.ndarray], captions: list[str], title: str, file: Path) -> None:
-    """A sheet of pictures with what they are and what they were taken for."""
+    """Plots a grid of images with captions."""
     columns = 6
     rows = max(1, -(-len(pictures) // columns))
     figure, grid = plt.subplots(rows, columns, figsize=(columns * 1.7, rows * 2.1), squeeze=False)
@@ -138,15 +138,15 @@ def mistakes(pictures: list[np.ndarray], captions: list[str], title: str, file: 
 
 @_legible
 def curves(rows: dict[str, list[dict]], key: str, title: str, file: Path) -> None:
-    """A share on validation and losses by epoch, a line a model.
+    """Plots a validation metric and the losses by epoch, one line per model.
 
-    Models without epochs are a level line; models of which nothing was measured are left out.
+    Models without epochs get a horizontal line; models without measurements are left out.
 
     Args:
-        rows: points of each model.
-        key: of the share.
-        title: of it.
-        file: where to.
+        rows: curve rows of each model.
+        key: key of the metric, which is between 0 and 1.
+        title: name of the metric.
+        file: the file to write.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
     for number, (name, points) in enumerate(rows.items()):
@@ -185,12 +185,12 @@ def leaderboard(
     title: str,
     file: Path,
 ) -> None:
-    """A figure of models in per cent with 95 % intervals, best on top."""
+    """Plots one metric of each model in per cent with 95 % intervals, best on top."""
     figure, axes = plt.subplots(figsize=(6, 0.6 + 0.45 * len(names)))
-    places = np.arange(len(names))[::-1]
+    positions = np.arange(len(names))[::-1]
     spread = [np.subtract(best, low), np.subtract(high, best)]
-    axes.errorbar(best, places, xerr=spread, fmt="o", capsize=4)
-    axes.set_yticks(places, names)
+    axes.errorbar(best, positions, xerr=spread, fmt="o", capsize=4)
+    axes.set_yticks(positions, names)
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set(xlabel=f"{figure_title}, % with 95 % interval", title=title)
     axes.grid(alpha=0.3, axis="x")
@@ -199,21 +199,21 @@ def leaderboard(
 
 @_legible
 def calibration(rows: dict[str, tuple[np.ndarray, np.ndarray]], file: Path) -> None:
-    """How often a prediction is right against how sure it was.
+    """Plots a reliability diagram: accuracy against confidence.
 
     Args:
-        rows: per model, confidence of each prediction and whether it was right.
-        file: where to.
+        rows: per model, confidence of each prediction and whether it was correct.
+        file: the file to write.
     """
     figure, axes = plt.subplots(figsize=(3.8, 3.6))
     axes.plot([0, 1], [0, 1], color="grey", lw=0.8)
-    for name, (sure, right) in rows.items():
-        # Ten bins of equally many pictures: every point rests on the same evidence.
-        parts = np.array_split(np.argsort(sure, kind="stable"), 10)
-        parts = [part for part in parts if len(part)]
+    for name, (confidence, correct) in rows.items():
+        # Ten bins with equally many images, so that all points are equally reliable.
+        bins = np.array_split(np.argsort(confidence, kind="stable"), 10)
+        bins = [members for members in bins if len(members)]
         axes.plot(
-            [sure[part].mean() for part in parts],
-            [right[part].mean() for part in parts],
+            [confidence[members].mean() for members in bins],
+            [correct[members].mean() for members in bins],
             "o-",
             ms=3,
             label=name,

@@ -1,4 +1,4 @@
-"""Probabilities that a model gives images."""
+"""Predicted probabilities of a model."""
 
 from collections.abc import Iterable
 
@@ -15,17 +15,17 @@ from pipeline.portable import ModelCard
 def predict(
     model: Classifier, card: ModelCard, pack: PackedDataset, rows: np.ndarray, batch_size: int, workers: int
 ) -> np.ndarray:
-    """Probabilities, rows × classes float32, from one process; the same code for validation and test."""
-    pictures = loader(ImageDataset(pack, rows, still(card.input), seed=0), batch_size, workers)
-    return _answers(model, (batch for batch, _ in pictures))
+    """Probabilities, rows × classes float32, for rows of a pack; used for validation and test."""
+    batches = loader(ImageDataset(pack, rows, still(card.input), seed=0), batch_size, workers)
+    return _answers(model, (batch for batch, _ in batches))
 
 
 def predict_loose(
     model: Classifier, card: ModelCard, pictures: list[np.ndarray], batch_size: int
 ) -> np.ndarray:
-    """The same of pictures of no data set, uint8 H×W×3 of any size each."""
-    size = still(card.input)
-    sized = [size(portable.shrink(Image.fromarray(each), card.input.max_side)) for each in pictures]
+    """As `predict`, for images outside any data set, each uint8 H×W×3 of any size."""
+    transform = still(card.input)
+    sized = [transform(portable.shrink(Image.fromarray(each), card.input.max_side)) for each in pictures]
     starts = range(0, len(sized), batch_size)
     return _answers(model, (torch.from_numpy(np.stack(sized[at : at + batch_size])) for at in starts))
 

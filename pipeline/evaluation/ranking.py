@@ -1,8 +1,8 @@
-"""The order of models that a metric ranks alike, and how a table shows that it does."""
+"""Tie-breaking between models with equal metrics, and how a table shows ties."""
 
 from collections.abc import Sequence
 
-# In words, wherever ties are shown.
+# Shown wherever ties are shown.
 RULE = (
     "Of ties the cheapest comes first: fewest multiply-adds in training (of one picture × pictures seen), "
     "then in answering, then fewest parameters."
@@ -10,10 +10,10 @@ RULE = (
 
 
 def cost(metrics: dict) -> tuple[float, ...]:
-    """What orders models that a metric ranks alike, the cheapest first.
+    """Sort key for models with equal metrics, cheapest first.
 
     Args:
-        metrics: train's ``metrics.json``; what an older one lacks counts as nothing.
+        metrics: train's ``metrics.json``; keys missing in older ones count as 0.
 
     Returns:
         Multiply-adds of one image times the images seen in training, multiply-adds of one image, parameters.
@@ -23,7 +23,7 @@ def cost(metrics: dict) -> tuple[float, ...]:
 
 
 def ranks(values: Sequence) -> list[str]:
-    """Ranks of sorted values: equal neighbours share one, marked by an equals sign (1=, 1=, 3)."""
+    """Ranks of sorted values; equal values share a rank, marked by an equals sign (1=, 1=, 3)."""
     first = {}
     for position, value in enumerate(values, start=1):
         first.setdefault(value, position)

@@ -1,4 +1,4 @@
-"""Using a trained model: predicting, exporting, serving, the page in the browser.
+"""Uses trained models: prediction, export, serving, the browser demo.
 
-Training, and judging on the test split, stand elsewhere.
+Training and evaluation are in other packages.
 """

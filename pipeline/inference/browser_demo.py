@@ -1,7 +1,7 @@
-"""The page on which a model is tried: static files with the model inside, for any host or for loopback.
+"""The browser demo of a model: a static page that includes the model, for any web host or for loopback.
 
-ONNX Runtime computes in the browser; its files are fetched once by npm, kept in the cache, and copied beside
-the page. The page asks for nothing else.
+ONNX Runtime Web runs in the browser; npm downloads it once, and it is cached and copied next to the page. The
+page loads nothing else.
 """
 
 import contextlib
@@ -25,8 +25,8 @@ from pipeline.portable import ModelCard
 PAGE = Path(__file__).parent / "try_page"
 CACHE = Path("data/.cache/npm")  # in the main checkout
 RUNTIME, VERSION = "onnxruntime-web", "1.30.0"
-SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"  # of npm's archive of it
-# The runtime on the processor alone: 14 MB, half of what it takes with a GPU's.
+SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"  # of its npm archive
+# The CPU-only runtime: 14 MB, half the size of the one with GPU support.
 FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; "
@@ -39,9 +39,9 @@ def write(model: Path, card: ModelCard, target: Path) -> None:
     """Writes the page's folder.
 
     Args:
-        model: ``model.onnx`` with sizing inside.
-        card: the model's.
-        target: must not exist.
+        model: ``model.onnx``, which includes resizing.
+        card: the model's card.
+        target: the folder to create; must not exist.
 
     Raises:
         UserError: the runtime is not in the cache and npm can't fetch it.
@@ -51,27 +51,27 @@ def write(model: Path, card: ModelCard, target: Path) -> None:
     for file in (*FILES, "LICENSE"):
         shutil.copyfile(runtime / file, target / ("onnxruntime-LICENSE" if file == "LICENSE" else file))
     shutil.copyfile(model, target / "model.onnx")
-    told = {
+    settings = {
         "data": card.data,
         "labels": card.classes,
         "drawings": card.drawings,
         "unsure_below": card.unsure_below,
         "thresholds": card.thresholds,
     }
-    (target / "card.json").write_text(json.dumps(told) + "\n", encoding="utf-8")
+    (target / "card.json").write_text(json.dumps(settings) + "\n", encoding="utf-8")
 
 
 def _runtime() -> Path:
-    """Folder with the runtime's files, fetched where they are not kept yet."""
-    kept = paths.main_checkout() / CACHE / f"{RUNTIME}-{VERSION}"
-    if kept.is_dir():
-        return kept
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".") as place:
+    """Folder with the runtime's files, downloaded unless cached."""
+    cached = paths.main_checkout() / CACHE / f"{RUNTIME}-{VERSION}"
+    if cached.is_dir():
+        return cached
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cached.parent, prefix=".") as scratch:
         try:
-            done = subprocess.run(
+            result = subprocess.run(
                 ["npm", "pack", "--silent", f"{RUNTIME}@{VERSION}"],
-                cwd=place,
+                cwd=scratch,
                 capture_output=True,
                 encoding="utf-8",
                 errors="replace",
@@ -81,35 +81,35 @@ def _runtime() -> Path:
                 f"the page needs {RUNTIME}, which npm fetches once, and npm is not installed; "
                 "install Node.js, or export without the page: --no-try"
             ) from error
-        archive = Path(place) / f"{RUNTIME}-{VERSION}.tgz"
-        if done.returncode or not archive.is_file():
-            told = (done.stderr.strip().splitlines() or ["no reason was told"])[-1]
+        archive = Path(scratch) / f"{RUNTIME}-{VERSION}.tgz"
+        if result.returncode or not archive.is_file():
+            reason = (result.stderr.strip().splitlines() or ["no reason was told"])[-1]
             raise UserError(
-                f"npm did not fetch {RUNTIME}@{VERSION} ({told}); go online once, "
+                f"npm did not fetch {RUNTIME}@{VERSION} ({reason}); go online once, "
                 "or export without the page: --no-try"
             )
         if hashlib.sha256(archive.read_bytes()).hexdigest() != SHA256:
             raise UserError(
                 f"what npm fetched as {RUNTIME}@{VERSION} is not what this project knows; refused"
             )
-        part = Path(place) / "part"
+        part = Path(scratch) / "part"
         part.mkdir()
         with tarfile.open(archive) as members:
             for file in FILES:
                 (part / file).write_bytes(members.extractfile(f"package/dist/{file}").read())
-            # Its archive holds no licence, and MIT asks for one: this project's has the same words.
-            words = (ROOT / "LICENSE").read_text(encoding="utf-8").partition("\n\nPermission")
+            # The archive lacks the licence that MIT requires; this project's licence has the same text.
+            licence = (ROOT / "LICENSE").read_text(encoding="utf-8").partition("\n\nPermission")
             (part / "LICENSE").write_text(
                 f"{', '.join(FILES)}:\nONNX Runtime, MIT License, Copyright (c) Microsoft Corporation\n"
-                + "".join(words[1:]),
+                + "".join(licence[1:]),
                 encoding="utf-8",
             )
-        part.replace(kept)
-    return kept
+        part.replace(cached)
+    return cached
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
-    extensions_map = {  # a system's own table may call a script text
+    extensions_map = {  # the system's MIME table may map scripts to text/plain
         **http.server.SimpleHTTPRequestHandler.extensions_map,
         ".js": "text/javascript",
         ".mjs": "text/javascript",
@@ -118,7 +118,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
     }
 
     def send_head(self):
-        # A page of a stranger whose name leads to this machine would reach the model with that name.
+        # Prevents DNS rebinding: another site's host name that resolves to this machine.
         if loopback.is_loopback(loopback.host_of(self.headers.get("Host", loopback.NAME))):
             return super().send_head()
         return self.send_error(421)
@@ -130,16 +130,16 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, *_) -> None:
-        """Says nothing of each file."""
+        """Logs no requests."""
 
 
 def serve(folder: Path, port: int, ready: Callable[[str], object]) -> None:
     """Serves the page on loopback until Ctrl-C.
 
     Args:
-        folder: what `write` wrote.
-        port: 0 takes a free one.
-        ready: is given the address.
+        folder: the folder from `write`.
+        port: 0 picks a free one.
+        ready: called with the address.
 
     Raises:
         UserError: the port is taken.
@@ -148,8 +148,8 @@ def serve(folder: Path, port: int, ready: Callable[[str], object]) -> None:
     try:
         server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
     except (OSError, OverflowError) as error:
-        told = getattr(error, "strerror", None) or error
-        raise UserError(f"--port {port}: {told}; name another") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--port {port}: {reason}; name another") from error
     with server:
         ready(f"http://127.0.0.1:{server.server_port}/")
         with contextlib.suppress(KeyboardInterrupt):

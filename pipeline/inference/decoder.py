@@ -1,7 +1,7 @@
-"""Decodes pictures in a process that can be ended, since what a stranger sends may hang or break a decoder.
+"""Decodes images in a subprocess that can be killed, because untrusted input may hang or crash a decoder.
 
-It imports numpy and Pillow only, takes a picture's bytes and gives back its pixels, shrunk as the model would
-shrink them: the server holds neither the picture in full nor a copy of it.
+It imports only numpy and Pillow, receives an image's bytes and returns its pixels, shrunk as for the model:
+the server never holds the full-size image.
 """
 
 import contextlib
@@ -18,18 +18,18 @@ import numpy as np
 
 from pipeline.portable import UnreadableError, read_picture, shrink
 
-MEMORY = 1_000_000_000  # bytes of data that a process may have; benchmarks.memory measures how many it takes
-START = 60  # seconds in which a process must have begun
-_HEAD = struct.Struct(">?HH")  # whether there are pixels, their height and width
+MEMORY = 1_000_000_000  # RLIMIT_DATA of a process in bytes; benchmarks.memory measures its use
+START = 60  # seconds for a process to start
+_HEAD = struct.Struct(">?HH")  # success, height and width
 
 
 class Decoder:
-    """One process, which decodes a picture at a time; one that hangs or breaks is ended and replaced.
+    """One subprocess that decodes one image at a time; it is replaced if it hangs or crashes.
 
     Args:
-        max_side: pixels of the longer side that come back.
-        most: pixels that a picture may have.
-        seconds: in which it must have been decoded.
+        max_side: longer side of the returned image in pixels.
+        most: maximum number of pixels of an image.
+        seconds: time limit for decoding.
     """
 
     def __init__(self, max_side: int, most: int, seconds: float):
@@ -37,22 +37,22 @@ class Decoder:
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        """Begins the process, without waiting for it."""
-        self.connection, theirs = multiprocessing.Pipe()
-        # Large blocks go back to the system at once, and no library reserves memory for threads.
-        few = {"MALLOC_MMAP_THRESHOLD_": "1000000", "OPENBLAS_NUM_THREADS": "1"}
+        """Starts the process without waiting for it."""
+        self.connection, child_end = multiprocessing.Pipe()
+        # Returns large blocks to the system at once, and stops OpenBLAS from reserving memory for threads.
+        low_memory = {"MALLOC_MMAP_THRESHOLD_": "1000000", "OPENBLAS_NUM_THREADS": "1"}
         paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        with theirs:
+        with child_end:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno()), str(self.max_side), str(self.most)],
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, **few, "PYTHONPATH": os.pathsep.join(paths)},
+                [sys.executable, "-m", __name__, str(child_end.fileno()), str(self.max_side), str(self.most)],
+                pass_fds=[child_end.fileno()],
+                env={**os.environ, **low_memory, "PYTHONPATH": os.pathsep.join(paths)},
                 stdin=subprocess.DEVNULL,
             )
         self.begun = False
 
     def close(self) -> None:
-        """Ends the process."""
+        """Kills the process."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -60,20 +60,20 @@ class Decoder:
             self.process = None
 
     def read(self, data: bytes) -> np.ndarray:
-        """Decodes and shrinks one still picture.
+        """Decodes and shrinks one still image.
 
         Returns:
             uint8 array, height × width × 3.
 
         Raises:
-            UnreadableError: as `read_picture`; or it took too long, or broke the decoder.
-            RuntimeError: the process doesn't start.
+            UnreadableError: see `read_picture`; or it took too long, or crashed the decoder.
+            RuntimeError: the process does not start.
         """
         if self.process is None or self.process.poll() is not None:
             self.close()
             self.start()
         try:
-            if not self.begun:  # which takes no time of the picture's
+            if not self.begun:  # the start does not count towards the time limit
                 if not self.connection.poll(START):
                     raise EOFError
                 self.connection.recv_bytes()
@@ -83,16 +83,16 @@ class Decoder:
                 raise UnreadableError(f"it takes more than {self.seconds:g} seconds to decode")
             reply = self.connection.recv_bytes(max(10_000, _HEAD.size + self.max_side**2 * 3))
         except (EOFError, OSError) as error:
-            begun = self.begun
+            has_begun = self.begun
             self.close()
-            if not begun:
+            if not has_begun:
                 raise RuntimeError("the process that decodes pictures does not start") from error
             raise UnreadableError("damaged: the decoder broke on it") from error
         except UnreadableError:
             self.close()
             raise
-        sound, height, width = _HEAD.unpack_from(reply)
-        if not sound:
+        success, height, width = _HEAD.unpack_from(reply)
+        if not success:
             raise UnreadableError(reply[_HEAD.size :].decode())
         return np.frombuffer(reply, np.uint8, offset=_HEAD.size).reshape(height, width, 3)
 
@@ -106,17 +106,17 @@ def _reply(data: bytes, max_side: int, most: int) -> bytes:
 
 
 def main(arguments: list[str]) -> None:
-    """Decodes what comes through a pipe until it closes."""
+    """Decodes images from a pipe until it closes."""
     import resource
 
     from PIL import AvifImagePlugin, Image
 
     descriptor, max_side, most = map(int, arguments)
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all; the server answers first what was begun
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent group-wide; the server finishes requests first
         signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    Image.MAX_IMAGE_PIXELS = most  # twice as many Pillow refuses before it reserves room for them
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # there is a process for each core
+    Image.MAX_IMAGE_PIXELS = most  # Pillow refuses twice as many before it allocates memory
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # there is one process per core
     connection = Connection(descriptor)
     connection.send_bytes(b"begun")
     with contextlib.suppress(EOFError, OSError):  # the server is gone

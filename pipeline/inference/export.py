@@ -1,4 +1,4 @@
-"""Takes a model along: ``petfaces export --model petfaces@champion --out DIR``"""
+"""Exports a model to a folder: ``petfaces export --model petfaces@champion --out DIR``"""
 
 import json
 import os
@@ -18,24 +18,24 @@ from pipeline.portable import ModelCard
 from pipeline.reporting import leaderboard
 
 HERE = Path(__file__).parent
-WEAK = 5  # classes that the card names
-CALIBRATING = 100  # pictures by which int8 learns the ranges of activations
+WEAK = 5  # weakest classes listed in the model card
+CALIBRATING = 100  # images for calibrating the activation ranges of int8
 
 
 def export(found: ModelFolder, out: Path, int8: bool = False, page: bool = True) -> Path:
-    """Writes a model's folder: whole, or not at all.
+    """Exports a model to a folder; leaves nothing behind if it fails.
 
     Args:
-        found: the model; with its train folder.
-        out: made anew; must not hold anything else.
-        int8: whether ``model.onnx`` computes in 8 bits.
-        page: whether ``try/`` is written.
+        found: the model, with its train folder.
+        out: the folder to write; an earlier export is replaced.
+        int8: whether to quantize ``model.onnx`` to 8 bits.
+        page: whether to write the browser demo, ``try/``.
 
     Returns:
         `out`.
 
     Raises:
-        UserError: there is something else at `out`, the model is an exported one, or int8 lacks the pictures.
+        UserError: `out` holds something else, the model is already an export, or int8 lacks its images.
     """
     from jinja2 import UndefinedError
 
@@ -49,10 +49,10 @@ def export(found: ModelFolder, out: Path, int8: bool = False, page: bool = True)
         _weights(found.train, card, part)
         shutil.copyfile(HERE / "export_example.py", part / "example.py")
         try:
-            words = _card(found, card, figures, page)
+            card_text = _card(found, card, figures, page)
         except (FileNotFoundError, LookupError, TypeError, ValueError, UndefinedError) as error:
             raise UserError(f"{found.train} or its evaluation lacks figures; make it again") from error
-        (part / "README.md").write_text(words, encoding="utf-8")
+        (part / "README.md").write_text(card_text, encoding="utf-8")
         if page:
             browser_demo.write(part / "model.onnx", card, part / "try")
         seal.seal(part)
@@ -60,77 +60,77 @@ def export(found: ModelFolder, out: Path, int8: bool = False, page: bool = True)
 
 
 def _model(found: ModelFolder, card: ModelCard, folder: Path) -> None:
-    """``model.onnx`` with what it should tell of itself, and ``model.json``."""
+    """Writes ``model.onnx`` with metadata, ``model.json`` and ``labels.txt``."""
     import onnx
 
     lineage = found.lineage
-    # From bytes: then nothing beside the file is read.
+    # Loaded from bytes, so that no external data files are read.
     model = onnx.load_model_from_string(portable.read_onnx(found.portable / "model.onnx"))
-    origin = found.provenance
+    source = found.provenance
     provenance = {
         "data": lineage["data"],
-        "commit": origin.commit,
-        "dirty": origin.dirty,
+        "commit": source.commit,
+        "dirty": source.dirty,
         "model_sha256": found.sha256,
     }
-    told = {
+    metadata = {
         "labels": json.dumps(card.classes),
         "unsure_below": str(card.unsure_below),
         "thresholds": json.dumps(card.thresholds),
         "card": card.to_json(),
         "provenance": json.dumps(provenance),
     }
-    onnx.helper.set_model_props(model, told)
+    onnx.helper.set_model_props(model, metadata)
     onnx.save_model(model, folder / "model.onnx")
     shutil.copyfile(found.train / "model.json", folder / "model.json")
     _labels(card, folder / "labels.txt")
 
 
 def _labels(card: ModelCard, file: Path) -> None:
-    """A line a class; classes of older models may have any name."""
+    """Writes one class per line; escaped, because classes of older models may have any name."""
     file.write_text("".join(f"{text.printable(name)}\n" for name in card.classes), encoding="utf-8")
 
 
 def _weights(train: Path, card: ModelCard, folder: Path) -> None:
-    """The weights beside a config from which timm, or this project, rebuilds the network."""
+    """Writes the weights and a config from which timm or this project can rebuild the network."""
     shutil.copyfile(train / "weights.safetensors", folder / "model.safetensors")
-    sizing = card.input
-    tree = {
+    inputs = card.input
+    config = {
         "architecture": card.net.get("backbone", card.net["_target_"]),
         "num_classes": len(card.classes),
         "label_names": card.classes,
         "net": card.net,
         "pretrained_cfg": {
-            "input_size": [3, sizing.size, sizing.size],
-            "interpolation": sizing.interpolation,
-            "crop_pct": sizing.crop_pct,
-            "crop_mode": sizing.crop,
-            "mean": sizing.mean,
-            "std": sizing.std,
+            "input_size": [3, inputs.size, inputs.size],
+            "interpolation": inputs.interpolation,
+            "crop_pct": inputs.crop_pct,
+            "crop_mode": inputs.crop,
+            "mean": inputs.mean,
+            "std": inputs.std,
             "num_classes": len(card.classes),
         },
         "temperature": card.temperature,
     }
-    (folder / "config.json").write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _card(found: ModelFolder, card: ModelCard, int8: dict | None, page: bool) -> str:
-    """The model card, Markdown."""
+    """The model card in Markdown."""
     import jinja2
 
     test, weak, headings, cells = None, "", [], []
     if found.evaluation:
         test = found.test_metrics
         rows = sorted(tables.read(found.evaluation / "classes.csv"), key=lambda row: float(row["recall"]))
-        shown = [row for row in rows if int(row["pictures"])][:WEAK]
+        weakest = [row for row in rows if int(row["pictures"])][:WEAK]
         weak = ", ".join(
             f"{text.markdown(row['label'])} {float(row['recall']):.0%} of {text.markdown(row['pictures'])}"
-            for row in shown
+            for row in weakest
         )
         if not card.several and "test/answered" not in test:
             raise UserError("this model was judged by an older version; run: dvc repro evaluate")
         columns = [figure for figure in tasks.of(card.task).on_test if figure.key in test]
-        # The first column of both is the model's name.
+        # Drops the first column, the model's name.
         headings = leaderboard.headings(columns)[1:]
         cells = leaderboard.cells({"model": card.name, **test}, columns)[1:]
         cells = [cell.replace("%", " %") for cell in cells]
@@ -158,16 +158,16 @@ def _card(found: ModelFolder, card: ModelCard, int8: dict | None, page: bool) ->
 
 
 def _to_int8(folder: Path, card: ModelCard) -> dict:
-    """Replaces ``model.onnx`` by one that computes in 8 bits.
+    """Quantizes ``model.onnx`` to 8 bits.
 
-    Ranges are learnt on training pictures; what it costs is measured on validation, so that the test split is
-    not looked at again.
+    Activation ranges are calibrated on training images; the loss in quality is measured on validation,
+    so that the test split is not used again.
 
     Returns:
-        `pictures`, the figure that decides with `float32` and `int8`, and the share of answers that `agree`.
+        `pictures` (count), the monitored metric for `float32` and `int8`, the share that `agree`.
 
     Raises:
-        UserError: the pictures are not here.
+        UserError: the images are not available.
     """
     import logging
 
@@ -181,28 +181,28 @@ def _to_int8(folder: Path, card: ModelCard) -> dict:
     if pack.classes != card.classes:
         raise UserError(f"--int8 measures on data/{card.data}, which has other classes than this model now")
     rng = np.random.default_rng(0)
-    learning = ImageDataset(
+    train_set = ImageDataset(
         pack, rng.permutation(pack.rows("train"))[:CALIBRATING], lambda picture, *_: picture, seed=0
     )
 
     class Reader(CalibrationDataReader):
         def __init__(self):
-            self.places = iter(range(len(learning)))
+            self.indices = iter(range(len(train_set)))
 
         def get_next(self):
-            place = next(self.places, None)
-            return None if place is None else {"picture": np.array(learning.picture(place))}
+            index = next(self.indices, None)
+            return None if index is None else {"picture": np.array(train_set.picture(index))}
 
     rows = pack.rows("val")
-    watched = ImageDataset(pack, rows, lambda picture, *_: picture, seed=0)
+    val_set = ImageDataset(pack, rows, lambda picture, *_: picture, seed=0)
 
-    def answers() -> np.ndarray:
+    def predict() -> np.ndarray:
         seal.seal(folder)
         model = OnnxClassifier(folder)
-        return np.stack([model.probabilities(watched.picture(place)) for place in range(len(rows))])
+        return np.stack([model.probabilities(val_set.picture(index)) for index in range(len(rows))])
 
-    exact = answers()
-    logging.getLogger().setLevel(logging.ERROR)  # it would have the model preprocessed by another program
+    original = predict()
+    logging.getLogger().setLevel(logging.ERROR)  # it advises preprocessing the model with another tool
     quantize_static(
         folder / "model.onnx",
         folder / "int8.onnx",
@@ -210,18 +210,18 @@ def _to_int8(folder: Path, card: ModelCard) -> dict:
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=["Conv", "Gemm", "MatMul"],
         per_channel=True,
-        # Both unsigned: with signed weights a processor without VNNI adds in 16 bits that overflow, which
-        # cost 5 of 100 answers on Pet Faces.
+        # Both unsigned: with signed weights, CPUs without VNNI overflow in 16-bit sums, which cost 5 of 100
+        # predictions on Pet Faces.
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QUInt8,
     )
     os.replace(folder / "int8.onnx", folder / "model.onnx")
-    coarse, targets, task = answers(), pack.targets[rows], pack.task
-    agree = (task.predicted(card, exact) == task.predicted(card, coarse)).all(axis=1)
+    quantized, targets, task = predict(), pack.targets[rows], pack.task
+    agree = (task.predicted(card, original) == task.predicted(card, quantized)).all(axis=1)
     return {
         "pictures": len(rows),
-        "float32": task.score(exact, targets),
-        "int8": task.score(coarse, targets),
+        "float32": task.score(original, targets),
+        "int8": task.score(quantized, targets),
         "agree": float(agree.mean()),
     }
 

@@ -8,13 +8,13 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know a label's letters
+sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may not be able to encode a label
 session = onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"))
 known = session.get_modelmeta().custom_metadata_map
 labels, unsure_below = json.loads(known["labels"]), float(known["unsure_below"])
-thresholds = json.loads(known["thresholds"])  # where a photo has any number of classes
+thresholds = json.loads(known["thresholds"])  # not empty for multi-label models
 
-# Upright, in RGB, transparent parts white; sizing and all that follows are inside the model.
+# Upright, RGB, on white; resizing and all further preprocessing are part of the model.
 image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGBA")
 white = Image.new("RGB", image.size, "white")
 white.paste(image, mask=image)

@@ -1,4 +1,4 @@
-"""Which names a server on this machine may be asked for by: a stranger's page must not reach it by one."""
+"""Checks of the Host header against DNS rebinding: other sites must not reach a local server."""
 
 import ipaddress
 
@@ -6,7 +6,7 @@ NAME = "localhost"
 
 
 def host_of(header: str) -> str:
-    """The name or address of an HTTP header `Host`, without its port and an IPv6 address's brackets."""
+    """The name or address in an HTTP `Host` header, without the port and the brackets of IPv6."""
     name = header.strip().lower()
     if name.startswith("["):
         return name[1:].partition("]")[0]
@@ -14,7 +14,7 @@ def host_of(header: str) -> str:
 
 
 def is_loopback(name: str) -> bool:
-    """Whether a name or address means this machine, whatever a name server says."""
+    """Whether a name or address is loopback, without a DNS lookup."""
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""Names the classes of photos: ``petfaces predict PHOTO…``"""
+"""Predicts the classes of photos: ``petfaces predict PHOTO…``"""
 
 import json
 import os
@@ -20,51 +20,51 @@ from pipeline.tasks import SEPARATOR
 if TYPE_CHECKING:
     from pipeline.portable import ModelCard, OnnxClassifier
 
-SINGLE = 5  # photos up to which each has a table of its own
+SINGLE = 5  # up to this many photos, each gets its own table
 
 
 def answers(portable: "OnnxClassifier", names: Iterable[str], top: int) -> Iterator[tuple[str, dict]]:
-    """The answer to each picture, in their order, as soon as it is there.
+    """Predicts images in parallel, one per core, and yields the results in order.
 
-    A core a picture; only a few pictures are in memory at a time, however many come.
+    Only a few images are in memory at a time.
 
     Args:
-        portable: the model, on one thread.
-        names: as `photos.read` understands them.
-        top: how many classes.
+        portable: the model, limited to one thread.
+        names: as `photos.read` accepts them.
+        top: number of classes.
 
     Yields:
-        The name, and what `OnnxClassifier.answer` says, or `error` with the reason.
+        The name, and the result of `OnnxClassifier.answer`, or `error` with the reason.
     """
     from pipeline.portable import UnreadableError, reason
 
-    def one(name: str) -> dict:
+    def predict_one(name: str) -> dict:
         try:
             return portable.answer(photos.read(name), top)
         except UnreadableError as error:
             return {"error": str(error)}
-        except Exception as error:  # what ONNX Runtime raises concerns this picture alone
+        except Exception as error:  # an error of ONNX Runtime concerns only this image
             return {"error": f"the model gives no answer ({reason(error)})"}
 
     workers = len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(workers) as pool:
-        waiting: deque = deque()
+        pending: deque = deque()
         for name in names:
-            waiting.append((name, pool.submit(one, name)))
-            if len(waiting) > 2 * workers:
-                done, answer = waiting.popleft()
-                yield done, answer.result()
-        for done, answer in waiting:
-            yield done, answer.result()
+            pending.append((name, pool.submit(predict_one, name)))
+            if len(pending) > 2 * workers:
+                photo, answer = pending.popleft()
+                yield photo, answer.result()
+        for photo, answer in pending:
+            yield photo, answer.result()
 
 
 def _present(answer: dict) -> list[str]:
-    """The classes that an image has, by a model of several classes per image."""
+    """The classes that a multi-label model finds in an image."""
     return [label for label, is_there in zip(answer["labels"], answer["present"], strict=True) if is_there]
 
 
 def _in_words(answer: dict) -> str:
-    """The classes that an answer names."""
+    """The predicted classes, for display."""
     if "present" in answer:
         return ", ".join(_present(answer)) or "none"
     label = answer["labels"][0]
@@ -75,65 +75,65 @@ def _as_table(name: str, answer: dict, unsure_below: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    print(text.printable(name))  # above the table, not as its title, which would be folded to its width
+    print(text.printable(name))  # not as the table's title, which would be wrapped to its width
     table = Table()
     several = "present" in answer
     for heading in ("class", "probability", "named") if several else ("breed", "probability"):
         table.add_column(heading, justify="right" if heading == "probability" else "left")
-    for index, (label, share) in enumerate(zip(answer["labels"], answer["probabilities"], strict=True)):
+    for index, (label, probability) in enumerate(zip(answer["labels"], answer["probabilities"], strict=True)):
         named = ["yes" if answer["present"][index] else ""] if several else []
-        table.add_row(text.rich(label), f"{share:.1%}", *named)
+        table.add_row(text.rich(label), f"{probability:.1%}", *named)
     Console().print(table)
     if answer.get("unsure"):
         print(f"Unsure: it names a breed from {unsure_below:.0%} on.")
 
 
 def _as_line(name: str, answer: dict) -> None:
-    share = "" if "present" in answer else f", {answer['probabilities'][0]:.1%}"
-    print(f"{text.printable(name)}: {text.printable(_in_words(answer))}{share}")
+    probability = "" if "present" in answer else f", {answer['probabilities'][0]:.1%}"
+    print(f"{text.printable(name)}: {text.printable(_in_words(answer))}{probability}")
 
 
 def _as_json(name: str, answer: dict) -> None:
-    print(json.dumps({"photo": name, **answer}))  # ASCII: valid under any encoding, and no terminal obeys it
+    print(json.dumps({"photo": name, **answer}))  # ASCII: valid in any encoding, and without terminal escapes
 
 
 def _as_csv(write_row, top: int, name: str, answer: dict) -> None:
-    pairs = list(zip(answer.get("labels", []), answer.get("probabilities", []), strict=True))[:top]
-    pairs += [("", "")] * (top - len(pairs))
-    cells = [cell for label, share in pairs for cell in (label, share and f"{share:.6f}")]
-    decided = SEPARATOR.join(_present(answer)) if "present" in answer else answer.get("unsure", "")
-    row = [name, decided, *cells, answer.get("error", "")]
-    # A program gets the name's own bytes; a terminal must not obey them.
+    results = list(zip(answer.get("labels", []), answer.get("probabilities", []), strict=True))[:top]
+    results += [("", "")] * (top - len(results))
+    cells = [cell for label, probability in results for cell in (label, probability and f"{probability:.6f}")]
+    decision = SEPARATOR.join(_present(answer)) if "present" in answer else answer.get("unsure", "")
+    row = [name, decision, *cells, answer.get("error", "")]
+    # Programs get the raw name; for a terminal, control characters are escaped.
     write_row(map(text.printable, row) if sys.stdout.isatty() else row)
 
 
 def _writer(
     kind: str, top: int, several: bool, card: "ModelCard"
 ) -> tuple[Callable[[str, dict], None], bool]:
-    """What writes an answer, and whether it writes errors, too: programs want a line for each picture."""
+    """The function that writes a result, and whether it also gets errors: programs need a row per image."""
     if kind == "jsonl":
         return _as_json, True
     if kind == "csv":
         write_row = tables.writer(sys.stdout)
         numbers = range(1, top + 1)
         columns = [cell for number in numbers for cell in (f"label_{number}", f"probability_{number}")]
-        decided = "present" if card.several else "unsure"
-        write_row(["photo", decided, *columns, "error"])
+        decision = "present" if card.several else "unsure"
+        write_row(["photo", decision, *columns, "error"])
         return partial(_as_csv, write_row, top), True
     return (_as_line if several else partial(_as_table, unsure_below=card.unsure_below)), False
 
 
 def predict(words: list[str], model: str | None, top: int, kind: str) -> int:
-    """Prints the most probable breeds of each photo.
+    """Prints the most probable classes of each photo.
 
     Args:
         words: files, folders, patterns, or ``-`` for standard input.
-        model: as `resolve.opened` understands it.
-        top: how many breeds.
-        kind: `table` for people, `jsonl` or `csv` for programs.
+        model: as `resolve.opened` accepts it.
+        top: number of classes.
+        kind: output format, `table`, `jsonl` or `csv`.
 
     Returns:
-        How many photos could not be read; each is named on standard error and stops nothing.
+        The number of photos that failed; each is reported on stderr, and the rest is still processed.
 
     Raises:
         UserError: there is no such model, or no photo.
@@ -148,7 +148,7 @@ def predict(words: list[str], model: str | None, top: int, kind: str) -> int:
         top = min(top, len(portable.classes))
         write, writes_errors = _writer(kind, top, several, portable.card)
         skipped: Counter[str] = Counter()
-        # A bar would break what is printed, unless that goes elsewhere.
+        # A progress bar would mix with results printed to the terminal.
         bar = tqdm(
             answers(portable, photos.named(words, skipped), top),
             disable=sys.stdout.isatty() or None,
@@ -166,11 +166,11 @@ def predict(words: list[str], model: str | None, top: int, kind: str) -> int:
         print(photos.told_of(skipped), file=sys.stderr)
     if not seen:
         raise UserError(f"{text.shortened(', '.join(words), 300)}: no pictures there ({', '.join(FORMATS)})")
-    # Beside data for programs it would be no line of theirs.
-    about = sys.stdout if kind == "table" else sys.stderr
+    # For programs, notes go to stderr, apart from the data.
+    note_stream = sys.stdout if kind == "table" else sys.stderr
     if portable.card.drawings:
-        told = "This champion was trained on drawings and knows no photographs. The real faces: make petfaces"
-        print(told, file=about)
+        note = "This champion was trained on drawings and knows no photographs. The real faces: make petfaces"
+        print(note, file=note_stream)
     elif failed < seen and kind == "table":
         print("It was trained on heads cut tight: crop the photo to the pet's head for a fair answer.")
     return failed
@@ -195,7 +195,7 @@ def main(photos: tuple[str, ...], model: str | None, top: int, kind: str) -> Non
     """
     try:
         failed = predict(list(photos), model, top, kind)
-    except BrokenPipeError:  # whoever read the answers, head perhaps, has enough
+    except BrokenPipeError:  # the reader, such as head, closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     sys.exit(1 if failed else 0)

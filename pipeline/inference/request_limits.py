@@ -1,4 +1,4 @@
-"""How many requests a server takes at a time, from whom, how large and how slow."""
+"""Limits of the server on the number, size, duration and Host header of requests."""
 
 import asyncio
 import contextlib
@@ -8,22 +8,22 @@ from collections.abc import Awaitable, Callable
 from pipeline.common import text
 from pipeline.inference import loopback
 
-MAX_BYTES = 16_000_000  # of an upload; a phone's photo has 2 to 8 MB
-AT_ONCE = 64  # requests that came whole and are taken; others are told to come again
+MAX_BYTES = 16_000_000  # per upload; a phone's photo has 2 to 8 MB
+AT_ONCE = 64  # fully received requests in progress; further ones get status 503
 BUSY = "too many requests at once; come again"
-WAITING = 256  # connections whose request has not come whole; then the longest among them is closed
-WAITING_BYTES = AT_ONCE * MAX_BYTES  # of their uploads together, likewise; on the disk from 1 MB on
+WAITING = 256  # connections with an incomplete request; beyond, the oldest is closed
+WAITING_BYTES = AT_ONCE * MAX_BYTES  # of incomplete uploads in total; each is on disk from 1 MB on
 
 
 class RequestLimits:
-    """ASGI middleware: how many requests there are, to whom, and how large and slow an upload may be.
+    """ASGI middleware that limits the number, size, duration and Host header of requests.
 
     Args:
-        app: what answers.
-        most: bytes of a request.
-        seconds: for all of it to come.
-        at_once: requests that came whole.
-        hosts: names beside this machine's own that `Host` may hold; None allows any.
+        app: the wrapped ASGI app.
+        most: maximum bytes of a request.
+        seconds: time limit for receiving a request.
+        at_once: maximum number of fully received requests in progress.
+        hosts: allowed values of `Host` besides loopback names; None allows any.
     """
 
     def __init__(self, app, most: int, seconds: float, at_once: int, hosts: list[str] | None):
@@ -36,84 +36,84 @@ class RequestLimits:
             return
         headers = dict(scope["headers"])
         host = loopback.host_of(headers.get(b"host", b"localhost").decode("latin-1"))
-        # A page of a stranger whose name leads to this machine would reach it with that name.
+        # Prevents DNS rebinding: another site's host name that resolves to this machine.
         if self.hosts is not None and not loopback.is_loopback(host) and host not in self.hosts:
-            named = text.shortened(host, 100)
-            why = f"the host {named} is not this server's; if it is, start it with --allow-host"
-            await self._refuse(scope, receive, send, 421, why)
+            shown_host = text.shortened(host, 100)
+            detail = f"the host {shown_host} is not this server's; if it is, start it with --allow-host"
+            await self._refuse(scope, receive, send, 421, detail)
             return
-        told = headers.get(b"content-length", b"0")
-        if told.isdigit() and int(told) > self.most:
-            why = f"the upload has {int(told):,} bytes, more than {self.most:,}"
-            await self._refuse(scope, receive, send, 413, why)
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self.most:
+            detail = f"the upload has {int(length):,} bytes, more than {self.most:,}"
+            await self._refuse(scope, receive, send, 413, detail)
             return
-        with contextlib.ExitStack() as place:
-            if int(told) or b"transfer-encoding" in headers:
-                receive = self._watched(receive, place)
-            elif not self._take(place):
+        with contextlib.ExitStack() as slot:
+            if int(length) or b"transfer-encoding" in headers:
+                receive = self._watched(receive, slot)
+            elif not self._take(slot):
                 await self._refuse(scope, receive, send, 503, BUSY)
                 return
             await self.app(scope, receive, send)
 
-    def _take(self, place: contextlib.ExitStack) -> bool:
-        """Counts a request that came whole until it is answered; False where there are too many."""
+    def _take(self, slot: contextlib.ExitStack) -> bool:
+        """Counts a fully received request until it is answered; returns False if there are too many."""
         if self.present >= self.at_once:
             return False
         self.present += 1
-        place.callback(self._leave)
+        slot.callback(self._leave)
         return True
 
     def _leave(self) -> None:
         self.present -= 1
 
     def _watched(
-        self, receive: Callable[[], Awaitable[dict]], place: contextlib.ExitStack
+        self, receive: Callable[[], Awaitable[dict]], slot: contextlib.ExitStack
     ) -> Callable[[], Awaitable[dict]]:
-        """`receive` with an end to its patience; FastAPI answers with the HTTPException that it raises."""
+        """Wraps `receive` with limits; FastAPI answers with the HTTPException that it raises."""
         from starlette.exceptions import HTTPException
 
-        loop, closing = asyncio.get_running_loop(), {"connection": "close"}
-        until, seen, whole = loop.time() + self.seconds, 0, False
+        loop, headers = asyncio.get_running_loop(), {"connection": "close"}
+        deadline, received, is_complete = loop.time() + self.seconds, 0, False
 
-        async def watched() -> dict:
-            nonlocal seen, whole
-            if whole:
-                return await receive()  # what follows is the connection's end
+        async def limited_receive() -> dict:
+            nonlocal received, is_complete
+            if is_complete:
+                return await receive()  # only the disconnect message can follow
             try:
-                message = await asyncio.wait_for(receive(), max(0.0, until - loop.time()))
+                message = await asyncio.wait_for(receive(), max(0.0, deadline - loop.time()))
             except TimeoutError:
-                why = f"the upload did not come within {self.seconds:g} seconds"
-                raise HTTPException(408, why, closing) from None
-            seen += len(message.get("body", b""))
-            whole = not message.get("more_body")
-            if seen > self.most:
-                raise HTTPException(413, f"the upload has more than {self.most:,} bytes", closing)
-            if whole and message["type"] == "http.request" and not self._take(place):
-                raise HTTPException(503, BUSY, closing)
+                detail = f"the upload did not come within {self.seconds:g} seconds"
+                raise HTTPException(408, detail, headers) from None
+            received += len(message.get("body", b""))
+            is_complete = not message.get("more_body")
+            if received > self.most:
+                raise HTTPException(413, f"the upload has more than {self.most:,} bytes", headers)
+            if is_complete and message["type"] == "http.request" and not self._take(slot):
+                raise HTTPException(503, BUSY, headers)
             return message
 
-        return watched
+        return limited_receive
 
-    async def _refuse(self, scope, receive, send, status: int, why: str) -> None:
+    async def _refuse(self, scope, receive, send, status: int, detail: str) -> None:
         from starlette.responses import JSONResponse
 
-        answer = JSONResponse({"detail": why}, status, headers={"connection": "close"})
+        answer = JSONResponse({"detail": detail}, status, headers={"connection": "close"})
         await answer(scope, receive, send)
 
 
 def patient_protocol(seconds: float, most: int = WAITING, held: int = WAITING_BYTES) -> type:
-    """uvicorn's protocol, which closes a connection that brings no request in time.
+    """Subclass of uvicorn's HTTP protocol that closes connections without a request in time.
 
     Args:
-        seconds: from the connection's start, or its last answer, to the end of the next head.
-        most: connections that may wait for the rest of a request; beyond, the longest among them is closed,
-            so that however many are slow, whoever is not finds room.
-        held: bytes that may have come of their requests, likewise.
+        seconds: from connecting, or from the last response, to the end of the next request's headers.
+        most: maximum number of connections with an incomplete request; beyond, the oldest is closed, so that
+            slow clients can't block others.
+        held: maximum bytes received of incomplete requests in total; beyond, the oldest is closed.
     """
     import h11
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
-    waiting: dict[H11Protocol, int] = {}  # bytes that came; the longest first
+    waiting: dict[H11Protocol, int] = {}  # bytes received, oldest connection first
 
     class Patient(H11Protocol):
         def connection_made(self, transport) -> None:
@@ -134,7 +134,7 @@ def patient_protocol(seconds: float, most: int = WAITING, held: int = WAITING_BY
 
         def on_response_complete(self) -> None:
             before = self.cycle
-            super().on_response_complete()  # which begins the next request, if that is here already
+            super().on_response_complete()  # starts the next request if it has already arrived
             self._wait(before)
 
         def send_400_response(self, msg: str) -> None:
@@ -161,9 +161,9 @@ def patient_protocol(seconds: float, most: int = WAITING, held: int = WAITING_BY
 
         def _make_room(self) -> None:
             while len(waiting) > most or sum(waiting.values()) > held:
-                longest = next(iter(waiting))
-                del waiting[longest]
-                longest.transport.close()
+                oldest = next(iter(waiting))
+                del waiting[oldest]
+                oldest.transport.close()
 
         def _give_up(self, before) -> None:
             if self.cycle is before and not self.transport.is_closing():

@@ -1,4 +1,4 @@
-"""The trained model that a person names, as folders."""
+"""Resolves the model that a user names to its folders."""
 
 import tempfile
 from collections.abc import Iterator
@@ -20,33 +20,33 @@ HELP = (
 
 @contextmanager
 def opened(model: str | None) -> Iterator[ModelFolder]:
-    """The folders of a model while they are used; what is fetched or exported for it goes afterwards.
+    """Yields the folders of a model; temporary downloads and exports are deleted afterwards.
 
     Args:
-        model: as `HELP` says; None is the champion of params.yaml's data.
+        model: see `HELP`; None is the champion of params.yaml's data.
 
     Raises:
-        UserError: there is no such model, or it is damaged; within, too, and in place of `DamagedError`.
+        UserError: the model does not exist or is damaged. Replaces a `DamagedError` raised in the context.
     """
     model = config.compose().data.name if model is None else model
     with tempfile.TemporaryDirectory() as scratch:
         try:
             yield _find(model, Path(scratch))
         except (UserError, DamagedError) as error:
-            # A person knows nothing of the copy, which is gone by then.
+            # The message names the model, because the temporary copy no longer exists.
             raise UserError(str(error).replace(scratch, model)) from error
 
 
 def _find(model: str, scratch: Path) -> ModelFolder:
-    """The folders of a model.
+    """Finds the folders of a model.
 
     Args:
-        model: name of a data set, whose champion is meant; ``models:/NAME/VERSION`` or ``NAME@ALIAS`` of the
-            registry; or a folder: an exported one, a trained one, or a data set's under ``runs/``.
-        scratch: a directory for what has to be fetched or exported first.
+        model: name of a data set, for its champion; ``models:/NAME/VERSION`` or ``NAME@ALIAS`` in the
+            registry; or a folder: an export, a train folder, or a data set's folder under ``runs/``.
+        scratch: a directory for downloads and exports.
 
     Raises:
-        UserError: there is no such model, or it is damaged.
+        UserError: the model does not exist or is damaged.
     """
     for base in (Path.cwd(), ROOT):
         if (folder := paths.from_root(model, base)).is_dir():
@@ -63,7 +63,7 @@ def _registered(model: str, scratch: Path) -> ModelFolder:
     with tracking.reachable():
         version = tracking.find_version(f"models:/{model.removeprefix('models:/')}")
         tracking.download_version(version.name, version.number, scratch)
-    # A version may be of an older form, or exported by an older version of this project.
+    # The version may be in an older format, or exported by older code.
     onnx_export.to_onnx(scratch / "train", scratch / "portable")
     return ModelFolder(scratch / "train", scratch / "evaluation", scratch / "portable")
 
@@ -87,12 +87,12 @@ def _in(folder: Path, scratch: Path) -> ModelFolder:
 def _champion(name: str) -> ModelFolder:
     champion = ROOT / "runs" / name / "register/champion"
     if not (champion / "portable/model.onnx").is_file():
-        known = sorted(path.parts[-3] for path in (ROOT / "runs").glob("*/register/champion"))
-        hint = f"; there is one of {', '.join(known)}" if known else ""
+        existing = sorted(path.parts[-3] for path in (ROOT / "runs").glob("*/register/champion"))
+        hint = f"; there is one of {', '.join(existing)}" if existing else ""
         is_trained = any((ROOT / "runs" / name / "train").glob("*/model.json"))
-        first = "train one first: make demo, or make petfaces"
-        way = "its models are trained: dvc repro" if is_trained else first
-        raise UserError(f"no champion of '{name}' is here{hint}; {way}")
+        train_hint = "train one first: make demo, or make petfaces"
+        next_step = "its models are trained: dvc repro" if is_trained else train_hint
+        raise UserError(f"no champion of '{name}' is here{hint}; {next_step}")
     return _of_champion(champion)
 
 

@@ -1,8 +1,8 @@
-"""Answers uploads from an exported model: ``petfaces serve DIR``
+"""HTTP server for an exported model: ``petfaces serve DIR``
 
-Nothing but the exported folder is needed. Each upload that is no single still picture within the limits gets
-a status from 400 to 499 and one line that says why; memory is bounded by the limits and by how many requests
-are taken at a time. Pictures are decoded in processes that are ended when they take too long.
+It needs only the exported folder. An upload that is not a single still image within the limits gets a 4xx
+status and a one-line reason. Memory is bounded by the size limits and by the number of requests in progress.
+Images are decoded in subprocesses, which are killed if they take too long.
 """
 
 import asyncio
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from pipeline.portable import OnnxClassifier
 
-MAX_PIXELS = 25_000_000  # of a picture; decoded they take 140 MB (JPEG) to 430 MB (WebP)
-SECONDS = 20  # in which an upload must have come
-DECODE_SECONDS = 10  # in which it must have been decoded; 25 million pixels take 0.1 to 1.5
+MAX_PIXELS = 25_000_000  # per image; decoding takes 140 MB (JPEG) to 430 MB (WebP)
+SECONDS = 20  # time limit for an upload
+DECODE_SECONDS = 10  # time limit for decoding; 25 million pixels take 0.1 to 1.5
 NO_PHOTO = "photo: send the picture as a file in the form's field photo, as curl -F photo=@FILE does"
 
 
@@ -39,13 +39,13 @@ def application(
     decode_seconds: float = DECODE_SECONDS,
     hosts: list[str] | None = None,
 ) -> "FastAPI":
-    """The program that answers HTTP.
+    """Builds the FastAPI app.
 
     Args:
-        model: on one thread; as many pictures are computed at a time as there are cores.
-        seconds: in which an upload must have come.
-        decode_seconds: in which a picture must have been decoded.
-        hosts: as `request_limits.RequestLimits` understands them.
+        model: limited to one thread, because up to four images are processed in parallel.
+        seconds: time limit for an upload.
+        decode_seconds: time limit for decoding an image.
+        hosts: see `request_limits.RequestLimits`.
     """
     from fastapi import FastAPI, HTTPException, Query, Request, UploadFile
     from fastapi.exceptions import RequestValidationError
@@ -81,7 +81,7 @@ def application(
         drawings: bool
 
     card = model.card
-    # Memory is bounded by how many pictures are decoded at a time.
+    # Limits memory: each worker decodes one image at a time.
     workers = min(4, len(os.sched_getaffinity(0)))
     pool = ThreadPoolExecutor(workers)
     decoders = [Decoder(card.input.max_side, MAX_PIXELS, decode_seconds) for _ in range(workers)]
@@ -100,7 +100,7 @@ def application(
         lifespan=running,
         title=f"Pet Faces: {card.data}",
         description=tasks.of(card.task).purpose,
-        docs_url=None,  # FastAPI's page of it would fetch its script from elsewhere
+        docs_url=None,  # FastAPI's docs page loads scripts from a CDN
         redoc_url=None,
     )
     app.add_middleware(
@@ -116,8 +116,8 @@ def application(
         first = error.errors()[0]
         if first["loc"][0] == "body":
             return JSONResponse({"detail": NO_PHOTO}, 422)
-        place = ".".join(str(part) for part in first["loc"])
-        return JSONResponse({"detail": f"{place}: {first['msg']}"}, 422)
+        location = ".".join(str(part) for part in first["loc"])
+        return JSONResponse({"detail": f"{location}: {first['msg']}"}, 422)
 
     @app.head("/health", include_in_schema=False)
     @app.get("/health")
@@ -142,7 +142,7 @@ def application(
         """The most probable classes of one photo, sent as the form's field `photo`."""
 
         def answer() -> Answer | tuple[int, str]:
-            # An error that left this thread would keep the upload in its frames until they are collected.
+            # An exception that left this thread would keep the upload alive in its traceback's frames.
             decoder = idle.get()
             try:
                 pixels = decoder.read(photo.file.read())
@@ -154,13 +154,13 @@ def application(
                 idle.put(decoder)
             try:
                 return Answer(**model.answer(pixels, top))
-            except Exception as error:  # what ONNX Runtime raises concerns this picture alone
+            except Exception as error:  # an error of ONNX Runtime concerns only this image
                 return 500, f"photo: the model gives no answer ({text.printable(reason(error))})"
 
-        told = await asyncio.get_running_loop().run_in_executor(pool, answer)
-        if isinstance(told, tuple):
-            raise HTTPException(*told)
-        return told
+        result = await asyncio.get_running_loop().run_in_executor(pool, answer)
+        if isinstance(result, tuple):
+            raise HTTPException(*result)
+        return result
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
@@ -171,7 +171,7 @@ def application(
 
 
 def _docs(form: dict) -> str:
-    """The OpenAPI description as a page that asks for nothing else, with a form to try it."""
+    """The OpenAPI description as a self-contained page with a form to try it."""
     import jinja2
 
     environment = jinja2.Environment(autoescape=True)
@@ -181,17 +181,17 @@ def _docs(form: dict) -> str:
 
 
 def run(folder: Path, host: str, port: int, allowed: list[str] | None = None) -> None:
-    """Serves until Ctrl-C or SIGTERM; what was begun is answered first.
+    """Serves until Ctrl-C or SIGTERM, and finishes open requests first.
 
     Args:
-        folder: what `pipeline.inference.export` wrote.
+        folder: a folder written by `pipeline.inference.export`.
         host: the address to listen on.
-        port: 0 takes a free one.
-        allowed: names by which it may be asked, beside this machine's own; where there are none, any is
-            allowed unless the address is this machine's own.
+        port: 0 picks a free one.
+        allowed: allowed Host names besides loopback names; if empty, any name is allowed unless `host` is
+            loopback.
 
     Raises:
-        UserError: the folder holds no whole model, or the port is taken.
+        UserError: the folder has no valid model, or the port is taken.
     """
     import socket
 
@@ -211,14 +211,14 @@ def run(folder: Path, host: str, port: int, allowed: list[str] | None = None) ->
         model = OnnxClassifier(folder, threads=1)
     except DamagedError as error:
         raise UserError(str(error)) from error
-    door = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        door.bind((host, port))
-        door.listen(2048)  # now, so that whoever reads the address below is answered
+        listener.bind((host, port))
+        listener.listen(2048)  # before the address is printed, so that early clients are answered
     except (OSError, OverflowError) as error:
-        told = getattr(error, "strerror", None) or error
-        raise UserError(f"--port {port} on {host}: {told}; name another") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--port {port} on {host}: {reason}; name another") from error
     hosts = [name.lower() for name in allowed or []] if allowed or loopback.is_loopback(host) else None
     settings = uvicorn.Config(
         application(model, hosts=hosts),
@@ -226,17 +226,17 @@ def run(folder: Path, host: str, port: int, allowed: list[str] | None = None) ->
         ws="none",
         timeout_graceful_shutdown=30,
         timeout_keep_alive=5,
-        log_level="error",  # what it warns of is said to the client; it need not stand on the terminal, too
+        log_level="error",  # the client gets the warnings; the terminal need not show them
     )
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
-    where = f"http://{f'[{host}]' if ':' in host else host}:{door.getsockname()[1]}"
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     name = text.printable(model.card.data)
     print(
-        f"serve: {name} at {where}/predict; form: {where}/openapi.json; Ctrl-C ends it",
+        f"serve: {name} at {address}/predict; form: {address}/openapi.json; Ctrl-C ends it",
         flush=True,
     )
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn has ended in order, then raises it again
-        uvicorn.Server(settings).run(sockets=[door])
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn re-raises it after a graceful shutdown
+        uvicorn.Server(settings).run(sockets=[listener])
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""Looking after what was made: verifying and repairing files, rebuilding versions, choosing the champion.
+"""Maintenance: verifying and repairing files, rebuilding versions, choosing the champion.
 
-No stage needs any of it.
+No stage depends on it.
 """

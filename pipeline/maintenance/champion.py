@@ -1,4 +1,4 @@
-"""Who is champion: ``petfaces registry list | promote VERSION --why … | rollback --why …``"""
+"""Manages the champion: ``petfaces registry list | promote VERSION --why … | rollback --why …``"""
 
 import json
 import os
@@ -18,16 +18,16 @@ from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
 from pipeline.tracking import champion_files
 
-REASON = 300  # characters of a reason that are shown
-# How DVC says that another one works on the same files, or in the same checkout.
+REASON = 300  # characters shown of a reason
+# DVC's messages when another process holds the lock on the files or the checkout.
 LOCKED = ("is busy, it is being blocked by", "Unable to acquire lock")
-POLL = 1  # seconds between two looks
-PATIENCE = 24 * 3600  # seconds; trainings take long
+POLL = 1  # seconds
+PATIENCE = 24 * 3600  # seconds; trainings may take hours
 FOLLOW = "afterwards the files follow with: dvc repro"
 
 
 def show(name: str) -> None:
-    """Prints the versions of a data set and the changes of its champion.
+    """Prints the versions of a data set and the history of its champion.
 
     Raises:
         UserError: the registry has no such name.
@@ -56,10 +56,10 @@ def show(name: str) -> None:
 
 
 def _refresh(name: str) -> None:
-    """Lets the files follow the registry: the stage register copies the champion's, the report names it.
+    """Updates the files to the registry's champion by running the stages register and report.
 
     Raises:
-        UserError: DVC fails, or another DVC does not end.
+        UserError: DVC fails, or another DVC process does not end.
     """
     if not (ROOT / "runs" / name / "register").is_dir():
         return
@@ -70,14 +70,14 @@ def _refresh(name: str) -> None:
         )
         return
     for command in (["repro", "--force", "--single-item", "register"], ["repro", "report"]):
-        while (code := _dvc(command)) is None:  # another one began in the same moment
+        while (code := _dvc(command)) is None:  # another DVC process took the lock first
             time.sleep(POLL)
         if code:
             raise UserError(f"the alias is set, but the files do not follow: dvc {' '.join(command)} failed")
 
 
 def _dvc(command: list[str]) -> int | None:
-    """Runs DVC when no other one works in this checkout; its exit status, or None if it was locked out."""
+    """Runs DVC once no other one is running in this checkout; its exit status, or None if it was locked."""
     _wait_for_other_dvc()
     process = subprocess.Popen(
         [sys.executable, "-m", "dvc", *command],
@@ -88,7 +88,7 @@ def _dvc(command: list[str]) -> int | None:
     )
     locked = False
     for line in process.stderr:
-        locked = locked or any(sign in line for sign in LOCKED)
+        locked = locked or any(message in line for message in LOCKED)
         if not locked:
             print(text.without_password(line), end="", file=sys.stderr, flush=True)
     code = process.wait()
@@ -96,18 +96,18 @@ def _dvc(command: list[str]) -> int | None:
 
 
 def _wait_for_other_dvc() -> None:
-    """Waits for the processes that DVC lists as at work; between two stages they are not on its list.
+    """Waits for the processes in DVC's rwlock, and keeps waiting while a process is between two stages.
 
     Raises:
         UserError: they do not end.
     """
-    pids, end, told = _listed(), time.monotonic() + PATIENCE, False
+    pids, deadline, announced = _listed(), time.monotonic() + PATIENCE, False
     while pids := {pid for pid in pids | _listed() if _alive(pid)}:
-        if time.monotonic() > end:
+        if time.monotonic() > deadline:
             raise UserError(f"the alias is set, but another dvc does not end (process {min(pids)}); {FOLLOW}")
-        if not told:
+        if not announced:
             print("registry: waiting for the dvc that is running; then the files follow", flush=True)
-            told = True
+            announced = True
         time.sleep(POLL)
 
 
@@ -117,7 +117,7 @@ def _listed() -> set[int]:
         holders = [*locks["write"].values(), *(each for some in locks["read"].values() for each in some)]
         return {int(each["pid"]) for each in holders}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return set()  # being written, or none; of a damaged one DVC says so
+        return set()  # missing or being written; DVC itself reports a damaged one
 
 
 def _alive(pid: int) -> bool:
@@ -194,7 +194,7 @@ def rollback(data: str | None, why: str) -> None:
 
 @contextmanager
 def _files_follow(name: str) -> Iterator[None]:
-    """Brings the champion's files after its alias was set."""
+    """Updates the champion's files after the alias was set."""
     try:
         yield
         _refresh(name)

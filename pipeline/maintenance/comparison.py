@@ -1,4 +1,4 @@
-"""Whether a rebuilt model is the same, and what differs in its making."""
+"""Compares a rebuilt model with the original: weights, and facts that may explain a difference."""
 
 import hashlib
 from pathlib import Path
@@ -7,15 +7,15 @@ from pipeline import portable
 from pipeline.common.text import printable
 
 WEIGHTS = "weights.safetensors"
-BESIDE = ("model.json", "metrics.json", "curves.csv")  # compared, too
+BESIDE = ("model.json", "metrics.json", "curves.csv")  # also compared
 
 
 def facts(lineage: dict, device: str | None) -> dict[str, object]:
-    """What decides about a model's weights, in the order in which it is worth looking at."""
+    """Everything that determines a model's weights, most likely causes of a difference first."""
     environment = dict(lineage["environment"])
     threads, instructions = environment.pop("threads", None), environment.pop("instructions", None)
     return {
-        "code": lineage.get("code"),  # the first versions did not note it
+        "code": lineage.get("code"),  # not recorded by the first versions
         "data's content": lineage["data"]["content"],
         "data's split": lineage["data"]["split"],
         **environment,
@@ -26,7 +26,7 @@ def facts(lineage: dict, device: str | None) -> dict[str, object]:
 
 
 def differences(then: dict, now: dict) -> list[str]:
-    """What differs between two sets of facts, in their order; what one of them does not know is none."""
+    """Differences between two sets of facts, in their order; facts missing in one are skipped."""
     return [
         f"{name}: {printable(value)} then, {printable(now[name])} now"
         for name, value in then.items()
@@ -35,24 +35,24 @@ def differences(then: dict, now: dict) -> list[str]:
 
 
 def apart(then: Path, now: Path) -> str:
-    """How far the weights of two train folders are from each other."""
+    """The largest difference between the weights of two train folders, in words."""
     from models.classifier import read_weights
 
-    one, two = read_weights(then / WEIGHTS), read_weights(now / WEIGHTS)
-    shapes = [{name: value.shape for name, value in tensors.items()} for tensors in (one, two)]
+    first, second = read_weights(then / WEIGHTS), read_weights(now / WEIGHTS)
+    shapes = [{name: value.shape for name, value in tensors.items()} for tensors in (first, second)]
     if shapes[0] != shapes[1]:
         return "of another shape"
-    most = max(float((one[name].double() - two[name].double()).abs().max()) for name in one)
-    return f"at most {most:.3g} apart"
+    max_difference = max(float((first[name].double() - second[name].double()).abs().max()) for name in first)
+    return f"at most {max_difference:.3g} apart"
 
 
 def verdict(then: Path, now: Path, differ: list[str]) -> tuple[bool, list[str]]:
-    """Whether two train folders hold the same weights, and what is to be said of it.
+    """Whether two train folders hold the same weights, and the lines to print.
 
     Args:
-        then: the version's folder.
+        then: the version's train folder.
         now: the rebuilt one.
-        differ: of their facts.
+        differ: differences between their facts.
     """
     before, after = (hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() for folder in (then, now))
     if before != after:
@@ -61,10 +61,10 @@ def verdict(then: Path, now: Path, differ: list[str]) -> tuple[bool, list[str]]:
             f"other weights (sha256 {before[:12]} then, {after[:12]} now, {apart(then, now)})",
             why,
         ]
-    told = [f"identical weights (sha256 {before[:12]})"]
+    messages = [f"identical weights (sha256 {before[:12]})"]
     hashes = [{name: portable.sums(folder).get(name) for name in BESIDE} for folder in (then, now)]
-    if others := [name for name in BESIDE if hashes[0][name] != hashes[1][name]]:
-        told.append(f"but not the same bytes in {', '.join(others)}")
+    if changed := [name for name in BESIDE if hashes[0][name] != hashes[1][name]]:
+        messages.append(f"but not the same bytes in {', '.join(changed)}")
     if differ:
-        told.append(f"although it is not all the same: {differ[0]}")
-    return True, told
+        messages.append(f"although it is not all the same: {differ[0]}")
+    return True, messages

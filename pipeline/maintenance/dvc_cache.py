@@ -1,4 +1,4 @@
-"""DVC's cache, object by object: DVC trusts it unseen."""
+"""Checks DVC's cache object by object, because DVC does not verify it."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from pipeline.common.paths import ROOT
 
 
 def dvc(*arguments: str) -> subprocess.CompletedProcess:
-    """Calls DVC in the project; what it says is kept."""
+    """Runs DVC in the project and captures its output."""
     command = [sys.executable, "-m", "dvc", *arguments]
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace", check=False
@@ -23,7 +23,7 @@ def dvc(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def md5_of(file: Path) -> str:
-    """Of a file's bytes; empty where there is none, or none to be read."""
+    """MD5 of a file; empty if it is missing or unreadable."""
     try:
         with open(file, "rb") as stream:
             return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
@@ -36,33 +36,33 @@ class Cache:
     """DVC's cache, and the outs that ``dvc.lock`` names."""
 
     folder: Path
-    outs: dict[str, str]  # md5 by path; of a folder, with the ending .dir, of the list of its files
+    outs: dict[str, str]  # path to md5; a folder's ends in .dir and is that of its file list
 
     @classmethod
     def open(cls) -> "Cache":
-        """Asks DVC.
+        """Opens the cache of this project.
 
         Raises:
-            UserError: DVC does not tell where its cache is.
+            UserError: ``dvc cache dir`` fails.
         """
-        told = dvc("cache", "dir")
-        if told.returncode:
-            raise UserError(f"DVC does not tell where its cache is: {' '.join(told.stderr.split())[:200]}")
+        result = dvc("cache", "dir")
+        if result.returncode:
+            raise UserError(f"DVC does not tell where its cache is: {' '.join(result.stderr.split())[:200]}")
         lock = ROOT / "dvc.lock"
         stages = yaml_files.read(lock)["stages"].values() if lock.is_file() else ()
         outs = {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", ())}
-        return cls(ROOT / told.stdout.strip() / "files/md5", outs)
+        return cls(ROOT / result.stdout.strip() / "files/md5", outs)
 
     def objects(self) -> list[Path]:
-        """All objects, by name."""
-        known = re.compile(r"[0-9a-f]{30}(\.dir)?")
-        return sorted(file for file in self.folder.glob("??/*") if known.fullmatch(file.name))
+        """All objects, sorted by path."""
+        hash_name = re.compile(r"[0-9a-f]{30}(\.dir)?")
+        return sorted(file for file in self.folder.glob("??/*") if hash_name.fullmatch(file.name))
 
     def object(self, md5: str) -> Path:
         return self.folder / md5[:2] / md5[2:]
 
     def files(self) -> dict[Path, str]:
-        """md5 of each file of the outs, as far as the cache tells the files of a folder."""
+        """MD5 of each file of the outs; skips folders whose file list is missing or damaged."""
         found = {}
         for path, md5 in self.outs.items():
             if not md5.endswith(".dir"):
@@ -73,7 +73,7 @@ class Cache:
         return found
 
     def restore(self, name: str) -> bool:
-        """Makes an object again from the workspace, where its bytes are there."""
+        """Restores an object from the workspace, if its bytes exist there; returns whether they did."""
         target = self.object(name)
         for path in (ROOT / path for path, md5 in self.outs.items() if md5 == name and md5.endswith(".dir")):
             files = sorted(file for file in path.rglob("*") if file.is_file())
@@ -91,5 +91,5 @@ class Cache:
 
 
 def whole(file: Path) -> bool:
-    """Whether an object of DVC's cache holds what its name says."""
+    """Whether the content of a DVC cache object matches the hash in its name."""
     return md5_of(file) == (file.parent.name + file.name).removesuffix(".dir")

@@ -1,8 +1,8 @@
-"""What `reproduce` has the code of another commit do: tell what it would note of a training, then train.
+"""Script that `reproduce` runs with another commit's code: reports the lineage of a training, then trains.
 
-The file is copied out of this checkout and run as a script in a worktree of that commit, so `pipeline` and
-`models` are that commit's here. It asks of them only what they had from the first commit on. It is a script
-because Lightning starts further processes of a training by the same command::
+`reproduce` copies this file into a worktree of that commit, so `pipeline` and `models` are that commit's. It
+uses only what they have had since the first commit. It is a script because Lightning launches further ranks
+by the same command::
 
     python rebuild.py CONFIG.YAML ANSWER.JSON [OUT]    # without OUT nothing is trained
 """
@@ -19,30 +19,30 @@ from omegaconf import DictConfig, OmegaConf
 
 
 def configuration(settings: str, out: str) -> DictConfig:
-    """A version's ``config.yaml``; the keys that were left out of it as the commit's ``conf/`` has them."""
+    """A version's ``config.yaml``, with missing keys filled in from the commit's ``conf/``."""
     cfg = OmegaConf.load(settings)
     for key, value in OmegaConf.load("conf/config.yaml").items_ex(resolve=False):
         if key not in (*cfg, "defaults", "hydra"):
             cfg[key] = value
     cfg.out = out
-    OmegaConf.set_struct(cfg, True)  # as Hydra hands it over
+    OmegaConf.set_struct(cfg, True)  # as Hydra does
     return cfg
 
 
 def _first(*places: str) -> object:
-    """The first of these objects, as MODULE:NAME, that this commit has: they have moved."""
+    """The first of these objects, given as MODULE:NAME, that exists in this commit."""
     for place in places:
         module, _, name = place.partition(":")
         try:
             return getattr(importlib.import_module(module), name)
         except ModuleNotFoundError as error:
-            if not module.startswith(error.name or "?"):  # something else is missing
+            if not module.startswith(error.name or "?"):  # another module is missing
                 raise
     raise ImportError(f"none of {', '.join(places)} is here")
 
 
 def lineage(cfg: DictConfig) -> dict:
-    """What a training would note here; of the data nothing where there is none yet."""
+    """The lineage that a training would record here; without data facts if there is no data yet."""
     data_set = _first("pipeline.data.dataset:PackedDataset", "pipeline.data:Pack")
     lineage_of = _first(
         *(f"pipeline.{place}:lineage_of" for place in ("artifacts.lineage", "lineage", "train"))
@@ -53,12 +53,12 @@ def lineage(cfg: DictConfig) -> dict:
     else:
         nothing = {"summary": {"content": None}, "split_sha256": None, "table": [], "classes": []}
         pack = SimpleNamespace(folder=place / "pack", **nothing)
-    group = cfg.runtime if "runtime" in cfg else cfg.trainer  # where earlier commits had it
+    group = cfg.runtime if "runtime" in cfg else cfg.trainer  # its place in earlier commits
     return lineage_of(pack, group.threads)
 
 
 def device(cfg: DictConfig) -> str | None:
-    """What would compute; None: what the configuration asks for is not here."""
+    """The device that a training would use, or None if the configured one is not available."""
     if cfg.trainer.accelerator not in ("gpu", "cuda", "auto"):
         return "cpu"
     number = torch.cuda.device_count()
@@ -73,6 +73,7 @@ def main(settings: str, answer: str, out: str | None = None) -> None:
     sys.meta_path[:] = [each for each in sys.meta_path if getattr(each, "__name__", "") != "_EditableFinder"]
     from pipeline.config import ROOT
 
+    # Guards against importing an installed petfaces instead of the worktree.
     assert Path.cwd().resolve() == ROOT, f"{ROOT} instead of the worktree"
     leader = os.environ.get("LOCAL_RANK", "0") == "0"
     try:

@@ -1,4 +1,4 @@
-"""One version's worktree: its code, settings, start and data brought there, and the training in it."""
+"""Prepares a version's worktree (code, settings, start model, data) and trains in it."""
 
 import json
 import os
@@ -32,15 +32,15 @@ def say(what: str, text: str) -> None:
 
 
 class Reproduction:
-    """One version, a place to work in, and what has been found out.
+    """The reproduction of one version in a temporary directory.
 
     Attributes:
-        version: of the registry.
-        kept: what its run kept.
+        version: the registered version.
+        kept: folder with the files that its run recorded.
         tree: the worktree.
-        then: facts that the version notes.
-        now: facts that a training here would note; empty until the worktree's code was asked.
-        doubt: what a check can't promise.
+        then: facts that the version recorded.
+        now: facts that a training here would record; empty until `ask`.
+        doubt: why the data may not be reproducible, found by a check.
     """
 
     def __init__(self, place: Path, version):
@@ -58,15 +58,14 @@ class Reproduction:
         self.doubt = ""
 
     def bring_code(self, trust: bool, show: bool) -> None:
-        """Brings the changes that were not committed into the worktree.
+        """Applies the run's uncommitted changes to the worktree.
 
         Args:
-            trust: whether a person wants code to run that no commit holds.
-            show: whether the changes are printed, not only the files.
+            trust: whether the user allows uncommitted code to run.
+            show: whether to print the diff, not only the file names.
 
         Raises:
-            UserError: nobody has kept them, they change more than code, they don't fit, or no person has said
-                that they are to be trusted.
+            UserError: the changes were not recorded, change more than code, don't apply, or are not trusted.
         """
         short = self.commit[:8]
         if not self.trained.provenance.dirty:
@@ -86,8 +85,8 @@ class Reproduction:
             )
         changed = vetting.changes(changes, self.tree)
         say("code", f"commit {short} with uncommitted changes that the run kept, of {len(changed)} files:")
-        for each in changed:
-            print(f"  {each}")
+        for file in changed:
+            print(f"  {file}")
         if show:
             for line in changes.read_text(encoding="utf-8", errors="replace").splitlines():
                 print(f"  | {printable(line)}")
@@ -96,13 +95,13 @@ class Reproduction:
                 f"these changes are code that would run here; read them ({'above' if show else '--check'}) "
                 f"and add --trust if you trust who made {self.version}"
             )
-        done = git("apply", "--whitespace=nowarn", str(changes), cwd=self.tree)
-        if done.returncode:
-            told = printable(" ".join(done.stderr.split()))
-            raise UserError(f"the {CHANGES} of {self.version} does not fit commit {short}: {told}")
+        result = git("apply", "--whitespace=nowarn", str(changes), cwd=self.tree)
+        if result.returncode:
+            reason = printable(" ".join(result.stderr.split()))
+            raise UserError(f"the {CHANGES} of {self.version} does not fit commit {short}: {reason}")
 
     def check_settings(self) -> None:
-        """Makes sure that the settings are data, before that commit's code is given them."""
+        """Validates the settings before they are passed to that commit's code."""
         if self.settings["data"]["name"] != self.data:
             raise UserError(f"{self.version}: its lineage and its config.yaml name different data")
         if self.settings["model"].get("start") and not self.lineage.get("start"):
@@ -110,7 +109,7 @@ class Reproduction:
         vetting.settings(self.settings, self.tree, self.version)
 
     def bring_start(self) -> None:
-        """Brings the model that the training starts from; the settings then name its folder."""
+        """Fetches the start model and points the settings to its folder."""
         from pipeline import tracking
 
         wanted = self.lineage.get("start")
@@ -118,7 +117,7 @@ class Reproduction:
             return
         named = self.settings["model"]["start"]
         with tracking.reachable():
-            # By its hash: an alias may have moved on, and a folder may hold another model by now.
+            # Found by hash, because an alias or a folder may hold another model by now.
             address = tracking.find_model(wanted)
             if address:
                 folder = tracking.download_train(address, self.place / "start")
@@ -133,10 +132,10 @@ class Reproduction:
         say("start", address or str(named))
 
     def bring_data(self, check: bool) -> None:
-        """Brings packed pictures and splits: from DVC's cache, from a remote, or made again.
+        """Restores packed images and splits from DVC's cache or a remote, or runs the stages again.
 
         Args:
-            check: look only; nothing is pulled and nothing made.
+            check: only look; pulls and creates nothing.
         """
         remotes, locks = self._point_dvc(), self._write_params()
         sources = {"checkout": "DVC's cache"}
@@ -150,7 +149,7 @@ class Reproduction:
                     if not self._data_differs():
                         say("data", f"{self.data}, from {source}")
                         return
-                elif verb == "pull":  # a remote may be out of reach, or want a driver
+                elif verb == "pull":  # the remote may be unreachable, or need a driver
                     print(text.without_password(done.stderr.strip()), file=sys.stderr, flush=True)
         if check:
             self._say_where_data_may_be(locks if remotes else [])
@@ -161,7 +160,7 @@ class Reproduction:
         if downloads.is_dir():
             own.parent.mkdir(parents=True, exist_ok=True)
             own.symlink_to(downloads)
-        # Without a commit: the cache is the main checkout's.
+        # --no-commit, because the cache belongs to the main checkout.
         done = self._run(sys.executable, "-m", "dvc", "repro", "--no-commit", "split")
         if done.returncode:
             raise UserError(f"{self.version} can't be rebuilt: its data can't be made again, as said above")
@@ -175,7 +174,7 @@ class Reproduction:
     def _say_where_data_may_be(self, locks: list[str]) -> None:
         for lock in locks:
             done = self._dvc("status", lock, "--cloud", "--json")
-            # A folder that is nowhere is warned of on stderr, and is not in the answer.
+            # DVC warns of a missing folder only on stderr, not in the JSON.
             if done.returncode == 0 and "Missing cache" not in done.stderr:
                 states = set(json.loads(done.stdout).values())
                 if states and "missing" not in states:
@@ -194,73 +193,71 @@ class Reproduction:
         return [line for line in differences(self.then, self.now) if line.startswith("data's")]
 
     def _point_dvc(self) -> bool:
-        """Gives the worktree the main checkout's cache and remotes; whether there are remotes."""
+        """Gives the worktree the main checkout's cache and remotes; returns whether there are remotes."""
         from dvc.config import Config
 
         main = paths.main_checkout() / ".dvc"
-        # All levels as one, its paths absolute: config.local is not in git, and a remote may be relative.
+        # Merges all levels with absolute paths: config.local is not in git, and remotes may be relative.
         merged = Config(str(main)).read()
         merged["cache"].setdefault("dir", str(main / "cache"))
-        merged["core"]["site_cache_dir"] = str(self.place / "dvc")  # else a trace stays in /var/tmp
+        merged["core"]["site_cache_dir"] = str(self.place / "dvc")  # else DVC leaves files in /var/tmp
         with Config(str(self.tree / ".dvc")).edit("local") as own:
             own.update(merged)
         return bool(merged["remote"])
 
     def _write_params(self) -> list[str]:
-        """Writes the version's ``params.yaml``; returns what may be its ``dvc.lock``, the likeliest first.
+        """Writes the version's ``params.yaml``; returns candidates for its ``dvc.lock``, likeliest first.
 
-        A run that was written from files afterwards has neither of them: then the commit's, and as the lock
-        also today's, for a lock is committed after a training. The data's hashes decide.
+        A run that was imported from files recorded neither. Then the commit's files are used, and as another
+        candidate the current lock, since locks are committed after training. The data's hashes decide.
         """
         own = self.tree / "params.yaml"
         kept = self.kept / "params.yaml"
         params = untrusted.yaml_object(kept if kept.is_file() else own)
         vetting.params(params)
-        params["data"] = self.data  # the command line may have chosen it, as it may what follows
+        params["data"] = self.data  # the command line may have overridden it and the following groups
         for group in ("pack", "split"):
-            known = self.settings[group]
-            params[group] = {key: known.get(key, value) for key, value in params.get(group, {}).items()}
+            recorded = self.settings[group]
+            params[group] = {key: recorded.get(key, value) for key, value in params.get(group, {}).items()}
         vetting.params(params)
         main = paths.main_checkout()
-        if "fetch" in params:  # where a person's pictures lie is for this checkout to say
+        if "fetch" in params:  # the location of the user's images is set by this checkout
             own_fetch = yaml_files.read(main / "params.yaml").get("fetch") or {}
             path = paths.from_root(own_fetch.get("path", "photos"), main)
             params["fetch"] = own_fetch | {"path": str(path)}
         own.write_text(yaml.safe_dump(params), encoding="utf-8")
         locks = [vetting.lock(self.kept / "dvc.lock")] if (self.kept / "dvc.lock").is_file() else []
-        places = (self.tree / "dvc.lock", main / "dvc.lock")
+        files = (self.tree / "dvc.lock", main / "dvc.lock")
         return list(
-            dict.fromkeys(
-                [*locks, *(place.read_text(encoding="utf-8") for place in places if place.is_file())]
-            )
+            dict.fromkeys([*locks, *(file.read_text(encoding="utf-8") for file in files if file.is_file())])
         )
 
     def _use(self, lock: str) -> None:
-        """Writes ``dvc.lock``, and takes away what another one has brought."""
+        """Writes ``dvc.lock``, and removes the data of a previous one."""
         shutil.rmtree(self.tree / "data" / self.data, ignore_errors=True)
         (self.tree / "dvc.lock").write_text(lock, encoding="utf-8")
 
     def _dvc(self, verb: str, lock: str, *options: str) -> subprocess.CompletedProcess:
-        """Calls DVC for the data that a lock names."""
+        """Runs a DVC command on the data in a lock."""
         self._use(lock)
         targets = (f"data/{self.data}/pack", f"data/{self.data}/split.csv")
         return self._run(sys.executable, "-m", "dvc", verb, *options, *targets, quiet=True)
 
     def ask(self) -> None:
-        """Asks the worktree's code what it would note of a training.
+        """Gets the facts that the worktree's code would record of a training.
 
         Raises:
-            UserError: the device that the configuration names is not here.
+            UserError: the configured device is not available.
         """
-        told = self._child()
-        if told["device"] is None:
+        answer = self._child()
+        if answer["device"] is None:
             trainer, was = self.settings["trainer"], self.version.device
             raise UserError(
                 f"{self.version} was trained on another device "
                 f"({printable(trainer['accelerator'])} × {printable(trainer['devices'])}"
                 f"{f', {was}' if was else ''}), which PyTorch does not see here; do it where there is one"
             )
-        self.now = facts(told["lineage"], told["device"])
+        self.now = facts(answer["lineage"], answer["device"])
 
     def train(self) -> Path:
         """Trains in the worktree; returns the train folder."""
@@ -271,25 +268,27 @@ class Reproduction:
         settings, answer = self.place / "config.yaml", self.place / "answer.json"
         settings.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
         answer.unlink(missing_ok=True)
-        program = self.place / "program" / CHILD.name  # alone: Python puts its folder first on the path
+        program = (
+            self.place / "program" / CHILD.name
+        )  # in its own folder, which Python puts first on sys.path
         program.parent.mkdir(exist_ok=True)
         shutil.copyfile(CHILD, program)
         done = self._run(sys.executable, str(program), str(settings), str(answer), *out, quiet=not out)
-        told = (
+        response = (
             json.loads(answer.read_text(encoding="utf-8"))
             if answer.is_file()
             else {"error": f"status {done.returncode}"}
         )
-        if "error" in told:
+        if "error" in response:
             raise UserError(
-                f"{self.version}: the code of commit {self.commit[:8]} broke off: {told['error']}"
+                f"{self.version}: the code of commit {self.commit[:8]} broke off: {response['error']}"
             )
-        return told
+        return response
 
     def _run(self, *command: str, quiet: bool = False) -> subprocess.CompletedProcess:
-        """Runs a program in the worktree, with its code, this Python and a store of its own."""
-        others = ("LOCAL_RANK", "WORLD_SIZE", "DVC_ROOT", "DVC_STAGE", "GIT_DIR", "GIT_WORK_TREE")
-        environment = {name: value for name, value in os.environ.items() if name not in others}
+        """Runs a program in the worktree, with its code, this Python and a separate MLflow store."""
+        excluded = ("LOCAL_RANK", "WORLD_SIZE", "DVC_ROOT", "DVC_STAGE", "GIT_DIR", "GIT_WORK_TREE")
+        environment = {name: value for name, value in os.environ.items() if name not in excluded}
         environment |= {
             "PYTHONPATH": f"{self.tree}{os.pathsep}{environment.get('PYTHONPATH', '')}",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}",
@@ -307,12 +306,12 @@ class Reproduction:
             start_new_session=True,
         )
         try:
-            said = process.communicate()
+            output = process.communicate()
         except BaseException:
-            # The whole session: a training may have started further processes, which nobody else would end.
-            for end, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, None)):
+            # Ends the whole session, because a training may have started other processes.
+            for end, timeout in ((signal.SIGTERM, 10), (signal.SIGKILL, None)):
                 with suppress(ProcessLookupError, subprocess.TimeoutExpired):
                     os.killpg(process.pid, end)
-                    process.wait(patience)
+                    process.wait(timeout)
             raise
-        return subprocess.CompletedProcess(command, process.returncode, *said)
+        return subprocess.CompletedProcess(command, process.returncode, *output)

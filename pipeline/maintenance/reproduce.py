@@ -1,13 +1,13 @@
-"""Rebuilds a registered version from its number, and says whether the weights are the same.
+"""Rebuilds a registered version, and reports whether the weights are identical.
 
-It reads what the version's run kept (commit, uncommitted changes, configuration, data, environment), makes a
-temporary worktree of that commit, brings the data there by DVC and trains with that commit's own code::
+It reads what the version's run recorded (commit, uncommitted changes, configuration, data, environment),
+creates a temporary worktree of that commit, restores the data with DVC, and trains with that commit's code::
 
     petfaces reproduce petfaces 7            # or: petfaces champion
-    petfaces reproduce petfaces 7 --check    # only whether it could be done
+    petfaces reproduce petfaces 7 --check    # only check whether it is possible
 
-The checkout that it is called from and MLflow's store stay as they are. What the run kept is data and is
-checked, but for its uncommitted changes: they are code, are shown, and are applied with ``--trust`` alone.
+The current checkout and MLflow's store are not changed. What the run recorded is validated as data, except
+uncommitted changes: they are code, are shown, and are applied only with ``--trust``.
 """
 
 import shutil
@@ -28,29 +28,29 @@ from pipeline.maintenance.worktree import worktree
 def reproduce(
     name: str, which: str, check: bool = False, keep: Path | None = None, trust: bool = False
 ) -> bool:
-    """Rebuilds a version, or says whether it could be done.
+    """Rebuilds a version, or checks whether that is possible.
 
     Args:
-        name: of the registry.
-        which: a number or an alias.
-        check: train nothing.
-        keep: where the rebuilt train folder goes; by default nowhere.
-        trust: whether uncommitted changes that the run kept may run here.
+        name: name in the registry.
+        which: a version number or an alias.
+        check: only check, without training.
+        keep: where to copy the rebuilt train folder; by default it is deleted.
+        trust: whether recorded uncommitted changes may be applied and run.
 
     Returns:
-        Whether the weights are identical; of a check, always True.
+        Whether the weights are identical; always True for a check.
 
     Raises:
-        UserError: it can't be done.
+        UserError: the version can't be rebuilt.
     """
     from pipeline import tracking
 
     if keep and keep.exists():
         raise UserError(f"--keep {keep}: it exists already; name a folder that does not")
-    with tempfile.TemporaryDirectory(prefix="petfaces-") as made:
+    with tempfile.TemporaryDirectory(prefix="petfaces-") as scratch:
         with tracking.reachable():
             version = tracking.find_version(f"models:/{name}{'/' if which.isdigit() else '@'}{which}")
-            task = Reproduction(Path(made).resolve(), version)
+            task = Reproduction(Path(scratch).resolve(), version)
         say("version", f"{version}, {tracking.name_of(task.trained)}, run {version.run_id}")
         with worktree(task.tree, task.commit, version):
             task.bring_code(trust, show=check)
@@ -69,17 +69,17 @@ def reproduce(
             )
             if check:
                 doubts = [*filter(None, [task.doubt]), *differ]
-                may = f"could be rebuilt, but may differ: {'; '.join(doubts)}" if doubts else "can be rebuilt"
-                print(f"reproduce: {version} {may}")
+                msg = f"could be rebuilt, but may differ: {'; '.join(doubts)}" if doubts else "can be rebuilt"
+                print(f"reproduce: {version} {msg}")
                 return True
             began = time.monotonic()
             folder = task.train()
             seconds = time.monotonic() - began
-            same, told = verdict(task.trained.train, folder, differ)
+            same, messages = verdict(task.trained.train, folder, differ)
             if keep:
                 shutil.copytree(folder, keep)
-    told[0] += f", rebuilt from commit {task.commit[:8]} in {seconds:.0f} s"
-    for line in told:
+    messages[0] += f", rebuilt from commit {task.commit[:8]} in {seconds:.0f} s"
+    for line in messages:
         print(f"reproduce: {version}: {line}")
     return same
 
@@ -97,6 +97,6 @@ def main(name: str, version: str, check: bool, trust: bool, keep: Path | None) -
 
     NAME is the registry's, a data set's; VERSION is a number or an alias, such as champion.
     """
-    # Ended from outside, it takes the worktree away, too.
+    # On SIGTERM, exits through an exception so that the worktree is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("error: ended from outside"))
     sys.exit(not reproduce(name, version, check, keep, trust))

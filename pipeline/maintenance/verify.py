@@ -1,8 +1,8 @@
-"""Whether everything is whole, byte by byte: ``petfaces verify``; ``--repair`` makes it so.
+"""Verifies all artifacts byte by byte: ``petfaces verify``; ``--repair`` repairs them.
 
-DVC trusts the objects of its cache unseen, and files of the workspace whose time and size it knows: a flipped
-byte is checked out, pushed and restored by its run cache, and `dvc repro --force` leaves the object as it is.
-So what is damaged has to go before DVC is asked for it. MLflow trusts its artifacts as well.
+DVC does not verify the objects in its cache, nor workspace files with a known mtime and size: a flipped byte
+is checked out, pushed and restored by its run cache, and `dvc repro --force` does not replace the object. So
+damaged files must be removed before DVC is asked for them. MLflow does not verify its artifacts either.
 """
 
 import json
@@ -23,26 +23,26 @@ from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
 from pipeline.maintenance.dvc_cache import Cache, dvc, md5_of, whole
 
-MARKS = ("pack.json", "lineage.json", "predictions.csv", "model.onnx")  # of folders that are sealed
+MARKS = ("pack.json", "lineage.json", "predictions.csv", "model.onnx")  # files that identify sealed folders
 
 
 @dataclass
 class Found:
-    """What was looked at, and what is damaged of it."""
+    """What was checked, and what of it is damaged."""
 
     cache: Cache
     objects: list[Path] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     folders: dict[Path, list[str]] = field(default_factory=dict)
-    kept: list[tuple] = field(default_factory=list)  # MLflow's, with what is wrong
+    kept: list[tuple] = field(default_factory=list)  # damaged MLflow artifacts, with what is wrong
     unsealed: list[str] = field(default_factory=list)
-    extra: list[str] = field(default_factory=list)  # what lies in sealed folders and is not sealed
-    sound: list[Path] = field(default_factory=list)  # sealed folders anywhere that are whole
-    wrappings: list[Path] = field(default_factory=list)  # MLflow's whole folders
+    extra: list[str] = field(default_factory=list)  # files in sealed folders that are not sealed
+    sound: list[Path] = field(default_factory=list)  # undamaged sealed folders, also in MLflow
+    wrappings: list[Path] = field(default_factory=list)  # undamaged folders in MLflow
     looked: str = ""
 
     def lines(self) -> list[str]:
-        """A line for each that is damaged."""
+        """One line per damaged item."""
         known = {md5: file for file, md5 in self.cache.files().items()}
         known |= {md5: ROOT / path for path, md5 in self.cache.outs.items()}
         names = ((file, known.get(file.parent.name + file.name)) for file in self.objects)
@@ -58,10 +58,10 @@ class Found:
 
 
 def look(target: Path) -> Found:
-    """Reads everything.
+    """Checks everything.
 
     Args:
-        target: a directory for what MLflow keeps elsewhere.
+        target: a directory to download remote MLflow artifacts to.
     """
     found = Found(Cache.open())
     objects = found.cache.objects()
@@ -75,14 +75,14 @@ def look(target: Path) -> Found:
             found.sound.append(folder)
             found.extra += [str(seal.near(folder / name)) for name in portable.extra(folder)]
     sealed = len(found.folders) + len(found.sound)
-    # What else DVC keeps. Where its status tells of a change, a person made the file anew; it goes by the
-    # times, so that a file that it takes for the same must have the same bytes.
+    # Other outs of DVC. A file that its status reports as changed was changed on purpose; DVC compares
+    # mtimes, so a file that it takes for unchanged must have the same bytes.
     status = dvc("data", "status", "--json")
     changes = json.loads(status.stdout).get("uncommitted", {}).values() if status.returncode == 0 else ()
     changed = {ROOT / path.rstrip("/") for paths in changes for path in paths}
-    done = changed | found.folders.keys() | set(found.sound)
+    skipped = changed | found.folders.keys() | set(found.sound)
     for file, md5 in found.cache.files().items() if status.returncode == 0 else ():
-        if not done & {file, *file.parents} and file.is_file() and md5_of(file) != md5:
+        if not skipped & {file, *file.parents} and file.is_file() and md5_of(file) != md5:
             found.files.append(file)
     kept = _mlflow(found, target)
     found.looked = f"{sealed} sealed folders, {len(objects)} objects of DVC's cache, {kept}"
@@ -90,19 +90,17 @@ def look(target: Path) -> Found:
 
 
 def _sealed() -> list[Path]:
-    """Folders under ``data/`` and ``runs/`` that are sealed, or should be."""
-    places = (ROOT / "data", ROOT / "runs")
-    found = {
-        file.parent for place in places for name in (portable.SUMS, *MARKS) for file in place.rglob(name)
-    }
-    hidden = re.compile(r"\..*|.*\.part")  # caches, and what is being made
+    """Folders under ``data/`` and ``runs/`` that are or should be sealed."""
+    roots = (ROOT / "data", ROOT / "runs")
+    found = {file.parent for root in roots for name in (portable.SUMS, *MARKS) for file in root.rglob(name)}
+    excluded = re.compile(r"\..*|.*\.part")  # caches, and folders being written
     return sorted(
-        folder for folder in found if not any(map(hidden.fullmatch, folder.relative_to(ROOT).parts))
+        folder for folder in found if not any(map(excluded.fullmatch, folder.relative_to(ROOT).parts))
     )
 
 
 def _mlflow(found: Found, target: Path) -> str:
-    """Looks at what MLflow keeps; says how much that was."""
+    """Checks MLflow's artifacts; returns a summary of what was checked."""
     from pipeline import tracking
 
     number = 0
@@ -126,13 +124,13 @@ def _mlflow(found: Found, target: Path) -> str:
 
 
 def repair(found: Found) -> list[str]:
-    """Removes what is damaged and brings back what can be had; says of the rest how to make it again."""
+    """Removes damaged files and restores what it can; returns instructions for the rest."""
     from pipeline import tracking
 
     cache, todo, outs = found.cache, [], set()
     for file in found.objects:
         file.unlink()
-    # A list of a folder's files first: it tells which file another object is of.
+    # Folder lists (.dir) first: they map the other objects to files.
     gone = sorted(
         (file.parent.name + file.name for file in found.objects), key=lambda name: ".dir" not in name
     )
@@ -146,7 +144,7 @@ def repair(found: Found) -> list[str]:
                     f"DVC's remote is damaged too: delete files/md5/{file.parent.name}/{file.name} there"
                 )
     for folder, wrong in found.folders.items():
-        if all(phrase.endswith(" is not sealed") for phrase in wrong):  # it may be a person's
+        if all(phrase.endswith(" is not sealed") for phrase in wrong):  # it may belong to the user
             todo.append(f"{seal.near(folder)}: move away what is not sealed")
             continue
         twin = _twin(folder, found.sound)
@@ -168,7 +166,7 @@ def repair(found: Found) -> list[str]:
         file.unlink()
         outs.add(next(path for path in cache.outs if {file, *file.parents} & {ROOT / path}))
     failed = [out for out in sorted(outs) if not _check_out(cache, out)]
-    # What failed is gone, what came back may serve.
+    # Damaged folders are gone by now; restored ones can serve as sources.
     sound = [*found.sound, *found.folders]
     sound = [folder for folder in sound if folder.is_dir() and not portable.damaged(folder)]
     for kept, wrong in found.kept:
@@ -178,7 +176,7 @@ def repair(found: Found) -> list[str]:
                 try:
                     with tracking.reachable():
                         kept.put(twin)
-                except UserError as error:  # a lost model, say; the others are brought back all the same
+                except UserError as error:  # a missing model, for example; the others are still restored
                     todo.append(f"{kept.name} in MLflow: {error}")
         if any(phrase.startswith("code/") and phrase.endswith(" is not sealed") for phrase in wrong):
             todo.append(f"{kept.name} in MLflow: delete there what is not sealed")
@@ -194,38 +192,40 @@ def repair(found: Found) -> list[str]:
 
 
 def _remove(folder: Path) -> None:
-    """Removes from a sealed folder what this program left there; what a person added stays."""
+    """Removes this program's files from a sealed folder, and keeps files that a user added."""
     try:
-        known = {portable.SUMS, *portable.sealed(folder)}
+        own = {portable.SUMS, *portable.sealed(folder)}
     except portable.DamagedError:
-        known = {portable.SUMS, *portable.READ}
+        own = {portable.SUMS, *portable.READ}
     for name in portable.entries(folder):
-        if name in known:
+        if name in own:
             (folder / name).unlink()
 
 
 def _check_out(cache: Cache, out: str) -> bool:
-    """Has DVC bring an out back, which would remove what a person added; whether it did."""
-    place, known = ROOT / out, cache.files()
-    others = [name for name in portable.entries(place) if place / name not in known] if place.is_dir() else []
-    place.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
-    for name in others:
+    """Runs ``dvc checkout`` for an out, but keeps files that a user added; returns whether it succeeded."""
+    folder, tracked = ROOT / out, cache.files()
+    added = (
+        [name for name in portable.entries(folder) if folder / name not in tracked] if folder.is_dir() else []
+    )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    for name in added:
         (aside / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).rename(aside / name)
+        (folder / name).rename(aside / name)
     try:
         return dvc("checkout", "--force", out).returncode == 0
     finally:
-        for name in others:
-            (place / name).parent.mkdir(parents=True, exist_ok=True)
-            if not os.path.lexists(place / name):
-                (aside / name).rename(place / name)
+        for name in added:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            if not os.path.lexists(folder / name):
+                (aside / name).rename(folder / name)
         if not portable.entries(aside):
             shutil.rmtree(aside)
 
 
 def _twin(folder: Path, sound: list[Path]) -> Path | None:
-    """A whole folder that this one was equal to: by its seal, or by its files where the seal is damaged."""
+    """An undamaged copy of a folder, found by its seal, or by its files if the seal is damaged."""
     if not folder.is_dir():
         return None
     lines = (folder / portable.SUMS).read_bytes()
@@ -237,9 +237,9 @@ def _twin(folder: Path, sound: list[Path]) -> Path | None:
 
 
 def _wrapped(kept, found: Found, target: Path) -> Path | None:
-    """What is damaged of the files around a registered model, collected in `target`; None if one is lost.
+    """Collects intact copies of a model's damaged MLflow wrapper files in `target`; None if one is missing.
 
-    The code is this checkout's where it is the same; other versions have the same requirements.
+    Code comes from this checkout if it is identical; other files from other versions.
     """
     candidates = list(Path(portable.__file__).parent.glob("*.py"))
     candidates += [file for folder in found.wrappings for file in folder.rglob("*") if file.is_file()]
@@ -256,7 +256,7 @@ def _wrapped(kept, found: Found, target: Path) -> Path | None:
 
 
 def verify(mend: bool) -> bool:
-    """Prints what is damaged, and repairs it where that is wanted; whether all is whole in the end."""
+    """Prints what is damaged, repairs it if asked to; returns whether everything is intact in the end."""
     with tempfile.TemporaryDirectory() as target:
         found = look(Path(target) / "before")
         print(f"verify: {found.looked}")
@@ -281,10 +281,10 @@ def verify(mend: bool) -> bool:
 
 
 def take(folder: Path) -> None:
-    """Seals a folder of an older version as it is.
+    """Seals a folder written by an older version as it is.
 
     Raises:
-        UserError: it is none, or sealed already.
+        UserError: it is not such a folder, or is already sealed.
     """
     if not folder.is_dir() or not any((folder / mark).is_file() for mark in MARKS):
         raise UserError(f"{folder} is no folder that train, pack, evaluate or register left")

@@ -1,7 +1,6 @@
-"""Looks at what a version kept before its commit's code is given it: changes, settings, choices, hashes.
+"""Validates a version's recorded diff, settings, params and lock before its commit's code uses them.
 
-All of it may come from a stranger. Settings are data, and are held to that. Changes of the code are code:
-they are shown, and a person decides.
+All of it is untrusted input. Settings must be plain data. A diff is code: it is shown, and the user decides.
 """
 
 import ast
@@ -17,15 +16,15 @@ from pipeline.common.errors import UserError
 from pipeline.common.text import printable
 from pipeline.config import components
 
-MOST = 16 << 20  # bytes of a diff, and of the binary files in it
-# What git says above a file's changes, and what is not brought along: links, submodules, programs, renames.
+MOST = 16 << 20  # maximum bytes of a diff, and of the binary files in it
+# Header lines of a git diff. Links, submodules, mode changes and renames are refused.
 _MODE = re.compile(rb"^(?:(?:new file |deleted file |old |new )mode|index [^\s]+)[ \t]+(.*)$", re.MULTILINE)
 _KINDS = re.compile(rb"^(old mode|new mode|rename |copy |similarity |dissimilarity )", re.MULTILINE)
 _FILE = (b"100644", b"100755")
 _BINARY = re.compile(rb"^(?:literal|delta) (\d{1,18})\s*$", re.MULTILINE)
-# More would make this machine unusable.
+# Larger values would make this machine unusable.
 _AT_MOST = {
-    "trainer": {"devices": 64, "threads": 256, "workers": 64},  # the latter two in versions of earlier code
+    "trainer": {"devices": 64, "threads": 256, "workers": 64},  # the last two in earlier versions
     "runtime": {"threads": 256, "workers": 64},
     "model": {"batch_size": 65_536, "epochs": 100_000},
 }
@@ -36,9 +35,9 @@ class Changed:
     """A file that a diff changes.
 
     Attributes:
-        path: from the tree's root.
-        added: lines; None of a binary file.
-        removed: likewise.
+        path: relative to the tree's root.
+        added: number of lines; None for a binary file.
+        removed: number of lines; None for a binary file.
     """
 
     path: str
@@ -52,11 +51,11 @@ class Changed:
 
 
 def changes(file: Path, tree: Path) -> list[Changed]:
-    """The files that a diff would change in a tree; nothing is changed.
+    """The files that a diff would change in a tree; changes nothing.
 
     Raises:
-        UserError: it is no diff, too large, or would change something else than a file of the code: a path
-            outside the tree or in ``.git`` or ``.dvc``, a link, a submodule, a file's mode.
+        UserError: it is not a diff, is too large, or would change anything but code files: a path outside
+            the tree or in ``.git`` or ``.dvc``, a link, a submodule, a file's mode.
     """
     if not file.is_file() or file.stat().st_size > MOST:
         raise UserError(f"{CHANGES} is missing, or larger than {MOST >> 20} MB; it is not applied")
@@ -68,17 +67,17 @@ def changes(file: Path, tree: Path) -> list[Changed]:
         raise UserError(f"{CHANGES} changes a file's mode or name ({kind[1].decode()}); it is not applied")
     if modes - set(_FILE):
         raise UserError(f"{CHANGES} brings a link or a submodule; it is not applied")
-    # git itself says which paths it would change, whatever the diff's headers look like.
+    # Asks git for the paths, because the diff's headers may be misleading.
     command = ["git", "apply", "--numstat", "-z", str(file)]
-    told = subprocess.run(command, cwd=tree, capture_output=True, check=False)
-    if told.returncode:
-        why = printable(" ".join(told.stderr.decode(errors="replace").split()))[:200]
+    result = subprocess.run(command, cwd=tree, capture_output=True, check=False)
+    if result.returncode:
+        why = printable(" ".join(result.stderr.decode(errors="replace").split()))[:200]
         raise UserError(f"{CHANGES} can't be read ({why}); it is not applied")
-    found = [_changed(line) for line in told.stdout.split(b"\0") if line]
+    found = [_changed(line) for line in result.stdout.split(b"\0") if line]
     for each in found:
-        inside = any(each.path == code or each.path.startswith(f"{code}/") for code in CODE)
+        is_code = any(each.path == code or each.path.startswith(f"{code}/") for code in CODE)
         parts = Path(each.path).parts
-        if not inside or {"..", ".git", ".dvc"} & {part.lower() for part in parts} or _links(tree, parts):
+        if not is_code or {"..", ".git", ".dvc"} & {part.lower() for part in parts} or _links(tree, parts):
             raise UserError(
                 f"{CHANGES} changes {printable(each.path)[:100]}, which is none of the code "
                 f"({', '.join(CODE)}); it is not applied"
@@ -93,22 +92,22 @@ def _changed(line: bytes) -> Changed:
 
 
 def _links(tree: Path, parts: tuple[str, ...]) -> bool:
-    """Whether a path leads through a link, or to one."""
+    """Whether a path is a symlink or contains one."""
     return any((tree / Path(*parts[: length + 1])).is_symlink() for length in range(len(parts)))
 
 
 def settings(tree: dict, code: Path, whose: object) -> None:
-    """Makes sure that a configuration names nothing but networks and transforms, with plain arguments.
+    """Checks that a configuration names only networks, transforms and components, with plain arguments.
 
-    Earlier code passes it to Hydra's `instantiate`, which imports and calls whatever it is told.
+    Earlier code passes it to Hydra's `instantiate`, which imports and calls any ``_target_``.
 
     Args:
-        tree: as `untrusted.settings` reads it.
-        code: the worktree of the commit whose code will be given it.
-        whose: told in errors.
+        tree: the settings, as `untrusted.settings` reads them.
+        code: the worktree of the commit whose code will use them.
+        whose: the version, for error messages.
 
     Raises:
-        UserError: it names something else.
+        UserError: it names anything else.
     """
     from pipeline.data import augment
 
@@ -148,18 +147,18 @@ def _net(net: dict, code: Path, whose: object) -> None:
 
     named = str(net.get("_target_"))
     parts = re.fullmatch(r"models\.(\w+)\.(\w+)", named)
-    if parts and parts[2] == "create":  # of timm's networks, with the same arguments ever since
+    if parts and parts[2] == "create":  # timm networks, whose arguments have not changed
         try:
             build.check(net)
         except build.NetworkError as error:
             raise UserError(f"{whose}: {printable(error)}; it is not run") from error
         return
-    # A network of that commit's own may be gone, or take other arguments today.
+    # A network in that commit's models/ may not exist today, or take other arguments.
     _own_class(net, "model.net", code, whose)
 
 
 def _own_class(tree: dict, where: str, code: Path, whose: object) -> None:
-    """Makes sure that a description names a class of the commit's own ``models/``, with plain arguments."""
+    """Checks that a node names a class in the commit's ``models/``, with plain arguments."""
     named = str(tree.get("_target_"))
     parts = re.fullmatch(r"models\.(\w+)\.(\w+)", named)
     file = code / "models" / f"{parts[1]}.py" if parts else code
@@ -179,7 +178,7 @@ def _plain_arguments(tree: dict, where: str, whose: object) -> None:
 
 
 def _component(group: str, where: str, tree: object, code: Path, whose: object) -> None:
-    """Makes sure that a callback, metric or loss is Lightning's, PyTorch's or the commit's own."""
+    """Checks that a callback, metric or loss is from Lightning, PyTorch or the commit's ``models/``."""
     if not isinstance(tree, dict):
         raise UserError(f"{whose}: {where} is no mapping in its config.yaml; it can't be rebuilt")
     if str(tree.get("_target_")).startswith("models."):
@@ -188,7 +187,7 @@ def _component(group: str, where: str, tree: object, code: Path, whose: object) 
     for problem in components.problems(group, tree, where):
         raise UserError(f"{whose}: {problem}; it is not run")
     _plain_arguments(tree, where, whose)
-    # A callback of Lightning's may write where it is told to: below the worktree, and not into git's folder.
+    # A Lightning callback may write to a path: allow only paths in the worktree, and not in .git.
     for text in _texts({key: value for key, value in tree.items() if key != "_target_"}):
         parts = PurePosixPath(text).parts
         if re.search(r"[:\\~$]", text) or text.startswith("/") or any(part.startswith(".") for part in parts):
@@ -196,7 +195,7 @@ def _component(group: str, where: str, tree: object, code: Path, whose: object) 
 
 
 def _hidden(tree: object) -> list[str]:
-    """Keys that begin with an underscore, as Hydra's own do."""
+    """Keys that start with an underscore, like Hydra's special keys."""
     if isinstance(tree, list):
         return [key for item in tree for key in _hidden(item)]
     if not isinstance(tree, dict):
@@ -206,15 +205,15 @@ def _hidden(tree: object) -> list[str]:
 
 
 def params(tree: dict) -> None:
-    """Makes sure that every text in a ``params.yaml`` is a name: DVC puts its values into commands.
+    """Checks that every string in a ``params.yaml`` is a plain name, because DVC puts values into commands.
 
     Raises:
-        UserError: one is something else, or what should be a group of values is none.
+        UserError: a string is not a name, or a group is not a mapping.
     """
     for group in ("fetch", "pack", "split"):
         if not isinstance(tree.get(group, {}), dict):
             raise UserError(f"params.yaml: {group} is no mapping in the version's copy; it can't be rebuilt")
-    # Where pictures are fetched from is this checkout's own choice.
+    # `fetch` is replaced by this checkout's own.
     for text in _texts({key: value for key, value in tree.items() if key != "fetch"}):
         untrusted.name(text, "params.yaml")
 
@@ -228,7 +227,7 @@ def _texts(tree: object) -> list[str]:
 
 
 def _is_of_the_cache(entry: dict) -> bool:
-    """Whether an entry of a ``dvc.lock`` has an MD5, and nothing but what DVC writes beside one."""
+    """Whether an entry of a ``dvc.lock`` has an MD5, and no other keys than DVC writes."""
     numbers = (entry.get(key, 0) for key in ("size", "nfiles"))
     return (
         entry.keys() <= {"path", "hash", "md5", "size", "nfiles", "isexec"}
@@ -240,14 +239,14 @@ def _is_of_the_cache(entry: dict) -> bool:
 
 
 def lock(file: Path) -> str:
-    """The text of a kept ``dvc.lock``: what DVC looks for in its cache, below the worktree.
+    """The validated text of a recorded ``dvc.lock``.
 
     Raises:
-        UserError: it is damaged, or names something outside the tree and the cache.
+        UserError: it is damaged, or names something outside the worktree and DVC's cache.
     """
     import yaml
 
-    tree = untrusted.yaml_object(file, resolved=False)  # it repeats conf/ as it is written
+    tree = untrusted.yaml_object(file, resolved=False)  # it contains conf/ unresolved
     stages = tree.get("stages")
     try:
         entries = [
@@ -258,17 +257,17 @@ def lock(file: Path) -> str:
             for each in entries
             if each["path"].startswith("/") or ".." in PurePosixPath(each["path"]).parts
         ]
-        # DVC makes paths of the hash, and deletes what lies there with other content.
-        others = [each for each in entries if not _is_of_the_cache(each)]
+        # DVC builds paths from the hash, and deletes files there whose content differs.
+        invalid = [each for each in entries if not _is_of_the_cache(each)]
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError("the kept dvc.lock is damaged") from error
     if outside:
         raise UserError(
             f"the kept dvc.lock names {printable(outside[0])[:100]}, which is outside the project"
         )
-    if others:
+    if invalid:
         raise UserError(
-            f"the kept dvc.lock has for {printable(others[0]['path'])[:100]} something else than an MD5 of "
+            f"the kept dvc.lock has for {printable(invalid[0]['path'])[:100]} something else than an MD5 of "
             "DVC's cache; it is not used"
         )
     return yaml.safe_dump(tree, sort_keys=False)

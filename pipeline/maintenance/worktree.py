@@ -10,17 +10,17 @@ from pipeline.common.paths import ROOT
 
 
 def git(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    # Hooks are a person's: DVC's, for one, would check out data at once.
+    # Disables the user's hooks; DVC's post-checkout hook would check out data.
     command = ["git", "-c", "core.hooksPath=/dev/null", *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, encoding="utf-8", errors="replace")
 
 
 @contextmanager
 def worktree(tree: Path, commit: str | None, version) -> Iterator[None]:
-    """A worktree of the commit that trained a version, while the context lasts.
+    """Creates a worktree of the commit that trained a version, and removes it afterwards.
 
     Raises:
-        UserError: it can't be made.
+        UserError: the worktree can't be created.
     """
     if commit is None:
         raise UserError(
@@ -36,11 +36,11 @@ def worktree(tree: Path, commit: str | None, version) -> Iterator[None]:
             "run: git fetch --all, or do it where it was trained"
         )
     try:
-        made = git("worktree", "add", "--quiet", "--detach", str(tree), commit)
-        if made.returncode:
-            raise UserError(f"git makes no worktree of commit {short}: {' '.join(made.stderr.split())}")
+        result = git("worktree", "add", "--quiet", "--detach", str(tree), commit)
+        if result.returncode:
+            raise UserError(f"git makes no worktree of commit {short}: {' '.join(result.stderr.split())}")
         yield
     finally:
-        # Not `prune`: it would forget a person's own worktree on a disk that is not mounted now.
-        # Forced twice: one that was broken off while it was made is still locked.
+        # Not `prune`, which would also drop a user's worktree on a disk that is not mounted now.
+        # Forced twice, because a worktree whose creation was interrupted is still locked.
         git("worktree", "remove", "--force", "--force", str(tree))

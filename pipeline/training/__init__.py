@@ -1,4 +1,4 @@
-"""From a configuration to a trained, calibrated model: building, fitting on Lightning's Trainer, assessing.
+"""Builds, fits (with Lightning's Trainer) and calibrates the model that a configuration describes.
 
-Nothing here logs to MLflow or draws; the stage train does.
+Nothing here logs to MLflow or plots; the stage train does.
 """

@@ -1,4 +1,4 @@
-"""The classifier that a configuration describes, before training, and the card that rebuilds it."""
+"""Builds the untrained classifier that a configuration describes, and the card to rebuild it from."""
 
 import os
 from dataclasses import dataclass
@@ -24,14 +24,13 @@ BALANCE = ("none", "weights", "sampler")
 
 @dataclass(frozen=True)
 class Training:
-    """What a training works on.
+    """The inputs of a training.
 
     Attributes:
         cfg: the configuration.
         pack: the images; their classes are the outputs.
-        model: before training with pretrained weights, or those of the model that it starts from, where the
-            config says so.
-        card: of the model that it will be; calibration comes after training.
+        model: untrained; with pretrained weights or those of a start model if the config says so.
+        card: the card of the trained model, before calibration.
     """
 
     cfg: DictConfig
@@ -41,15 +40,15 @@ class Training:
 
 
 def build(cfg: DictConfig, pack: PackedDataset, start: Path | None = None) -> Training:
-    """A training from its beginning; what of the input the config leaves open comes from the backbone.
+    """Builds a training; input settings that the config leaves null come from the backbone.
 
     Args:
         cfg: the configuration.
         pack: the images.
-        start: train folder of the model that it starts from, as `start_of` finds it.
+        start: train folder of the model to start from, as `start_of` yields it.
 
     Raises:
-        UserError: the backbone is unknown, its weights can't be had, or the start is of another network.
+        UserError: the backbone is unknown, its weights can't be loaded, or the start is another network.
     """
     if pack.task.name != cfg.data.task:
         raise UserError(
@@ -60,7 +59,7 @@ def build(cfg: DictConfig, pack: PackedDataset, start: Path | None = None) -> Tr
     if cfg.model.balance not in BALANCE:
         raise UserError(f"model.balance={cfg.model.balance} is not known: {', '.join(BALANCE)}")
     if start and "weights" in net_config:
-        net_config |= {"weights": None, "file": None}  # the start brings them
+        net_config |= {"weights": None, "file": None}  # the start model provides them
     if net_config.get("file"):
         net_config["file"] = str(paths.from_root(net_config["file"]))
     try:
@@ -70,14 +69,14 @@ def build(cfg: DictConfig, pack: PackedDataset, start: Path | None = None) -> Tr
     except WeightsError as error:
         raise UserError(str(error)) from error
     if "weights" in net_config:
-        # The saved model brings its weights: restoring it needs no package, hub or file.
+        # The saved model includes its weights: loading it needs no package, hub or file.
         net_config |= {"weights": None, "file": None}
     if start:
         load_start(net, net_config, pack.classes, start, cfg.model.start)
-    chosen = {"max_side": pack.summary["max_side"], **OmegaConf.to_container(cfg.model.input, resolve=True)}
-    if None in chosen.values():
-        own = preprocessing(net)
-        chosen = {key: own[key] if value is None else value for key, value in chosen.items()}
+    inputs = {"max_side": pack.summary["max_side"], **OmegaConf.to_container(cfg.model.input, resolve=True)}
+    if None in inputs.values():
+        defaults = preprocessing(net)
+        inputs = {key: defaults[key] if value is None else value for key, value in inputs.items()}
     card = ModelCard(
         name=cfg.model.name,
         data=cfg.data.name,
@@ -85,7 +84,7 @@ def build(cfg: DictConfig, pack: PackedDataset, start: Path | None = None) -> Tr
         classes=pack.classes,
         species=pack.species(),
         net=net_config,
-        input=Preprocessing(**chosen),
+        input=Preprocessing(**inputs),
         channels_last=cfg.model.channels_last,
         flip=cfg.model.get("flip", False),
         temperature=1.0,
@@ -93,8 +92,8 @@ def build(cfg: DictConfig, pack: PackedDataset, start: Path | None = None) -> Tr
         task=pack.task.name,
         thresholds=pack.task.thresholds(len(pack.classes)),
     )
-    onnx_resize.check(card.input.interpolation)  # before hours of training, not after them
-    knobs = (
+    onnx_resize.check(card.input.interpolation)  # fails before hours of training, not after
+    passed_on = (
         "lr",
         "weight_decay",
         "warmup",
@@ -104,7 +103,7 @@ def build(cfg: DictConfig, pack: PackedDataset, start: Path | None = None) -> Tr
         "freeze_batchnorm",
         "channels_last",
     )
-    arguments = {key: cfg.model[key] for key in knobs if key in cfg.model}
+    arguments = {key: cfg.model[key] for key in passed_on if key in cfg.model}
     if cfg.model.balance == "weights":
         targets = pack.targets[pack.rows("train")]
         arguments["class_weights"] = pack.task.class_weights(targets, len(pack.classes))
@@ -133,70 +132,70 @@ def build(cfg: DictConfig, pack: PackedDataset, start: Path | None = None) -> Tr
 
 
 def load_start(net: nn.Module, net_config: dict, classes: list[str], start: Path, named: str) -> None:
-    """Loads the weights of a trained model of the same network; its head by the classes' names.
+    """Loads the weights of a trained model of the same architecture; matches the head by class name.
 
-    A class that the start does not know keeps the new head's random row.
+    A class that the start model lacks keeps its randomly initialized row of the head.
 
     Args:
         net: the network, changed in place.
-        net_config: what it was built from.
-        classes: names, in the order of its outputs.
-        start: its train folder.
-        named: what a person calls it.
+        net_config: the config that it was built from.
+        classes: names, in the order of the outputs.
+        start: train folder of the start model.
+        named: the start model as the user named it, for messages.
 
     Raises:
-        UserError: it is damaged, or of another network.
-        DamagedError: its weights are no numbers that a network computes with.
+        UserError: the start model is damaged, or has another architecture.
+        DamagedError: its weights are not finite or of an unsupported type.
     """
-    former = untrusted.card(start)
+    start_card = untrusted.card(start)
     try:
         state = read_weights(start / "weights.safetensors")
     except DamagedError as error:
         raise UserError(f"model.start={named}: {error}") from error
-    if _structure(former.net) != _structure(net_config):
+    if _architecture(start_card.net) != _architecture(net_config):
         raise UserError(
-            f"model.start={named} is of another network ({_structure(former.net)}) "
-            f"than this one ({_structure(net_config)}); choose the same model and backbone"
+            f"model.start={named} is of another network ({_architecture(start_card.net)}) "
+            f"than this one ({_architecture(net_config)}); choose the same model and backbone"
         )
     head = getattr(net, "pretrained_cfg", {}).get("classifier", "head")
-    own = net.state_dict()
-    rows = {name: row for row, name in enumerate(former.classes)}
-    kept = [(row, rows[name]) for row, name in enumerate(classes) if name in rows]
+    initial = net.state_dict()
+    rows = {name: row for row, name in enumerate(start_card.classes)}
+    shared = [(row, rows[name]) for row, name in enumerate(classes) if name in rows]
     heads = (f"{head}.weight", f"{head}.bias")
-    shapes = {name: value.shape for name, value in own.items()}
-    shapes |= {name: (len(former.classes), *shapes[name][1:]) for name in heads if name in shapes}
+    shapes = {name: value.shape for name, value in initial.items()}
+    shapes |= {name: (len(start_card.classes), *shapes[name][1:]) for name in heads if name in shapes}
     if {name: tuple(value.shape) for name, value in state.items()} != {
         name: tuple(shape) for name, shape in shapes.items()
     }:
         raise UserError(f"model.start={named}: its weights are not of the network in its card")
-    check_numbers(state, own, f"model.start={named}")
+    check_numbers(state, initial, f"model.start={named}")
     for name in heads:
-        taught, state[name] = state[name], own[name].clone()
-        for row, old in kept:
-            state[name][row] = taught[old]
+        trained, state[name] = state[name], initial[name].clone()
+        for row, old in shared:
+            state[name][row] = trained[old]
     net.load_state_dict(state)
     print(
-        f"train: starts from {named}; its head knows {len(kept)} of {len(classes)} classes",
+        f"train: starts from {named}; its head knows {len(shared)} of {len(classes)} classes",
         flush=True,
     )
 
 
-def _structure(net: dict) -> dict:
-    """What of a network's arguments decides its shape."""
+def _architecture(net: dict) -> dict:
+    """The arguments of a network that determine its architecture."""
     return {key: value for key, value in net.items() if key not in ("weights", "file")}
 
 
 def device(cfg: DictConfig) -> torch.device:
-    """Where this process computes outside Lightning's loop: the trainer's own device.
+    """The device for computation outside Lightning's loop: the same that the trainer uses.
 
     Raises:
-        UserError: a GPU is asked for and there is none.
+        UserError: a GPU is requested and there is none.
     """
-    wanted = cfg.trainer.accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available()
-    if cfg.trainer.accelerator in ("gpu", "cuda") and not wanted:
+    on_gpu = cfg.trainer.accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available()
+    if cfg.trainer.accelerator in ("gpu", "cuda") and not on_gpu:
         raise UserError(
             f"trainer.accelerator={cfg.trainer.accelerator}, but PyTorch sees no GPU here; use trainer=cpu"
         )
     rank, devices = int(os.environ.get("LOCAL_RANK", 0)), cfg.trainer.devices
     index = devices[rank] if isinstance(devices, ListConfig) else rank
-    return torch.device("cuda", index) if wanted else torch.device("cpu")
+    return torch.device("cuda", index) if on_gpu else torch.device("cpu")

@@ -1,6 +1,6 @@
-"""Lightning callbacks of a training: exact resuming, the curves, the weights that are kept.
+"""Lightning callbacks: exact resuming, training curves, the best weights.
 
-A step depends on configuration, data and its number alone, so a checkpoint needs no random state.
+Each step depends only on config, data and step number, so a checkpoint needs no RNG state.
 """
 
 import signal
@@ -19,28 +19,28 @@ from pipeline.artifacts.checkpoints import Checkpoints
 from pipeline.common.errors import SharedError, StoppedError
 from pipeline.evaluation.out_of_domain import Outliers
 
-# Steps between two synchronizations of losses and stop requests: on a GPU each one waits for the device.
+# Steps between syncs of losses and stop requests; on a GPU each sync waits for the device.
 EVERY = {"cpu": 1, "cuda": 20}
 
 
 def is_due(trainer: pl.Trainer, batch_idx: int) -> bool:
-    """Whether the ranks synchronize after this batch; the same on every rank."""
+    """Whether the ranks sync after this batch; the same on every rank."""
     return (batch_idx + 1) % EVERY.get(trainer.strategy.root_device.type, 1) == 0
 
 
 class ExactResume(pl.Callback):
-    """Checkpoints from which a training ends with the same bytes as if it had not been broken off.
+    """Writes checkpoints from which a resumed training gives the same bytes as an uninterrupted one.
 
-    One is written before a step, where Lightning's counters say exactly what is done: at the beginning of
-    each epoch, every few minutes, and when SIGTERM asks to stop; and one at the end. It has to be the first
-    callback, since it seeds the step that the others may draw numbers in.
+    It saves before a step, when Lightning's progress counters are exact: at the start of each epoch, every
+    few minutes, and on SIGTERM; and once at the end. It must be the first callback, because it seeds the
+    RNG that other callbacks may use in the same step.
 
     Args:
-        seed: of the training.
-        minutes: between two checkpoints within an epoch.
-        threads: of torch.
-        began: when this process did, by ``time.monotonic``.
-        kept: where the checkpoints are.
+        seed: the training's seed.
+        minutes: time between two checkpoints within an epoch.
+        threads: number of torch threads.
+        began: start of this process, by ``time.monotonic``.
+        kept: the checkpoint store.
     """
 
     def __init__(self, seed: int, minutes: float, threads: int, began: float, kept: Checkpoints):
@@ -50,7 +50,7 @@ class ExactResume(pl.Callback):
         self.stop_asked, self.saved, self.resumed_at = False, time.monotonic(), 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        torch.set_num_threads(self.threads)  # the launcher of further processes has set the machine's count
+        torch.set_num_threads(self.threads)  # Lightning's launcher has overridden it
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         trainer.should_stop = self.is_done
@@ -58,11 +58,11 @@ class ExactResume(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.resumed_at = trainer.global_step
         if threading.current_thread() is threading.main_thread():
-            # In place of Lightning's own handler, which stops at the end of an epoch, and with several
-            # processes wherever the signal comes. Lightning puts the one before it back in the end.
-            signal.signal(signal.SIGTERM, self._ask)
+            # Replaces Lightning's handler, which stops only at the end of an epoch, and with several
+            # processes not at the same step. Lightning restores the previous handler at the end.
+            signal.signal(signal.SIGTERM, self._request_stop)
 
-    def _ask(self, *_) -> None:
+    def _request_stop(self, *_) -> None:
         self.stop_asked = True
 
     def on_train_batch_start(
@@ -71,32 +71,32 @@ class ExactResume(pl.Callback):
         seen = trainer.current_epoch * trainer.num_training_batches + batch_idx
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._save_or_stop(trainer, batch_idx)
-        # Dropout, mixup and outliers: a stream of its own for each step.
+        # Dropout, mixup and outlier patterns: one RNG stream per step.
         stream = np.random.SeedSequence([self.seed, seen, trainer.global_rank])
         torch.manual_seed(int(stream.generate_state(1)[0]))
 
     def _save_or_stop(self, trainer: pl.Trainer, batch_idx: int) -> None:
         is_new_epoch = batch_idx == 0 and trainer.global_step > self.resumed_at
-        is_late, is_asked = False, False
+        is_due_to_save, must_stop = False, False
         if batch_idx == 0 or is_due(trainer, batch_idx - 1):
-            # The first process's clock decides, and a signal to any process stops all.
+            # Rank 0's clock decides when to save; a signal to any rank stops all of them.
             minutes = (time.monotonic() - self.saved) / 60
-            is_late = self._any(trainer, trainer.is_global_zero and minutes >= self.minutes)
-            is_asked = self._any(trainer, self.stop_asked)
-        if is_new_epoch or is_late or is_asked:
+            is_due_to_save = self._any(trainer, trainer.is_global_zero and minutes >= self.minutes)
+            must_stop = self._any(trainer, self.stop_asked)
+        if is_new_epoch or is_due_to_save or must_stop:
             self.save(trainer)
-        if is_asked:
+        if must_stop:
             raise StoppedError(
                 f"SIGTERM; epoch {trainer.current_epoch + 1} is kept at batch {batch_idx} of "
                 f"{trainer.num_training_batches}, the same command goes on from there"
             )
 
     @staticmethod
-    def _any(trainer: pl.Trainer, mine: bool) -> bool:
-        return trainer.strategy.reduce_boolean_decision(mine, all=False)
+    def _any(trainer: pl.Trainer, local: bool) -> bool:
+        return trainer.strategy.reduce_boolean_decision(local, all=False)
 
     def save(self, trainer: pl.Trainer) -> None:
-        """Writes a checkpoint; all processes call it."""
+        """Writes a checkpoint; every rank must call it."""
         if not trainer.fast_dev_run:
             trainer.save_checkpoint("")
         self.saved = time.monotonic()
@@ -104,7 +104,7 @@ class ExactResume(pl.Callback):
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, *_: int
     ) -> None:
-        # Some processes may have a batch more than others at the end.
+        # Sync only in batches that every rank has; some ranks may have one more at the end.
         common = len(trainer.datamodule.val_set) // trainer.world_size // trainer.datamodule.batch_size
         if (trainer.world_size == 1 or batch_idx < common) and self._any(trainer, self.stop_asked):
             raise StoppedError(
@@ -113,7 +113,7 @@ class ExactResume(pl.Callback):
             )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Killed before the results are written, the same command has them again in seconds.
+        # A run killed before it writes its results can then be resumed in seconds.
         self.is_done = True
         self.save(trainer)
         if self._any(trainer, self.stop_asked):
@@ -123,10 +123,10 @@ class ExactResume(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         if isinstance(exception, KeyboardInterrupt):
-            raise exception  # Lightning would end the program here, before it is written down
+            raise exception  # Lightning would exit here, before the run is recorded as failed
 
     def elapsed(self) -> float:
-        """Seconds that the training has taken, in all attempts."""
+        """Seconds spent on this training, over all attempts."""
         now = time.monotonic()
         self.seconds += now - self.began
         self.began = now
@@ -140,7 +140,7 @@ class ExactResume(pl.Callback):
 
 
 class OutlierExposure(pl.Callback):
-    """Adds drawn patterns of no class to each training batch (arXiv:1812.04606)."""
+    """Outlier exposure: adds out-of-domain patterns to each training batch (arXiv:1812.04606)."""
 
     def __init__(self, outliers: Outliers):
         self.outliers = outliers
@@ -152,10 +152,10 @@ class OutlierExposure(pl.Callback):
 
 
 class LastValues(Logger):
-    """Lets callbacks log to ``trainer.logger``, as LearningRateMonitor does.
+    """Keeps what callbacks such as LearningRateMonitor log to ``trainer.logger``.
 
     Attributes:
-        values: the last one of each metric; a row of ``curves.csv`` takes them.
+        values: the last value of each metric, for the next row of ``curves.csv``.
     """
 
     def __init__(self):
@@ -174,20 +174,20 @@ class LastValues(Logger):
         self.values |= {key: float(value) for key, value in metrics.items()}
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """The configuration is recorded anyway."""
+        """Ignored: the configuration is recorded elsewhere."""
 
 
 class Curves(pl.Callback):
-    """The rows of ``curves.csv``, one an epoch, and the sum of the losses within an epoch.
+    """Collects the rows of ``curves.csv``, one per epoch, and prints a line per epoch.
 
     Args:
-        rows: those before the first epoch.
-        tell: is given all rows after each epoch, in the first process of several.
-        title: of the model, for the line that each epoch leaves.
-        resume: knows the time that was spent, and the last checkpoint.
+        rows: rows before the first epoch.
+        tell: called on rank 0 with all rows after each epoch.
+        title: the model's name in the printed line.
+        resume: provides the elapsed time and the last checkpoint.
 
     Attributes:
-        logger: of the trainer.
+        logger: the logger to pass to the trainer.
     """
 
     def __init__(
@@ -214,37 +214,37 @@ class Curves(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Lightning has divided it by the number of batches that a step accumulates.
+        # Lightning has divided the loss by accumulate_grad_batches.
         self.pending.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
         self.seen += len(batch[1]) * trainer.world_size
         if is_due(trainer, batch_idx) or batch_idx + 1 == trainer.num_training_batches:
             self._sum_up(trainer, batch_idx)
 
     def _sum_up(self, trainer: pl.Trainer, batch_idx: int) -> None:
-        """Adds up the losses since the last time, of all processes."""
-        mine = torch.stack(self.pending).float()
-        losses = trainer.strategy.all_gather(mine).reshape(trainer.world_size, -1).double().cpu()
+        """Adds the losses of all ranks since the last sync."""
+        local = torch.stack(self.pending).float()
+        losses = trainer.strategy.all_gather(local).reshape(trainer.world_size, -1).double().cpu()
         self.pending = []
         if not torch.isfinite(losses).all():
-            self._tell_not_finite(trainer, losses, batch_idx)
-        # Batch by batch: the sum may not depend on how often it is made.
+            self._raise_not_finite(trainer, losses, batch_idx)
+        # Batch by batch, so that the sum does not depend on how often the ranks sync.
         for loss in losses.T.sum(dim=1).tolist():
             self.loss += loss
         self.batches += losses.shape[1]
 
-    def _tell_not_finite(self, trainer: pl.Trainer, losses: torch.Tensor, batch_idx: int) -> NoReturn:
-        """Names the first batch whose loss is no number.
+    def _raise_not_finite(self, trainer: pl.Trainer, losses: torch.Tensor, batch_idx: int) -> NoReturn:
+        """Raises a SharedError that names the first batch with a non-finite loss.
 
         Args:
             trainer: the trainer.
-            losses: processes × batches, up to now.
-            batch_idx: of the last of them.
+            losses: ranks × batches since the last sync.
+            batch_idx: index of the last of these batches.
         """
-        number = int((~torch.isfinite(losses)).any(dim=0).nonzero()[0])
-        rank = int((~torch.isfinite(losses[:, number])).nonzero()[0])
-        batch = batch_idx + 1 - losses.shape[1] + number
+        column = int((~torch.isfinite(losses)).any(dim=0).nonzero()[0])
+        rank = int((~torch.isfinite(losses[:, column])).nonzero()[0])
+        batch = batch_idx + 1 - losses.shape[1] + column
         last = self.resume.kept.latest() if trainer.is_global_zero else None
-        epoch, loss = trainer.current_epoch, float(losses[rank, number])
+        epoch, loss = trainer.current_epoch, float(losses[rank, column])
         raise SharedError(
             f"epoch {epoch + 1}, batch {batch + 1}: the loss is {loss}; "
             f"its pictures: {', '.join(trainer.datamodule.names(epoch, batch, rank))}; "
@@ -253,7 +253,7 @@ class Curves(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
-        if self.pending:  # stopped within the epoch, by its time
+        if self.pending:  # trainer.max_time ended the epoch early
             self._sum_up(trainer, self.batches + len(self.pending) - 1)
         logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
         row = {
@@ -271,12 +271,12 @@ class Curves(pl.Callback):
         if self.tell and trainer.is_global_zero:
             self.tell(self.rows)
             seconds = self.resume.elapsed()
-            since, first = self.started
-            left = (time.monotonic() - since) / (epoch - first) * (trainer.max_epochs - epoch)
+            since, first_epoch = self.started
+            remaining = (time.monotonic() - since) / (epoch - first_epoch) * (trainer.max_epochs - epoch)
             print(
                 f"train: {self.title} epoch {epoch}/{trainer.max_epochs}, "
                 f"loss {row['train/loss']:.3f}, val {pl_module.task.describe(row, 'val', 1)}, {seconds:.0f} s"
-                + (f", {left:.0f} s left" if left else ""),
+                + (f", {remaining:.0f} s left" if remaining else ""),
                 flush=True,
             )
 
@@ -295,16 +295,16 @@ class Curves(pl.Callback):
 
 
 class KeepBest(pl.Callback):
-    """The weights of the epoch that is best on validation, averaged ones where there are such.
+    """Keeps the weights (EMA weights if there are any) of the epoch with the best monitored metric.
 
-    It stands before the callback that averages: that one takes the averaged weights out of the model again
-    at the end of a validation.
+    It must come before the WeightAveraging callback, which swaps the averaged weights out again at the end
+    of validation.
 
     Args:
-        monitor: the figure that decides; larger is better.
+        monitor: the monitored metric; larger is better.
 
     Attributes:
-        best: figure of the kept weights, or None.
+        best: monitored metric of the kept weights, or None.
         weights: the kept weights.
     """
 
@@ -314,9 +314,9 @@ class KeepBest(pl.Callback):
         self.weights: dict[str, torch.Tensor] = {}
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        figure = float(trainer.callback_metrics[self.monitor])
-        if self.best is None or figure > self.best:
-            self.best, self.weights = figure, copied(pl_module.net)
+        value = float(trainer.callback_metrics[self.monitor])
+        if self.best is None or value > self.best:
+            self.best, self.weights = value, copied(pl_module.net)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "weights": self.weights}
@@ -326,16 +326,16 @@ class KeepBest(pl.Callback):
 
 
 def copied(net: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """A copy of a network's weights, on the processor."""
+    """A copy of a network's weights on the CPU."""
     return {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}
 
 
 def averaging(decay: float) -> WeightAveraging:
-    """A moving average of the weights (Polyak, Juditsky 1992); buffers are those of the last step.
+    """An exponential moving average of the weights (Polyak, Juditsky 1992); buffers are not averaged.
 
     Args:
-        decay: reached after a while: at first the average follows quickly, else a short training would keep
-            its random beginning (as TensorFlow's ExponentialMovingAverage with num_updates does).
+        decay: the final decay. It starts lower, so that a short training does not keep its random
+            initialization (like TensorFlow's ExponentialMovingAverage with num_updates).
     """
 
     def average(averaged: list[torch.Tensor], current: list[torch.Tensor], updates: torch.Tensor) -> None:

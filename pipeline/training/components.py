@@ -18,20 +18,20 @@ def callbacks(tree: dict[str, dict]) -> list[pl.Callback]:
     """The callbacks of a configuration, in its order.
 
     Raises:
-        UserError: one is no class of Lightning's callbacks, or does not take its arguments.
+        UserError: one is not a Lightning callback, or does not accept its arguments.
     """
     return [_make(node, pl.Callback, f"callbacks.{name}") for name, node in tree.items()]
 
 
 def metrics(tree: dict[str, dict], **offered: object) -> dict[str, torchmetrics.Metric]:
-    """The metrics of a configuration by their names.
+    """The metrics of a configuration by name.
 
     Args:
-        tree: name to description.
-        offered: arguments that a class gets if it takes them.
+        tree: maps names to ``_target_`` nodes.
+        offered: arguments passed to each class that accepts them.
 
     Raises:
-        UserError: one is no class of torchmetrics' metrics, or does not take its arguments.
+        UserError: one is not a torchmetrics metric, or does not accept its arguments.
     """
     return {name: _make(node, torchmetrics.Metric, f"metrics.{name}", offered) for name, node in tree.items()}
 
@@ -40,13 +40,13 @@ def loss(tree: dict) -> nn.Module:
     """The loss of a configuration; called with logits and targets.
 
     Raises:
-        UserError: it is no PyTorch module, or does not take its arguments.
+        UserError: it is not a PyTorch module, or does not accept its arguments.
     """
     return _make(tree, nn.Module, "model.loss")
 
 
 def try_metrics(found: dict[str, torchmetrics.Metric], task: Task, classes: list[str]) -> None:
-    """Checks before training that each metric takes a task's probabilities and targets and gives one number.
+    """Checks before training that each metric maps a task's probabilities and targets to one number.
 
     Raises:
         UserError: one does not.
@@ -56,12 +56,12 @@ def try_metrics(found: dict[str, torchmetrics.Metric], task: Task, classes: list
     for name, metric in found.items():
         try:
             float(metric.clone()(probabilities, targets.long()))
-        except Exception as error:  # whatever a class raises that is given what it does not take
+        except Exception as error:  # a class may raise anything for unsupported inputs
             raise UserError(f"metrics.{name} gives no number for this task ({_why(error)})") from error
 
 
 def try_loss(found: nn.Module, num_classes: int) -> None:
-    """Checks before training that a loss takes logits and dense targets, N×num_classes, and gives one number.
+    """Checks before training that a loss maps logits and dense targets, N×num_classes, to one number.
 
     Raises:
         UserError: it does not.
@@ -78,21 +78,21 @@ def _why(error: Exception) -> str:
     return printable(reason(error))[:200]
 
 
-def _make(node: dict, kind: type, where: str, offered: dict | None = None) -> object:
+def _make(node: dict, base: type, setting: str, offered: dict | None = None) -> object:
     target = node["_target_"]
     module, _, name = target.rpartition(".")
     try:
-        made = getattr(importlib.import_module(module), name)
+        component = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"{where}._target_={target} can't be imported ({error})") from error
-    if not (isinstance(made, type) and issubclass(made, kind)):
+        raise UserError(f"{setting}._target_={target} can't be imported ({error})") from error
+    if not (isinstance(component, type) and issubclass(component, base)):
         raise UserError(
-            f"{where}._target_={target} is not a {kind.__module__.partition('.')[0]} {kind.__name__}"
+            f"{setting}._target_={target} is not a {base.__module__.partition('.')[0]} {base.__name__}"
         )
     arguments = {key: value for key, value in node.items() if key != "_target_"}
-    takes = inspect.signature(made).parameters
-    arguments = {key: value for key, value in (offered or {}).items() if key in takes} | arguments
+    parameters = inspect.signature(component).parameters
+    arguments = {key: value for key, value in (offered or {}).items() if key in parameters} | arguments
     try:
-        return made(**arguments)
-    except Exception as error:  # whatever a class raises that is given arguments which don't fit
-        raise UserError(f"{where}: {target} does not take these arguments ({_why(error)})") from error
+        return component(**arguments)
+    except Exception as error:  # a class may raise anything for invalid arguments
+        raise UserError(f"{setting}: {target} does not take these arguments ({_why(error)})") from error

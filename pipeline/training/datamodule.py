@@ -1,4 +1,4 @@
-"""The images of a training as Lightning asks for them."""
+"""The LightningDataModule of a training."""
 
 import pytorch_lightning as pl
 from omegaconf import OmegaConf
@@ -10,15 +10,15 @@ from pipeline.training.build import Training
 
 
 class ImageData(pl.LightningDataModule):
-    """Training and validation split of a packed data set, shared out over the processes.
+    """Training and validation split of a packed data set, sharded over the ranks.
 
     Args:
-        training: its pack holds the images, and its card says how they are sized.
+        training: provides the images (pack) and the preprocessing (card).
 
     Attributes:
-        train_set: augmented.
-        val_set: sized without chance.
-        sampler: of this process; there once `setup` was called.
+        train_set: with random augmentation.
+        val_set: with deterministic preprocessing.
+        sampler: this rank's training sampler; set by `setup`.
     """
 
     def __init__(self, training: Training):
@@ -32,7 +32,7 @@ class ImageData(pl.LightningDataModule):
         self.resumed_at = (0, 0)
 
     def resume(self, epoch: int, batch: int) -> None:
-        """Sets the epoch and batch to start at, before `fit`: Lightning creates the first iterator early."""
+        """Sets the epoch and batch to start at; called before `fit`, which creates an iterator early."""
         self.resumed_at = (epoch, batch)
 
     def setup(self, stage: str) -> None:
@@ -40,10 +40,10 @@ class ImageData(pl.LightningDataModule):
         self.sampler.begin(*self.resumed_at)
 
     def _sampler(self, rank: int) -> EpochSampler:
-        chances = balanced_chances(self.train_set.targets) if self.cfg.model.balance == "sampler" else None
+        weights = balanced_chances(self.train_set.targets) if self.cfg.model.balance == "sampler" else None
         length, world = len(self.train_set), self.trainer.world_size
         is_fixed = bool(self.cfg.trainer.get("overfit_batches"))
-        return EpochSampler(length, self.cfg.seed, self.batch_size, rank, world, chances, is_fixed)
+        return EpochSampler(length, self.cfg.seed, self.batch_size, rank, world, weights, is_fixed)
 
     def train_dataloader(self) -> DataLoader:
         return loader(self.train_set, self.batch_size, self.cfg.runtime.workers, self.sampler)
@@ -53,7 +53,7 @@ class ImageData(pl.LightningDataModule):
         return loader(Subset(self.val_set, own), self.batch_size, self.cfg.runtime.workers)
 
     def names(self, epoch: int, batch: int, rank: int) -> list[str]:
-        """Paths of the images in a batch of a process, by which a person finds them."""
+        """Paths of the images in one batch of one rank, for error messages."""
         first = batch * self.batch_size
-        places = self._sampler(rank).order(epoch)[first : first + self.batch_size]
-        return self.pack.table["path"].iloc[self.train_set.rows[places]].tolist()
+        indices = self._sampler(rank).order(epoch)[first : first + self.batch_size]
+        return self.pack.table["path"].iloc[self.train_set.rows[indices]].tolist()

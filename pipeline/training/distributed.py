@@ -1,4 +1,4 @@
-"""Several processes on one machine, which Lightning starts by calling the program again."""
+"""DDP on one machine: Lightning launches the other ranks by running the program again."""
 
 import os
 import sys
@@ -8,15 +8,15 @@ from contextlib import contextmanager
 
 @contextmanager
 def own_processes(overrides: list[str], out: str) -> Iterator[None]:
-    """Lets Lightning start further processes from within a sweep.
+    """Lets Lightning launch further ranks from within a sweep's job.
 
-    It calls this program again by `sys.argv`: under --multirun each would run the whole sweep, so the
-    arguments become this job's. Afterwards nothing may remain that makes the next job think it is one of
-    them.
+    Lightning reruns `sys.argv`; under --multirun each rank would run the whole sweep, so the arguments are
+    replaced by this job's. Afterwards the process group and its environment variables are cleared, so that
+    the next job does not take itself for a rank.
     """
-    given = list(sys.argv)
+    original = list(sys.argv)
     sys.argv = [
-        given[0],
+        original[0],
         *(item for item in overrides if not item.startswith("out=")),
         f"out={out}",
         "hydra.mode=RUN",
@@ -24,7 +24,7 @@ def own_processes(overrides: list[str], out: str) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.argv = given
+        sys.argv = original
         import torch
 
         if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -1,4 +1,4 @@
-"""What a frozen backbone says of each picture, computed once and kept by content."""
+"""Features of a frozen backbone, computed once per image and cached by image hash."""
 
 import hashlib
 import json
@@ -28,12 +28,12 @@ ENGINES = ("onnx", "torch")
 
 
 def backbone_key(model: Classifier, card: ModelCard, cfg: DictConfig) -> str:
-    """Hash of all that a feature's bits depend on but the picture.
+    """Hash of everything but the image that a feature's bits depend on.
 
-    That is the weights without the head, sizing and its code, and what moves the last bits: engine, layout,
-    batch, threads, device, versions.
+    That is the backbone's weights, preprocessing and its code, and what affects the last bits: engine,
+    memory layout, batch size, threads, device, versions.
     """
-    around = [
+    key_parts = [
         onnx_export.trunk_key(model, card),
         asdict(card.input),
         cfg.runtime.features,
@@ -43,7 +43,7 @@ def backbone_key(model: Classifier, card: ModelCard, cfg: DictConfig) -> str:
         model.device.type,
         [version(name) for name in ("onnxruntime", "pillow", "numpy")],
     ]
-    digest = hashlib.sha256(json.dumps(around, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(key_parts, sort_keys=True).encode())
     for module in (images, resizing):
         digest.update(Path(module.__file__).read_bytes())
     return digest.hexdigest()
@@ -52,74 +52,74 @@ def backbone_key(model: Classifier, card: ModelCard, cfg: DictConfig) -> str:
 def features(training: Training, rows: np.ndarray) -> np.ndarray:
     """Pooled features, rows×C float32, in the order of `rows`.
 
-    Kept in one file a backbone under the pictures' hashes: a second head, a relabelled picture or another
-    split computes nothing, a new picture only itself.
+    Cached in one file per backbone, keyed by image hash: only new images are computed, none for a second
+    head, a changed label or another split.
 
     Args:
-        training: its model's head does not matter.
-        rows: of the pack.
+        training: its model's head is not used.
+        rows: row numbers of the pack.
     """
     pack, card = training.pack, training.card
     hashes = pack.table["sha256"].to_numpy()[rows]
 
-    def sized(new: np.ndarray) -> ImageDataset:
-        return ImageDataset(pack, rows[new], still(card.input), seed=0)
+    def build(indices: np.ndarray) -> ImageDataset:
+        return ImageDataset(pack, rows[indices], still(card.input), seed=0)
 
-    return _kept(training, hashes.tolist(), sized)
+    return _kept(training, hashes.tolist(), build)
 
 
 def features_loose(training: Training, pictures: list[np.ndarray]) -> np.ndarray:
-    """The same of pictures of no data set, uint8 H×W×3 of any size each."""
+    """As `features`, for images outside any data set, each uint8 H×W×3 of any size."""
     card = training.card
-    size = still(card.input)
+    transform = still(card.input)
     hashes = [hashlib.sha256(f"{each.shape}".encode() + each.tobytes()).hexdigest() for each in pictures]
 
-    def sized(new: np.ndarray) -> list[tuple[torch.Tensor, int]]:
-        small = (portable.shrink(Image.fromarray(pictures[place]), card.input.max_side) for place in new)
-        return [(torch.from_numpy(np.array(size(each))), 0) for each in small]
+    def build(indices: np.ndarray) -> list[tuple[torch.Tensor, int]]:
+        shrunk = (portable.shrink(Image.fromarray(pictures[index]), card.input.max_side) for index in indices)
+        return [(torch.from_numpy(np.array(transform(each))), 0) for each in shrunk]
 
-    return _kept(training, hashes, sized)
+    return _kept(training, hashes, build)
 
 
-def _kept(training: Training, hashes: list[str], sized: Callable[[np.ndarray], Dataset | list]) -> np.ndarray:
-    """Features of pictures by their hashes: from the cache, or computed and added to it.
+def _kept(training: Training, keys: list[str], build: Callable[[np.ndarray], Dataset | list]) -> np.ndarray:
+    """Features of images, from the cache, or computed and added to it.
 
     Args:
-        training: its model's head does not matter.
-        hashes: of the pictures.
-        sized: makes a data set of those at the given places.
+        training: its model's head is not used.
+        keys: the images' hashes.
+        build: makes a data set of the images at the given indices.
     """
     model, card, cfg = training.model, training.card, training.cfg
     file = paths.main_checkout() / CACHE / f"{backbone_key(model, card, cfg)[:24]}.npz"
-    known: dict[str, np.ndarray] = {}
+    cache: dict[str, np.ndarray] = {}
     if file.is_file():
         try:
             with np.load(file) as stored:
-                known = dict(zip(stored["pictures"].tolist(), stored["features"], strict=True))
-        except Exception as error:  # numpy's readers raise whatever they meet in damaged bytes
+                cache = dict(zip(stored["pictures"].tolist(), stored["features"], strict=True))
+        except Exception as error:  # numpy may raise anything for damaged bytes
             print(
                 f"warning: {file.name} is damaged ({error}); the features are computed anew", file=sys.stderr
             )
-    new = np.array([place for place, each in enumerate(hashes) if each not in known], dtype=np.int64)
+    new = np.array([index for index, key in enumerate(keys) if key not in cache], dtype=np.int64)
     if len(new):
-        computed = _compute(_engine(model, card, cfg), sized(new), cfg.model.batch_size, cfg.runtime.workers)
-        known.update(zip((hashes[place] for place in new), computed, strict=True))
-        _store(file, known)
-    return np.stack([known[each] for each in hashes])
+        computed = _compute(_engine(model, card, cfg), build(new), cfg.model.batch_size, cfg.runtime.workers)
+        cache.update(zip((keys[index] for index in new), computed, strict=True))
+        _store(file, cache)
+    return np.stack([cache[key] for key in keys])
 
 
 def _engine(model: Classifier, card: ModelCard, cfg: DictConfig) -> Callable[[torch.Tensor], np.ndarray]:
-    """A function from uint8 pictures N×H×W×3 to features N×C.
+    """A function from uint8 images N×H×W×3 to features N×C.
 
     Raises:
-        UserError: no such engine, or one for processors on a GPU.
+        UserError: the engine is unknown, or is onnx on a GPU.
     """
     if cfg.runtime.features == "torch":
         model.eval()
 
-        def by_torch(pictures: torch.Tensor) -> np.ndarray:
+        def by_torch(batch: torch.Tensor) -> np.ndarray:
             with torch.inference_mode():
-                return model.features(pictures.to(model.device)).float().cpu().numpy()
+                return model.features(batch.to(model.device)).float().cpu().numpy()
 
         return by_torch
     if cfg.runtime.features != "onnx":
@@ -132,26 +132,26 @@ def _engine(model: Classifier, card: ModelCard, cfg: DictConfig) -> Callable[[to
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cfg.runtime.threads
-    options.log_severity_level = 3  # errors; what it warns of is nothing that a person can mend
+    options.log_severity_level = 3  # errors only: users can do nothing about its warnings
     session = onnxruntime.InferenceSession(
         str(onnx_export.trunk(model, card)), options, providers=["CPUExecutionProvider"]
     )
-    return lambda pictures: session.run(None, {"pictures": pictures.numpy()})[0]
+    return lambda batch: session.run(None, {"pictures": batch.numpy()})[0]
 
 
 def _compute(
-    engine: Callable[[torch.Tensor], np.ndarray], pictures: Dataset | list, batch_size: int, workers: int
+    engine: Callable[[torch.Tensor], np.ndarray], dataset: Dataset | list, batch_size: int, workers: int
 ) -> np.ndarray:
     from tqdm import tqdm
 
-    # Whole batches only: a batch of one takes another path through the processor, with other last bits.
-    length = len(pictures)
-    places = np.resize(np.arange(length), -(-length // batch_size) * batch_size).tolist()
-    batches = tqdm(loader(pictures, batch_size, workers, places), desc="features", disable=None)
+    # Full batches only: another batch size may use another CPU kernel, with different last bits.
+    length = len(dataset)
+    indices = np.resize(np.arange(length), -(-length // batch_size) * batch_size).tolist()
+    batches = tqdm(loader(dataset, batch_size, workers, indices), desc="features", disable=None)
     return np.concatenate([engine(batch) for batch, _ in batches])[:length]
 
 
-def _store(file: Path, known: dict[str, np.ndarray]) -> None:
-    """Replaces the file in one step, so that a killed run leaves the old one."""
+def _store(file: Path, cached: dict[str, np.ndarray]) -> None:
+    """Replaces the file atomically, so that a killed run leaves the old one."""
     with atomic.replaced(file) as part, open(part, "wb") as stream:
-        np.savez(stream, pictures=np.array(list(known)), features=np.stack(list(known.values())))
+        np.savez(stream, pictures=np.array(list(cached)), features=np.stack(list(cached.values())))

@@ -1,4 +1,4 @@
-"""Trains on Lightning's Trainer, from where a former attempt was broken off."""
+"""Trains with Lightning's Trainer, resuming an interrupted attempt."""
 
 import logging
 import math
@@ -31,17 +31,17 @@ from pipeline.training.build import Training
 from pipeline.training.datamodule import ImageData
 from pipeline.training.features import features
 
-for _name in ("pytorch_lightning", "lightning_fabric"):  # tips, and what it finds on the machine
+for _name in ("pytorch_lightning", "lightning_fabric"):  # hides tips and device listings
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training has reached, beside the weights in the model.
+    """The results of a training besides the weights, which are in the model.
 
     Attributes:
-        rows: of ``curves.csv``.
-        seconds: spent, in all attempts.
+        rows: rows of ``curves.csv``.
+        seconds: training time over all attempts.
     """
 
     rows: list[dict]
@@ -49,13 +49,13 @@ class Trained:
 
 
 class HashedCheckpoints(TorchCheckpointIO):
-    """Lets Lightning write and read the checkpoint without a path in `Checkpoints`, by step and hash."""
+    """Stores checkpoints that Lightning saves to an empty path in `Checkpoints`, by step and hash."""
 
     def __init__(self, kept: Checkpoints):
         self.kept = kept
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
-        if path:  # of a person's own ModelCheckpoint
+        if path:  # from a ModelCheckpoint in the user's config
             super().save_checkpoint(checkpoint, path, storage_options)
         else:
             self.kept.write(checkpoint["global_step"], checkpoint)
@@ -70,18 +70,18 @@ def fit(
     began: float,
     tell: Callable[[list[dict]], None] | None = None,
 ) -> Trained:
-    """Fits the head, the whole network or both; leaves the best weights on validation in the model.
+    """Fits the head, the whole network or both; the model gets the weights that are best on validation.
 
     Args:
-        training: with the weights to start from.
-        kept: where checkpoints are; the newest is where it begins.
-        began: when this process did, by ``time.monotonic``.
-        tell: is given the rows of the curves after each epoch, in the first process of several.
+        training: with the initial weights.
+        kept: the checkpoint store; training resumes from the newest.
+        began: start of this process, by ``time.monotonic``.
+        tell: called on rank 0 with all curve rows after each epoch.
 
     Raises:
-        StoppedError: SIGTERM came.
-        SharedError: the loss is no number any more.
-        UserError: the machine has no such device, or a loader's worker was killed.
+        StoppedError: SIGTERM was received.
+        SharedError: the loss is not finite.
+        UserError: the machine lacks the requested device, or a DataLoader worker was killed.
     """
     rows, last = [], None if training.cfg.trainer.get("fast_dev_run") else kept.latest()
     if training.cfg.model.head == "probe" and not last:
@@ -95,7 +95,7 @@ def fit_head(training: Training) -> list[dict]:
     """Fits the linear head on cached features.
 
     Returns:
-        Curve rows: one per strength of regularisation, or epoch 0 of a fine-tuning.
+        Curve rows: one per regularization strength, or epoch 0 if fine-tuning follows.
     """
     cfg, pack = training.cfg, training.pack
     parts = []
@@ -103,12 +103,12 @@ def fit_head(training: Training) -> list[dict]:
         rows = pack.rows(split)
         parts.append((features(training, rows), pack.targets[rows]))
     balanced = cfg.model.balance != "none"
-    weight, bias, tried = probe.fit_head(*parts, list(cfg.model.strengths), pack.task, balanced)
+    weight, bias, results = probe.fit_head(*parts, list(cfg.model.strengths), pack.task, balanced)
     probe.set_head(training.model.net.get_classifier(), weight, bias)
-    if cfg.model.epochs > 0:  # fine-tuning begins where the kept head stands
-        start = min(tried, key=lambda row: row["val/loss"])
-        return [{"step": 0, "epoch": 0, "pictures_seen": 0, **start}]
-    return [{"step": step, **row} for step, row in enumerate(tried)]
+    if cfg.model.epochs > 0:  # fine-tuning starts from the best head
+        best = min(results, key=lambda row: row["val/loss"])
+        return [{"step": 0, "epoch": 0, "pictures_seen": 0, **best}]
+    return [{"step": step, **row} for step, row in enumerate(results)]
 
 
 def _fit_network(
@@ -119,22 +119,22 @@ def _fit_network(
     began: float,
     tell: Callable[[list[dict]], None] | None,
 ) -> Trained:
-    """Trains until the epochs are done or validation stops improving.
+    """Trains for the configured epochs, or until early stopping.
 
     Args:
-        training: with the weights to start from.
-        rows: of the curves before the first epoch.
+        training: with the initial weights.
+        rows: curve rows before the first epoch.
         kept: see `fit`.
-        last: the newest whole one of them.
-        began: likewise.
-        tell: likewise.
+        last: the newest intact checkpoint, if any.
+        began: see `fit`.
+        tell: see `fit`.
     """
     model, card, cfg = training.model, training.card, training.cfg
     data = ImageData(training)
     minutes, threads = cfg.runtime.checkpoint_minutes, cfg.runtime.threads
     resume = callbacks.ExactResume(cfg.seed, minutes, threads, began, kept)
     curves = callbacks.Curves(rows, tell, card.name, resume)
-    # The head that was fitted counts as epoch 0: what is kept is never worse on validation.
+    # The fitted head counts as epoch 0, so the kept weights are never worse on validation.
     monitor = model.task.monitor
     best = callbacks.KeepBest(monitor)
     if rows:
@@ -142,19 +142,19 @@ def _fit_network(
     stopping = EarlyStopping(monitor, mode="max", min_delta=0.0, patience=cfg.model.patience)
     if rows:
         stopping.best_score = torch.tensor(best.best, dtype=torch.float64)
-    more = math.ceil(cfg.model.get("outliers", 0.0) * cfg.model.batch_size)
-    listeners = [
+    outliers = math.ceil(cfg.model.get("outliers", 0.0) * cfg.model.batch_size)
+    trainer_callbacks = [
         resume,
-        *([callbacks.OutlierExposure(Outliers(more, card.input))] if more else []),
+        *([callbacks.OutlierExposure(Outliers(outliers, card.input))] if outliers else []),
         *components.callbacks(OmegaConf.to_container(cfg.callbacks, resolve=True)),
         curves,
         best,
         *([callbacks.averaging(cfg.model.ema)] if cfg.model.ema else []),
         stopping,
     ]
-    trainer = _trainer(cfg, HashedCheckpoints(kept), listeners, curves.logger)
+    trainer = _trainer(cfg, HashedCheckpoints(kept), trainer_callbacks, curves.logger)
     if last:
-        epoch, batch = _reached(checkpoints.read(last))
+        epoch, batch = _progress(checkpoints.read(last))
         data.resume(epoch, batch)
         if trainer.is_global_zero:
             at = f", batch {batch}" if batch else ""
@@ -169,38 +169,38 @@ def _fit_network(
     return Trained(curves.rows, resume.elapsed())
 
 
-def _reached(checkpoint: dict) -> tuple[int, int]:
-    """Epochs that are done, and batches of the one after them."""
+def _progress(checkpoint: dict) -> tuple[int, int]:
+    """Completed epochs, and completed batches of the next epoch."""
     loop = checkpoint["loops"]["fit_loop"]
     epoch = loop["epoch_progress"]["current"]["processed"]
     return epoch, loop["epoch_loop.batch_progress"]["current"]["completed"]
 
 
 def _trainer(
-    cfg: DictConfig, checkpoint_io: TorchCheckpointIO, listeners: list[pl.Callback], logger: Logger
+    cfg: DictConfig, checkpoint_io: TorchCheckpointIO, trainer_callbacks: list[pl.Callback], logger: Logger
 ) -> pl.Trainer:
-    """Lightning's Trainer on the devices that ``conf/trainer/`` names.
+    """Lightning's Trainer on the devices that ``conf/trainer/`` configures.
 
     Raises:
-        UserError: the machine has no such device, or too few.
+        UserError: the machine lacks these devices, or Lightning rejects an argument.
     """
-    ours = {
+    defaults = {
         "enable_model_summary": False,
         "enable_progress_bar": os.isatty(1),
-        "log_every_n_steps": 1,  # an epoch may have fewer steps than Lightning's 50
+        "log_every_n_steps": 1,  # Lightning's default of 50 may exceed an epoch
     }
-    given = OmegaConf.to_container(cfg.trainer, resolve=True)
-    given = {key: value for key, value in given.items() if value is not None}  # null: Lightning's default
-    if "profiler" in given:  # Lightning logs its table at this level
+    options = OmegaConf.to_container(cfg.trainer, resolve=True)
+    options = {key: value for key, value in options.items() if value is not None}  # null: Lightning's default
+    if "profiler" in options:  # Lightning logs the profile at this level
         logging.getLogger("pytorch_lightning").setLevel(logging.INFO)
     try:
         return pl.Trainer(
-            **ours | given,
+            **defaults | options,
             max_epochs=cfg.model.epochs,
-            callbacks=listeners,
+            callbacks=trainer_callbacks,
             plugins=[checkpoint_io],
             logger=logger,
-            enable_checkpointing=any(isinstance(each, Checkpoint) for each in listeners),
+            enable_checkpointing=any(isinstance(each, Checkpoint) for each in trainer_callbacks),
             default_root_dir=ROOT / "runs/checkpoints" / checkpoint_io.kept.folder.parent.name,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
@@ -216,15 +216,15 @@ def _quiet() -> Iterator[None]:
     """Hides warnings that a user can't act on.
 
     Raises:
-        UserError: a loader's worker was killed, or Lightning refuses a callback's choices.
+        UserError: a DataLoader worker was killed, or Lightning rejects a callback's arguments.
     """
     try:
         with warnings.catch_warnings():
-            # Advice on loaders; that this one is not resumable is wrong: the sampler is.
+            # Advice on DataLoaders; it says that ours is not resumable, but its sampler is.
             warnings.simplefilter("ignore", PossibleUserWarning)
-            # Calls inside Lightning that PyTorch has deprecated.
-            inside = r"pytorch_lightning\.utilities\._pytree|lightning_fabric\.utilities\.distributed"
-            warnings.filterwarnings("ignore", module=inside)
+            # PyTorch's deprecation warnings about calls inside Lightning.
+            modules = r"pytorch_lightning\.utilities\._pytree|lightning_fabric\.utilities\.distributed"
+            warnings.filterwarnings("ignore", module=modules)
             yield
     except MisconfigurationException as error:
         raise UserError(f"trainer: {' '.join(str(error).split())[:300]}") from error
