@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
+from models.build import build
 from pipeline import config
 from pipeline.__main__ import main as petfaces
 from pipeline.artifacts import curves
@@ -81,7 +82,7 @@ def _parse(command: click.Command, words: list[str]) -> None:
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
 def test_every_command_parses(page, command, house):
     words = shlex.split(command)
-    if "model=tiny" in words:
+    if {"model=tiny", "model=lite1"} & set(words):
         pytest.skip("its model is added, and the command run, in a test of its own")
     while re.fullmatch(r"[A-Z_]+=.*", words[0]):  # variables of the environment
         words.pop(0)
@@ -115,14 +116,22 @@ def test_every_file_the_pages_link_to_exists():
     assert [link for file, link in links if not file.exists()] == []
 
 
-def test_every_section_the_readme_links_to_exists():
+def test_every_section_that_a_page_links_to_exists():
     headings = {
-        re.sub(r"[^a-z0-9-]", "", heading.lower().replace(" ", "-"))
-        for heading in re.findall(r"^## (.+)$", PAGES["README.md"], re.MULTILINE)
+        name: {
+            re.sub(r"[^a-z0-9-]", "", heading.lower().replace(" ", "-"))
+            for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+        }
+        for name, text in PAGES.items()
     }
-    links = set(re.findall(r"\]\(#([^)]+)\)", PAGES["README.md"]))
+    links = [
+        (target.rpartition("/")[2] or page, section)
+        for page, text in PAGES.items()
+        for target, section in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", text)
+    ]
+    links = [(page, section) for page, section in links if page in headings]
     assert links
-    assert links <= headings
+    assert [link for link in links if link[1] not in headings[link[0]]] == []
 
 
 def _shell(run, commands: str, cwd) -> str:
@@ -162,6 +171,18 @@ def test_a_model_a_metric_a_callback_and_a_loss_take_ten_lines_each(added):
 def test_a_model_is_added_as_docs_models_says(repro, run, house, added):
     told = _shell(run, _block("models.md", "sh", 0).replace("tiny", "tiny data.epochs=1"), house)
     assert told.count("train: tiny on sample, val top-1") == 3
+
+
+def test_a_backbone_is_added_as_contributing_says(house):
+    file = house / "conf/model/lite1.yaml"
+    file.write_text(_block("CONTRIBUTING.md", "yaml", 0))
+    try:
+        cfg = config.compose("model=lite1")
+        assert cfg.model.net.backbone == "tf_efficientnet_lite1" and cfg.model.epochs > 0
+        net = build({**cfg.model.net, "weights": None}, num_classes=3)
+        assert net.num_classes == 3
+    finally:
+        file.unlink()
 
 
 def test_metrics_callbacks_and_a_loss_are_added_as_docs_models_says(repro, run, house, added, tmp_path):
