@@ -2,10 +2,12 @@
 
 import sys
 from importlib import import_module, metadata
+from pathlib import Path
 
 import click
 
 from pipeline.common import errors
+from pipeline.common.paths import ROOT
 
 # Module and help line of each command: a module is imported only when its command runs.
 COMMANDS = {
@@ -79,10 +81,27 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             with errors.in_one_line():
+                _check_checkout()
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             print("stopped: Ctrl-C", file=sys.stderr)
             sys.exit(130)
+
+
+def _check_checkout() -> None:
+    """Makes sure that an installed ``petfaces`` does not act on another checkout than the one it is called in.
+
+    Raises:
+        UserError: it would.
+    """
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / "dvc.yaml").is_file() and (folder / "pipeline/__main__.py").is_file():
+            if folder.resolve() != ROOT:
+                raise errors.UserError(
+                    f"this petfaces belongs to {ROOT}, and {folder} is another checkout; use that one's own "
+                    ".venv, or run there: python -m pipeline"
+                )
+            return
 
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -77,6 +77,16 @@ def test_another_package_adds_a_command_by_an_entry_point(monkeypatch, capsys):
     assert "labels" in said and "Provided by petfaces-catalog." in said
 
 
+def test_another_checkout_is_not_changed_by_mistake(tmp_path, monkeypatch):
+    (tmp_path / "pipeline").mkdir()
+    for file in ("dvc.yaml", "pipeline/__main__.py"):
+        (tmp_path / file).touch()
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path / "data")
+    with pytest.raises(SystemExit, match="is another checkout; use that one's own"):
+        petfaces("config", "data=sample")
+
+
 def test_programs_get_json(repro, capsys):
     petfaces("leaderboard", "--json")
     rows = json.loads(capsys.readouterr().out)
