@@ -89,7 +89,7 @@ class Commands(click.Group):
 
 
 def _check_checkout() -> None:
-    """Makes sure that an installed ``petfaces`` does not act on another checkout than the one it is called in.
+    """Makes sure that ``petfaces`` does not act on another checkout than the one it is called in.
 
     Raises:
         UserError: it would.
