@@ -358,6 +358,7 @@ def attributes(repro, house, change):
     report.report(runs, data, models, house / "reports/attributes")
     yield house
     # Other tests look at all data sets that there are.
+    store.client().delete_registered_model("attributes")
     for folder in (data, runs, house / "reports/attributes"):
         shutil.rmtree(folder)
 

@@ -41,7 +41,7 @@ def contradictions(tree: dict) -> Iterator[str]:
         yield f"split.val={split['val']} and split.test={split['test']} must leave something to train on"
     trainer = tree["trainer"]
     devices = trainer["devices"]
-    if (trainer["num_nodes"] or 1) > 1:
+    if (trainer.get("num_nodes") or 1) > 1:
         yield f"trainer.num_nodes={trainer['num_nodes']}: a training runs on one machine; leave it out"
     if trainer["accelerator"] == "cpu" and (isinstance(devices, list) or devices == -1):
         yield (
