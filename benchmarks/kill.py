@@ -146,7 +146,7 @@ def kill(model: str, kills: int, seed: int, more: list[str], console: Console) -
                 str(done),
                 f"{moment:.1f}",
                 before,
-                after.removeprefix("train: ") or "begins anew",
+                after.removeprefix("train: ") or "starts over",
                 wrong or "identical",
             )
             print(f"{done}/{kills} after {moment:.1f} s ({before}): {wrong or 'identical'}", flush=True)

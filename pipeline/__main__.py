@@ -65,12 +65,12 @@ class Commands(click.Group):
             try:
                 return entry.load()
             except Exception as error:  # whatever another package raises while it is imported
-                told = f"the command {cmd_name} of {entry.dist.name} can't be loaded: {error}"
-                raise click.ClickException(told) from error
+                message = f"the command {cmd_name} of {entry.dist.name} can't be loaded: {error}"
+                raise click.ClickException(message) from error
         return None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = [(name, words) for name, (_, words) in COMMANDS.items()]
+        rows = [(name, help_line) for name, (_, help_line) in COMMANDS.items()]
         plugins = sorted(metadata.entry_points(group=PLUGINS), key=lambda entry: entry.name)
         rows += [
             (entry.name, f"Provided by {entry.dist.name}.") for entry in plugins if entry.name not in COMMANDS

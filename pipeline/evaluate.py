@@ -59,21 +59,20 @@ def evaluate(train: Path, place: Path, out: Path, threads: int, workers: int) ->
     metrics = {"test/pictures": len(rows), **model.task.figures(card, probabilities, pack.targets[rows])}
     metrics["others/named"] = float(model.task.answers(card, ood).mean())
 
-    unfinished = target.begin()
-    (unfinished / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    (unfinished / "model.sha256").write_text(model_hash(train) + "\n", encoding="utf-8")
-    np.save(unfinished / "probabilities.npy", probabilities)
-    table = pack.table.iloc[rows][["path", "sha256"]].assign(
-        label=assessed.labels,
-        predicted=assessed.predicted,
-        probability=[f"{each:.6f}" for each in assessed.certainty],
-    )
-    tables.write(unfinished / "predictions.csv", table.to_dict("records"), list(table))
-    tables.write(unfinished / "classes.csv", assessed.classes, ["label", "pictures", "recall", "precision"])
-    tables.write(unfinished / "confusions.csv", assessed.confusions, ["label", "taken_for", "pictures"])
-    mistakes.draw(pack, rows, assessed, f"{card.name} on {card.data}, test", unfinished)
-    seal.seal(unfinished)
-    target.finish()
+    with target.written() as folder:
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        (folder / "model.sha256").write_text(model_hash(train) + "\n", encoding="utf-8")
+        np.save(folder / "probabilities.npy", probabilities)
+        table = pack.table.iloc[rows][["path", "sha256"]].assign(
+            label=assessed.labels,
+            predicted=assessed.predicted,
+            probability=[f"{each:.6f}" for each in assessed.certainty],
+        )
+        tables.write(folder / "predictions.csv", table.to_dict("records"), list(table))
+        tables.write(folder / "classes.csv", assessed.classes, ["label", "pictures", "recall", "precision"])
+        tables.write(folder / "confusions.csv", assessed.confusions, ["label", "taken_for", "pictures"])
+        mistakes.draw(pack, rows, assessed, f"{card.name} on {card.data}, test", folder)
+        seal.seal(folder)
     return metrics
 
 
@@ -84,7 +83,7 @@ def main(cfg: DictConfig) -> None:
     if not (runs / "train" / name / "model.json").is_file():
         raise UserError(f"runs/{cfg.data.name}/train/{name} has no trained model; run: dvc repro train")
     seal.check(runs / "train" / name)
-    resume.taken(runs / "train" / name)
+    resume.discard_resume_state(runs / "train" / name)
     metrics = evaluate(
         runs / "train" / name,
         ROOT / "data" / cfg.data.name,

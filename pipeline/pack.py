@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -87,16 +86,13 @@ def pack(
     if classes not in ("folder", "breed"):
         raise UserError(f"pack.classes={classes} is not known: folder or breed")
     target = atomic.Target(folder, ("pack.json", "index.csv", "pixels.bin"))
-    unfinished = target.begin()
     try:
-        summary = _pack(archive, unfinished, max_side, classes, hidden, task)
-        seal.seal(unfinished)
-    except BaseException as error:
-        shutil.rmtree(unfinished, ignore_errors=True)  # frees a full disk
-        if isinstance(error, OSError) and error.filename is None:  # errors of write() lack the file name
-            error.filename = str(folder)
+        with target.written() as part:
+            summary = _pack(archive, part, max_side, classes, hidden, task)
+            seal.seal(part)
+    except OSError as error:
+        error.filename = error.filename or str(folder)  # errors of write() lack the file name
         raise
-    target.finish()
     return summary
 
 

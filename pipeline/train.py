@@ -96,7 +96,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     with resume_state.claimed():
         if previous := resume_state.others():
-            print(f"train: begins anew; choices, data or code are others than in {previous[0]}", flush=True)
+            print(f"train: starting over: config, data or code differ from {previous[0]}", flush=True)
         device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         name = name or tracking.run_name(settings, out)
         run = None
@@ -120,7 +120,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
                 run.fail(error)
             raise
         seconds = fitted.seconds + time.monotonic() - fit_ended
-        resume_state.forget(told=run.finish(out, fitted.rows, seconds))
+        resume_state.clear(synced=run.finish(out, fitted.rows, seconds))
     return metrics
 
 

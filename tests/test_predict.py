@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.common.errors import UserError
-from pipeline.common.errors import os_errors_as_user_errors as told_in_one_line
+from pipeline.common.errors import UserError, os_errors_as_user_errors
 from pipeline.inference import predict, resolve
 from pipeline.portable import DamagedError, OnnxClassifier, UnreadableError
 from pipeline.sources import photos, synthetic
@@ -256,7 +255,7 @@ def test_what_can_not_be_is_told_in_one_line(repro, run, arguments, told):
     ],
 )
 def test_a_model_called_something_odd_is_told_in_one_line(repro, model, told):
-    with pytest.raises(UserError, match=told) as error, told_in_one_line(), resolve.opened(model):
+    with pytest.raises(UserError, match=told) as error, os_errors_as_user_errors(), resolve.opened(model):
         pass
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
 

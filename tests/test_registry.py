@@ -146,15 +146,16 @@ def test_a_dvc_that_is_locked_out_is_tried_again_and_another_failure_is_told(hou
     assert answers == []
 
 
-def test_ctrl_c_while_it_waits_says_how_the_files_follow(repro, monkeypatch):
+def test_ctrl_c_while_it_waits_says_how_the_files_follow(repro, monkeypatch, capsys):
     def interrupted(name):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(champion, "_refresh", interrupted)
     monkeypatch.setattr(tracking, "promote", lambda *_, **__: None)
     monkeypatch.setattr(champion_files, "note", lambda *_: None)
-    with pytest.raises(SystemExit, match="afterwards the files follow with: dvc repro"):
+    with pytest.raises(SystemExit, match="130"):
         petfaces("registry", "promote", "1", "--why", "x")
+    assert "afterwards the files follow with: dvc repro" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,7 @@ def test_other_choices_begin_anew_and_say_so(repro, tmp_path, monkeypatch, capsy
     monkeypatch.undo()
     train.train(config.compose(*cfg, "seed=5"))
     told = capsys.readouterr().out
-    assert "begins anew; choices, data or code are others than in " in told
+    assert "starting over: config, data or code differ from " in told
     assert "goes on after" not in told
 
 
@@ -323,7 +323,7 @@ def test_killed_before_dvc_took_the_result_the_stage_gives_it_again_at_once(
     assert "goes on after epoch 3" in capsys.readouterr().out
     assert len(_attempts("not taken yet")) == 1
     _same(undisturbed(*SCRATCH), tmp_path / "out")
-    resume.taken(tmp_path / "out")  # which the stage behind it calls
+    resume.discard_resume_state(tmp_path / "out")  # which the stage behind it calls
     assert not _waiting()
 
 
@@ -335,7 +335,7 @@ def test_a_second_training_of_the_same_is_told_and_the_first_is_undisturbed(
 
     def meanwhile(*_):
         for other in ("seed=1", "seed=2"):  # the same, and another into the same folder
-            with pytest.raises(UserError, match="another process trains this already, or into"):
+            with pytest.raises(UserError, match="another process is already training this or writing to"):
                 train.train(config.compose(*cfg, other))
             told.append(other)
 

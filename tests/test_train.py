@@ -397,6 +397,14 @@ def test_more_devices_than_there_are_is_told(repro, tmp_path):
         train.train(config.compose(f"out={tmp_path / 'out'}", "trainer=gpu", "trainer.devices=64"))
 
 
+@pytest.mark.parametrize(("devices", "rank", "index"), [("1", "0", 0), ("[2]", "0", 2), ("[3,1]", "1", 1)])
+def test_work_outside_the_loop_is_on_the_gpu_of_the_rank(monkeypatch, devices, rank, index):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    cfg = config.compose("trainer=gpu", f"trainer.devices={devices}")
+    assert build.device(cfg) == torch.device("cuda", index)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there_is_told_even_where_a_head_alone_is_fitted(repro, tmp_path):
     with pytest.raises(UserError, match=r"PyTorch sees no GPU here; use trainer=cpu"):

@@ -66,15 +66,15 @@ def attempt_of(settings: dict, lineage: dict, sweep: str | None) -> str | None:
     return _attempt(_work_dir() / identity(settings, lineage, sweep)[:16])
 
 
-def told(settings: dict, lineage: dict, sweep: str | None) -> None:
+def clear_attempt(settings: dict, lineage: dict, sweep: str | None) -> None:
     """Deletes the attempt's name once MLflow knows that it ended; keeps it while there are checkpoints."""
     folder = _work_dir() / identity(settings, lineage, sweep)[:16]
     if not Checkpoints(folder / "checkpoints").any():
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def taken(train: Path) -> None:
-    """Deletes what `forget` kept; called by stages after `train`, when DVC has cached train's output."""
+def discard_resume_state(train: Path) -> None:
+    """Deletes what `ResumeState.clear` kept; for stages after `train`, when DVC has cached its output."""
     settings = yaml_files.read(train / "config.yaml")
     lineage = json.loads((train / "lineage.json").read_text(encoding="utf-8"))
     shutil.rmtree(_work_dir() / identity(settings, lineage, None)[:16], ignore_errors=True)
@@ -123,7 +123,8 @@ class ResumeState:
         except Timeout as error:
             same_run.release()
             raise UserError(
-                f"another process trains this already, or into {self.out}; wait for it, or name another out="
+                f"another process is already training this or writing to {self.out}; wait for it, or name "
+                "another out="
             ) from error
         try:
             yield
@@ -156,11 +157,11 @@ class ResumeState:
                 found.append(file.parent)
         return found
 
-    def forget(self, told: bool) -> None:
-        """Deletes the state of a finished run; keeps the attempt's name unless MLflow knows the end (`told`).
+    def clear(self, synced: bool) -> None:
+        """Deletes the state of a finished run; keeps the attempt's name unless MLflow has its end (`synced`).
 
-        A DVC stage keeps everything until the next stage starts (see `taken`): DVC caches the output only
-        after this process ends. If DVC is killed before that, it trains again, and resuming takes seconds.
+        A DVC stage keeps everything until the next stage starts (`discard_resume_state`): DVC caches the
+        output only after this process ends. If DVC is killed before that, it trains again, in seconds.
         """
         if "DVC_STAGE" not in os.environ:
-            shutil.rmtree(self.folder if told else self.checkpoints.folder, ignore_errors=True)
+            shutil.rmtree(self.folder if synced else self.checkpoints.folder, ignore_errors=True)

@@ -74,7 +74,7 @@ def os_errors_as_user_errors() -> Iterator[None]:
 
 @contextmanager
 def in_one_line() -> Iterator[None]:
-    """Exits with status 1 and a one-line message on a UserError; decorates `main`."""
+    """Exits with status 1 and a one-line message on a UserError."""
     try:
         with os_errors_as_user_errors():
             yield

@@ -199,4 +199,5 @@ def _files_follow(name: str) -> Iterator[None]:
         yield
         _refresh(name)
     except KeyboardInterrupt:
-        sys.exit(f"stopped by Ctrl-C; if the alias was set, {FOLLOW}")
+        print(f"stopped by Ctrl-C; if the alias was set, {FOLLOW}", file=sys.stderr)
+        sys.exit(130)

@@ -29,30 +29,30 @@ def configuration(settings: str, out: str) -> DictConfig:
     return cfg
 
 
-def _first(*places: str) -> object:
+def _first(*paths: str) -> object:
     """The first of these objects, given as MODULE:NAME, that exists in this commit."""
-    for place in places:
-        module, _, name = place.partition(":")
+    for path in paths:
+        module, _, name = path.partition(":")
         try:
             return getattr(importlib.import_module(module), name)
         except ModuleNotFoundError as error:
             if not module.startswith(error.name or "?"):  # another module is missing
                 raise
-    raise ImportError(f"none of {', '.join(places)} is here")
+    raise ImportError(f"none of {', '.join(paths)} is here")
 
 
 def lineage(cfg: DictConfig) -> dict:
     """The lineage that a training would record here; without data facts if there is no data yet."""
     data_set = _first("pipeline.data.dataset:PackedDataset", "pipeline.data:Pack")
     lineage_of = _first(
-        *(f"pipeline.{place}:lineage_of" for place in ("artifacts.lineage", "lineage", "train"))
+        *(f"pipeline.{module}:lineage_of" for module in ("artifacts.lineage", "lineage", "train"))
     )
-    place = Path("data", cfg.data.name).resolve()
-    if (place / "split.csv").is_file() and (place / "pack").is_dir():
-        pack = data_set.open(place)
+    data_dir = Path("data", cfg.data.name).resolve()
+    if (data_dir / "split.csv").is_file() and (data_dir / "pack").is_dir():
+        pack = data_set.open(data_dir)
     else:
         nothing = {"summary": {"content": None}, "split_sha256": None, "table": [], "classes": []}
-        pack = SimpleNamespace(folder=place / "pack", **nothing)
+        pack = SimpleNamespace(folder=data_dir / "pack", **nothing)
     group = cfg.runtime if "runtime" in cfg else cfg.trainer  # its place in earlier commits
     return lineage_of(pack, group.threads)
 
@@ -69,7 +69,7 @@ def device(cfg: DictConfig) -> str | None:
 
 
 def main(settings: str, answer: str, out: str | None = None) -> None:
-    # An editable installation brings modules of its own checkout where this commit has none of that name.
+    # An editable installation supplies its own checkout's modules where this commit lacks one of that name.
     sys.meta_path[:] = [each for each in sys.meta_path if getattr(each, "__name__", "") != "_EditableFinder"]
     from pipeline.config import ROOT
 

@@ -248,7 +248,7 @@ def _ensure_run(trained: ModelFolder) -> str:
         describe(run_id, trained.settings, trained.lineage)
         log_curves(run_id, curves.read(folder), held=not created, at=at)
         complete(run_id, trained, {})
-        resume.told(trained.settings, trained.lineage, trained.sweep)
+        resume.clear_attempt(trained.settings, trained.lineage, trained.sweep)
         if UNFINISHED in client().get_run(run_id).data.tags:
             client().delete_tag(run_id, UNFINISHED)
     except Exception:
