@@ -1,7 +1,7 @@
 """Resizing and cropping of `pipeline.portable` as an ONNX graph: an image of any size to a batch of one.
 
 For uint8, ONNX Runtime's antialiased resize computes the same as Pillow, so both give the same bytes
-(`tests/test_sizing.py`); for floats it doesn't.
+(`tests/test_onnx_resize.py`); for floats it doesn't.
 """
 
 from typing import TYPE_CHECKING
