@@ -106,7 +106,7 @@ def trial(
     if again.returncode:
         return before[-1:], after[-1:], f"the restart ended with {again.returncode}: {after[-3:]}"
     wrong = [name for name, known in expected.items() if _bytes(out).get(name) != known]
-    went_on = [line for line in after if "goes on after" in line]
+    went_on = [line for line in after if "resuming after" in line]
     return before[-1:], went_on, ", ".join(wrong) or _mirrored(store, data, out)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pipeline.common import log
 from pipeline.tasks import Task
 
 
@@ -39,7 +40,7 @@ def fit_head(
     x, x_val = (features - mean) / scale, (val[0] - mean) / scale
     several = task.several
     rows, heads, solvers = [], [], [None] * (targets.shape[1] if several else 1)
-    for C in tqdm(strengths, desc="head", disable=None):
+    for C in tqdm(strengths, desc="head", disable=log.is_quiet() or None):
         parts = targets.T if several else [targets]
         solvers = [_fit(x, part, C, balanced, start) for part, start in zip(parts, solvers, strict=True)]
         if several:

@@ -1,12 +1,12 @@
 """The command ``petfaces``, same as ``python -m pipeline``; the stages are separate Hydra programs."""
 
-import sys
+import os
 from importlib import import_module, metadata
 from pathlib import Path
 
 import click
 
-from pipeline.common import errors
+from pipeline.common import errors, log
 from pipeline.common.paths import ROOT
 
 # Module and help line of each command: a module is imported only when its command runs.
@@ -81,11 +81,9 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             with errors.in_one_line():
-                _check_checkout()
                 return super().invoke(ctx)
         except KeyboardInterrupt:
-            print("stopped: Ctrl-C", file=sys.stderr)
-            sys.exit(130)
+            log.stop("Ctrl-C")
 
 
 def _check_checkout() -> None:
@@ -105,11 +103,19 @@ def _check_checkout() -> None:
 
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-def main() -> None:
+@click.option("-q", "--quiet", "level", flag_value="warning", help="Show results, warnings and errors only.")
+@click.option(
+    "-v", "--verbose", "level", flag_value="debug", help="Show debugging messages and tracebacks, too."
+)
+def main(level: str | None) -> None:
     """Pet Faces: use, compare and keep trained models.
 
     The stages of the pipeline are programs of their own: python -m pipeline.train key=value.
     """
+    if level:
+        os.environ[log.VARIABLE] = level
+    log.setup()
+    _check_checkout()
 
 
 if __name__ == "__main__":

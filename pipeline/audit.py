@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from pipeline import tasks
 from pipeline.artifacts import atomic
-from pipeline.common import tables, text
+from pipeline.common import log, tables
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
 from pipeline.stage import stage
@@ -173,10 +173,8 @@ def audit(cfg: DictConfig, place: Path) -> list[dict]:
 @stage
 def main(cfg: DictConfig) -> None:
     rows, task = audit(cfg, ROOT / "data" / cfg.data.name), tasks.of(cfg.data.task)
-    first = text.printable(
-        f", first {rows[0]['path']}: {task.display(rows[0]['suggested'])}?" if rows else ""
-    )
-    print(f"audit: {len(rows)} labels to look at again{first} (data/{cfg.data.name}/audit.csv)")
+    first = f", first {rows[0]['path']}: {task.display(rows[0]['suggested'])}?" if rows else ""
+    log.result(f"{len(rows)} labels to look at again{first} (data/{cfg.data.name}/audit.csv)")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from pipeline import tasks
 from pipeline.artifacts import atomic, resume, seal, untrusted
 from pipeline.artifacts.seal import model_hash
-from pipeline.common import tables
+from pipeline.common import log, tables
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
 from pipeline.stage import stage
@@ -92,7 +92,7 @@ def main(cfg: DictConfig) -> None:
         cfg.runtime.workers,
     )
     task = tasks.of(untrusted.card(runs / "train" / name).task)
-    print(f"evaluate: {name} on {cfg.data.name}, test {task.describe(metrics, 'test', 2)}")
+    log.result(f"{name} on {cfg.data.name}, test {task.describe(metrics, 'test', 2)}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Stage fetch: downloads or creates one archive of images and checks it."""
 
 import io
+import logging
 import os
 import shutil
 import tarfile
@@ -8,11 +9,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pipeline.common import paths, text, yaml_files
+from pipeline.common import log, paths, text, yaml_files
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
 from pipeline.sources import archives, download, photos
 from pipeline.stage import stage
+
+_log = logging.getLogger(__name__)
 
 TOO_LARGE = f"more than {archives.MAX_BYTES:,} bytes"
 
@@ -44,7 +47,7 @@ def fetch(cfg: DictConfig, archive: Path) -> None:
     else:
         raise UserError(f"data.source.kind={source.kind} is not known")
     size, sha256 = unfinished.stat().st_size, download.sha256_of(unfinished)
-    print(f"fetch: {cfg.data.name} from {origin}, {size:,} bytes, sha256 {sha256}")
+    log.result(f"{cfg.data.name} from {origin}, {size:,} bytes, sha256 {sha256}")
     os.replace(unfinished, archive)
 
 
@@ -61,8 +64,7 @@ def _published(source: DictConfig, mirror: str | None, target: Path) -> None:
     except UserError as error:
         if not source.get("rebuild"):
             raise
-        print(f"fetch: {error}", flush=True)
-        print(f"fetch: rebuilding it from {source.rebuild}'s photos instead", flush=True)
+        _log.warning("%s; rebuilding it from %s's photos instead", error, source.rebuild)
         files = yaml_files.load(paths.CONF / f"data/{source.rebuild}.yaml").source.files
         try:
             downloaded = [download.bring(file, mirror) for file in files]
@@ -105,7 +107,7 @@ def write_folder(path: Path, target: Path) -> str:
         if photos.is_named_as_picture(file.name)
     ]
     if skipped:
-        print(f"fetch: {photos.told_of_hidden(skipped)}")
+        _log.warning("%s", photos.told_of_hidden(skipped))
     if not files:
         raise UserError(f"{path} is empty; put pictures there, a folder a class, or name another fetch.path")
     unwatched = []
@@ -133,14 +135,18 @@ def _warn_of_dvc_limits(unwatched: list[str], links: list[Path]) -> None:
     """Warns of changes that DVC can't see: it does not follow links and fails on unreadable files."""
     if unwatched:
         more = f" and {len(unwatched) - 1} more" if len(unwatched) > 1 else ""
-        print(
-            f"fetch: {text.shortened(unwatched[0], 200)}{more}: packed where readable, but DVC can't watch "
-            "such a folder and fails or waits; take that away, or name a tar: tar -C FOLDER -chf FILE.tar ."
+        _log.warning(
+            "%s%s: packed where readable, but DVC can't watch such a folder and fails or waits; take that "
+            "away, or name a tar: tar -C FOLDER -chf FILE.tar .",
+            text.shortened(unwatched[0], 200),
+            more,
         )
     if links:
-        print(
-            f"fetch: links to folders are followed ({text.shortened(links[0].name, 60)}: 1 of {len(links)}), "
-            "but DVC sees no changes behind them: after one, run: dvc repro -f fetch && dvc repro"
+        _log.warning(
+            "links to folders are followed (%s: 1 of %d), but DVC sees no changes behind them: after one, "
+            "run: dvc repro -f fetch && dvc repro",
+            text.shortened(links[0].name, 60),
+            len(links),
         )
 
 

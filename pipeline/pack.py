@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from omegaconf import DictConfig
 
 from pipeline import tasks
 from pipeline.artifacts import atomic, seal
-from pipeline.common import tables, text
+from pipeline.common import log, tables, text
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
 from pipeline.data import pack_index
@@ -22,6 +23,8 @@ from pipeline.sources.layout import STRAY, Layout, label_by_annotations, label_b
 from pipeline.sources.pack_messages import describe, shown, too_few, too_few_named
 from pipeline.stage import stage
 from pipeline.tasks import SEPARATOR, Task
+
+_log = logging.getLogger(__name__)
 
 HASH_SIDE = 16  # 256-bit perceptual hash; with 64 bits, different faces that fill the frame collide
 MAX_PATH = 4096  # characters, as on Linux; a CSV cell can't be much longer than 100,000
@@ -197,13 +200,13 @@ def main(cfg: DictConfig) -> None:
         summary = pack(data / "archive", data / "pack", cfg.pack.max_side, cfg.pack.classes, hidden, task)
     finally:  # also on failure: the hidden files may be the only ones
         if hidden_pictures := list(filter(photos.is_named_as_picture, hidden)):
-            print(f"pack: {photos.told_of_hidden(hidden_pictures)}", flush=True)
-    print(
-        f"pack: {summary['pictures']:,} pictures in {summary['classes']} classes, "
+            _log.warning("%s", photos.told_of_hidden(hidden_pictures))
+    log.result(
+        f"{summary['pictures']:,} pictures in {summary['classes']} classes, "
         f"{summary['quarantined']} quarantined (see data/{cfg.data.name}/pack/quarantine.csv)"
     )
     for line in describe(data / "pack"):
-        print(f"pack: {line}")
+        log.result(line)
 
 
 if __name__ == "__main__":

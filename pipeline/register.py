@@ -5,6 +5,7 @@ test on the test split. No other decision uses the test split, and each use is c
 """
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from omegaconf import DictConfig
 
 from pipeline.artifacts import atomic, seal
 from pipeline.artifacts.model_folder import ModelFolder
-from pipeline.common import text
+from pipeline.common import log, text
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
 from pipeline.evaluation import ranking
 from pipeline.stage import stage
+
+_log = logging.getLogger(__name__)
 
 PARTS = ("train", "evaluation", "portable")  # subfolders of a champion's copy
 
@@ -130,7 +133,7 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
         check_export(candidate, place)
         candidates[model], hashes[model] = candidate, candidate.sha256
         versions[model] = tracking.ensure_version(candidate.train, candidate.evaluation, candidate.portable)
-        print(f"register: {model} is version {versions[model]} of {name}", flush=True)
+        _log.info("%s is version %s of %s", model, versions[model], name)
     best = challenger(candidates)
     outcome = None
     for _ in range(TRIES):
@@ -149,7 +152,7 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
         _copy(champion, out / "champion")
         if tracking.champion(name) in (current, None):
             break
-        print(f"register: the champion of {name} was changed; its files are copied anew", flush=True)
+        _log.info("the champion of %s was changed; its files are copied anew", name)
     else:
         raise UserError(f"the champion of {name} was changed {TRIES} times meanwhile; run again: dvc repro")
     shutil.rmtree(out / "former", ignore_errors=True)
@@ -235,8 +238,8 @@ def main(cfg: DictConfig) -> None:
         decision = register(runs, ROOT / "data" / cfg.data.name, list(cfg.models), cfg.register.significance)
     champion = decision["champion"]
     result = ModelFolder(runs / "register/champion/train").task.describe(champion, "test", 1)
-    print(
-        f"register: champion is {champion['model']} (test {result}); "
+    log.result(
+        f"champion is {champion['model']} (test {result}); "
         f"challenger {decision['challenger']}: {text.shortened(decision['reason'], 300)}"
     )
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from pipeline import portable
 from pipeline.artifacts import untrusted
-from pipeline.common import tables, text
+from pipeline.common import log, tables, text
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
 from pipeline.portable import ModelCard
@@ -234,7 +234,7 @@ def _readme(runs: Path, task: Task, table: list[dict], verdicts: list[dict], dec
 def main(cfg: DictConfig) -> None:
     name = cfg.data.name
     report(ROOT / "runs" / name, ROOT / "data" / name, list(cfg.models), ROOT / "reports" / name)
-    print(f"report: reports/{name}/index.html")
+    log.result(f"reports/{name}/index.html")
 
 
 if __name__ == "__main__":

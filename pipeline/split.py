@@ -1,6 +1,7 @@
 """Stage split: groups near-duplicates, and assigns groups to train, val and test, stratified by class."""
 
 import hashlib
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,13 @@ from omegaconf import DictConfig
 
 from pipeline import tasks
 from pipeline.artifacts import seal
-from pipeline.common import tables, text
+from pipeline.common import log, tables, text
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
 from pipeline.data import pack_index
 from pipeline.stage import stage
+
+_log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 
@@ -192,15 +195,14 @@ def split(pack: Path, target: Path, cfg: DictConfig) -> None:
     tables.write(target, index[columns].to_dict("records"), columns)
     counts = index["split"].value_counts()
     repeated = int((np.bincount(groups) > 1).sum())
-    print(
-        f"split: {', '.join(f'{counts[name]} {name}' for name in SPLITS)}; "
-        f"{repeated} groups of near-duplicates"
+    log.result(
+        f"{', '.join(f'{counts[name]} {name}' for name in SPLITS)}; {repeated} groups of near-duplicates"
     )
     if any(official):
         official_splits = " and ".join(name for name in ("val", "test") if name in official)
-        print(f"split: {official_splits or 'no split'} as the data brings it")
+        _log.info("%s as the data brings it", official_splits or "no split")
     for path in index["path"][index["split"] == "dropped"]:
-        print(f"split: dropped {text.printable(path)}: a near-duplicate stands in test or val")
+        _log.info("dropped %s: a near-duplicate stands in test or val", path)
 
 
 @stage

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -16,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline import config
 from pipeline.artifacts.lineage import settings_of
 from pipeline.artifacts.resume import effective
-from pipeline.common import text
+from pipeline.common import log, text
 from pipeline.common.errors import StoppedError, UserError, os_errors_as_user_errors
 from pipeline.common.paths import CONF
 from pipeline.config import compose_errors, validate
@@ -42,11 +43,13 @@ def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
     In a sweep, a job that fails with any exception does not end the others; the program then exits with
     status 1 (see `pipeline.sweeps.resume`).
     """
+    name = Path(function.__code__.co_filename).stem
     full_error = None  # the user's HYDRA_FULL_ERROR
 
     @functools.wraps(function)
     def guarded(cfg: DictConfig) -> object:
         job = HydraConfig.get()
+        log.setup(name, verbose=job.verbose is True)  # a parallel launcher's processes start here
         try:
             if job.mode == RunMode.MULTIRUN:
                 return resume.run_job(lambda: _checked(function, cfg, job), job)
@@ -55,16 +58,15 @@ def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
                 os.environ.pop("HYDRA_FULL_ERROR", None)
             return _checked(function, cfg, job)
         except StoppedError as error:
-            print(f"stopped: {error}", file=sys.stderr)
-            sys.exit(128 + signal.SIGTERM)
+            log.stop(error, signal.SIGTERM)
         except KeyboardInterrupt:
-            print("stopped by Ctrl-C; the same command goes on from what was kept", file=sys.stderr)
-            sys.exit(128 + signal.SIGINT)
+            log.stop("Ctrl-C; the same command resumes from the last checkpoint")
         except UserError as error:
-            sys.exit(f"error: {error}")
+            log.fail(error)
 
     def program() -> None:
         nonlocal full_error
+        log.setup(name)
         full_error = os.environ.get("HYDRA_FULL_ERROR")
         # Makes Hydra raise composition errors instead of printing several lines.
         os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -73,11 +75,11 @@ def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
             config.store_params()
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(guarded)()
         except UserError as error:
-            sys.exit(f"error: {error}")
+            log.fail(error)
         except Exception as error:
             if full_error:
                 raise
-            sys.exit(f"error: {compose_errors.explain(error, sys.argv[1:])}")
+            log.fail(compose_errors.explain(error, sys.argv[1:]))
         finally:
             os.environ.pop("HYDRA_FULL_ERROR", None)
             if full_error:

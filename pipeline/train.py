@@ -2,8 +2,8 @@
 
 import itertools
 import json
+import logging
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from pipeline.artifacts import atomic, seal, untrusted
 from pipeline.artifacts.lineage import lineage_of, settings_of
 from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.resume import ResumeState, finished, identity
-from pipeline.common import paths, yaml_files
+from pipeline.common import log, paths, yaml_files
 from pipeline.common.errors import SharedError, UserError
 from pipeline.common.paths import ROOT
 from pipeline.portable import ModelCard
@@ -29,6 +29,8 @@ from pipeline.training.distributed import own_processes
 
 if TYPE_CHECKING:
     from models.classifier import Classifier
+
+_log = logging.getLogger(__name__)
 
 # Files that identify a train folder, which a new training may replace.
 LEFT = ("weights.safetensors", "model.json", "config.yaml", "lineage.json", "metrics.json")
@@ -76,27 +78,28 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
             lineage["start"] = seal.model_hash(start)
         run_identity = identity(settings, lineage, sweep)
         if sweep and (metrics := finished(out, run_identity, sweep)):  # resuming a sweep
-            print(f"train: {name} is done already; delete {out} to train it again", flush=True)
+            _log.info("%s is done already; delete %s to train it again", name, out)
             return metrics
         torch.set_num_threads(cfg.runtime.threads)
         seed_everything(cfg.seed, verbose=False)
         training = build.build(cfg, pack, start)
     model = training.model.to(device)
     resume_state = ResumeState(run_identity, out)
+    _log.debug("on %s with %d threads, into %s", device, cfg.runtime.threads, out)
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:  # rank 0 does everything else
         with suppress(SharedError):  # a failure status would get rank 0 killed before it reports the error
             fit(training, resume_state.checkpoints, began)
         return {}
     if cfg.trainer.get("fast_dev_run"):
         fit(training, resume_state.checkpoints, began)
-        print("train: fast_dev_run has gone through the code; nothing is kept", flush=True)
+        _log.info("fast_dev_run has gone through the code; nothing is kept")
         return {}
     provenance = Provenance.here()
     if warning := provenance.warning():
-        print(f"warning: {warning}", file=sys.stderr, flush=True)
+        _log.warning("%s", warning)
     with resume_state.claimed():
         if previous := resume_state.others():
-            print(f"train: starting over: config, data or code differ from {previous[0]}", flush=True)
+            _log.info("starting over: config, data or code differ from %s", previous[0])
         device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         name = name or tracking.run_name(settings, out)
         run = None
@@ -257,7 +260,7 @@ def main(cfg: DictConfig) -> float | None:
         return None
     task = tasks.of(untrusted.card(paths.from_root(cfg.out)).task)
     summary = task.describe(metrics, "val", 1)
-    print(f"train: {cfg.model.name} on {cfg.data.name}, val {summary}, in {cfg.out}")
+    log.result(f"{cfg.model.name} on {cfg.data.name}, val {summary}, in {cfg.out}")
     return metrics[task.monitor]
 
 

@@ -5,12 +5,15 @@ once; the tests look at what it leaves.
 """
 
 import atexit
+import contextlib
+import io
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,7 +25,15 @@ HOUSE = _FOLDER / "petfaces"
 # Two workers share the cores: torch's threads must not spin while they wait.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # A checkout's surroundings must not decide: no mirror, no server, no data, no `make` that started the tests.
-for _name in ("PETFACES_MIRROR", "MLFLOW_TRACKING_URI", "LOCAL_RANK", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+for _name in (
+    "PETFACES_MIRROR",
+    "MLFLOW_TRACKING_URI",
+    "LOCAL_RANK",
+    "PETFACES_LOG",
+    "MAKEFLAGS",
+    "MAKELEVEL",
+    "MFLAGS",
+):
     os.environ.pop(_name, None)
 
 
@@ -51,6 +62,19 @@ def petfaces(*words: str) -> None:
     except SystemExit as ended:
         if ended.code:
             raise
+
+
+def ended(program: Callable[[], object]) -> int | str | None:
+    """How a program in this process ends: with its last message where the status is 1, else the status."""
+    messages, status = io.StringIO(), None
+    try:
+        with contextlib.redirect_stderr(messages):
+            program()
+    except SystemExit as end:
+        status = end.code
+    finally:
+        sys.stderr.write(messages.getvalue())
+    return messages.getvalue().splitlines()[-1] if status == 1 else status
 
 
 def _change(file: str, *changes: tuple[str, str], house: Path = HOUSE) -> None:
@@ -94,6 +118,10 @@ if "PYTEST_XDIST_WORKER" in os.environ or not any(word.startswith("-n") for word
     sys.path.insert(0, str(HOUSE))
     os.environ["PYTHONPATH"] = str(HOUSE)
     os.chdir(HOUSE)
+
+    from pipeline.common import log
+
+    log.setup()  # messages in this process appear as a program's do
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -65,7 +65,7 @@ def test_it_is_told_in_one_line_and_nothing_is_written_to_the_original(copy, ori
 def test_sync_makes_it_name_the_files_beside_it(copy, original, house, tmp_path, capsys):
     before = _files(house / "mlartifacts")
     artifact_roots.rewrite()
-    assert "tracking: MLflow's store named files in" in capsys.readouterr().out
+    assert "MLflow's store named files in" in capsys.readouterr().err
     assert (original / "mlartifacts").as_uri() not in _addresses(copy / "mlflow.db")
     assert (original / "mlartifacts").as_uri() in _addresses(copy / "mlflow.db.before-move")
     kept = list(tracking.registered(tmp_path / "look"))
@@ -75,7 +75,7 @@ def test_sync_makes_it_name_the_files_beside_it(copy, original, house, tmp_path,
     assert (copy / "mlartifacts" / run / "artifacts/note.txt").is_file()
     assert _files(house / "mlartifacts") == before
     artifact_roots.rewrite()  # once is enough
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("original", ["copied"], indirect=True)

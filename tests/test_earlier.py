@@ -72,5 +72,5 @@ def test_a_version_of_earlier_code_answers_verifies_and_is_rebuilt(name, tmp_pat
         told = good(now, "python", "-m", "pipeline", "predict", face, "--model", folder)
         assert "breed" in told
         rebuilt = good(now, "python", "-m", "pipeline", "reproduce", "sample", str(number))
-        assert f"reproduce: sample {number}: identical weights" in rebuilt
+        assert f"sample {number}: identical weights" in rebuilt
     assert "damaged" not in good(now, "python", "-m", "pipeline", "verify")

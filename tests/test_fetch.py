@@ -143,7 +143,7 @@ def test_a_mirror_that_differs_from_the_published_file_is_used_and_told(petfaces
     petfaces.fetch.mirror = str(tmp_path)
     fetch.fetch(petfaces, tmp_path / "archive")
     told = f"differs from the published file ({len(FILE) + 1:,} bytes, not {len(FILE):,})"
-    assert told in capsys.readouterr().out
+    assert told in capsys.readouterr().err
 
 
 def test_a_mirror_without_the_file_is_told(petfaces, tmp_path, server):
@@ -188,7 +188,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(petfaces, tmp_path, ser
     starts = [int((wanted or "bytes=0-").removeprefix("bytes=").rstrip("-")) for _, wanted in server.asked]
     # Each time all but the last, unfinished chunk was kept.
     assert starts == [0, *(at // download.CHUNK * download.CHUNK for at in (700_000, 1_500_000))]
-    assert f"broke off at {starts[1]:,} bytes" in capsys.readouterr().out
+    assert f"broke off at {starts[1]:,} bytes" in capsys.readouterr().err
 
 
 def test_another_call_goes_on_with_what_an_ended_one_left(tmp_path, server, monkeypatch):
@@ -316,7 +316,7 @@ def test_petfaces_are_cut_from_oxfords_photos_where_their_archive_is_gone_and_it
         "petfaces/cat_Abyssinian/Abyssinian_1.jpg",
         "petfaces/dog_american/american_bulldog_2.jpg",
     }
-    told = capsys.readouterr().out
+    told = capsys.readouterr().err
     assert "has no file petfaces.tar.gz" in told
     assert "rebuilding it from oxford's photos" in told
     assert "cut 2 faces" in told
@@ -388,7 +388,7 @@ def test_hidden_pictures_are_told_with_their_number(own, tmp_path, capsys):
         (own / name).touch()
     _fetch_folder(own, tmp_path / "archive")
     told = "name: 3 (.cats/1.jpg, .cats/more/2.png, dogs/.3.HEIC)"
-    assert [line for line in capsys.readouterr().out.splitlines() if line.endswith(told)]
+    assert [line for line in capsys.readouterr().err.splitlines() if line.endswith(told)]
     assert _names(tmp_path / "archive") == {"cats/1.jpg", "cats/2.png", "dogs/more/3.jpg"}
 
 
@@ -414,7 +414,7 @@ def test_a_class_folder_may_be_a_link(linked, tmp_path, capsys):
     labels, quarantine = _packed(linked, tmp_path)
     assert labels == {"black/old/1.png": "black", "ginger/1.png": "ginger", "tabby/1.png": "tabby"}
     assert quarantine == {}
-    assert "DVC sees no changes behind them" in capsys.readouterr().out
+    assert "DVC sees no changes behind them" in capsys.readouterr().err
 
 
 def test_links_go_round_no_loop(linked, tmp_path):
@@ -453,7 +453,7 @@ def test_what_can_not_be_read_is_quarantined_and_nothing_waits(linked, tmp_path,
         "tabby/pipe.jpg": "no plain file: a pipe, a socket or a device",
         "tabby/socket.jpg": "no plain file: a pipe, a socket or a device",
     }
-    assert "closed (can't be read (Permission denied)) and 5 more" in capsys.readouterr().out
+    assert "closed (can't be read (Permission denied)) and 5 more" in capsys.readouterr().err
 
 
 def test_a_name_that_is_not_utf8_is_packed(linked, tmp_path):

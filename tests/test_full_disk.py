@@ -143,7 +143,7 @@ print("same:", same(place / "out", place / "undisturbed"))
     (told,) = [line for line in lines if line.startswith("told: ")]
     assert "No space left on device" in told and "make room" in told
     assert "kept: True 1 False" in lines
-    assert "train: goes on after epoch 1" in lines
+    assert "train: resuming after epoch 1" in lines
     assert lines[-1] == "same: True"
 
 

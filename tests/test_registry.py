@@ -37,7 +37,7 @@ def test_a_version_is_promoted_and_taken_back_with_reasons(run, house, second):
     before = kept.read_bytes()
     done = run("python", "-m", "pipeline", "registry", "promote", second, "--why", "smaller")
     assert done.returncode == 0, done.stdout
-    assert f"registry: version {second} is champion of sample" in done.stdout
+    assert f"version {second} is champion of sample" in done.stdout
     assert kept.read_bytes() != before  # the files follow
     assert json.loads(decision.read_text())["champion"]["reason"] == "smaller"
     done = run("python", "-m", "pipeline", "registry", "rollback", "--why", "worse on kittens")
@@ -124,7 +124,7 @@ def test_files_wait_for_the_dvc_that_is_running(house, monkeypatch, capsys):
     finally:
         locks.write_bytes(before) if before is not None else locks.unlink()
     assert asked == [4711] * 3
-    assert capsys.readouterr().out.count("waiting for the dvc that is running") == 1
+    assert capsys.readouterr().err.count("waiting for the dvc that is running") == 1
 
 
 def test_what_dvc_says_of_a_lock_is_known(tmp_path):

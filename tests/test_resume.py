@@ -189,14 +189,15 @@ def test_sigterm_ends_the_program_with_its_own_status_and_one_line(repro, house)
         stderr=subprocess.PIPE,
         text=True,
     )
-    for line in process.stdout:
+    for line in process.stderr:
         if "epoch 1/500" in line:
             break
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    results, messages = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
-    (line,) = errors.splitlines()
-    assert line.startswith("stopped: SIGTERM; epoch ")
+    assert results == ""
+    (line,) = [line for line in messages.splitlines() if "epoch" not in line.partition("stopped")[0]]
+    assert line.startswith("train: stopped: SIGTERM; epoch ")
     assert line.endswith("the same command goes on from there")
     (folder,) = _waiting()
     assert Checkpoints(folder / "checkpoints").latest()
@@ -209,7 +210,7 @@ def test_a_single_run_without_a_folder_of_its_own_is_found_by_its_choices(repro,
     monkeypatch.undo()
     done = run("python", "-m", "pipeline.train", *SCRATCH, "seed=41")
     assert done.returncode == 0, done.stdout
-    assert "train: goes on after epoch 0, batch 3" in done.stdout
+    assert "train: resuming after epoch 0, batch 3" in done.stdout
 
 
 def test_other_choices_begin_anew_and_say_so(repro, tmp_path, monkeypatch, capsys):
@@ -219,9 +220,9 @@ def test_other_choices_begin_anew_and_say_so(repro, tmp_path, monkeypatch, capsy
         train.train(config.compose(*cfg))
     monkeypatch.undo()
     train.train(config.compose(*cfg, "seed=5"))
-    told = capsys.readouterr().out
+    told = capsys.readouterr().err
     assert "starting over: config, data or code differ from " in told
-    assert "goes on after" not in told
+    assert "resuming after" not in told
 
 
 def test_how_fast_it_goes_may_change_in_between(repro, tmp_path, monkeypatch, capsys):
@@ -232,7 +233,7 @@ def test_how_fast_it_goes_may_change_in_between(repro, tmp_path, monkeypatch, ca
     monkeypatch.undo()
     shown = ("trainer.enable_progress_bar=false", "trainer.profiler=simple")
     train.train(config.compose(*cfg, "runtime.workers=1", "runtime.checkpoint_minutes=60", *shown))
-    assert "goes on after epoch 0, batch 3" in capsys.readouterr().out
+    assert "resuming after epoch 0, batch 3" in capsys.readouterr().err
 
 
 def test_a_changed_byte_of_code_is_another_training(house):
@@ -262,7 +263,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(undisturbed, t
     train.train(config.compose(*cfg))
     told = capsys.readouterr()
     assert f"the checkpoint {two} is damaged" in told.err
-    assert "goes on after epoch 1\n" in told.out
+    assert "resuming after epoch 1\n" in told.err
     _same(undisturbed(*SCRATCH), tmp_path / "out")
 
 
@@ -320,7 +321,7 @@ def test_killed_before_dvc_took_the_result_the_stage_gives_it_again_at_once(
     train.train(config.compose(*cfg), "not taken yet")
     shutil.rmtree(tmp_path / "out")  # as DVC does with an out that it has not committed
     train.train(config.compose(*cfg), "not taken yet")
-    assert "goes on after epoch 3" in capsys.readouterr().out
+    assert "resuming after epoch 3" in capsys.readouterr().err
     assert len(_attempts("not taken yet")) == 1
     _same(undisturbed(*SCRATCH), tmp_path / "out")
     resume.discard_resume_state(tmp_path / "out")  # which the stage behind it calls
@@ -504,7 +505,7 @@ def test_two_processes_stopped_or_killed_end_with_the_same_bytes(repro, run, hou
             stdout=subprocess.PIPE,
             text=True,
         )
-        for line in process.stdout:
+        for line in process.stderr:
             if "epoch 2/3" in line:  # then the first is on the disk
                 break
         process.send_signal(kind)
@@ -512,7 +513,7 @@ def test_two_processes_stopped_or_killed_end_with_the_same_bytes(repro, run, hou
         assert process.returncode == (143 if kind == signal.SIGTERM else -signal.SIGKILL)
         again = run("python", "-m", "pipeline.train", *ddp, f"out=runs/single/two{number}")
         assert again.returncode == 0, again.stdout
-        assert re.search("goes on after epoch [12]", again.stdout)
+        assert re.search("resuming after epoch [12]", again.stdout)
         _same(house / "runs/single/two", house / f"runs/single/two{number}")
 
 
@@ -536,7 +537,7 @@ def test_a_sweep_that_was_broken_off_goes_on_under_the_same_command(repro, run, 
     shutil.rmtree(second)
     done = run(*command)
     assert done.returncode == 0, done.stdout
-    assert f"sweep: goes on in {file.parent}" in done.stdout
+    assert f"train: resuming the sweep in {file.parent}" in done.stdout
     assert done.stdout.count("is done already") == 1
     assert (second / "weights.safetensors").read_bytes() == before
     assert set((house / "runs/sweeps").glob("*/command.json")) - others == {file}

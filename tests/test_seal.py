@@ -240,7 +240,7 @@ def test_what_is_whole_is_said_to_be_and_nothing_is_changed(verify, other):
     status, lines = verify(store=f"sqlite:///{other / 'mlflow.db'}")
     assert (status, lines[-1]) == (0, "everything is whole")
     assert re.match(
-        r"verify: 10 sealed folders, \d+ objects of DVC's cache, 8 folders of registered models", lines[0]
+        r"10 sealed folders, \d+ objects of DVC's cache, 8 folders of registered models", lines[0]
     )
     assert {file: file.read_bytes() for file in before} == before
 

@@ -7,6 +7,7 @@ import shutil
 import sys
 
 import pytest
+from conftest import ended
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
@@ -370,11 +371,7 @@ def test_no_content_of_a_yaml_file_ends_in_a_traceback(tmp_path_factory, content
 def _ended(monkeypatch, program, *words: str) -> str | int | None:
     """Status of a program in this process."""
     monkeypatch.setattr(sys, "argv", [f"{sys.argv[0]}", *words])
-    try:
-        program()
-    except SystemExit as ended:
-        return ended.code
-    return None
+    return ended(program)
 
 
 @pytest.mark.parametrize("mode", [(), ("--multirun",)])
@@ -390,25 +387,28 @@ def _ended(monkeypatch, program, *words: str) -> str | int | None:
 def test_a_stage_ends_in_that_line_and_status_1(house, monkeypatch, capsys, mode, word, message):
     from pipeline import split
 
-    ended = _ended(monkeypatch, split.main, *mode, word)
-    assert str(ended).startswith(message)
-    assert "\n" not in ended
-    assert capsys.readouterr().err == ""
+    last = _ended(monkeypatch, split.main, *mode, word)
+    assert last.startswith(f"split: {message}")
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.count("\n") == 1
     shutil.rmtree(house / "runs/sweeps", ignore_errors=True)
 
 
 @pytest.mark.parametrize("group", ["model", "data", "trainer", "augment"])
 def test_two_files_of_a_group_are_refused(monkeypatch, group):
     word = f"{group}=[{','.join(config.choices(group)[:2])}]"
-    ended = _ended(monkeypatch, stage(lambda cfg: pytest.fail("begun")), word)
-    assert ended == f"error: {group} takes the name of one file; to try several: --multirun {group}=A,B"
+    last = _ended(monkeypatch, stage(lambda cfg: pytest.fail("begun")), word)
+    assert (
+        last
+        == f"test_settings: error: {group} takes the name of one file; to try several: --multirun {group}=A,B"
+    )
 
 
 def test_a_stage_checks_before_it_begins(monkeypatch, capsys):
     begun = []
-    program = stage(begun.append)
-    assert _ended(monkeypatch, program, "+foo=1").startswith("error: foo is not a key")
-    assert _ended(monkeypatch, program, "seed=-1").startswith("error: seed=-1: must be")
+    program = stage(lambda cfg: begun.append(cfg))
+    assert _ended(monkeypatch, program, "+foo=1").startswith("test_settings: error: foo is not a key")
+    assert _ended(monkeypatch, program, "seed=-1").startswith("test_settings: error: seed=-1: must be")
     assert not begun
     assert _ended(monkeypatch, program, "seed=3") is None
     assert begun[0].seed == 3

@@ -141,7 +141,7 @@ def test_val_is_dealt_from_train_where_only_a_test_split_comes_with_the_data(off
     table = pandas.read_csv(tmp_path / "split.csv", dtype=str)
     assert list(table["split"][18:]) == ["test"] * 6
     assert set(table["split"][:18]) == {"train", "val", "dropped"}
-    told = capsys.readouterr().out
+    told = capsys.readouterr().err
     assert "test as the data brings it" in told
     assert "dropped 01" in told
     cfg.official = False

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ended
 from omegaconf import OmegaConf
 
 from pipeline.artifacts import job_notes
@@ -35,11 +36,7 @@ def _end() -> None:
 def _sweep(monkeypatch, function, *words: str) -> str | int | None:
     """Exit status of a sweep in this process, whose locks stay."""
     monkeypatch.setattr(sys, "argv", ["stage.py", "--multirun", *words])
-    try:
-        stage(function)()
-    except SystemExit as ended:
-        return ended.code
-    return None
+    return ended(stage(function))
 
 
 def _nothing(cfg) -> None:
@@ -63,7 +60,9 @@ def test_two_sweeps_in_one_second_have_two_folders(sweeps, monkeypatch):
 
 
 def test_a_sweep_that_runs_shares_its_folder_with_none(sweeps, monkeypatch):
-    assert _sweep(monkeypatch, _fails(UserError("no"), 1), "seed=1,2").startswith("error: ")
+    assert _sweep(monkeypatch, _fails(UserError("no"), 1), "seed=1,2").startswith(
+        "test_sweep_folder: error: "
+    )
     (first,) = sweeps.iterdir()
     # Its locks are held: it runs still.
     assert _sweep(monkeypatch, _nothing, "seed=1,2") is None
@@ -81,7 +80,7 @@ def test_the_same_command_goes_on_with_a_sweep_that_was_broken_off(sweeps, monke
     assert _sweep(monkeypatch, _nothing, "seed=1,2,3") is None
     assert len(list(sweeps.iterdir())) == 2
     assert _sweep(monkeypatch, _nothing, "seed=1,2") is None
-    assert f"sweep: goes on in {first}" in capsys.readouterr().out
+    assert f"resuming the sweep in {first}" in capsys.readouterr().err
     assert len(list(sweeps.iterdir())) == 2
     _end()
     assert _sweep(monkeypatch, _nothing, "seed=1,2") is None
@@ -92,7 +91,8 @@ def test_two_sweeps_at_once_in_one_given_folder_are_refused(sweeps, monkeypatch,
     where = f"hydra.sweep.dir={tmp_path / 'mine'}"
     assert _sweep(monkeypatch, _nothing, "seed=1,2", where) is None
     assert _sweep(monkeypatch, _nothing, "seed=3", where) == (
-        f"error: another sweep runs in {tmp_path / 'mine'}; wait for it, or name another hydra.sweep.dir"
+        f"test_sweep_folder: error: another sweep runs in {tmp_path / 'mine'}; wait for it, or name another "
+        "hydra.sweep.dir"
     )
     _end()
     assert _sweep(monkeypatch, _nothing, "seed=3", where) is None
@@ -116,8 +116,8 @@ def test_failed_jobs_are_counted_and_end_no_other(sweeps, monkeypatch, capsys, e
         done.append(cfg.seed)
         return _fails(error, 1, 3)(cfg)
 
-    ended = _sweep(monkeypatch, job, "seed=1,2,3,4")
-    assert ended.startswith("error: 2 of 4 jobs failed (0, 2)")
+    last = _sweep(monkeypatch, job, "seed=1,2,3,4")
+    assert "error: 2 of 4 jobs failed (0, 2)" in last
     assert done == [1, 2, 3, 4]
     said = capsys.readouterr().err
     assert str(error) in said
@@ -129,9 +129,9 @@ def test_failed_jobs_are_counted_and_end_no_other(sweeps, monkeypatch, capsys, e
 
 def test_a_job_with_an_invalid_value_fails_alone(sweeps, monkeypatch, capsys):
     done = []
-    ended = _sweep(monkeypatch, lambda cfg: done.append(cfg.seed), "seed=1,-1,abc,2")
+    last = _sweep(monkeypatch, lambda cfg: done.append(cfg.seed), "seed=1,-1,abc,2")
     assert done == [1, 2]
-    assert ended.startswith("error: 2 of 4 jobs failed (1, 2)")
+    assert "error: 2 of 4 jobs failed (1, 2)" in last
     assert "error: seed=-1: must be" in capsys.readouterr().err
 
 
@@ -161,10 +161,9 @@ def test_a_broken_record_of_a_sweep_is_no_traceback(sweeps, monkeypatch, content
 
 def test_a_folder_that_cannot_be_made_is_told(sweeps, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
-    ended = _sweep(monkeypatch, _nothing, "seed=1,2", f"hydra.sweep.dir={tmp_path / 'file/mine'}")
-    assert ended.startswith("error: ")
-    assert "Not a directory" in ended
-    assert "\n" not in ended
+    last = _sweep(monkeypatch, _nothing, "seed=1,2", f"hydra.sweep.dir={tmp_path / 'file/mine'}")
+    assert "error: " in last
+    assert "Not a directory" in last
 
 
 def test_sweeps_started_together_lose_no_job(sweeps, house):
@@ -222,7 +221,9 @@ def test_a_jobs_folder_can_still_be_named_by_its_overrides(sweeps, monkeypatch):
         "hydra.sweep.dir=runs/sweeps/mine",
         "hydra.sweep.subdir=${hydra:job.override_dirname}",
     )
-    assert _sweep(monkeypatch, _fails(UserError("no"), 1), *words).startswith("error: 1 of 2")
+    assert _sweep(monkeypatch, _fails(UserError("no"), 1), *words).startswith(
+        "test_sweep_folder: error: 1 of 2"
+    )
     first, second = jobs.read("mine", spell=False).jobs
     assert (first.folder.name, first.name, first.said, first.status) == ("seed=1", "0", "seed=1", "failed")
     assert (second.folder.name, second.name, second.said) == ("seed=2", "1", "seed=2")

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import petfaces
+from conftest import ended, petfaces
 from omegaconf import OmegaConf
 from strangers import CARD
 
@@ -111,16 +111,13 @@ def test_a_jobs_damaged_file_is_told_and_the_others_are_shown(place, capsys, fil
 
 @pytest.mark.parametrize("name", ["", "a" * 300, "../x", "a b"])
 def test_an_experiments_name_is_checked_before_anything_is_read(place, capsys, name):
-    with pytest.raises(SystemExit, match="is no name for an experiment"):
-        petfaces("sweeps", "s", "--save", name)
+    assert "is no name for an experiment" in _error("s", "--save", name)
 
 
 def _error(*arguments: str) -> str:
-    with pytest.raises(SystemExit) as ended:
-        petfaces("sweeps", *arguments)
-    assert str(ended.value).startswith("error: ")
-    assert "\n" not in str(ended.value)
-    return str(ended.value)
+    last = ended(lambda: petfaces("sweeps", *arguments))
+    assert last.startswith("error: ")
+    return last
 
 
 def _page(place: Path, name: str) -> str:
@@ -279,9 +276,9 @@ def test_the_metric_decides_and_a_loss_is_minimised(place, capsys, metric, rate)
 
 
 def test_the_test_split_can_not_choose(place, capsys):
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as end:
         petfaces("sweeps", "s", "--metric", "test/top1")
-    assert ended.value.code == 2
+    assert end.value.code == 2
 
 
 def test_the_loss_is_that_of_the_kept_weights():

@@ -152,7 +152,7 @@ def _double(client, folders) -> tuple[str, str]:
 def test_sync_merges_what_was_doubled_before(client, folders, house, capsys):
     first, second = _double(client, folders)
     tracking.sync()
-    told = capsys.readouterr().out
+    told = capsys.readouterr().err
     assert "merged what MLflow held twice: 1 run, version 2 of sample (now 1)" in told
     (run,) = _runs(client, content=client.get_run(first).data.tags["content"])
     assert run.info.run_id == first

@@ -2,10 +2,12 @@
 
 import hashlib
 import io
+import logging
 import os
 import re
-import sys
 from pathlib import Path
+
+_log = logging.getLogger(__name__)
 
 KEPT = 2  # the previous one is the fallback if the last is damaged
 _NAME = re.compile(r"(\d{9})\.([0-9a-f]{64})\.ckpt")
@@ -69,10 +71,8 @@ class Checkpoints:
                 continue
             if found == _NAME.fullmatch(file.name)[2]:
                 return file
-            print(
-                f"warning: the checkpoint {file} is damaged (its sha256 is {found[:12]}…); "
-                "the one before is used",
-                file=sys.stderr,
+            _log.warning(
+                "the checkpoint %s is damaged (its sha256 is %s…); the one before is used", file, found[:12]
             )
             file.unlink(missing_ok=True)  # another rank may have deleted it
         return None

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
+import logging
 import shutil
-import sys
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from models.classifier import Classifier
+
+_log = logging.getLogger(__name__)
 
 CACHE = Path("data/.cache/trunks")  # in the main checkout
 
@@ -53,7 +55,7 @@ def trunk(model: "Classifier", card: ModelCard) -> Path:
     if folder.is_dir():
         if not (wrong := portable.damaged(folder)):
             return folder / "trunk.onnx"
-        print(f"warning: {folder}: {', '.join(wrong)}; exported anew", file=sys.stderr)
+        _log.warning("%s: %s; exported anew", folder, ", ".join(wrong))
 
     class Trunk(nn.Module):
         def __init__(self):

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.common import text
+from pipeline.common import log, text
 
 # Here because every program imports this module before it prints.
 text.tolerant_output()
@@ -79,4 +79,4 @@ def in_one_line() -> Iterator[None]:
         with os_errors_as_user_errors():
             yield
     except UserError as error:
-        sys.exit(f"error: {error}")
+        log.fail(error)

@@ -1,7 +1,7 @@
 """Plots of results, reproducible byte for byte."""
 
 import functools
-import sys
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +13,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from pipeline.common import text
+
+_log = logging.getLogger(__name__)
 
 matplotlib.rcParams["text.parse_math"] = False  # a class may be called $x$
 # Equal plots must be equal bytes, so the file contains no version or date.
@@ -67,10 +69,11 @@ def _fallbacks(letters: set[str]) -> list[str]:
             missing &= lacking[best.fname]
             chosen.append(best.name)
     if missing - _boxes:
-        print(
-            f"figures: no font here has {''.join(sorted(missing)[:8])} ({len(missing)} letters); boxes stand "
-            "for them until one is installed, such as Noto Sans CJK",
-            file=sys.stderr,
+        _log.warning(
+            "no font here has %s (%d letters); boxes stand for them until one is installed, such as Noto "
+            "Sans CJK",
+            "".join(sorted(missing)[:8]),
+            len(missing),
         )
         _boxes.update(missing)
     return chosen

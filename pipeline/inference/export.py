@@ -242,7 +242,7 @@ def main(model: str | None, out: Path, int8: bool, no_try: bool, serve: bool, po
     with resolve.opened(model) as found:
         folder = export(found, out.absolute(), int8, not no_try)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    print(f"export: {folder}, {size / 1e6:.1f} MB; begin with README.md and example.py", flush=True)
+    print(f"{folder}, {size / 1e6:.1f} MB; begin with README.md and example.py", flush=True)
     if serve:
         browser_demo.serve(folder / "try", port or 0, _opened)
 
@@ -250,5 +250,5 @@ def main(model: str | None, out: Path, int8: bool, no_try: bool, serve: bool, po
 def _opened(address: str) -> None:
     import webbrowser
 
-    print(f"export: the page is at {address}; Ctrl-C ends it", flush=True)
+    print(f"The page is at {address}; Ctrl-C ends it", flush=True)
     webbrowser.open(address)

@@ -1,6 +1,7 @@
 """Predicts the classes of photos: ``petfaces predict PHOTO…``"""
 
 import json
+import logging
 import os
 import sys
 from collections import Counter, deque
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.common import tables, text
+from pipeline.common import log, tables, text
 from pipeline.common.errors import UserError
 from pipeline.inference import resolve
 from pipeline.sources import photos
@@ -19,6 +20,8 @@ from pipeline.tasks import SEPARATOR
 
 if TYPE_CHECKING:
     from pipeline.portable import ModelCard, OnnxClassifier
+
+_log = logging.getLogger(__name__)
 
 SINGLE = 5  # up to this many photos, each gets its own table
 
@@ -151,7 +154,7 @@ def predict(words: list[str], model: str | None, top: int, kind: str) -> int:
         # A progress bar would mix with results printed to the terminal.
         bar = tqdm(
             answers(portable, photos.named(words, skipped), top),
-            disable=sys.stdout.isatty() or None,
+            disable=log.is_quiet() or sys.stdout.isatty() or None,
             unit=" photos",
         )
         seen = failed = 0
@@ -159,11 +162,11 @@ def predict(words: list[str], model: str | None, top: int, kind: str) -> int:
             seen += 1
             if "error" in answer:
                 failed += 1
-                tqdm.write(text.printable(f"error: {name}: {answer['error']}"), file=sys.stderr)
+                _log.error("%s: %s", name, answer["error"])
             if "error" not in answer or writes_errors:
                 write(name, answer)
     if skipped:
-        print(photos.told_of(skipped), file=sys.stderr)
+        _log.warning("%s", photos.told_of(skipped))
     if not seen:
         raise UserError(f"{text.shortened(', '.join(words), 300)}: no pictures there ({', '.join(FORMATS)})")
     # For programs, notes go to stderr, apart from the data.

@@ -232,7 +232,7 @@ def run(folder: Path, host: str, port: int, allowed: list[str] | None = None) ->
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     name = text.printable(model.card.data)
     print(
-        f"serve: {name} at {address}/predict; form: {address}/openapi.json; Ctrl-C ends it",
+        f"{name} at {address}/predict; form: {address}/openapi.json; Ctrl-C ends it",
         flush=True,
     )
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn re-raises it after a graceful shutdown

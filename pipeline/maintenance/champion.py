@@ -1,6 +1,7 @@
 """Manages the champion: ``petfaces registry list | promote VERSION --why … | rollback --why …``"""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -13,10 +14,12 @@ import click
 
 from pipeline import config
 from pipeline.artifacts import untrusted
-from pipeline.common import text
+from pipeline.common import log, text
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
 from pipeline.tracking import champion_files
+
+_log = logging.getLogger(__name__)
 
 REASON = 300  # characters shown of a reason
 # DVC's messages when another process holds the lock on the files or the checkout.
@@ -64,9 +67,11 @@ def _refresh(name: str) -> None:
     if not (ROOT / "runs" / name / "register").is_dir():
         return
     if config.compose().data.name != name:
-        print(
-            f"runs/{name}/register/champion/ still holds the former champion; after `data: {name}` in "
-            "params.yaml run: dvc repro register && dvc repro"
+        _log.warning(
+            "runs/%s/register/champion/ still holds the former champion; after `data: %s` in params.yaml "
+            "run: dvc repro register && dvc repro",
+            name,
+            name,
         )
         return
     for command in (["repro", "--force", "--single-item", "register"], ["repro", "report"]):
@@ -106,7 +111,7 @@ def _wait_for_other_dvc() -> None:
         if time.monotonic() > deadline:
             raise UserError(f"the alias is set, but another dvc does not end (process {min(pids)}); {FOLLOW}")
         if not announced:
-            print("registry: waiting for the dvc that is running; then the files follow", flush=True)
+            _log.info("waiting for the dvc that is running; then the files follow")
             announced = True
         time.sleep(POLL)
 
@@ -160,7 +165,7 @@ def show_list(data: str | None, as_json: bool) -> None:
             return
         show(name)
         if lags := champion_files.lagging(name):
-            print(lags)
+            _log.warning("%s", lags)
 
 
 @main.command()
@@ -175,7 +180,7 @@ def promote(data: str | None, version: int, why: str) -> None:
     with _files_follow(name), tracking.reachable():
         tracking.promote(name, str(version), why, by_person=True)
         champion_files.note(name, str(version), why)
-        print(f"registry: version {version} is champion of {name}", flush=True)
+        print(f"version {version} is champion of {name}", flush=True)
 
 
 @main.command()
@@ -189,7 +194,7 @@ def rollback(data: str | None, why: str) -> None:
     with _files_follow(name), tracking.reachable():
         gone, back = tracking.withdraw(name, why)
         champion_files.note(name, back, why)
-        print(f"registry: version {back} is champion of {name} again, instead of {gone}", flush=True)
+        print(f"version {back} is champion of {name} again, instead of {gone}", flush=True)
 
 
 @contextmanager
@@ -199,5 +204,4 @@ def _files_follow(name: str) -> Iterator[None]:
         yield
         _refresh(name)
     except KeyboardInterrupt:
-        print(f"stopped by Ctrl-C; if the alias was set, {FOLLOW}", file=sys.stderr)
-        sys.exit(130)
+        log.stop(f"Ctrl-C; if the alias was set, {FOLLOW}")

@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -83,6 +84,10 @@ def main(settings: str, answer: str, out: str | None = None) -> None:
         else:
             from pipeline.train import train
 
+            with suppress(ImportError):  # earlier commits print their messages
+                from pipeline.common import log
+
+                log.setup("train")
             train(cfg)
             told = {}
     except Exception as error:

@@ -1,6 +1,7 @@
 """Prepares a version's worktree (code, settings, start model, data) and trains in it."""
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -15,13 +16,15 @@ from pipeline.artifacts import untrusted
 from pipeline.artifacts.model_folder import ModelFolder
 from pipeline.artifacts.provenance import CHANGES
 from pipeline.artifacts.seal import model_hash
-from pipeline.common import paths, text, yaml_files
+from pipeline.common import paths, yaml_files
 from pipeline.common.errors import UserError
 from pipeline.common.text import printable
 from pipeline.maintenance import vetting
 from pipeline.maintenance.comparison import WEIGHTS, differences, facts
 from pipeline.maintenance.worktree import git
 from pipeline.sources.download import DOWNLOADS
+
+_log = logging.getLogger(__name__)
 
 CHILD = Path(__file__).with_name("rebuild.py")
 OUT = "runs/single/rebuilt"  # in the worktree
@@ -150,12 +153,12 @@ class Reproduction:
                         say("data", f"{self.data}, from {source}")
                         return
                 elif verb == "pull":  # the remote may be unreachable, or need a driver
-                    print(text.without_password(done.stderr.strip()), file=sys.stderr, flush=True)
+                    _log.warning("%s", done.stderr.strip())
         if check:
             self._say_where_data_may_be(locks if remotes else [])
             return
         self._use(locks[0] if locks else "")
-        print(f"{self.data} is neither in DVC's cache nor on a remote: it is made again", flush=True)
+        _log.info("%s is neither in DVC's cache nor on a remote: it is made again", self.data)
         downloads, own = paths.main_checkout() / DOWNLOADS, self.tree / DOWNLOADS
         if downloads.is_dir():
             own.parent.mkdir(parents=True, exist_ok=True)

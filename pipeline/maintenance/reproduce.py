@@ -19,6 +19,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.common import log
 from pipeline.common.errors import UserError
 from pipeline.maintenance.comparison import differences, verdict
 from pipeline.maintenance.rebuilding import Reproduction, say
@@ -70,7 +71,7 @@ def reproduce(
             if check:
                 doubts = [*filter(None, [task.doubt]), *differ]
                 msg = f"could be rebuilt, but may differ: {'; '.join(doubts)}" if doubts else "can be rebuilt"
-                print(f"reproduce: {version} {msg}")
+                print(f"{version} {msg}")
                 return True
             began = time.monotonic()
             folder = task.train()
@@ -80,7 +81,7 @@ def reproduce(
                 shutil.copytree(folder, keep)
     messages[0] += f", rebuilt from commit {task.commit[:8]} in {seconds:.0f} s"
     for line in messages:
-        print(f"reproduce: {version}: {line}")
+        print(f"{version}: {line}")
     return same
 
 
@@ -98,5 +99,5 @@ def main(name: str, version: str, check: bool, trust: bool, keep: Path | None) -
     NAME is the registry's, a data set's; VERSION is a number or an alias, such as champion.
     """
     # On SIGTERM, exits through an exception so that the worktree is removed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("error: ended from outside"))
+    signal.signal(signal.SIGTERM, lambda *_: log.stop("SIGTERM", signal.SIGTERM))
     sys.exit(not reproduce(name, version, check, keep, trust))

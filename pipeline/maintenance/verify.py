@@ -6,6 +6,7 @@ damaged files must be removed before DVC is asked for them. MLflow does not veri
 """
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -22,6 +23,8 @@ from pipeline.common import paths, text
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
 from pipeline.maintenance.dvc_cache import Cache, dvc, md5_of, whole
+
+_log = logging.getLogger(__name__)
 
 MARKS = ("pack.json", "lineage.json", "predictions.csv", "model.onnx")  # files that identify sealed folders
 
@@ -259,7 +262,7 @@ def verify(mend: bool) -> bool:
     """Prints what is damaged, repairs it if asked to; returns whether everything is intact in the end."""
     with tempfile.TemporaryDirectory() as target:
         found = look(Path(target) / "before")
-        print(f"verify: {found.looked}")
+        print(found.looked)
         for name in found.unsealed:
             print(f"not sealed, nothing tells whether it is whole: {text.printable(name)}")
         for name in found.extra:
@@ -276,7 +279,10 @@ def verify(mend: bool) -> bool:
             for line in todo:
                 print(f"to be made again: {text.printable(line)}")
             return not left and not todo
-        print(f"error: {len(damaged)} damaged; run: {seal.REPAIR}" if damaged else "everything is whole")
+        if damaged:
+            _log.error("%d damaged; run: %s", len(damaged), seal.REPAIR)
+        else:
+            print("everything is whole")
         return not damaged
 
 
@@ -291,7 +297,7 @@ def take(folder: Path) -> None:
     if (folder / portable.SUMS).is_file():
         raise UserError(f"{folder} is sealed; whether it is whole tells: petfaces verify")
     seal.seal(folder)
-    print(f"verify: sealed {folder} as it is")
+    print(f"sealed {folder} as it is")
 
 
 @click.command()

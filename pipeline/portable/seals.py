@@ -1,12 +1,14 @@
 """Checksums of a folder's files, stored in ``SHA256SUMS``."""
 
 import hashlib
+import logging
 import os
 import re
-import sys
 from pathlib import Path
 
 from .errors import DamagedError
+
+_log = logging.getLogger(__name__)
 
 SUMS = "SHA256SUMS"  # one line per file, in the format of sha256sum
 # Files that operating systems and Python create anywhere: lower-case names, and prefixes below.
@@ -133,7 +135,7 @@ def tell_extra(folder: Path, name: str) -> None:
     _WARNED.add(key)
     shown = ", ".join("".join(map(_printable, name)) for name in names[:3])
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    print(f"warning: {name} also holds {shown}{more}: not sealed, and not used", file=sys.stderr)
+    _log.warning("%s also holds %s%s: not sealed, and not used", name, shown, more)
 
 
 def _printable(character: str) -> str:

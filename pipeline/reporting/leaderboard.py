@@ -4,6 +4,7 @@
 """
 
 import json
+import logging
 import sys
 from dataclasses import replace
 from itertools import pairwise
@@ -18,6 +19,8 @@ from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
 from pipeline.evaluation import ranking
 from pipeline.tasks import Figure, Task
+
+_log = logging.getLogger(__name__)
 
 COST = (
     Figure("parameters", "parameters", "{:,}"),
@@ -194,7 +197,7 @@ def _sync() -> bool:
     try:
         tracking.sync()
     except UserError as error:
-        print(f"warning: {error}; the table is printed without MLflow's training times", file=sys.stderr)
+        _log.warning("%s; the table is printed without MLflow's training times", error)
         return False
     return True
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import urllib.parse
@@ -9,8 +10,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from pipeline.common import paths, text
+from pipeline.common import log, paths
 from pipeline.common.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 DOWNLOADS = Path("data/.cache/downloads")  # cache in the main checkout
 ATTEMPTS = 5  # consecutive attempts without progress; those with progress don't count
@@ -37,7 +40,7 @@ def bring(file: DictConfig, mirror: str | None) -> Path:
     found = _from_mirror(mirror, file.name)
     difference = _difference(found, file)
     if difference:
-        print(f"fetch: the mirror's {file.name} differs from the published file ({difference})", flush=True)
+        _log.warning("the mirror's %s differs from the published file (%s)", file.name, difference)
     return found
 
 
@@ -174,10 +177,11 @@ def _resumable(url: str, output_file: str, pooch_: object) -> None:
             # If no data ever arrived (unknown host, no route), retrying would not help.
             if failed >= ATTEMPTS or not furthest:
                 raise
-            print(
-                f"fetch: {text.without_password(url)} broke off at {_size(part):,} bytes "
-                f"({type(error).__name__}); asking for the rest",
-                flush=True,
+            _log.warning(
+                "%s broke off at %s bytes (%s); asking for the rest",
+                url,
+                f"{_size(part):,}",
+                type(error).__name__,
             )
     note.unlink(missing_ok=True)
     shutil.move(part, output_file)
@@ -217,7 +221,7 @@ def _append(url: str, part: Path, note: Path) -> None:
             unit="B",
             unit_scale=True,
             desc=Path(urllib.parse.urlparse(url).path).name,
-            disable=None,
+            disable=log.is_quiet() or None,
         )
         with bar, open(part, "ab" if resumed else "wb") as file:
             for chunk in response.iter_content(CHUNK):

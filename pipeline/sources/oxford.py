@@ -4,6 +4,7 @@ Parkhi, Vedaldi, Zisserman, Jawahar 2012, "Cats and Dogs", https://www.robots.ox
 """
 
 import io
+import logging
 import tarfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.common.errors import UserError
 from pipeline.sources import archives
+
+_log = logging.getLogger(__name__)
 
 # Crop rules of Pet Faces, found by comparison; they reproduce 3,207 of the 3,211 published faces.
 BOX_OVER = 64  # pixels; both sides of a box must be longer
@@ -96,7 +99,7 @@ def write_photos(images: Path, annotated: Path, target: Path) -> None:
             entry = known[path.stem]
             breed = path.stem.rpartition("_")[0]
             _add(archive, f"oxford/{entry.split}/{entry.species}_{breed}/{path.name}", data)
-    print(f"fetch: {unlisted} photos stand in neither official list and are left out")
+    _log.info("%d photos stand in neither official list and are left out", unlisted)
 
 
 def write_faces(images: Path, annotated: Path, target: Path) -> None:
@@ -130,9 +133,8 @@ def write_faces(images: Path, annotated: Path, target: Path) -> None:
                 archive, f"petfaces/{entry.species}_{path.stem.split('_')[0]}/{path.name}", buffer.getvalue()
             )
             faces += 1
-    print(
-        f"fetch: cut {faces:,} faces from Oxford-IIIT Pet by its head boxes; "
-        f"{unreadable} photos were unreadable"
+    _log.info(
+        "cut %d faces from Oxford-IIIT Pet by its head boxes; %d photos were unreadable", faces, unreadable
     )
 
 

@@ -1,8 +1,8 @@
 """Gives each sweep its own folder, resumes an interrupted one, and exits with status 1 if jobs failed."""
 
 import json
+import logging
 import sys
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,9 +12,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
 from pipeline.artifacts import atomic, job_notes
-from pipeline.common import text
+from pipeline.common import log, text
 from pipeline.common.errors import StoppedError, UserError, os_errors_as_user_errors
 from pipeline.common.text import printable
+
+_log = logging.getLogger(__name__)
 
 # Locks of this process; the kernel releases them even if it is killed.
 _held = []
@@ -30,7 +32,7 @@ class SweepResume(Callback):
             with os_errors_as_user_errors():
                 folder = _claim_given(wanted) if explicit else _claim(wanted)
                 if (folder / "command.json").is_file():
-                    print(f"sweep: goes on in {folder}; delete that folder to begin anew", flush=True)
+                    _log.info("resuming the sweep in %s; delete that folder to start over", folder)
                 _write(folder, ended=False)
                 for file in folder.glob(".outcomes/*.json"):  # keep the folder of each job
                     _note(
@@ -39,7 +41,7 @@ class SweepResume(Callback):
                     )
         except UserError as error:
             # Hydra turns an Exception of a callback into a warning, but not SystemExit.
-            sys.exit(f"error: {error}")
+            log.fail(error)
         if folder != wanted:
             quoted = QuotedString(str(folder), Quote.single).with_quotes()
             with read_write(config):
@@ -53,9 +55,9 @@ class SweepResume(Callback):
         failed = sorted(number for number, outcome in outcomes.items() if outcome["error"] != "")
         _write(folder, ended=not failed)
         if failed:
-            sys.exit(
-                f"error: {len(failed)} of {len(outcomes)} jobs failed ({', '.join(map(str, failed))}); "
-                "what they said stands above, the same command tries them again"
+            log.fail(
+                f"{len(failed)} of {len(outcomes)} jobs failed ({', '.join(map(str, failed))}); their "
+                "messages are above, the same command tries them again"
             )
 
 
@@ -72,17 +74,18 @@ def run_job(job: Callable[[], object], hydra: DictConfig) -> object:
     file.parent.mkdir(parents=True, exist_ok=True)
     _note(file, note | {"error": None})  # remains if the process is killed
     value, error = float("nan"), ""
-    print(f"sweep: job {hydra.job.num}: {printable(overrides)}", flush=True)
-    try:
-        value = job()
-    except StoppedError:
-        raise
-    except UserError as failure:
-        error = str(failure)
-        print(f"error: {error}", file=sys.stderr)
-    except Exception as failure:
-        error = f"{type(failure).__name__}: {failure}"
-        traceback.print_exc()
+    with log.numbered(hydra.job.num):
+        _log.info("%s", overrides)
+        try:
+            value = job()
+        except StoppedError:
+            raise
+        except UserError as failure:
+            error = str(failure)
+            _log.error("%s", error)
+        except Exception as failure:
+            error = f"{type(failure).__name__}: {failure}"
+            _log.exception("%s", error)
     _note(file, note | {"error": printable(error)})
     return value
 

@@ -5,6 +5,7 @@ it would write there, and loses its artifacts once that folder is deleted. `chec
 `rewrite`, called by ``petfaces tracking sync``, has pointed it to the folder next to it.
 """
 
+import logging
 import shlex
 import sqlite3
 from contextlib import closing, suppress
@@ -15,6 +16,8 @@ from pipeline.common import paths, text
 from pipeline.common.errors import UserError
 from pipeline.tracking.address import local_file
 from pipeline.tracking.locks import creating, writing
+
+_log = logging.getLogger(__name__)
 
 FOLDER = "mlartifacts"
 ROOTS = ("experiments", "artifact_location")  # inherited by new runs
@@ -62,10 +65,12 @@ def rewrite() -> None:
                 _replace(database, root, (file.parent / FOLDER).as_uri())
                 _replace(database, str(_path(root)), str(file.parent / FOLDER))
             database.execute("COMMIT")
-    folders = text.printable(", ".join(str(_path(root)) for root in roots))
-    print(
-        f"tracking: MLflow's store named files in {folders}, from where it was copied or moved; now it names "
-        f"those in {file.parent / FOLDER} (the database as it was: {backup.name})"
+    _log.info(
+        "MLflow's store named files in %s, from where it was copied or moved; now it names those in %s (the "
+        "database as it was: %s)",
+        ", ".join(str(_path(root)) for root in roots),
+        file.parent / FOLDER,
+        backup.name,
     )
 
 

@@ -3,7 +3,6 @@
 import logging
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,8 @@ from pipeline.tracking import descriptions, runs
 from pipeline.tracking.locks import creating, writing
 from pipeline.tracking.naming import name_job
 from pipeline.tracking.store import answering_within, client, experiment_id, find_or_create_run, silent
+
+_log = logging.getLogger(__name__)
 
 # Seconds without requests after a failure, doubled each time. Each request waits BRISK seconds at most, so
 # an unresponsive server hardly delays a long training.
@@ -119,10 +120,10 @@ class Run:
                     self._run_action(action)
         except Exception as error:
             if not self.warned:
-                print(
-                    f"warning: {silent(error)}; the files are complete, what is missing there is sent later, "
-                    "or by: petfaces tracking sync",
-                    file=sys.stderr,
+                _log.warning(
+                    "%s; the files are complete, what is missing there is sent later, or by: petfaces "
+                    "tracking sync",
+                    silent(error),
                 )
             self.warned = self.doubt = True
             self.silent_until = time.monotonic() + self.pause

@@ -1,8 +1,8 @@
 """Locks between the programs of this project that write to MLflow's store."""
 
 import hashlib
+import logging
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -11,6 +11,8 @@ from pathlib import Path
 from pipeline.common import paths
 from pipeline.common.errors import UserError
 from pipeline.tracking.address import local_file, shown
+
+_log = logging.getLogger(__name__)
 
 WAIT = 3600  # seconds to wait for another of our programs, which may be uploading to a server
 NOTICE = 3  # seconds after which the wait is reported
@@ -66,7 +68,7 @@ def _locked(kind: str) -> Iterator[None]:
             lock.acquire(timeout=min(NOTICE, _wait))
         except Timeout:
             if _wait > NOTICE:
-                print(f"waiting for another program that writes to MLflow at {shown()}", file=sys.stderr)
+                _log.info("waiting for another program that writes to MLflow at %s", shown())
             lock.acquire(timeout=max(_wait - NOTICE, 0))
     except Timeout as error:
         raise UserError(

@@ -1,6 +1,6 @@
 """Restores in MLflow, from the files, whatever it lacks."""
 
-import sys
+import logging
 from pathlib import Path
 
 from pipeline.artifacts.model_folder import evaluation_of, trained
@@ -13,6 +13,8 @@ from pipeline.tracking.promotion import champion, promote
 from pipeline.tracking.registry import ensure_version
 from pipeline.tracking.runs import ensure
 from pipeline.tracking.store import DeletedError, reachable, shown
+
+_log = logging.getLogger(__name__)
 
 
 def sync() -> None:
@@ -31,7 +33,7 @@ def sync() -> None:
 
 def _sync() -> None:
     if merged := duplicates.merge():
-        print(f"tracking: merged what MLflow held twice: {merged}")
+        _log.info("merged what MLflow held twice: %s", merged)
     runs = versions = 0
     deleted: dict[str, DeletedError] = {}  # by message, to report each experiment once
     for folder in trained(ROOT / "runs"):
@@ -51,7 +53,7 @@ def _sync() -> None:
             _skip(error)
     if deleted:
         raise DeletedError("; ".join(deleted))
-    print(f"tracking: MLflow at {shown()} holds the {runs} runs and {versions} candidates of the files")
+    print(f"MLflow at {shown()} holds the {runs} runs and {versions} candidates of the files")
 
 
 def _registered(file: Path) -> int:
@@ -75,9 +77,9 @@ def _registered(file: Path) -> int:
     if champion(name) is None:
         promote(name, number, decision["champion"]["reason"])
     if warning := champion_files.lagging(name):
-        print(f"warning: {warning}", file=sys.stderr)
+        _log.warning("%s", warning)
     return versions
 
 
 def _skip(error: Exception) -> None:
-    print(f"warning: passed over: {error}; make it again, or delete it", file=sys.stderr)
+    _log.warning("passed over: %s; make it again, or delete it", error)

@@ -1,7 +1,7 @@
 """MLflow runs of trainings: created, logged, and restored from train folders."""
 
 import json
-import sys
+import logging
 import tempfile
 import time
 from contextlib import suppress
@@ -25,6 +25,8 @@ from pipeline.tracking.store import (
     find_run,
     silent,
 )
+
+_log = logging.getLogger(__name__)
 
 NOTE = "mlflow.note.content"  # the description in MLflow's UI
 PARENT = "mlflow.parentRunId"
@@ -292,6 +294,6 @@ def wall_seconds(folder: Path) -> float | None:
         experiment = find_experiment(card.data)
         run = find_run(experiment, content=digest(folder)) if experiment else None
     except Exception as error:
-        print(f"warning: {silent(error)}; how long trainings took is not shown", file=sys.stderr)
+        _log.warning("%s; how long trainings took is not shown", silent(error))
         return None
     return run.data.metrics.get("wall_seconds") if run else None

@@ -1,5 +1,6 @@
 """Builds the untrained classifier that a configuration describes, and the card to rebuild it from."""
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from pipeline.common.errors import UserError
 from pipeline.data.dataset import PackedDataset
 from pipeline.portable import DamagedError, ModelCard, Preprocessing
 from pipeline.training import components
+
+_log = logging.getLogger(__name__)
 
 BALANCE = ("none", "weights", "sampler")
 
@@ -174,10 +177,7 @@ def load_start(net: nn.Module, net_config: dict, classes: list[str], start: Path
         for row, old in shared:
             state[name][row] = trained[old]
     net.load_state_dict(state)
-    print(
-        f"train: starts from {named}; its head knows {len(shared)} of {len(classes)} classes",
-        flush=True,
-    )
+    _log.info("starts from %s; its head knows %d of %d classes", named, len(shared), len(classes))
 
 
 def _architecture(net: dict) -> dict:

@@ -3,6 +3,7 @@
 Each step depends only on config, data and step number, so a checkpoint needs no RNG state.
 """
 
+import logging
 import signal
 import threading
 import time
@@ -18,6 +19,8 @@ from pytorch_lightning.loggers import Logger
 from pipeline.artifacts.checkpoints import Checkpoints
 from pipeline.common.errors import SharedError, StoppedError
 from pipeline.evaluation.out_of_domain import Outliers
+
+_log = logging.getLogger(__name__)
 
 # Steps between syncs of losses and stop requests; on a GPU each sync waits for the device.
 EVERY = {"cpu": 1, "cuda": 20}
@@ -273,11 +276,15 @@ class Curves(pl.Callback):
             seconds = self.resume.elapsed()
             since, first_epoch = self.started
             remaining = (time.monotonic() - since) / (epoch - first_epoch) * (trainer.max_epochs - epoch)
-            print(
-                f"train: {self.title} epoch {epoch}/{trainer.max_epochs}, "
-                f"loss {row['train/loss']:.3f}, val {pl_module.task.describe(row, 'val', 1)}, {seconds:.0f} s"
-                + (f", {remaining:.0f} s left" if remaining else ""),
-                flush=True,
+            _log.info(
+                "%s epoch %d/%d, loss %.3f, val %s, %.0f s%s",
+                self.title,
+                epoch,
+                trainer.max_epochs,
+                row["train/loss"],
+                pl_module.task.describe(row, "val", 1),
+                seconds,
+                f", {remaining:.0f} s left" if remaining else "",
             )
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import sys
+import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
@@ -17,11 +17,13 @@ from torch.utils.data import Dataset
 from models.classifier import Classifier
 from pipeline import portable
 from pipeline.artifacts import atomic, onnx_export
-from pipeline.common import paths
+from pipeline.common import log, paths
 from pipeline.common.errors import UserError
 from pipeline.data.dataset import ImageDataset, loader, still
 from pipeline.portable import ModelCard, images, resizing
 from pipeline.training.build import Training
+
+_log = logging.getLogger(__name__)
 
 CACHE = Path("data/.cache/features")  # in the main checkout
 ENGINES = ("onnx", "torch")
@@ -97,10 +99,9 @@ def _kept(training: Training, keys: list[str], build: Callable[[np.ndarray], Dat
             with np.load(file) as stored:
                 cache = dict(zip(stored["pictures"].tolist(), stored["features"], strict=True))
         except Exception as error:  # numpy may raise anything for damaged bytes
-            print(
-                f"warning: {file.name} is damaged ({error}); the features are computed anew", file=sys.stderr
-            )
+            _log.warning("%s is damaged (%s); the features are computed anew", file.name, error)
     new = np.array([index for index, key in enumerate(keys) if key not in cache], dtype=np.int64)
+    _log.debug("%d of %d features are not in %s", len(new), len(keys), file)
     if len(new):
         computed = _compute(_engine(model, card, cfg), build(new), cfg.model.batch_size, cfg.runtime.workers)
         cache.update(zip((keys[index] for index in new), computed, strict=True))
@@ -147,7 +148,9 @@ def _compute(
     # Full batches only: another batch size may use another CPU kernel, with different last bits.
     length = len(dataset)
     indices = np.resize(np.arange(length), -(-length // batch_size) * batch_size).tolist()
-    batches = tqdm(loader(dataset, batch_size, workers, indices), desc="features", disable=None)
+    batches = tqdm(
+        loader(dataset, batch_size, workers, indices), desc="features", disable=log.is_quiet() or None
+    )
     return np.concatenate([engine(batch) for batch, _ in batches])[:length]
 
 

@@ -23,6 +23,7 @@ from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from models import probe
 from pipeline.artifacts import checkpoints
 from pipeline.artifacts.checkpoints import Checkpoints
+from pipeline.common import log
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
 from pipeline.evaluation.out_of_domain import Outliers
@@ -30,6 +31,8 @@ from pipeline.training import callbacks, components
 from pipeline.training.build import Training
 from pipeline.training.datamodule import ImageData
 from pipeline.training.features import features
+
+_log = logging.getLogger(__name__)
 
 for _name in ("pytorch_lightning", "lightning_fabric"):  # hides tips and device listings
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -157,8 +160,7 @@ def _fit_network(
         epoch, batch = _progress(checkpoints.read(last))
         data.resume(epoch, batch)
         if trainer.is_global_zero:
-            at = f", batch {batch}" if batch else ""
-            print(f"train: goes on after epoch {epoch}{at}", flush=True)
+            _log.info("resuming after epoch %d%s", epoch, f", batch {batch}" if batch else "")
     model.train()  # feature extraction left it in eval mode
     with _quiet():
         trainer.fit(model, data, ckpt_path=last)
@@ -186,7 +188,7 @@ def _trainer(
     """
     defaults = {
         "enable_model_summary": False,
-        "enable_progress_bar": os.isatty(1),
+        "enable_progress_bar": os.isatty(1) and not log.is_quiet(),
         "log_every_n_steps": 1,  # Lightning's default of 50 may exceed an epoch
     }
     options = OmegaConf.to_container(cfg.trainer, resolve=True)

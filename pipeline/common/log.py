@@ -1,0 +1,107 @@
+"""Messages of the programs: one line each on standard error, with the level and the job they come from.
+
+Modules log by ``logging.getLogger(__name__)``. What a program was asked for is printed on standard output, a
+stage's by `result`.
+"""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import click
+from tqdm import tqdm
+
+from pipeline.common import text
+
+VARIABLE = "PETFACES_LOG"  # programs that this one starts read it, too
+LEVELS = ("debug", "info", "warning", "error")
+_LOGGERS = ("pipeline", "models")
+_STOPPED = logging.ERROR + 5
+logging.addLevelName(_STOPPED, "STOPPED")
+_COLORS = {logging.DEBUG: "bright_black", logging.WARNING: "yellow", logging.ERROR: "red", _STOPPED: "red"}
+
+_log = logging.getLogger(__name__)
+
+
+class _Handler(logging.Handler):
+    """Writes to the current ``sys.stderr``, which progress bars and tests replace.
+
+    Attributes:
+        job: precedes each message, such as ``train`` or ``train job 3``; empty for none.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.job = ""
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        if sys.stderr.isatty() and "NO_COLOR" not in os.environ:
+            level = click.style(level, fg=_COLORS.get(record.levelno), bold=True)
+        return f"{self.prefix}{level}{text.lines(text.without_password(super().format(record)))}"
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.job}: " if self.job else ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)  # keeps progress bars below the messages
+
+
+_handler = _Handler()
+
+
+def setup(job: str = "", verbose: bool = False) -> None:
+    """Shows the messages of this project and of users' files in ``models/``.
+
+    Args:
+        job: precedes each message; empty for none.
+        verbose: whether to show debugging messages whatever the variable PETFACES_LOG says.
+    """
+    level = "debug" if verbose else os.environ.get(VARIABLE, "info")
+    if level not in LEVELS:
+        sys.exit(f"error: {VARIABLE}={level} is no level: {', '.join(LEVELS)}")
+    _handler.job = job
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        logger.setLevel(level.upper())
+        logger.propagate = False
+        if _handler not in logger.handlers:
+            logger.addHandler(_handler)
+
+
+@contextmanager
+def numbered(job: int) -> Iterator[None]:
+    """Puts a sweep's job number before each message."""
+    program = _handler.job
+    _handler.job = f"{program} job {job}"
+    try:
+        yield
+    finally:
+        _handler.job = program
+
+
+def is_quiet() -> bool:
+    """Whether only warnings and errors are shown, so that progress bars shouldn't be either."""
+    return not _log.isEnabledFor(logging.INFO)
+
+
+def result(message: object) -> None:
+    """Prints what a stage has come to, on standard output."""
+    print(f"{_handler.prefix}{text.printable(message)}", flush=True)
+
+
+def fail(error: object) -> NoReturn:
+    """Exits with status 1 and a one-line message, and with the traceback if debugging messages are shown."""
+    _log.error("%s", error, exc_info=_log.isEnabledFor(logging.DEBUG) and isinstance(error, BaseException))
+    sys.exit(1)
+
+
+def stop(message: object, signum: signal.Signals = signal.SIGINT) -> NoReturn:
+    """Exits with a one-line message and the status of a program that a signal ended."""
+    _log.log(_STOPPED, "%s", message)
+    sys.exit(128 + signum)
