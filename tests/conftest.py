@@ -17,8 +17,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import warm_python
+from filelock import FileLock
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+# The processes of pytest-xdist share what their parent made.
+SESSION = Path(os.environ.setdefault("PETFACES_TEST_FOLDER", tempfile.mkdtemp(prefix="petfaces-tests-")))
+SESSION_PROCESS = int(os.environ.setdefault("PETFACES_TEST_PROCESS", str(os.getpid())))
+if os.getpid() == SESSION_PROCESS:
+    atexit.register(shutil.rmtree, SESSION, ignore_errors=True)
 _FOLDER = Path(tempfile.mkdtemp(prefix="petfaces-test-"))
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 HOUSE = _FOLDER / "petfaces"
@@ -39,7 +46,10 @@ for _name in (
 
 def _run(*command: str, cwd: Path = HOUSE, **environment: str) -> subprocess.CompletedProcess:
     """Runs a program with the tests' Python first on the path; output is kept together as text."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    warm_python.install(SESSION / "python", SESSION_PROCESS)
+    path = os.pathsep.join(
+        map(str, (SESSION / "python/bin", Path(sys.executable).parent, os.environ["PATH"]))
+    )
     # MLflow puts the address that this process uses into the environment; a program has to find its own.
     inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     return subprocess.run(
@@ -86,12 +96,17 @@ def _change(file: str, *changes: tuple[str, str], house: Path = HOUSE) -> None:
     (house / file).write_text(text)
 
 
+def _copy_files(source: Path, target: Path, names: list[str]) -> None:
+    for name in names:
+        if (source / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source / name, target / name)
+
+
 def _copy(target: Path) -> None:
     listed = _run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=CHECKOUT)
-    for name in listed.stdout.splitlines():
-        if (CHECKOUT / name).is_file() and not name.startswith("reports/") and name != "dvc.lock":
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(CHECKOUT / name, target / name)
+    names = [name for name in listed.stdout.splitlines() if not name.startswith("reports/")]
+    _copy_files(CHECKOUT, target, [name for name in names if name != "dvc.lock"])
     # Whatever data a person has chosen for the moment (make petfaces does), the tests start from the sample.
     params = target / "params.yaml"
     params.write_text(re.sub(r"(?m)^data: *\S+", "data: sample", params.read_text()))
@@ -151,10 +166,26 @@ def change():
 
 @pytest.fixture(scope="session")
 def repro(house: Path) -> subprocess.CompletedProcess:
-    """The first `dvc repro` of the copy, which leaves a champion."""
-    done = _run("dvc", "repro")
+    """The first `dvc repro` of the copy, which leaves a champion.
+
+    One process of pytest-xdist runs it; the others take what it left.
+    """
+    finished = SESSION / "finished"
+    with FileLock(SESSION / "finished.lock"):
+        if not finished.is_dir():
+            done = _run("dvc", "repro")
+            assert done.returncode == 0, done.stdout
+            _copy_files(house, finished, _run("git", "ls-files", "--others").stdout.splitlines())
+            (finished / "said").write_text(done.stdout)
+            return done
+    said = (finished / "said").read_text()
+    _copy_files(finished, house, [str(file.relative_to(finished)) for file in finished.rglob("*")])
+    # MLflow's database has absolute paths.
+    done = _run("python", "-m", "pipeline", "tracking", "sync")
     assert done.returncode == 0, done.stdout
-    return done
+    for backup in house.glob("mlflow.db.*"):
+        backup.unlink()
+    return subprocess.CompletedProcess(["dvc", "repro"], 0, said)
 
 
 @pytest.fixture

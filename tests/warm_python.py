@@ -1,0 +1,184 @@
+"""A ``python`` for the tests' programs that has the big libraries loaded already.
+
+Importing torch, Lightning, MLflow and timm takes longer than most of what the tests' programs then do. One
+process imports them and forks for each program, which imports the project's own modules. (The fork server of
+`multiprocessing` does so for functions; here it takes whole programs, those of DVC's stages included.)
+"""
+
+import array
+import atexit
+import importlib
+import io
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import types
+from contextlib import suppress
+from pathlib import Path
+
+LIBRARIES = (
+    *("torch", "torchvision", "torchmetrics", "pytorch_lightning", "timm", "albumentations", "mlflow"),
+    *("hydra", "pandas", "sklearn.linear_model", "matplotlib.pyplot", "onnx", "rich.table"),
+)
+# Variables that libraries read while they are imported: a program with others of them starts by itself.
+PREFIXES = ("PYTHON", "OMP_", "MKL_", "HF_", "TORCH", "LC_", "LANG", "MPL", "CUDA", "XDG_", "HOME")
+CLIENT = """#!{python} -IS
+import array, json, os, signal, socket, sys
+
+def start(server):
+    request = {{"argv": sys.argv[1:], "cwd": os.getcwd(), "environment": dict(os.environ)}}
+    data = json.dumps(request).encode()
+    streams = array.array("i", (0, 1, 2))
+    server.sendmsg([len(data).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
+    server.sendall(data)
+    pid = int(server.recv(20))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: os.kill(pid, number))
+    return int(server.recv(20))
+
+own = {{name: value for name, value in os.environ.items() if name.startswith({prefixes})}}
+own.pop("PYTHONPATH", None)
+server = socket.socket(socket.AF_UNIX)
+if sys.argv[1:2] not in (["-m"], ["-c"]) or own != {variables} or server.connect_ex("{address}"):
+    os.execv("{python}", ["{python}", *sys.argv[1:]])
+status = start(server)
+if os.WIFSIGNALED(status):
+    if os.WTERMSIG(status) != signal.SIGKILL:
+        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+    os.kill(os.getpid(), os.WTERMSIG(status))
+os._exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def install(folder: Path, parent: int) -> None:
+    """Writes the client into a folder for PATH, and starts the server unless another process did so.
+
+    Args:
+        folder: of the test session; the client lies in ``bin``.
+        parent: the session's process, with which the server ends.
+
+    The client, a script called ``python``, passes its arguments, environment, folder and standard streams on.
+    It ends as the fork does. Until the server is ready, and for what it can't do, it is an ordinary Python.
+    """
+    try:
+        (folder / "bin").mkdir(parents=True)
+    except FileExistsError:
+        return
+    address = folder / "socket"
+    variables = {name: value for name, value in os.environ.items() if name.startswith(PREFIXES)}
+    variables.pop("PYTHONPATH", None)
+    text = CLIENT.format(python=sys.executable, prefixes=PREFIXES, variables=variables, address=address)
+    client = folder / "bin/python"
+    client.write_text(text)
+    client.chmod(0o755)
+    quiet = {"NO_ALBUMENTATIONS_UPDATE": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    subprocess.Popen([sys.executable, __file__, str(address), str(parent)], env={**os.environ, **quiet})
+
+
+def _receive(connection: socket.socket) -> tuple[dict, list[int]]:
+    """A client's request, and its standard streams."""
+    size, ancillary, *_ = connection.recvmsg(8, socket.CMSG_SPACE(3 * array.array("i").itemsize))
+    streams = array.array("i")
+    streams.frombytes(ancillary[0][2])
+    left = int.from_bytes(size, "big")
+    data = b""
+    while len(data) < left:
+        data += connection.recv(left - len(data))
+    return json.loads(data), list(streams)
+
+
+def serve(address: str, parent: int) -> tuple[dict, list[int]]:
+    """Answers clients until the process `parent` ends; returns in the forks, with what they are to run."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen()
+    waiting = selectors.DefaultSelector()
+    waiting.register(listener, selectors.EVENT_READ)
+    running: dict[socket.socket, int] = {}
+    while Path(f"/proc/{parent}").exists():
+        for key, _ in waiting.select(timeout=5):
+            if key.fileobj is listener:
+                connection, _ = listener.accept()
+                request, streams = _receive(connection)
+                if not (pid := os.fork()):
+                    waiting.close()
+                    for opened in (listener, connection, *running):
+                        opened.close()
+                    return request, streams
+                for stream in streams:
+                    os.close(stream)
+                connection.sendall(f"{pid}\n".encode())
+                running[connection] = pid
+                waiting.register(os.pidfd_open(pid), selectors.EVENT_READ, connection)
+                waiting.register(connection, selectors.EVENT_READ)
+            elif key.data is None:  # the client was killed
+                waiting.unregister(key.fileobj)
+                with suppress(ProcessLookupError):
+                    os.kill(running[key.fileobj], signal.SIGKILL)
+            else:
+                connection = key.data
+                _, status = os.waitpid(running.pop(connection), 0)
+                with suppress(OSError):
+                    connection.sendall(f"{status}\n".encode())
+                waiting.unregister(key.fd)
+                os.close(key.fd)
+                with suppress(KeyError):
+                    waiting.unregister(connection)
+                connection.close()
+    sys.exit()
+
+
+def main() -> None:
+    paths = sys.path[1:]  # without this file's folder
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    request, streams = serve(sys.argv[1], int(sys.argv[2]))
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    # The server's own streams remember what they were opened on.
+    sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))
+    sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w", closefd=False)))
+    sys.stderr = io.TextIOWrapper(
+        io.BufferedWriter(io.FileIO(2, "w", closefd=False)), errors="backslashreplace", line_buffering=True
+    )
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.path[:] = [request["cwd"], *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), *paths]
+    try:
+        _run(*request["argv"])
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int | None) else 1
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        status = 1
+        sys.excepthook(*sys.exc_info())
+    else:
+        status = 0
+    # As multiprocessing ends its forks: the libraries' own clean-up would wait for the server's threads.
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status or 0)
+
+
+def _run(kind: str, program: str, *arguments: str) -> None:
+    sys.argv[1:] = arguments
+    if kind == "-m":
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+    else:
+        sys.argv[0], sys.modules["__main__"] = kind, types.ModuleType("__main__")
+        exec(compile(program, "<string>", "exec"), vars(sys.modules["__main__"]))
+
+
+if __name__ == "__main__":
+    main()
