@@ -116,6 +116,8 @@ def _copy(target: Path) -> None:
     _change("conf/data/sample.yaml", ("epochs: 18", "epochs: 2"), house=target)
     _change("conf/data/petfaces.yaml", ("side: 96", "side: 32"), ("epochs: 72", "epochs: 1"), house=target)
     _change("conf/model/probe.yaml", ("epochs: 0", "input: {size: 64}\nepochs: 0"), house=target)
+    _change("conf/model/scratch.yaml", ("[32, 64, 128, 256]", "[8, 16, 32, 64]"), house=target)
+    _change("conf/trainer/cpu.yaml", ("threads: 2", "threads: 1"), house=target)
     _change("conf/model/finetune.yaml", ("size: 192", "size: 64"), ("epochs: 6", "epochs: 1"), house=target)
     for command in (
         ["git", "init", "-q"],
@@ -186,6 +188,14 @@ def repro(house: Path) -> subprocess.CompletedProcess:
     for backup in house.glob("mlflow.db.*"):
         backup.unlink()
     return subprocess.CompletedProcess(["dvc", "repro"], 0, said)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Trainings in this process leave their plots out, which take longer than so small a training."""
+    from pipeline.evaluation import mistakes
+
+    monkeypatch.setattr(mistakes, "draw", lambda *_: None)
 
 
 @pytest.fixture

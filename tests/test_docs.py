@@ -18,19 +18,8 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 _FILES = (CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *(CHECKOUT / "docs").glob("*.md"))
 PAGES = {page.name: page.read_text() for page in _FILES}
 STAGES = ("fetch", "pack", "split", "audit", "train", "evaluate", "register", "report")
-SHELL = (
-    "cd",
-    "cp",
-    "curl",
-    "export",
-    "git",
-    "mlflow",
-    "rm",
-    "sed",
-    "sha256sum",
-    "source",
-    "tar",
-)  # whose words are not ours
+# Whose words are not ours.
+SHELL = ("cd", "cp", "curl", "eval", "export", "git", "mlflow", "rm", "sed", "sha256sum", "source", "tar")
 
 
 def _blocks(kind: str) -> list[tuple[str, str]]:

@@ -251,9 +251,9 @@ def test_a_check_trains_nothing_and_says_that_it_can_be_done(theirs):
     done = theirs.reproduce("sample", "champion", "--check")
     assert done.returncode == 0, done.stdout
     told = dict(re.findall(r"^(\w+): +(.+)$", done.stdout, re.MULTILINE))
-    assert told.keys() == {"version", "code", "data", "environment", "reproduce"}
+    assert told.keys() == {"version", "code", "data", "environment", "result"}
     assert told["version"].startswith("sample 1, scratch data.epochs=1, run ")
-    assert told["reproduce"] == "sample 1 can be rebuilt"
+    assert told["result"] == "sample 1 can be rebuilt"
     assert not re.search(r"(?m)^epoch ", done.stdout)
     assert theirs.state() == before
 

@@ -36,6 +36,7 @@ import os, signal, sys
 from models import classifier
 from pipeline import config, train
 from pipeline.artifacts import checkpoints
+from pipeline.evaluation import mistakes
 from pipeline.tracking import live, runs
 from pipeline.training import callbacks, fit
 place, name, number = {place}, {name!r}, {number}
@@ -46,27 +47,32 @@ def deadly(*given, **named):
         os.kill(os.getpid(), signal.SIGKILL)
     return whole(*given, **named)
 setattr(place, name, deadly)
+mistakes.draw = lambda *given: None
 train.train(config.compose(*sys.argv[1:]), "killed")
 """
 
 
 @pytest.fixture(autouse=True)
-def nothing_waits(house):
+def nothing_waits(house, undrawn):
     """No test goes on with what another one left."""
     shutil.rmtree(house / "runs/.work", ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(repro, tmp_path_factory):
+def trained():
+    return {}
+
+
+@pytest.fixture
+def undisturbed(repro, trained, tmp_path_factory):
     """Trains without a break, once for equal overrides; returns the folder."""
-    done = {}
 
     def _train(*overrides):
-        if overrides not in done:
+        if overrides not in trained:
             folder = tmp_path_factory.mktemp("undisturbed") / "out"
             train.train(config.compose(f"out={folder}", *overrides))
-            done[overrides] = folder
-        return done[overrides]
+            trained[overrides] = folder
+        return trained[overrides]
 
     return _train
 
@@ -107,20 +113,20 @@ def _each_point_once(run, folder: Path) -> None:
     ],
 )
 def test_killed_and_begun_again_it_ends_with_the_same_bytes_in_the_same_run(
-    undisturbed, tmp_path, place, name, number
+    undisturbed, run, tmp_path, place, name, number
 ):
     overrides = (*SCRATCH, f"out={tmp_path / 'out'}", f"seed={number}{len(name)}")
     program = KILLED.format(place=place, name=name, number=number)
-    killed = subprocess.run([sys.executable, "-c", program, *overrides], check=False)
-    assert killed.returncode == -signal.SIGKILL
+    killed = run("python", "-c", program, *overrides)
+    assert killed.returncode == -signal.SIGKILL, killed.stdout
     (before,) = _attempts("killed")
     assert before.info.status == "RUNNING"
     store.client().set_tag(before.info.run_id, "mlflow.runName", "found again")
     train.train(config.compose(*overrides), "not a second one")
     assert not _attempts("not a second one")
-    run = store.client().get_run(before.info.run_id)
-    assert run.info.status == "FINISHED"
-    _each_point_once(run, tmp_path / "out")
+    again = store.client().get_run(before.info.run_id)
+    assert again.info.status == "FINISHED"
+    _each_point_once(again, tmp_path / "out")
     _same(undisturbed(*SCRATCH, overrides[-1]), tmp_path / "out")
     assert not _waiting()
 

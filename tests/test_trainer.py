@@ -18,6 +18,7 @@ from pipeline.tracking import store
 from pipeline.training import callbacks
 
 SCRATCH = ("model=scratch", "data.epochs=2", "model.batch_size=16")
+pytestmark = pytest.mark.usefixtures("undrawn")
 # Made by the program, or of no use where it is: each is refused with its reason or as unknown.
 OURS = {
     "self",

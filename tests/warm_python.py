@@ -45,7 +45,9 @@ def start(server):
 own = {{name: value for name, value in os.environ.items() if name.startswith({prefixes})}}
 own.pop("PYTHONPATH", None)
 server = socket.socket(socket.AF_UNIX)
-if sys.argv[1:2] not in (["-m"], ["-c"]) or own != {variables} or server.connect_ex("{address}"):
+first, second, *_ = *sys.argv[1:], "", ""
+ours = first == "-c" or first.endswith(".py") or first == "-m" and second.startswith(("pipeline", "dvc"))
+if not ours or own != {variables} or server.connect_ex("{address}"):
     os.execv("{python}", ["{python}", *sys.argv[1:]])
 status = start(server)
 if os.WIFSIGNALED(status):
@@ -78,7 +80,7 @@ def install(folder: Path, parent: int) -> None:
     client.write_text(text)
     client.chmod(0o755)
     quiet = {"NO_ALBUMENTATIONS_UPDATE": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    subprocess.Popen([sys.executable, __file__, str(address), str(parent)], env={**os.environ, **quiet})
+    subprocess.Popen([sys.executable, __file__, address, str(parent), client], env={**os.environ, **quiet})
 
 
 def _receive(connection: socket.socket) -> tuple[dict, list[int]]:
@@ -138,7 +140,8 @@ def main() -> None:
     paths = sys.path[1:]  # without this file's folder
     for library in LIBRARIES:
         importlib.import_module(library)
-    request, streams = serve(sys.argv[1], int(sys.argv[2]))
+    address, parent, sys.executable = sys.argv[1:]  # what a program starts is forked, too
+    request, streams = serve(address, int(parent))
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -151,7 +154,7 @@ def main() -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    sys.path[:] = [request["cwd"], *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), *paths]
+    sys.path[:] = [*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), *paths]
     try:
         _run(*request["argv"])
     except SystemExit as end:
@@ -171,13 +174,21 @@ def main() -> None:
     os._exit(status or 0)
 
 
-def _run(kind: str, program: str, *arguments: str) -> None:
-    sys.argv[1:] = arguments
+def _run(kind: str, *arguments: str) -> None:
+    """Runs a program as Python does with these arguments."""
     if kind == "-m":
-        runpy.run_module(program, run_name="__main__", alter_sys=True)
+        sys.path.insert(0, str(Path.cwd()))
+        sys.argv[1:] = arguments[1:]
+        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+    elif kind == "-c":
+        sys.path.insert(0, "")
+        sys.argv[:] = [kind, *arguments[1:]]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(arguments[0], "<string>", "exec"), vars(sys.modules["__main__"]))
     else:
-        sys.argv[0], sys.modules["__main__"] = kind, types.ModuleType("__main__")
-        exec(compile(program, "<string>", "exec"), vars(sys.modules["__main__"]))
+        sys.path.insert(0, str(Path(kind).resolve().parent))
+        sys.argv[:] = [kind, *arguments]
+        runpy.run_path(kind, run_name="__main__")
 
 
 if __name__ == "__main__":

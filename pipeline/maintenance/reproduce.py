@@ -71,7 +71,7 @@ def reproduce(
             if check:
                 doubts = [*filter(None, [task.doubt]), *differ]
                 msg = f"could be rebuilt, but may differ: {'; '.join(doubts)}" if doubts else "can be rebuilt"
-                print(f"{version} {msg}")
+                say("result", f"{version} {msg}")
                 return True
             began = time.monotonic()
             folder = task.train()
@@ -81,7 +81,7 @@ def reproduce(
                 shutil.copytree(folder, keep)
     messages[0] += f", rebuilt from commit {task.commit[:8]} in {seconds:.0f} s"
     for line in messages:
-        print(f"{version}: {line}")
+        say("result", f"{version}: {line}")
     return same
 
 
