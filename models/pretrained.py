@@ -115,13 +115,7 @@ def _load_file(net: nn.Module, file: str | None) -> None:
         raise WeightsError(f"model.net.weights=file needs model.net.file=PATH; '{file}' is no file")
     path = Path(file).expanduser()
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            state = state.get("state_dict", state)
+        state = timm.models.load_state_dict(str(path), use_ema=False, weights_only=True)
     except Exception as error:  # invalid files raise many types
         raise WeightsError(f"{path} can't be read as weights: {error}".split("\n")[0]) from error
     head = {name for name, _ in net.named_parameters() if name.startswith(net.pretrained_cfg["classifier"])}

@@ -136,10 +136,8 @@ class MultiLabel(Task):
 
     def assess(self, card: ModelCard, probabilities: np.ndarray, targets: np.ndarray) -> Assessment:
         present, wanted = self.predicted(card, probabilities), targets > 0
-        labels, predicted = (
-            [SEPARATOR.join(np.array(card.classes, dtype=object)[row]) for row in rows]
-            for rows in (wanted, present)
-        )
+        names = np.array(card.classes, dtype=object)
+        labels, predicted = ([SEPARATOR.join(names[row]) for row in rows] for rows in (wanted, present))
         hits, given, true = (present & wanted).sum(axis=0), present.sum(axis=0), wanted.sum(axis=0)
         return Assessment(
             labels=labels,

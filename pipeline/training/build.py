@@ -56,13 +56,13 @@ def build(cfg: DictConfig, pack: PackedDataset, start: Path | None = None) -> Tr
             f"data.task={cfg.data.task}, but data/{cfg.data.name} was packed as {pack.task.name}; "
             "run: dvc repro pack"
         )
-    net_config = OmegaConf.to_container(cfg.model.net, resolve=True)
+    net_config, num_classes = OmegaConf.to_container(cfg.model.net, resolve=True), len(pack.classes)
     if start and "weights" in net_config:
         net_config |= {"weights": None, "file": None}  # the start model provides them
     if net_config.get("file"):
         net_config["file"] = str(paths.from_root(net_config["file"]))
     try:
-        net = build_network(net_config, len(pack.classes))
+        net = build_network(net_config, num_classes)
     except NetworkError as error:
         raise UserError(f"model.{error}") from error
     except WeightsError as error:
@@ -97,16 +97,16 @@ def build(cfg: DictConfig, pack: PackedDataset, start: Path | None = None) -> Tr
     arguments = {key: cfg.model[key] for key in passed_on if key in cfg.model}
     if cfg.model.balance == "weights":
         targets = pack.targets[pack.rows("train")]
-        arguments["class_weights"] = pack.task.class_weights(targets, len(pack.classes))
+        arguments["class_weights"] = pack.task.class_weights(targets, num_classes)
     if cfg.model.get("loss"):
         arguments["loss"] = components.loss(OmegaConf.to_container(cfg.model.loss, resolve=True))
-        components.try_loss(arguments["loss"], len(pack.classes))
-    described, classes = OmegaConf.to_container(cfg.metrics, resolve=True), len(pack.classes)
-    metrics = components.metrics(described, num_classes=classes, num_labels=classes)
+        components.try_loss(arguments["loss"], num_classes)
+    described = OmegaConf.to_container(cfg.metrics, resolve=True)
+    metrics = components.metrics(described, num_classes=num_classes, num_labels=num_classes)
     components.try_metrics(metrics, pack.task, pack.classes)
     model = Classifier(
         net,
-        len(card.classes),
+        num_classes,
         card.input.mean,
         card.input.std,
         pack.task,
