@@ -185,7 +185,7 @@ class Curves(pl.Callback):
         logger: the logger to pass to the trainer.
     """
 
-    _KEPT = ("rows", "loss", "batches", "seen")  # attributes that a checkpoint holds
+    _STATE = ("rows", "loss", "batches", "seen")  # what a checkpoint holds, besides the logged values
 
     def __init__(self, rows: list[dict], tell: Tell, title: str, resume: ExactResume):
         self.rows, self.tell, self.title, self.resume = rows, tell, title, resume
@@ -276,11 +276,11 @@ class Curves(pl.Callback):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        return {key: getattr(self, key) for key in self._KEPT} | {"logged": self.logger.values}
+        return {key: getattr(self, key) for key in self._STATE} | {"logged": self.logger.values}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.logger.values = state_dict["logged"]
-        for key in self._KEPT:
+        for key in self._STATE:
             setattr(self, key, state_dict[key])
 
 
