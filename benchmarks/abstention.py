@@ -23,10 +23,10 @@ from pipeline import split, train
 from pipeline.common import errors
 from pipeline.common.paths import ROOT
 from pipeline.config import compose
-from pipeline.data.dataset import PackedDataset
-from pipeline.evaluation import out_of_domain, predictions
+from pipeline.data.dataset import ImageDataset, LooseImages, PackedDataset, still
+from pipeline.evaluation import out_of_domain
 from pipeline.tasks import calibration
-from pipeline.training import assess, features
+from pipeline.training import assess
 from pipeline.training.build import Training
 
 FOLDER = ROOT / "runs/abstention"
@@ -67,27 +67,18 @@ def judged(folder: Path, place: Path, cfg: DictConfig) -> dict[str, np.ndarray]:
         model, card = classifier.load(folder)
         pack, found = PackedDataset.open(place), {}
         training = Training(cfg, pack, model, card)
-
-        def loose(images: list[np.ndarray]) -> np.ndarray:
-            if cfg.model.epochs == 0:
-                return assess.of_features(model, features.features_loose(training, images))
-            return predictions.predict_loose(model, card, images, 32)
-
         for part in ("val", "test"):
-            rows = pack.rows(part)
-            if cfg.model.epochs == 0:
-                shares = assess.of_features(model, features.features(training, rows))
-            else:
-                shares = predictions.predict(model, card, pack, rows, 32, 0)
+            pictures = ImageDataset(pack, pack.rows(part), still(card.input))
+            shares = assess.of_pictures(training, pictures)
             found[part] = shares.max(axis=1)
-            found[f"{part}_right"] = shares.argmax(axis=1) == pack.targets[rows]
+            found[f"{part}_right"] = shares.argmax(axis=1) == pictures.targets
         others = {
             "patterns": out_of_domain.drawn(assess.PATTERNS, seed=0),
             "former": out_of_domain.drawn(72, seed=0),
             "unseen": out_of_domain.photographed(JUDGED_BY, seed=5),
         }
         for name, images in others.items():
-            found[name] = loose(images).max(axis=1)
+            found[name] = assess.of_pictures(training, LooseImages(images, card.input)).max(axis=1)
         found["former"] = found["former"][np.arange(72) % 6 < 5]  # the kinds that there were
         np.savez(file, **found)
     with np.load(file) as stored:

@@ -26,7 +26,7 @@ from benchmarks.serving import served
 from models import classifier
 from pipeline import portable
 from pipeline.common.paths import ROOT
-from pipeline.data.dataset import PackedDataset
+from pipeline.data.dataset import LooseImages, PackedDataset
 from pipeline.evaluation import predictions
 from pipeline.inference import browser_demo, export, resolve
 from pipeline.portable import ModelCard
@@ -38,9 +38,8 @@ MARGIN = 0.05
 def by_torch(train: Path, files: list[bytes]) -> np.ndarray:
     """Probabilities of the trained network, sized by Pillow."""
     model, card = classifier.load(train)
-    return predictions.predict_loose(
-        model, card, [np.asarray(portable.read_picture(file)) for file in files], 16
-    )
+    pictures = [np.asarray(portable.read_picture(file)) for file in files]
+    return predictions.predict(model, LooseImages(pictures, card.input), 16)
 
 
 def by_pyfunc(folder: Path, files: list[bytes]) -> np.ndarray:

@@ -36,10 +36,8 @@ def main() -> None:
     training = build.build(cfg, pack)
     card = training.card
     rows = np.arange(min(given.pictures, len(pack.table)))
-    relabelled = np.roll(rows, 1)
-    sized = [
-        batch for batch, _ in loader(ImageDataset(pack, rows, still(card.input), 0), cfg.model.batch_size, 0)
-    ]
+    pictures, shuffled = (ImageDataset(pack, each, still(card.input)) for each in (rows, np.roll(rows, 1)))
+    sized = [batch for batch, _ in loader(pictures, cfg.model.batch_size, 0)]
 
     def engine(name: str, channels_last: bool = True):
         other = compose("model=probe", *given.overrides, f"runtime.features={name}")
@@ -58,10 +56,10 @@ def main() -> None:
 
         def anew() -> None:
             shutil.rmtree(features.CACHE, ignore_errors=True)
-            features.features(training, rows)
+            features.features(training, pictures)
 
         def again() -> None:
-            features.features(training, relabelled)
+            features.features(training, shuffled)
 
         programs = {name: (lambda run=run: [run(batch) for batch in sized]) for name, run in engines.items()}
         programs |= {"features(), nothing kept": anew, "features(), all kept": again}

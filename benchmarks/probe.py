@@ -26,7 +26,7 @@ from models.probe import fit_head
 from pipeline.common import tables
 from pipeline.common.paths import ROOT
 from pipeline.config import compose
-from pipeline.data.dataset import PackedDataset
+from pipeline.data.dataset import ImageDataset, PackedDataset, still
 from pipeline.training import build
 from pipeline.training.features import features
 
@@ -78,7 +78,8 @@ def main() -> None:
     def seen(*more: str) -> np.ndarray:
         chosen = compose("model=probe", *given.overrides, *more)
         torch.set_num_threads(chosen.runtime.threads)
-        return features(build.build(chosen, pack), np.arange(len(y)))
+        training = build.build(chosen, pack)
+        return features(training, ImageDataset(pack, np.arange(len(y)), still(training.card.input)))
 
     def plain(learn: np.ndarray, judged: np.ndarray, seed: int) -> np.ndarray:
         head = LogisticRegression(max_iter=5000)

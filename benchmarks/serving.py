@@ -30,6 +30,7 @@ from benchmarks.machine import described, interleaved, spread
 from models import classifier
 from pipeline import portable, tracking
 from pipeline.common.paths import ROOT
+from pipeline.data.dataset import LooseImages
 from pipeline.evaluation import predictions
 from pipeline.inference import export, resolve
 from pipeline.sources import archives
@@ -130,7 +131,7 @@ def main() -> None:
 
         def eager() -> np.ndarray:
             picture = np.asarray(portable.read_picture(file))
-            return predictions.predict_loose(network, card, [picture], 1)
+            return predictions.predict(network, LooseImages([picture], card.input), 1)
 
         request = {"columns": ["image"], "data": [[base64.b64encode(file).decode()]]}
         with served(folder) as ours, served_by_mlflow(found.portable) as theirs:

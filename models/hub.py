@@ -3,14 +3,15 @@
 import difflib
 import logging
 import re
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import timm
 from torch import nn
 
-SECONDS = 8  # timeout of the hub, including DNS
+from pipeline.portable import within
+
+SECONDS = 8  # timeout of the hub, including DNS, which the timeouts of HTTP libraries don't cover
 
 
 class HubError(RuntimeError):
@@ -82,16 +83,10 @@ def _problem(repository: str | None) -> str | None:
         except Exception as error:  # errors of its HTTP library
             return f"{constants.ENDPOINT} does not answer ({type(error).__name__})"
 
-    return _within(SECONDS, ask, f"{constants.ENDPOINT} does not answer within {SECONDS} s")
-
-
-def _within(seconds: float, ask: Callable[[], str | None], late: str) -> str | None:
-    """Returns `ask()`, or `late` after a timeout; HTTP libraries' timeouts don't cover DNS."""
-    answers: list[str | None] = []
-    thread = threading.Thread(target=lambda: answers.append(ask()), daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return answers[0] if answers else late
+    try:
+        return within(SECONDS, ask)
+    except TimeoutError:
+        return f"{constants.ENDPOINT} does not answer within {SECONDS} s"
 
 
 @contextmanager
@@ -109,13 +104,10 @@ def _offline(offline: bool) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the loggers of libraries that download weights; the error has all the information."""
-    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm", "httpx", "urllib3")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+    """Silences what libraries log while they download weights; the error has all the information."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(previous)

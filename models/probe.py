@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pipeline.common import log
-from pipeline.tasks import Task
+from pipeline.tasks import Task, kept_row
 
 
 def fit_head(
@@ -15,7 +15,7 @@ def fit_head(
     task: Task,
     balanced: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, list[dict[str, float]]]:
-    """Fits a head for each regularisation strength and returns the one with the lowest validation loss.
+    """Fits a head for each regularisation strength and returns the one of `kept_row`.
 
     Features are standardised for the fit, since the penalty treats all alike; scale and shift are then folded
     into the head, so it works on raw features.
@@ -29,8 +29,7 @@ def fit_head(
 
     Returns:
         Weight, classes×C; bias, classes; and a row per strength with `C`, the task's monitored metric and
-        `val/loss`. Selection uses `val/loss` because on a few hundred images it is less noisy than accuracy
-        and rewards calibration.
+        `val/loss`.
     """
     from sklearn.metrics import log_loss
     from tqdm import tqdm
@@ -53,8 +52,7 @@ def fit_head(
             loss = log_loss(val[1], probabilities, labels=solvers[0].classes_)
         rows.append({"C": C, task.monitor: task.score(probabilities, val[1]), "val/loss": float(loss)})
         heads.append(_fold_scaling(solvers, several, mean, scale))
-    best = min(range(len(rows)), key=lambda index: rows[index]["val/loss"])
-    return *heads[best], rows
+    return *heads[rows.index(kept_row(rows, task.monitor))], rows
 
 
 def _fit(x: np.ndarray, y: np.ndarray, C: float, balanced: bool, start: object):

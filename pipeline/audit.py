@@ -108,9 +108,8 @@ def _doubts_of_several(
     x: np.ndarray, targets: np.ndarray, groups: np.ndarray, classes: list[str]
 ) -> list[Doubt]:
     """As `_doubts` for multi-label data: checks class by class; the worst class of an image counts."""
-    wrong: dict[
-        int, dict[int, float]
-    ] = {}  # image to flagged classes, each with the probability of its label
+    # Image to flagged classes, each with the probability of its label.
+    wrong: dict[int, dict[int, float]] = {}
     for index in range(len(classes)):
         has = targets[:, index].astype(np.int64)
         probabilities, predicted = out_of_fold(x, has, groups)
@@ -142,7 +141,7 @@ def audit(cfg: DictConfig, place: Path) -> list[dict]:
     """
     import torch
 
-    from pipeline.data.dataset import PackedDataset
+    from pipeline.data.dataset import ImageDataset, PackedDataset, still
     from pipeline.training import build
     from pipeline.training.features import features
 
@@ -152,7 +151,8 @@ def audit(cfg: DictConfig, place: Path) -> list[dict]:
     torch.set_num_threads(cfg.runtime.threads)
     training = build.build(cfg, pack)
     training.model.to(build.device(cfg))
-    x, targets = features(training, np.arange(len(pack.table))), pack.targets
+    everything = ImageDataset(pack, np.arange(len(pack.table)), still(training.card.input))
+    x, targets = features(training, everything), pack.targets
     groups, paths = pack.table["group"].to_numpy(), pack.table["path"].to_numpy()
     find_doubts = _doubts_of_several if pack.task.several else _doubts
     rows = [

@@ -14,6 +14,7 @@ from pipeline.common.paths import ROOT
 from pipeline.stage import stage
 
 PHOTOGRAPHS = 60  # out-of-domain test images
+BATCH = 32  # images
 
 
 def evaluate(train: Path, place: Path, out: Path, threads: int, workers: int) -> dict[str, float]:
@@ -41,7 +42,7 @@ def evaluate(train: Path, place: Path, out: Path, threads: int, workers: int) ->
     import torch
 
     from models.classifier import load
-    from pipeline.data.dataset import PackedDataset
+    from pipeline.data.dataset import ImageDataset, LooseImages, PackedDataset, still
     from pipeline.evaluation import mistakes, out_of_domain, predictions
 
     target = atomic.Target(out, ("metrics.json", "model.sha256", "predictions.csv"))
@@ -53,10 +54,12 @@ def evaluate(train: Path, place: Path, out: Path, threads: int, workers: int) ->
     if card.classes != pack.classes:
         raise UserError(f"{train} knows other classes than {place}; run: dvc repro train")
     rows = pack.rows("test")
-    probabilities = predictions.predict(model, card, pack, rows, 32, workers)
-    assessed = model.task.assess(card, probabilities, pack.targets[rows])
-    ood = predictions.predict_loose(model, card, out_of_domain.photographed(PHOTOGRAPHS, seed=0), 32)
-    metrics = {"test/pictures": len(rows), **model.task.figures(card, probabilities, pack.targets[rows])}
+    test_set = ImageDataset(pack, rows, still(card.input))
+    probabilities = predictions.predict(model, test_set, BATCH, workers)
+    assessed = model.task.assess(card, probabilities, test_set.targets)
+    photographs = LooseImages(out_of_domain.photographed(PHOTOGRAPHS, seed=0), card.input)
+    ood = predictions.predict(model, photographs, BATCH)
+    metrics = {"test/pictures": len(rows), **model.task.figures(card, probabilities, test_set.targets)}
     metrics["others/named"] = float(model.task.answers(card, ood).mean())
 
     with target.written() as folder:
@@ -80,18 +83,13 @@ def evaluate(train: Path, place: Path, out: Path, threads: int, workers: int) ->
 def main(cfg: DictConfig) -> None:
     runs = ROOT / "runs" / cfg.data.name
     name = cfg.model.name
-    if not (runs / "train" / name / "model.json").is_file():
+    train, place = runs / "train" / name, ROOT / "data" / cfg.data.name
+    if not (train / "model.json").is_file():
         raise UserError(f"runs/{cfg.data.name}/train/{name} has no trained model; run: dvc repro train")
-    seal.check(runs / "train" / name)
-    resume.discard_resume_state(runs / "train" / name)
-    metrics = evaluate(
-        runs / "train" / name,
-        ROOT / "data" / cfg.data.name,
-        runs / "evaluate" / name,
-        cfg.runtime.threads,
-        cfg.runtime.workers,
-    )
-    task = tasks.of(untrusted.card(runs / "train" / name).task)
+    seal.check(train)
+    resume.discard_resume_state(train)
+    metrics = evaluate(train, place, runs / "evaluate" / name, cfg.runtime.threads, cfg.runtime.workers)
+    task = tasks.of(untrusted.card(train).task)
     log.result(f"{name} on {cfg.data.name}, test {task.describe(metrics, 'test', 2)}")
 
 

@@ -86,8 +86,6 @@ def pack(
         UserError: the archive is damaged, or holds no usable images with labels.
     """
     task = task or tasks.of("single_label")
-    if classes not in ("folder", "breed"):
-        raise UserError(f"pack.classes={classes} is not known: folder or breed")
     target = atomic.Target(folder, ("pack.json", "index.csv", "pixels.bin"))
     try:
         with target.written() as part:

@@ -165,10 +165,6 @@ def keep_official(official: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 def split(pack: Path, target: Path, cfg: DictConfig) -> None:
     """Writes ``split.csv``: path, label, group, split (`train`, `val`, `test` or `dropped`)."""
-    if cfg.val <= 0 or cfg.test <= 0 or cfg.val + cfg.test >= 1:
-        raise UserError(
-            f"split.val={cfg.val} and split.test={cfg.test} must be above 0 and leave something to train on"
-        )
     seal.check(pack)
     # Sorted by image hash, so that file names cannot affect the split.
     task = tasks.of(pack_index.read_summary(pack)["task"])

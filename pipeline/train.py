@@ -9,26 +9,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import tasks
-from pipeline.artifacts import atomic, seal, untrusted
+from pipeline import tasks, tracking
+from pipeline.artifacts import atomic, curves, seal, untrusted
 from pipeline.artifacts.lineage import lineage_of, settings_of
 from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.resume import ResumeState, finished, identity
 from pipeline.common import log, paths, yaml_files
 from pipeline.common.errors import SharedError, UserError
 from pipeline.common.paths import ROOT
-from pipeline.portable import ModelCard
 from pipeline.stage import stage
 from pipeline.training.distributed import own_processes
-
-if TYPE_CHECKING:
-    from models.classifier import Classifier
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +56,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     import torch
     from lightning_fabric import seed_everything
 
-    from pipeline import tracking
+    from models.classifier import save
     from pipeline.data.dataset import PackedDataset
     from pipeline.evaluation import mistakes
     from pipeline.training import build
@@ -115,7 +110,11 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
                 title = f"{cfg.model.name} on {cfg.data.name}, validation"
                 mistakes.draw(pack, pack.rows("val"), assessment, title, part)
                 metrics |= _epochs_and_images(fitted.rows) | model.cpu().cost(card.input.size)
-                _save(model, card, fitted.rows, metrics, settings, lineage, part)
+                save(model, card, part)
+                curves.write(fitted.rows, part / "curves.csv")
+                for file, tree in (("metrics.json", metrics), ("lineage.json", lineage)):
+                    (part / file).write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+                (part / "config.yaml").write_text(OmegaConf.to_yaml(settings), encoding="utf-8")
                 seal.seal(part)
                 provenance.keep(part)
         except BaseException as error:
@@ -134,8 +133,6 @@ def start_of(cfg: DictConfig) -> Iterator[Path | None]:
     Raises:
         UserError: the model does not exist or is damaged.
     """
-    from pipeline import tracking
-
     start = cfg.model.start
     if not start:
         yield None
@@ -175,33 +172,10 @@ def _target(cfg: DictConfig) -> atomic.Target:
     return target
 
 
-def _save(
-    model: "Classifier",
-    card: ModelCard,
-    rows: list[dict],
-    metrics: dict,
-    settings: dict,
-    lineage: dict,
-    folder: Path,
-) -> None:
-    """Writes the files of a trained model."""
-    from models.classifier import save
-    from pipeline.artifacts import curves
-
-    save(model, card, folder)
-    curves.write(rows, folder / "curves.csv")
-    for file, tree in (("metrics.json", metrics), ("lineage.json", lineage)):
-        (folder / file).write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)), encoding="utf-8")
-
-
 def _epochs_and_images(rows: list[dict]) -> dict[str, int]:
     """Epochs run, and images the network was trained on (none for a probe)."""
-    epochs = [row for row in rows if "epoch" in row]
-    return {
-        "epochs": int(epochs[-1]["epoch"]) if epochs else 0,
-        "pictures_seen": int(epochs[-1]["pictures_seen"]) if epochs else 0,
-    }
+    last = next((row for row in reversed(rows) if "epoch" in row), {"epoch": 0, "pictures_seen": 0})
+    return {"epochs": int(last["epoch"]), "pictures_seen": int(last["pictures_seen"])}
 
 
 def _new_single(model: str) -> Path:

@@ -117,7 +117,7 @@ def test_a_picture_in_the_wrong_folder_comes_first_with_the_right_name(tmp_path)
 
 
 def test_the_probe_finds_the_audits_features(tmp_path, monkeypatch):
-    from pipeline.data.dataset import PackedDataset
+    from pipeline.data.dataset import ImageDataset, PackedDataset, still
     from pipeline.training import build, features
 
     _packed(tmp_path)
@@ -126,8 +126,8 @@ def test_the_probe_finds_the_audits_features(tmp_path, monkeypatch):
     monkeypatch.setattr(features, "_compute", lambda *_: pytest.fail("features were computed again"))
     packed = PackedDataset.open(tmp_path)
     training = build.build(cfg, packed)
-    rows = packed.rows("train")
-    assert features.features(training, rows).shape == (len(rows), 1280)
+    pictures = ImageDataset(packed, packed.rows("train"), still(training.card.input))
+    assert features.features(training, pictures).shape == (len(pictures), 1280)
 
 
 def test_a_model_without_a_frozen_backbone_is_told(tmp_path):

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from models import classifier
 from pipeline import portable
 from pipeline.artifacts import seal
+from pipeline.data.dataset import LooseImages
 from pipeline.evaluation import predictions
 from pipeline.portable import OnnxClassifier
 from pipeline.sources import synthetic
@@ -89,7 +90,7 @@ def test_torch_onnx_and_pyfunc_agree(exported, faces, house):
     from pipeline.tracking import store
 
     model, card = classifier.load(house / "runs/sample/register/champion/train")
-    by_torch = predictions.predict_loose(model, card, faces, 8)
+    by_torch = predictions.predict(model, LooseImages(faces, card.input), 8)
     by_onnx = np.stack([OnnxClassifier(exported).probabilities(face) for face in faces])
     store.client.cache_clear()
     store.client()

@@ -11,7 +11,7 @@ from models import classifier
 from pipeline import config, train
 from pipeline.artifacts import onnx_export
 from pipeline.common.errors import UserError
-from pipeline.data.dataset import PackedDataset
+from pipeline.data.dataset import ImageDataset, LooseImages, PackedDataset, still
 from pipeline.evaluation import predictions
 from pipeline.portable import OnnxClassifier
 from pipeline.training import build, features
@@ -26,8 +26,9 @@ def computed(repro, house, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "CACHE", tmp_path / "features")
 
     def _computed(rows, *overrides) -> np.ndarray:
-        cfg = config.compose(*PROBE, *overrides)
-        return features.features(build.build(cfg, pack), np.asarray(rows))
+        training = build.build(config.compose(*PROBE, *overrides), pack)
+        pictures = ImageDataset(pack, np.asarray(rows), still(training.card.input))
+        return features.features(training, pictures)
 
     return _computed
 
@@ -94,7 +95,7 @@ def test_the_stage_after_the_audit_computes_nothing(repro, house, monkeypatch):
     cfg = config.compose(*PROBE)
     training = build.build(cfg, pack)
     monkeypatch.setattr(features, "_compute", lambda *_: pytest.fail("features were computed again"))
-    everything = np.arange(len(pack.table))
+    everything = ImageDataset(pack, np.arange(len(pack.table)), still(training.card.input))
     assert len(features.features(training, everything)) == len(everything)
 
 
@@ -103,9 +104,8 @@ def test_a_probe_is_judged_by_its_features_as_by_its_pictures(repro, house, tmp_
     metrics = train.train(cfg)
     model, card = classifier.load(tmp_path / "out")
     pack = PackedDataset.open(house / "data/sample")
-    rows = pack.rows("val")
-    probabilities = predictions.predict(model, card, pack, rows, 16, 0)
-    right = probabilities.argmax(axis=1) == pack.targets[rows]
+    pictures = ImageDataset(pack, pack.rows("val"), still(card.input))
+    right = predictions.predict(model, pictures, 16).argmax(axis=1) == pictures.targets
     assert metrics["val/top1"] == pytest.approx(right.mean())
 
 
@@ -120,7 +120,7 @@ def test_a_trunk_is_exported_once_for_features_and_models(probed, tmp_path, monk
     onnx_export.to_onnx(probed, tmp_path / "onnx")
     model, card = classifier.load(probed)
     pictures = list(np.random.default_rng(0).integers(0, 255, (5, 64, 48, 3), dtype=np.uint8))
-    expected = predictions.predict_loose(model, card, pictures, 5)
+    expected = predictions.predict(model, LooseImages(pictures, card.input), 5)
     answered = [OnnxClassifier(tmp_path / "onnx").probabilities(picture) for picture in pictures]
     assert np.abs(np.stack(answered) - expected).max() < 1e-4
 

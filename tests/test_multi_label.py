@@ -18,6 +18,7 @@ from models import probe
 from pipeline import audit, config, evaluate, fetch, pack, register, report, split, tasks, train
 from pipeline.common.errors import UserError
 from pipeline.data import pack_index
+from pipeline.data.dataset import LooseImages
 from pipeline.portable import ModelCard, OnnxClassifier, Preprocessing
 from pipeline.sources import synthetic
 from pipeline.sources.breeds import BREEDS
@@ -399,7 +400,7 @@ def test_an_exported_model_answers_as_the_trained_one_and_names_what_reaches_its
     portable = OnnxClassifier(champion / "portable")
     model, card = load(champion / "train")
     faces = [synthetic.draw(BREEDS["dog_pug"], np.random.default_rng(seed)) for seed in range(4)]
-    expected = predictions.predict_loose(model, card, [np.asarray(face) for face in faces], 4)
+    expected = predictions.predict(model, LooseImages([np.asarray(face) for face in faces], card.input), 4)
     for face, shares in zip(faces, expected, strict=True):
         assert portable.probabilities(face) == pytest.approx(shares, abs=0.02)
         answer = portable.answer(face, top=1)

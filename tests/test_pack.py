@@ -503,11 +503,6 @@ def test_class_folders_or_breeds_are_the_classes():
     assert layout.labels("pets/mine/tom_1.jpg", "breed")["label"] == "tom"
 
 
-def test_an_unknown_choice_of_classes_is_told(tmp_path):
-    with pytest.raises(UserError, match=r"pack\.classes=fur is not known: folder or breed"):
-        pack.pack(tmp_path / "archive", tmp_path / "pack", 128, "fur")
-
-
 def test_folders_above_class_folders_tell_the_official_split(tmp_path):
     names = ("train/cat/1", "valid/cat/2", "Test/cat/3", "train/dog/4", "other/dog/5", "test/6")
     files = {f"pets/{name}.jpg": _picture() for name in names}

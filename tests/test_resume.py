@@ -278,9 +278,18 @@ def test_where_only_a_damaged_checkpoint_is_left_the_head_is_fitted_again(tmp_pa
     kept.write(1, {}).write_bytes(b"damaged")
     began = []
     monkeypatch.setattr(fit, "fit_head", lambda training: ["a row of the head"])
-    monkeypatch.setattr(fit, "_fit_network", lambda training, rows, *_: began.append(rows))
-    cfg = config.compose("model=finetune")
-    fit.fit(SimpleNamespace(cfg=cfg), kept, began=0.0)
+    monkeypatch.setattr(fit, "ImageData", lambda training: None)
+
+    def begin(rows, *_):
+        began.append(rows)
+        raise StoppedError("the epochs begin")
+
+    monkeypatch.setattr(fit.callbacks, "Curves", begin)
+    training = SimpleNamespace(
+        cfg=config.compose("model=finetune"), model=None, card=SimpleNamespace(name="")
+    )
+    with pytest.raises(StoppedError, match="the epochs begin"):
+        fit.fit(training, kept, began=0.0)
     assert began == [["a row of the head"]]
 
 

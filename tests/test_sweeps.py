@@ -13,7 +13,7 @@ from conftest import ended, petfaces
 from omegaconf import OmegaConf
 from strangers import CARD
 
-from pipeline import config, tracking, train
+from pipeline import config, tasks, tracking, train
 from pipeline.artifacts import job_notes, seal
 from pipeline.common import errors
 from pipeline.config import overrides
@@ -286,9 +286,13 @@ def test_the_loss_is_that_of_the_kept_weights():
         {"epoch": 1.0, "val/loss": 3.0, "val/top1": 0.5},
         {"epoch": 2.0, "val/loss": 2.0, "val/top1": 0.4},
     ]
-    assert jobs._kept(epochs, TOP1.key)["val/loss"] == 3.0
+    assert tasks.kept_row(epochs, TOP1.key)["val/loss"] == 3.0
+    fitted_head = {"epoch": 0.0, "val/loss": 4.0, "val/top1": 0.5}
+    assert tasks.kept_row([fitted_head, *epochs], TOP1.key)["val/loss"] == 4.0
+    diverged = {"epoch": 1.0, "val/loss": 9.0, "val/top1": float("nan")}
+    assert tasks.kept_row([diverged, *epochs], TOP1.key)["val/loss"] == 3.0
     strengths = [{"val/loss": 3.0, "val/top1": 0.5}, {"val/loss": 2.0, "val/top1": 0.4}]
-    assert jobs._kept(strengths, TOP1.key)["val/loss"] == 2.0
+    assert tasks.kept_row(strengths, TOP1.key)["val/loss"] == 2.0
 
 
 def test_a_job_that_diverged_is_shown_and_never_the_best(place, capsys):

@@ -1,5 +1,6 @@
 """Packed images for PyTorch: the pack, datasets, the sampler and the loaders."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 
 from pipeline import portable, tasks
@@ -96,6 +98,9 @@ class ImageDataset(Dataset):
         rows: indices into the pack's table.
         size: uint8 H×W×3, seed, epoch → uint8 size×size×3; seed and epoch are None without augmentation.
         seed: seed of the augmentation.
+
+    Attributes:
+        hashes: SHA-256 of each packed image.
     """
 
     def __init__(
@@ -103,12 +108,12 @@ class ImageDataset(Dataset):
         pack: PackedDataset,
         rows: np.ndarray,
         size: Callable[[np.ndarray, int | None, int | None], np.ndarray],
-        seed: int,
+        seed: int = 0,
     ):
         table = pack.table.iloc[rows]
         self.file = pack.folder / "pixels.bin"
         self.places = table[["offset", "height", "width"]].to_numpy()
-        self.targets = pack.targets[rows]
+        self.targets, self.hashes = pack.targets[rows], table["sha256"].tolist()
         self.rows, self.size, self.seed = rows, size, seed
         self._pixels: np.memmap | None = None
 
@@ -131,6 +136,34 @@ class ImageDataset(Dataset):
             seed = int(stream.generate_state(1)[0])
         image = self.size(self.picture(index), seed, epoch)
         return torch.from_numpy(np.array(image)), self.targets[index]
+
+
+class LooseImages(Dataset):
+    """Images outside any pack, shrunk as for a pack and resized by `still`; their target is 0.
+
+    Args:
+        pictures: each uint8 H×W×3, of any size.
+        sizing: a card's `input`.
+
+    Attributes:
+        hashes: as those of `ImageDataset`, but of the images as given.
+    """
+
+    def __init__(self, pictures: list[np.ndarray], sizing: Preprocessing):
+        self.pictures, self.max_side, self.size = pictures, sizing.max_side, still(sizing)
+
+    @property
+    def hashes(self) -> list[str]:
+        return [
+            hashlib.sha256(f"{each.shape}".encode() + each.tobytes()).hexdigest() for each in self.pictures
+        ]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        shrunk = portable.shrink(Image.fromarray(self.pictures[index]), self.max_side)
+        return torch.from_numpy(np.array(self.size(shrunk))), 0
 
 
 class EpochSampler(SequentialSampler):  # Lightning replaces other types for overfit_batches
@@ -213,9 +246,7 @@ def still(sizing: Preprocessing) -> Callable[..., np.ndarray]:
     )
 
 
-def loader(
-    pictures: ImageDataset, batch_size: int, workers: int, sampler: Sampler | None = None
-) -> DataLoader:
+def loader(pictures: Dataset, batch_size: int, workers: int, sampler: Sampler | None = None) -> DataLoader:
     """Batches of uint8 images N×H×W×3 and their targets."""
     return DataLoader(
         pictures,

@@ -23,7 +23,7 @@ def draw(pack: PackedDataset, rows: np.ndarray, assessed: Assessment, title: str
     """
     counts = np.array([row["pictures"] for row in assessed.classes])
     plots.confusion(assessed.matrix, counts, pack.classes, title, folder / "confusion.png")
-    images = ImageDataset(pack, rows, lambda picture, *_: picture, seed=0)
+    images = ImageDataset(pack, rows, lambda picture, *_: picture)
     wrong = np.flatnonzero(np.array(assessed.labels) != np.array(assessed.predicted))
     worst = wrong[np.argsort(-assessed.certainty[wrong], kind="stable")][:SHOWN]
     display = pack.task.display

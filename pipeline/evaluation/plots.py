@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from pipeline.common import text
+from pipeline.tasks import kept_row
 
 _log = logging.getLogger(__name__)
 
@@ -147,7 +148,7 @@ def curves(rows: dict[str, list[dict]], key: str, title: str, file: Path) -> Non
 
     Args:
         rows: curve rows of each model.
-        key: key of the metric, which is between 0 and 1.
+        key: key of the monitored metric, which is between 0 and 1.
         title: name of the metric.
         file: the file to write.
     """
@@ -157,18 +158,12 @@ def curves(rows: dict[str, list[dict]], key: str, title: str, file: Path) -> Non
         epochs = [point for point in points if point.get("epoch") is not None]
         if epochs:
             x = [point["epoch"] for point in epochs]
+            train_loss = [point.get("train/loss") or np.nan for point in epochs]  # epoch 0 has none
             left.plot(x, [100 * point[key] for point in epochs], color=colour, label=name)
-            right.plot(
-                x,
-                [point.get("train/loss") or np.nan for point in epochs],
-                color=colour,
-                ls="--",
-                label=f"{name}, train",
-            )
+            right.plot(x, train_loss, color=colour, ls="--", label=f"{name}, train")
             right.plot(x, [point["val/loss"] for point in epochs], color=colour, label=f"{name}, val")
         elif points:
-            kept = min(points, key=lambda point: point["val/loss"])  # as models/probe.py chooses
-            left.axhline(100 * kept[key], color=colour, ls=":", label=name)
+            left.axhline(100 * kept_row(points, key)[key], color=colour, ls=":", label=name)
     left.set(xlabel="epoch", ylabel=f"{title}, %")
     right.set(xlabel="epoch", ylabel="loss")
     for axes in (left, right):
@@ -214,13 +209,8 @@ def calibration(rows: dict[str, tuple[np.ndarray, np.ndarray]], file: Path) -> N
         # Ten bins with equally many images, so that all points are equally reliable.
         bins = np.array_split(np.argsort(confidence, kind="stable"), 10)
         bins = [members for members in bins if len(members)]
-        axes.plot(
-            [confidence[members].mean() for members in bins],
-            [correct[members].mean() for members in bins],
-            "o-",
-            ms=3,
-            label=name,
-        )
+        x, y = ([values[members].mean() for members in bins] for values in (confidence, correct))
+        axes.plot(x, y, "o-", ms=3, label=name)
     axes.set(xlabel="confidence", ylabel="share right", xlim=(0, 1), ylim=(0, 1))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)

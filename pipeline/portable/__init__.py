@@ -18,7 +18,7 @@ from .card import (
 )
 from .errors import DamagedError, UnreadableError, reason
 from .images import FORMATS, MAX_PIXELS, read_picture
-from .model import OnnxClassifier
+from .model import OnnxClassifier, within
 from .onnx_file import OPERATORS, read_onnx
 from .resizing import shrink, to_square
 from .seals import (

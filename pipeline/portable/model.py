@@ -58,11 +58,11 @@ def _session(model: bytes, threads: int):
     )
 
 
-def _within(seconds: float, function: Callable, stop: Callable[[], None]) -> object:
+def within(seconds: float, function: Callable[[], object]) -> object:
     """Calls a function in its own thread and returns its result.
 
     Raises:
-        TimeoutError: it took too long; `stop` was called, and the thread is abandoned.
+        TimeoutError: it took too long; the thread is abandoned.
     """
     future: Future = Future()
 
@@ -73,11 +73,7 @@ def _within(seconds: float, function: Callable, stop: Callable[[], None]) -> obj
             future.set_exception(error)
 
     threading.Thread(target=call, daemon=True).start()
-    try:
-        return future.result(seconds)
-    except TimeoutError:
-        stop()
-        raise
+    return future.result(seconds)
 
 
 def _first_line(error: Exception) -> str:
@@ -117,7 +113,7 @@ class OnnxClassifier:
         self.classes, self.unsure_below = self.card.classes, self.card.unsure_below
         model = read_onnx(self._file)
         try:
-            self.session = _within(seconds, lambda: _session(model, threads), lambda: None)
+            self.session = within(seconds, lambda: _session(model, threads))
         except TimeoutError:
             raise DamagedError(f"{self._file} was not loaded within {seconds:g} seconds") from None
         except Exception as error:  # ONNX Runtime raises many kinds
@@ -167,15 +163,10 @@ class OnnxClassifier:
         import onnxruntime
 
         options = onnxruntime.RunOptions()
-
-        def stop() -> None:
-            options.terminate = True
-
         try:
-            (found,) = _within(
-                self._seconds, lambda: self.session.run(None, {"picture": pixels}, options), stop
-            )
+            (found,) = within(self._seconds, lambda: self.session.run(None, {"picture": pixels}, options))
         except TimeoutError:
+            options.terminate = True  # ends the abandoned thread
             raise DamagedError(f"{self._file} gave no answer within {self._seconds:g} seconds") from None
         except Exception as error:  # ONNX Runtime raises many kinds
             raise DamagedError(f"{self._file} can't answer ({_first_line(error)})") from error

@@ -8,7 +8,6 @@ first job of the same model.
 """
 
 import itertools
-import math
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -124,14 +123,6 @@ def _natural_key(name: str) -> list:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def _kept(rows: list[dict], monitor: str) -> dict:
-    """The curve row of the kept weights, chosen as in training."""
-    epochs = [row for row in rows if row.get("epoch")]
-    if epochs:
-        return max(epochs, key=lambda row: -1 if math.isnan(row[monitor]) else row[monitor])
-    return min(rows, key=lambda row: row["val/loss"])
-
-
 def _read(folder: Path, number: int | None, noted: dict) -> Job:
     """The job in a folder.
 
@@ -149,7 +140,7 @@ def _read(folder: Path, number: int | None, noted: dict) -> Job:
         model = ModelFolder(folder)
         metrics, job.lineage, job.drawings = dict(model.metrics), model.lineage, model.card.drawings
         job.task = model.task
-        metrics["val/loss"] = _kept(curves.read(folder), model.task.monitor)["val/loss"]
+        metrics["val/loss"] = tasks.kept_row(curves.read(folder), model.task.monitor)["val/loss"]
         job.settings, job.metrics = model.settings, metrics
     except UserError as error:
         job.reason = f"unreadable: {error}"

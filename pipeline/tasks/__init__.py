@@ -1,6 +1,6 @@
 """Label types (single- and multi-label): what training, evaluation and reports need for each."""
 
-from pipeline.tasks.base import SEPARATOR, Assessment, Figure, Task
+from pipeline.tasks.base import SEPARATOR, Assessment, Figure, Task, kept_row
 from pipeline.tasks.multi_label import MultiLabel
 from pipeline.tasks.single_label import SingleLabel
 

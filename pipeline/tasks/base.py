@@ -1,15 +1,18 @@
 """The interface of a task: loss, metrics, the monitored metric, and the form of predictions."""
 
+import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from torchmetrics import Metric
+import numpy as np
 
-    from pipeline.portable import ModelCard
+from pipeline.portable import ModelCard
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torchmetrics import Metric
 
 
 SEPARATOR = "|"  # between the classes of a multi-label image
@@ -45,15 +48,13 @@ class Assessment:
 
     labels: list[str]
     predicted: list[str]
-    certainty: "np.ndarray"
+    certainty: np.ndarray
     classes: list[dict]
     confusions: list[dict]
-    matrix: "np.ndarray"
+    matrix: np.ndarray
 
 
-def class_rows(
-    classes: list[str], hits: "np.ndarray", predicted: "np.ndarray", true: "np.ndarray"
-) -> list[dict]:
+def class_rows(classes: list[str], hits: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> list[dict]:
     """Rows of `Assessment.classes`.
 
     Args:
@@ -73,8 +74,34 @@ def class_rows(
     ]
 
 
+def confusions(labels: list[str], predicted: list[str]) -> list[dict]:
+    """Rows of `Assessment.confusions`, from the true and the predicted label of each image."""
+    pairs = Counter((true, guess) for true, guess in zip(labels, predicted, strict=True) if true != guess)
+    ordered = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
+    return [{"label": true, "taken_for": guess, "pictures": count} for (true, guess), count in ordered]
+
+
+def kept_row(rows: list[dict], monitor: str) -> dict:
+    """The row of ``curves.csv`` whose weights are kept, the first of equals.
+
+    That is the epoch with the best monitored metric; epoch 0 is a fitted head before fine-tuning. Of a probe,
+    which has no epochs, it is the strength with the lowest validation loss: on a few hundred images the loss
+    is less noisy than the metric and rewards calibration.
+
+    Args:
+        rows: all rows.
+        monitor: key of the monitored metric, larger is better; NaN is worse than any number.
+    """
+    epochs = [row for row in rows if row.get("epoch") is not None]
+    if epochs:
+        return max(epochs, key=lambda row: -math.inf if math.isnan(row[monitor]) else row[monitor])
+    return min(rows, key=lambda row: row["val/loss"])
+
+
 class Task(ABC):
     """A task; `pipeline.tasks.of` looks one up by name.
+
+    In its methods, arrays `probabilities` are images × classes, and `targets` come from the method `targets`.
 
     Attributes:
         name: in model cards and the data config.
@@ -127,13 +154,11 @@ class Task(ABC):
         """
         shown = []
         for figure in self.ranked[:count]:
-            key = f"{split}/{figure.key}"
-            if key in metrics:
-                ends = [metrics.get(f"{key}/{end}") for end in ("low", "high")]
-                ends = (
-                    "" if None in ends else f" ({figure.form.format(ends[0])}–{figure.form.format(ends[1])})"
-                )
-                shown.append(f"{figure.title} {figure.form.format(metrics[key])}{ends}")
+            key, form = f"{split}/{figure.key}", figure.form.format
+            value, low, high = (metrics.get(name) for name in (key, f"{key}/low", f"{key}/high"))
+            if value is not None:
+                interval = "" if None in (low, high) else f" ({form(low)}–{form(high)})"
+                shown.append(f"{figure.title} {form(value)}{interval}")
         return ", ".join(shown)
 
     def display(self, label: str) -> str:
@@ -145,19 +170,15 @@ class Task(ABC):
         """The class names that occur in the labels, sorted."""
 
     @abstractmethod
-    def targets(self, labels: list[str], classes: list[str]) -> "np.ndarray":
+    def targets(self, labels: list[str], classes: list[str]) -> np.ndarray:
         """Training targets, one row per image."""
 
     @abstractmethod
-    def counts(self, targets: "np.ndarray", num_classes: int) -> "np.ndarray":
+    def counts(self, targets: np.ndarray, num_classes: int) -> np.ndarray:
         """Number of images of each class."""
 
     @abstractmethod
-    def thresholds(self, num_classes: int) -> list[float]:
-        """Initial thresholds of a card, before they are chosen on validation."""
-
-    @abstractmethod
-    def class_weights(self, targets: "np.ndarray", num_classes: int) -> list[float]:
+    def class_weights(self, targets: np.ndarray, num_classes: int) -> list[float]:
         """Class weights for `loss` that compensate for class imbalance."""
 
     @abstractmethod
@@ -165,113 +186,74 @@ class Task(ABC):
         """The ranked metrics by key; updated with `metric_inputs` or probabilities, and integer targets."""
 
     @abstractmethod
-    def score(self, probabilities: "np.ndarray", targets: "np.ndarray") -> float:
-        """The monitored metric, computed from probabilities, N×classes."""
+    def score(self, probabilities: np.ndarray, targets: np.ndarray) -> float:
+        """The monitored metric."""
 
     @abstractmethod
-    def dense(self, targets: "torch.Tensor", num_classes: int) -> "torch.Tensor":
+    def dense(self, targets: "Tensor", num_classes: int) -> "Tensor":
         """Dense targets for the loss: float, N×num_classes."""
 
     @abstractmethod
-    def smooth(self, targets: "torch.Tensor", share: float) -> "torch.Tensor":
+    def smooth(self, targets: "Tensor", share: float) -> "Tensor":
         """Dense targets with label smoothing (arXiv:1512.00567); `share` is the smoothing factor."""
 
     @abstractmethod
-    def no_class(self, count: int, like: "torch.Tensor") -> "torch.Tensor":
-        """Dense targets for out-of-domain images, count×num_classes.
-
-        Args:
-            count: number of images.
-            like: dense targets of the other images, for dtype, device and num_classes.
-        """
+    def no_class(self, count: int, like: "Tensor") -> "Tensor":
+        """Dense targets of `count` out-of-domain images, with the dtype, device and classes of `like`."""
 
     @abstractmethod
     def loss(
-        self,
-        logits: "torch.Tensor",
-        targets: "torch.Tensor",
-        weights: "torch.Tensor | None" = None,
-        smoothing: float = 0.0,
-    ) -> "torch.Tensor":
-        """Mean loss.
-
-        Args:
-            logits: N×num_classes.
-            targets: from `targets`, or dense.
-            weights: one per class.
-            smoothing: see `smooth`.
-        """
+        self, logits: "Tensor", targets: "Tensor", weights: "Tensor | None" = None, smoothing: float = 0.0
+    ) -> "Tensor":
+        """Mean loss of logits, N×num_classes; `targets` may be dense, `weights` has one per class."""
 
     @abstractmethod
-    def probabilities(self, logits: "torch.Tensor") -> "torch.Tensor":
+    def probabilities(self, logits: "Tensor") -> "Tensor":
         """Class probabilities, N×num_classes."""
 
     @abstractmethod
-    def metric_inputs(self, logits: "torch.Tensor") -> "torch.Tensor":
+    def metric_inputs(self, logits: "Tensor") -> "Tensor":
         """Inputs of `metrics` during training, N×num_classes."""
 
     @abstractmethod
     def calibrate(
-        self, card: "ModelCard", probabilities: "np.ndarray", targets: "np.ndarray"
-    ) -> "tuple[ModelCard, np.ndarray]":
-        """Fits the temperature on validation data.
-
-        Args:
-            card: the model's card.
-            probabilities: images × classes, at temperature 1.
-            targets: from `targets`.
-
-        Returns:
-            The card with the temperature, and the calibrated probabilities.
-        """
+        self, card: ModelCard, probabilities: np.ndarray, targets: np.ndarray
+    ) -> tuple[ModelCard, np.ndarray]:
+        """Fits the temperature on validation data; returns the card with it and calibrated probabilities."""
 
     @abstractmethod
     def choose_thresholds(
         self,
-        card: "ModelCard",
-        probabilities: "np.ndarray",
-        targets: "np.ndarray",
-        others: "np.ndarray",
+        card: ModelCard,
+        probabilities: np.ndarray,
+        targets: np.ndarray,
+        others: np.ndarray,
         precision: float,
         named: float,
-    ) -> "ModelCard":
+    ) -> ModelCard:
         """Chooses thresholds on validation data and returns the card with them.
 
         Args:
             card: card of the calibrated model.
-            probabilities: images × classes.
-            targets: from `targets`.
-            others: probabilities of out-of-domain images, images × classes.
+            probabilities: of validation images.
+            targets: their targets.
+            others: probabilities of out-of-domain images.
             precision: minimum precision of the answers.
             named: maximum fraction of out-of-domain images that get an answer.
         """
 
     @abstractmethod
-    def answers(self, card: "ModelCard", probabilities: "np.ndarray") -> "np.ndarray":
+    def answers(self, card: ModelCard, probabilities: np.ndarray) -> np.ndarray:
         """Whether the model answers for each image rather than abstains, N bool."""
 
     @abstractmethod
-    def predicted(self, card: "ModelCard", probabilities: "np.ndarray") -> "np.ndarray":
+    def predicted(self, card: ModelCard, probabilities: np.ndarray) -> np.ndarray:
         """Predicted classes, N×classes bool; includes the guess where the model abstains."""
 
     @abstractmethod
-    def assess(self, card: "ModelCard", probabilities: "np.ndarray", targets: "np.ndarray") -> Assessment:
-        """Compares predictions with targets per image.
-
-        Args:
-            card: the model's card.
-            probabilities: images × classes.
-            targets: from `targets`.
-        """
+    def assess(self, card: ModelCard, probabilities: np.ndarray, targets: np.ndarray) -> Assessment:
+        """Compares predictions with targets per image."""
 
     @abstractmethod
-    def figures(
-        self, card: "ModelCard", probabilities: "np.ndarray", targets: "np.ndarray"
-    ) -> dict[str, float]:
-        """Test metrics; those of `ranked` with their 95 % interval as ``/low`` and ``/high``.
-
-        Args:
-            card: the model's card.
-            probabilities: images × classes.
-            targets: from `targets`.
-        """
+    def figures(self, card: ModelCard, probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+        """Test metrics; those of `ranked` with their 95 % interval as ``/low`` and ``/high``."""

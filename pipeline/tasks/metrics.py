@@ -9,13 +9,6 @@ def share(key: str, right: np.ndarray) -> dict[str, float]:
     return {key: float(right.mean()), f"{key}/low": low, f"{key}/high": high}
 
 
-def confusion_matrix(targets: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Counts, classes × classes; rows are true, columns predicted."""
-    matrix = np.zeros((classes, classes), dtype=np.int64)
-    np.add.at(matrix, (targets, predicted), 1)
-    return matrix
-
-
 def interval(right: np.ndarray) -> tuple[float, float]:
     """95 % Wilson interval of a proportion (Wilson 1927, doi:10.1080/01621459.1927.10502953).
 
@@ -68,11 +61,5 @@ def calibration_error(probabilities: np.ndarray, targets: np.ndarray) -> float:
     import torch
     from torchmetrics.functional.classification import multiclass_calibration_error
 
-    error = multiclass_calibration_error(
-        torch.from_numpy(probabilities),
-        torch.from_numpy(targets),
-        probabilities.shape[1],
-        n_bins=15,
-        norm="l1",
-    )
-    return float(error)
+    inputs = torch.from_numpy(probabilities), torch.from_numpy(targets)
+    return float(multiclass_calibration_error(*inputs, probabilities.shape[1], n_bins=15, norm="l1"))

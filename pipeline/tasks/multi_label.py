@@ -1,20 +1,18 @@
 """Multi-label classification: a sigmoid and a threshold per class, mean average precision."""
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.portable import ModelCard
 from pipeline.tasks import calibration, metrics
-from pipeline.tasks.base import SEPARATOR, Assessment, Figure, Task, class_rows
+from pipeline.tasks.base import SEPARATOR, Assessment, Figure, Task, class_rows, confusions
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
     from torchmetrics import Metric
-
-    from pipeline.portable import ModelCard
 
 RESAMPLES = 1000  # bootstrap resamples of the test images, for the intervals
 # Pseudo-count, in images, that shrinks a class's threshold towards half its best F1, the optimum for
@@ -64,14 +62,13 @@ class MultiLabel(Task):
         return targets.sum(axis=0).astype(np.int64)
 
     def metrics(self, num_classes: int) -> "dict[str, Metric]":
-        import torch
         from torchmetrics.classification import MultilabelAveragePrecision
         from torchmetrics.utilities import dim_zero_cat
 
         class MeanAveragePrecision(MultilabelAveragePrecision):
             """Averages over the classes that occur; torchmetrics counts absent classes as 0."""
 
-            def compute(self) -> torch.Tensor:
+            def compute(self) -> "Tensor":
                 occurs = dim_zero_cat(self.target).sum(dim=0) > 0
                 return super().compute()[occurs].mean()
 
@@ -80,18 +77,15 @@ class MultiLabel(Task):
     def score(self, probabilities: np.ndarray, targets: np.ndarray) -> float:
         return _map(probabilities, targets)
 
-    def dense(self, targets: "torch.Tensor", num_classes: int) -> "torch.Tensor":
+    def dense(self, targets: "Tensor", num_classes: int) -> "Tensor":
         return targets
 
-    def smooth(self, targets: "torch.Tensor", share: float) -> "torch.Tensor":
+    def smooth(self, targets: "Tensor", share: float) -> "Tensor":
         return targets * (1 - share) + share / 2
 
-    def no_class(self, count: int, like: "torch.Tensor") -> "torch.Tensor":
+    def no_class(self, count: int, like: "Tensor") -> "Tensor":
         """All zeros."""
         return like.new_zeros((count, like.shape[1]))
-
-    def thresholds(self, num_classes: int) -> list[float]:
-        return [0.5] * num_classes
 
     def class_weights(self, targets: np.ndarray, num_classes: int) -> list[float]:
         """Positive weights, which give the positives of a class the same total weight as the negatives."""
@@ -99,27 +93,23 @@ class MultiLabel(Task):
         return ((len(targets) - positives) / positives).clip(min=1e-3).tolist()
 
     def loss(
-        self,
-        logits: "torch.Tensor",
-        targets: "torch.Tensor",
-        weights: "torch.Tensor | None" = None,
-        smoothing: float = 0.0,
-    ) -> "torch.Tensor":
+        self, logits: "Tensor", targets: "Tensor", weights: "Tensor | None" = None, smoothing: float = 0.0
+    ) -> "Tensor":
         """Binary cross-entropy, averaged over images and classes."""
         from torch.nn.functional import binary_cross_entropy_with_logits
 
         return binary_cross_entropy_with_logits(logits, self.smooth(targets, smoothing), pos_weight=weights)
 
-    def metric_inputs(self, logits: "torch.Tensor") -> "torch.Tensor":
+    def metric_inputs(self, logits: "Tensor") -> "Tensor":
         """Probabilities: torchmetrics mistakes logits for them if a whole batch lies within 0 and 1."""
         return self.probabilities(logits)
 
-    def probabilities(self, logits: "torch.Tensor") -> "torch.Tensor":
+    def probabilities(self, logits: "Tensor") -> "Tensor":
         return logits.sigmoid()
 
     def calibrate(
-        self, card: "ModelCard", probabilities: np.ndarray, targets: np.ndarray
-    ) -> "tuple[ModelCard, np.ndarray]":
+        self, card: ModelCard, probabilities: np.ndarray, targets: np.ndarray
+    ) -> tuple[ModelCard, np.ndarray]:
         """One temperature for all classes (Guo et al. 2017, arXiv:1706.04599)."""
         from scipy.special import expit
 
@@ -132,30 +122,22 @@ class MultiLabel(Task):
         return replace(card, temperature=temperature), calibrated
 
     def choose_thresholds(
-        self,
-        card: "ModelCard",
-        probabilities: np.ndarray,
-        targets: np.ndarray,
-        others: np.ndarray,
-        precision: float,
-        named: float,
-    ) -> "ModelCard":
+        self, card: ModelCard, probabilities: np.ndarray, targets: np.ndarray, *_: object
+    ) -> ModelCard:
         """Chooses the threshold with the best F1 per class; out-of-domain images are not used."""
         thresholds = [_best_threshold(*pair) for pair in zip(probabilities.T, targets.T, strict=True)]
         return replace(card, thresholds=thresholds)
 
-    def answers(self, card: "ModelCard", probabilities: np.ndarray) -> np.ndarray:
+    def answers(self, card: ModelCard, probabilities: np.ndarray) -> np.ndarray:
         return self.predicted(card, probabilities).any(axis=1)
 
-    def predicted(self, card: "ModelCard", probabilities: np.ndarray) -> np.ndarray:
+    def predicted(self, card: ModelCard, probabilities: np.ndarray) -> np.ndarray:
         return probabilities >= np.array(card.thresholds)
 
-    def assess(self, card: "ModelCard", probabilities: np.ndarray, targets: np.ndarray) -> Assessment:
+    def assess(self, card: ModelCard, probabilities: np.ndarray, targets: np.ndarray) -> Assessment:
         present, wanted = self.predicted(card, probabilities), targets > 0
-        labels, predicted = (
-            [SEPARATOR.join(np.array(card.classes, dtype=object)[row]) for row in rows]
-            for rows in (wanted, present)
-        )
+        names = np.array(card.classes, dtype=object)
+        labels, predicted = ([SEPARATOR.join(names[row]) for row in rows] for rows in (wanted, present))
         hits, given, true = (present & wanted).sum(axis=0), present.sum(axis=0), wanted.sum(axis=0)
         return Assessment(
             labels=labels,
@@ -163,11 +145,11 @@ class MultiLabel(Task):
             # Joint probability of all classes, assuming independence.
             certainty=np.where(present, probabilities, 1 - probabilities).prod(axis=1),
             classes=class_rows(card.classes, hits, given, true),
-            confusions=_confusions(labels, predicted),
+            confusions=confusions(labels, predicted),
             matrix=wanted.T.astype(np.int64) @ present.astype(np.int64),
         )
 
-    def figures(self, card: "ModelCard", probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    def figures(self, card: ModelCard, probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         present, wanted = self.predicted(card, probabilities), targets > 0
         found = _bootstrap("test/map", lambda rows: _map(probabilities[rows], targets[rows]), len(targets))
         found |= _bootstrap("test/f1", lambda rows: _f1(present[rows], wanted[rows]), len(targets))
@@ -224,10 +206,3 @@ def _bootstrap(key: str, metric: Callable[[np.ndarray], float], count: int) -> d
     low, high = np.nanquantile(resampled, [0.025, 0.975])
     value = float(metric(np.arange(count)))
     return {key: value, f"{key}/low": min(float(low), value), f"{key}/high": max(float(high), value)}
-
-
-def _confusions(labels: list[str], predicted: list[str]) -> list[dict]:
-    """Pairs of a true and a different predicted label, most frequent first."""
-    pairs = Counter((true, guess) for true, guess in zip(labels, predicted, strict=True) if true != guess)
-    ordered = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
-    return [{"label": true, "taken_for": guess, "pictures": count} for (true, guess), count in ordered]

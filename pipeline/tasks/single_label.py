@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.portable import ModelCard
 from pipeline.tasks import calibration, metrics
-from pipeline.tasks.base import Assessment, Figure, Task, class_rows
+from pipeline.tasks.base import Assessment, Figure, Task, class_rows, confusions
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
     from torchmetrics import Metric
-
-    from pipeline.portable import ModelCard
 
 TOP = (1, 3, 5)
 
@@ -52,10 +51,6 @@ class SingleLabel(Task):
     def counts(self, targets: np.ndarray, num_classes: int) -> np.ndarray:
         return np.bincount(targets, minlength=num_classes)
 
-    def thresholds(self, num_classes: int) -> list[float]:
-        """No thresholds."""
-        return []
-
     def class_weights(self, targets: np.ndarray, num_classes: int) -> list[float]:
         """Weights that give each class the same total, with mean 1 over the images."""
         counts = self.counts(targets, num_classes)
@@ -73,84 +68,83 @@ class SingleLabel(Task):
     def score(self, probabilities: np.ndarray, targets: np.ndarray) -> float:
         return float((probabilities.argmax(axis=1) == targets).mean())
 
-    def dense(self, targets: "torch.Tensor", num_classes: int) -> "torch.Tensor":
+    def dense(self, targets: "Tensor", num_classes: int) -> "Tensor":
         from torch.nn.functional import one_hot
 
         return one_hot(targets, num_classes).float()
 
-    def smooth(self, targets: "torch.Tensor", share: float) -> "torch.Tensor":
+    def smooth(self, targets: "Tensor", share: float) -> "Tensor":
         return targets * (1 - share) + share / targets.shape[1]
 
-    def no_class(self, count: int, like: "torch.Tensor") -> "torch.Tensor":
+    def no_class(self, count: int, like: "Tensor") -> "Tensor":
         """Uniform over the classes, as in outlier exposure (arXiv:1812.04606)."""
         classes = like.shape[1]
         return like.new_full((count, classes), 1 / classes)
 
     def loss(
-        self,
-        logits: "torch.Tensor",
-        targets: "torch.Tensor",
-        weights: "torch.Tensor | None" = None,
-        smoothing: float = 0.0,
-    ) -> "torch.Tensor":
+        self, logits: "Tensor", targets: "Tensor", weights: "Tensor | None" = None, smoothing: float = 0.0
+    ) -> "Tensor":
         """Cross-entropy; pass dense targets with weights: for class indices PyTorch divides by their sum."""
         from torch.nn.functional import cross_entropy
 
         return cross_entropy(logits, targets, weight=weights, label_smoothing=smoothing)
 
-    def metric_inputs(self, logits: "torch.Tensor") -> "torch.Tensor":
+    def metric_inputs(self, logits: "Tensor") -> "Tensor":
         """Logits: they rank like the probabilities, but without float32 ties where these saturate."""
         return logits
 
-    def probabilities(self, logits: "torch.Tensor") -> "torch.Tensor":
+    def probabilities(self, logits: "Tensor") -> "Tensor":
         return logits.softmax(dim=1)
 
     def calibrate(
-        self, card: "ModelCard", probabilities: np.ndarray, targets: np.ndarray
-    ) -> "tuple[ModelCard, np.ndarray]":
+        self, card: ModelCard, probabilities: np.ndarray, targets: np.ndarray
+    ) -> tuple[ModelCard, np.ndarray]:
         temperature = calibration.temperature(probabilities, targets)
         return replace(card, temperature=temperature), calibration.soften(probabilities, temperature)
 
     def choose_thresholds(
         self,
-        card: "ModelCard",
+        card: ModelCard,
         probabilities: np.ndarray,
         targets: np.ndarray,
         others: np.ndarray,
         precision: float,
         named: float,
-    ) -> "ModelCard":
+    ) -> ModelCard:
         confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
         threshold = calibration.unsure_below(confidence, correct, others.max(axis=1), precision, named)
         return replace(card, unsure_below=threshold)
 
-    def answers(self, card: "ModelCard", probabilities: np.ndarray) -> np.ndarray:
+    def answers(self, card: ModelCard, probabilities: np.ndarray) -> np.ndarray:
         return probabilities.max(axis=1) >= card.unsure_below
 
-    def predicted(self, card: "ModelCard", probabilities: np.ndarray) -> np.ndarray:
+    def predicted(self, card: ModelCard, probabilities: np.ndarray) -> np.ndarray:
         return probabilities.argmax(axis=1)[:, None] == np.arange(probabilities.shape[1])
 
-    def assess(self, card: "ModelCard", probabilities: np.ndarray, targets: np.ndarray) -> Assessment:
-        predicted, classes = probabilities.argmax(axis=1), card.classes
-        matrix = metrics.confusion_matrix(targets, predicted, len(classes))
+    def assess(self, card: ModelCard, probabilities: np.ndarray, targets: np.ndarray) -> Assessment:
+        from sklearn.metrics import confusion_matrix
+
+        classes, guesses = card.classes, probabilities.argmax(axis=1)
+        labels, predicted = ([classes[number] for number in numbers] for numbers in (targets, guesses))
+        matrix = confusion_matrix(targets, guesses, labels=range(len(classes)))
         return Assessment(
-            labels=[classes[number] for number in targets],
-            predicted=[classes[number] for number in predicted],
+            labels=labels,
+            predicted=predicted,
             certainty=probabilities.max(axis=1),
             classes=class_rows(classes, matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1)),
-            confusions=_confusions(matrix, classes),
+            confusions=confusions(labels, predicted),
             matrix=matrix,
         )
 
-    def figures(self, card: "ModelCard", probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        predicted, classes = probabilities.argmax(axis=1), card.classes
+    def figures(self, card: ModelCard, probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+        from sklearn.metrics import recall_score
+
+        predicted = probabilities.argmax(axis=1)
         found: dict[str, float] = {}
         for k in TOP:
-            found |= metrics.share(f"test/top{k}", metrics.topk(probabilities, targets, min(k, len(classes))))
-        matrix = metrics.confusion_matrix(targets, predicted, len(classes))
-        counts = matrix.sum(axis=1)
-        recall = matrix.diagonal() / np.maximum(counts, 1)
-        found["test/mean_per_class"] = float(recall[counts > 0].mean())
+            found |= metrics.share(f"test/top{k}", metrics.topk(probabilities, targets, k))
+        recall = recall_score(targets, predicted, labels=np.unique(targets), average="macro")
+        found["test/mean_per_class"] = float(recall)
         species = metrics.species_right(probabilities, targets, card.species)
         if species is not None:
             found |= metrics.share("test/species", species)
@@ -160,14 +154,3 @@ class SingleLabel(Task):
         if answered.any():
             found |= metrics.share("test/answered/right", (predicted == targets)[answered])
         return found
-
-
-def _confusions(matrix: np.ndarray, classes: list[str]) -> list[dict]:
-    """Confused pairs of classes, most frequent first."""
-    wrong = matrix - np.diag(matrix.diagonal())
-    order = np.argsort(-wrong, axis=None, kind="stable")[: np.count_nonzero(wrong)]
-    pairs = [divmod(int(cell), len(classes)) for cell in order]
-    return [
-        {"label": classes[true], "taken_for": classes[guess], "pictures": int(wrong[true, guess])}
-        for true, guess in pairs
-    ]

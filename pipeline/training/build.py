@@ -22,8 +22,6 @@ from pipeline.training import components
 
 _log = logging.getLogger(__name__)
 
-BALANCE = ("none", "weights", "sampler")
-
 
 @dataclass(frozen=True)
 class Training:
@@ -58,15 +56,13 @@ def build(cfg: DictConfig, pack: PackedDataset, start: Path | None = None) -> Tr
             f"data.task={cfg.data.task}, but data/{cfg.data.name} was packed as {pack.task.name}; "
             "run: dvc repro pack"
         )
-    net_config = OmegaConf.to_container(cfg.model.net, resolve=True)
-    if cfg.model.balance not in BALANCE:
-        raise UserError(f"model.balance={cfg.model.balance} is not known: {', '.join(BALANCE)}")
+    net_config, num_classes = OmegaConf.to_container(cfg.model.net, resolve=True), len(pack.classes)
     if start and "weights" in net_config:
         net_config |= {"weights": None, "file": None}  # the start model provides them
     if net_config.get("file"):
         net_config["file"] = str(paths.from_root(net_config["file"]))
     try:
-        net = build_network(net_config, len(pack.classes))
+        net = build_network(net_config, num_classes)
     except NetworkError as error:
         raise UserError(f"model.{error}") from error
     except WeightsError as error:
@@ -80,7 +76,7 @@ def build(cfg: DictConfig, pack: PackedDataset, start: Path | None = None) -> Tr
     if None in inputs.values():
         defaults = preprocessing(net)
         inputs = {key: defaults[key] if value is None else value for key, value in inputs.items()}
-    card = ModelCard(
+    card = ModelCard(  # temperature and thresholds are chosen after training
         name=cfg.model.name,
         data=cfg.data.name,
         drawings=cfg.data.drawings,
@@ -93,35 +89,24 @@ def build(cfg: DictConfig, pack: PackedDataset, start: Path | None = None) -> Tr
         temperature=1.0,
         unsure_below=0.0,
         task=pack.task.name,
-        thresholds=pack.task.thresholds(len(pack.classes)),
+        thresholds=[],
     )
     onnx_resize.check(card.input.interpolation)  # fails before hours of training, not after
-    passed_on = (
-        "lr",
-        "weight_decay",
-        "warmup",
-        "label_smoothing",
-        "layer_decay",
-        "frozen",
-        "freeze_batchnorm",
-        "channels_last",
-    )
+    passed_on = ["lr", "weight_decay", "warmup", "label_smoothing", "channels_last"]
+    passed_on += ["layer_decay", "frozen", "freeze_batchnorm"]
     arguments = {key: cfg.model[key] for key in passed_on if key in cfg.model}
     if cfg.model.balance == "weights":
         targets = pack.targets[pack.rows("train")]
-        arguments["class_weights"] = pack.task.class_weights(targets, len(pack.classes))
+        arguments["class_weights"] = pack.task.class_weights(targets, num_classes)
     if cfg.model.get("loss"):
         arguments["loss"] = components.loss(OmegaConf.to_container(cfg.model.loss, resolve=True))
-        components.try_loss(arguments["loss"], len(pack.classes))
-    metrics = components.metrics(
-        OmegaConf.to_container(cfg.metrics, resolve=True),
-        num_classes=len(pack.classes),
-        num_labels=len(pack.classes),
-    )
+        components.try_loss(arguments["loss"], num_classes)
+    described = OmegaConf.to_container(cfg.metrics, resolve=True)
+    metrics = components.metrics(described, num_classes=num_classes, num_labels=num_classes)
     components.try_metrics(metrics, pack.task, pack.classes)
     model = Classifier(
         net,
-        len(card.classes),
+        num_classes,
         card.input.mean,
         card.input.std,
         pack.task,
@@ -167,9 +152,7 @@ def load_start(net: nn.Module, net_config: dict, classes: list[str], start: Path
     heads = (f"{head}.weight", f"{head}.bias")
     shapes = {name: value.shape for name, value in initial.items()}
     shapes |= {name: (len(start_card.classes), *shapes[name][1:]) for name in heads if name in shapes}
-    if {name: tuple(value.shape) for name, value in state.items()} != {
-        name: tuple(shape) for name, shape in shapes.items()
-    }:
+    if {name: value.shape for name, value in state.items()} != shapes:
         raise UserError(f"model.start={named}: its weights are not of the network in its card")
     check_numbers(state, initial, f"model.start={named}")
     for name in heads:

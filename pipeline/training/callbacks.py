@@ -14,13 +14,16 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers.logger import DummyLogger
 
 from pipeline.artifacts.checkpoints import Checkpoints
 from pipeline.common.errors import SharedError, StoppedError
 from pipeline.evaluation.out_of_domain import Outliers
+from pipeline.tasks import kept_row
 
 _log = logging.getLogger(__name__)
+
+Tell = Callable[[list[dict]], None] | None  # called on rank 0 with all rows of the curves after each epoch
 
 # Steps between syncs of losses and stop requests; on a GPU each sync waits for the device.
 EVERY = {"cpu": 1, "cuda": 20}
@@ -154,8 +157,8 @@ class OutlierExposure(pl.Callback):
         batch[0] = self.outliers.add(batch[0])
 
 
-class LastValues(Logger):
-    """Keeps what callbacks such as LearningRateMonitor log to ``trainer.logger``.
+class LastValues(DummyLogger):
+    """Keeps the metrics that callbacks such as LearningRateMonitor log to ``trainer.logger``, nothing else.
 
     Attributes:
         values: the last value of each metric, for the next row of ``curves.csv``.
@@ -165,19 +168,8 @@ class LastValues(Logger):
         super().__init__()
         self.values: dict[str, float] = {}
 
-    @property
-    def name(self) -> str:
-        return ""
-
-    @property
-    def version(self) -> str:
-        return ""
-
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self.values |= {key: float(value) for key, value in metrics.items()}
-
-    def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Ignored: the configuration is recorded elsewhere."""
 
 
 class Curves(pl.Callback):
@@ -185,7 +177,7 @@ class Curves(pl.Callback):
 
     Args:
         rows: rows before the first epoch.
-        tell: called on rank 0 with all rows after each epoch.
+        tell: see `Tell`.
         title: the model's name in the printed line.
         resume: provides the elapsed time and the last checkpoint.
 
@@ -193,13 +185,9 @@ class Curves(pl.Callback):
         logger: the logger to pass to the trainer.
     """
 
-    def __init__(
-        self,
-        rows: list[dict],
-        tell: Callable[[list[dict]], None] | None,
-        title: str,
-        resume: ExactResume,
-    ):
+    _STATE = ("rows", "loss", "batches", "seen")  # what a checkpoint holds, besides the logged values
+
+    def __init__(self, rows: list[dict], tell: Tell, title: str, resume: ExactResume):
         self.rows, self.tell, self.title, self.resume = rows, tell, title, resume
         self.loss, self.lr, self.batches, self.seen = 0.0, 0.0, 0, 0
         self.pending: list[torch.Tensor] = []
@@ -288,17 +276,12 @@ class Curves(pl.Callback):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "rows": self.rows,
-            "loss": self.loss,
-            "batches": self.batches,
-            "seen": self.seen,
-            "logged": self.logger.values,
-        }
+        return {key: getattr(self, key) for key in self._STATE} | {"logged": self.logger.values}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows, self.loss, self.batches = (state_dict[key] for key in ("rows", "loss", "batches"))
-        self.seen, self.logger.values = state_dict["seen"], state_dict["logged"]
+        self.logger.values = state_dict["logged"]
+        for key in self._STATE:
+            setattr(self, key, state_dict[key])
 
 
 class KeepBest(pl.Callback):
@@ -311,25 +294,26 @@ class KeepBest(pl.Callback):
         monitor: the monitored metric; larger is better.
 
     Attributes:
-        best: monitored metric of the kept weights, or None.
+        rows: the monitored metric by epoch.
         weights: the kept weights.
     """
 
     def __init__(self, monitor: str):
         self.monitor = monitor
-        self.best: float | None = None
+        self.rows: list[dict] = []
         self.weights: dict[str, torch.Tensor] = {}
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         value = float(trainer.callback_metrics[self.monitor])
-        if self.best is None or value > self.best:
-            self.best, self.weights = value, copied(pl_module.net)
+        self.rows.append({"epoch": trainer.current_epoch + 1, self.monitor: value})
+        if kept_row(self.rows, self.monitor) is self.rows[-1]:
+            self.weights = copied(pl_module.net)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "weights": self.weights}
+        return {"rows": self.rows, "weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.weights = state_dict["best"], state_dict["weights"]
+        self.rows, self.weights = state_dict["rows"], state_dict["weights"]
 
 
 def copied(net: torch.nn.Module) -> dict[str, torch.Tensor]:

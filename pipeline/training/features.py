@@ -11,22 +11,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from models.classifier import Classifier
-from pipeline import portable
 from pipeline.artifacts import atomic, onnx_export
 from pipeline.common import log, paths
 from pipeline.common.errors import UserError
-from pipeline.data.dataset import ImageDataset, loader, still
+from pipeline.data.dataset import ImageDataset, LooseImages, loader
 from pipeline.portable import ModelCard, images, resizing
 from pipeline.training.build import Training
 
 _log = logging.getLogger(__name__)
 
 CACHE = Path("data/.cache/features")  # in the main checkout
-ENGINES = ("onnx", "torch")
 
 
 def backbone_key(model: Classifier, card: ModelCard, cfg: DictConfig) -> str:
@@ -51,45 +48,15 @@ def backbone_key(model: Classifier, card: ModelCard, cfg: DictConfig) -> str:
     return digest.hexdigest()
 
 
-def features(training: Training, rows: np.ndarray) -> np.ndarray:
-    """Pooled features, rows×C float32, in the order of `rows`.
+def features(training: Training, pictures: ImageDataset | LooseImages) -> np.ndarray:
+    """Pooled features, images×C float32, in the order of `pictures`.
 
     Cached in one file per backbone, keyed by image hash: only new images are computed, none for a second
     head, a changed label or another split.
 
     Args:
         training: its model's head is not used.
-        rows: row numbers of the pack.
-    """
-    pack, card = training.pack, training.card
-    hashes = pack.table["sha256"].to_numpy()[rows]
-
-    def build(indices: np.ndarray) -> ImageDataset:
-        return ImageDataset(pack, rows[indices], still(card.input), seed=0)
-
-    return _kept(training, hashes.tolist(), build)
-
-
-def features_loose(training: Training, pictures: list[np.ndarray]) -> np.ndarray:
-    """As `features`, for images outside any data set, each uint8 H×W×3 of any size."""
-    card = training.card
-    transform = still(card.input)
-    hashes = [hashlib.sha256(f"{each.shape}".encode() + each.tobytes()).hexdigest() for each in pictures]
-
-    def build(indices: np.ndarray) -> list[tuple[torch.Tensor, int]]:
-        shrunk = (portable.shrink(Image.fromarray(pictures[index]), card.input.max_side) for index in indices)
-        return [(torch.from_numpy(np.array(transform(each))), 0) for each in shrunk]
-
-    return _kept(training, hashes, build)
-
-
-def _kept(training: Training, keys: list[str], build: Callable[[np.ndarray], Dataset | list]) -> np.ndarray:
-    """Features of images, from the cache, or computed and added to it.
-
-    Args:
-        training: its model's head is not used.
-        keys: the images' hashes.
-        build: makes a data set of the images at the given indices.
+        pictures: resized by `still` for the model's card.
     """
     model, card, cfg = training.model, training.card, training.cfg
     file = paths.main_checkout() / CACHE / f"{backbone_key(model, card, cfg)[:24]}.npz"
@@ -100,10 +67,12 @@ def _kept(training: Training, keys: list[str], build: Callable[[np.ndarray], Dat
                 cache = dict(zip(stored["pictures"].tolist(), stored["features"], strict=True))
         except Exception as error:  # numpy may raise anything for damaged bytes
             _log.warning("%s is damaged (%s); the features are computed anew", file.name, error)
-    new = np.array([index for index, key in enumerate(keys) if key not in cache], dtype=np.int64)
+    keys = pictures.hashes
+    new = [index for index, key in enumerate(keys) if key not in cache]
     _log.debug("%d of %d features are not in %s", len(new), len(keys), file)
-    if len(new):
-        computed = _compute(_engine(model, card, cfg), build(new), cfg.model.batch_size, cfg.runtime.workers)
+    if new:
+        engine, batch_size, workers = _engine(model, card, cfg), cfg.model.batch_size, cfg.runtime.workers
+        computed = _compute(engine, Subset(pictures, new), batch_size, workers)
         cache.update(zip((keys[index] for index in new), computed, strict=True))
         _store(file, cache)
     return np.stack([cache[key] for key in keys])
@@ -113,7 +82,7 @@ def _engine(model: Classifier, card: ModelCard, cfg: DictConfig) -> Callable[[to
     """A function from uint8 images N×H×W×3 to features N×C.
 
     Raises:
-        UserError: the engine is unknown, or is onnx on a GPU.
+        UserError: the engine is onnx, and the model is on a GPU.
     """
     if cfg.runtime.features == "torch":
         model.eval()
@@ -123,8 +92,6 @@ def _engine(model: Classifier, card: ModelCard, cfg: DictConfig) -> Callable[[to
                 return model.features(batch.to(model.device)).float().cpu().numpy()
 
         return by_torch
-    if cfg.runtime.features != "onnx":
-        raise UserError(f"runtime.features={cfg.runtime.features} is not known: {', '.join(ENGINES)}")
     if model.device.type != "cpu":
         raise UserError(
             "runtime.features=onnx computes on the processor; on a GPU use runtime.features=torch"
@@ -141,7 +108,7 @@ def _engine(model: Classifier, card: ModelCard, cfg: DictConfig) -> Callable[[to
 
 
 def _compute(
-    engine: Callable[[torch.Tensor], np.ndarray], dataset: Dataset | list, batch_size: int, workers: int
+    engine: Callable[[torch.Tensor], np.ndarray], dataset: Dataset, batch_size: int, workers: int
 ) -> np.ndarray:
     from tqdm import tqdm
 

@@ -5,7 +5,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +26,12 @@ from pipeline.artifacts.checkpoints import Checkpoints
 from pipeline.common import log
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
+from pipeline.data.dataset import ImageDataset, still
 from pipeline.evaluation.out_of_domain import Outliers
+from pipeline.tasks import kept_row
 from pipeline.training import callbacks, components
 from pipeline.training.build import Training
+from pipeline.training.callbacks import Tell
 from pipeline.training.datamodule import ImageData
 from pipeline.training.features import features
 
@@ -67,84 +70,36 @@ class HashedCheckpoints(TorchCheckpointIO):
         return checkpoints.read(Path(path))
 
 
-def fit(
-    training: Training,
-    kept: Checkpoints,
-    began: float,
-    tell: Callable[[list[dict]], None] | None = None,
-) -> Trained:
+def fit(training: Training, kept: Checkpoints, began: float, tell: Tell = None) -> Trained:
     """Fits the head, the whole network or both; the model gets the weights that are best on validation.
 
     Args:
         training: with the initial weights.
         kept: the checkpoint store; training resumes from the newest.
         began: start of this process, by ``time.monotonic``.
-        tell: called on rank 0 with all curve rows after each epoch.
+        tell: see `callbacks.Tell`.
 
     Raises:
         StoppedError: SIGTERM was received.
         SharedError: the loss is not finite.
         UserError: the machine lacks the requested device, or a DataLoader worker was killed.
     """
-    rows, last = [], None if training.cfg.trainer.get("fast_dev_run") else kept.latest()
-    if training.cfg.model.head == "probe" and not last:
-        rows = fit_head(training)
-    if training.cfg.model.epochs == 0:
-        return Trained(rows, time.monotonic() - began)
-    return _fit_network(training, rows, kept, last, began, tell)
-
-
-def fit_head(training: Training) -> list[dict]:
-    """Fits the linear head on cached features.
-
-    Returns:
-        Curve rows: one per regularization strength, or epoch 0 if fine-tuning follows.
-    """
-    cfg, pack = training.cfg, training.pack
-    parts = []
-    for split in ("train", "val"):
-        rows = pack.rows(split)
-        parts.append((features(training, rows), pack.targets[rows]))
-    balanced = cfg.model.balance != "none"
-    weight, bias, results = probe.fit_head(*parts, list(cfg.model.strengths), pack.task, balanced)
-    probe.set_head(training.model.net.get_classifier(), weight, bias)
-    if cfg.model.epochs > 0:  # fine-tuning starts from the best head
-        best = min(results, key=lambda row: row["val/loss"])
-        return [{"step": 0, "epoch": 0, "pictures_seen": 0, **best}]
-    return [{"step": step, **row} for step, row in enumerate(results)]
-
-
-def _fit_network(
-    training: Training,
-    rows: list[dict],
-    kept: Checkpoints,
-    last: Path | None,
-    began: float,
-    tell: Callable[[list[dict]], None] | None,
-) -> Trained:
-    """Trains for the configured epochs, or until early stopping.
-
-    Args:
-        training: with the initial weights.
-        rows: curve rows before the first epoch.
-        kept: see `fit`.
-        last: the newest intact checkpoint, if any.
-        began: see `fit`.
-        tell: see `fit`.
-    """
     model, card, cfg = training.model, training.card, training.cfg
+    last = None if cfg.trainer.get("fast_dev_run") else kept.latest()
+    rows = fit_head(training) if cfg.model.head == "probe" and not last else []
+    if cfg.model.epochs == 0:
+        return Trained(rows, time.monotonic() - began)
+
     data = ImageData(training)
     minutes, threads = cfg.runtime.checkpoint_minutes, cfg.runtime.threads
     resume = callbacks.ExactResume(cfg.seed, minutes, threads, began, kept)
     curves = callbacks.Curves(rows, tell, card.name, resume)
-    # The fitted head counts as epoch 0, so the kept weights are never worse on validation.
     monitor = model.task.monitor
     best = callbacks.KeepBest(monitor)
-    if rows:
-        best.best, best.weights = rows[0][monitor], callbacks.copied(model.net)
     stopping = EarlyStopping(monitor, mode="max", min_delta=0.0, patience=cfg.model.patience)
-    if rows:
-        stopping.best_score = torch.tensor(best.best, dtype=torch.float64)
+    if rows:  # the fitted head counts as epoch 0, so the kept weights are never worse on validation
+        best.rows, best.weights = list(rows), callbacks.copied(model.net)
+        stopping.best_score = torch.tensor(rows[0][monitor], dtype=torch.float64)
     outliers = math.ceil(cfg.model.get("outliers", 0.0) * cfg.model.batch_size)
     trainer_callbacks = [
         resume,
@@ -156,6 +111,7 @@ def _fit_network(
         stopping,
     ]
     trainer = _trainer(cfg, HashedCheckpoints(kept), trainer_callbacks, curves.logger)
+
     if last:
         epoch, batch = _progress(checkpoints.read(last))
         data.resume(epoch, batch)
@@ -169,6 +125,23 @@ def _fit_network(
     if not cfg.trainer.get("fast_dev_run"):
         model.net.load_state_dict(best.weights)
     return Trained(curves.rows, resume.elapsed())
+
+
+def fit_head(training: Training) -> list[dict]:
+    """Fits the linear head on cached features.
+
+    Returns:
+        Curve rows: one per regularization strength, or epoch 0 if fine-tuning follows.
+    """
+    cfg, pack, resize = training.cfg, training.pack, still(training.card.input)
+    datasets = [ImageDataset(pack, pack.rows(split), resize) for split in ("train", "val")]
+    parts = [(features(training, dataset), dataset.targets) for dataset in datasets]
+    balanced = cfg.model.balance != "none"
+    weight, bias, results = probe.fit_head(*parts, list(cfg.model.strengths), pack.task, balanced)
+    probe.set_head(training.model.net.get_classifier(), weight, bias)
+    if cfg.model.epochs > 0:  # fine-tuning starts from the best head
+        return [{"step": 0, "epoch": 0, "pictures_seen": 0, **kept_row(results, pack.task.monitor)}]
+    return [{"step": step, **row} for step, row in enumerate(results)]
 
 
 def _progress(checkpoint: dict) -> tuple[int, int]:
