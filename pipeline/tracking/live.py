@@ -14,8 +14,7 @@ from pipeline.common.errors import StoppedError, UserError
 from pipeline.common.paths import ROOT
 from pipeline.portable import ModelCard
 from pipeline.tracking import descriptions, runs
-from pipeline.tracking.locks import creating, writing
-from pipeline.tracking.naming import name_job
+from pipeline.tracking.locks import writing
 from pipeline.tracking.store import answering_within, client, experiment_id, find_or_create_run, silent
 
 _log = logging.getLogger(__name__)
@@ -146,10 +145,7 @@ class Run:
 
     def _open(self) -> str:
         """Finds or creates the run of this attempt; returns its id."""
-        card, settings, _, name, sweep = self.described
-        if sweep:
-            with creating():
-                name_job(sweep, settings, name)
+        card, settings, *_ = self.described
         run_id, created = find_or_create_run(
             experiment_id(card.data),
             lambda: runs.new(*self.described, attempt=self.attempt),
