@@ -9,7 +9,8 @@ from pathlib import Path
 from pipeline import portable
 from pipeline.common.errors import UserError
 from pipeline.tracking import places
-from pipeline.tracking.store import client, is_refusal, reachable, silent, uri
+from pipeline.tracking.address import local_file
+from pipeline.tracking.store import client, is_refusal, reachable, silent
 
 WRAPPING = "wrapping_sha256"  # version tag: hashes of the files around the exported model
 LATER = ("registered_model_meta",)  # added by MLflow when it copies a version
@@ -72,8 +73,7 @@ def registered(target: Path) -> Iterator[Kept]:
     Raises:
         UserError: MLflow does not answer.
     """
-    store = uri().removeprefix("sqlite:///")
-    if store != uri() and not Path(store).is_file():
+    if (file := local_file()) and not file.is_file():
         return  # opening it would create it
     target.mkdir(parents=True, exist_ok=True)
     with reachable():

@@ -12,7 +12,7 @@ from pipeline import tasks
 from pipeline.common.errors import UserError
 from pipeline.tracking.locks import creating
 from pipeline.tracking.registry import find_version, run_of, what_is_there
-from pipeline.tracking.store import client, shown
+from pipeline.tracking.store import client, or_none, shown
 
 # Tags of a registered model, one per champion change, keyed by nanoseconds and a random suffix.
 KEY = re.compile(r"change_(\d{1,20})(?:_\w+)?")
@@ -23,15 +23,8 @@ AHEAD = 366 * 86_400 * 10**9  # nanoseconds by which another machine's clock may
 
 def champion(name: str) -> tuple[str, str] | None:
     """Version number and model hash of a data set's champion, or None."""
-    import mlflow
-
-    try:
-        version = client().get_model_version_by_alias(name, "champion")
-    except mlflow.exceptions.MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
-    return str(version.version), version.tags.get("model_sha256", "")
+    version = or_none(client().get_model_version_by_alias, name, "champion")
+    return (str(version.version), version.tags.get("model_sha256", "")) if version else None
 
 
 class ChampionChangedError(UserError):

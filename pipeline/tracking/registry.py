@@ -18,7 +18,7 @@ from pipeline.tracking import descriptions, places
 from pipeline.tracking.artifacts import WRAPPING, wrapping
 from pipeline.tracking.locks import creating, writing
 from pipeline.tracking.runs import ensure
-from pipeline.tracking.store import client, shown
+from pipeline.tracking.store import client, or_none, shown
 
 PORTABLE = Path(__file__).parents[1] / "portable"  # the code shipped with a registered model
 REQUIREMENTS = ("numpy", "pandas", "pillow", "onnxruntime")  # of `portable`, pinned to the installed versions
@@ -213,8 +213,6 @@ def find_version(address: str) -> Version:
     Raises:
         UserError: the address is malformed, the registry has no such version, or it has no run.
     """
-    import mlflow
-
     name, _, alias = address.removeprefix("models:/").partition("@")
     name, _, number = name.partition("/")
     # MLflow's SQL store fails on larger numbers, and every store on a name that is not valid UTF-8.
@@ -222,17 +220,10 @@ def find_version(address: str) -> Version:
         raise UserError(
             f"{text.shortened(address, 100)} is no version; write models:/NAME/NUMBER or models:/NAME@ALIAS"
         )
-    try:
-        if alias:
-            version = client().get_model_version_by_alias(name, alias)
-        else:
-            version = client().get_model_version(name, number)
-    except mlflow.exceptions.MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        raise UserError(
-            f"the registry at {shown()} has no {address}; it has {what_is_there(name)}"
-        ) from error
+    get = client().get_model_version_by_alias if alias else client().get_model_version
+    version = or_none(get, name, alias or number)
+    if version is None:
+        raise UserError(f"the registry at {shown()} has no {address}; it has {what_is_there(name)}")
     run = run_of(version)
     if run is None:
         raise UserError(f"{address} has no run, or no longer, so nothing tells what it comes from")
@@ -241,14 +232,7 @@ def find_version(address: str) -> Version:
 
 def run_of(version):
     """The run that a version was registered from; None if it has none or it was permanently deleted."""
-    import mlflow
-
-    try:
-        return client().get_run(version.run_id) if version.run_id else None
-    except mlflow.exceptions.MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
+    return or_none(client().get_run, version.run_id) if version.run_id else None
 
 
 def what_is_there(name: str) -> str:

@@ -23,6 +23,7 @@ from pipeline.tracking.store import (
     find_experiment,
     find_or_create_run,
     find_run,
+    or_none,
     silent,
 )
 
@@ -128,14 +129,8 @@ def tell_sweep(run_id: str) -> None:
 
 def is_active(run_id: str) -> bool:
     """Whether a run exists and is not deleted."""
-    import mlflow
-
-    try:
-        return client().get_run(run_id).info.lifecycle_stage == "active"
-    except mlflow.exceptions.MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return False
+    run = or_none(client().get_run, run_id)
+    return run is not None and run.info.lifecycle_stage == "active"
 
 
 def log_curves(run_id: str, rows: list[dict], held: bool, at: int | None = None) -> None:

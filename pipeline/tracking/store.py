@@ -234,6 +234,18 @@ def find_or_create_run(experiment: str, create: Callable[[], str], **tags: str) 
         return oldest.info.run_id, False
 
 
+def or_none(ask: Callable, *args):
+    """What MLflow answers to ``ask(*args)``; None if it has no such thing, as for an invalid id or name."""
+    import mlflow
+
+    try:
+        return ask(*args)
+    except mlflow.exceptions.MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return None
+
+
 @contextmanager
 def answering_within(seconds: float | None) -> Iterator[None]:
     """Within the context, requests are not retried and time out; None: as set in the environment.
