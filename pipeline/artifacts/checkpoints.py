@@ -38,7 +38,7 @@ class Checkpoints:
         torch.save(tree, buffer)
         data = buffer.getbuffer()
         self.folder.mkdir(parents=True, exist_ok=True)
-        part, file = self.folder / "part", self._file(step, hashlib.sha256(data).hexdigest())
+        part, file = self.folder / "part", self.folder / f"{step:09}.{hashlib.sha256(data).hexdigest()}.ckpt"
         try:
             with open(part, "wb") as stream:
                 stream.write(data)
@@ -83,9 +83,6 @@ class Checkpoints:
         files = [file for file in self.folder.iterdir() if _NAME.fullmatch(file.name)]
         # Two can share a step: one after the epoch's last batch, one after its validation.
         return sorted(files, key=lambda file: (file.name[:9], file.stat().st_mtime_ns), reverse=True)
-
-    def _file(self, step: int, sha256: str) -> Path:
-        return self.folder / f"{step:09}.{sha256}.ckpt"
 
 
 def read(file: Path) -> dict:

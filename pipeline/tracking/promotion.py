@@ -71,29 +71,27 @@ def withdraw(name: str, reason: str) -> tuple[str, str]:
         UserError: there is no champion, or no previous one.
     """
     with creating():
-        return _withdraw(name, reason)
-
-
-def _withdraw(name: str, reason: str) -> tuple[str, str]:
-    current = champion(name)
-    if not current:
-        raise UserError(
-            f"'{name}' has no champion in the registry at {shown()}; it has {what_is_there(name)}"
-        )
-    existing = {str(version.version) for version in client().search_model_versions(f"name='{name}'")}
-    champions: list[str] = []  # in order; reinstating a version removes those after it
-    for change in history(name):
-        if change.version not in existing:
-            continue  # deleted since
-        if change.version in champions:
-            del champions[champions.index(change.version) :]
-        champions.append(change.version)
-    if champions and champions[-1] == current[0]:
-        champions.pop()
-    if not champions:
-        raise UserError(f"version {current[0]} of {name} is the first champion: there is none to go back to")
-    promote(name, champions[-1], reason, by_person=True)
-    return current[0], champions[-1]
+        current = champion(name)
+        if not current:
+            raise UserError(
+                f"'{name}' has no champion in the registry at {shown()}; it has {what_is_there(name)}"
+            )
+        existing = {str(version.version) for version in client().search_model_versions(f"name='{name}'")}
+        champions: list[str] = []  # in order; reinstating a version removes those after it
+        for change in history(name):
+            if change.version not in existing:
+                continue  # deleted since
+            if change.version in champions:
+                del champions[champions.index(change.version) :]
+            champions.append(change.version)
+        if champions and champions[-1] == current[0]:
+            champions.pop()
+        if not champions:
+            raise UserError(
+                f"version {current[0]} of {name} is the first champion: there is none to go back to"
+            )
+        promote(name, champions[-1], reason, by_person=True)
+        return current[0], champions[-1]
 
 
 def withdrawn(name: str, number: str) -> str | None:

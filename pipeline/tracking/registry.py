@@ -5,6 +5,7 @@ import re
 import shutil
 import tempfile
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from pipeline.artifacts import seal
@@ -75,7 +76,7 @@ def _create_version(trained: ModelFolder, model: str, evaluation: Path, portable
             code_paths=[str(PORTABLE)],
             data_path=str(portable),
             signature=signature(trained.card),
-            pip_requirements=_requirements(),
+            pip_requirements=[f"{package}=={metadata.version(package)}" for package in REQUIREMENTS],
         )
     # Registering is not part of training: keeps the run's end time, also if an earlier registration failed.
     client().set_terminated(run_id, "FINISHED", run.end_time)
@@ -137,12 +138,6 @@ def signature(card: ModelCard):
             ]
         ),
     )
-
-
-def _requirements() -> list[str]:
-    from importlib.metadata import version
-
-    return [f"{name}=={version(name)}" for name in REQUIREMENTS]
 
 
 def download_version(name: str, number: str, target: Path) -> None:
