@@ -52,7 +52,7 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
     with writing():
         if found := _first_version(name, model):
             return str(found.version)
-        version = _create_version(trained, model, evaluation, portable)
+        version = _create_version(trained, evaluation, portable)
         # Our lock does not cover other machines: one may have registered the model first.
         first = _first_version(name, model)
         if first and first.version != version.version:
@@ -62,7 +62,7 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
         return str(version.version)
 
 
-def _create_version(trained: ModelFolder, model: str, evaluation: Path, portable: Path):
+def _create_version(trained: ModelFolder, evaluation: Path, portable: Path):
     import mlflow
 
     run_id = ensure(trained.train, evaluation)
@@ -83,7 +83,7 @@ def _create_version(trained: ModelFolder, model: str, evaluation: Path, portable
     lineage = trained.lineage
     tags = {
         "model": trained.card.name,
-        "model_sha256": model,
+        "model_sha256": trained.sha256,
         "data": lineage["data"]["content"],
         "split": lineage["data"]["split"],
         **trained.provenance.tags(),
