@@ -110,10 +110,7 @@ def _folders_of(version, target: Path) -> Iterator[Kept]:
 
     yield Kept(address, exported, lambda folder: put_model(folder, subfolder))
     yield Kept(
-        f"{address}, code and MLmodel",
-        model_dir,
-        put_model,
-        _hashes_from_tag(version.tags.get(WRAPPING)),
+        f"{address}, code and MLmodel", model_dir, put_model, _hashes_from_tag(version.tags.get(WRAPPING))
     )
     for part in ("train", "evaluation"):
         yield Kept(
