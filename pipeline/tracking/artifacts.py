@@ -10,7 +10,7 @@ from pipeline import portable
 from pipeline.common.errors import UserError
 from pipeline.tracking import places
 from pipeline.tracking.address import local_file
-from pipeline.tracking.store import client, is_refusal, reachable, silent
+from pipeline.tracking.store import client, is_refusal, reachable, silent, versions_of
 
 WRAPPING = "wrapping_sha256"  # version tag: hashes of the files around the exported model
 LATER = ("registered_model_meta",)  # added by MLflow when it copies a version
@@ -78,7 +78,7 @@ def registered(target: Path) -> Iterator[Kept]:
     target.mkdir(parents=True, exist_ok=True)
     with reachable():
         for model in client().search_registered_models():
-            for version in client().search_model_versions(f"name='{model.name}'"):
+            for version in versions_of(model.name):
                 if "model_sha256" in version.tags:  # others were registered by users
                     yield from _folders_of(version, Path(tempfile.mkdtemp(dir=target)))
 

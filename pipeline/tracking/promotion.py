@@ -12,7 +12,7 @@ from pipeline import tasks
 from pipeline.common.errors import UserError
 from pipeline.tracking.locks import creating
 from pipeline.tracking.registry import find_version, run_of, what_is_there
-from pipeline.tracking.store import client, or_none, shown
+from pipeline.tracking.store import client, or_none, shown, versions_of
 
 # Tags of a registered model, one per champion change, keyed by nanoseconds and a random suffix.
 KEY = re.compile(r"change_(\d{1,20})(?:_\w+)?")
@@ -76,7 +76,7 @@ def withdraw(name: str, reason: str) -> tuple[str, str]:
             raise UserError(
                 f"'{name}' has no champion in the registry at {shown()}; it has {what_is_there(name)}"
             )
-        existing = {str(version.version) for version in client().search_model_versions(f"name='{name}'")}
+        existing = {str(version.version) for version in versions_of(name)}
         champions: list[str] = []  # in order; reinstating a version removes those after it
         for change in history(name):
             if change.version not in existing:
@@ -181,12 +181,12 @@ def versions(name: str) -> list[dict]:
     Raises:
         UserError: the registry has no such name.
     """
-    found = client().search_model_versions(f"name='{name}'") if "'" not in name else []
+    found = versions_of(name)
     if not found:
         raise UserError(f"the registry at {shown()} has no '{name}'; it has {what_is_there(name)}")
     current = champion(name)
     rows = []
-    for each in sorted(found, key=lambda version: int(version.version)):
+    for each in found:
         run = run_of(each)
         task = tasks.of_tag(run.data.tags.get("task")) if run else None
         rows.append(

@@ -19,7 +19,7 @@ from pipeline.tracking import descriptions, places
 from pipeline.tracking.artifacts import WRAPPING, wrapping
 from pipeline.tracking.locks import creating, writing
 from pipeline.tracking.runs import ensure
-from pipeline.tracking.store import client, or_none, shown
+from pipeline.tracking.store import client, or_none, shown, versions_of
 
 PORTABLE = Path(__file__).parents[1] / "portable"  # the code shipped with a registered model
 REQUIREMENTS = ("numpy", "pandas", "pillow", "onnxruntime")  # of `portable`, pinned to the installed versions
@@ -232,13 +232,13 @@ def run_of(version):
 
 def what_is_there(name: str) -> str:
     """For messages: what the registry has under a name, or else the names it has."""
-    versions = client().search_model_versions(f"name='{name}'") if "'" not in name else []
+    versions = versions_of(name)
     if not versions:
         names = sorted(f"'{model.name}'" for model in client().search_registered_models())
         return f"the names {', '.join(names)}" if names else "no version of anything"
-    numbers = sorted(int(version.version) for version in versions)
+    first, last = versions[0].version, versions[-1].version
     aliases = client().get_registered_model(name).aliases
-    parts = [f"version {numbers[0]}" if len(numbers) == 1 else f"versions {numbers[0]} to {numbers[-1]}"]
+    parts = [f"version {first}" if first == last else f"versions {first} to {last}"]
     parts += [f"@{alias} ({number})" for alias, number in sorted(aliases.items())]
     return f"{', '.join(parts)} of {name}"
 

@@ -246,6 +246,13 @@ def or_none(ask: Callable, *args):
         return None
 
 
+def versions_of(name: str) -> list:
+    """All versions of a registered name, oldest first; empty if there is no such name."""
+    # A name that this project registers has no quote, which would end the text in MLflow's query.
+    versions = client().search_model_versions(f"name='{name}'") if "'" not in name else []
+    return sorted(versions, key=lambda version: int(version.version))
+
+
 @contextmanager
 def answering_within(seconds: float | None) -> Iterator[None]:
     """Within the context, requests are not retried and time out; None: as set in the environment.
