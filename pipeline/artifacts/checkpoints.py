@@ -7,6 +7,8 @@ import os
 import re
 from pathlib import Path
 
+from pipeline import portable
+
 _log = logging.getLogger(__name__)
 
 KEPT = 2  # the previous one is the fallback if the last is damaged
@@ -65,8 +67,7 @@ class Checkpoints:
         """The newest intact checkpoint or None; warns about damaged ones and deletes them."""
         for file in self._newest_first():
             try:
-                with open(file, "rb") as stream:
-                    found = hashlib.file_digest(stream, "sha256").hexdigest()
+                found = portable.sha256_of(file)
             except FileNotFoundError:  # damaged, and deleted by another process of this training
                 continue
             if found == _NAME.fullmatch(file.name)[2]:

@@ -1,10 +1,10 @@
 """Lineage of a result: configuration, data, code and environment; no time, host or commit."""
 
-import hashlib
 import sys
 
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline import portable
 from pipeline.artifacts import seal
 from pipeline.common import text, yaml_files
 from pipeline.common.paths import ROOT
@@ -40,9 +40,7 @@ def code_hash() -> str:
     """SHA-256 of the code that ``dvc.yaml`` lists as dependencies of the train stage."""
     paths = [ROOT / need for need in code_needs(yaml_files.read(ROOT / "dvc.yaml"))]
     files = [file for place in paths for file in (place.rglob("*.py") if place.is_dir() else [place])]
-    return seal.hash_of(
-        (file.relative_to(ROOT), hashlib.sha256(file.read_bytes()).hexdigest()) for file in sorted(files)
-    )
+    return seal.hash_of((file.relative_to(ROOT), portable.sha256_of(file)) for file in sorted(files))
 
 
 def code_needs(dvc_yaml: dict) -> list[str]:

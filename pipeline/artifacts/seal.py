@@ -64,11 +64,8 @@ def digest(folder: Path) -> str:
         files = [folder / name for name in (*portable.sealed(folder), portable.SUMS)]
     except portable.DamagedError:
         files = [folder / name for name in portable.entries(folder)]
-    return hash_of(
-        (file.relative_to(folder), hashlib.sha256(file.read_bytes()).hexdigest())
-        for file in sorted(files)
-        if file.is_file()
-    )
+    files = sorted(file for file in files if file.is_file())
+    return hash_of((file.relative_to(folder), portable.sha256_of(file)) for file in files)
 
 
 def hash_of(files: Iterable[tuple[Path, str]]) -> str:

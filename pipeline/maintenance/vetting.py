@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import yaml
+
 from pipeline import portable
 from pipeline.artifacts import untrusted
 from pipeline.artifacts.provenance import CHANGES, CODE
@@ -241,19 +243,14 @@ def lock(file: Path) -> str:
     Raises:
         UserError: it is damaged, or names something outside the worktree and DVC's cache.
     """
-    import yaml
-
     tree = untrusted.yaml_object(file, resolved=False)  # it contains conf/ unresolved
     stages = tree.get("stages")
     try:
         entries = [
             entry for stage in stages.values() for kind in ("deps", "outs") for entry in stage.get(kind) or ()
         ]
-        outside = [
-            each["path"]
-            for each in entries
-            if each["path"].startswith("/") or ".." in PurePosixPath(each["path"]).parts
-        ]
+        paths = [PurePosixPath(each["path"]) for each in entries]
+        outside = [path for path in paths if path.is_absolute() or ".." in path.parts]
         # DVC builds paths from the hash, and deletes files there whose content differs.
         invalid = [each for each in entries if not _is_of_the_cache(each)]
     except (AttributeError, KeyError, TypeError) as error:

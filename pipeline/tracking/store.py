@@ -80,8 +80,8 @@ def check() -> None:
     address = make_url(uri())
     lite = address.get_backend_name() == "sqlite"
     try:
-        if lite and not (address.database or "").startswith((":", "file:")):
-            Path(address.database or "").parent.mkdir(parents=True, exist_ok=True)
+        if file := local_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(address, connect_args={"timeout": LOCK_SECONDS} if lite else {})
         try:
             with engine.connect() as connection:
