@@ -13,16 +13,9 @@ from pipeline.common import text
 from pipeline.common.errors import StoppedError, UserError
 from pipeline.common.paths import ROOT
 from pipeline.portable import ModelCard
-from pipeline.tracking import descriptions, runs
+from pipeline.tracking import descriptions, runs, store
 from pipeline.tracking.locks import writing
-from pipeline.tracking.store import (
-    answering_within,
-    client,
-    experiment_id,
-    find_or_create_run,
-    is_refusal,
-    silent,
-)
+from pipeline.tracking.store import answering_within, client, experiment_id, find_or_create_run, silent
 
 _log = logging.getLogger(__name__)
 
@@ -144,7 +137,7 @@ class Run:
 
     def _was_deleted(self, error: Exception) -> bool:
         """Whether the action failed because a user deleted the run in MLflow."""
-        return is_refusal(error) and self.run_id is not None and not runs.is_active(self.run_id)
+        return store.is_refusal(error) and self.run_id is not None and not runs.is_active(self.run_id)
 
     def _open(self) -> str:
         """Finds or creates the run of this attempt; returns its id."""
