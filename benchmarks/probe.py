@@ -22,6 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.machine import described
+from benchmarks.results import add_row
 from models.probe import fit_head
 from pipeline.common import tables
 from pipeline.common.paths import ROOT
@@ -112,7 +113,7 @@ def main() -> None:
                     else:
                         parts = few(y, int(amount.split()[0]), seed)
                     done[key] = float((learner(*parts, seed) == y[parts[1]]).mean())
-                    tables.append(file, dict(zip(COLUMNS, (*key, f"{done[key]:.4f}"), strict=True)))
+                    add_row(file, dict(zip(COLUMNS, (*key, f"{done[key]:.4f}"), strict=True)))
                 results.append(done[key])
             shown = f"{np.mean(results):.1%} ({min(results):.1%}–{max(results):.1%})"
             table.add_row(amount, method, shown, str(len(results)))

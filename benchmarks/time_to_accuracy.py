@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import described
+from benchmarks.results import add_row
 from models.pretrained import imagenet_from_package
 from pipeline.common import tables
 from pipeline.common.paths import ROOT
@@ -175,7 +176,7 @@ def _row(
         return
     seconds, best = timed(contest, given.goal, given.limit * 60, threads, folder / "mlflow.db")
     figures = ("" if seconds is None else f"{seconds / 60:.2f}", f"{best:.4f}")
-    tables.append(file, dict(zip(COLUMNS, (*key, *figures), strict=True)))
+    add_row(file, dict(zip(COLUMNS, (*key, *figures), strict=True)))
 
 
 def _rows(file: Path) -> list[dict]:

@@ -9,19 +9,23 @@ import logging
 import shutil
 from pathlib import Path
 
+import numpy as np
 from omegaconf import DictConfig
 
-from pipeline.artifacts import atomic, seal
+from pipeline import tracking
+from pipeline.artifacts import atomic, onnx_export, seal
 from pipeline.artifacts.model_folder import ModelFolder
 from pipeline.common import log, text
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
 from pipeline.evaluation import ranking
+from pipeline.portable import OnnxClassifier
 from pipeline.stage import stage
+from pipeline.tasks.metrics import mcnemar
 
 _log = logging.getLogger(__name__)
 
-PARTS = ("train", "evaluation", "portable")  # subfolders of a champion's copy
+PARTS = ("train", "evaluation", "portable")  # folders of a model, and subfolders of a champion's copy
 
 TRIES = 5  # attempts to copy the champion's files while others change the champion
 
@@ -36,10 +40,7 @@ def check_export(candidate: ModelFolder, place: Path) -> None:
     Raises:
         UserError: probabilities differ by more than AT_MOST for an image, or ON_AVERAGE over all images.
     """
-    import numpy as np
-
     from pipeline.data.dataset import ImageDataset, PackedDataset
-    from pipeline.portable import OnnxClassifier
 
     pack = PackedDataset.open(place)
     model = OnnxClassifier(candidate.portable)
@@ -72,27 +73,24 @@ def decide(challenger: ModelFolder, champion: ModelFolder | None, significance: 
     Returns:
         `promoted`, `reason`, and `paired_test` (wins, losses, p), which is None if there was no test.
     """
-    import numpy as np
-
-    from pipeline.tasks import metrics
-
-    def without_test(reason: str) -> dict:
-        return {"promoted": True, "reason": reason, "paired_test": None}
-
     if champion is None:
-        return without_test("the first champion")
+        return _untested("the first champion", promoted=True)
     if challenger.card.classes != champion.card.classes:
-        return without_test("the champion before it knew another list of classes")
+        return _untested("the champion before it knew another list of classes", promoted=True)
     if challenger.judged() != champion.judged():
-        return without_test("the champion before it was judged on another test split")
+        return _untested("the champion before it was judged on another test split", promoted=True)
     right = np.array(challenger.right())
-    wins, losses, p = metrics.mcnemar(right, np.array(champion.right()))
+    wins, losses, p = mcnemar(right, np.array(champion.right()))
     promoted = wins > losses and p < significance
     verdict = "significantly better" if promoted else "not significantly better"
     reason = (
         f"{verdict} than the champion on {len(right)} test pictures: {wins} won, {losses} lost, p = {p:.3f}"
     )
     return {"promoted": promoted, "reason": reason, "paired_test": {"wins": wins, "losses": losses, "p": p}}
+
+
+def _untested(reason: str, promoted: bool) -> dict:
+    return {"promoted": promoted, "reason": reason, "paired_test": None}
 
 
 def challenger(candidates: dict[str, ModelFolder]) -> str:
@@ -121,24 +119,21 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
     Raises:
         UserError: a candidate or the current champion is damaged.
     """
-    from pipeline import tracking
-    from pipeline.artifacts import onnx_export
-
     name, out = runs.name, runs / "register"
-    candidates, versions, hashes = {}, {}, {}
+    candidates, versions = {}, {}
     for model in models:
         candidate = ModelFolder(runs / "train" / model, runs / "evaluate" / model, out / "candidates" / model)
         seal.check(candidate.evaluation)
         onnx_export.to_onnx(candidate.train, candidate.portable)
         check_export(candidate, place)
-        candidates[model], hashes[model] = candidate, candidate.sha256
+        candidates[model] = candidate
         versions[model] = tracking.ensure_version(candidate.train, candidate.evaluation, candidate.portable)
         _log.info("%s is version %s of %s", model, versions[model], name)
     best = challenger(candidates)
     outcome = None
     for _ in range(TRIES):
         current = tracking.champion(name)
-        champion = _champion_files(name, current, candidates, hashes, out / "former")
+        champion = _champion_files(name, current, candidates, out / "former")
         if outcome is None or champion is None:
             outcome = _outcome(name, versions[best], candidates[best], champion, current, significance)
             if outcome["promoted"]:
@@ -148,7 +143,7 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
                 except tracking.ChampionChangedError:
                     outcome = None  # the decision was about another champion
                     continue
-                champion, current = candidates[best], (versions[best], hashes[best])
+                champion, current = candidates[best], (versions[best], candidates[best].sha256)
         _copy(champion, out / "champion")
         if tracking.champion(name) in (current, None):
             break
@@ -156,12 +151,11 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
     else:
         raise UserError(f"the champion of {name} was changed {TRIES} times meanwhile; run again: dvc repro")
     shutil.rmtree(out / "former", ignore_errors=True)
-    split = json.loads((candidates[best].train / "lineage.json").read_text(encoding="utf-8"))["data"]["split"]
     decision = {
-        "candidates": hashes,
+        "candidates": {model: candidate.sha256 for model, candidate in candidates.items()},
         "challenger": best,
         **outcome,
-        "looks": tracking.looks(name, split),
+        "looks": tracking.looks(name, candidates[best].lineage["data"]["split"]),
         "champion": {
             "model": champion.card.name,
             "sha256": champion.sha256,
@@ -174,21 +168,14 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
 
 
 def _champion_files(
-    name: str,
-    current: tuple[str, str] | None,
-    candidates: dict[str, ModelFolder],
-    hashes: dict[str, str],
-    former: Path,
+    name: str, current: tuple[str, str] | None, candidates: dict[str, ModelFolder], former: Path
 ) -> ModelFolder | None:
     """The champion's files, downloaded into `former` unless it is one of the candidates."""
-    from pipeline import tracking
-    from pipeline.artifacts import onnx_export
-
     if current is None:
         return None
-    for model, sha256 in hashes.items():
-        if sha256 == current[1]:
-            return candidates[model]  # its files are here, evaluated by the current code
+    for candidate in candidates.values():
+        if candidate.sha256 == current[1]:
+            return candidate  # its files are here, evaluated by the current code
     shutil.rmtree(former, ignore_errors=True)
     tracking.download_version(name, current[0], former)
     champion = ModelFolder(*(former / part for part in PARTS))
@@ -205,14 +192,11 @@ def _outcome(
     significance: float,
 ) -> dict:
     """The result of `decide`, unless there is nothing to decide; counts each use of the test split."""
-    from pipeline import tracking
-
     withdrawn = tracking.withdrawn(name, number)
     if champion is challenger:
-        return {"promoted": False, "reason": "the challenger is the champion already", "paired_test": None}
+        return _untested("the challenger is the champion already", promoted=False)
     if champion and withdrawn:  # a user's decision holds until a user changes it
-        reason = f"the challenger was taken out of office: {withdrawn}"
-        return {"promoted": False, "reason": reason, "paired_test": None}
+        return _untested(f"the challenger was taken out of office: {withdrawn}", promoted=False)
     outcome = decide(challenger, champion, significance)
     if outcome["paired_test"]:
         tracking.count_look(name, number, current[1], outcome["reason"])
@@ -220,15 +204,13 @@ def _outcome(
 
 
 def _copy(champion: ModelFolder, target: Path) -> None:
-    for part, source in zip(PARTS, (champion.train, champion.evaluation, champion.portable), strict=True):
+    for part in PARTS:
         shutil.rmtree(target / part, ignore_errors=True)
-        shutil.copytree(source, target / part)
+        shutil.copytree(getattr(champion, part), target / part)
 
 
 @stage
 def main(cfg: DictConfig) -> None:
-    from pipeline import tracking
-
     runs = ROOT / "runs" / cfg.data.name
     with tracking.reachable():
         # DVC has cleared the folder; this does it for a manual run, once MLflow is reachable.

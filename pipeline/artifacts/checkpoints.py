@@ -7,6 +7,8 @@ import os
 import re
 from pathlib import Path
 
+from pipeline import portable
+
 _log = logging.getLogger(__name__)
 
 KEPT = 2  # the previous one is the fallback if the last is damaged
@@ -38,7 +40,7 @@ class Checkpoints:
         torch.save(tree, buffer)
         data = buffer.getbuffer()
         self.folder.mkdir(parents=True, exist_ok=True)
-        part, file = self.folder / "part", self._file(step, hashlib.sha256(data).hexdigest())
+        part, file = self.folder / "part", self.folder / f"{step:09}.{hashlib.sha256(data).hexdigest()}.ckpt"
         try:
             with open(part, "wb") as stream:
                 stream.write(data)
@@ -65,8 +67,7 @@ class Checkpoints:
         """The newest intact checkpoint or None; warns about damaged ones and deletes them."""
         for file in self._newest_first():
             try:
-                with open(file, "rb") as stream:
-                    found = hashlib.file_digest(stream, "sha256").hexdigest()
+                found = portable.sha256_of(file)
             except FileNotFoundError:  # damaged, and deleted by another process of this training
                 continue
             if found == _NAME.fullmatch(file.name)[2]:
@@ -83,9 +84,6 @@ class Checkpoints:
         files = [file for file in self.folder.iterdir() if _NAME.fullmatch(file.name)]
         # Two can share a step: one after the epoch's last batch, one after its validation.
         return sorted(files, key=lambda file: (file.name[:9], file.stat().st_mtime_ns), reverse=True)
-
-    def _file(self, step: int, sha256: str) -> Path:
-        return self.folder / f"{step:09}.{sha256}.ckpt"
 
 
 def read(file: Path) -> dict:

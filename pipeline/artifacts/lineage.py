@@ -1,12 +1,11 @@
 """Lineage of a result: configuration, data, code and environment; no time, host or commit."""
 
-import hashlib
 import sys
-from collections.abc import Iterable
-from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline import portable
+from pipeline.artifacts import seal
 from pipeline.common import text, yaml_files
 from pipeline.common.paths import ROOT
 
@@ -41,23 +40,13 @@ def code_hash() -> str:
     """SHA-256 of the code that ``dvc.yaml`` lists as dependencies of the train stage."""
     paths = [ROOT / need for need in code_needs(yaml_files.read(ROOT / "dvc.yaml"))]
     files = [file for place in paths for file in (place.rglob("*.py") if place.is_dir() else [place])]
-    return hash_of(
-        (file.relative_to(ROOT), hashlib.sha256(file.read_bytes()).hexdigest()) for file in sorted(files)
-    )
+    return seal.hash_of((file.relative_to(ROOT), portable.sha256_of(file)) for file in sorted(files))
 
 
 def code_needs(dvc_yaml: dict) -> list[str]:
     """Code files and folders among the train stage's dependencies in a ``dvc.yaml``."""
     needs = dvc_yaml["stages"]["train"]["deps"]
     return [need for need in needs if need.partition("/")[0] in ("pipeline", "models")]
-
-
-def hash_of(files: Iterable[tuple[Path, str]]) -> str:
-    """SHA-256 of (path, SHA-256) pairs, in the given order."""
-    whole = hashlib.sha256()
-    for file, digest in files:
-        whole.update(f"{file} {digest}\n".encode())
-    return whole.hexdigest()
 
 
 def lineage_of(pack, threads: int) -> dict:

@@ -84,7 +84,7 @@ class ModelFolder:
         """The commit the model was trained from."""
         return Provenance.of(self.train)
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Hash of weights and card; identifies a registered version."""
         return seal.model_hash(self.train)

@@ -1,5 +1,6 @@
 """ONNX export of a trained model, and of backbones for computing features on a CPU."""
 
+import functools
 import hashlib
 import json
 import logging
@@ -133,11 +134,9 @@ def _whole(network: "onnx.ModelProto", card: ModelCard) -> "onnx.ModelProto":
             probabilities = Squeeze (shares, first)
         }}
     """)
-    network = compose.add_prefix(network, "network/", rename_inputs=False, rename_outputs=False)
-    before = compose.add_prefix(
-        onnx_resize.graph(card.input, opset, ir), "sizing/", rename_inputs=False, rename_outputs=False
-    )
-    after = compose.add_prefix(answer, "answer/", rename_inputs=False, rename_outputs=False)
+    prefixed = functools.partial(compose.add_prefix, rename_inputs=False, rename_outputs=False)
+    network, after = prefixed(network, "network/"), prefixed(answer, "answer/")
+    before = prefixed(onnx_resize.graph(card.input, opset, ir), "sizing/")
     del network.metadata_props[:]
     whole = compose.merge_models(before, network, [("pictures", "pictures")])
     whole = compose.merge_models(whole, after, [("logits", "logits")])
@@ -148,8 +147,6 @@ def _whole(network: "onnx.ModelProto", card: ModelCard) -> "onnx.ModelProto":
 
 def _graph(network: "nn.Module", size: int, output: str) -> "onnx.ModelProto":
     """Exports a network to ONNX, with uint8 `pictures` N×size×size×3 as input and a dynamic N."""
-    import logging
-
     import torch
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # else it logs each optimiser pass

@@ -32,20 +32,16 @@ def graph(sizing: Preprocessing, opset: int, ir_version: int) -> "onnx.ModelProt
     """The graph from `picture`, uint8 height × width × 3, to `pictures`, uint8 1 × size × size × 3.
 
     Args:
-        sizing: a card's `input`.
+        sizing: a card's `input`; its interpolation is one that `check` accepts.
         opset: ONNX opset version, 18 or later.
         ir_version: ONNX IR version.
-
-    Raises:
-        UserError: ONNX has no such filter, or the crop mode is unknown.
     """
     from onnx import parser
 
-    check(sizing.interpolation)
-    size, crop = sizing.size, sizing.crop
-    if crop == "squash":
+    size = sizing.size
+    if sizing.crop == "squash":
         target, cut = f"target = Constant <value_ints=[{size}, {size}]> ()", "cut = Identity (resized)"
-    elif crop == "center":
+    else:
         target = f"""
             shorter = ReduceMin <keepdims=1> (small)
             whole = Constant <value=double[1] {{{size / sizing.crop_pct!r}}}> ()
@@ -65,8 +61,6 @@ def graph(sizing: Preprocessing, opset: int, ir_version: int) -> "onnx.ModelProt
             axes = Constant <value_ints=[2, 3]> ()
             cut = Slice (resized, from, until, axes)
         """
-    else:
-        raise UserError(f"model.input.crop={crop} is not known: squash or center")
     resize = "Resize <antialias=1, {}> ({},,,{})"
     # Sizes are computed in double precision, as in Python.
     return parser.parse_model(f"""

@@ -19,7 +19,7 @@ from pathlib import Path
 import yaml
 
 from pipeline.artifacts import atomic, seal, untrusted
-from pipeline.artifacts.lineage import code_needs, hash_of
+from pipeline.artifacts.lineage import code_needs
 from pipeline.common import paths
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
@@ -157,7 +157,7 @@ def _code_of(commit: str) -> str:
     entries = _git("ls-tree", "-r", "-z", commit, "--", *needs).decode().split("\0")
     blobs = {Path(line.partition("\t")[2]): line.split()[2] for line in entries if line}
     files = sorted(file for file in blobs if file.suffix == ".py" or file.as_posix() in needs)
-    return hash_of((file, _sha256(blobs[file])) for file in files)
+    return seal.hash_of((file, _sha256(blobs[file])) for file in files)
 
 
 @functools.cache

@@ -6,6 +6,7 @@ corruption. To check by hand: ``sha256sum -c SHA256SUMS`` in the folder.
 
 import functools
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline import portable
@@ -63,9 +64,15 @@ def digest(folder: Path) -> str:
         files = [folder / name for name in (*portable.sealed(folder), portable.SUMS)]
     except portable.DamagedError:
         files = [folder / name for name in portable.entries(folder)]
+    files = sorted(file for file in files if file.is_file())
+    return hash_of((file.relative_to(folder), portable.sha256_of(file)) for file in files)
+
+
+def hash_of(files: Iterable[tuple[Path, str]]) -> str:
+    """SHA-256 of (path, SHA-256) pairs, in the given order."""
     whole = hashlib.sha256()
-    for file in sorted(file for file in files if file.is_file()):
-        whole.update(f"{file.relative_to(folder)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    for file, sha256 in files:
+        whole.update(f"{file} {sha256}\n".encode())
     return whole.hexdigest()
 
 

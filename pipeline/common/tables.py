@@ -54,17 +54,6 @@ def write(file: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[st
             write_row(row.get(column, "") for column in columns)
 
 
-def append(file: Path, row: Mapping[str, object]) -> None:
-    """Appends a row to a file; writes the header first if the file is new."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not file.is_file()
-    with open(file, "a", newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        write_row = writer(stream)
-        if is_new:
-            write_row(row)
-        write_row(row.values())
-
-
 def read(file: Path) -> list[dict[str, str]]:
     """Reads the rows of a file as cells by column.
 

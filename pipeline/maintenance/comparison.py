@@ -1,6 +1,5 @@
 """Compares a rebuilt model with the original: weights, and facts that may explain a difference."""
 
-import hashlib
 from pathlib import Path
 
 from pipeline import portable
@@ -54,7 +53,7 @@ def verdict(then: Path, now: Path, differ: list[str]) -> tuple[bool, list[str]]:
         now: the rebuilt one.
         differ: differences between their facts.
     """
-    before, after = (hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() for folder in (then, now))
+    before, after = (portable.sha256_of(folder / WEIGHTS) for folder in (then, now))
     if before != after:
         why = f"first difference: {differ[0]}" if differ else "nothing in the lineage differs"
         return False, [

@@ -1,4 +1,4 @@
-"""Prepares a version's worktree (code, settings, start model, data) and trains in it."""
+"""Makes a worktree of a version's commit, prepares it (settings, start model, data) and trains in it."""
 
 import json
 import logging
@@ -7,21 +7,23 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
 
+from pipeline import tracking
 from pipeline.artifacts import untrusted
 from pipeline.artifacts.model_folder import ModelFolder
 from pipeline.artifacts.provenance import CHANGES
 from pipeline.artifacts.seal import model_hash
 from pipeline.common import paths, yaml_files
 from pipeline.common.errors import UserError
+from pipeline.common.paths import ROOT
 from pipeline.common.text import printable
 from pipeline.maintenance import vetting
 from pipeline.maintenance.comparison import WEIGHTS, differences, facts
-from pipeline.maintenance.worktree import git
 from pipeline.sources.download import DOWNLOADS
 
 _log = logging.getLogger(__name__)
@@ -32,6 +34,43 @@ OUT = "runs/single/rebuilt"  # in the worktree
 
 def say(what: str, text: str) -> None:
     print(f"{what + ':':<14}{text}", flush=True)
+
+
+def _git(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    # Disables the user's hooks; DVC's post-checkout hook would check out data.
+    command = ["git", "-c", "core.hooksPath=/dev/null", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, encoding="utf-8", errors="replace")
+
+
+@contextmanager
+def worktree(tree: Path, commit: str | None, version) -> Iterator[None]:
+    """Creates a worktree of the commit that trained a version, and removes it afterwards.
+
+    Raises:
+        UserError: the worktree can't be created.
+    """
+    if commit is None:
+        raise UserError(
+            f"{version} was trained outside a git checkout, or the record of its commit is lost: "
+            "nothing tells which code it was"
+        )
+    short = commit[:8]
+    if _git("rev-parse", "--git-dir").returncode:
+        raise UserError(f"{ROOT} is no git checkout, and {version} needs commit {short}; use a clone")
+    if _git("cat-file", "-e", f"{commit}^{{commit}}").returncode:
+        raise UserError(
+            f"this clone does not have commit {short}, which {version} was trained from; "
+            "run: git fetch --all, or do it where it was trained"
+        )
+    try:
+        result = _git("worktree", "add", "--quiet", "--detach", str(tree), commit)
+        if result.returncode:
+            raise UserError(f"git makes no worktree of commit {short}: {' '.join(result.stderr.split())}")
+        yield
+    finally:
+        # Not `prune`, which would also drop a user's worktree on a disk that is not mounted now.
+        # Forced twice, because a worktree whose creation was interrupted is still locked.
+        _git("worktree", "remove", "--force", "--force", str(tree))
 
 
 class Reproduction:
@@ -47,11 +86,9 @@ class Reproduction:
     """
 
     def __init__(self, place: Path, version):
-        from pipeline.tracking import download_run
-
         self.place, self.version = place, version
         self.kept, self.tree = place / "kept", place / "petfaces"
-        self.trained = ModelFolder.open(download_run(version, self.kept))
+        self.trained = ModelFolder.open(tracking.download_run(version, self.kept))
         self.settings, self.lineage = self.trained.settings, self.trained.lineage
         self.data, self.commit = self.lineage["data"]["name"], self.trained.provenance.commit
         try:
@@ -70,17 +107,13 @@ class Reproduction:
         Raises:
             UserError: the changes were not recorded, change more than code, don't apply, or are not trusted.
         """
-        short = self.commit[:8]
-        if not self.trained.provenance.dirty:
-            why = (
-                " (the record is lost; this commit has the same code)"
-                if self.trained.provenance.inferred
-                else ""
-            )
-            say("code", f"commit {short}{why}")
+        provenance, short = self.trained.provenance, self.commit[:8]
+        if not provenance.dirty:
+            lost = " (the record is lost; this commit has the same code)" if provenance.inferred else ""
+            say("code", f"commit {short}{lost}")
             return
         changes = self.place / CHANGES
-        changes.write_bytes(self.trained.provenance.changes or b"")
+        changes.write_bytes(provenance.changes or b"")
         if not changes.stat().st_size:
             raise UserError(
                 f"{self.version} was trained with uncommitted changes to commit {short}, which nobody kept; "
@@ -98,7 +131,7 @@ class Reproduction:
                 f"these changes are code that would run here; read them ({'above' if show else '--check'}) "
                 f"and add --trust if you trust who made {self.version}"
             )
-        result = git("apply", "--whitespace=nowarn", str(changes), cwd=self.tree)
+        result = _git("apply", "--whitespace=nowarn", str(changes), cwd=self.tree)
         if result.returncode:
             reason = printable(" ".join(result.stderr.split()))
             raise UserError(f"the {CHANGES} of {self.version} does not fit commit {short}: {reason}")
@@ -113,8 +146,6 @@ class Reproduction:
 
     def bring_start(self) -> None:
         """Fetches the start model and points the settings to its folder."""
-        from pipeline import tracking
-
         wanted = self.lineage.get("start")
         if not wanted:
             return
@@ -229,11 +260,10 @@ class Reproduction:
             path = paths.from_root(own_fetch.get("path", "photos"), main)
             params["fetch"] = own_fetch | {"path": str(path)}
         own.write_text(yaml.safe_dump(params), encoding="utf-8")
-        locks = [vetting.lock(self.kept / "dvc.lock")] if (self.kept / "dvc.lock").is_file() else []
-        files = (self.tree / "dvc.lock", main / "dvc.lock")
-        return list(
-            dict.fromkeys([*locks, *(file.read_text(encoding="utf-8") for file in files if file.is_file())])
-        )
+        recorded, others = self.kept / "dvc.lock", (self.tree / "dvc.lock", main / "dvc.lock")
+        locks = [vetting.lock(recorded)] if recorded.is_file() else []
+        locks += [file.read_text(encoding="utf-8") for file in others if file.is_file()]
+        return list(dict.fromkeys(locks))
 
     def _use(self, lock: str) -> None:
         """Writes ``dvc.lock``, and removes the data of a previous one."""
@@ -271,17 +301,14 @@ class Reproduction:
         settings, answer = self.place / "config.yaml", self.place / "answer.json"
         settings.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
         answer.unlink(missing_ok=True)
-        program = (
-            self.place / "program" / CHILD.name
-        )  # in its own folder, which Python puts first on sys.path
+        # In its own folder, which Python puts first on sys.path.
+        program = self.place / "program" / CHILD.name
         program.parent.mkdir(exist_ok=True)
         shutil.copyfile(CHILD, program)
         done = self._run(sys.executable, str(program), str(settings), str(answer), *out, quiet=not out)
-        response = (
-            json.loads(answer.read_text(encoding="utf-8"))
-            if answer.is_file()
-            else {"error": f"status {done.returncode}"}
-        )
+        response = {"error": f"status {done.returncode}"}
+        if answer.is_file():
+            response = json.loads(answer.read_text(encoding="utf-8"))
         if "error" in response:
             raise UserError(
                 f"{self.version}: the code of commit {self.commit[:8]} broke off: {response['error']}"

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import click
 
+from pipeline import tracking
 from pipeline.common import log
 from pipeline.common.errors import UserError
 from pipeline.maintenance.comparison import differences, verdict
-from pipeline.maintenance.rebuilding import Reproduction, say
-from pipeline.maintenance.worktree import worktree
+from pipeline.maintenance.rebuilding import Reproduction, say, worktree
 
 
 def reproduce(
@@ -44,8 +44,6 @@ def reproduce(
     Raises:
         UserError: the version can't be rebuilt.
     """
-    from pipeline import tracking
-
     if keep and keep.exists():
         raise UserError(f"--keep {keep}: it exists already; name a folder that does not")
     with tempfile.TemporaryDirectory(prefix="petfaces-") as scratch:

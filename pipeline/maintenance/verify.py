@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import portable
+from pipeline import portable, tracking
 from pipeline.artifacts import seal
 from pipeline.common import paths, text
 from pipeline.common.errors import UserError
@@ -104,8 +104,6 @@ def _sealed() -> list[Path]:
 
 def _mlflow(found: Found, target: Path) -> str:
     """Checks MLflow's artifacts; returns a summary of what was checked."""
-    from pipeline import tracking
-
     number = 0
     try:
         for kept in tracking.registered(target):
@@ -128,8 +126,6 @@ def _mlflow(found: Found, target: Path) -> str:
 
 def repair(found: Found) -> list[str]:
     """Removes damaged files and restores what it can; returns instructions for the rest."""
-    from pipeline import tracking
-
     cache, todo, outs = found.cache, [], set()
     for file in found.objects:
         file.unlink()

@@ -6,8 +6,11 @@ All of it is untrusted input. Settings must be plain data. A diff is code: it is
 import ast
 import re
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+import yaml
 
 from pipeline import portable
 from pipeline.artifacts import untrusted
@@ -124,7 +127,8 @@ def settings(tree: dict, code: Path, whose: object) -> None:
     for group, key, node in components.described(tree):
         _component(group, key, node, code, whose)
     rest = tree | {"callbacks": {}, "metrics": {}, "model": tree["model"] | {"net": {}, "loss": {}}}
-    if hidden := sorted(_hidden(rest)):
+    # Hydra's special keys begin with an underscore.
+    if hidden := sorted(key for key, _ in _nodes(rest) if str(key).startswith("_")):
         raise UserError(f"{whose}: its config.yaml has the key {printable(hidden[0])[:50]}; it is not run")
     augment.check(tree["augment"].get("transforms"))
     for group, bounds in _AT_MOST.items():
@@ -194,16 +198,6 @@ def _component(group: str, where: str, tree: object, code: Path, whose: object) 
             raise UserError(f"{whose}: {where}: {printable(text)[:50]} may be a place outside; it is not run")
 
 
-def _hidden(tree: object) -> list[str]:
-    """Keys that start with an underscore, like Hydra's special keys."""
-    if isinstance(tree, list):
-        return [key for item in tree for key in _hidden(item)]
-    if not isinstance(tree, dict):
-        return []
-    own = [key for key in tree if key.startswith("_")]
-    return own + [key for item in tree.values() for key in _hidden(item)]
-
-
 def params(tree: dict) -> None:
     """Checks that every string in a ``params.yaml`` is a plain name, because DVC puts values into commands.
 
@@ -218,12 +212,17 @@ def params(tree: dict) -> None:
         untrusted.name(text, "params.yaml")
 
 
+def _nodes(tree: object) -> Iterator[tuple[object, object]]:
+    """Yields key and value of everything in a tree; items of lists by their index."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in items:
+        yield key, value
+        yield from _nodes(value)
+
+
 def _texts(tree: object) -> list[str]:
-    if isinstance(tree, dict):
-        return [text for key, value in tree.items() for text in (key, *_texts(value))]
-    if isinstance(tree, list):
-        return [text for item in tree for text in _texts(item)]
-    return [tree] if isinstance(tree, str) else []
+    """All keys and values that are text."""
+    return [text for node in _nodes(tree) for text in node if isinstance(text, str)]
 
 
 def _is_of_the_cache(entry: dict) -> bool:
@@ -244,19 +243,14 @@ def lock(file: Path) -> str:
     Raises:
         UserError: it is damaged, or names something outside the worktree and DVC's cache.
     """
-    import yaml
-
     tree = untrusted.yaml_object(file, resolved=False)  # it contains conf/ unresolved
     stages = tree.get("stages")
     try:
         entries = [
             entry for stage in stages.values() for kind in ("deps", "outs") for entry in stage.get(kind) or ()
         ]
-        outside = [
-            each["path"]
-            for each in entries
-            if each["path"].startswith("/") or ".." in PurePosixPath(each["path"]).parts
-        ]
+        paths = [PurePosixPath(each["path"]) for each in entries]
+        outside = [path for path in paths if path.is_absolute() or ".." in path.parts]
         # DVC builds paths from the hash, and deletes files there whose content differs.
         invalid = [each for each in entries if not _is_of_the_cache(each)]
     except (AttributeError, KeyError, TypeError) as error:

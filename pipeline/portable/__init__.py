@@ -31,6 +31,7 @@ from .seals import (
     is_litter,
     is_sealable,
     sealed,
+    sha256_of,
     sums,
     tell_extra,
 )

@@ -10,6 +10,8 @@ from PIL import Image
 
 from .errors import DamagedError
 
+_Check = Callable[[object], bool]  # of a value in a file
+
 NAME = re.compile(r"\w[\w.-]{0,99}")  # of models and data sets; used in paths and URLs
 MAX_JSON = 32 << 20  # bytes: 100,000 long class names
 MAX_DEPTH = 32  # of nesting in a JSON file; a card has 3
@@ -86,25 +88,20 @@ def is_number(value: object) -> bool:
     return _number_in(-1e15, 1e15)(value)
 
 
-def _number_in(low: float, high: float) -> Callable[[object], bool]:
-    return lambda value: type(value) in (int, float) and low <= value <= high
+def _number_in(low: float, high: float, *types: type) -> _Check:
+    return lambda value: type(value) in (types or (int, float)) and low <= value <= high
 
 
-def _integer_in(low: int, high: int) -> Callable[[object], bool]:
-    return lambda value: type(value) is int and low <= value <= high
+def _list_of(is_valid: _Check, least: int = 0, most: int = MAX_CLASSES) -> _Check:
+    return lambda value: type(value) is list and least <= len(value) <= most and all(map(is_valid, value))
 
 
-def _three_numbers_in(low: float, high: float) -> Callable[[object], bool]:
-    number = _number_in(low, high)
-    return lambda value: isinstance(value, list) and len(value) == 3 and all(map(number, value))
+def _is_a(kind: type) -> _Check:
+    return lambda value: type(value) is kind
 
 
 def _is_name(value: object) -> bool:
     return isinstance(value, str) and NAME.fullmatch(value) is not None
-
-
-def _is_bool(value: object) -> bool:
-    return type(value) is bool
 
 
 def _is_text(value: object) -> bool:
@@ -112,16 +109,7 @@ def _is_text(value: object) -> bool:
 
 
 def _are_classes(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and 2 <= len(value) <= MAX_CLASSES
-        and all(_is_text(name) and name for name in value)
-        and len(set(value)) == len(value)
-    )
-
-
-def _are_fractions(value: object) -> bool:
-    return isinstance(value, list) and len(value) <= MAX_CLASSES and all(map(_number_in(0, 1), value))
+    return _list_of(_is_text, least=2)(value) and "" not in value and len(set(value)) == len(value)
 
 
 def _is_net(value: object) -> bool:
@@ -210,43 +198,37 @@ def upgrade(tree: dict) -> dict:
 
     Their models were single-label, uncalibrated, and had neither flip averaging nor abstention.
     """
-    defaults = {
-        "flip": False,
-        "temperature": 1.0,
-        "unsure_below": 0.0,
-        "task": "single_label",
-        "thresholds": [],
-    }
-    return defaults | tree
+    defaults = {"flip": False, "temperature": 1.0, "unsure_below": 0.0}
+    return {**defaults, "task": "single_label", "thresholds": [], **tree}
 
 
 TASKS = ("single_label", "multi_label")  # that this version supports
 _CARD = {  # per field: the check, and the requirement as shown in the error message
     "name": (_is_name, "a name of letters, digits and _.-"),
     "data": (_is_name, "a name of letters, digits and _.-"),
-    "drawings": (_is_bool, "true or false"),
+    "drawings": (_is_a(bool), "true or false"),
     "classes": (_are_classes, f"2 to {MAX_CLASSES:,} different names"),
-    "species": (lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of names"),
+    "species": (_list_of(_is_text), "a list of names"),
     "net": (_is_net, "a mapping with _target_ and plain arguments"),
-    "input": (lambda value: isinstance(value, dict), "a mapping"),
-    "channels_last": (_is_bool, "true or false"),
-    "flip": (_is_bool, "true or false"),
+    "input": (_is_a(dict), "a mapping"),
+    "channels_last": (_is_a(bool), "true or false"),
+    "flip": (_is_a(bool), "true or false"),
     "temperature": (_number_in(1e-3, 1e3), "a number from 0.001 to 1,000"),
     "unsure_below": (_number_in(0, 1), "a number from 0 to 1"),
-    "task": (lambda value: isinstance(value, str) and value in TASKS, " or ".join(TASKS)),
-    "thresholds": (_are_fractions, "a list of numbers from 0 to 1"),
+    "task": (lambda value: value in TASKS, " or ".join(TASKS)),
+    "thresholds": (_list_of(_number_in(0, 1)), "a list of numbers from 0 to 1"),
 }
 _INPUT = {
-    "max_side": (_integer_in(1, 1 << 16), "a whole number from 1 to 65,536"),
-    "size": (_integer_in(1, 1024), "a whole number from 1 to 1,024"),
+    "max_side": (_number_in(1, 1 << 16, int), "a whole number from 1 to 65,536"),
+    "size": (_number_in(1, 1024, int), "a whole number from 1 to 1,024"),
     "interpolation": (
         lambda value: isinstance(value, str) and value.upper() in Image.Resampling.__members__,
         "a filter of Pillow",
     ),
     "crop": (lambda value: value in ("squash", "center"), "squash or center"),
     "crop_pct": (_number_in(LEAST_CROP, 2), f"a number from {LEAST_CROP} to 2"),
-    "mean": (_three_numbers_in(-10, 10), "three numbers"),
-    "std": (_three_numbers_in(LEAST_DEVIATION, 100), f"three numbers from {LEAST_DEVIATION} on"),
+    "mean": (_list_of(_number_in(-10, 10), 3, 3), "three numbers"),
+    "std": (_list_of(_number_in(LEAST_DEVIATION, 100), 3, 3), f"three numbers from {LEAST_DEVIATION} on"),
 }
 
 

@@ -39,11 +39,9 @@ def to_square(picture: np.ndarray, size: int, interpolation: str, crop: str, cro
     height, width = picture.shape[:2]
     if crop == "squash":
         target = (size, size)
-    elif crop == "center":
+    else:
         scale = size / crop_pct / min(height, width)
         target = (max(size, round(width * scale)), max(size, round(height * scale)))
-    else:
-        raise ValueError(f"crop '{crop}' is not known: squash or center")
     image = Image.fromarray(picture)
     if target != (width, height):
         image = _resized(image, target, Image.Resampling[interpolation.upper()])

@@ -37,13 +37,12 @@ def sums(folder: Path) -> dict[str, str]:
 
     Omits ``SHA256SUMS`` itself, hidden files and litter (`is_litter`).
     """
-    names = (name for name in entries(folder) if name != SUMS and not is_litter(name))
-    return {
-        name: _sha256(folder / name) for name in names if "/." not in f"/{name}" and (folder / name).is_file()
-    }
+    visible = (name for name in entries(folder) if "/." not in f"/{name}" and not is_litter(name))
+    return {name: sha256_of(folder / name) for name in visible if name != SUMS and (folder / name).is_file()}
 
 
-def _sha256(file: Path) -> str:
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file's content."""
     with open(file, "rb") as stream:  # in chunks: a packed dataset may exceed the memory
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -113,7 +112,7 @@ def differing(folder: Path, known: dict[str, str]) -> list[str]:
         try:
             if not (folder / name).is_file():
                 wrong.append(f"{name} is missing")
-            elif _sha256(folder / name) != digest:
+            elif sha256_of(folder / name) != digest:
                 wrong.append(f"{name} is damaged")
         except OSError as error:
             wrong.append(f"{name} can't be read ({error.strerror})")

@@ -8,7 +8,7 @@ version that MLflow lacks (other machine, lost database, server outage) from the
 """
 
 from pipeline.artifacts.seal import digest
-from pipeline.tracking.artifacts import Kept, registered
+from pipeline.tracking.artifacts import registered
 from pipeline.tracking.live import Run
 from pipeline.tracking.naming import comparable, name_of, params, run_name
 from pipeline.tracking.promotion import (
@@ -25,7 +25,6 @@ from pipeline.tracking.promotion import (
     withdrawn,
 )
 from pipeline.tracking.registry import (
-    Version,
     download_run,
     download_train,
     download_version,
@@ -36,6 +35,6 @@ from pipeline.tracking.registry import (
 )
 from pipeline.tracking.restore import sync
 from pipeline.tracking.runs import ensure, wall_seconds
-from pipeline.tracking.store import reachable, shown, uri
+from pipeline.tracking.store import reachable, shown
 from pipeline.tracking.sweeps import sweep_of, sweep_runs
-from pipeline.tracking.web_ui import links, ui
+from pipeline.tracking.web_ui import links

@@ -9,7 +9,8 @@ from pathlib import Path
 from pipeline import portable
 from pipeline.common.errors import UserError
 from pipeline.tracking import places
-from pipeline.tracking.store import client, is_refusal, reachable, silent, uri
+from pipeline.tracking.address import local_file
+from pipeline.tracking.store import client, is_refusal, reachable, silent, versions_of
 
 WRAPPING = "wrapping_sha256"  # version tag: hashes of the files around the exported model
 LATER = ("registered_model_meta",)  # added by MLflow when it copies a version
@@ -72,13 +73,12 @@ def registered(target: Path) -> Iterator[Kept]:
     Raises:
         UserError: MLflow does not answer.
     """
-    store = uri().removeprefix("sqlite:///")
-    if store != uri() and not Path(store).is_file():
+    if (file := local_file()) and not file.is_file():
         return  # opening it would create it
     target.mkdir(parents=True, exist_ok=True)
     with reachable():
         for model in client().search_registered_models():
-            for version in client().search_model_versions(f"name='{model.name}'"):
+            for version in versions_of(model.name):
                 if "model_sha256" in version.tags:  # others were registered by users
                     yield from _folders_of(version, Path(tempfile.mkdtemp(dir=target)))
 
@@ -110,10 +110,7 @@ def _folders_of(version, target: Path) -> Iterator[Kept]:
 
     yield Kept(address, exported, lambda folder: put_model(folder, subfolder))
     yield Kept(
-        f"{address}, code and MLmodel",
-        model_dir,
-        put_model,
-        _hashes_from_tag(version.tags.get(WRAPPING)),
+        f"{address}, code and MLmodel", model_dir, put_model, _hashes_from_tag(version.tags.get(WRAPPING))
     )
     for part in ("train", "evaluation"):
         yield Kept(

@@ -115,9 +115,7 @@ def _values(values: list[str]) -> str:
 
 
 def _summary(trained: ModelFolder, test: dict | None) -> str:
-    figures = []
-    if test:
-        figures.append("test " + trained.task.describe(test, "test"))
+    figures = ["test " + trained.task.describe(test, "test")] if test else []
     figures.append("validation " + trained.task.describe(trained.metrics, "val"))
     warning = " Trained on drawings: it knows no photographs." if trained.card.drawings else ""
     return f"{text.markdown(trained.card.name)}: {'; '.join(figures)}.{warning}"

@@ -15,7 +15,7 @@ from pipeline.tracking.address import local_file
 from pipeline.tracking.locks import creating, writing
 from pipeline.tracking.promotion import WITHDRAWN, changes
 from pipeline.tracking.runs import NOTE, PARENT, UNFINISHED, tell_sweep
-from pipeline.tracking.store import client
+from pipeline.tracking.store import client, versions_of
 
 # Not copied: MLflow's own tags, and those on how the run was written.
 OWN = ("mlflow.", "restored", "content")
@@ -34,12 +34,12 @@ def merge() -> str:
 def _merge_versions(name: str) -> list[str]:
     """Keeps the lowest number of versions with the same weights and card; returns a line per deletion."""
     groups = defaultdict(list)
-    for version in client().search_model_versions(f"name='{name}'") if "'" not in name else ():
+    for version in versions_of(name):
         if model := version.tags.get("model_sha256"):  # others were registered by users
             groups[model].append(version)
     replacement: dict[str, str] = {}  # deleted version: kept version
     for same in groups.values():
-        first, *others = sorted(same, key=lambda version: int(version.version))
+        first, *others = same
         for other in others:
             replacement[str(other.version)] = str(first.version)
             _copy_tags(name, first, other)

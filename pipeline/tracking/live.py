@@ -13,9 +13,8 @@ from pipeline.common import text
 from pipeline.common.errors import StoppedError, UserError
 from pipeline.common.paths import ROOT
 from pipeline.portable import ModelCard
-from pipeline.tracking import descriptions, runs
-from pipeline.tracking.locks import creating, writing
-from pipeline.tracking.naming import name_job
+from pipeline.tracking import descriptions, runs, store
+from pipeline.tracking.locks import writing
 from pipeline.tracking.store import answering_within, client, experiment_id, find_or_create_run, silent
 
 _log = logging.getLogger(__name__)
@@ -138,18 +137,11 @@ class Run:
 
     def _was_deleted(self, error: Exception) -> bool:
         """Whether the action failed because a user deleted the run in MLflow."""
-        refused = getattr(error, "error_code", None) in (
-            "INVALID_PARAMETER_VALUE",
-            "RESOURCE_DOES_NOT_EXIST",
-        )
-        return refused and self.run_id is not None and not runs.is_active(self.run_id)
+        return store.is_refusal(error) and self.run_id is not None and not runs.is_active(self.run_id)
 
     def _open(self) -> str:
         """Finds or creates the run of this attempt; returns its id."""
-        card, settings, _, name, sweep = self.described
-        if sweep:
-            with creating():
-                name_job(sweep, settings, name)
+        card, settings, *_ = self.described
         run_id, created = find_or_create_run(
             experiment_id(card.data),
             lambda: runs.new(*self.described, attempt=self.attempt),

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -30,8 +30,7 @@ def waiting_at_most(seconds: float) -> Iterator[None]:
         _wait = previous
 
 
-@contextmanager
-def creating() -> Iterator[None]:
+def creating() -> AbstractContextManager[None]:
     """Locks a search and the creation that depends on its result; held only briefly.
 
     MLflow has no such lock: two programs that search, find nothing and create would duplicate runs and
@@ -41,19 +40,16 @@ def creating() -> Iterator[None]:
     Raises:
         UserError: another program holds the lock for too long, or it can't be created.
     """
-    with _locked(""):
-        yield
+    return _locked("")
 
 
-@contextmanager
-def writing() -> Iterator[None]:
+def writing() -> AbstractContextManager[None]:
     """Locks the writing of a run or version from its files, uploads included; acquired before `creating`.
 
     Raises:
         UserError: as `creating`.
     """
-    with _locked(".writing"):
-        yield
+    return _locked(".writing")
 
 
 @contextmanager

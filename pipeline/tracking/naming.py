@@ -2,13 +2,13 @@
 
 import functools
 import hashlib
-import json
 from pathlib import Path
 
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from pipeline import config
+from pipeline.artifacts import job_notes
 from pipeline.artifacts.model_folder import ModelFolder
 from pipeline.common.paths import CONF, PARAMS, ROOT
 from pipeline.common.text import printable
@@ -21,29 +21,11 @@ LONGEST = 250  # characters of a parameter, the limit of older MLflow servers
 
 
 def name_of(model: ModelFolder) -> str:
-    """Name of a model's run: the overrides of a sweep's job; else the model and what differs."""
-    return _job_names(model.sweep).get(_key(model.settings)) or run_name(model.settings, model.train)
-
-
-def _job_names(sweep: str | None) -> dict[str, str]:
-    """Names of a sweep's jobs by the hash of their settings."""
-    file = ROOT / "runs/sweeps" / str(sweep) / "jobs.json"
-    try:
-        return json.loads(file.read_text(encoding="utf-8")) if sweep else {}
-    except (OSError, ValueError):
-        return {}
-
-
-def name_job(sweep: str, settings: dict, name: str) -> None:
-    """Saves a job's overrides, which its own folder lacks, next to the job folders of the sweep."""
-    file = ROOT / "runs/sweeps" / sweep / "jobs.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    names = _job_names(sweep) | {_key(settings): name}
-    file.write_text(json.dumps(names, indent=2) + "\n", encoding="utf-8")
-
-
-def _key(settings: dict) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    """Name of a model's run: the overrides that its sweep noted; else the model and what differs."""
+    noted = job_notes.read(model.train.parent) if model.sweep else {}
+    number = job_notes.numbers(noted).get(model.train.name)
+    overrides = noted[number]["words"] if number is not None else ""
+    return str(overrides or run_name(model.settings, model.train))
 
 
 def run_name(settings: dict, folder: Path) -> str:

@@ -12,7 +12,7 @@ from pipeline import tasks
 from pipeline.common.errors import UserError
 from pipeline.tracking.locks import creating
 from pipeline.tracking.registry import find_version, run_of, what_is_there
-from pipeline.tracking.store import client, shown
+from pipeline.tracking.store import client, or_none, shown, versions_of
 
 # Tags of a registered model, one per champion change, keyed by nanoseconds and a random suffix.
 KEY = re.compile(r"change_(\d{1,20})(?:_\w+)?")
@@ -23,15 +23,8 @@ AHEAD = 366 * 86_400 * 10**9  # nanoseconds by which another machine's clock may
 
 def champion(name: str) -> tuple[str, str] | None:
     """Version number and model hash of a data set's champion, or None."""
-    import mlflow
-
-    try:
-        version = client().get_model_version_by_alias(name, "champion")
-    except mlflow.exceptions.MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
-    return str(version.version), version.tags.get("model_sha256", "")
+    version = or_none(client().get_model_version_by_alias, name, "champion")
+    return (str(version.version), version.tags.get("model_sha256", "")) if version else None
 
 
 class ChampionChangedError(UserError):
@@ -78,29 +71,27 @@ def withdraw(name: str, reason: str) -> tuple[str, str]:
         UserError: there is no champion, or no previous one.
     """
     with creating():
-        return _withdraw(name, reason)
-
-
-def _withdraw(name: str, reason: str) -> tuple[str, str]:
-    current = champion(name)
-    if not current:
-        raise UserError(
-            f"'{name}' has no champion in the registry at {shown()}; it has {what_is_there(name)}"
-        )
-    existing = {str(version.version) for version in client().search_model_versions(f"name='{name}'")}
-    champions: list[str] = []  # in order; reinstating a version removes those after it
-    for change in history(name):
-        if change.version not in existing:
-            continue  # deleted since
-        if change.version in champions:
-            del champions[champions.index(change.version) :]
-        champions.append(change.version)
-    if champions and champions[-1] == current[0]:
-        champions.pop()
-    if not champions:
-        raise UserError(f"version {current[0]} of {name} is the first champion: there is none to go back to")
-    promote(name, champions[-1], reason, by_person=True)
-    return current[0], champions[-1]
+        current = champion(name)
+        if not current:
+            raise UserError(
+                f"'{name}' has no champion in the registry at {shown()}; it has {what_is_there(name)}"
+            )
+        existing = {str(version.version) for version in versions_of(name)}
+        champions: list[str] = []  # in order; reinstating a version removes those after it
+        for change in history(name):
+            if change.version not in existing:
+                continue  # deleted since
+            if change.version in champions:
+                del champions[champions.index(change.version) :]
+            champions.append(change.version)
+        if champions and champions[-1] == current[0]:
+            champions.pop()
+        if not champions:
+            raise UserError(
+                f"version {current[0]} of {name} is the first champion: there is none to go back to"
+            )
+        promote(name, champions[-1], reason, by_person=True)
+        return current[0], champions[-1]
 
 
 def withdrawn(name: str, number: str) -> str | None:
@@ -190,12 +181,12 @@ def versions(name: str) -> list[dict]:
     Raises:
         UserError: the registry has no such name.
     """
-    found = client().search_model_versions(f"name='{name}'") if "'" not in name else []
+    found = versions_of(name)
     if not found:
         raise UserError(f"the registry at {shown()} has no '{name}'; it has {what_is_there(name)}")
     current = champion(name)
     rows = []
-    for each in sorted(found, key=lambda version: int(version.version)):
+    for each in found:
         run = run_of(each)
         task = tasks.of_tag(run.data.tags.get("task")) if run else None
         rows.append(

@@ -5,6 +5,7 @@ import re
 import shutil
 import tempfile
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from pipeline.artifacts import seal
@@ -18,7 +19,7 @@ from pipeline.tracking import descriptions, places
 from pipeline.tracking.artifacts import WRAPPING, wrapping
 from pipeline.tracking.locks import creating, writing
 from pipeline.tracking.runs import ensure
-from pipeline.tracking.store import client, shown
+from pipeline.tracking.store import client, or_none, shown, versions_of
 
 PORTABLE = Path(__file__).parents[1] / "portable"  # the code shipped with a registered model
 REQUIREMENTS = ("numpy", "pandas", "pillow", "onnxruntime")  # of `portable`, pinned to the installed versions
@@ -51,7 +52,7 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
     with writing():
         if found := _first_version(name, model):
             return str(found.version)
-        version = _create_version(trained, model, evaluation, portable)
+        version = _create_version(trained, evaluation, portable)
         # Our lock does not cover other machines: one may have registered the model first.
         first = _first_version(name, model)
         if first and first.version != version.version:
@@ -61,7 +62,7 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
         return str(version.version)
 
 
-def _create_version(trained: ModelFolder, model: str, evaluation: Path, portable: Path):
+def _create_version(trained: ModelFolder, evaluation: Path, portable: Path):
     import mlflow
 
     run_id = ensure(trained.train, evaluation)
@@ -75,14 +76,14 @@ def _create_version(trained: ModelFolder, model: str, evaluation: Path, portable
             code_paths=[str(PORTABLE)],
             data_path=str(portable),
             signature=signature(trained.card),
-            pip_requirements=_requirements(),
+            pip_requirements=[f"{package}=={metadata.version(package)}" for package in REQUIREMENTS],
         )
     # Registering is not part of training: keeps the run's end time, also if an earlier registration failed.
     client().set_terminated(run_id, "FINISHED", run.end_time)
     lineage = trained.lineage
     tags = {
         "model": trained.card.name,
-        "model_sha256": model,
+        "model_sha256": trained.sha256,
         "data": lineage["data"]["content"],
         "split": lineage["data"]["split"],
         **trained.provenance.tags(),
@@ -137,12 +138,6 @@ def signature(card: ModelCard):
             ]
         ),
     )
-
-
-def _requirements() -> list[str]:
-    from importlib.metadata import version
-
-    return [f"{name}=={version(name)}" for name in REQUIREMENTS]
 
 
 def download_version(name: str, number: str, target: Path) -> None:
@@ -213,8 +208,6 @@ def find_version(address: str) -> Version:
     Raises:
         UserError: the address is malformed, the registry has no such version, or it has no run.
     """
-    import mlflow
-
     name, _, alias = address.removeprefix("models:/").partition("@")
     name, _, number = name.partition("/")
     # MLflow's SQL store fails on larger numbers, and every store on a name that is not valid UTF-8.
@@ -222,17 +215,10 @@ def find_version(address: str) -> Version:
         raise UserError(
             f"{text.shortened(address, 100)} is no version; write models:/NAME/NUMBER or models:/NAME@ALIAS"
         )
-    try:
-        if alias:
-            version = client().get_model_version_by_alias(name, alias)
-        else:
-            version = client().get_model_version(name, number)
-    except mlflow.exceptions.MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        raise UserError(
-            f"the registry at {shown()} has no {address}; it has {what_is_there(name)}"
-        ) from error
+    get = client().get_model_version_by_alias if alias else client().get_model_version
+    version = or_none(get, name, alias or number)
+    if version is None:
+        raise UserError(f"the registry at {shown()} has no {address}; it has {what_is_there(name)}")
     run = run_of(version)
     if run is None:
         raise UserError(f"{address} has no run, or no longer, so nothing tells what it comes from")
@@ -241,25 +227,18 @@ def find_version(address: str) -> Version:
 
 def run_of(version):
     """The run that a version was registered from; None if it has none or it was permanently deleted."""
-    import mlflow
-
-    try:
-        return client().get_run(version.run_id) if version.run_id else None
-    except mlflow.exceptions.MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
+    return or_none(client().get_run, version.run_id) if version.run_id else None
 
 
 def what_is_there(name: str) -> str:
     """For messages: what the registry has under a name, or else the names it has."""
-    versions = client().search_model_versions(f"name='{name}'") if "'" not in name else []
+    versions = versions_of(name)
     if not versions:
         names = sorted(f"'{model.name}'" for model in client().search_registered_models())
         return f"the names {', '.join(names)}" if names else "no version of anything"
-    numbers = sorted(int(version.version) for version in versions)
+    first, last = versions[0].version, versions[-1].version
     aliases = client().get_registered_model(name).aliases
-    parts = [f"version {numbers[0]}" if len(numbers) == 1 else f"versions {numbers[0]} to {numbers[-1]}"]
+    parts = [f"version {first}" if first == last else f"versions {first} to {last}"]
     parts += [f"@{alias} ({number})" for alias, number in sorted(aliases.items())]
     return f"{', '.join(parts)} of {name}"
 

@@ -28,32 +28,28 @@ def sync() -> None:
     """
     artifact_roots.rewrite()
     with reachable():
-        _sync()
-
-
-def _sync() -> None:
-    if merged := duplicates.merge():
-        _log.info("merged what MLflow held twice: %s", merged)
-    runs = versions = 0
-    deleted: dict[str, DeletedError] = {}  # by message, to report each experiment once
-    for folder in trained(ROOT / "runs"):
-        try:
-            ensure(folder, evaluation_of(folder))
-            runs += 1
-        except DeletedError as error:
-            deleted[str(error)] = error
-        except (UserError, OSError, LookupError, TypeError, ValueError) as error:
-            _skip(error)
-    for file in sorted((ROOT / "runs").glob("*/register/decision.json")):
-        try:
-            versions += _registered(file)
-        except DeletedError as error:
-            deleted[str(error)] = error
-        except (UserError, OSError) as error:
-            _skip(error)
-    if deleted:
-        raise DeletedError("; ".join(deleted))
-    print(f"MLflow at {shown()} holds the {runs} runs and {versions} candidates of the files")
+        if merged := duplicates.merge():
+            _log.info("merged what MLflow held twice: %s", merged)
+        runs = versions = 0
+        deleted: dict[str, DeletedError] = {}  # by message, to report each experiment once
+        for folder in trained(ROOT / "runs"):
+            try:
+                ensure(folder, evaluation_of(folder))
+                runs += 1
+            except DeletedError as error:
+                deleted[str(error)] = error
+            except (UserError, OSError, LookupError, TypeError, ValueError) as error:
+                _skip(error)
+        for file in sorted((ROOT / "runs").glob("*/register/decision.json")):
+            try:
+                versions += _registered(file)
+            except DeletedError as error:
+                deleted[str(error)] = error
+            except (UserError, OSError) as error:
+                _skip(error)
+        if deleted:
+            raise DeletedError("; ".join(deleted))
+        print(f"MLflow at {shown()} holds the {runs} runs and {versions} candidates of the files")
 
 
 def _registered(file: Path) -> int:

@@ -23,6 +23,7 @@ from pipeline.tracking.store import (
     find_experiment,
     find_or_create_run,
     find_run,
+    or_none,
     silent,
 )
 
@@ -33,14 +34,6 @@ PARENT = "mlflow.parentRunId"
 UNFINISHED = "content_expected"  # tag of a run being written from files: its later `content`
 DIGITS = 5  # of final metrics: fits a table cell and hides float32 rounding errors
 COUNTERS = ("step", "epoch", "pictures_seen")  # columns of curves.csv whose charts would be straight lines
-
-
-def _discard(run_id: str | None) -> None:
-    """Deletes a partly written run; `sync` writes a complete one."""
-    if run_id:
-        with suppress(Exception):  # MLflow may be unreachable
-            client().set_terminated(run_id, "KILLED")
-            client().delete_run(run_id)
 
 
 def new(
@@ -128,14 +121,8 @@ def tell_sweep(run_id: str) -> None:
 
 def is_active(run_id: str) -> bool:
     """Whether a run exists and is not deleted."""
-    import mlflow
-
-    try:
-        return client().get_run(run_id).info.lifecycle_stage == "active"
-    except mlflow.exceptions.MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return False
+    run = or_none(client().get_run, run_id)
+    return run is not None and run.info.lifecycle_stage == "active"
 
 
 def log_curves(run_id: str, rows: list[dict], held: bool, at: int | None = None) -> None:
@@ -150,7 +137,8 @@ def log_curves(run_id: str, rows: list[dict], held: bool, at: int | None = None)
     from mlflow.entities import Metric
 
     keys = {key for row in rows for key in row} - set(COUNTERS)
-    logged = {key: _steps(run_id, key) if held else set() for key in keys}
+    history = client().get_metric_history
+    logged = {key: {point.step for point in history(run_id, key)} if held else set() for key in keys}
     at = at or int(time.time() * 1000)
     metrics = [
         Metric(key, float(row[key]), at, int(row["step"]))
@@ -160,10 +148,6 @@ def log_curves(run_id: str, rows: list[dict], held: bool, at: int | None = None)
     ]
     for first in range(0, len(metrics), 1000):  # MLflow's limit per batch
         client().log_batch(run_id, metrics=metrics[first : first + 1000])
-
-
-def _steps(run_id: str, key: str) -> set[int]:
-    return {point.step for point in client().get_metric_history(run_id, key)}
 
 
 def complete(run_id: str, trained: ModelFolder, extra: dict[str, float]) -> None:
@@ -254,8 +238,10 @@ def _ensure_run(trained: ModelFolder) -> str:
         if UNFINISHED in client().get_run(run_id).data.tags:
             client().delete_tag(run_id, UNFINISHED)
     except Exception:
-        if created:
-            _discard(run_id)
+        if created:  # partly written; `sync` writes a complete one
+            with suppress(Exception):  # MLflow may be unreachable
+                client().set_terminated(run_id, "KILLED")
+                client().delete_run(run_id)
         raise
     return run_id
 

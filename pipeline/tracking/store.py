@@ -80,8 +80,8 @@ def check() -> None:
     address = make_url(uri())
     lite = address.get_backend_name() == "sqlite"
     try:
-        if lite and not (address.database or "").startswith((":", "file:")):
-            Path(address.database or "").parent.mkdir(parents=True, exist_ok=True)
+        if file := local_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(address, connect_args={"timeout": LOCK_SECONDS} if lite else {})
         try:
             with engine.connect() as connection:
@@ -232,6 +232,25 @@ def find_or_create_run(experiment: str, create: Callable[[], str], **tags: str) 
             return run_id, True
         client().delete_run(run_id)
         return oldest.info.run_id, False
+
+
+def or_none(ask: Callable, *args):
+    """What MLflow answers to ``ask(*args)``; None if it has no such thing, as for an invalid id or name."""
+    import mlflow
+
+    try:
+        return ask(*args)
+    except mlflow.exceptions.MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return None
+
+
+def versions_of(name: str) -> list:
+    """All versions of a registered name, oldest first; empty if there is no such name."""
+    # A name that this project registers has no quote, which would end the text in MLflow's query.
+    versions = client().search_model_versions(f"name='{name}'") if "'" not in name else []
+    return sorted(versions, key=lambda version: int(version.version))
 
 
 @contextmanager

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from pipeline.common.errors import UserError
+from pipeline.tracking.address import local_file
 from pipeline.tracking.runs import PARENT
-from pipeline.tracking.store import client, silent, uri
+from pipeline.tracking.store import client, or_none, silent
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def _asked() -> Iterator[None]:
 
 def _experiments() -> list[str]:
     """Ids of all experiments; empty if there is no database, which is not created."""
-    if uri().startswith("sqlite:///") and not Path(uri().removeprefix("sqlite:///")).is_file():
+    if (file := local_file()) and not file.is_file():
         return []
     return [experiment.experiment_id for experiment in client().search_experiments()]
 
@@ -35,15 +35,12 @@ def sweep_of(word: str) -> str | None:
     Raises:
         UserError: MLflow does not answer.
     """
-    import mlflow
-
     with _asked():
         experiments = _experiments()
         if not experiments:
             return None
-        try:
-            run = client().get_run(word)
-        except mlflow.exceptions.MlflowException:
+        run = or_none(client().get_run, word)
+        if run is None:
             quoted = word.replace("'", "")
             found = client().search_runs(experiments, f"attributes.run_name = '{quoted}'", max_results=1)
             if not found:

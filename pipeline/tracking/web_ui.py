@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from pipeline import tasks
 from pipeline.common import text
@@ -21,32 +22,9 @@ VIEW = "comparison"
 FIRST = {"attributes.`Run Name`": 330, "runDateAndNestInfo": 130}  # titled Created
 LAST = {"duration": 90, "attributes.`Models`": 130, "attributes.`Dataset`": 260}
 DIFFERING, NEWEST = 5, 200  # parameters shown, and runs compared to select them
-CHART = {
-    "deleted": False,
-    "isGenerated": False,
-    "lineSmoothness": 0,
-    "range": {},
-    "runsCountToCompare": 10,
-    "scaleType": "linear",
-    "selectedXAxisMetricKey": "",
-    "useGlobalLineSmoothing": True,
-    "useGlobalXaxisKey": True,
-    "xAxisKey": "step",
-    "xAxisScaleType": "linear",
-    "yAxisExpressions": [],
-    "yAxisKey": "metric",
-}
-SECTION = {"deleted": False, "display": True, "isGenerated": False, "isReordered": False}
-STATE = {
-    "searchFilter": "",
-    "orderByKey": "attributes.start_time",
-    "orderByAsc": False,
-    "startTime": "ALL",
-    "lifecycleFilter": "Active",
-    "modelVersionFilter": "All Runs",
-    "datasetsFilter": [],
-    "isAccordionReordered": True,  # else the UI's own sections, sorted by name, come first
-}
+# Values that are the same in each view. With `isAccordionReordered` false, the UI's own sections, sorted by
+# name, would come first.
+COMMON = json.loads(Path(__file__).with_name("web_ui_view.json").read_text(encoding="utf-8"))
 
 
 def differing(runs: list[dict[str, str]]) -> list[str]:
@@ -90,11 +68,11 @@ def _state(experiment) -> dict:
         "the kept weights": ("BAR", metrics),
         "curves": ("LINE", (task.monitor, "val/loss", "train/loss")),
     }
-    return STATE | {
+    return COMMON["state"] | {
         "selectedColumns": [name for name in columns if "." in name],
         "columnOrder": list(columns),
         "columnWidths": columns,
-        "compareRunSections": [{"uuid": name, "name": name, **SECTION} for name in charts],
+        "compareRunSections": [{"uuid": name, "name": name, **COMMON["section"]} for name in charts],
         "compareRunCharts": [
             {
                 "uuid": key,
@@ -102,7 +80,7 @@ def _state(experiment) -> dict:
                 "displayName": key,
                 "type": chart,
                 "metricSectionId": name,
-                **CHART,
+                **COMMON["chart"],
             }
             for name, (chart, shown) in charts.items()
             for key in shown
