@@ -17,7 +17,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.paths import CONF
 from pipeline.config import components
 from pipeline.config import files as conf_files
-from pipeline.config.checked import compose
+from pipeline.config.composition import compose
 
 NAMED = ("data", "model")  # groups whose files contain their name; OTHERS are matched by content
 OTHERS = ("augment", "trainer")
