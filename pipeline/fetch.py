@@ -134,12 +134,10 @@ def write_folder(path: Path, target: Path) -> str:
 def _warn_of_dvc_limits(unwatched: list[str], links: list[Path]) -> None:
     """Warns of changes that DVC can't see: it does not follow links and fails on unreadable files."""
     if unwatched:
-        more = f" and {len(unwatched) - 1} more" if len(unwatched) > 1 else ""
         _log.warning(
-            "%s%s: packed where readable, but DVC can't watch such a folder and fails or waits; take that "
+            "%s: packed where readable, but DVC can't watch such a folder and fails or waits; take that "
             "away, or name a tar: tar -C FOLDER -chf FILE.tar .",
-            text.shortened(unwatched[0], 200),
-            more,
+            text.listed([text.shortened(file, 200) for file in unwatched], 1),
         )
     if links:
         _log.warning(

@@ -37,7 +37,7 @@ def too_few(archive: Path, counts: Counter, paths: list[str], quarantine: list[d
     """
     wanted = "it should hold folders of pictures, a folder a class"
     if len(counts) > 1:
-        named = several([f"'{shown(name)}'" for name in sorted(counts)])
+        named = text.listed([f"'{shown(name)}'" for name in sorted(counts)], NAMED)
         return (
             f"{archive} has no class folders: {named} are splits by their names; {wanted}, in these. "
             f"It has:\n{_tree(paths)}"
@@ -75,7 +75,7 @@ def _tree(paths: list[str]) -> str:
 
 def _left_out(reasons: Counter) -> str:
     parts = [f"{number:,} × {text.shortened(reason, 80)}" for reason, number in reasons.most_common()]
-    return several(parts, 3)
+    return text.listed(parts, 3)
 
 
 def describe(folder: Path) -> list[str]:
@@ -86,7 +86,8 @@ def describe(folder: Path) -> list[str]:
     numbers = task.counts(task.targets(found, classes), len(classes)).tolist()
     counts = Counter(dict(zip(classes, numbers, strict=True)))
     reasons = Counter(row["reason"] for row in tables.read(folder / "quarantine.csv"))
-    lines = [f"the classes are {several([f'{shown(name)} ({counts[name]:,})' for name in sorted(counts)])}"]
+    sizes = [f"{shown(name)} ({counts[name]:,})" for name in sorted(counts)]
+    lines = [f"the classes are {text.listed(sizes, NAMED)}"]
     if reasons:
         lines.append(f"quarantined: {_left_out(reasons)}")
     for group in text.look_alikes(sorted(counts))[:NAMED]:
@@ -108,7 +109,3 @@ def describe(folder: Path) -> list[str]:
 
 def shown(name: str) -> str:
     return text.shortened(name, 40)
-
-
-def several(words: list[str], most: int = NAMED) -> str:
-    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
