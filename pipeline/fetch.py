@@ -1,6 +1,5 @@
 """Stage fetch: downloads or creates one archive of images and checks it."""
 
-import io
 import logging
 import os
 import shutil
@@ -29,23 +28,20 @@ def fetch(cfg: DictConfig, archive: Path) -> None:
     archive.parent.mkdir(parents=True, exist_ok=True)
     unfinished = archive.with_name(archive.name + ".part")
     source, mirror = cfg.data.source, download.mirror_of(cfg)
-    if source.kind == "drawn":
+    if source.kind.startswith("drawn"):
         from pipeline.sources import synthetic
 
-        synthetic.write_archive(unfinished, source.per_class, source.seed)
-        origin = "drawn"
-    elif source.kind == "drawn_attributes":
-        from pipeline.sources import synthetic
-
-        synthetic.write_attributes(unfinished, source.pictures, source.seed)
+        if source.kind == "drawn":
+            files = synthetic.pictures(source.per_class, source.seed)
+        else:
+            files = synthetic.with_attributes(source.pictures, source.seed)
+        synthetic.write(unfinished, files)
         origin = "drawn"
     elif source.kind == "folder":
         origin = write_folder(paths.from_root(cfg.fetch.path, paths.main_checkout()), unfinished)
-    elif source.kind in ("archive", "oxford_photos"):
+    else:
         origin = text.without_password(mirror or "its published address")
         _published(source, mirror, unfinished)
-    else:
-        raise UserError(f"data.source.kind={source.kind} is not known")
     size, sha256 = unfinished.stat().st_size, download.sha256_of(unfinished)
     log.result(f"{cfg.data.name} from {origin}, {size:,} bytes, sha256 {sha256}")
     os.replace(unfinished, archive)
@@ -118,11 +114,7 @@ def write_folder(path: Path, target: Path) -> str:
             reason, data = (data, b"") if isinstance(data, str) else (None, data)
             # Keeps the name's bytes under any locale; names in the archive are UTF-8.
             name = os.fsencode("/".join(parts)).decode("utf-8", "surrogateescape")
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            if reason:
-                member.pax_headers = {archives.UNREADABLE: reason}
-            archive.addfile(member, io.BytesIO(data))
+            archives.add(archive, name, data, {archives.UNREADABLE: reason} if reason else None)
             if any("\udc80" <= letter <= "\udcff" for letter in name):
                 unwatched.append(f"{text.path(name)} (a name that is not UTF-8)")
             elif reason not in (None, photos.LOOP, TOO_LARGE):
