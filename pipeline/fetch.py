@@ -4,8 +4,10 @@ import logging
 import os
 import shutil
 import tarfile
+import zipfile
 from pathlib import Path
 
+import pooch
 from omegaconf import DictConfig
 
 from pipeline.common import log, paths, text, yaml_files
@@ -42,7 +44,7 @@ def fetch(cfg: DictConfig, archive: Path) -> None:
     else:
         origin = text.without_password(mirror or "its published address")
         _published(source, mirror, unfinished)
-    size, sha256 = unfinished.stat().st_size, download.sha256_of(unfinished)
+    size, sha256 = unfinished.stat().st_size, pooch.file_hash(unfinished)
     log.result(f"{cfg.data.name} from {origin}, {size:,} bytes, sha256 {sha256}")
     os.replace(unfinished, archive)
 
@@ -82,8 +84,6 @@ def write_folder(path: Path, target: Path) -> str:
     Raises:
         UserError: `path` does not exist, is empty, or is neither of the two.
     """
-    import zipfile
-
     if path.is_file():
         if not tarfile.is_tarfile(path) and not zipfile.is_zipfile(path):
             raise UserError(f"fetch.path={path} is neither a directory nor a tar or zip archive; name one")
