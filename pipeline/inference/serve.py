@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline import tasks
-from pipeline.common import text
+from pipeline.common import pages, text
 from pipeline.common.errors import UserError
 from pipeline.inference import loopback, request_limits
 
@@ -164,20 +164,12 @@ def application(
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
+        """The OpenAPI description as a self-contained page with a form to try it."""
         policy = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'"
-        return HTMLResponse(_docs(app.openapi()), headers={"Content-Security-Policy": policy})
+        page = pages.render(Path(__file__).with_name("serve_docs.html"), form=app.openapi())
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
     return app
-
-
-def _docs(form: dict) -> str:
-    """The OpenAPI description as a self-contained page with a form to try it."""
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True)
-    return environment.from_string(
-        (Path(__file__).parent / "serve_docs.html").read_text(encoding="utf-8")
-    ).render(form=form)
 
 
 def run(folder: Path, host: str, port: int, allowed: list[str] | None = None) -> None:

@@ -9,7 +9,7 @@ from statistics import fmean
 from urllib.parse import quote
 
 from pipeline.artifacts import atomic
-from pipeline.common import text
+from pipeline.common import pages, text
 from pipeline.evaluation import ranking
 from pipeline.sweeps.effects import (
     Candidate,
@@ -249,21 +249,13 @@ def write(
         best: YAML of the best configuration's experiment file.
         target: output file.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
     drawn = figures(sweep, effects[0], metric)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        finalize=text.html,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"short": short, "duration": duration, "quote": quote}
-    page = environment.get_template("page.html").render(
+    page = pages.render(
+        Path(__file__).with_name("page.html"),
+        {"short": short, "duration": duration, "quote": quote},
         sweep=sweep,
         data=sorted({job.settings["data"]["name"] for job in sweep.finished}),
         drawings=any(job.drawings for job in sweep.finished),
