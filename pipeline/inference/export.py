@@ -62,12 +62,11 @@ def _model(found: ModelFolder, card: ModelCard, folder: Path) -> None:
     """Writes ``model.onnx`` with metadata, ``model.json`` and ``labels.txt``."""
     import onnx
 
-    lineage = found.lineage
     # Loaded from bytes, so that no external data files are read.
     model = onnx.load_model_from_string(portable.read_onnx(found.portable / "model.onnx"))
     source = found.provenance
     provenance = {
-        "data": lineage["data"],
+        "data": found.lineage["data"],
         "commit": source.commit,
         "dirty": source.dirty,
         "model_sha256": found.sha256,

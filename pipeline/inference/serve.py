@@ -124,11 +124,7 @@ def application(
     async def health() -> Health:
         """That it answers, and with which model."""
         return Health(
-            status="ok",
-            model=card.name,
-            data=card.data,
-            classes=len(model.classes),
-            drawings=card.drawings,
+            status="ok", model=card.name, data=card.data, classes=len(model.classes), drawings=card.drawings
         )
 
     statuses = (400, 408, 413, 421, 422, 500, 503)
@@ -223,10 +219,7 @@ def run(folder: Path, host: str, port: int, allowed: list[str] | None = None) ->
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     name = text.printable(model.card.data)
-    print(
-        f"{name} at {address}/predict; form: {address}/openapi.json; Ctrl-C ends it",
-        flush=True,
-    )
+    print(f"{name} at {address}/predict; form: {address}/openapi.json; Ctrl-C ends it", flush=True)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn re-raises it after a graceful shutdown
         uvicorn.Server(settings).run(sockets=[listener])
 

@@ -76,13 +76,13 @@ def confused(predictions: list[dict], confusions: list[dict], tile: Thumbnails) 
 
     pairs = []
     for pair in confusions[:PAIRS]:
-        wrong = [
-            row for row in ranked if row["label"] == pair["label"] and row["predicted"] == pair["taken_for"]
-        ][:EXAMPLES]
+        taken = (pair["label"], pair["taken_for"])
+        wrong = [row for row in ranked if (row["label"], row["predicted"]) == taken]
+        misjudged = [tile(row["path"]) | {"sure": float(row["probability"])} for row in wrong[:EXAMPLES]]
         pairs.append(
             {
                 **pair,
-                "misjudged": [tile(row["path"]) | {"sure": float(row["probability"])} for row in wrong],
+                "misjudged": misjudged,
                 "of_label": typical(pair["label"]),
                 "of_taken_for": typical(pair["taken_for"]),
             }
@@ -127,11 +127,7 @@ def counts(pack: PackedDataset, recalls: dict[str, float]) -> dict:
         pack: the data.
         recalls: recall by class.
     """
-    splits = [
-        split
-        for split in ("train", "val", "test", "dropped")
-        if split != "dropped" or "dropped" in set(pack.table["split"])
-    ]
+    splits = ["train", "val", "test"] + (["dropped"] if "dropped" in set(pack.table["split"]) else [])
     by_split = {
         split: pack.task.counts(pack.targets[pack.rows(split)], len(pack.classes)).tolist()
         for split in splits
@@ -165,11 +161,7 @@ def intervals(shares: list[list[float]]) -> dict:
     def position(fraction: float) -> float:
         return round(100 * (100 * fraction - low) / width, 2)
 
-    return {
-        "from": low,
-        "to": low + width,
-        "bars": [list(map(position, row)) for row in shares],
-    }
+    return {"from": low, "to": low + width, "bars": [list(map(position, row)) for row in shares]}
 
 
 def write(folder: Path, **shown: object) -> None:

@@ -260,11 +260,8 @@ def importance(jobs: list[Job], parameters: list[str], metric: Metric) -> tuple[
             choices.append(parameter)
     x, y = pd.DataFrame(table), np.array([metric.of(job) for job in jobs])
     forest = RandomForestRegressor(200, oob_score=True, random_state=0)
-    model = make_pipeline(
-        make_column_transformer((OneHotEncoder(), choices), remainder="passthrough"),
-        forest,
-    )
-    model.fit(x, y)
+    encoder = make_column_transformer((OneHotEncoder(), choices), remainder="passthrough")
+    model = make_pipeline(encoder, forest).fit(x, y)
     result = permutation_importance(
         model, x, y, scoring="neg_root_mean_squared_error", n_repeats=10, random_state=0
     )
