@@ -34,9 +34,6 @@ class Metric:
     def difference(self, value: float) -> str:
         return f"{value:.1f} points" if self.percent else f"{value:.3f}"
 
-    def better(self, one: float, other: float) -> bool:
-        return one > other if self.larger else one < other
-
 
 def metrics(sweep: Sweep) -> dict[str, Metric]:
     """The metrics that a sweep can be ranked by, by key, its task's monitored metric first."""
