@@ -1,5 +1,6 @@
 """The command ``petfaces``, same as ``python -m pipeline``; the stages are separate Hydra programs."""
 
+import ast
 import os
 from importlib import import_module, metadata
 from pathlib import Path
@@ -9,45 +10,17 @@ import click
 from pipeline.common import errors, log
 from pipeline.common.paths import ROOT
 
-# Module and help line of each command: a module is imported only when its command runs.
-COMMANDS = {
-    "predict": ("pipeline.inference.predict", "Name the classes in photos."),
-    "export": (
-        "pipeline.inference.export",
-        "Write a model's folder: ONNX, weights, model card, example and a page to try it.",
-    ),
-    "serve": (
-        "pipeline.inference.serve",
-        "Answer uploads from an exported model; FOLDER is what export wrote.",
-    ),
-    "leaderboard": (
-        "pipeline.reporting.leaderboard",
-        "Compare the candidates of params.yaml's data set on the test split.",
-    ),
-    "sweeps": (
-        "pipeline.sweeps.show",
-        "Write a sweep's page and print its best configurations; without a name, list the sweeps.",
-    ),
-    "registry": (
-        "pipeline.maintenance.champion",
-        "Say who is champion, since when and why; promote another version, or go back.",
-    ),
-    "reproduce": (
-        "pipeline.maintenance.reproduce",
-        "Rebuild a registered version, and say whether the weights are the same.",
-    ),
-    "verify": (
-        "pipeline.maintenance.verify",
-        "Read all of data/, runs/, DVC's cache and MLflow's models, and name what is damaged.",
-    ),
-    "tracking": (
-        "pipeline.tracking.cli",
-        "Keep MLflow, the mirror of the files, complete, and show its page.",
-    ),
-    "config": (
-        "pipeline.config.cli",
-        "Write the choice of a config group into params.yaml, as in data=petfaces.",
-    ),
+COMMANDS = {  # a command's module is imported only when it runs
+    "predict": "pipeline.inference.predict",
+    "export": "pipeline.inference.export",
+    "serve": "pipeline.inference.serve",
+    "leaderboard": "pipeline.reporting.leaderboard",
+    "sweeps": "pipeline.sweeps.show",
+    "registry": "pipeline.maintenance.champion",
+    "reproduce": "pipeline.maintenance.reproduce",
+    "verify": "pipeline.maintenance.verify",
+    "tracking": "pipeline.tracking.cli",
+    "config": "pipeline.config.cli",
 }
 PLUGINS = "petfaces.commands"  # entry points of other packages: each a command
 
@@ -60,7 +33,7 @@ class Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
-            return import_module(COMMANDS[cmd_name][0]).main
+            return import_module(COMMANDS[cmd_name]).main
         for entry in metadata.entry_points(group=PLUGINS, name=cmd_name):
             try:
                 return entry.load()
@@ -70,7 +43,7 @@ class Commands(click.Group):
         return None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = [(name, help_line) for name, (_, help_line) in COMMANDS.items()]
+        rows = [(name, _help_line(module)) for name, module in COMMANDS.items()]
         plugins = sorted(metadata.entry_points(group=PLUGINS), key=lambda entry: entry.name)
         rows += [
             (entry.name, f"Provided by {entry.dist.name}.") for entry in plugins if entry.name not in COMMANDS
@@ -84,6 +57,13 @@ class Commands(click.Group):
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             log.stop("Ctrl-C")
+
+
+def _help_line(module: str) -> str:
+    """The first docstring line of a command's function ``main``, read without importing its module."""
+    source = (ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+    functions = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+    return ast.get_docstring(functions["main"]).partition("\n")[0]
 
 
 def _check_checkout() -> None:

@@ -1,12 +1,13 @@
 """Stage fetch: downloads or creates one archive of images and checks it."""
 
-import io
 import logging
 import os
 import shutil
 import tarfile
+import zipfile
 from pathlib import Path
 
+import pooch
 from omegaconf import DictConfig
 
 from pipeline.common import log, paths, text, yaml_files
@@ -29,24 +30,21 @@ def fetch(cfg: DictConfig, archive: Path) -> None:
     archive.parent.mkdir(parents=True, exist_ok=True)
     unfinished = archive.with_name(archive.name + ".part")
     source, mirror = cfg.data.source, download.mirror_of(cfg)
-    if source.kind == "drawn":
+    if source.kind.startswith("drawn"):
         from pipeline.sources import synthetic
 
-        synthetic.write_archive(unfinished, source.per_class, source.seed)
-        origin = "drawn"
-    elif source.kind == "drawn_attributes":
-        from pipeline.sources import synthetic
-
-        synthetic.write_attributes(unfinished, source.pictures, source.seed)
+        if source.kind == "drawn":
+            files = synthetic.pictures(source.per_class, source.seed)
+        else:
+            files = synthetic.with_attributes(source.pictures, source.seed)
+        synthetic.write(unfinished, files)
         origin = "drawn"
     elif source.kind == "folder":
         origin = write_folder(paths.from_root(cfg.fetch.path, paths.main_checkout()), unfinished)
-    elif source.kind in ("archive", "oxford_photos"):
+    else:
         origin = text.without_password(mirror or "its published address")
         _published(source, mirror, unfinished)
-    else:
-        raise UserError(f"data.source.kind={source.kind} is not known")
-    size, sha256 = unfinished.stat().st_size, download.sha256_of(unfinished)
+    size, sha256 = unfinished.stat().st_size, pooch.file_hash(unfinished)
     log.result(f"{cfg.data.name} from {origin}, {size:,} bytes, sha256 {sha256}")
     os.replace(unfinished, archive)
 
@@ -86,8 +84,6 @@ def write_folder(path: Path, target: Path) -> str:
     Raises:
         UserError: `path` does not exist, is empty, or is neither of the two.
     """
-    import zipfile
-
     if path.is_file():
         if not tarfile.is_tarfile(path) and not zipfile.is_zipfile(path):
             raise UserError(f"fetch.path={path} is neither a directory nor a tar or zip archive; name one")
@@ -118,11 +114,7 @@ def write_folder(path: Path, target: Path) -> str:
             reason, data = (data, b"") if isinstance(data, str) else (None, data)
             # Keeps the name's bytes under any locale; names in the archive are UTF-8.
             name = os.fsencode("/".join(parts)).decode("utf-8", "surrogateescape")
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            if reason:
-                member.pax_headers = {archives.UNREADABLE: reason}
-            archive.addfile(member, io.BytesIO(data))
+            archives.add(archive, name, data, {archives.UNREADABLE: reason} if reason else None)
             if any("\udc80" <= letter <= "\udcff" for letter in name):
                 unwatched.append(f"{text.path(name)} (a name that is not UTF-8)")
             elif reason not in (None, photos.LOOP, TOO_LARGE):
@@ -134,12 +126,10 @@ def write_folder(path: Path, target: Path) -> str:
 def _warn_of_dvc_limits(unwatched: list[str], links: list[Path]) -> None:
     """Warns of changes that DVC can't see: it does not follow links and fails on unreadable files."""
     if unwatched:
-        more = f" and {len(unwatched) - 1} more" if len(unwatched) > 1 else ""
         _log.warning(
-            "%s%s: packed where readable, but DVC can't watch such a folder and fails or waits; take that "
+            "%s: packed where readable, but DVC can't watch such a folder and fails or waits; take that "
             "away, or name a tar: tar -C FOLDER -chf FILE.tar .",
-            text.shortened(unwatched[0], 200),
-            more,
+            text.listed([text.shortened(file, 200) for file in unwatched], 1),
         )
     if links:
         _log.warning(

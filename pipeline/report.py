@@ -10,22 +10,21 @@ import os
 import re
 import shutil
 from pathlib import Path
-from urllib.parse import quote
 
+import numpy as np
 from omegaconf import DictConfig
 
 from pipeline import portable
 from pipeline.artifacts import untrusted
-from pipeline.common import log, tables, text
+from pipeline.common import log, pages, tables, text
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
-from pipeline.portable import ModelCard
 from pipeline.reporting import leaderboard
 from pipeline.stage import stage
 from pipeline.tasks import Task
 
+README = Path(__file__).parent / "reporting/readme.md"
 CURVES = ("model", "epoch", "score", "val/loss")  # columns that dvc.yaml's plots use
-
 ENDS = ("/low", "", "/high")  # lower bound, value and upper bound of an interval
 REASON = 300  # characters shown of a user's reason for a champion
 
@@ -42,22 +41,76 @@ def report(runs: Path, place: Path, models: list[str], target: Path) -> None:
     Raises:
         UserError: an earlier stage has not run.
     """
+    from pipeline.data.dataset import PackedDataset
+    from pipeline.reporting import page
+
     if not (place / "audit.csv").is_file():
         raise UserError(f"{place}/audit.csv is missing; run: dvc repro audit")
     table, task = leaderboard.rows(runs, models), leaderboard.task_of(runs, models)
+    best, columns = table[0]["model"], leaderboard.columns(task)
+    drawings = untrusted.card(runs / "train" / best).drawings
     decision = json.loads((runs / "register/decision.json").read_text(encoding="utf-8"))
     predictions = {
         row["model"]: tables.read(runs / "evaluate" / row["model"] / "predictions.csv") for row in table
     }
+    confidences = {
+        name: (
+            np.array([float(row["probability"]) for row in rows]),
+            np.array([row["label"] == row["predicted"] for row in rows], dtype=float),
+        )
+        for name, rows in predictions.items()
+    }
     verdicts = leaderboard.compare(predictions)
+    pairs = tables.read(runs / "evaluate" / best / "confusions.csv")
+    recalls = {
+        row["label"]: float(row["recall"]) for row in tables.read(runs / "evaluate" / best / "classes.csv")
+    }
+    doubted = tables.read(place / "audit.csv")
+    pack = PackedDataset.open(place)
+    classes = page.counts(pack, recalls)
+    tested = [row for row in classes["rows"] if row["recall"] is not None]
 
     unfinished = target.with_name(f".{target.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     _tables(runs, place, task, table, unfinished)
-    _plots(runs, task, table, predictions, unfinished)
-    _page(runs, place, task, table, predictions, verdicts, decision, unfinished)
-    (unfinished / "README.md").write_text(_readme(runs, task, table, verdicts, decision), encoding="utf-8")
+    _plots(runs, task, table, confidences, unfinished)
+    thumbnail = page.Thumbnails(pack, unfinished)
+    page.write(
+        unfinished,
+        name=runs.name,
+        drawings=drawings,
+        summary=pack.summary,
+        split_sha256=pack.split_sha256,
+        best=best,
+        title=task.title,
+        display=task.display,
+        headings=leaderboard.headings(columns),
+        rows=[leaderboard.cells(row, columns) for row in table],
+        intervals=page.intervals([[row[f"{task.test_key}{end}"] for end in ENDS] for row in table]),
+        about=" ".join(filter(None, [leaderboard.ties(task, table), task.about])),
+        verdicts=[{**row, "words": leaderboard.verdict(row)} for row in verdicts],
+        caution=leaderboard.caution(verdicts),
+        decision=decision,
+        challenger=_challenger(decision),
+        confused=page.confused(predictions[best], pairs, thumbnail),
+        wrong=sum(row["label"] != row["predicted"] for row in predictions[best]),
+        judged=len(predictions[best]),
+        mistakes=page.mistakes(predictions[best], thumbnail),
+        weakest=sorted(tested, key=lambda row: row["recall"])[:5],
+        confidence={
+            name: {"sure": probabilities.mean(), "right": correct.mean()}
+            for name, (probabilities, correct) in confidences.items()
+        },
+        classes=classes,
+        quarantine=tables.read(place / "pack/quarantine.csv"),
+        dropped=list(pack.table["path"][pack.table["split"] == "dropped"]),
+        near_duplicates=page.near_duplicates(pack, thumbnail),
+        doubted=doubted,
+        suspicious=[{**row, **thumbnail(row["path"])} for row in doubted[: page.SUSPICIOUS]],
+    )
+    readme = _readme(runs, task, table, verdicts, decision, drawings)
+    (unfinished / "README.md").write_text(readme, encoding="utf-8")
     _keep_others(target, unfinished)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(unfinished, target)
@@ -95,97 +148,27 @@ def _tables(runs: Path, place: Path, task: Task, table: list[dict], folder: Path
     shutil.copyfile(place / "audit.csv", folder / "audit.csv")
 
 
-def _plots(
-    runs: Path, task: Task, table: list[dict], predictions: dict[str, list[dict]], folder: Path
-) -> None:
-    import numpy as np
+def _plots(runs: Path, task: Task, table: list[dict], confidences: dict[str, tuple], folder: Path) -> None:
+    """Draws the candidates' curves, intervals and calibration, and copies their confusion matrices.
 
+    Args:
+        runs: see `report`.
+        task: the candidates' task.
+        table: their metrics, see `leaderboard.rows`.
+        confidences: by model, the test images' highest probabilities, and whether they are right (0 or 1).
+        folder: the report's.
+    """
     from pipeline.artifacts import curves
     from pipeline.evaluation import plots
 
-    names = list(predictions)
+    names = list(confidences)
     points = {name: curves.read(runs / "train" / name) for name in names}
     plots.curves(points, task.monitor, f"val {task.title}", folder / "curves.png")
     percent = [[100 * row[f"{task.test_key}{end}"] for row in table] for end in ("", "/low", "/high")]
     plots.leaderboard(names, *percent, f"test {task.title}", runs.name, folder / "leaderboard.png")
-    confidences = {
-        name: (
-            np.array([float(row["probability"]) for row in rows]),
-            np.array([row["label"] == row["predicted"] for row in rows], dtype=float),
-        )
-        for name, rows in predictions.items()
-    }
     plots.calibration(confidences, folder / "calibration.png")
     for name in names:
         shutil.copyfile(runs / "evaluate" / name / "confusion.png", folder / f"confusion-{name}.png")
-
-
-def _confidence(predictions: list[dict]) -> dict:
-    """A model's mean confidence on its test images, and its accuracy."""
-    confidence = sum(float(row["probability"]) for row in predictions) / len(predictions)
-    accuracy = sum(row["label"] == row["predicted"] for row in predictions) / len(predictions)
-    return {"sure": confidence, "right": accuracy}
-
-
-def _page(
-    runs: Path,
-    place: Path,
-    task: Task,
-    table: list[dict],
-    predictions: dict[str, list[dict]],
-    verdicts: list[dict],
-    decision: dict,
-    folder: Path,
-) -> None:
-    """Writes ``index.html`` with its images."""
-    from pipeline.data.dataset import PackedDataset
-    from pipeline.reporting import page
-
-    pack, columns = PackedDataset.open(place), leaderboard.columns(task)
-    thumbnail = page.Thumbnails(pack, folder)
-    best = table[0]["model"]
-    recalls = {
-        row["label"]: float(row["recall"]) for row in tables.read(runs / "evaluate" / best / "classes.csv")
-    }
-    doubted = tables.read(place / "audit.csv")
-    dropped = pack.table[pack.table["split"] == "dropped"]
-    classes = page.counts(pack, recalls)
-    tested = [row for row in classes["rows"] if row["recall"] is not None]
-    pairs = tables.read(runs / "evaluate" / best / "confusions.csv")
-    page.write(
-        folder,
-        name=runs.name,
-        drawings=_card(runs, best).drawings,
-        summary=pack.summary,
-        split_sha256=pack.split_sha256,
-        best=best,
-        title=task.title,
-        display=task.display,
-        headings=leaderboard.headings(columns),
-        rows=[leaderboard.cells(row, columns) for row in table],
-        intervals=page.intervals([[row[f"{task.test_key}{end}"] for end in ENDS] for row in table]),
-        about=" ".join(filter(None, [leaderboard.ties(task, table), task.about])),
-        verdicts=[{**row, "words": leaderboard.verdict(row)} for row in verdicts],
-        caution=leaderboard.caution(verdicts),
-        decision=decision,
-        challenger=_challenger(decision),
-        confused=page.confused(predictions[best], pairs, thumbnail),
-        wrong=sum(row["label"] != row["predicted"] for row in predictions[best]),
-        judged=len(predictions[best]),
-        mistakes=page.mistakes(predictions[best], thumbnail),
-        weakest=sorted(tested, key=lambda row: row["recall"])[:5],
-        confidence={name: _confidence(rows) for name, rows in predictions.items()},
-        classes=classes,
-        quarantine=tables.read(place / "pack/quarantine.csv"),
-        dropped=list(dropped["path"]),
-        near_duplicates=page.near_duplicates(pack, thumbnail),
-        doubted=doubted,
-        suspicious=[{**row, **thumbnail(row["path"])} for row in doubted[: page.SUSPICIOUS]],
-    )
-
-
-def _card(runs: Path, model: str) -> ModelCard:
-    return untrusted.card(runs / "train" / model)
 
 
 def _challenger(decision: dict) -> str:
@@ -195,39 +178,26 @@ def _challenger(decision: dict) -> str:
     return f"{decision['challenger']} ({text.shortened(decision['reason'], REASON)})"
 
 
-def _readme(runs: Path, task: Task, table: list[dict], verdicts: list[dict], decision: dict) -> str:
+def _readme(
+    runs: Path, task: Task, table: list[dict], verdicts: list[dict], decision: dict, drawings: bool
+) -> str:
     """The folder's ``README.md``, which GitHub shows."""
-    best = table[0]["model"]
-    champion = decision["champion"]
-    drawings = (
-        "**Drawings, not photographs**: these figures say that the pipeline works, "
-        "nothing about real pets.\n\n"
+    readme = pages.render(
+        README,
+        name=runs.name,
+        drawings=drawings,
+        table=leaderboard.markdown(task, table),
+        ties=leaderboard.ties(task, table),
+        task=task,
+        verdicts=[leaderboard.verdict(row) for row in verdicts],
+        caution=leaderboard.caution(verdicts),
+        champion=decision["champion"],
+        challenger=_challenger(decision),
+        looks=decision["looks"],
+        best=table[0]["model"],
+        REASON=REASON,
     )
-    lines = [
-        f"# {text.markdown(runs.name)}",
-        "",
-        (drawings if _card(runs, best).drawings else "")
-        + "Drawn by `dvc repro report`; change nothing here by hand. The whole report, with mistakes, labels "
-        "to check and the state of the data, is the page [index.html](index.html): open it from disk.",
-        "",
-        leaderboard.markdown(task, table),
-        *([leaderboard.ties(task, table), ""] if leaderboard.ties(task, table) else []),
-        task.about,
-        "",
-        *(f"- {text.markdown(leaderboard.verdict(row))}" for row in verdicts),
-        *([""] if verdicts else []),
-        leaderboard.caution(verdicts),
-        "",
-        f"Champion: {text.code(champion['model'])} ({text.markdown(champion['reason'][:REASON])}). "
-        f"Challenger: {text.markdown(_challenger(decision))}. "
-        f"Paired tests made on this test split: {decision['looks']}.",
-        "",
-        f"![test {task.title} with intervals](leaderboard.png)",
-        "![learning curves](curves.png)",
-        "![calibration](calibration.png)",
-        f"![confusions of {text.markdown(best)}](confusion-{quote(best)}.png)",
-    ]
-    return "\n".join(lines) + "\n"
+    return f"{readme}\n"
 
 
 @stage

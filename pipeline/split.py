@@ -135,13 +135,10 @@ def _refuse_small(small: dict[str, int], splits: int) -> None:
         UserError: `small` is not empty.
     """
     if small:
-        named = ", ".join(
-            f"'{text.shortened(label, 60)}' ({count})" for label, count in list(small.items())[:8]
-        )
-        more = f" and {len(small) - 8} more" if len(small) > 8 else ""
+        named = text.listed([f"'{text.shortened(label, 60)}' ({count})" for label, count in small.items()], 8)
         raise UserError(
             f"{len(small)} class(es) have fewer different pictures than the {splits} splits: "
-            f"{named}{more}; add pictures or take the class away"
+            f"{named}; add pictures or take the class away"
         )
 
 

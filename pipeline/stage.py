@@ -20,7 +20,7 @@ from pipeline.artifacts.resume import effective
 from pipeline.common import log, text
 from pipeline.common.errors import StoppedError, UserError, os_errors_as_user_errors
 from pipeline.common.paths import CONF
-from pipeline.config import compose_errors, validate
+from pipeline.config import composition, validate
 from pipeline.sweeps import resume
 
 
@@ -79,7 +79,7 @@ def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
         except Exception as error:
             if full_error:
                 raise
-            log.fail(compose_errors.explain(error, sys.argv[1:]))
+            log.fail(composition.explain(error, sys.argv[1:]))
         finally:
             os.environ.pop("HYDRA_FULL_ERROR", None)
             if full_error:

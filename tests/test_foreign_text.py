@@ -132,9 +132,8 @@ def test_errors_steer_no_terminal_and_keep_their_lines():
 def test_the_reports_page_and_readme_show_names_as_text(tmp_path, monkeypatch):
     champion = {"model": "a`b", "reason": HOSTILE}
     decision = {"champion": champion, "promoted": False, "challenger": "x", "reason": HOSTILE, "looks": 0}
-    monkeypatch.setattr(report, "_card", lambda runs, model: SimpleNamespace(drawings=False))
     row = {"model": "m (1)", "test/top1": 0.5, "test/top1/low": 0.4, "test/top1/high": 0.6}
-    readme = report._readme(Path(HOSTILE.replace("/", "")), SINGLE, [row], [], decision)
+    readme = report._readme(Path(HOSTILE.replace("/", "")), SINGLE, [row], [], decision, drawings=False)
     _sound(readme)
     assert "Champion: ``a`b``" in readme and "(confusion-m%20%281%29.png)" in readme
     assert "<img" not in readme

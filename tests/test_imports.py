@@ -108,5 +108,5 @@ def test_an_installation_has_the_files_that_are_not_python(house):
         for pattern in patterns
         for file in (house / package.replace(".", "/")).glob(pattern)
     }
-    kinds = (".html", ".md", ".js", ".css", ".svg", ".json")
+    kinds = (".html", ".md", ".json", ".yaml", ".js", ".css", ".svg")
     assert {file for file in (house / "pipeline").rglob("*") if file.suffix in kinds} == listed

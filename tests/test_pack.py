@@ -53,7 +53,7 @@ def _zip(path, files: dict[str, bytes]):
 
 
 def test_unusable_files_are_quarantined_with_the_reason_and_usable_ones_are_not(tmp_path):
-    synthetic.write_archive(tmp_path / "archive", per_class=1, seed=1)
+    synthetic.write(tmp_path / "archive", synthetic.pictures(per_class=1, seed=1))
     summary = pack.pack(tmp_path / "archive", tmp_path / "pack", 128)
     quarantine = pandas.read_csv(tmp_path / "pack/quarantine.csv", index_col="path")["reason"]
     assert summary["quarantined"] == len(quarantine) == 3

@@ -88,7 +88,7 @@ def test_a_mirror_that_answers_has_none(tmp_path, monkeypatch, capsys):
     source = {"kind": "archive", "files": [{"name": "x.tar"}]}
     cfg = {"data": {"name": "mine", "source": source}, "fetch": {"mirror": SERVER}}
     fetch.fetch(OmegaConf.create(cfg), tmp_path / "archive")
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert "mine from http://ann:***@127.0.0.1:9" in said and SECRET not in said
 
 

@@ -385,6 +385,13 @@ def test_what_mlflow_knows_of_times_and_failures_is_shown(place, capsys, monkeyp
     assert "job 1: failed: out of memory seed=2" in text
 
 
+def test_a_sweep_over_all_files_of_a_group_is_shown_without_its_plan(place, capsys):
+    _job(place / "s/0")
+    hydra = {"sweeper": {"_target_": "x.BasicSweeper", "params": None}}
+    OmegaConf.save({"hydra": hydra | {"overrides": {"task": ["model=glob(*)"]}}}, place / "s/multirun.yaml")
+    assert "1 of 1 jobs finished" in _said(capsys, "s")
+
+
 def test_mlflow_finds_a_sweep_by_run_id_by_name_and_by_a_jobs_run(place, capsys, monkeypatch, tmp_path):
     monkeypatch.undo()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")

@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline import portable
 from pipeline.artifacts import seal
 from pipeline.common.errors import UserError
-from pipeline.common.text import printable
+from pipeline.common.text import listed, printable
 
 MARK = ".unfinished"  # marks a folder as being written, so leftovers of a killed process can be deleted
 
@@ -149,6 +149,5 @@ def check_own(folder: Path, what: str, advice: str, *written: str, below: bool =
         UserError: names the files that were added or changed.
     """
     if found := seal.foreign(folder, *written, below=below):
-        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        shown = ", ".join(map(printable, found[:3]))
-        raise UserError(f"{what} holds what was added or changed there ({shown}{more}); {advice}")
+        shown = listed(list(map(printable, found)), 3)
+        raise UserError(f"{what} holds what was added or changed there ({shown}); {advice}")

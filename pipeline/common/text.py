@@ -9,7 +9,7 @@ import re
 import sys
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -55,6 +55,11 @@ def shortened(text: object, most: int) -> str:
     """Like `printable`, truncated to `most` characters."""
     shown = printable(text)
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
+def listed(words: Sequence[str], most: int) -> str:
+    """The first `most` words and the number of further ones: ``a, b, c and 4 more``."""
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
 def path(name: str) -> str:
@@ -134,6 +139,33 @@ def rich(text: object) -> "Text":
     from rich.text import Text
 
     return Text(printable(text))
+
+
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Iterable[object]],
+    title: str | None = None,
+    right: Collection[str] = (),
+    width: int | None = None,
+) -> None:
+    """Prints a table as wide as the terminal.
+
+    Args:
+        columns: the headings.
+        rows: cells as in `rich`.
+        title: heading of the whole table.
+        right: headings of the columns to align to the right.
+        width: characters of a line where the output is no terminal; None: rich's default.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=None if title is None else rich(title))
+    for column in columns:
+        table.add_column(rich(column), justify="right" if column in right else "left")
+    for row in rows:
+        table.add_row(*map(rich, row))
+    Console(width=None if sys.stdout.isatty() else width).print(table)
 
 
 def markdown(text: object) -> str:

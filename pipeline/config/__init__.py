@@ -4,6 +4,5 @@ This package composes, validates and explains errors; it does not instantiate wh
 """
 
 from pipeline.common.paths import ROOT  # `rebuild` imports it from the code of any commit
-from pipeline.config.checked import compose
-from pipeline.config.composition import store_params
+from pipeline.config.composition import compose, store_params
 from pipeline.config.files import SHARED, choices, choose, config_groups, flat

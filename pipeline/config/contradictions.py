@@ -1,5 +1,6 @@
 """Checks a configuration for values that are valid by themselves but contradict each other."""
 
+import dataclasses
 import difflib
 import math
 from collections.abc import Iterator
@@ -8,23 +9,15 @@ from pipeline import tasks
 from pipeline.common.text import printable
 from pipeline.config import components
 from pipeline.config.files import choices
+from pipeline.config.settings import OPTIONAL, Model
 from pipeline.config.wording import shown, unknown
 
 # Keys of conf/model/ used only to train or fine-tune a network, not to fit a linear probe.
-TRAINING = (
-    "shares",
-    "patience",
-    "lr",
-    "weight_decay",
-    "warmup",
-    "label_smoothing",
-    "outliers",
-    "ema",
-    "layer_decay",
-    "frozen",
-    "freeze_batchnorm",
-    "loss",
-)
+_TRAINING = [
+    field.name
+    for field in dataclasses.fields(Model)
+    if field.default is OPTIONAL and field.name not in ("flip", "strengths")
+]
 _SOURCES = {
     "drawn": ("per_class", "seed"),
     "drawn_attributes": ("pictures", "seed"),
@@ -99,7 +92,7 @@ def _model_problems(model: dict) -> Iterator[str]:
             yield f"model.input.{key}=null: only a backbone of timm has a value of its own; give one"
     if model.get("loss") and model["balance"] == "weights":
         yield "model.balance=weights has no effect with a model.loss of your own; use sampler, or none"
-    trained = [key for key in TRAINING if key in model]
+    trained = [key for key in _TRAINING if key in model]
     needed = [key for key in ("shares", "patience", "lr") if key not in model]
     if needed and epochs > 0:
         yield (

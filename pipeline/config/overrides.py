@@ -17,7 +17,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.paths import CONF
 from pipeline.config import components
 from pipeline.config import files as conf_files
-from pipeline.config.checked import compose
+from pipeline.config.composition import compose
 
 NAMED = ("data", "model")  # groups whose files contain their name; OTHERS are matched by content
 OTHERS = ("augment", "trainer")
@@ -44,7 +44,7 @@ class OverrideFinder:
     def __init__(self):
         self._composed = functools.cache(compose)
         self._files = functools.cache(_files)
-        self._plain = functools.cache(self._flat)
+        self._plain = functools.cache(lambda *overrides: _resolved(self._composed(*overrides)))
 
     def words(self, settings: dict) -> Overrides:
         """The minimal overrides that compose to these settings.
@@ -67,14 +67,9 @@ class OverrideFinder:
             choices[group] = self._nearest(group, _held(group, settings), implied)
             if choices[group] == implied:
                 default.add(group)
-        base = self._composed(*(f"{key}={value}" for key, value in choices.items()))
-        plain = self._plain(*choices.values())
-        return Overrides(choices, _values(base, plain, settings), frozenset(default))
-
-    def _flat(self, *choices: str) -> dict:
-        """The composed and resolved choices, by dotted key."""
-        overrides = (f"{group}={choice}" for group, choice in zip(NAMED + OTHERS, choices, strict=True))
-        return dict(conf_files.flat(OmegaConf.to_container(self._composed(*overrides), resolve=True)))
+        overrides = [f"{key}={value}" for key, value in choices.items()]
+        values = _values(self._composed(*overrides), self._plain(*overrides), settings)
+        return Overrides(choices, values, frozenset(default))
 
     def _nearest(self, group: str, tree: dict, preferred: str | None = None) -> str:
         """The choice of a group with the fewest characters left to override; ties go to `preferred`."""
@@ -86,6 +81,11 @@ class OverrideFinder:
             return sum(map(len, map(str, extra))), choice != preferred, choice
 
         return min(files, key=cost)
+
+
+def _resolved(cfg: DictConfig) -> dict[str, object]:
+    """A configuration's values by dotted key, without interpolations."""
+    return dict(conf_files.flat(OmegaConf.to_container(cfg, resolve=True)))
 
 
 def _held(group: str, tree: dict) -> dict:
@@ -125,7 +125,7 @@ def _values(base: DictConfig, plain: dict, settings: dict) -> dict:
     overridden = base.copy()
     for key, value in values.items():
         OmegaConf.update(overridden, key, value, force_add=True)
-    result = dict(conf_files.flat(OmegaConf.to_container(overridden, resolve=True)))
+    result = _resolved(overridden)
     return values | {key: value for key, value in wanted.items() if result.get(key) != value}
 
 
@@ -171,22 +171,19 @@ def save(name: str, words: Overrides, settings: dict, comment: list[str]) -> Pat
     file = check_name(name)
     file.parent.mkdir(exist_ok=True)
     file.write_text(text(words, comment), encoding="utf-8")
-    is_valid = False
     try:
-        composed = OmegaConf.to_container(compose(f"experiment={name}"), resolve=True)
-        plain = dict(conf_files.flat(composed))
+        plain = _resolved(compose(f"experiment={name}"))
         lost = [
             key
             for key, value in conf_files.flat(settings)
             if key != "seed" and (key not in plain or plain[key] != value)
         ]
-        is_valid = not lost
-    finally:
-        if not is_valid:
-            file.unlink()
-    if lost:
-        raise UserError(
-            f"conf/ has changed since this sweep and can't say {', '.join(lost[:5])} any more; "
-            "nothing is written"
-        )
+        if lost:
+            raise UserError(
+                f"conf/ has changed since this sweep and can't say {', '.join(lost[:5])} any more; "
+                "nothing is written"
+            )
+    except BaseException:
+        file.unlink()
+        raise
     return file

@@ -43,13 +43,12 @@ Scale = Annotated[float, Field(strict=True, gt=0, le=2)]
 Above0 = Annotated[float, Field(strict=True, gt=0)]
 Mixing = Annotated[float, Field(strict=True, ge=0, le=1000)]  # of a Beta distribution; at 1000 near 0.5
 NotBelow0 = Annotated[float, Field(strict=True, ge=0)]
-Mean = Annotated[list[Share], Field(min_length=3, max_length=3)]
+_PER_CHANNEL = Field(min_length=3, max_length=3)
+Mean = Annotated[list[Share], _PER_CHANNEL]
 # The same minima as in a model card, so that bad values fail before training rather than after it.
 CropShare = Annotated[float, Field(strict=True, ge=portable.LEAST_CROP, le=1)]
-Deviation = Annotated[
-    list[Annotated[float, Field(strict=True, ge=portable.LEAST_DEVIATION, le=1)]],
-    Field(min_length=3, max_length=3),
-]
+_Deviation = Annotated[float, Field(strict=True, ge=portable.LEAST_DEVIATION, le=1)]
+Deviation = Annotated[list[_Deviation], _PER_CHANNEL]
 
 
 @dataclass(config=_CONFIG)

@@ -3,7 +3,7 @@
 import difflib
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.common import yaml_files
 from pipeline.common.paths import CONF, PARAMS
-from pipeline.common.text import printable, without_password
+from pipeline.common.text import listed, printable, without_password
 from pipeline.config import components, settings
 from pipeline.config.files import choices
 
@@ -74,13 +74,11 @@ def unknown(key: str, group_choice: str | None = None) -> str:
         found_in = [name for name in choices(group) if name != group_choice and _holds(group, name, rest)]
         owners = f"; it belongs to {', '.join(found_in)}" if found_in else ""
         return f"{group}={group_choice} has no {printable(rest)}{owners}"
-    near = _near(key)
-    if near:
+    if near := _near(key):
         return f"{shown} is not a key; near: {', '.join(near)}"
-    parent = key.rpartition(".")[0]
-    siblings = [name.rpartition(".")[2] for name in known_keys() if name.rpartition(".")[0] == parent]
-    if siblings:
-        return f"{shown} is not a key; {parent or 'the configuration'} has {', '.join(siblings)}"
+    if siblings := _siblings(key):
+        parent = key.rpartition(".")[0] or "the configuration"
+        return f"{shown} is not a key; {parent} has {', '.join(siblings)}"
     return f"{shown} is not a key of conf/"
 
 
@@ -91,13 +89,17 @@ def unknown_choice(name: object, there: list[str]) -> str:
     return f"{shown(name)} is not known; {hint}"
 
 
+def _siblings(key: str) -> dict[str, str]:
+    """The known keys of the same group by their last part."""
+    parent = key.rpartition(".")[0]
+    return {name.rpartition(".")[2]: name for name in known_keys() if name.rpartition(".")[0] == parent}
+
+
 def _near(key: str) -> list[str]:
     """At most three similar known keys: the same last part elsewhere, or similar spelling."""
-    known = known_keys()
+    known, siblings = known_keys(), _siblings(key)
     last = key.rpartition(".")[2]
     same = [name for name in known if name.rpartition(".")[2] == last]
-    parent = key.rpartition(".")[0]
-    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == parent}
     close = [siblings[match] for match in difflib.get_close_matches(last, siblings, n=2, cutoff=0.7)]
     return list(dict.fromkeys([*close, *same, *difflib.get_close_matches(key, known, n=2, cutoff=0.8)]))[:3]
 
@@ -137,15 +139,11 @@ def explain(error: ValidationError, tree: dict) -> str:
         return kinds.index(problem["type"]) if problem["type"] in kinds else len(kinds)
 
     first = min(problems, key=order)
-    path = [str(part) for part in first["loc"]]
     if first["type"] in ("invalid_key", "unexpected_keyword_argument"):
-        return unknown(_dotted(path))
+        return unknown(_dotted(first["loc"]))
     if first["type"] == "missing":
-        absent = [
-            _dotted([str(part) for part in item["loc"]]) for item in problems if item["type"] == "missing"
-        ]
-        more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
-        return f"{', '.join(absent[:5])}{more} {'is' if len(absent) == 1 else 'are'} missing"
+        absent = [_dotted(problem["loc"]) for problem in problems if problem["type"] == "missing"]
+        return f"{listed(absent, 5)} {'is' if len(absent) == 1 else 'are'} missing"
     key, value, spec = _locate(first["loc"], tree)
     hint = ""
     if isinstance(value, bool | int | float) and "text" in _allowed(spec):
@@ -159,9 +157,9 @@ def explain(error: ValidationError, tree: dict) -> str:
     return f"{_written_in(key, value)}{key}={shown(value)}: must be {_allowed(spec)}{hint}"
 
 
-def _dotted(path: list[str]) -> str:
+def _dotted(path: Iterable[str | int]) -> str:
     key = ""
-    for part in path:
+    for part in map(str, path):
         key += f"[{part}]" if part.isdigit() else f".{part}" if key else part
     return key
 
@@ -177,7 +175,7 @@ def _locate(loc: tuple, tree: dict) -> tuple[str, object, dict]:
             spec, node = spec["items"], node[part]
         else:  # a plain list item, or one option of a union
             break
-        path.append(str(part))
+        path.append(part)
     return _dotted(path), node, _resolved(spec)
 
 

@@ -6,11 +6,12 @@ import shutil
 from pathlib import Path
 
 import click
+from jinja2 import UndefinedError
 
 from pipeline import portable, tasks
 from pipeline.artifacts import atomic, seal
 from pipeline.artifacts.model_folder import ModelFolder
-from pipeline.common import tables, text
+from pipeline.common import pages, tables, text
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
 from pipeline.inference import browser_demo, resolve
@@ -37,8 +38,6 @@ def export(found: ModelFolder, out: Path, int8: bool = False, page: bool = True)
     Raises:
         UserError: `out` holds something else, the model is already an export, or int8 lacks its images.
     """
-    from jinja2 import UndefinedError
-
     if found.train is None:
         raise UserError("this model is exported already: copy its folder, or name the run that it comes from")
     card = found.card
@@ -63,12 +62,11 @@ def _model(found: ModelFolder, card: ModelCard, folder: Path) -> None:
     """Writes ``model.onnx`` with metadata, ``model.json`` and ``labels.txt``."""
     import onnx
 
-    lineage = found.lineage
     # Loaded from bytes, so that no external data files are read.
     model = onnx.load_model_from_string(portable.read_onnx(found.portable / "model.onnx"))
     source = found.provenance
     provenance = {
-        "data": lineage["data"],
+        "data": found.lineage["data"],
         "commit": source.commit,
         "dirty": source.dirty,
         "model_sha256": found.sha256,
@@ -116,8 +114,6 @@ def _weights(train: Path, card: ModelCard, folder: Path) -> None:
 
 def _card(found: ModelFolder, card: ModelCard, int8: dict | None, page: bool) -> str:
     """The model card in Markdown."""
-    import jinja2
-
     test, weak, headings, cells = None, "", [], []
     if found.evaluation:
         test = found.test_metrics
@@ -135,9 +131,8 @@ def _card(found: ModelFolder, card: ModelCard, int8: dict | None, page: bool) ->
         cells = leaderboard.cells({"model": card.name, **test}, columns)[1:]
         cells = [cell.replace("%", " %") for cell in cells]
     data = found.settings["data"]
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, autoescape=False)
-    environment.filters |= {"markdown": text.markdown, "code": text.code}
-    return environment.from_string((HERE / "export_card.md").read_text(encoding="utf-8")).render(
+    return pages.render(
+        HERE / "export_card.md",
         card=card,
         metrics=found.metrics,
         lineage=found.lineage,

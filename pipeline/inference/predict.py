@@ -75,18 +75,14 @@ def _in_words(answer: dict) -> str:
 
 
 def _as_table(name: str, answer: dict, unsure_below: float) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     print(text.printable(name))  # not as the table's title, which would be wrapped to its width
-    table = Table()
-    several = "present" in answer
-    for heading in ("class", "probability", "named") if several else ("breed", "probability"):
-        table.add_column(heading, justify="right" if heading == "probability" else "left")
-    for index, (label, probability) in enumerate(zip(answer["labels"], answer["probabilities"], strict=True)):
-        named = ["yes" if answer["present"][index] else ""] if several else []
-        table.add_row(text.rich(label), f"{probability:.1%}", *named)
-    Console().print(table)
+    columns = {
+        "class" if "present" in answer else "breed": answer["labels"],
+        "probability": [f"{probability:.1%}" for probability in answer["probabilities"]],
+    }
+    if "present" in answer:
+        columns["named"] = ["yes" if is_there else "" for is_there in answer["present"]]
+    text.print_table(list(columns), zip(*columns.values(), strict=True), right=["probability"])
     if answer.get("unsure"):
         print(f"Unsure: it names a breed from {unsure_below:.0%} on.")
 

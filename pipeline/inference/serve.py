@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline import tasks
-from pipeline.common import text
+from pipeline.common import pages, text
 from pipeline.common.errors import UserError
 from pipeline.inference import loopback, request_limits
 
@@ -124,11 +124,7 @@ def application(
     async def health() -> Health:
         """That it answers, and with which model."""
         return Health(
-            status="ok",
-            model=card.name,
-            data=card.data,
-            classes=len(model.classes),
-            drawings=card.drawings,
+            status="ok", model=card.name, data=card.data, classes=len(model.classes), drawings=card.drawings
         )
 
     statuses = (400, 408, 413, 421, 422, 500, 503)
@@ -164,20 +160,12 @@ def application(
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
+        """The OpenAPI description as a self-contained page with a form to try it."""
         policy = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'"
-        return HTMLResponse(_docs(app.openapi()), headers={"Content-Security-Policy": policy})
+        page = pages.render(Path(__file__).with_name("serve_docs.html"), form=app.openapi())
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
     return app
-
-
-def _docs(form: dict) -> str:
-    """The OpenAPI description as a self-contained page with a form to try it."""
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True)
-    return environment.from_string(
-        (Path(__file__).parent / "serve_docs.html").read_text(encoding="utf-8")
-    ).render(form=form)
 
 
 def run(folder: Path, host: str, port: int, allowed: list[str] | None = None) -> None:
@@ -231,10 +219,7 @@ def run(folder: Path, host: str, port: int, allowed: list[str] | None = None) ->
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     name = text.printable(model.card.data)
-    print(
-        f"{name} at {address}/predict; form: {address}/openapi.json; Ctrl-C ends it",
-        flush=True,
-    )
+    print(f"{name} at {address}/predict; form: {address}/openapi.json; Ctrl-C ends it", flush=True)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn re-raises it after a graceful shutdown
         uvicorn.Server(settings).run(sockets=[listener])
 

@@ -2,17 +2,17 @@
 
 import json
 import logging
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
-from pipeline import config
+from pipeline import config, tracking
 from pipeline.artifacts import untrusted
 from pipeline.common import log, text
 from pipeline.common.errors import UserError
@@ -35,23 +35,16 @@ def show(name: str) -> None:
     Raises:
         UserError: the registry has no such name.
     """
-    from rich.console import Console
-    from rich.table import Table
-
-    from pipeline import tracking
-
-    table = Table(title=text.rich(f"versions of {name} at {tracking.shown()}"))
-    for heading in ("version", "model", "test", "", "commit"):
-        table.add_column(heading, justify="right" if heading in ("version", "test") else "left")
+    rows = []
     for row in tracking.versions(name):
         state = (
             "champion" if row["champion"] else f"taken back: {row['withdrawn']}" if row["withdrawn"] else ""
         )
-        state = text.shortened(state, REASON)
-        table.add_row(
-            *map(text.rich, (row["version"], row["model"], row["test"] or "–", state, row["commit"][:12]))
-        )
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+        state, commit = text.shortened(state, REASON), row["commit"][:12]
+        rows.append([row["version"], row["model"], row["test"] or "–", state, commit])
+    title = f"versions of {name} at {tracking.shown()}"
+    columns, right = ["version", "model", "test", "", "commit"], ["version", "test"]
+    text.print_table(columns, rows, title, right, width=120)
     for change in tracking.history(name):
         instead = f" instead of version {change.former}" if change.former else ""
         why = text.shortened(change.why, REASON)
@@ -126,13 +119,7 @@ def _listed() -> set[int]:
 
 
 def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+    return Path(f"/proc/{pid}").exists()
 
 
 @click.group()
@@ -155,8 +142,6 @@ _why = click.option("--why", required=True, help="Kept with the change.")
 @click.pass_obj
 def show_list(data: str | None, as_json: bool) -> None:
     """List the versions, and the changes of the champion."""
-    from pipeline import tracking
-
     name = _name(data)
     with tracking.reachable():
         if as_json:
@@ -174,8 +159,6 @@ def show_list(data: str | None, as_json: bool) -> None:
 @click.pass_obj
 def promote(data: str | None, version: int, why: str) -> None:
     """Make a version the champion."""
-    from pipeline import tracking
-
     name = _name(data)
     with _files_follow(name), tracking.reachable():
         tracking.promote(name, str(version), why, by_person=True)
@@ -188,8 +171,6 @@ def promote(data: str | None, version: int, why: str) -> None:
 @click.pass_obj
 def rollback(data: str | None, why: str) -> None:
     """Go back to the champion before this one."""
-    from pipeline import tracking
-
     name = _name(data)
     with _files_follow(name), tracking.reachable():
         gone, back = tracking.withdraw(name, why)

@@ -5,14 +5,13 @@
 
 import json
 import logging
-import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import click
 
-from pipeline import config, tasks
+from pipeline import config, tasks, tracking
 from pipeline.artifacts import seal, untrusted
 from pipeline.common import text
 from pipeline.common.errors import UserError
@@ -160,23 +159,15 @@ def show(runs: Path, models: list[str], timed: bool = True) -> None:
         models: names of the candidates.
         timed: whether to query MLflow for training times.
     """
-    from rich.console import Console
-    from rich.table import Table
-
-    from pipeline import tracking
-
-    name = runs.name
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    task = task_of(runs, models)
-    table = Table(title=text.rich(f"{name}: test split, with the 95 % interval of {task.title}"))
+    name, task, ranked = runs.name, task_of(runs, models), rows(runs, models)
     shown = columns(task, printed=True)
-    for heading in (*headings(shown), "training time"):
-        table.add_column(heading, justify="left" if heading == "model" else "right")
-    ranked = rows(runs, models)
+    table = []
     for row in ranked:
         seconds = tracking.wall_seconds(runs / "train" / row["model"]) if timed else None
-        table.add_row(*map(text.rich, cells(row, shown)), f"{seconds:,.0f} s" if seconds else "–")
-    console.print(table)
+        table.append([*cells(row, shown), f"{seconds:,.0f} s" if seconds else "–"])
+    title = f"{name}: test split, with the 95 % interval of {task.title}"
+    model, *figures = [*headings(shown), "training time"]
+    text.print_table([model, *figures], table, title, right=figures, width=120)
     if tied := ties(task, ranked):
         print(text.printable(tied))
     decision = json.loads((runs / "register/decision.json").read_text(encoding="utf-8"))
@@ -192,8 +183,6 @@ def show(runs: Path, models: list[str], timed: bool = True) -> None:
 
 def _sync() -> bool:
     """Syncs MLflow with the files; returns whether it answered. The table needs only the files."""
-    from pipeline import tracking
-
     try:
         tracking.sync()
     except UserError as error:

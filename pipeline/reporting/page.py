@@ -3,7 +3,6 @@
 One file without scripts that loads only images of its own folder, so it opens from disk.
 """
 
-import io
 import math
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline import portable
-from pipeline.common import text
+from pipeline.common import pages
 from pipeline.data.dataset import ImageDataset, PackedDataset
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -45,9 +44,7 @@ class Thumbnails:
         file = self.folder / "pictures" / f"{record['sha256'][:16]}.jpg"
         if not file.is_file():
             file.parent.mkdir(exist_ok=True)
-            buffer = io.BytesIO()
-            small.save(buffer, "JPEG", quality=78, optimize=True)
-            file.write_bytes(buffer.getvalue())
+            small.save(file, "JPEG", quality=78, optimize=True)
         return {
             "src": f"pictures/{file.name}",
             "alt": "/".join(Path(path).parts[-2:]),
@@ -79,13 +76,13 @@ def confused(predictions: list[dict], confusions: list[dict], tile: Thumbnails) 
 
     pairs = []
     for pair in confusions[:PAIRS]:
-        wrong = [
-            row for row in ranked if row["label"] == pair["label"] and row["predicted"] == pair["taken_for"]
-        ][:EXAMPLES]
+        taken = (pair["label"], pair["taken_for"])
+        wrong = [row for row in ranked if (row["label"], row["predicted"]) == taken]
+        misjudged = [tile(row["path"]) | {"sure": float(row["probability"])} for row in wrong[:EXAMPLES]]
         pairs.append(
             {
                 **pair,
-                "misjudged": [tile(row["path"]) | {"sure": float(row["probability"])} for row in wrong],
+                "misjudged": misjudged,
                 "of_label": typical(pair["label"]),
                 "of_taken_for": typical(pair["taken_for"]),
             }
@@ -130,11 +127,7 @@ def counts(pack: PackedDataset, recalls: dict[str, float]) -> dict:
         pack: the data.
         recalls: recall by class.
     """
-    splits = [
-        split
-        for split in ("train", "val", "test", "dropped")
-        if split != "dropped" or "dropped" in set(pack.table["split"])
-    ]
+    splits = ["train", "val", "test"] + (["dropped"] if "dropped" in set(pack.table["split"]) else [])
     by_split = {
         split: pack.task.counts(pack.targets[pack.rows(split)], len(pack.classes)).tolist()
         for split in splits
@@ -168,11 +161,7 @@ def intervals(shares: list[list[float]]) -> dict:
     def position(fraction: float) -> float:
         return round(100 * (100 * fraction - low) / width, 2)
 
-    return {
-        "from": low,
-        "to": low + width,
-        "bars": [list(map(position, row)) for row in shares],
-    }
+    return {"from": low, "to": low + width, "bars": [list(map(position, row)) for row in shares]}
 
 
 def write(folder: Path, **shown: object) -> None:
@@ -182,15 +171,6 @@ def write(folder: Path, **shown: object) -> None:
         folder: the report's folder.
         shown: the template's variables.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True,
-        finalize=text.html,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     limits = {"MISTAKES": MISTAKES, "SUSPICIOUS": SUSPICIOUS, "GROUPS": GROUPS, "LISTED": LISTED}
-    (folder / "index.html").write_text(template.render(**shown, **limits) + "\n", encoding="utf-8")
+    page = pages.render(TEMPLATE, **shown, **limits)
+    (folder / "index.html").write_text(f"{page}\n", encoding="utf-8")

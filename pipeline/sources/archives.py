@@ -1,6 +1,7 @@
-"""Reads untrusted archives: tar, compressed or not, and zip."""
+"""Reads untrusted archives (tar, compressed or not, and zip), and writes tars."""
 
 import contextlib
+import io
 import stat
 import tarfile
 import zipfile
@@ -25,6 +26,20 @@ def _refuse(archive: Path, name: str) -> UserError:
     return UserError(
         f"{archive}: member '{text.shortened(name, 200)}' is no plain file inside the archive; refused"
     )
+
+
+def add(archive: tarfile.TarFile, name: str, data: bytes, headers: dict[str, str] | None = None) -> None:
+    """Adds a file to a tar without timestamp, owner or mode, so that equal files give equal bytes.
+
+    Args:
+        archive: open for writing.
+        name: path in the archive.
+        data: contents.
+        headers: PAX headers.
+    """
+    member = tarfile.TarInfo(name)
+    member.size, member.pax_headers = len(data), headers or {}
+    archive.addfile(member, io.BytesIO(data))
 
 
 def is_litter(parts: Iterable[str]) -> bool:

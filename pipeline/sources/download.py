@@ -8,7 +8,10 @@ import shutil
 import urllib.parse
 from pathlib import Path
 
+import pooch
+import requests
 from omegaconf import DictConfig
+from tqdm import tqdm
 
 from pipeline.common import log, paths
 from pipeline.common.errors import UserError
@@ -18,11 +21,6 @@ _log = logging.getLogger(__name__)
 DOWNLOADS = Path("data/.cache/downloads")  # cache in the main checkout
 ATTEMPTS = 5  # consecutive attempts without progress; those with progress don't count
 CHUNK = 1 << 16  # bytes; a partial chunk is requested again after a broken connection
-
-
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def bring(file: DictConfig, mirror: str | None) -> Path:
@@ -38,8 +36,7 @@ def bring(file: DictConfig, mirror: str | None) -> Path:
     if not mirror:
         return _published(file)
     found = _from_mirror(mirror, file.name)
-    difference = _difference(found, file)
-    if difference:
+    if difference := _difference(found, file):
         _log.warning("the mirror's %s differs from the published file (%s)", file.name, difference)
     return found
 
@@ -70,8 +67,6 @@ def _difference(found: Path, file: DictConfig) -> str | None:
     if file.bytes and size != file.bytes:
         return f"{size:,} bytes, not {file.bytes:,}"
     if file.hash:
-        import pooch
-
         kind, _, expected = file.hash.partition(":")
         if pooch.file_hash(str(found), alg=kind) != expected:
             return f"its {kind} is not {expected}"
@@ -94,15 +89,13 @@ def _from_mirror(mirror: str, name: str) -> Path:
         raise UserError(f"the mirror {folder} has no file {name}; put it there or name another mirror")
     sums = folder / "SHA256SUMS"
     expected = _listed_checksum(sums.read_text(encoding="utf-8"), name) if sums.is_file() else None
-    if expected and sha256_of(file) != expected:
+    if expected and pooch.file_hash(file) != expected:
         raise UserError(f"{file} is not the file that {sums} promises; fetch it again from where it came")
     return file
 
 
 def _sums(url: str) -> str:
     """Text of a mirror's SHA256SUMS, never cached; empty if it has none."""
-    import requests
-
     try:
         response = requests.get(url, timeout=30)
     except requests.exceptions.RequestException:
@@ -130,9 +123,6 @@ def _download(url: str, known: str | None, again: bool = False) -> Path:
     Raises:
         UserError: the URL can't be reached, or the file does not match its hash.
     """
-    import pooch
-    import requests
-
     folder = paths.main_checkout() / DOWNLOADS / hashlib.sha256(url.encode()).hexdigest()[:12]
     name = Path(urllib.parse.urlparse(url).path).name
     pooch.get_logger().setLevel("WARNING")  # else it logs usage hints
@@ -158,8 +148,6 @@ def _resumable(url: str, output_file: str, pooch_: object) -> None:
     Raises:
         requests.exceptions.RequestException: no progress in ATTEMPTS attempts, or an HTTP error.
     """
-    import requests
-
     part = Path(output_file).parent / "unfinished.part"
     note = part.with_suffix(".json")
     furthest, failed = _size(part), 0
@@ -193,15 +181,10 @@ def _size(file: Path) -> int:
 
 def _append(url: str, part: Path, note: Path) -> None:
     """Requests the missing part of a file once and appends it."""
-    import requests
-    from tqdm import tqdm
-
     done = _size(part)
-    validator = (
-        json.loads(note.read_text(encoding="utf-8")).get("validator") if done and note.is_file() else None
-    )
+    known = json.loads(note.read_text(encoding="utf-8")) if done and note.is_file() else {}
     headers = {"Accept-Encoding": "identity"}
-    if validator:  # without one, the rest might be from another version of the file
+    if validator := known.get("validator"):  # without one, the rest might be of another version of the file
         headers |= {"Range": f"bytes={done}-", "If-Range": validator}
     with requests.get(url, headers=headers, stream=True, timeout=30) as response:
         if response.status_code == 416:  # the part is complete, or the server's file is shorter now

@@ -19,17 +19,8 @@ OFFICIAL = {
 }
 # Words next to a split name in a folder's name, or suffixes of it, that carry no meaning.
 NEUTRAL = (
-    "set",
-    "data",
-    "dataset",
-    "images",
-    "image",
-    "imgs",
-    "img",
-    "pictures",
-    "photos",
-    "folder",
-    "split",
+    *("set", "data", "dataset", "images", "image", "imgs", "img"),
+    *("pictures", "photos", "folder", "split"),
 )
 SPECIES = ("cat", "dog")
 STRAY = "in no class folder"

@@ -73,12 +73,6 @@ def _files(archive: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
     )
 
 
-def _add(target: tarfile.TarFile, path: str, data: bytes) -> None:
-    member = tarfile.TarInfo(path)
-    member.size = len(data)
-    target.addfile(member, io.BytesIO(data))
-
-
 def write_photos(images: Path, annotated: Path, target: Path) -> None:
     """Writes ``oxford/<split>/<species>_<breed>/<name>.jpg``: the original bytes, even of broken photos.
 
@@ -98,7 +92,7 @@ def write_photos(images: Path, annotated: Path, target: Path) -> None:
                 continue
             entry = known[path.stem]
             breed = path.stem.rpartition("_")[0]
-            _add(archive, f"oxford/{entry.split}/{entry.species}_{breed}/{path.name}", data)
+            archives.add(archive, f"oxford/{entry.split}/{entry.species}_{breed}/{path.name}", data)
     _log.info("%d photos stand in neither official list and are left out", unlisted)
 
 
@@ -129,9 +123,8 @@ def write_faces(images: Path, annotated: Path, target: Path) -> None:
             face = Image.fromarray(portable.shrink(face, FACE_SIDE))
             buffer = io.BytesIO()
             face.save(buffer, "JPEG", quality=QUALITY)
-            _add(
-                archive, f"petfaces/{entry.species}_{path.stem.split('_')[0]}/{path.name}", buffer.getvalue()
-            )
+            breed = path.stem.split("_")[0]
+            archives.add(archive, f"petfaces/{entry.species}_{breed}/{path.name}", buffer.getvalue())
             faces += 1
     _log.info(
         "cut %d faces from Oxford-IIIT Pet by its head boxes; %d photos were unreadable", faces, unreadable

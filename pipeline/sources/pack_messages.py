@@ -18,11 +18,9 @@ def too_few_named(archive: Path, annotations: Annotations, named: list[str], qua
         large = f" ({text.shortened(annotations.unread[0], 100)} is too large)" if annotations.unread else ""
         return f"{archive} has no file of labels{large}, which data.task=multi_label needs: {WANTED}"
     files = ", ".join(text.shortened(file, 100) for file in annotations.files)
-    reasons = Counter(entry["reason"] for entry in quarantine)
-    left_out = f" ({_left_out(reasons)} left out)" if reasons else ""
     return (
-        f"{archive}: by {files} its usable pictures have {len(named)} class(es) in all{left_out}; "
-        "two at least are needed"
+        f"{archive}: by {files} its usable pictures have {len(named)} class(es) in all"
+        f"{_left_out(quarantine)}; two at least are needed"
     )
 
 
@@ -37,18 +35,17 @@ def too_few(archive: Path, counts: Counter, paths: list[str], quarantine: list[d
     """
     wanted = "it should hold folders of pictures, a folder a class"
     if len(counts) > 1:
-        named = several([f"'{shown(name)}'" for name in sorted(counts)])
+        named = text.listed([f"'{shown(name)}'" for name in sorted(counts)], NAMED)
         return (
             f"{archive} has no class folders: {named} are splits by their names; {wanted}, in these. "
             f"It has:\n{_tree(paths)}"
         )
     if counts:
         (label,) = counts
-        reasons = Counter(entry["reason"] for entry in quarantine)
-        left_out = f" ({_left_out(reasons)} left out)" if reasons else ""
         return (
-            f"{archive} has pictures of one class only, '{shown(label)}'{left_out}; {wanted}, two at least. "
-            f"The classes are the folders below those that all pictures share. It has:\n{_tree(paths)}"
+            f"{archive} has pictures of one class only, '{shown(label)}'{_left_out(quarantine)}; {wanted}, "
+            "two at least. The classes are the folders below those that all pictures share. "
+            f"It has:\n{_tree(paths)}"
         )
     if not quarantine:
         return f"{archive} holds no files; {wanted}"
@@ -73,9 +70,14 @@ def _tree(paths: list[str]) -> str:
     return "\n".join(lines[:TREE] + more)
 
 
-def _left_out(reasons: Counter) -> str:
-    parts = [f"{number:,} × {text.shortened(reason, 80)}" for reason, number in reasons.most_common()]
-    return several(parts, 3)
+def _left_out(quarantine: list[dict]) -> str:
+    return f" ({_reasons(quarantine)} left out)" if quarantine else ""
+
+
+def _reasons(quarantine: list[dict]) -> str:
+    """Why images were left out, with the number of images, the most frequent reasons first."""
+    reasons = Counter(row["reason"] for row in quarantine).most_common()
+    return text.listed([f"{number:,} × {text.shortened(reason, 80)}" for reason, number in reasons], 3)
 
 
 def describe(folder: Path) -> list[str]:
@@ -85,10 +87,10 @@ def describe(folder: Path) -> list[str]:
     classes = task.classes(found)
     numbers = task.counts(task.targets(found, classes), len(classes)).tolist()
     counts = Counter(dict(zip(classes, numbers, strict=True)))
-    reasons = Counter(row["reason"] for row in tables.read(folder / "quarantine.csv"))
-    lines = [f"the classes are {several([f'{shown(name)} ({counts[name]:,})' for name in sorted(counts)])}"]
-    if reasons:
-        lines.append(f"quarantined: {_left_out(reasons)}")
+    sizes = [f"{shown(name)} ({counts[name]:,})" for name in sorted(counts)]
+    lines = [f"the classes are {text.listed(sizes, NAMED)}"]
+    if quarantine := tables.read(folder / "quarantine.csv"):
+        lines.append(f"quarantined: {_reasons(quarantine)}")
     for group in text.look_alikes(sorted(counts))[:NAMED]:
         # Escapes make visually identical names distinguishable.
         alike = [f"{text.shortened(name, 60)!a} ({counts[name]:,})" for name in group]
@@ -108,7 +110,3 @@ def describe(folder: Path) -> list[str]:
 
 def shown(name: str) -> str:
     return text.shortened(name, 40)
-
-
-def several(words: list[str], most: int = NAMED) -> str:
-    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")

@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.sources.breeds import BLACK, BREEDS, DARK, PINK, WHITE, Breed
+from pipeline.sources import archives
+from pipeline.sources.breeds import BREEDS, COLOURS, Breed
 
 SIDE = 96  # pixels; enough to show a breed's pattern
-
+BLACK, PINK, WHITE = (np.array(COLOURS[name]) for name in ("black", "pink", "white"))
 
 _GRID = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
 _X, _Y = np.meshgrid(_GRID, _GRID)
@@ -87,9 +88,8 @@ def _pattern(kind: str, x, y, noise, fine) -> np.ndarray:
     if kind == "blaze":
         return np.maximum(_ellipse(x, y, 0, -0.35, 0.13, 0.6, 0.4), _ellipse(x, y, 0, 0.45, 0.38, 0.35, 0.4))
     if kind == "saddle":
-        return np.clip((np.abs(x + noise * 0.15) - 0.22) * 8, 0, 1) * np.clip(
-            (0.25 - y + noise * 0.2) * 6, 0, 1
-        )
+        sides = np.clip((np.abs(x + noise * 0.15) - 0.22) * 8, 0, 1)
+        return sides * np.clip((0.25 - y + noise * 0.2) * 6, 0, 1)
     if kind == "mask":
         return _ellipse(x, y, 0, 0.38, 0.44, 0.5, 0.4)
     if kind == "eyebrows":
@@ -122,23 +122,17 @@ def draw(breed: Breed, rng: np.random.Generator, attributes: frozenset[str] = fr
         base = np.array(colour) * (1 + 1.2 * spread * _normal(rng))
         return np.clip(base + spread * 0.4 * _normal(rng, 3), 0.03, 1)
 
-    coat, mark, iris = (
-        individual(breed.coat, 0.16),
-        individual(breed.mark, 0.16),
-        individual(breed.eyes, 0.12),
-    )
+    coat, mark = individual(breed.coat, 0.16), individual(breed.mark, 0.16)
+    iris = individual(breed.eyes, 0.12)
     muzzle = np.clip(breed.muzzle + 0.14 * _normal(rng), 0, 1)
 
-    ground = individual(rng.random(3), 0.1)
-    image = (
-        ground
-        + (individual(rng.random(3), 0.1) - ground) * np.clip(_Y * 0.5 + 0.5 + broad * 0.6, 0, 1)[..., None]
-    )
+    image = individual(rng.random(3), 0.1)
 
     def paint(cover, colour):
         nonlocal image
         image = image + (colour - image) * cover[..., None]
 
+    paint(np.clip(_Y * 0.5 + 0.5 + broad * 0.6, 0, 1), individual(rng.random(3), 0.1))  # background
     body = _ellipse(x + ragged, y + ragged, 0, 1.1, 0.75, 0.6)
     head = _ellipse(x + ragged, y + ragged, 0, 0.0, 0.62 + 0.06 * breed.fluff, 0.62, 0.15)
     dark_ears = mark if breed.pattern in ("points", "saddle", "mask", "spots") else coat * 0.8
@@ -154,41 +148,33 @@ def draw(breed: Breed, rng: np.random.Generator, attributes: frozenset[str] = fr
         fx, y, turn * 0.3 * muzzle, 0.3 + 0.08 * muzzle, 0.2 + 0.08 * muzzle, 0.16 + 0.16 * muzzle, 0.4
     )
     paint(head * snout * 0.5, np.minimum(coat * 1.15 + 0.03, 1) if breed.pattern != "mask" else mark)
+    pupil = 0.08 if breed.eyes == COLOURS["dark"] else 0.05
     for side in (-1, 1):
         squint = 0.1 + 0.02 * _normal(rng)
         paint(_ellipse(fx, y, side * 0.25, -0.1, 0.12, squint), iris)
-        paint(
-            _ellipse(fx, y, side * 0.25, -0.1, 0.05 if breed.eyes != DARK else 0.08, squint * 0.8),
-            np.array(BLACK),
-        )
-        paint(_ellipse(fx, y, side * 0.25 + 0.03, -0.13, 0.025, 0.025), np.array(WHITE))
+        paint(_ellipse(fx, y, side * 0.25, -0.1, pupil, squint * 0.8), BLACK)
+        paint(_ellipse(fx, y, side * 0.25 + 0.03, -0.13, 0.025, 0.025), WHITE)
     nose_y = 0.2 + 0.16 * muzzle
-    paint(
-        _ellipse(fx, y, turn * 0.4 * muzzle, nose_y, 0.08 + 0.05 * muzzle, 0.05 + 0.04 * muzzle),
-        np.array(BLACK) * 1.3,
-    )
-    paint(_ellipse(fx, y, turn * 0.4 * muzzle, nose_y + 0.17, 0.14, 0.02) * 0.7, np.array(BLACK))
+    nose_x = turn * 0.4 * muzzle
+    paint(_ellipse(fx, y, nose_x, nose_y, 0.08 + 0.05 * muzzle, 0.05 + 0.04 * muzzle), BLACK * 1.3)
+    paint(_ellipse(fx, y, nose_x, nose_y + 0.17, 0.14, 0.02) * 0.7, BLACK)
 
     if "open_mouth" in attributes:
-        mouth = _ellipse(fx, y, turn * 0.4 * muzzle, nose_y + 0.26, 0.15, 0.12)
+        mouth = _ellipse(fx, y, nose_x, nose_y + 0.26, 0.15, 0.12)
         paint(mouth, np.array((0.25, 0.05, 0.06)))
-        paint(mouth * _ellipse(fx, y, turn * 0.4 * muzzle, nose_y + 0.32, 0.09, 0.06), np.array(PINK))
+        paint(mouth * _ellipse(fx, y, nose_x, nose_y + 0.32, 0.09, 0.06), PINK)
     if "glasses" in attributes:
         for side in (-1, 1):
-            around = _ellipse(fx, y, side * 0.25, -0.1, 0.21, 0.19) * (
-                1 - _ellipse(fx, y, side * 0.25, -0.1, 0.17, 0.15)
-            )
-            paint(around, np.array(BLACK))
-        paint(_ellipse(fx, y, 0, -0.12, 0.06, 0.03), np.array(BLACK))
+            inside = _ellipse(fx, y, side * 0.25, -0.1, 0.17, 0.15)
+            paint(_ellipse(fx, y, side * 0.25, -0.1, 0.21, 0.19) * (1 - inside), BLACK)
+        paint(_ellipse(fx, y, 0, -0.12, 0.06, 0.03), BLACK)
     if "collar" in attributes:
         band = _ellipse(x, y, 0, 0.7, 0.62, 0.2) * (1 - _ellipse(x, y, 0, 0.58, 0.62, 0.2))
         paint(band, individual(rng.random(3), 0.1))
 
     if rng.random() < 0.25:  # occlusion
-        paint(
-            _ellipse(_X, _Y, 1.6 * rng.random() - 0.8, 1.2 * rng.random() - 0.2, 0.3, 0.2),
-            individual(rng.random(3), 0.1),
-        )
+        cx, cy = 1.6 * rng.random() - 0.8, 1.2 * rng.random() - 0.2
+        paint(_ellipse(_X, _Y, cx, cy, 0.3, 0.2), individual(rng.random(3), 0.1))
     lit = 0.9 + 0.2 * _normal(rng) + 0.3 * _normal(rng) * _X + 0.25 * _normal(rng) * _Y
     image = image * np.clip(lit, 0.25, 1.8)[..., None] * (1 + 0.06 * _normal(rng, 3)) + 0.06 * _normal(rng)
     if "night" in attributes:
@@ -262,19 +248,8 @@ def with_attributes(count: int, seed: int):
     yield "attributes/labels.csv", ("\n".join(lines) + "\n").encode()
 
 
-def write_archive(path: Path, per_class: int, seed: int) -> None:
-    """Writes the sample as an uncompressed tar, without timestamps or owners."""
-    _write(path, pictures(per_class, seed))
-
-
-def write_attributes(path: Path, count: int, seed: int) -> None:
-    """Writes faces with attributes and their ``labels.csv`` as an uncompressed tar."""
-    _write(path, with_attributes(count, seed))
-
-
-def _write(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
+def write(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    """Writes `pictures` or `with_attributes` as an uncompressed tar."""
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
         for name, data in files:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
+            archives.add(archive, name, data)

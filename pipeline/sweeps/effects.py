@@ -34,9 +34,6 @@ class Metric:
     def difference(self, value: float) -> str:
         return f"{value:.1f} points" if self.percent else f"{value:.3f}"
 
-    def better(self, one: float, other: float) -> bool:
-        return one > other if self.larger else one < other
-
 
 def metrics(sweep: Sweep) -> dict[str, Metric]:
     """The metrics that a sweep can be ranked by, by key, its task's monitored metric first."""
@@ -260,11 +257,8 @@ def importance(jobs: list[Job], parameters: list[str], metric: Metric) -> tuple[
             choices.append(parameter)
     x, y = pd.DataFrame(table), np.array([metric.of(job) for job in jobs])
     forest = RandomForestRegressor(200, oob_score=True, random_state=0)
-    model = make_pipeline(
-        make_column_transformer((OneHotEncoder(), choices), remainder="passthrough"),
-        forest,
-    )
-    model.fit(x, y)
+    encoder = make_column_transformer((OneHotEncoder(), choices), remainder="passthrough")
+    model = make_pipeline(encoder, forest).fit(x, y)
     result = permutation_importance(
         model, x, y, scoring="neg_root_mean_squared_error", n_repeats=10, random_state=0
     )

@@ -7,12 +7,14 @@ a model. If ``conf/`` no longer has the files that a job selected, its overrides
 first job of the same model.
 """
 
-import itertools
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from pipeline import config, tasks, tracking
@@ -153,28 +155,21 @@ def _read(folder: Path, number: int | None, noted: dict) -> Job:
 
 
 def _asked(folder: Path) -> list[str]:
-    """The overrides of each job by number, as Hydra's BasicSweeper orders them; empty for other sweepers."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
+    """The overrides of each job by number, as Hydra's BasicSweeper makes them; empty if they are unknown."""
     try:
         tree = yaml_files.load(folder / "multirun.yaml")
     except UserError:
         return []
-    sweeper = OmegaConf.select(tree, "hydra.sweeper")
     if not str(OmegaConf.select(tree, "hydra.sweeper._target_")).endswith("BasicSweeper"):
         return []
-    params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+    # As BasicSweeper.sweep does it.
+    params = [f"{key}={value}" for key, value in (tree.hydra.sweeper.params or {}).items()]
     parsed = OverridesParser.create().parse_overrides([*params, *tree.hydra.overrides.task])
-    # As in the sweeper, a later override of the same key replaces the earlier one.
-    lists = {
-        item.get_key_element(): (
-            [f"{item.get_key_element()}={value}" for value in item.sweep_string_iterator()]
-            if item.is_sweep_override()
-            else [item.input_line]
-        )
-        for item in parsed
-    }
-    return [text.without_password(" ".join(overrides)) for overrides in itertools.product(*lists.values())]
+    try:
+        (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    except HydraException:  # glob() depends on the files that conf/ had
+        return []
+    return [text.without_password(" ".join(overrides)) for overrides in jobs]
 
 
 def _find_overrides(sweep: Sweep) -> None:

@@ -1,15 +1,14 @@
 """Renders a sweep's page: Plotly charts, embedded so that they work from disk, and plain tables."""
 
-import json
 import math
 from html import escape
-from itertools import cycle
+from itertools import accumulate, cycle
 from pathlib import Path
 from statistics import fmean
 from urllib.parse import quote
 
 from pipeline.artifacts import atomic
-from pipeline.common import text
+from pipeline.common import pages, text
 from pipeline.evaluation import ranking
 from pipeline.sweeps.effects import (
     Candidate,
@@ -44,17 +43,15 @@ def _thin(ticks: list, limit: int = 12) -> list:
 def _axis(values: list) -> dict:
     """A parallel-coordinates axis: numeric (log if the values span a decade), else category indices."""
     distinct = _distinct(values)
-    if all(is_number(value) for value in values):
-        scale = math.log10 if is_log(values) else float
-        ticks = distinct
+    if all(map(is_number, values)):
+        scale, ticks = math.log10 if is_log(values) else float, distinct
         if len(distinct) > 8:
             low, high = min(values), max(values)
-            steps = [low + (high - low) * step / 5 for step in range(6)]
-            decades = (
-                range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) if is_log(values) else ()
-            )
-            inner = [10.0**power for power in decades if low < 10.0**power < high]
-            ticks = [low, *inner, high] if is_log(values) else steps
+            if is_log(values):
+                powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+                ticks = [low, *(10.0**power for power in powers if low < 10.0**power < high), high]
+            else:
+                ticks = [low + (high - low) * step / 5 for step in range(6)]
         return {
             "values": [scale(value) for value in values],
             "tickvals": [scale(value) for value in ticks],
@@ -70,10 +67,24 @@ def _axis(values: list) -> dict:
     }
 
 
-def _parallel(jobs: list[Job], parameters: list[str], metric: Metric):
-    """Parallel coordinates, one line per job; the metric is the last axis and the colour."""
-    import plotly.graph_objects as go
+def _figure(traces: list[dict], **layout: object) -> dict:
+    """A figure in the form of plotly.js; the page adds its own colours.
 
+    Args:
+        traces: what is drawn.
+        layout: overrides what all figures share.
+    """
+    shared = {
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "legend": {"orientation": "h", "y": 1.12},
+        "margin": {"l": 60, "r": 20, "t": 30, "b": 50},
+    }
+    return {"data": traces, "layout": shared | layout}
+
+
+def _parallel(jobs: list[Job], parameters: list[str], metric: Metric) -> dict:
+    """Parallel coordinates, one line per job; the metric is the last axis and the colour."""
     values = [metric.of(job) for job in jobs]
     shown = list(parameters)
     if len({job.settings["seed"] for job in jobs}) > 1:
@@ -81,14 +92,9 @@ def _parallel(jobs: list[Job], parameters: list[str], metric: Metric):
     dimensions = [{"label": short(name, 24), **_axis([job.value(name) for job in jobs])} for name in shown]
     number_format = ".1f" if metric.percent else ".3f"
     dimensions.append({"label": _unit(metric), "values": values, "tickformat": number_format})
-    return go.Figure(
-        go.Parcoords(
-            dimensions=dimensions,
-            line={"color": values, "colorscale": SCALE, "reversescale": not metric.larger},
-            labelside="top",
-        ),
-        {"height": 420, "margin": {"l": 60, "r": 60, "t": 60, "b": 30}},
-    )
+    line = {"color": values, "colorscale": SCALE, "reversescale": not metric.larger}
+    trace = {"type": "parcoords", "dimensions": dimensions, "line": line, "labelside": "top"}
+    return _figure([trace], height=420, margin={"l": 60, "r": 60, "t": 60, "b": 30})
 
 
 def _label(job: Job, parameters: list[str], metric: Metric) -> str:
@@ -97,41 +103,20 @@ def _label(job: Job, parameters: list[str], metric: Metric) -> str:
     return "<br>".join(escape(text.printable(line), quote=False) for line in lines)  # plotly reads HTML
 
 
-def _best_so_far(jobs: list[Job], parameters: list[str], metric: Metric):
+def _best_so_far(jobs: list[Job], parameters: list[str], metric: Metric) -> dict:
     """The best metric up to each job, in the order of the jobs."""
-    import plotly.graph_objects as go
-
-    values, best = [metric.of(job) for job in jobs], []
-    for value in values:
-        best.append(value if not best or metric.better(value, best[-1]) else best[-1])
-    names = [job.name for job in jobs]
-    return go.Figure(
-        [
-            go.Scatter(
-                x=names,
-                y=values,
-                mode="markers",
-                name="a job",
-                marker={"color": COLOURS[0]},
-                text=[_label(job, parameters, metric) for job in jobs],
-                hoverinfo="text",
-            ),
-            go.Scatter(
-                x=names,
-                y=best,
-                mode="lines",
-                line={"shape": "hv", "color": COLOURS[1]},
-                name="best so far",
-                hoverinfo="skip",
-            ),
-        ],
-        {
-            "height": 340,
-            "xaxis": {"title": {"text": "job"}, "type": "category", "nticks": 12},
-            "yaxis": {"title": {"text": _unit(metric)}},
-            "legend": {"orientation": "h", "y": 1.12},
-            "margin": {"l": 60, "r": 20, "t": 30, "b": 50},
-        },
+    names, values = [job.name for job in jobs], [metric.of(job) for job in jobs]
+    best = list(accumulate(values, max if metric.larger else min))
+    points = {"type": "scatter", "mode": "markers", "name": "a job", "x": names, "y": values}
+    points |= {"text": [_label(job, parameters, metric) for job in jobs], "hoverinfo": "text"}
+    points |= {"marker": {"color": COLOURS[0]}}
+    line = {"type": "scatter", "mode": "lines", "name": "best so far", "x": names, "y": best}
+    line |= {"hoverinfo": "skip", "line": {"shape": "hv", "color": COLOURS[1]}}
+    return _figure(
+        [points, line],
+        height=340,
+        xaxis={"title": {"text": "job"}, "type": "category", "nticks": 12},
+        yaxis={"title": {"text": _unit(metric)}},
     )
 
 
@@ -139,74 +124,65 @@ def _unit(metric: Metric) -> str:
     return f"{metric.title}, %" if metric.percent else metric.title
 
 
-def _means(x: list, y: list[float], order: list, line: dict, **more: object):
-    """A line through the mean at each point of `order`."""
-    import plotly.graph_objects as go
-
+def _means(x: list, y: list[float], order: list) -> dict:
+    """The mean of y at each point of `order`, as coordinates."""
     points = [point for point in order if point in x]
     means = [fmean(value for point, value in zip(x, y, strict=True) if point == at) for at in points]
-    return go.Scatter(x=points, y=means, mode="lines", line=line, showlegend=False, hoverinfo="skip", **more)
+    return {"x": points, "y": means}
 
 
-def _metric_by_parameter(jobs: list[Job], parameter: str, parameters: list[str], metric: Metric):
+def _metric_by_parameter(jobs: list[Job], parameter: str, parameters: list[str], metric: Metric) -> dict:
     """The metric against one parameter: boxes if values repeat often, else points; one colour per model."""
-    import plotly.graph_objects as go
-
     colours = dict(zip({job.settings["model"]["name"]: None for job in jobs}, cycle(COLOURS), strict=False))
     jobs = [job for job in jobs if job.value(parameter) != ABSENT]
     values = [job.value(parameter) for job in jobs]
-    numbers = all(is_number(value) for value in values)
     distinct = _distinct(values)
     boxes = len(jobs) >= 5 * len(distinct) and len(distinct) <= 8
+    continuous = not boxes and all(map(is_number, values))
     names = labels(distinct, 16)
-    models: dict[str, list[Job]] = {}
-    for job in jobs:
-        models.setdefault(job.settings["model"]["name"], []).append(job)
+    order = distinct if continuous else list(names.values())
     traces = []
-    for model, group in models.items():
-        colour = colours[model]
-        continuous = numbers and not boxes
-        common = {
+    models = dict.fromkeys(job.settings["model"]["name"] for job in jobs)
+    for model in models:
+        group = [job for job in jobs if job.settings["model"]["name"] == model]
+        points = {
             "x": [job.value(parameter) if continuous else names[repr(job.value(parameter))] for job in group],
             "y": [metric.of(job) for job in group],
             "text": [_label(job, parameters, metric) for job in group],
             "hoverinfo": "text",
             "name": model,
-            "marker": {"color": colour, "size": 7, "opacity": 0.75},
+            "marker": {"color": colours[model], "size": 7, "opacity": 0.75},
         }
         if boxes:
-            traces.append(go.Box(**common, boxpoints="all", jitter=0.4, pointpos=0, line={"width": 1.5}))
+            points |= {"type": "box", "boxpoints": "all", "jitter": 0.4, "pointpos": 0}
+            points |= {"line": {"width": 1.5}}
         else:
-            traces.append(go.Scatter(**common, mode="markers", legendgroup=model))
-            if 2 <= len(distinct) <= 12 and len(group) > len(distinct):
-                order = distinct if continuous else list(names.values())
-                line = {"color": colour, "width": 1.5}
-                traces.append(_means(common["x"], common["y"], order, line, legendgroup=model))
+            points |= {"type": "scatter", "mode": "markers", "legendgroup": model}
+        traces.append(points)
+        if not boxes and 2 <= len(distinct) <= 12 and len(group) > len(distinct):
+            means = _means(points["x"], points["y"], order)
+            line = {"mode": "lines", "line": {"color": colours[model], "width": 1.5}, "legendgroup": model}
+            traces.append({"type": "scatter", **means, **line, "showlegend": False, "hoverinfo": "skip"})
     axis: dict = {"title": {"text": short(parameter)}}
-    if numbers and not boxes:
-        axis |= {"type": "log" if is_log(values) else "linear"}
-        if len(distinct) <= 8:
-            axis |= {"tickvals": distinct, "ticktext": [f"{value:g}" for value in distinct]}
-        else:
-            axis |= {"tickformat": "~g", "dtick": 1} if is_log(values) else {}
+    if not continuous:
+        axis |= {"type": "category", "categoryarray": order}
+    elif len(distinct) <= 8:
+        ticks = {"tickvals": distinct, "ticktext": [f"{value:g}" for value in distinct]}
+        axis |= {"type": "log" if is_log(values) else "linear", **ticks}
     else:
-        axis |= {"type": "category", "categoryarray": list(names.values())}
-    return go.Figure(
+        axis |= {"type": "log", "tickformat": "~g", "dtick": 1} if is_log(values) else {"type": "linear"}
+    return _figure(
         traces,
-        {
-            "height": 320,
-            "xaxis": axis,
-            "yaxis": {"title": {"text": _unit(metric)}},
-            "boxmode": "overlay" if parameter == "model" else "group",
-            "showlegend": len(models) > 1,
-            "legend": {"orientation": "h", "y": 1.15},
-            "margin": {"l": 60, "r": 20, "t": 30, "b": 50},
-        },
+        height=320,
+        xaxis=axis,
+        yaxis={"title": {"text": _unit(metric)}},
+        boxmode="overlay" if parameter == "model" else "group",
+        showlegend=len(models) > 1,
     )
 
 
 def figures(sweep: Sweep, effects: list[Effect], metric: Metric) -> dict[str, dict]:
-    """All charts as Plotly JSON objects, by the id of their HTML element; none for fewer than two jobs."""
+    """All charts in the form of plotly.js by the id of their HTML element; none for fewer than two jobs."""
     jobs = [job for job in sweep.finished if not math.isnan(metric.of(job))]
     if len(jobs) < 2:
         return {}
@@ -216,11 +192,7 @@ def figures(sweep: Sweep, effects: list[Effect], metric: Metric) -> dict[str, di
     }
     for index, effect in enumerate(effects):
         drawn[f"effect-{index}"] = _metric_by_parameter(jobs, effect.parameter, sweep.parameters, metric)
-    result = {}
-    for name, figure in drawn.items():
-        figure.update_layout(template="none", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)")
-        result[name] = json.loads(figure.to_json())
-    return result
+    return drawn
 
 
 def duration(seconds: float | None) -> str:
@@ -249,21 +221,13 @@ def write(
         best: YAML of the best configuration's experiment file.
         target: output file.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
     drawn = figures(sweep, effects[0], metric)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        finalize=text.html,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"short": short, "duration": duration, "quote": quote}
-    page = environment.get_template("page.html").render(
+    page = pages.render(
+        Path(__file__).with_name("page.html"),
+        {"short": short, "duration": duration, "quote": quote},
         sweep=sweep,
         data=sorted({job.settings["data"]["name"] for job in sweep.finished}),
         drawings=any(job.drawings for job in sweep.finished),

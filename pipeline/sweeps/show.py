@@ -4,7 +4,9 @@ Reads the jobs' folders, writes ``runs/sweeps/<name>/index.html``, prints the be
 ``--save`` writes the best one to ``conf/experiment/``.
 """
 
-import sys
+import math
+import textwrap
+from statistics import fmean
 
 import click
 
@@ -12,14 +14,16 @@ from pipeline.common import paths, text
 from pipeline.common.errors import UserError
 from pipeline.config import overrides
 from pipeline.evaluation import ranking
+from pipeline.sweeps import effects, jobs, page
+from pipeline.sweeps.effects import Candidate, Metric
+from pipeline.sweeps.jobs import Sweep
 
 SHOWN = 10  # configurations printed
+WIDTH = 160  # of tables where the output is no terminal
 
 
-def _cost(candidate) -> str:
+def _cost(candidate: Candidate) -> str:
     """The training cost of a candidate, as text."""
-    from pipeline.sweeps.page import duration
-
     job = candidate.jobs[0]
     seen = [item.metrics.get("pictures_seen") for item in candidate.jobs]
     parts = [
@@ -31,14 +35,12 @@ def _cost(candidate) -> str:
         parts.append(f"{max(seen):,} pictures seen")
     timed = [item.seconds for item in candidate.jobs if item.seconds is not None]
     if timed:
-        parts.append(f"{duration(max(timed))} of wall time in the sweep")
+        parts.append(f"{page.duration(max(timed))} of wall time in the sweep")
     return ", ".join(parts)
 
 
-def _comment(name: str, sweep, candidate, metric, belief: list[str]) -> list[str]:
+def _comment(name: str, sweep: Sweep, candidate: Candidate, metric: Metric, belief: list[str]) -> list[str]:
     """Header of an experiment file: its command, cost and expected result."""
-    import textwrap
-
     seeds = ", ".join(map(str, candidate.seeds))
     result = f"{metric.title} {candidate.show(metric)} on {candidate.jobs[0].settings['data']['name']}, " + (
         f"mean of seeds {seeds} (lowest–highest)" if len(candidate.figures) > 1 else f"seed {seeds} alone"
@@ -52,34 +54,18 @@ def _comment(name: str, sweep, candidate, metric, belief: list[str]) -> list[str
     return [line for paragraph in paragraphs for line in textwrap.wrap(paragraph, 105)]
 
 
-def _table(sweep, ranked: list, metric) -> None:
+def _table(sweep: Sweep, ranked: list[Candidate], metric: Metric) -> None:
     """Prints the best configurations."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from pipeline.sweeps.effects import ranks, short
-    from pipeline.sweeps.page import duration
-
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    done = f"{len(sweep.finished)} of {len(sweep.jobs)} jobs finished"
-    table = Table(title=text.rich(f"sweep {sweep.name}: {done}"))
-    for title in ("rank", metric.title):
-        table.add_column(title, justify="right")
-    for title in (*sweep.parameters, "seeds", "jobs", "wall time"):
-        table.add_column(text.rich(title))
-    numbers = ranks(ranked)
+    numbers, rows = effects.ranks(ranked), []
     for number, candidate in zip(numbers, ranked[:SHOWN], strict=False):
         timed = [job.seconds for job in candidate.jobs if job.seconds is not None]
-        cells = (
-            number,
-            candidate.show(metric),
-            *(short(candidate.jobs[0].value(name)) for name in sweep.parameters),
-            ", ".join(map(str, candidate.seeds)),
-            ", ".join(job.name for job in candidate.jobs),
-            duration(sum(timed) / len(timed) if timed else None),
-        )
-        table.add_row(*map(text.rich, cells))
-    console.print(table)
+        values = (effects.short(candidate.jobs[0].value(name)) for name in sweep.parameters)
+        seeds, names = map(str, candidate.seeds), (job.name for job in candidate.jobs)
+        time = page.duration(fmean(timed) if timed else None)
+        rows.append([number, candidate.show(metric), *values, ", ".join(seeds), ", ".join(names), time])
+    title = f"sweep {sweep.name}: {len(sweep.finished)} of {len(sweep.jobs)} jobs finished"
+    columns = ["rank", metric.title, *sweep.parameters, "seeds", "jobs", "wall time"]
+    text.print_table(columns, rows, title, right=columns[:2], width=WIDTH)
     if len(ranked) > SHOWN:
         print(f"and {len(ranked) - SHOWN} more configurations on the page")
     if any("=" in number for number in numbers):
@@ -97,10 +83,6 @@ def show(word: str, key: str | None, name: str | None) -> None:
     Raises:
         UserError: no such sweep, no finished job, or the experiment can't be saved.
     """
-    import math
-
-    from pipeline.sweeps import effects, jobs, page
-
     if name is not None:
         overrides.check_name(name)
     sweep = jobs.read(jobs.resolve(word))
@@ -132,31 +114,18 @@ def show(word: str, key: str | None, name: str | None) -> None:
 
 def overview() -> None:
     """Prints a table of all sweeps."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from pipeline.sweeps import jobs
-    from pipeline.sweeps.effects import candidates, find_metric
-
-    known = jobs.names()
-    if not known:
+    rows = []
+    for name in jobs.names():
+        sweep = jobs.read(name, spell=False)
+        metric = effects.find_metric(sweep, None)
+        ranked = effects.candidates(sweep, metric)
+        data = ", ".join(sorted({job.settings["data"]["name"] for job in sweep.finished}))
+        best = f"{metric.title} {ranked[0].show(metric)}" if ranked else "–"
+        rows.append([name, data, f"{len(sweep.finished)} of {len(sweep.jobs)}", best])
+    if not rows:
         print("no sweeps yet; one is: python -m pipeline.train --multirun model=scratch,probe seed=1,2")
         return
-    table = Table(title="sweeps")
-    for title in ("name", "data", "jobs", "best"):
-        table.add_column(title)
-    for name in known:
-        sweep = jobs.read(name, spell=False)
-        metric = find_metric(sweep, None)
-        ranked = candidates(sweep, metric)
-        cells = (
-            name,
-            ", ".join(sorted({job.settings["data"]["name"] for job in sweep.finished})),
-            f"{len(sweep.finished)} of {len(sweep.jobs)}",
-            f"{metric.title} {ranked[0].show(metric)}" if ranked else "–",
-        )
-        table.add_row(*map(text.rich, cells))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    text.print_table(["name", "data", "jobs", "best"], rows, "sweeps", width=WIDTH)
     print("a page of one: petfaces sweeps NAME")
 
 
