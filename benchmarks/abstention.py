@@ -23,7 +23,7 @@ from pipeline import split, train
 from pipeline.common import errors
 from pipeline.common.paths import ROOT
 from pipeline.config import compose
-from pipeline.data.dataset import ImageDataset, LooseImages, PackedDataset, still
+from pipeline.data.dataset import ImageDataset, LooseImages, PackedDataset, eval_transform
 from pipeline.evaluation import out_of_domain
 from pipeline.tasks import calibration
 from pipeline.training import assess
@@ -68,7 +68,7 @@ def judged(folder: Path, place: Path, cfg: DictConfig) -> dict[str, np.ndarray]:
         pack, found = PackedDataset.open(place), {}
         training = Training(cfg, pack, model, card)
         for part in ("val", "test"):
-            pictures = ImageDataset(pack, pack.rows(part), still(card.input))
+            pictures = ImageDataset(pack, pack.rows(part), eval_transform(card.input))
             shares = assess.of_pictures(training, pictures)
             found[part] = shares.max(axis=1)
             found[f"{part}_right"] = shares.argmax(axis=1) == pictures.targets

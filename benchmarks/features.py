@@ -17,7 +17,7 @@ from rich.table import Table
 from benchmarks.machine import described, interleaved
 from pipeline.common.paths import ROOT
 from pipeline.config import compose
-from pipeline.data.dataset import ImageDataset, PackedDataset, loader, still
+from pipeline.data.dataset import ImageDataset, PackedDataset, eval_transform, loader
 from pipeline.training import build, features
 
 
@@ -36,7 +36,9 @@ def main() -> None:
     training = build.build(cfg, pack)
     card = training.card
     rows = np.arange(min(given.pictures, len(pack.table)))
-    pictures, shuffled = (ImageDataset(pack, each, still(card.input)) for each in (rows, np.roll(rows, 1)))
+    pictures, shuffled = (
+        ImageDataset(pack, each, eval_transform(card.input)) for each in (rows, np.roll(rows, 1))
+    )
     sized = [batch for batch, _ in loader(pictures, cfg.model.batch_size, 0)]
 
     def engine(name: str, channels_last: bool = True):

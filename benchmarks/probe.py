@@ -27,7 +27,7 @@ from models.probe import fit_head
 from pipeline.common import tables
 from pipeline.common.paths import ROOT
 from pipeline.config import compose
-from pipeline.data.dataset import ImageDataset, PackedDataset, still
+from pipeline.data.dataset import ImageDataset, PackedDataset, eval_transform
 from pipeline.training import build
 from pipeline.training.features import features
 
@@ -80,7 +80,7 @@ def main() -> None:
         chosen = compose("model=probe", *given.overrides, *more)
         torch.set_num_threads(chosen.runtime.threads)
         training = build.build(chosen, pack)
-        return features(training, ImageDataset(pack, np.arange(len(y)), still(training.card.input)))
+        return features(training, ImageDataset(pack, np.arange(len(y)), eval_transform(training.card.input)))
 
     def plain(learn: np.ndarray, judged: np.ndarray, seed: int) -> np.ndarray:
         head = LogisticRegression(max_iter=5000)

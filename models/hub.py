@@ -18,7 +18,7 @@ class HubError(RuntimeError):
     """The hub does not provide the weights; the message gives a short reason."""
 
 
-def near(backbone: str, most: int = 5) -> list[str]:
+def similar_names(backbone: str, most: int = 5) -> list[str]:
     """timm's names similar to an unknown one: close spellings, the same family, variants."""
     names = timm.list_models()
     family = re.match(r"[a-z]*", backbone.lower())[0]

@@ -77,7 +77,7 @@ def create(
         WeightsError: unknown backbone, or its weights are not available.
     """
     if not timm.is_model(backbone):
-        near = ", ".join(hub.near(backbone))
+        near = ", ".join(hub.similar_names(backbone))
         raise WeightsError(
             f"timm has no model {backbone!r}{f'; near: {near}' if near else ''}; see timm.list_models()"
         )

@@ -141,7 +141,7 @@ def audit(cfg: DictConfig, place: Path) -> list[dict]:
     """
     import torch
 
-    from pipeline.data.dataset import ImageDataset, PackedDataset, still
+    from pipeline.data.dataset import ImageDataset, PackedDataset, eval_transform
     from pipeline.training import build
     from pipeline.training.features import features
 
@@ -151,7 +151,7 @@ def audit(cfg: DictConfig, place: Path) -> list[dict]:
     torch.set_num_threads(cfg.runtime.threads)
     training = build.build(cfg, pack)
     training.model.to(build.device(cfg))
-    everything = ImageDataset(pack, np.arange(len(pack.table)), still(training.card.input))
+    everything = ImageDataset(pack, np.arange(len(pack.table)), eval_transform(training.card.input))
     x, targets = features(training, everything), pack.targets
     groups, paths = pack.table["group"].to_numpy(), pack.table["path"].to_numpy()
     find_doubts = _doubts_of_several if pack.task.several else _doubts

@@ -42,7 +42,7 @@ def evaluate(train: Path, place: Path, out: Path, threads: int, workers: int) ->
     import torch
 
     from models.classifier import load
-    from pipeline.data.dataset import ImageDataset, LooseImages, PackedDataset, still
+    from pipeline.data.dataset import ImageDataset, LooseImages, PackedDataset, eval_transform
     from pipeline.evaluation import mistakes, out_of_domain, predictions
 
     target = atomic.Target(out, ("metrics.json", "model.sha256", "predictions.csv"))
@@ -54,7 +54,7 @@ def evaluate(train: Path, place: Path, out: Path, threads: int, workers: int) ->
     if card.classes != pack.classes:
         raise UserError(f"{train} knows other classes than {place}; run: dvc repro train")
     rows = pack.rows("test")
-    test_set = ImageDataset(pack, rows, still(card.input))
+    test_set = ImageDataset(pack, rows, eval_transform(card.input))
     probabilities = predictions.predict(model, test_set, BATCH, workers)
     assessed = model.task.assess(card, probabilities, test_set.targets)
     photographs = LooseImages(out_of_domain.photographed(PHOTOGRAPHS, seed=0), card.input)

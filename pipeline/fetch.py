@@ -103,7 +103,7 @@ def write_folder(path: Path, target: Path) -> str:
         if photos.is_named_as_picture(file.name)
     ]
     if skipped:
-        _log.warning("%s", photos.told_of_hidden(skipped))
+        _log.warning("%s", photos.hidden_message(skipped))
     if not files:
         raise UserError(f"{path} is empty; put pictures there, a folder a class, or name another fetch.path")
     unwatched = []

@@ -198,7 +198,7 @@ def main(cfg: DictConfig) -> None:
         summary = pack(data / "archive", data / "pack", cfg.pack.max_side, cfg.pack.classes, hidden, task)
     finally:  # also on failure: the hidden files may be the only ones
         if hidden_pictures := list(filter(photos.is_named_as_picture, hidden)):
-            _log.warning("%s", photos.told_of_hidden(hidden_pictures))
+            _log.warning("%s", photos.hidden_message(hidden_pictures))
     log.result(
         f"{summary['pictures']:,} pictures in {summary['classes']} classes, "
         f"{summary['quarantined']} quarantined (see data/{cfg.data.name}/pack/quarantine.csv)"

@@ -155,7 +155,7 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
         "candidates": {model: candidate.sha256 for model, candidate in candidates.items()},
         "challenger": best,
         **outcome,
-        "looks": tracking.looks(name, candidates[best].lineage["data"]["split"]),
+        "looks": tracking.uses_of_test_split(name, candidates[best].lineage["data"]["split"]),
         "champion": {
             "model": champion.card.name,
             "sha256": champion.sha256,
@@ -199,7 +199,7 @@ def _outcome(
         return _untested(f"the challenger was taken out of office: {withdrawn}", promoted=False)
     outcome = decide(challenger, champion, significance)
     if outcome["paired_test"]:
-        tracking.count_look(name, number, current[1], outcome["reason"])
+        tracking.count_use_of_test_split(name, number, current[1], outcome["reason"])
     return outcome
 
 
@@ -215,7 +215,9 @@ def main(cfg: DictConfig) -> None:
     with tracking.reachable():
         # DVC has cleared the folder; this does it for a manual run, once MLflow is reachable.
         folder = runs / "register"
-        atomic.check_own(folder, str(seal.near(folder)), "move it away", "decision.json", below=True)
+        atomic.check_own(
+            folder, str(seal.relative_to_root(folder)), "move it away", "decision.json", below=True
+        )
         shutil.rmtree(folder, ignore_errors=True)
         decision = register(runs, ROOT / "data" / cfg.data.name, list(cfg.models), cfg.register.significance)
     champion = decision["champion"]

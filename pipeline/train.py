@@ -28,7 +28,7 @@ from pipeline.training.distributed import own_processes
 _log = logging.getLogger(__name__)
 
 # Files that identify a train folder, which a new training may replace.
-LEFT = ("weights.safetensors", "model.json", "config.yaml", "lineage.json", "metrics.json")
+OUTPUT_FILES = ("weights.safetensors", "model.json", "config.yaml", "lineage.json", "metrics.json")
 # Folders of the checkout that no training may write to.
 SOURCES = ("benchmarks", "conf", "data", "docs", "models", "photos", "pipeline", "reports", "tests")
 
@@ -167,7 +167,7 @@ def _target(cfg: DictConfig) -> atomic.Target:
         raise UserError(f"{what} is among the project's own files; {advice}")
     if parts in (("runs",), ("runs", "single"), ("runs", "sweeps")) or out.suffix == ".part":
         raise UserError(f"{what} is no name for one training; {advice}")
-    target = atomic.Target(out, LEFT, what, advice)
+    target = atomic.Target(out, OUTPUT_FILES, what, advice)
     target.check()
     return target
 

@@ -117,7 +117,7 @@ def test_a_picture_in_the_wrong_folder_comes_first_with_the_right_name(tmp_path)
 
 
 def test_the_probe_finds_the_audits_features(tmp_path, monkeypatch):
-    from pipeline.data.dataset import ImageDataset, PackedDataset, still
+    from pipeline.data.dataset import ImageDataset, PackedDataset, eval_transform
     from pipeline.training import build, features
 
     _packed(tmp_path)
@@ -126,7 +126,7 @@ def test_the_probe_finds_the_audits_features(tmp_path, monkeypatch):
     monkeypatch.setattr(features, "_compute", lambda *_: pytest.fail("features were computed again"))
     packed = PackedDataset.open(tmp_path)
     training = build.build(cfg, packed)
-    pictures = ImageDataset(packed, packed.rows("train"), still(training.card.input))
+    pictures = ImageDataset(packed, packed.rows("train"), eval_transform(training.card.input))
     assert features.features(training, pictures).shape == (len(pictures), 1280)
 
 

@@ -20,7 +20,7 @@ def _answers(temperature: float, pictures: int = 4000, classes: int = 8) -> tupl
     logits = rng.normal(0, 2, (pictures, classes))
     fair = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     targets = np.array([rng.choice(classes, p=row) for row in fair])
-    return calibration.soften(fair, 1 / temperature), targets
+    return calibration.apply_temperature(fair, 1 / temperature), targets
 
 
 @pytest.mark.parametrize("wrong", [0.4, 1.0, 3.0])
@@ -31,7 +31,7 @@ def test_the_temperature_is_found(wrong):
 
 def test_a_temperature_moves_no_answer():
     probabilities, _ = _answers(1.0)
-    softer = calibration.soften(probabilities.astype(np.float32), 2.5)
+    softer = calibration.apply_temperature(probabilities.astype(np.float32), 2.5)
     assert softer.dtype == np.float32
     assert np.allclose(softer.sum(axis=1), 1, atol=1e-6)
     assert (softer.argmax(axis=1) == probabilities.argmax(axis=1)).all()

@@ -11,7 +11,7 @@ from models import classifier
 from pipeline import config, train
 from pipeline.artifacts import onnx_export
 from pipeline.common.errors import UserError
-from pipeline.data.dataset import ImageDataset, LooseImages, PackedDataset, still
+from pipeline.data.dataset import ImageDataset, LooseImages, PackedDataset, eval_transform
 from pipeline.evaluation import predictions
 from pipeline.portable import OnnxClassifier
 from pipeline.training import build, features
@@ -27,7 +27,7 @@ def computed(repro, house, tmp_path, monkeypatch):
 
     def _computed(rows, *overrides) -> np.ndarray:
         training = build.build(config.compose(*PROBE, *overrides), pack)
-        pictures = ImageDataset(pack, np.asarray(rows), still(training.card.input))
+        pictures = ImageDataset(pack, np.asarray(rows), eval_transform(training.card.input))
         return features.features(training, pictures)
 
     return _computed
@@ -95,7 +95,7 @@ def test_the_stage_after_the_audit_computes_nothing(repro, house, monkeypatch):
     cfg = config.compose(*PROBE)
     training = build.build(cfg, pack)
     monkeypatch.setattr(features, "_compute", lambda *_: pytest.fail("features were computed again"))
-    everything = ImageDataset(pack, np.arange(len(pack.table)), still(training.card.input))
+    everything = ImageDataset(pack, np.arange(len(pack.table)), eval_transform(training.card.input))
     assert len(features.features(training, everything)) == len(everything)
 
 
@@ -104,7 +104,7 @@ def test_a_probe_is_judged_by_its_features_as_by_its_pictures(repro, house, tmp_
     metrics = train.train(cfg)
     model, card = classifier.load(tmp_path / "out")
     pack = PackedDataset.open(house / "data/sample")
-    pictures = ImageDataset(pack, pack.rows("val"), still(card.input))
+    pictures = ImageDataset(pack, pack.rows("val"), eval_transform(card.input))
     right = predictions.predict(model, pictures, 16).argmax(axis=1) == pictures.targets
     assert metrics["val/top1"] == pytest.approx(right.mean())
 

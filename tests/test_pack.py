@@ -465,7 +465,7 @@ def test_hidden_pictures_of_an_archive_are_told_with_their_number(tmp_path):
         archive = write(tmp_path / "archive", dict.fromkeys(names, _picture()))
         assert pack.pack(archive, tmp_path / "pack", 32, hidden=hidden)["pictures"] == 2
         assert hidden == [*(f".cats/{number}.jpg" for number in range(5)), ".notes"]
-    told = photos.told_of_hidden(hidden[:5])
+    told = photos.hidden_message(hidden[:5])
     assert told.endswith(": 5 (.cats/0.jpg, .cats/1.jpg, .cats/2.jpg and 2 more)")
 
 

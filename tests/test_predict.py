@@ -63,7 +63,7 @@ def test_in_a_folder_the_content_decides_and_what_is_skipped_is_counted(album, t
     assert found == ["IMG.HEIC", "a.jfif", "b.jpe", "c.mpo", "d", "e.dat", "f.avif", "gone.jpg"]
     assert skipped == {".txt": 2, ".jpg": 1, "": 1, "hidden": 1}
     told = "skipped as no pictures: 5 (2 .txt, 1 without a suffix, 1 .jpg, 1 hidden)"
-    assert photos.told_of(skipped) == told
+    assert photos.skipped_message(skipped) == told
 
 
 def test_a_folder_gives_what_lies_behind_links_and_counts_what_is_hidden(album, tmp_path):
@@ -121,7 +121,7 @@ def test_a_pipe_or_a_device_is_refused_and_nothing_waits(tmp_path):
 
 def test_what_is_skipped_is_told_in_one_line_whatever_it_is_called():
     skipped = Counter({f".{number}": 10 - number for number in range(9)} | {".\x1b[31m\n": 99})
-    told = photos.told_of(skipped)
+    told = photos.skipped_message(skipped)
     assert "\n" not in told and "\x1b" not in told
     assert told.endswith(" (99 .\\x1b[31m\\n, 10 .0, 9 .1, 8 .2, 7 .3, 20 others)")
 

@@ -66,7 +66,9 @@ def test_a_model_that_is_lost_in_mlflow_does_not_end_the_repair_of_the_others(ho
         raise UserError("no such model")
 
     brought, folder = [], house / "runs/sample/train/scratch"
-    kept = [artifacts.Kept(name, folder, put) for name, put in (("one", lost), ("two", brought.append))]
+    kept = [
+        artifacts.StoredFolder(name, folder, put) for name, put in (("one", lost), ("two", brought.append))
+    ]
     monkeypatch.setattr("pipeline.maintenance.verify._twin", lambda *_: folder)
     found = Found(Cache.open(), kept=[(each, ["weights.safetensors is damaged"]) for each in kept])
     assert repair(found) == ["one in MLflow: no such model"]

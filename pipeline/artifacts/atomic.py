@@ -47,7 +47,7 @@ class Target:
         Raises:
             UserError: `out` holds something that this program did not write.
         """
-        _check(self.out, self.what or str(seal.near(self.out)), self.needed, self.advice)
+        _check(self.out, self.what or str(seal.relative_to_root(self.out)), self.needed, self.advice)
 
     def begin(self) -> Path:
         """Creates and returns the temporary folder, after deleting leftovers of a killed process.
@@ -57,7 +57,12 @@ class Target:
         """
         self.check()
         if self.part.is_symlink() or not (self.part / MARK).is_file():
-            _check(self.part, str(seal.near(self.part)), self.needed, "it is in the way: move it away")
+            _check(
+                self.part,
+                str(seal.relative_to_root(self.part)),
+                self.needed,
+                "it is in the way: move it away",
+            )
         shutil.rmtree(self.part, ignore_errors=True)
         self.part.mkdir(parents=True)
         (self.part / MARK).touch()
@@ -142,12 +147,12 @@ def check_own(folder: Path, what: str, advice: str, *written: str, below: bool =
         folder: an existing directory.
         what: its name in the message.
         advice: what the user should do if it was changed.
-        written: see `seal.foreign`.
-        below: see `seal.foreign`.
+        written: see `seal.foreign_files`.
+        below: see `seal.foreign_files`.
 
     Raises:
         UserError: names the files that were added or changed.
     """
-    if found := seal.foreign(folder, *written, below=below):
+    if found := seal.foreign_files(folder, *written, below=below):
         shown = listed(list(map(printable, found)), 3)
         raise UserError(f"{what} holds what was added or changed there ({shown}); {advice}")

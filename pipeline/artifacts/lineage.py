@@ -10,13 +10,13 @@ from pipeline.common import text, yaml_files
 from pipeline.common.paths import ROOT
 
 # Top-level config keys that don't change the result.
-WITHOUT_EFFECT = ("out", "models", "fetch", "register")
+IGNORED_KEYS = ("out", "models", "fetch", "register")
 
 
 def settings_of(cfg: DictConfig) -> dict:
     """The resolved config as plain values, without passwords and keys that don't change the result."""
     tree = OmegaConf.to_container(cfg, resolve=False)
-    for key in WITHOUT_EFFECT:
+    for key in IGNORED_KEYS:
         tree.pop(key, None)
     tree = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
     # None means Lightning's default; other versions of Lightning may have more arguments.

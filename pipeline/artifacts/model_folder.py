@@ -110,7 +110,7 @@ class ModelFolder:
             rows = sorted(tables.read(file), key=lambda row: (row["sha256"], row["label"]))
             return [{key: row[key] for key in ("sha256", "label", "predicted")} for row in rows]
         except (OSError, ValueError, LookupError) as error:
-            raise UserError(f"{seal.near(file)} is missing or damaged") from error
+            raise UserError(f"{seal.relative_to_root(file)} is missing or damaged") from error
 
 
 def trained(runs: Path) -> list[Path]:

@@ -105,7 +105,8 @@ def to_onnx(train: Path, target: Path) -> None:
         raise
     except Exception as error:  # PyTorch's exporter raises many types for networks that it can't trace
         raise UserError(
-            f"the network of {seal.near(train)} can't be exported ({type(error).__name__}); choose another"
+            f"the network of {seal.relative_to_root(train)} can't be exported ({type(error).__name__}); choose "
+            "another"
         ) from error
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -115,7 +116,9 @@ def to_onnx(train: Path, target: Path) -> None:
     try:
         portable.OnnxClassifier(target)  # the export must load under the same checks that its users run
     except portable.DamagedError as error:
-        raise UserError(f"{seal.near(train)} can't be exported: {error}; choose another network") from error
+        raise UserError(
+            f"{seal.relative_to_root(train)} can't be exported: {error}; choose another network"
+        ) from error
 
 
 def _whole(network: "onnx.ModelProto", card: ModelCard) -> "onnx.ModelProto":

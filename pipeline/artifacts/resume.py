@@ -17,16 +17,18 @@ from pipeline.common import paths, yaml_files
 from pipeline.common.errors import UserError
 
 # Keys of `trainer` and `runtime` that change speed, output or checkpointing, but not the result.
-WITHOUT_EFFECT = (
+IGNORED_TRAINER_KEYS = (
     *("workers", "checkpoint_minutes"),
     *("profiler", "enable_progress_bar", "enable_model_summary", "detect_anomaly"),
 )
 
 
 def effective(settings: dict) -> dict:
-    """The settings without those that don't change the result (WITHOUT_EFFECT)."""
+    """The settings without those that don't change the result (IGNORED_TRAINER_KEYS)."""
     groups = {
-        group: {key: value for key, value in settings.get(group, {}).items() if key not in WITHOUT_EFFECT}
+        group: {
+            key: value for key, value in settings.get(group, {}).items() if key not in IGNORED_TRAINER_KEYS
+        }
         for group in ("trainer", "runtime")  # older runs have no runtime group
     }
     return settings | groups

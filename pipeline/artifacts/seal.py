@@ -22,7 +22,7 @@ def seal(folder: Path) -> None:
     (folder / portable.SUMS).write_text("".join(lines), encoding="utf-8")
 
 
-def near(path: Path) -> Path:
+def relative_to_root(path: Path) -> Path:
     """A path for messages: relative to the project's root if it is inside."""
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
@@ -42,15 +42,15 @@ def check(folder: Path, name: str | None = None) -> None:
     """
     if not (folder / portable.SUMS).is_file():
         raise UserError(
-            f"{name or near(folder)} has no {portable.SUMS} (an older version made it?); make it again, "
-            f"or take it as it is: petfaces verify --seal {near(folder)}"
+            f"{name or relative_to_root(folder)} has no {portable.SUMS} (an older version made it?); make it "
+            f"again, or take it as it is: petfaces verify --seal {relative_to_root(folder)}"
         )
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     stats = ((file, file.stat()) for file in files)
     stamps = tuple((str(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for file, stat in stats)
     if wrong := _damaged(folder, stamps):
-        raise UserError(f"{name or near(folder)}: {', '.join(wrong)}; run: {REPAIR}")
-    portable.tell_extra(folder, str(name or near(folder)))
+        raise UserError(f"{name or relative_to_root(folder)}: {', '.join(wrong)}; run: {REPAIR}")
+    portable.warn_of_unsealed(folder, str(name or relative_to_root(folder)))
 
 
 @functools.cache
@@ -76,7 +76,7 @@ def hash_of(files: Iterable[tuple[Path, str]]) -> str:
     return whole.hexdigest()
 
 
-def foreign(folder: Path, *written: str, below: bool = False) -> list[str]:
+def foreign_files(folder: Path, *written: str, below: bool = False) -> list[str]:
     """Files that were added or changed since this program wrote a folder, one description each.
 
     Args:

@@ -56,7 +56,7 @@ def figures(file: Path, *keys: str) -> dict:
     tree = json_object(file, *keys)
     for key, value in tree.items():
         if not (portable.is_number(value) or (type(value) is float and math.isnan(value))):
-            raise UserError(f"{seal.near(file)}: {key[:50]}={str(value)[:50]} is no figure")
+            raise UserError(f"{seal.relative_to_root(file)}: {key[:50]}={str(value)[:50]} is no figure")
     return tree
 
 
@@ -69,10 +69,12 @@ def json_object(file: Path, *keys: str) -> dict:
     try:
         tree = portable.read_json(file, numbers_only=False)
     except portable.DamagedError as error:
-        raise UserError(f"{seal.near(file)} is missing or damaged") from error
+        raise UserError(f"{seal.relative_to_root(file)} is missing or damaged") from error
     lacks = [key for key in keys if not isinstance(tree, dict) or key not in tree]
     if lacks or not isinstance(tree, dict):
-        raise UserError(f"{seal.near(file)} is of an older form, it has no {', '.join(lacks) or 'keys'}")
+        raise UserError(
+            f"{seal.relative_to_root(file)} is of an older form, it has no {', '.join(lacks) or 'keys'}"
+        )
     return tree
 
 
@@ -84,7 +86,7 @@ def lineage(folder: Path, *keys: str) -> dict:
     """
     file = folder / "lineage.json"
     tree = json_object(file, *keys)
-    where, data = seal.near(file), tree.get("data")
+    where, data = seal.relative_to_root(file), tree.get("data")
     if not isinstance(data, dict) or not isinstance(tree.get("environment", {}), dict):
         raise UserError(f"{where} is damaged: data and environment must be mappings")
     name(data.get("name"), f"{where}: data.name")
@@ -114,9 +116,9 @@ def settings(folder: Path) -> dict:
     groups = [tree.get(group) for group in ("data", "model")]
     others = [tree.get(group, {}) for group in ("augment", "trainer", "runtime", "pack", "split")]
     if type(tree.get("seed")) is not int or not all(isinstance(group, dict) for group in groups + others):
-        raise UserError(f"{seal.near(file)} is missing, damaged or of an older form")
+        raise UserError(f"{seal.relative_to_root(file)} is missing, damaged or of an older form")
     for group in ("data", "model"):
-        name(tree[group].get("name"), f"{seal.near(file)}: {group}.name")
+        name(tree[group].get("name"), f"{seal.relative_to_root(file)}: {group}.name")
     return tree
 
 
@@ -133,19 +135,19 @@ def yaml_object(file: Path, resolved: bool = True) -> dict:
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # much faster; a sweep has hundreds of files
-    wrong = f"{seal.near(file)} is missing, damaged or of an older form"
+    wrong = f"{seal.relative_to_root(file)} is missing, damaged or of an older form"
     try:
         if not file.is_file() or file.stat().st_size > MAX_YAML:
             raise UserError(wrong)
         text = file.read_text(encoding="utf-8")
         # A few lines of nested aliases can expand to gigabytes.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=loader)):
-            raise UserError(f"{seal.near(file)} has aliases, which are not read")
+            raise UserError(f"{seal.relative_to_root(file)} has aliases, which are not read")
         tree = yaml.load(text, Loader=loader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(wrong) from error
     if not isinstance(tree, dict) or not _is_tree(tree, resolved):
-        raise UserError(f"{seal.near(file)} holds something else than names and plain values")
+        raise UserError(f"{seal.relative_to_root(file)} holds something else than names and plain values")
     return tree
 
 

@@ -48,7 +48,7 @@ class PackedDataset:
             UserError: they are missing, damaged, or don't belong together.
         """
         if not (place / "split.csv").is_file() or not (place / "pack/pack.json").is_file():
-            raise UserError(f"{seal.near(place)} has no packed pictures; run: dvc repro split")
+            raise UserError(f"{seal.relative_to_root(place)} has no packed pictures; run: dvc repro split")
         seal.check(place / "pack")
         summary = pack_index.read_summary(place / "pack")
         index, split = pack_index.read_index(place / "pack"), pack_index.read_split(place / "split.csv")
@@ -62,7 +62,9 @@ class PackedDataset:
         targets = task.targets(table["label"].tolist(), classes)
         for split in ("val", "test"):
             if not task.counts(targets[table["split"] == split], len(classes)).any():
-                raise UserError(f"{seal.near(place)}: {split} has no picture of any class; add some")
+                raise UserError(
+                    f"{seal.relative_to_root(place)}: {split} has no picture of any class; add some"
+                )
         return cls(
             folder=place / "pack",
             table=table,
@@ -139,7 +141,7 @@ class ImageDataset(Dataset):
 
 
 class LooseImages(Dataset):
-    """Images outside any pack, shrunk as for a pack and resized by `still`; their target is 0.
+    """Images outside any pack, shrunk as for a pack and resized by `eval_transform`; their target is 0.
 
     Args:
         pictures: each uint8 H×W×3, of any size.
@@ -150,7 +152,7 @@ class LooseImages(Dataset):
     """
 
     def __init__(self, pictures: list[np.ndarray], sizing: Preprocessing):
-        self.pictures, self.max_side, self.size = pictures, sizing.max_side, still(sizing)
+        self.pictures, self.max_side, self.size = pictures, sizing.max_side, eval_transform(sizing)
 
     @property
     def hashes(self) -> list[str]:
@@ -235,7 +237,7 @@ def balanced_chances(targets: np.ndarray) -> np.ndarray:
     return 1 / (counts[targets] * np.count_nonzero(counts))
 
 
-def still(sizing: Preprocessing) -> Callable[..., np.ndarray]:
+def eval_transform(sizing: Preprocessing) -> Callable[..., np.ndarray]:
     """The deterministic resize used everywhere outside training.
 
     Args:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 
 from pipeline import portable
-from pipeline.data.dataset import still
+from pipeline.data.dataset import eval_transform
 from pipeline.portable import Preprocessing
 
 SIDE = 128
@@ -42,7 +42,7 @@ class Outliers:
         """Appends patterns, chosen by torch's RNG, to a batch of images, uint8 N×H×W×3."""
         side = pictures.shape[1]
         if self.sized.shape[1] != side:  # a training uses a few sizes, one after another
-            size = still(replace(self.sizing, size=side))
+            size = eval_transform(replace(self.sizing, size=side))
             self.sized = np.stack([size(pattern) for pattern in self.pool])
         chosen = torch.randint(len(self.sized), (self.count,)).numpy()
         return torch.cat([pictures, torch.from_numpy(self.sized[chosen]).to(pictures.device)])

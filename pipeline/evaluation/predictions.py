@@ -10,7 +10,7 @@ from pipeline.data.dataset import ImageDataset, LooseImages, loader
 def predict(
     model: Classifier, pictures: ImageDataset | LooseImages, batch_size: int, workers: int = 0
 ) -> np.ndarray:
-    """Probabilities, images × classes float32, of images that are resized by `still`."""
+    """Probabilities, images × classes float32, of images that are resized by `eval_transform`."""
     model.eval()
     with torch.inference_mode():
         batches = (batch.to(model.device) for batch, _ in loader(pictures, batch_size, workers))

@@ -162,7 +162,7 @@ def predict(words: list[str], model: str | None, top: int, kind: str) -> int:
             if "error" not in answer or writes_errors:
                 write(name, answer)
     if skipped:
-        _log.warning("%s", photos.told_of(skipped))
+        _log.warning("%s", photos.skipped_message(skipped))
     if not seen:
         raise UserError(f"{text.shortened(', '.join(words), 300)}: no pictures there ({', '.join(FORMATS)})")
     # For programs, notes go to stderr, apart from the data.

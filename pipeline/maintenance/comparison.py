@@ -33,7 +33,7 @@ def differences(then: dict, now: dict) -> list[str]:
     ]
 
 
-def apart(then: Path, now: Path) -> str:
+def max_difference(then: Path, now: Path) -> str:
     """The largest difference between the weights of two train folders, in words."""
     from models.classifier import read_weights
 
@@ -57,7 +57,7 @@ def verdict(then: Path, now: Path, differ: list[str]) -> tuple[bool, list[str]]:
     if before != after:
         why = f"first difference: {differ[0]}" if differ else "nothing in the lineage differs"
         return False, [
-            f"other weights (sha256 {before[:12]} then, {after[:12]} now, {apart(then, now)})",
+            f"other weights (sha256 {before[:12]} then, {after[:12]} now, {max_difference(then, now)})",
             why,
         ]
     messages = [f"identical weights (sha256 {before[:12]})"]

@@ -48,13 +48,14 @@ class Found:
         """One line per damaged item."""
         known = {md5: file for file, md5 in self.cache.files().items()}
         known |= {md5: ROOT / path for path, md5 in self.cache.outs.items()}
-        names = ((file, known.get(file.parent.name + file.name)) for file in self.objects)
+        shown = seal.relative_to_root
+        copies = {file: known.get(file.parent.name + file.name) for file in self.objects}
         return [
-            *(f"{seal.near(folder)}: {', '.join(wrong)}" for folder, wrong in self.folders.items()),
-            *(f"{seal.near(file)}: not what dvc.lock says" for file in self.files),
+            *(f"{shown(folder)}: {', '.join(wrong)}" for folder, wrong in self.folders.items()),
+            *(f"{shown(file)}: not what dvc.lock says" for file in self.files),
             *(
-                f"{seal.near(file)}: DVC's copy{f' of {seal.near(of)}' if of else ''} is not as it was stored"
-                for file, of in names
+                f"{shown(file)}: DVC's copy{f' of {shown(of)}' if of else ''} is not as it was stored"
+                for file, of in copies.items()
             ),
             *(f"{kept.name} in MLflow: {', '.join(wrong)}" for kept, wrong in self.kept),
         ]
@@ -71,12 +72,12 @@ def look(target: Path) -> Found:
     found.objects = [file for file in objects if not whole(file)]
     for folder in _sealed():
         if not (folder / portable.SUMS).is_file():
-            found.unsealed.append(str(seal.near(folder)))
+            found.unsealed.append(str(seal.relative_to_root(folder)))
         elif wrong := portable.damaged(folder):
             found.folders[folder] = wrong
         else:
             found.sound.append(folder)
-            found.extra += [str(seal.near(folder / name)) for name in portable.extra(folder)]
+            found.extra += [str(seal.relative_to_root(folder / name)) for name in portable.extra(folder)]
     sealed = len(found.folders) + len(found.sound)
     # Other outs of DVC. A file that its status reports as changed was changed on purpose; DVC compares
     # mtimes, so a file that it takes for unchanged must have the same bytes.
@@ -144,13 +145,15 @@ def repair(found: Found) -> list[str]:
                 )
     for folder, wrong in found.folders.items():
         if all(phrase.endswith(" is not sealed") for phrase in wrong):  # it may belong to the user
-            todo.append(f"{seal.near(folder)}: move away what is not sealed")
+            todo.append(f"{seal.relative_to_root(folder)}: move away what is not sealed")
             continue
         twin = _twin(folder, found.sound)
         out = next((path for path in cache.outs if {folder, *folder.parents} & {ROOT / path}), None)
         group, name = folder.relative_to(ROOT).parts[:2]
         if twin is None and out is None and (group, name) in (("runs", "single"), ("runs", "sweeps")):
-            todo.append(f"{seal.near(folder)}: train it again; its choices stand in its config.yaml")
+            todo.append(
+                f"{seal.relative_to_root(folder)}: train it again; its choices stand in its config.yaml"
+            )
             continue
         _remove(folder)
         if twin:

@@ -33,7 +33,7 @@ from .seals import (
     sealed,
     sha256_of,
     sums,
-    tell_extra,
+    warn_of_unsealed,
 )
 
 

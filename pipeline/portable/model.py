@@ -16,7 +16,7 @@ from .errors import DamagedError, UnreadableError, reason
 from .images import read_picture
 from .onnx_file import read_onnx
 from .resizing import shrink
-from .seals import damaged, tell_extra
+from .seals import damaged, warn_of_unsealed
 
 ANSWER_SECONDS = 60  # per image
 
@@ -108,7 +108,7 @@ class OnnxClassifier:
                 f"{folder}: {', '.join(wrong)}; take another copy of the model, or, "
                 "in the project that made it, run: petfaces verify --repair"
             )
-        tell_extra(folder, str(folder))
+        warn_of_unsealed(folder, str(folder))
         self.card = read_card(folder)
         self.classes, self.unsure_below = self.card.classes, self.card.unsure_below
         model = read_onnx(self._file)

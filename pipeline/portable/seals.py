@@ -125,7 +125,7 @@ def extra(folder: Path) -> list[str]:
     return [name for name in entries(folder) if name not in known and not _GENERATED.search(f"/{name}")]
 
 
-def tell_extra(folder: Path, name: str) -> None:
+def warn_of_unsealed(folder: Path, name: str) -> None:
     """Warns of unsealed files in an intact folder, in one line and once per process."""
     names = extra(folder)
     key = (folder.resolve(), *names)

@@ -169,7 +169,7 @@ def is_named_as_picture(name: str) -> bool:
     return name.lower().endswith(NAMED_AS_PICTURES)
 
 
-def told_of_hidden(names: list[str]) -> str:
+def hidden_message(names: list[str]) -> str:
     """A one-line message with the number of images skipped because they are hidden, and the first names."""
     shown = ", ".join(shortened(name, 60) for name in sorted(names)[:3])
     more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
@@ -193,7 +193,7 @@ def _is_picture(path: Path, suffix: str) -> bool:
     return any(Image.OPEN[kind][1](start) for kind in FORMATS)
 
 
-def told_of(skipped: Counter) -> str:
+def skipped_message(skipped: Counter) -> str:
     """A one-line message with the number of skipped files and their suffixes."""
     shown = skipped.most_common(SHOWN)
     kinds = [f"{count:,} {printable(suffix) or 'without a suffix'}" for suffix, count in shown]

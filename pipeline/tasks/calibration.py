@@ -51,7 +51,7 @@ def binary_logits(probabilities: np.ndarray) -> np.ndarray:
     return logit(np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7))
 
 
-def soften(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Probabilities after dividing the logits by a temperature; the dtype is kept."""
     scaled = _logits(probabilities) / temperature
     return np.exp(scaled - np.logaddexp.reduce(scaled, axis=1, keepdims=True)).astype(probabilities.dtype)

@@ -100,7 +100,9 @@ class SingleLabel(Task):
         self, card: ModelCard, probabilities: np.ndarray, targets: np.ndarray
     ) -> tuple[ModelCard, np.ndarray]:
         temperature = calibration.temperature(probabilities, targets)
-        return replace(card, temperature=temperature), calibration.soften(probabilities, temperature)
+        return replace(card, temperature=temperature), calibration.apply_temperature(
+            probabilities, temperature
+        )
 
     def choose_thresholds(
         self,

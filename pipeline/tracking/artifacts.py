@@ -10,14 +10,14 @@ from pipeline import portable
 from pipeline.common.errors import UserError
 from pipeline.tracking import places
 from pipeline.tracking.address import local_file
-from pipeline.tracking.store import client, is_refusal, reachable, silent, versions_of
+from pipeline.tracking.store import client, error_message, is_refusal, reachable, versions_of
 
 WRAPPING = "wrapping_sha256"  # version tag: hashes of the files around the exported model
 LATER = ("registered_model_meta",)  # added by MLflow when it copies a version
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredFolder:
     """A folder among MLflow's artifacts.
 
     Attributes:
@@ -64,7 +64,7 @@ def _wraps(name: str) -> bool:
     return not name.startswith("data/") and name not in LATER
 
 
-def registered(target: Path) -> Iterator[Kept]:
+def registered(target: Path) -> Iterator[StoredFolder]:
     """Yields each version's exported model, the files MLflow added to it, train folder and evaluation.
 
     Args:
@@ -83,7 +83,7 @@ def registered(target: Path) -> Iterator[Kept]:
                     yield from _folders_of(version, Path(tempfile.mkdtemp(dir=target)))
 
 
-def _folders_of(version, target: Path) -> Iterator[Kept]:
+def _folders_of(version, target: Path) -> Iterator[StoredFolder]:
     import mlflow
 
     address = f"models:/{version.name}/{version.version}"
@@ -93,7 +93,7 @@ def _folders_of(version, target: Path) -> Iterator[Kept]:
         if not isinstance(error, UserError) and not is_refusal(error):
             raise
         # One bad version must not hide the others.
-        yield Kept(f"{address} ({silent(error)})", target / "gone", lambda folder: None)
+        yield StoredFolder(f"{address} ({error_message(error)})", target / "gone", lambda folder: None)
         return
     model_dir = _fetch(target, artifact_uri=address)
     exported = next(model_dir.glob("data/*/model.json"), model_dir / "data/gone/model.json").parent
@@ -108,12 +108,12 @@ def _folders_of(version, target: Path) -> Iterator[Kept]:
         places.check(version.run_id, writing=True)
         client().log_artifacts(version.run_id, str(folder), part)
 
-    yield Kept(address, exported, lambda folder: put_model(folder, subfolder))
-    yield Kept(
+    yield StoredFolder(address, exported, lambda folder: put_model(folder, subfolder))
+    yield StoredFolder(
         f"{address}, code and MLmodel", model_dir, put_model, _hashes_from_tag(version.tags.get(WRAPPING))
     )
     for part in ("train", "evaluation"):
-        yield Kept(
+        yield StoredFolder(
             f"{address}, {part}",
             _fetch(target, run_id=version.run_id, artifact_path=part),
             lambda folder, part=part: put_part(folder, part),

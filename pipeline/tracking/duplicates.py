@@ -14,7 +14,7 @@ from pipeline.tracking import places
 from pipeline.tracking.address import local_file
 from pipeline.tracking.locks import creating, writing
 from pipeline.tracking.promotion import WITHDRAWN, changes
-from pipeline.tracking.runs import NOTE, PARENT, UNFINISHED, tell_sweep
+from pipeline.tracking.runs import NOTE, PARENT, UNFINISHED, update_sweep_note
 from pipeline.tracking.store import client, versions_of
 
 # Not copied: MLflow's own tags, and those on how the run was written.
@@ -98,7 +98,7 @@ def _merge_runs(experiment: str) -> int:
         deleted += _delete([run.info.run_id for run in others])
     for parent in parents - {None}:
         if job := next((run for run in runs if run.data.tags.get(PARENT) == parent), None):
-            tell_sweep(job.info.run_id)
+            update_sweep_note(job.info.run_id)
     return deleted
 
 

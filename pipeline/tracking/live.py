@@ -15,7 +15,7 @@ from pipeline.common.paths import ROOT
 from pipeline.portable import ModelCard
 from pipeline.tracking import descriptions, runs, store
 from pipeline.tracking.locks import writing
-from pipeline.tracking.store import answering_within, client, experiment_id, find_or_create_run, silent
+from pipeline.tracking.store import answering_within, client, error_message, experiment_id, find_or_create_run
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class Run:
         client().set_tag(self.run_id, BROKEN_OFF, reason)
         client().set_tag(self.run_id, runs.NOTE, descriptions.failed(reason))
         client().set_terminated(self.run_id, status)
-        runs.tell_sweep(self.run_id)
+        runs.update_sweep_note(self.run_id)
 
     def _try(self, action: Callable[[], None], patient: bool = False) -> bool:
         """Runs the action unless MLflow failed recently; returns whether it succeeded.
@@ -122,7 +122,7 @@ class Run:
                 _log.warning(
                     "%s; the files are complete, what is missing there is sent later, or by: petfaces "
                     "tracking sync",
-                    silent(error),
+                    error_message(error),
                 )
             self.warned = self.doubt = True
             self.silent_until = time.monotonic() + self.pause

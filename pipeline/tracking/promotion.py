@@ -207,12 +207,12 @@ def promoted_because(name: str, number: str) -> str:
     return client().get_model_version(name, number).tags.get("promoted", "set by hand")
 
 
-def count_look(name: str, number: str, champion_model: str, outcome: str) -> None:
+def count_use_of_test_split(name: str, number: str, champion_model: str, outcome: str) -> None:
     """Tags the challenger as tested against a champion; repeating a pair counts once."""
     client().set_model_version_tag(name, number, f"tested_against_{champion_model[:12]}", outcome[:500])
 
 
-def looks(name: str, split: str) -> int:
+def uses_of_test_split(name: str, split: str) -> int:
     """How many paired tests have used a test split."""
     versions = client().search_model_versions(f"name='{name}' and tags.split='{split}'", max_results=10_000)
     return sum(tag.startswith("tested_against_") for version in versions for tag in version.tags)

@@ -19,12 +19,12 @@ from pipeline.tracking.locks import creating, writing
 from pipeline.tracking.naming import name_of, params
 from pipeline.tracking.store import (
     client,
+    error_message,
     experiment_id,
     find_experiment,
     find_or_create_run,
     find_run,
     or_none,
-    silent,
 )
 
 _log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def describe(run_id: str, settings: dict, lineage: dict) -> None:
         profile=json.dumps({key: data[key] for key in ("pictures", "classes", "split")}),
     )
     client().log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
-    tell_sweep(run_id)
+    update_sweep_note(run_id)
 
 
 def _parent(experiment: str, sweep: str) -> str:
@@ -90,7 +90,7 @@ def _parent(experiment: str, sweep: str) -> str:
     return find_or_create_run(experiment, create, sweep=sweep)[0]
 
 
-def tell_sweep(run_id: str) -> None:
+def update_sweep_note(run_id: str) -> None:
     """Updates the summary of all jobs on the parent run of a sweep's job."""
     run = client().get_run(run_id)
     parent, experiment = run.data.tags.get(PARENT), run.info.experiment_id
@@ -167,7 +167,7 @@ def complete(run_id: str, trained: ModelFolder, extra: dict[str, float]) -> None
     _note(run_id, trained, None)
     client().set_tag(run_id, "content", digest(trained.train))
     client().set_terminated(run_id, "FINISHED")
-    tell_sweep(run_id)
+    update_sweep_note(run_id)
 
 
 def _log_final_metrics(run_id: str, values: dict[str, float]) -> None:
@@ -280,6 +280,6 @@ def wall_seconds(folder: Path) -> float | None:
         experiment = find_experiment(card.data)
         run = find_run(experiment, content=digest(folder)) if experiment else None
     except Exception as error:
-        _log.warning("%s; how long trainings took is not shown", silent(error))
+        _log.warning("%s; how long trainings took is not shown", error_message(error))
         return None
     return run.data.metrics.get("wall_seconds") if run else None

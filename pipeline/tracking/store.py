@@ -285,7 +285,7 @@ def reachable() -> Iterator[None]:
         yield
     except (mlflow.exceptions.MlflowException, RequestException, SQLAlchemyError) as error:
         hint = "" if is_refusal(error) else "; nothing is lost, try again"
-        raise UserError(f"{silent(error)}{hint}") from error
+        raise UserError(f"{error_message(error)}{hint}") from error
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -298,7 +298,7 @@ def is_refusal(error: BaseException) -> bool:
     )
 
 
-def silent(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """A one-line message for an error of MLflow."""
     from sqlalchemy.exc import IntegrityError
 

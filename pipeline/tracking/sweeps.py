@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pipeline.common.errors import UserError
 from pipeline.tracking.address import local_file
 from pipeline.tracking.runs import PARENT
-from pipeline.tracking.store import client, or_none, silent
+from pipeline.tracking.store import client, error_message, or_none
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def _asked() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise UserError(silent(error)) from error
+        raise UserError(error_message(error)) from error
 
 
 def _experiments() -> list[str]:

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from pipeline.data.dataset import ImageDataset, LooseImages, still
+from pipeline.data.dataset import ImageDataset, LooseImages, eval_transform
 from pipeline.evaluation import out_of_domain, predictions
 from pipeline.portable import ModelCard
 from pipeline.tasks import Assessment
@@ -23,7 +23,7 @@ def assess(training: Training) -> tuple[ModelCard, dict[str, float], Assessment]
         The calibrated card, the metrics, and the assessed predictions.
     """
     model, card, pack, cfg = training.model, training.card, training.pack, training.cfg
-    val_set = ImageDataset(pack, pack.rows("val"), still(card.input))
+    val_set = ImageDataset(pack, pack.rows("val"), eval_transform(card.input))
     patterns = LooseImages(out_of_domain.drawn(PATTERNS, seed=0), card.input)
     targets = val_set.targets
     card, probabilities = model.task.calibrate(card, of_pictures(training, val_set), targets)

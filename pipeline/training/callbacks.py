@@ -23,7 +23,8 @@ from pipeline.tasks import kept_row
 
 _log = logging.getLogger(__name__)
 
-Tell = Callable[[list[dict]], None] | None  # called on rank 0 with all rows of the curves after each epoch
+# Called on rank 0 with all rows of the curves after each epoch.
+AfterEpoch = Callable[[list[dict]], None] | None
 
 # Steps between syncs of losses and stop requests; on a GPU each sync waits for the device.
 EVERY = {"cpu": 1, "cuda": 20}
@@ -177,7 +178,7 @@ class Curves(pl.Callback):
 
     Args:
         rows: rows before the first epoch.
-        tell: see `Tell`.
+        after_epoch: see `AfterEpoch`.
         title: the model's name in the printed line.
         resume: provides the elapsed time and the last checkpoint.
 
@@ -187,8 +188,8 @@ class Curves(pl.Callback):
 
     _STATE = ("rows", "loss", "batches", "seen")  # what a checkpoint holds, besides the logged values
 
-    def __init__(self, rows: list[dict], tell: Tell, title: str, resume: ExactResume):
-        self.rows, self.tell, self.title, self.resume = rows, tell, title, resume
+    def __init__(self, rows: list[dict], after_epoch: AfterEpoch, title: str, resume: ExactResume):
+        self.rows, self.after_epoch, self.title, self.resume = rows, after_epoch, title, resume
         self.loss, self.lr, self.batches, self.seen = 0.0, 0.0, 0, 0
         self.pending: list[torch.Tensor] = []
         self.logger = LastValues()
@@ -259,8 +260,8 @@ class Curves(pl.Callback):
         row |= {key: logged[key] for key in sorted(logged) if key not in row}
         self.rows.append(row)
         self.loss, self.batches = 0.0, 0
-        if self.tell and trainer.is_global_zero:
-            self.tell(self.rows)
+        if self.after_epoch and trainer.is_global_zero:
+            self.after_epoch(self.rows)
             seconds = self.resume.elapsed()
             since, first_epoch = self.started
             remaining = (time.monotonic() - since) / (epoch - first_epoch) * (trainer.max_epochs - epoch)

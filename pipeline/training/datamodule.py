@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Subset
 
 from pipeline.data import augment
-from pipeline.data.dataset import EpochSampler, ImageDataset, balanced_chances, loader, still
+from pipeline.data.dataset import EpochSampler, ImageDataset, balanced_chances, eval_transform, loader
 from pipeline.training.build import Training
 
 
@@ -28,7 +28,7 @@ class ImageData(pl.LightningDataModule):
         sides = augment.sides(card.input.size, list(cfg.model.shares), cfg.model.epochs)
         transforms = augment.build(list(OmegaConf.to_container(cfg.augment.transforms)), sides)
         self.train_set = ImageDataset(pack, pack.rows("train"), transforms, cfg.seed)
-        self.val_set = ImageDataset(pack, pack.rows("val"), still(card.input))
+        self.val_set = ImageDataset(pack, pack.rows("val"), eval_transform(card.input))
         self.resumed_at = (0, 0)
 
     def resume(self, epoch: int, batch: int) -> None:

@@ -56,7 +56,7 @@ def features(training: Training, pictures: ImageDataset | LooseImages) -> np.nda
 
     Args:
         training: its model's head is not used.
-        pictures: resized by `still` for the model's card.
+        pictures: resized by `eval_transform` for the model's card.
     """
     model, card, cfg = training.model, training.card, training.cfg
     file = paths.main_checkout() / CACHE / f"{backbone_key(model, card, cfg)[:24]}.npz"

@@ -26,12 +26,12 @@ from pipeline.artifacts.checkpoints import Checkpoints
 from pipeline.common import log
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
-from pipeline.data.dataset import ImageDataset, still
+from pipeline.data.dataset import ImageDataset, eval_transform
 from pipeline.evaluation.out_of_domain import Outliers
 from pipeline.tasks import kept_row
 from pipeline.training import callbacks, components
 from pipeline.training.build import Training
-from pipeline.training.callbacks import Tell
+from pipeline.training.callbacks import AfterEpoch
 from pipeline.training.datamodule import ImageData
 from pipeline.training.features import features
 
@@ -42,7 +42,7 @@ for _name in ("pytorch_lightning", "lightning_fabric"):  # hides tips and device
 
 
 @dataclass(frozen=True)
-class Trained:
+class FitResult:
     """The results of a training besides the weights, which are in the model.
 
     Attributes:
@@ -70,14 +70,14 @@ class HashedCheckpoints(TorchCheckpointIO):
         return checkpoints.read(Path(path))
 
 
-def fit(training: Training, kept: Checkpoints, began: float, tell: Tell = None) -> Trained:
+def fit(training: Training, kept: Checkpoints, began: float, after_epoch: AfterEpoch = None) -> FitResult:
     """Fits the head, the whole network or both; the model gets the weights that are best on validation.
 
     Args:
         training: with the initial weights.
         kept: the checkpoint store; training resumes from the newest.
         began: start of this process, by ``time.monotonic``.
-        tell: see `callbacks.Tell`.
+        after_epoch: see `callbacks.AfterEpoch`.
 
     Raises:
         StoppedError: SIGTERM was received.
@@ -88,12 +88,12 @@ def fit(training: Training, kept: Checkpoints, began: float, tell: Tell = None) 
     last = None if cfg.trainer.get("fast_dev_run") else kept.latest()
     rows = fit_head(training) if cfg.model.head == "probe" and not last else []
     if cfg.model.epochs == 0:
-        return Trained(rows, time.monotonic() - began)
+        return FitResult(rows, time.monotonic() - began)
 
     data = ImageData(training)
     minutes, threads = cfg.runtime.checkpoint_minutes, cfg.runtime.threads
     resume = callbacks.ExactResume(cfg.seed, minutes, threads, began, kept)
-    curves = callbacks.Curves(rows, tell, card.name, resume)
+    curves = callbacks.Curves(rows, after_epoch, card.name, resume)
     monitor = model.task.monitor
     best = callbacks.KeepBest(monitor)
     stopping = EarlyStopping(monitor, mode="max", min_delta=0.0, patience=cfg.model.patience)
@@ -124,7 +124,7 @@ def fit(training: Training, kept: Checkpoints, began: float, tell: Tell = None) 
         raise UserError("trainer.max_time was over before the first validation; give more, or leave it out")
     if not cfg.trainer.get("fast_dev_run"):
         model.net.load_state_dict(best.weights)
-    return Trained(curves.rows, resume.elapsed())
+    return FitResult(curves.rows, resume.elapsed())
 
 
 def fit_head(training: Training) -> list[dict]:
@@ -133,7 +133,7 @@ def fit_head(training: Training) -> list[dict]:
     Returns:
         Curve rows: one per regularization strength, or epoch 0 if fine-tuning follows.
     """
-    cfg, pack, resize = training.cfg, training.pack, still(training.card.input)
+    cfg, pack, resize = training.cfg, training.pack, eval_transform(training.card.input)
     datasets = [ImageDataset(pack, pack.rows(split), resize) for split in ("train", "val")]
     parts = [(features(training, dataset), dataset.targets) for dataset in datasets]
     balanced = cfg.model.balance != "none"
