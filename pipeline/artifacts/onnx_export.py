@@ -105,8 +105,8 @@ def to_onnx(train: Path, target: Path) -> None:
         raise
     except Exception as error:  # PyTorch's exporter raises many types for networks that it can't trace
         raise UserError(
-            f"the network of {seal.relative_to_root(train)} can't be exported ({type(error).__name__}); choose "
-            "another"
+            f"the network of {seal.relative_to_root(train)} can't be exported ({type(error).__name__}); "
+            "choose another"
         ) from error
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
