@@ -26,8 +26,12 @@ LIBRARIES = (
     *("torch", "torchvision", "torchmetrics", "pytorch_lightning", "timm", "albumentations", "mlflow"),
     *("hydra", "pandas", "sklearn.linear_model", "matplotlib.pyplot", "onnx", "rich.table"),
 )
-# Variables that libraries read while they are imported: a program with others of them starts by itself.
-PREFIXES = ("PYTHON", "OMP_", "MKL_", "HF_", "TORCH", "LC_", "LANG", "MPL", "CUDA", "XDG_", "HOME")
+# Read when Python starts or a library is imported: a program with other values starts by itself.
+VARIABLES = (
+    *("PYTHONHASHSEED", "PYTHONIOENCODING", "PYTHONUTF8", "PYTHONWARNINGS", "LANG", "LC_ALL", "HOME"),
+    *("OMP_NUM_THREADS", "MPLBACKEND", "TORCH_HOME", "XDG_CACHE_HOME"),
+    *("HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE"),
+)
 CLIENT = """#!{python} -IS
 import array, json, os, signal, socket, sys
 
@@ -42,12 +46,11 @@ def start(server):
         signal.signal(number, lambda number, frame: os.kill(pid, number))
     return int(server.recv(20))
 
-own = {{name: value for name, value in os.environ.items() if name.startswith({prefixes})}}
-own.pop("PYTHONPATH", None)
+same = all(os.environ.get(name) == value for name, value in {variables}.items())
 server = socket.socket(socket.AF_UNIX)
 first, second, *_ = *sys.argv[1:], "", ""
 ours = first == "-c" or first.endswith(".py") or first == "-m" and second.startswith(("pipeline", "dvc"))
-if not ours or own != {variables} or server.connect_ex("{address}"):
+if not (ours and same) or server.connect_ex("{address}"):
     os.execv("{python}", ["{python}", *sys.argv[1:]])
 status = start(server)
 if os.WIFSIGNALED(status):
@@ -73,9 +76,8 @@ def install(folder: Path, parent: int) -> None:
     except FileExistsError:
         return
     address = folder / "socket"
-    variables = {name: value for name, value in os.environ.items() if name.startswith(PREFIXES)}
-    variables.pop("PYTHONPATH", None)
-    text = CLIENT.format(python=sys.executable, prefixes=PREFIXES, variables=variables, address=address)
+    variables = {name: os.environ.get(name) for name in VARIABLES}
+    text = CLIENT.format(python=sys.executable, variables=variables, address=address)
     client = folder / "bin/python"
     client.write_text(text)
     client.chmod(0o755)
