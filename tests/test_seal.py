@@ -282,7 +282,7 @@ def test_where_both_copies_are_damaged_repair_and_repro_give_the_same_bytes(veri
     refused = run("python", "-m", "pipeline.evaluate", "model=probe", cwd=other, PYTHONPATH=str(other))
     assert refused.returncode == 1
     assert refused.stdout == (
-        "error: data/sample/pack: pixels.bin is damaged; run: petfaces verify --repair\n"
+        "evaluate: error: data/sample/pack: pixels.bin is damaged; run: petfaces verify --repair\n"
     )
     status, lines = verify("--repair")
     assert status == 1  # not everything could be had
