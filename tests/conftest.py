@@ -190,12 +190,23 @@ def repro(house: Path) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(["dvc", "repro"], 0, said)
 
 
+@pytest.fixture(autouse=True)
+def _unnamed_messages():
+    """A stage that ran in this process puts its name before no later test's messages."""
+    from pipeline.common import log
+
+    yield
+    log.setup()
+
+
 @pytest.fixture
-def undrawn(monkeypatch):
+def undrawn():
     """Trainings in this process leave their plots out, which take longer than so small a training."""
     from pipeline.evaluation import mistakes
 
-    monkeypatch.setattr(mistakes, "draw", lambda *_: None)
+    with pytest.MonkeyPatch.context() as patched:  # a test may undo its own
+        patched.setattr(mistakes, "draw", lambda *_: None)
+        yield
 
 
 @pytest.fixture

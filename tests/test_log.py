@@ -13,12 +13,6 @@ from pipeline.stage import stage
 _log = logging.getLogger("pipeline.example")
 
 
-@pytest.fixture(autouse=True)
-def _as_before():
-    yield
-    log.setup()
-
-
 class Terminal:
     """A standard error that is a terminal."""
 

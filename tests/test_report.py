@@ -85,7 +85,7 @@ def _judged(
 ) -> None:
     """Leaves train's and evaluate's folders of a model that errs in the first `wrong` test pictures."""
     from models import classifier
-    from pipeline.data.dataset import PackedDataset
+    from pipeline.data.dataset import ImageDataset, PackedDataset
 
     packed = PackedDataset.open(place)
     cfg = config.compose("model=scratch", "model.net.widths=[4]", "model.net.depths=[1]")
@@ -99,13 +99,17 @@ def _judged(
     (folder / "metrics.json").write_text(json.dumps(cost | costs))
     seal.seal(folder)
 
-    def answer(_, card, packed, rows, *__):
-        targets = packed.targets[rows]
+    real = predictions.predict
+
+    def answer(model, pictures, *given):
+        if not isinstance(pictures, ImageDataset):
+            return real(model, pictures, *given)
+        targets = pictures.targets.copy()
         targets[:wrong] = (targets[:wrong] + 1) % len(packed.classes)
-        sure = np.linspace(0.6, 0.9, len(rows))
+        sure = np.linspace(0.6, 0.9, len(targets))
         others = (1 - sure) / (len(packed.classes) - 1)
         probabilities = np.repeat(others[:, None], len(packed.classes), axis=1)
-        probabilities[np.arange(len(rows)), targets] = sure
+        probabilities[np.arange(len(targets)), targets] = sure
         return probabilities.astype(np.float32)
 
     monkeypatch.setattr(predictions, "predict", answer)

@@ -449,7 +449,9 @@ def test_a_server_that_swallows_everything_holds_a_training_up_for_seconds(repro
             "python",
             "-c",
             "from pipeline.artifacts.provenance import Provenance\n"
+            "from pipeline.common import log\n"
             "from pipeline.tracking.live import Run\n"
+            "log.setup()\n"
             "import time\n"
             "lineage = {'data': {}}\n"
             "from types import SimpleNamespace\n"

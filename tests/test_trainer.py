@@ -64,7 +64,7 @@ def test_fast_dev_run_goes_through_the_code_and_leaves_nothing(repro, house, tmp
     )
     assert there() == before
     assert not (tmp_path / "x").exists()
-    assert "nothing is kept" in capsys.readouterr().out
+    assert "nothing is kept" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("steps", [1, 4, 7])

@@ -66,6 +66,8 @@ def setup(job: str = "", verbose: bool = False) -> None:
     if level not in LEVELS:
         sys.exit(f"error: {VARIABLE}={level} is no level: {', '.join(LEVELS)}")
     _handler.job = job
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)  # results and messages keep their order in a log
     for name in _LOGGERS:
         logger = logging.getLogger(name)
         logger.setLevel(level.upper())
