@@ -358,6 +358,7 @@ def test_a_second_training_of_the_same_is_told_and_the_first_is_undisturbed(
     monkeypatch.setattr(Run, "push", meanwhile)
     train.train(config.compose(*cfg))
     assert told
+    monkeypatch.undo()
     _same(undisturbed(*SCRATCH), tmp_path / "out")
 
 
@@ -555,7 +556,7 @@ def test_a_sweep_that_was_broken_off_goes_on_under_the_same_command(repro, run, 
     done = run(*command)
     assert done.returncode == 0, done.stdout
     assert f"train: resuming the sweep in {file.parent}" in done.stdout
-    assert done.stdout.count("is done already") == 1
+    assert done.stdout.count("is done already") == 1, done.stdout
     assert (second / "weights.safetensors").read_bytes() == before
     assert set((house / "runs/sweeps").glob("*/command.json")) - others == {file}
     assert json.loads(file.read_text())["ended"]

@@ -19,7 +19,7 @@ from pipeline.common import text
 
 VARIABLE = "PETFACES_LOG"  # programs that this one starts read it, too
 LEVELS = ("debug", "info", "warning", "error")
-_LOGGERS = ("pipeline", "models")
+_LOGGERS = ("pipeline", "models", "__main__")  # the last is a stage that runs as a program
 _STOPPED = logging.ERROR + 5
 logging.addLevelName(_STOPPED, "STOPPED")
 _COLORS = {logging.DEBUG: "bright_black", logging.WARNING: "yellow", logging.ERROR: "red", _STOPPED: "red"}
