@@ -53,10 +53,10 @@ ui: $(INSTALLED)  ## MLflow's page, with links to its training side
 	@petfaces tracking ui
 
 test: $(INSTALLED)  ## the tests (offline, on drawn faces)
-	pytest -n 2 --dist loadfile
+	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-unit: $(INSTALLED)  ## those of them that need no finished pipeline
-	pytest -n 2 --dist loadfile -m "not slow and not integration"
+	pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not integration"
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	pytest -m slow

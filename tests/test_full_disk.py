@@ -151,7 +151,7 @@ print("same:", same(place / "out", place / "undisturbed"))
     assert lines[-1] == "same: True"
 
 
-@pytest.mark.parametrize("what", ["mlflow.db", "mlartifacts"])
+@pytest.mark.parametrize("what", ["mlflow.db", pytest.param("mlartifacts", marks=pytest.mark.slow)])
 def test_while_logging_the_training_goes_on_and_what_is_missing_comes_later(
     repro, on_small_disk, tmp_path, what
 ):

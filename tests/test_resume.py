@@ -144,19 +144,29 @@ def _stop_at(monkeypatch, steps: int, judging: bool = False) -> None:
     monkeypatch.setattr(callbacks.ExactResume, name, hook)
 
 
+STOPPED = {
+    "two workers, dropout, mixup, cutmix, growing pictures, outliers": (
+        *("runtime.workers=2", "augment.cutmix=1.0", "model.shares=[0.5,1.0]", "model.outliers=0.2"),
+    ),
+    "moving average": ("model.ema=0.9", "model.balance=sampler"),
+    "early stopping": ("model.patience=1", "data.epochs=5", "model.lr=1e-12"),
+}
 # An epoch of the small sample has eleven batches of 16, and two whole ones of validation.
-@pytest.mark.parametrize(("steps", "judging"), [(1, False), (11, False), (11, True), (14, False)])
+STOPS = [(1, False), (11, False), (11, True), (14, False)]
+
+
 @pytest.mark.parametrize(
-    "overrides",
+    ("overrides", "steps", "judging"),
     [
-        (*SCRATCH, "runtime.workers=2", "augment.cutmix=1.0", "model.shares=[0.5,1.0]", "model.outliers=0.2"),
-        (*SCRATCH, "model.ema=0.9", "model.balance=sampler"),
-        (*SCRATCH, "model.patience=1", "data.epochs=5", "model.lr=1e-12"),
-    ],
-    ids=[
-        "two workers, dropout, mixup, cutmix, growing pictures, outliers",
-        "moving average",
-        "early stopping",
+        pytest.param(
+            (*SCRATCH, *words),
+            *stop,
+            # Each kind of training is stopped in the middle of an epoch, and one of them everywhere.
+            marks=[] if name == "moving average" or stop == (14, False) else pytest.mark.slow,
+            id=f"{name}-{stop[0]}-{stop[1]}",
+        )
+        for name, words in STOPPED.items()
+        for stop in STOPS
     ],
 )
 def test_sigterm_keeps_what_was_reached_and_nothing_changes(
