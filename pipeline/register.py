@@ -155,12 +155,12 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
         "candidates": {model: candidate.sha256 for model, candidate in candidates.items()},
         "challenger": best,
         **outcome,
-        "looks": tracking.uses_of_test_split(name, candidates[best].lineage["data"]["split"]),
+        "looks": tracking.count_test_comparisons(name, candidates[best].lineage["data"]["split"]),
         "champion": {
             "model": champion.card.name,
             "sha256": champion.sha256,
             champion.task.test_key: champion.test_metrics[champion.task.test_key],
-            "reason": tracking.promoted_because(name, current[0]),
+            "reason": tracking.promotion_reason(name, current[0]),
         },
     }
     (out / "decision.json").write_text(json.dumps(decision, indent=2) + "\n", encoding="utf-8")
@@ -199,7 +199,7 @@ def _outcome(
         return _untested(f"the challenger was taken out of office: {withdrawn}", promoted=False)
     outcome = decide(challenger, champion, significance)
     if outcome["paired_test"]:
-        tracking.count_use_of_test_split(name, number, current[1], outcome["reason"])
+        tracking.tag_test_comparison(name, number, current[1], outcome["reason"])
     return outcome
 
 

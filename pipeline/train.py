@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 # Files that identify a train folder, which a new training may replace.
 OUTPUT_FILES = ("weights.safetensors", "model.json", "config.yaml", "lineage.json", "metrics.json")
 # Folders of the checkout that no training may write to.
-SOURCES = ("benchmarks", "conf", "data", "docs", "models", "photos", "pipeline", "reports", "tests")
+PROTECTED = ("benchmarks", "conf", "data", "docs", "models", "photos", "pipeline", "reports", "tests")
 
 
 def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) -> dict[str, float]:
@@ -52,7 +52,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     Raises:
         UserError: no packed images, or an invalid setting.
     """
-    began = time.monotonic()
+    started_at = time.monotonic()
     import torch
     from lightning_fabric import seed_everything
 
@@ -68,7 +68,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     pack = PackedDataset.open(ROOT / "data" / cfg.data.name)
     device = build.device(cfg)
     settings, lineage = settings_of(cfg), lineage_of(pack, cfg.runtime.threads)
-    with start_of(cfg) as start:
+    with start_model(cfg) as start:
         if start:
             lineage["start"] = seal.model_hash(start)
         run_identity = identity(settings, lineage, sweep)
@@ -83,10 +83,10 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     _log.debug("on %s with %d threads, into %s", device, cfg.runtime.threads, out)
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:  # rank 0 does everything else
         with suppress(SharedError):  # a failure status would get rank 0 killed before it reports the error
-            fit(training, resume_state.checkpoints, began)
+            fit(training, resume_state.checkpoints, started_at)
         return {}
     if cfg.trainer.get("fast_dev_run"):
-        fit(training, resume_state.checkpoints, began)
+        fit(training, resume_state.checkpoints, started_at)
         _log.info("fast_dev_run has gone through the code; nothing is kept")
         return {}
     provenance = Provenance.here()
@@ -103,7 +103,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
             with target.written() as part:
                 run_args = (training.card, settings, lineage, provenance)
                 run = tracking.Run(*run_args, name, sweep, device_name, resume_state.attempt())
-                fitted = fit(training, resume_state.checkpoints, began, run.push)
+                fitted = fit(training, resume_state.checkpoints, started_at, run.push)
                 fit_ended = time.monotonic()
                 model.to(device)
                 card, metrics, assessment = assess(training)
@@ -127,7 +127,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
 
 
 @contextmanager
-def start_of(cfg: DictConfig) -> Iterator[Path | None]:
+def start_model(cfg: DictConfig) -> Iterator[Path | None]:
     """Yields the train folder of the model that ``model.start`` names, or None if it is not set.
 
     Raises:
@@ -163,7 +163,7 @@ def _target(cfg: DictConfig) -> atomic.Target:
     if ROOT.is_relative_to(resolved):
         raise UserError(f"{what} is the project itself, or a folder above it; {advice}")
     parts = resolved.relative_to(ROOT).parts if resolved.is_relative_to(ROOT) else ()
-    if parts and (parts[0] in SOURCES or any(part.startswith(".") for part in parts)):
+    if parts and (parts[0] in PROTECTED or any(part.startswith(".") for part in parts)):
         raise UserError(f"{what} is among the project's own files; {advice}")
     if parts in (("runs",), ("runs", "single"), ("runs", "sweeps")) or out.suffix == ".part":
         raise UserError(f"{what} is no name for one training; {advice}")
@@ -178,7 +178,7 @@ def _epochs_and_images(rows: list[dict]) -> dict[str, int]:
     return {"epochs": int(last["epoch"]), "pictures_seen": int(last["pictures_seen"])}
 
 
-def _new_single(model: str) -> Path:
+def _new_run_folder(model: str) -> Path:
     """Creates a unique folder for a single run, even if two start in the same second."""
     for number in itertools.count(1):
         name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{model}" + (f"-{number}" if number > 1 else "")
@@ -189,7 +189,7 @@ def _new_single(model: str) -> Path:
         return Path("runs/single") / name
 
 
-def check_watched(augment: str) -> None:
+def check_augment_is_watched(augment: str) -> None:
     """Refuses an augmentation whose file ``dvc.yaml`` does not list: DVC would not see changes to it.
 
     ``dvc.yaml`` finds a model's file by a template, but can't read the augmentation's name from that file.
@@ -210,7 +210,7 @@ def check_watched(augment: str) -> None:
 def main(cfg: DictConfig) -> float | None:
     job = HydraConfig.get()
     if "DVC_STAGE" in os.environ:
-        check_watched(job.runtime.choices.augment)
+        check_augment_is_watched(job.runtime.choices.augment)
     name = sweep = created = None
     if job.mode == RunMode.MULTIRUN:
         # Next to the sweep's other jobs, never in a DVC out.
@@ -219,7 +219,7 @@ def main(cfg: DictConfig) -> float | None:
             raise UserError("hydra.sweep.subdir must be one folder's name, without a slash")
         sweep, name = out.parent.name, " ".join(job.overrides.task)
     elif OmegaConf.is_missing(cfg, "out"):
-        out = created = _new_single(cfg.model.name)
+        out = created = _new_run_folder(cfg.model.name)
     else:
         out = Path(cfg.out)
     cfg.out = str(out)

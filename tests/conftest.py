@@ -16,8 +16,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import fork_server
 import pytest
-import warm_python
 from filelock import FileLock
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -46,7 +46,7 @@ for _name in (
 
 def _run(*command: str, cwd: Path = HOUSE, **environment: str) -> subprocess.CompletedProcess:
     """Runs a program with the tests' Python first on the path; output is kept together as text."""
-    warm_python.install(SESSION / "python", SESSION_PROCESS)
+    fork_server.install(SESSION / "python", SESSION_PROCESS)
     path = os.pathsep.join(
         map(str, (SESSION / "python/bin", Path(sys.executable).parent, os.environ["PATH"]))
     )
@@ -117,6 +117,8 @@ def _copy(target: Path) -> None:
     _change("conf/data/petfaces.yaml", ("side: 96", "side: 32"), ("epochs: 72", "epochs: 1"), house=target)
     _change("conf/model/probe.yaml", ("epochs: 0", "input: {size: 64}\nepochs: 0"), house=target)
     _change("conf/model/scratch.yaml", ("[32, 64, 128, 256]", "[8, 16, 32, 64]"), house=target)
+    strengths = "[1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0]"
+    _change("conf/model/base/pretrained.yaml", (strengths, "[1e-2, 1e-1, 1.0]"), house=target)
     _change("conf/trainer/cpu.yaml", ("threads: 2", "threads: 1"), house=target)
     _change("conf/model/finetune.yaml", ("size: 192", "size: 64"), ("epochs: 6", "epochs: 1"), house=target)
     for command in (
@@ -141,6 +143,10 @@ if "PYTEST_XDIST_WORKER" in os.environ or not any(word.startswith("-n") for word
     log.setup()  # messages in this process appear as a program's do
 
 
+# The files that take longest; they are not left for the end, when other processes have nothing left to do.
+LONGEST = ("resume", "train", "reproduce", "tracking", "sweeps", "trainer", "docs", "seal", "multi_label")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what `make test-unit` leaves out, and puts files into an order in which no process waits.
 
@@ -151,7 +157,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if {"run", "repro"} & set(item.fixturenames):
             item.add_marker("integration")
             needing.add(item.path)
-    items.sort(key=lambda item: (item.path.name != "test_resume.py", item.path in needing))
+    place = {f"test_{name}.py": number for number, name in enumerate(LONGEST)}
+
+    def order(item: pytest.Item) -> tuple:
+        first = item.path.name == f"test_{LONGEST[0]}.py"
+        return not first, item.path in needing, place.get(item.path.name, len(place))
+
+    items.sort(key=order)
 
 
 @pytest.fixture(scope="session")

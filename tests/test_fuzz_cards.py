@@ -17,7 +17,7 @@ from pipeline.common.errors import UserError, os_errors_as_user_errors
 from pipeline.inference import export, resolve, serve
 from pipeline.maintenance import vetting
 from pipeline.portable import OnnxClassifier
-from pipeline.train import start_of
+from pipeline.train import start_model
 from pipeline.training import build
 
 CARDS = 300  # mutated ones
@@ -180,7 +180,7 @@ def test_hundreds_of_mutated_cards_end_in_one_line_at_every_entry_point(
 
 def _start(folder: Path) -> None:
     cfg = OmegaConf.create({"model": {"start": str(folder)}})
-    with start_of(cfg) as start:
+    with start_model(cfg) as start:
         build.load_start(_net(), CARD["net"], CARD["classes"], start, str(folder))
 
 

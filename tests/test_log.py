@@ -73,7 +73,10 @@ def test_hydras_own_verbose_shows_debugging_messages(monkeypatch, capsys):
 
 def test_an_unknown_level_is_named(monkeypatch, capsys):
     monkeypatch.setenv("PETFACES_LOG", "loud")
-    assert _run(monkeypatch, "seed=3") == "error: PETFACES_LOG=loud is no level: debug, info, warning, error"
+    assert (
+        _run(monkeypatch, "seed=3")
+        == "error: PETFACES_LOG=loud is unknown; use one of debug, info, warning, error"
+    )
 
 
 @pytest.mark.parametrize(("flag", "shown"), [("--quiet", False), ("--verbose", True)])

@@ -106,7 +106,7 @@ def _each_point_once(run, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "name", "number"),
     [
-        ("callbacks.Curves", "_sum_up", 4),  # within the first epoch
+        ("callbacks.Curves", "_accumulate_losses", 4),  # within the first epoch
         ("classifier.Classifier", "validation_step", 3),  # within validation
         ("checkpoints.os", "fsync", 3),  # while the second checkpoint is being written
         ("runs", "complete", 1),  # the folder is there, MLflow does not know
@@ -214,7 +214,7 @@ def test_sigterm_ends_the_program_with_its_own_status_and_one_line(repro, house)
     assert results == ""
     (line,) = [line for line in messages.splitlines() if "epoch" not in line.partition("stopped")[0]]
     assert line.startswith("train: stopped: SIGTERM; epoch ")
-    assert line.endswith("the same command goes on from there")
+    assert line.endswith("the same command resumes there")
     (folder,) = _waiting()
     assert Checkpoints(folder / "checkpoints").latest()
 

@@ -20,7 +20,7 @@ from pipeline.maintenance.verify import Found, repair
 from pipeline.portable import seals
 from pipeline.reporting import leaderboard
 from pipeline.tracking import artifacts
-from pipeline.train import start_of
+from pipeline.train import start_model
 
 REPAIR = r"run: petfaces verify --repair$"
 
@@ -203,7 +203,7 @@ def test_a_flipped_byte_in_a_trained_model_stops_who_would_use_it(repro, house, 
     with pytest.raises(UserError, match=told):
         onnx_export.to_onnx(train, tmp_path / "onnx")
     cfg = OmegaConf.create({"model": {"start": str(train)}})
-    with pytest.raises(UserError, match=r"^model\.start=.*: " + told), start_of(cfg):
+    with pytest.raises(UserError, match=r"^model\.start=.*: " + told), start_model(cfg):
         pass
     with pytest.raises(UserError, match=told):
         tracking.ensure(train)

@@ -323,7 +323,7 @@ def test_what_a_killed_process_was_writing_is_written_anew(tmp_path):
 
 def test_two_single_runs_of_one_second_have_folders_of_their_own(house, monkeypatch):
     monkeypatch.setattr(train.time, "strftime", lambda _: "now")
-    made = [train._new_single("probe") for _ in range(2)]
+    made = [train._new_run_folder("probe") for _ in range(2)]
     for place in made:
         (house / place).rmdir()
     assert [str(place) for place in made] == ["runs/single/now-probe", "runs/single/now-probe-2"]

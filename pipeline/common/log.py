@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from pipeline.common import text
 
-VARIABLE = "PETFACES_LOG"  # programs that this one starts read it, too
+VARIABLE = "PETFACES_LOG"  # of the environment, so child processes inherit it
 LEVELS = ("debug", "info", "warning", "error")
 _LOGGERS = ("pipeline", "models", "__main__")  # the last is a stage that runs as a program
 _STOPPED = logging.ERROR + 5
@@ -40,7 +40,7 @@ class _Handler(logging.Handler):
 
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        if sys.stderr.isatty() and "NO_COLOR" not in os.environ:
+        if level and sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
             level = click.style(level, fg=_COLORS.get(record.levelno), bold=True)
         return f"{self.prefix}{level}{text.lines(text.without_password(super().format(record)))}"
 
@@ -49,7 +49,10 @@ class _Handler(logging.Handler):
         return f"{self.job}: " if self.job else ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)  # keeps progress bars below the messages
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)  # keeps progress bars below the messages
+        except Exception:  # a closed pipe, for example, must not end a training
+            self.handleError(record)
 
 
 _handler = _Handler()
@@ -64,7 +67,7 @@ def setup(job: str = "", verbose: bool = False) -> None:
     """
     level = "debug" if verbose else os.environ.get(VARIABLE, "info")
     if level not in LEVELS:
-        sys.exit(f"error: {VARIABLE}={level} is no level: {', '.join(LEVELS)}")
+        sys.exit(f"error: {VARIABLE}={level} is unknown; use one of {', '.join(LEVELS)}")
     _handler.job = job
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)  # results and messages keep their order in a log
@@ -88,13 +91,13 @@ def numbered(job: int) -> Iterator[None]:
 
 
 def is_quiet() -> bool:
-    """Whether only warnings and errors are shown, so that progress bars shouldn't be either."""
+    """Whether only warnings and errors are shown; progress bars are hidden then, too."""
     return not _log.isEnabledFor(logging.INFO)
 
 
 def result(message: object) -> None:
-    """Prints what a stage has come to, on standard output."""
-    print(f"{_handler.prefix}{text.printable(message)}", flush=True)
+    """Prints a stage's result on standard output."""
+    print(f"{_handler.prefix}{text.printable(text.without_password(message))}", flush=True)
 
 
 def fail(error: object) -> NoReturn:

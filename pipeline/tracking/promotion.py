@@ -18,7 +18,7 @@ from pipeline.tracking.store import client, or_none, shown, versions_of
 KEY = re.compile(r"change_(\d{1,20})(?:_\w+)?")
 WITHDRAWN = "withdrawn"  # tag of a version that a user withdrew as champion
 ANY = "any"
-AHEAD = 366 * 86_400 * 10**9  # nanoseconds by which another machine's clock may be ahead
+MAX_CLOCK_SKEW = 366 * 86_400 * 10**9  # nanoseconds by which another machine's clock may be ahead
 
 
 def champion(name: str) -> tuple[str, str] | None:
@@ -90,7 +90,7 @@ def withdraw(name: str, reason: str) -> tuple[str, str]:
             raise UserError(
                 f"version {current[0]} of {name} is the first champion: there is none to go back to"
             )
-        promote(name, champions[-1], reason, by_person=True)
+        promote(name, champions[-1], reason, by_person=True, instead_of=current[0])
         return current[0], champions[-1]
 
 
@@ -129,7 +129,7 @@ def changes(name: str) -> dict[str, Change]:
     tags, found = client().get_registered_model(name).tags, {}
     for key in sorted(filter(KEY.fullmatch, tags), key=lambda key: (int(KEY.fullmatch(key)[1]), key)):
         # Any client may write tags. A key far in the future would leave no greater one for the next change.
-        if int(KEY.fullmatch(key)[1]) > time.time_ns() + AHEAD:
+        if int(KEY.fullmatch(key)[1]) > time.time_ns() + MAX_CLOCK_SKEW:
             continue
         with suppress(ValueError, TypeError, RecursionError):
             change = Change(**json.loads(tags[key]))
@@ -202,17 +202,17 @@ def versions(name: str) -> list[dict]:
     return rows
 
 
-def promoted_because(name: str, number: str) -> str:
+def promotion_reason(name: str, number: str) -> str:
     """Why a version became champion, or that the alias was set by hand."""
     return client().get_model_version(name, number).tags.get("promoted", "set by hand")
 
 
-def count_use_of_test_split(name: str, number: str, champion_model: str, outcome: str) -> None:
+def tag_test_comparison(name: str, number: str, champion_model: str, outcome: str) -> None:
     """Tags the challenger as tested against a champion; repeating a pair counts once."""
     client().set_model_version_tag(name, number, f"tested_against_{champion_model[:12]}", outcome[:500])
 
 
-def uses_of_test_split(name: str, split: str) -> int:
+def count_test_comparisons(name: str, split: str) -> int:
     """How many paired tests have used a test split."""
     versions = client().search_model_versions(f"name='{name}' and tags.split='{split}'", max_results=10_000)
     return sum(tag.startswith("tested_against_") for version in versions for tag in version.tags)

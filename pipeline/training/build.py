@@ -46,7 +46,7 @@ def build(cfg: DictConfig, pack: PackedDataset, start: Path | None = None) -> Tr
     Args:
         cfg: the configuration.
         pack: the images.
-        start: train folder of the model to start from, as `start_of` yields it.
+        start: train folder of the model to start from, as `start_model` yields it.
 
     Raises:
         UserError: the backbone is unknown, its weights can't be loaded, or the start is another network.

@@ -24,15 +24,15 @@ from pipeline.tasks import kept_row
 _log = logging.getLogger(__name__)
 
 # Called on rank 0 with all rows of the curves after each epoch.
-AfterEpoch = Callable[[list[dict]], None] | None
+EpochHook = Callable[[list[dict]], None] | None
 
 # Steps between syncs of losses and stop requests; on a GPU each sync waits for the device.
-EVERY = {"cpu": 1, "cuda": 20}
+SYNC_INTERVAL = {"cpu": 1, "cuda": 20}
 
 
-def is_due(trainer: pl.Trainer, batch_idx: int) -> bool:
+def is_sync_step(trainer: pl.Trainer, batch_idx: int) -> bool:
     """Whether the ranks sync after this batch; the same on every rank."""
-    return (batch_idx + 1) % EVERY.get(trainer.strategy.root_device.type, 1) == 0
+    return (batch_idx + 1) % SYNC_INTERVAL.get(trainer.strategy.root_device.type, 1) == 0
 
 
 class ExactResume(pl.Callback):
@@ -54,7 +54,7 @@ class ExactResume(pl.Callback):
         self.seed, self.minutes, self.threads = seed, minutes, threads
         self.began, self.kept = began, kept
         self.seconds, self.is_done = 0.0, False
-        self.stop_asked, self.saved, self.resumed_at = False, time.monotonic(), 0
+        self.stop_requested, self.last_save, self.resumed_at = False, time.monotonic(), 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         torch.set_num_threads(self.threads)  # Lightning's launcher has overridden it
@@ -70,7 +70,7 @@ class ExactResume(pl.Callback):
             signal.signal(signal.SIGTERM, self._request_stop)
 
     def _request_stop(self, *_) -> None:
-        self.stop_asked = True
+        self.stop_requested = True
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -85,17 +85,17 @@ class ExactResume(pl.Callback):
     def _save_or_stop(self, trainer: pl.Trainer, batch_idx: int) -> None:
         is_new_epoch = batch_idx == 0 and trainer.global_step > self.resumed_at
         is_due_to_save, must_stop = False, False
-        if batch_idx == 0 or is_due(trainer, batch_idx - 1):
+        if batch_idx == 0 or is_sync_step(trainer, batch_idx - 1):
             # Rank 0's clock decides when to save; a signal to any rank stops all of them.
-            minutes = (time.monotonic() - self.saved) / 60
+            minutes = (time.monotonic() - self.last_save) / 60
             is_due_to_save = self._any(trainer, trainer.is_global_zero and minutes >= self.minutes)
-            must_stop = self._any(trainer, self.stop_asked)
+            must_stop = self._any(trainer, self.stop_requested)
         if is_new_epoch or is_due_to_save or must_stop:
             self.save(trainer)
         if must_stop:
             raise StoppedError(
                 f"SIGTERM; epoch {trainer.current_epoch + 1} is kept at batch {batch_idx} of "
-                f"{trainer.num_training_batches}, the same command goes on from there"
+                f"{trainer.num_training_batches}, the same command resumes there"
             )
 
     @staticmethod
@@ -105,26 +105,26 @@ class ExactResume(pl.Callback):
     def save(self, trainer: pl.Trainer) -> None:
         """Writes a checkpoint; every rank must call it."""
         if not trainer.fast_dev_run:
-            trainer.save_checkpoint("")
-        self.saved = time.monotonic()
+            trainer.save_checkpoint("")  # HashedCheckpoints names the file by its content
+        self.last_save = time.monotonic()
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, *_: int
     ) -> None:
         # Sync only in batches that every rank has; some ranks may have one more at the end.
         common = len(trainer.datamodule.val_set) // trainer.world_size // trainer.datamodule.batch_size
-        if (trainer.world_size == 1 or batch_idx < common) and self._any(trainer, self.stop_asked):
+        if (trainer.world_size == 1 or batch_idx < common) and self._any(trainer, self.stop_requested):
             raise StoppedError(
                 f"SIGTERM; epoch {trainer.current_epoch + 1} is trained and not yet validated, the same "
-                "command goes on from the last checkpoint"
+                "command resumes from the last checkpoint"
             )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # A run killed before it writes its results can then be resumed in seconds.
         self.is_done = True
         self.save(trainer)
-        if self._any(trainer, self.stop_asked):
-            raise StoppedError("SIGTERM; the training is done, the same command goes on from there")
+        if self._any(trainer, self.stop_requested):
+            raise StoppedError("SIGTERM; the training is done, the same command resumes there")
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -158,7 +158,7 @@ class OutlierExposure(pl.Callback):
         batch[0] = self.outliers.add(batch[0])
 
 
-class LastValues(DummyLogger):
+class LatestMetricsLogger(DummyLogger):
     """Keeps the metrics that callbacks such as LearningRateMonitor log to ``trainer.logger``, nothing else.
 
     Attributes:
@@ -178,7 +178,7 @@ class Curves(pl.Callback):
 
     Args:
         rows: rows before the first epoch.
-        after_epoch: see `AfterEpoch`.
+        after_epoch: see `EpochHook`.
         title: the model's name in the printed line.
         resume: provides the elapsed time and the last checkpoint.
 
@@ -188,11 +188,11 @@ class Curves(pl.Callback):
 
     _STATE = ("rows", "loss", "batches", "seen")  # what a checkpoint holds, besides the logged values
 
-    def __init__(self, rows: list[dict], after_epoch: AfterEpoch, title: str, resume: ExactResume):
+    def __init__(self, rows: list[dict], after_epoch: EpochHook, title: str, resume: ExactResume):
         self.rows, self.after_epoch, self.title, self.resume = rows, after_epoch, title, resume
         self.loss, self.lr, self.batches, self.seen = 0.0, 0.0, 0, 0
         self.pending: list[torch.Tensor] = []
-        self.logger = LastValues()
+        self.logger = LatestMetricsLogger()
         self.started = (0.0, 0)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -209,10 +209,10 @@ class Curves(pl.Callback):
         # Lightning has divided the loss by accumulate_grad_batches.
         self.pending.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
         self.seen += len(batch[1]) * trainer.world_size
-        if is_due(trainer, batch_idx) or batch_idx + 1 == trainer.num_training_batches:
-            self._sum_up(trainer, batch_idx)
+        if is_sync_step(trainer, batch_idx) or batch_idx + 1 == trainer.num_training_batches:
+            self._accumulate_losses(trainer, batch_idx)
 
-    def _sum_up(self, trainer: pl.Trainer, batch_idx: int) -> None:
+    def _accumulate_losses(self, trainer: pl.Trainer, batch_idx: int) -> None:
         """Adds the losses of all ranks since the last sync."""
         local = torch.stack(self.pending).float()
         losses = trainer.strategy.all_gather(local).reshape(trainer.world_size, -1).double().cpu()
@@ -246,7 +246,7 @@ class Curves(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         if self.pending:  # trainer.max_time ended the epoch early
-            self._sum_up(trainer, self.batches + len(self.pending) - 1)
+            self._accumulate_losses(trainer, self.batches + len(self.pending) - 1)
         logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
         row = {
             "step": len(self.rows),
@@ -260,8 +260,9 @@ class Curves(pl.Callback):
         row |= {key: logged[key] for key in sorted(logged) if key not in row}
         self.rows.append(row)
         self.loss, self.batches = 0.0, 0
-        if self.after_epoch and trainer.is_global_zero:
-            self.after_epoch(self.rows)
+        if trainer.is_global_zero:
+            if self.after_epoch:
+                self.after_epoch(self.rows)
             seconds = self.resume.elapsed()
             since, first_epoch = self.started
             remaining = (time.monotonic() - since) / (epoch - first_epoch) * (trainer.max_epochs - epoch)

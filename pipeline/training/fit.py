@@ -31,7 +31,7 @@ from pipeline.evaluation.out_of_domain import Outliers
 from pipeline.tasks import kept_row
 from pipeline.training import callbacks, components
 from pipeline.training.build import Training
-from pipeline.training.callbacks import AfterEpoch
+from pipeline.training.callbacks import EpochHook
 from pipeline.training.datamodule import ImageData
 from pipeline.training.features import features
 
@@ -70,14 +70,14 @@ class HashedCheckpoints(TorchCheckpointIO):
         return checkpoints.read(Path(path))
 
 
-def fit(training: Training, kept: Checkpoints, began: float, after_epoch: AfterEpoch = None) -> FitResult:
+def fit(training: Training, kept: Checkpoints, began: float, after_epoch: EpochHook = None) -> FitResult:
     """Fits the head, the whole network or both; the model gets the weights that are best on validation.
 
     Args:
         training: with the initial weights.
         kept: the checkpoint store; training resumes from the newest.
         began: start of this process, by ``time.monotonic``.
-        after_epoch: see `callbacks.AfterEpoch`.
+        after_epoch: see `callbacks.EpochHook`.
 
     Raises:
         StoppedError: SIGTERM was received.
@@ -209,5 +209,5 @@ def _quiet() -> Iterator[None]:
         raise UserError(
             "a loader's worker was killed, most often for want of memory "
             f"({str(error).splitlines()[0]}); "
-            "choose fewer runtime.workers; the same command goes on from the last checkpoint"
+            "choose fewer runtime.workers; the same command resumes from the last checkpoint"
         ) from error

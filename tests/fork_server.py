@@ -1,4 +1,4 @@
-"""A ``python`` for the tests' programs that has the big libraries loaded already.
+"""A `python` for the tests' programs, forked from a process that has imported the large libraries.
 
 Importing torch, Lightning, MLflow and timm takes longer than most of what the tests' programs then do. One
 process imports them and forks for each program, which imports the project's own modules. (The fork server of
@@ -41,10 +41,11 @@ def start(server):
     streams = array.array("i", (0, 1, 2))
     server.sendmsg([len(data).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
     server.sendall(data)
-    pid = int(server.recv(20))
+    lines = server.makefile()
+    pid = int(lines.readline())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: os.kill(pid, number))
-    return int(server.recv(20))
+    return int(lines.readline())
 
 same = all(os.environ.get(name) == value for name, value in {variables}.items())
 server = socket.socket(socket.AF_UNIX)
@@ -93,7 +94,9 @@ def _receive(connection: socket.socket) -> tuple[dict, list[int]]:
     left = int.from_bytes(size, "big")
     data = b""
     while len(data) < left:
-        data += connection.recv(left - len(data))
+        if not (part := connection.recv(left - len(data))):
+            raise ConnectionError("the client has ended")
+        data += part
     return json.loads(data), list(streams)
 
 
@@ -109,7 +112,11 @@ def serve(address: str, parent: int) -> tuple[dict, list[int]]:
         for key, _ in waiting.select(timeout=5):
             if key.fileobj is listener:
                 connection, _ = listener.accept()
-                request, streams = _receive(connection)
+                try:
+                    request, streams = _receive(connection)
+                except (OSError, IndexError):  # the client was killed
+                    connection.close()
+                    continue
                 if not (pid := os.fork()):
                     waiting.close()
                     for opened in (listener, connection, *running):
@@ -117,11 +124,14 @@ def serve(address: str, parent: int) -> tuple[dict, list[int]]:
                     return request, streams
                 for stream in streams:
                     os.close(stream)
-                connection.sendall(f"{pid}\n".encode())
+                with suppress(OSError):
+                    connection.sendall(f"{pid}\n".encode())
                 running[connection] = pid
                 waiting.register(os.pidfd_open(pid), selectors.EVENT_READ, connection)
                 waiting.register(connection, selectors.EVENT_READ)
             elif key.data is None:  # the client was killed
+                if key.fileobj not in running:
+                    continue  # and its program has just ended
                 waiting.unregister(key.fileobj)
                 with suppress(ProcessLookupError):
                     os.kill(running[key.fileobj], signal.SIGKILL)
