@@ -1,1 +1,1 @@
-"""Programs that measure what the project claims; each prints its table."""
+"""Programs that measure what the project claims; each prints a table."""

@@ -1,9 +1,12 @@
-"""How steady the bound of "unsure" is over seeds, and whether it keeps its promises on unseen images.
+"""How stable the abstention threshold is over seeds, and whether it meets its targets on unseen images.
 
-``python -m benchmarks.abstention data=petfaces model=probe --seeds 10``; a seed is of training and split.
-Trained folders stay under ``runs/abstention/``; what lies there is not trained again. Each model is judged by
-two rules: today's, and the one before it (the lowest bound at which the counts on validation keep both
-promises, with 60 patterns of five kinds).
+``python -m benchmarks.abstention data=petfaces model=probe --seeds 10``. Each seed sets both the training and
+the split. Trained folders stay in ``runs/abstention/``; a model that is already there is not trained again.
+Each model is evaluated with two rules:
+
+- "today's": the current rule
+- "former": the previous rule, the lowest threshold at which the counts on validation meet both targets,
+  with 60 patterns of five kinds
 """
 
 import argparse

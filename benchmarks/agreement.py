@@ -1,9 +1,12 @@
-"""Whether a model says the same in torch, ONNX Runtime, MLflow's pyfunc, serve and the browser.
+"""Whether a model gives the same answer in torch, ONNX Runtime, MLflow's pyfunc, serve and the browser.
 
-``python -m benchmarks.agreement``, with the champion of params.yaml's data and pictures of its test split as
-they lie in the archive; ``--model`` names another. Each pair in a row: how far probabilities are apart, and
-how many first answers differ though the two best of the one were more than MARGIN apart. The browser shows
-five classes, which are compared.
+``python -m benchmarks.agreement`` uses the champion of params.yaml's data, and images of its test split as
+they are in the archive. ``--model`` selects another model. Each row of the table compares a pair:
+
+- how far the probabilities are apart
+- how many top predictions differ although the first model's top two classes are more than MARGIN apart
+
+The browser shows five classes, so only those are compared.
 """
 
 import argparse

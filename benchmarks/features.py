@@ -1,7 +1,8 @@
-"""What a frozen backbone's features cost around the bare forward passes, and by which engine.
+"""Cost of computing a frozen backbone's features, relative to the bare forward passes, by engine.
 
-``python -m benchmarks.features``, on the data set of ``params.yaml``; further choices as for pipeline.train,
-such as ``data=petfaces model.net.backbone=tf_efficientnet_lite2``. Ratios are of pictures per second.
+``python -m benchmarks.features`` runs on the data set of ``params.yaml``. It takes further overrides, as for
+pipeline.train, such as ``data=petfaces model.net.backbone=tf_efficientnet_lite2``. Ratios are of images per
+second.
 """
 
 import argparse

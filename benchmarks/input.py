@@ -1,9 +1,10 @@
-"""Pictures per second of one core, from storage to an augmented batch: ours, torchvision's and timm's.
+"""Images per second of one core, from storage to an augmented batch: ours, torchvision's and timm's.
 
-``python -m benchmarks.input data=petfaces``. All draw the same: a random crop, resized to one size, mirrored
-half of the time, and colours jittered (the numbers of ``conf/augment/light.yaml``). The peers decode the
-archive's pictures each time, as their loaders do; ours reads the pack. Each runs in this process on one
-thread, so that a second is a core's second. Below: the share of a training step that waits for data.
+``python -m benchmarks.input data=petfaces``. All apply the same augmentation with the numbers of
+``conf/augment/light.yaml``: a random crop resized to a fixed size, a horizontal flip half of the time, and
+colour jitter. The peers decode the archive's images each time, as their loaders do; ours reads the pack. Each
+runs in this process on one thread, so one second is one core-second. The line below the table gives the share
+of a training step spent waiting for data.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Kills a training at random moments, begins it again, and compares what it leaves with an undisturbed one.
+"""Kills a training at random moments, resumes it, and compares the result with an uninterrupted training.
 
 ``python -m benchmarks.kill`` does so 25 times each for `scratch` and `finetune`, on the data set of
-``params.yaml``: `kill -9` at a moment drawn evenly from the whole life of the process, from its start over
-training, validation, checkpoints and drawing to the upload into MLflow; then the same command again. A trial
-counts as good when all files are the same bytes, and MLflow holds one finished run with each point once.
-Moments are told in seconds of the processor, so that other work beside it shifts none of them.
+``params.yaml``. It sends `kill -9` at a random moment, then runs the same command again. The moment is drawn
+uniformly from the whole life of the process: start, training, validation, checkpoints, plots and the upload
+to MLflow. A trial passes if all files have the same bytes, and MLflow holds one finished run with each point
+once. Moments are measured in CPU seconds, so that other work on the machine does not shift them.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Memory layout and threads: pictures a second of a training step, each combination in turn.
+"""Memory layout and threads: images per second in a training step, for each combination in turn.
 
-``python -m benchmarks.layout``; further choices as for pipeline.train, such as ``data=petfaces``. What it
-says of a CPU is written into ``conf/model/`` (`channels_last`) and ``conf/trainer/`` (`threads`).
+``python -m benchmarks.layout``; further overrides as for pipeline.train, such as ``data=petfaces``. The
+results for a CPU go into ``conf/model/`` (`channels_last`) and ``conf/trainer/`` (`threads`).
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What every benchmark says of where it ran, and how it times things side by side."""
+"""The machine description that every benchmark prints, and interleaved timing of several programs."""
 
 import os
 import platform

@@ -1,10 +1,14 @@
-"""How much memory a training takes of its own as the data grow: 5,000 and 500,000 packed pictures.
+"""How much memory a training uses as the data set grows: 5,000 and 500,000 packed images.
 
-``python -m benchmarks.memory``; ``--photos 1000 100000`` names so many photos instead, with the champion of
-params.yaml's data or ``--model``; ``--uploads`` measures what it takes serve to decode its largest
-pictures, alone and four at once. The packs are generated: their indexes are whole, their pixels a sparse file
-of zeros that takes no room on the disk. Own (anonymous) memory is what the system can't drop: the pack is
-mapped, so its pages are not among it. Each training is watched for some time, then stopped by SIGTERM.
+``python -m benchmarks.memory``. Two options measure something else:
+
+- ``--photos 1000 100000`` predicts on that many photos, with the champion of params.yaml's data or
+  ``--model``
+- ``--uploads`` measures what serve needs to decode its largest images, one alone and four at once
+
+The packs are generated: their indexes are complete, and their pixels are a sparse file of zeros that takes no
+disk space. The figure is anonymous memory, which the system cannot drop; the pack is memory-mapped, so its
+pages do not count. Each training is watched for some time, then stopped by SIGTERM.
 """
 
 import argparse

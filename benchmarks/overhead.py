@@ -1,6 +1,6 @@
-"""What stands around the work: starting stages, doing nothing, packing, tracking.
+"""Overhead around the work: starting stages, doing nothing, packing, tracking.
 
-``python -m benchmarks.overhead`` in a checkout in which ``dvc repro`` has nothing to do.
+Run ``python -m benchmarks.overhead`` in a checkout in which ``dvc repro`` has nothing to do.
 """
 
 import argparse

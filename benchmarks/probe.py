@@ -1,9 +1,12 @@
-"""How right a linear head on frozen features is: ours against plain logistic regression and class means.
+"""Accuracy of a linear head on frozen features: ours, plain logistic regression and class means.
 
-``python -m benchmarks.probe data=petfaces``, and with ``model.net.backbone=tf_efficientnet_lite2``: five
-random splits, 70 parts to learn from and 30 to be judged by, and ten draws of 1, 5 and 10 pictures a class.
-Plain is timm's own preprocessing with scikit-learn's defaults. A row a trial goes to
-``reports/benchmarks/<data>/probe.csv``; what stands there is not measured again, so delete it when the
+``python -m benchmarks.probe data=petfaces``, and with ``model.net.backbone=tf_efficientnet_lite2``. It uses:
+
+- five random splits, with 70 % for training and 30 % for evaluation
+- ten draws of 1, 5 and 10 images per class
+
+Plain is timm's own preprocessing with scikit-learn's defaults. Each trial adds a row to
+``reports/benchmarks/<data>/probe.csv``. Trials in that file are not measured again, so delete it when the
 recipe changes.
 """
 

@@ -1,4 +1,4 @@
-"""Result tables of benchmarks, which grow by a row a trial."""
+"""Result tables of benchmarks; each trial adds a row."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""How fast one picture is answered, and how many a second under many clients; nothing may be lost.
+"""Latency for one image, and answers per second under many clients; no answer may be lost.
 
-``python -m benchmarks.serving``, with the champion of params.yaml's data; ``--soak 10`` sends for ten minutes
-more. All take the same encoded picture on the same cores; clients run on them, too.
+``python -m benchmarks.serving`` uses the champion of params.yaml's data; ``--soak 10`` sends requests for ten
+more minutes. All programs get the same encoded image and run on the same cores, as do the clients.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Minutes from the packed data to a share of validation pictures that are right: ours against peers.
+"""Minutes from the packed data to a given validation accuracy: ours against peers.
 
-``python -m benchmarks.time_to_accuracy data=petfaces`` after ``make peers``. All have the same backbone
-weights, threads and split; each peer reads the archive's own files, and is tried at several sizes, of which
-the best counts. A run begins with its process: imports count, and for ours the export of the backbone, its
-features and all that a training leaves. A row a run goes to
-``reports/benchmarks/<data>/time_to_accuracy.csv``; what stands there is not measured again.
+``python -m benchmarks.time_to_accuracy data=petfaces`` after ``make peers``. All use the same backbone
+weights, threads and split. Each peer reads the archive's own files and is tried at several sizes, of which
+the best counts. The time starts with the process, so imports count. For ours it includes the export of the
+backbone, its features and all files that a training writes. Each run adds a row to
+``reports/benchmarks/<data>/time_to_accuracy.csv``; runs in that file are not measured again.
 """
 
 import argparse
