@@ -67,7 +67,8 @@ def test_each_rollback_goes_one_further_back(repro, monkeypatch):
     monkeypatch.setattr(promotion, "champion", lambda name: (present[0], ""))
     monkeypatch.setattr(promotion, "history", lambda name: changes)
 
-    def promote(name, number, reason, by_person):
+    def promote(name, number, reason, by_person, instead_of):
+        assert instead_of == present[0]
         changes.append(promotion.Change("", number, present[0], reason))
         told.append(number)
         present[0] = number
