@@ -104,6 +104,11 @@ def test_what_can_not_keep_the_promise_is_always_unsure():
     )
 
 
+def test_no_threshold_is_above_one_however_sure_a_model_is_of_a_pattern():
+    sure, right = _judged(0, 400)
+    assert calibration.unsure_below(sure, right, np.ones(300, np.float32), 0.95, 0.05) == 1.0
+
+
 def test_other_things_are_drawn_alike_and_differ():
     first, again = out_of_domain.drawn(10, seed=1), out_of_domain.drawn(10, seed=1)
     assert all(np.array_equal(one, two) for one, two in zip(first, again, strict=True))

@@ -530,7 +530,7 @@ def test_two_processes_stopped_or_killed_end_with_the_same_bytes(repro, run, hou
     for number, kind in enumerate((signal.SIGTERM, signal.SIGKILL)):
         process = subprocess.Popen(
             [sys.executable, "-m", "pipeline.train", *ddp, f"out=runs/single/two{number}"],
-            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
         for line in process.stderr:

@@ -82,7 +82,8 @@ def unsure_below(
     Returns:
         A threshold between 0 and 1; 1 if none meets the targets: the model then always abstains.
     """
-    return float(max(_min_for_precision(sure, right, wanted), _min_for_ood_rate(others, named)))
+    threshold = max(_min_for_precision(sure, right, wanted), _min_for_ood_rate(others, named))
+    return min(float(threshold), 1.0)  # the next number above a pattern's probability of 1 is none
 
 
 def _min_for_precision(confidence: np.ndarray, correct: np.ndarray, min_precision: float) -> float:
