@@ -97,6 +97,7 @@ def _packed(place, swap: tuple[str, str] | None = None):
     )
 
 
+@pytest.mark.integration
 def test_a_picture_in_the_wrong_folder_comes_first_with_the_right_name(tmp_path):
     wrong = "tiny/cat_Bombay/stray_99.jpg"
     _packed(tmp_path, ("tiny/dog_beagle/dog_beagle_4.jpg", wrong))
@@ -116,6 +117,7 @@ def test_a_picture_in_the_wrong_folder_comes_first_with_the_right_name(tmp_path)
     assert "cat_Bombay" in (tmp_path / "split.csv").read_text()  # no label was changed
 
 
+@pytest.mark.integration
 def test_the_probe_finds_the_audits_features(tmp_path, monkeypatch):
     from pipeline.data.dataset import ImageDataset, PackedDataset, eval_transform
     from pipeline.training import build, features

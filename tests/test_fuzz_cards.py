@@ -143,6 +143,7 @@ def quick(monkeypatch):
     monkeypatch.setattr("pipeline.tracking.descriptions.name_of", lambda model: "x")
 
 
+@pytest.mark.integration
 def test_hundreds_of_mutated_cards_end_in_one_line_at_every_entry_point(
     sound, canary, quick, tmp_path, capsys
 ):

@@ -238,6 +238,7 @@ def test_figures_are_those_of_scikit_learn(seed):
     assert (found.matrix.diagonal() == (said & (targets > 0)).sum(axis=0)).all()
 
 
+@pytest.mark.integration
 def test_an_interval_holds_the_figure_of_many_images_nineteen_times_of_twenty(monkeypatch):
     monkeypatch.setattr(multi_label, "RESAMPLES", 100)
     true = TASK.score(*_answers(99, 50_000))

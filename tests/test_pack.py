@@ -864,6 +864,7 @@ _PART = st.one_of(
 _TREES = st.lists(st.lists(_PART, min_size=1, max_size=5).map("/".join), max_size=7)
 
 
+@pytest.mark.integration
 @settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(paths=_TREES, classes=st.sampled_from(["folder", "breed"]))
 def test_any_tree_of_paths_is_packed_or_told(tmp_path, monkeypatch, paths, classes):

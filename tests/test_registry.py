@@ -138,7 +138,7 @@ def test_what_dvc_says_of_a_lock_is_known(tmp_path):
         rwlock._check_blockers(str(tmp_path), held, mine, mode="write", waiters=[str(tmp_path)])
 
 
-def test_a_dvc_that_is_locked_out_is_tried_again_and_another_failure_is_told(house, monkeypatch):
+def test_a_dvc_that_is_locked_out_is_tried_again_and_another_failure_is_told(repro, monkeypatch):
     answers = [None, None, 0, 1]
     monkeypatch.setattr(champion, "POLL", 0)
     monkeypatch.setattr(champion, "_dvc", lambda command: answers.pop(0))

@@ -72,6 +72,7 @@ def test_a_good_store_is_left_as_it_is(repro, house, tmp_path, monkeypatch):
     assert file.read_bytes() == before
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("statement", [10, 60])
 def test_killed_while_a_new_store_is_made_the_next_start_makes_it(tmp_path, statement):
     program = (

@@ -392,6 +392,7 @@ def test_a_sweep_over_all_files_of_a_group_is_shown_without_its_plan(place, caps
     assert "1 of 1 jobs finished" in _said(capsys, "s")
 
 
+@pytest.mark.integration
 def test_mlflow_finds_a_sweep_by_run_id_by_name_and_by_a_jobs_run(place, capsys, monkeypatch, tmp_path):
     monkeypatch.undo()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
@@ -494,6 +495,7 @@ def _many(place: Path) -> None:
         _job(place / f"many/{number}", f"model={model}", model__lr=rate, top1=top1, **values)
 
 
+@pytest.mark.integration
 def test_importance_finds_what_matters_in_many_jobs(place, capsys):
     _many(place)
     text = _said(capsys, "many")
@@ -535,6 +537,7 @@ def test_the_page_escapes_what_it_shows(place):
     assert 'href="%3Ci%3E0/"' in page
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: none on the path, nor in $CHROMIUM")
 def test_in_a_browser_all_figures_are_drawn_without_network_or_errors(place):
     playwright = pytest.importorskip("playwright.sync_api")
