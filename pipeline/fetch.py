@@ -7,9 +7,9 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-import pooch
 from omegaconf import DictConfig
 
+from pipeline import portable
 from pipeline.common import log, paths, text, yaml_files
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
@@ -44,7 +44,7 @@ def fetch(cfg: DictConfig, archive: Path) -> None:
     else:
         origin = text.without_password(mirror or "its published address")
         _published(source, mirror, unfinished)
-    size, sha256 = unfinished.stat().st_size, pooch.file_hash(unfinished)
+    size, sha256 = unfinished.stat().st_size, portable.sha256_of(unfinished)
     log.result(f"{cfg.data.name} from {origin}, {size:,} bytes, sha256 {sha256}")
     os.replace(unfinished, archive)
 

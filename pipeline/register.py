@@ -147,7 +147,7 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
         _copy(champion, out / "champion")
         if tracking.champion(name) in (current, None):
             break
-        _log.info("the champion of %s was changed; its files are copied anew", name)
+        _log.info("the champion of %s was changed; its files are copied again", name)
     else:
         raise UserError(f"the champion of {name} was changed {TRIES} times meanwhile; run again: dvc repro")
     shutil.rmtree(out / "former", ignore_errors=True)

@@ -193,9 +193,9 @@ def split(pack: Path, target: Path, cfg: DictConfig) -> None:
     )
     if any(official):
         official_splits = " and ".join(name for name in ("val", "test") if name in official)
-        _log.info("%s as the data brings it", official_splits or "no split")
+        _log.info("%s taken from the data", official_splits or "no split")
     for path in index["path"][index["split"] == "dropped"]:
-        _log.info("dropped %s: a near-duplicate stands in test or val", path)
+        _log.info("dropped %s: a near-duplicate is in test or val", path)
 
 
 @stage

@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import tasks, tracking
-from pipeline.artifacts import atomic, curves, seal, untrusted
+from pipeline.artifacts import atomic, curves, seal
 from pipeline.artifacts.lineage import lineage_of, settings_of
 from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.resume import ResumeState, finished, identity
@@ -232,7 +232,7 @@ def main(cfg: DictConfig) -> float | None:
                 (ROOT / created).rmdir()
     if not metrics:
         return None
-    task = tasks.of(untrusted.card(paths.from_root(cfg.out)).task)
+    task = tasks.of(cfg.data.task)
     summary = task.describe(metrics, "val", 1)
     log.result(f"{cfg.model.name} on {cfg.data.name}, val {summary}, in {cfg.out}")
     return metrics[task.monitor]

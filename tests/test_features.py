@@ -135,7 +135,7 @@ def test_a_damaged_trunk_is_told_and_exported_anew(probed, tmp_path, monkeypatch
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     assert onnx_export.trunk(model, card).read_bytes() == kept.read_bytes()
-    assert "trunk.onnx is damaged; exported anew" in capsys.readouterr().err
+    assert "trunk.onnx is damaged; exported again" in capsys.readouterr().err
 
 
 def test_a_picture_and_its_mirror_image_are_the_same_to_a_model_that_flips(probed):

@@ -1,6 +1,7 @@
 """Messages go to standard error with level and job, results to standard output."""
 
 import logging
+import os
 import sys
 
 import pytest
@@ -88,7 +89,7 @@ def test_the_commands_have_flags_that_programs_below_them_follow(monkeypatch, ca
     assert "error: " in err
     assert ("Traceback" in err) == shown
     assert log.is_quiet() != shown
-    assert log.os.environ["PETFACES_LOG"] == ("debug" if shown else "warning")
+    assert os.environ["PETFACES_LOG"] == ("debug" if shown else "warning")
 
 
 def test_only_a_terminal_gets_colours(monkeypatch, capsys):

@@ -142,7 +142,7 @@ def test_val_is_dealt_from_train_where_only_a_test_split_comes_with_the_data(off
     assert list(table["split"][18:]) == ["test"] * 6
     assert set(table["split"][:18]) == {"train", "val", "dropped"}
     told = capsys.readouterr().err
-    assert "test as the data brings it" in told
+    assert "test taken from the data" in told
     assert "dropped 01" in told
     cfg.official = False
     split.split(official, tmp_path / "split.csv", cfg)

@@ -57,12 +57,8 @@ class Target:
         """
         self.check()
         if self.part.is_symlink() or not (self.part / MARK).is_file():
-            _check(
-                self.part,
-                str(seal.relative_to_root(self.part)),
-                self.needed,
-                "it is in the way: move it away",
-            )
+            what = str(seal.relative_to_root(self.part))
+            _check(self.part, what, self.needed, "it is in the way: move it away")
         shutil.rmtree(self.part, ignore_errors=True)
         self.part.mkdir(parents=True)
         (self.part / MARK).touch()

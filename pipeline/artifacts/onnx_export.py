@@ -56,7 +56,7 @@ def trunk(model: "Classifier", card: ModelCard) -> Path:
     if folder.is_dir():
         if not (wrong := portable.damaged(folder)):
             return folder / "trunk.onnx"
-        _log.warning("%s: %s; exported anew", folder, ", ".join(wrong))
+        _log.warning("%s: %s; exported again", folder, ", ".join(wrong))
 
     class Trunk(nn.Module):
         def __init__(self):

@@ -71,7 +71,7 @@ def _fallbacks(letters: set[str]) -> list[str]:
             chosen.append(best.name)
     if missing - _boxes:
         _log.warning(
-            "no font here has %s (%d letters); boxes stand for them until one is installed, such as Noto "
+            "no font here has %s (%d letters); boxes are drawn for them until one is installed, such as Noto "
             "Sans CJK",
             "".join(sorted(missing)[:8]),
             len(missing),

@@ -152,7 +152,7 @@ def repair(found: Found) -> list[str]:
         group, name = folder.relative_to(ROOT).parts[:2]
         if twin is None and out is None and (group, name) in (("runs", "single"), ("runs", "sweeps")):
             todo.append(
-                f"{seal.relative_to_root(folder)}: train it again; its choices stand in its config.yaml"
+                f"{seal.relative_to_root(folder)}: train it again; its settings are in its config.yaml"
             )
             continue
         _remove(folder)

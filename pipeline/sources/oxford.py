@@ -93,7 +93,7 @@ def write_photos(images: Path, annotated: Path, target: Path) -> None:
             entry = known[path.stem]
             breed = path.stem.rpartition("_")[0]
             archives.add(archive, f"oxford/{entry.split}/{entry.species}_{breed}/{path.name}", data)
-    _log.info("%d photos stand in neither official list and are left out", unlisted)
+    _log.info("%d photos are in neither official list and are left out", unlisted)
 
 
 def write_faces(images: Path, annotated: Path, target: Path) -> None:

@@ -66,7 +66,7 @@ def features(training: Training, pictures: ImageDataset | LooseImages) -> np.nda
             with np.load(file) as stored:
                 cache = dict(zip(stored["pictures"].tolist(), stored["features"], strict=True))
         except Exception as error:  # numpy may raise anything for damaged bytes
-            _log.warning("%s is damaged (%s); the features are computed anew", file.name, error)
+            _log.warning("%s is damaged (%s); the features are computed again", file.name, error)
     keys = pictures.hashes
     new = [index for index, key in enumerate(keys) if key not in cache]
     _log.debug("%d of %d features are not in %s", len(new), len(keys), file)
