@@ -1,4 +1,4 @@
-"""A picture is sized alike by Pillow, as training does it, and by the exported graph."""
+"""The exported graph resizes an image as Pillow does in training."""
 
 from dataclasses import replace
 
@@ -24,30 +24,30 @@ SQUASH = portable.Preprocessing(
 )
 
 
-def _run(card: portable.Preprocessing, picture: np.ndarray) -> np.ndarray:
+def _run(card: portable.Preprocessing, image: np.ndarray) -> np.ndarray:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(onnx_resize.graph(card, 18, 10).SerializeToString(), options)
-    return session.run(None, {"picture": picture})[0][0]
+    return session.run(None, {"picture": image})[0][0]
 
 
-def _pillow(card: portable.Preprocessing, picture: np.ndarray) -> np.ndarray:
-    small = portable.shrink(Image.fromarray(picture), card.max_side)
+def _pillow(card: portable.Preprocessing, image: np.ndarray) -> np.ndarray:
+    small = portable.shrink(Image.fromarray(image), card.max_side)
     return portable.to_square(small, card.size, card.interpolation, card.crop, card.crop_pct)
 
 
-def _picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Smooth parts and hard edges."""
+def _image(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """An image with smooth areas and hard edges."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8)).resize((width, height), 0)
     noise = rng.integers(-9, 10, (height, width, 3))
     return np.clip(np.asarray(coarse) + noise, 0, 255).astype(np.uint8)
 
 
-def _alike(graph: np.ndarray, pillow: np.ndarray) -> None:
-    apart = np.abs(graph.astype(int) - pillow)
-    # Of 255; each of the two steps rounds.
-    assert apart.max() <= 4 and apart.mean() < 0.25
+def _assert_close(graph: np.ndarray, pillow: np.ndarray) -> None:
+    difference = np.abs(graph.astype(int) - pillow)
+    # Of 255; both steps round.
+    assert difference.max() <= 4 and difference.mean() < 0.25
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
@@ -55,20 +55,20 @@ def _alike(graph: np.ndarray, pillow: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("height", "width"), [(300, 411), (96, 128), (128, 128), (40, 17), (1, 1), (2000, 30)]
 )
-def test_the_graph_sizes_as_pillow_does(interpolation, crop, height, width):
+def test_the_graph_resizes_as_pillow_does(interpolation, crop, height, width):
     card = replace(SQUASH, interpolation=interpolation, crop=crop)
-    picture = _picture(height, width)
-    _alike(_run(card, picture), _pillow(card, picture))
+    image = _image(height, width)
+    _assert_close(_run(card, image), _pillow(card, image))
 
 
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(8, 128))
 @settings(max_examples=25, deadline=None)
-def test_the_graph_sizes_any_picture(height, width, size):
+def test_the_graph_resizes_any_image(height, width, size):
     card = replace(SQUASH, size=size)
-    picture = _picture(height, width, seed=size)
-    _alike(_run(card, picture), _pillow(card, picture))
+    image = _image(height, width, seed=size)
+    _assert_close(_run(card, image), _pillow(card, image))
 
 
-def test_a_filter_that_can_not_leave_is_refused():
+def test_a_filter_that_onnx_lacks_is_an_error():
     with pytest.raises(UserError, match="interpolation=lanczos can't be exported; choose one of bilinear"):
         onnx_resize.check("lanczos")

@@ -1,4 +1,4 @@
-"""The page names a breed in a browser, from a photo or the webcam, and asks for nothing else."""
+"""The exported page classifies photos and webcam frames in the browser, without requests to others."""
 
 import json
 import shutil
@@ -17,8 +17,8 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 
 
 @pytest.fixture(scope="module")
-def folder(repro, house, tmp_path_factory):
-    """The champion's page, where npm can bring what computes in a browser."""
+def page_dir(repro, house, tmp_path_factory):
+    """The champion's page; skipped if npm can't provide ONNX Runtime Web."""
     champion = house / "runs/sample/register/champion/portable"
     target = tmp_path_factory.mktemp("page") / "try"
     try:
@@ -29,22 +29,22 @@ def folder(repro, house, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(folder):
+def address(page_dir):
     ready: list[str] = []
-    answering = threading.Event()
+    listening = threading.Event()
 
-    def tell(where: str) -> None:
-        ready.append(where)
-        answering.set()
+    def on_ready(url: str) -> None:
+        ready.append(url)
+        listening.set()
 
-    threading.Thread(target=browser_demo.serve, args=(folder, 0, tell), daemon=True).start()
-    assert answering.wait(20)
+    threading.Thread(target=browser_demo.serve, args=(page_dir, 0, on_ready), daemon=True).start()
+    assert listening.wait(20)
     return ready[0]
 
 
 @pytest.fixture(scope="module")
 def browser():
-    """A browser whose webcam shows a test picture, where this machine has one."""
+    """Chromium with a fake webcam; skipped if it is not installed."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not BROWSER:
         pytest.skip("no Chromium on this machine")
@@ -57,18 +57,18 @@ def browser():
 
 @pytest.fixture
 def tab(browser, address):
-    """The opened page; what it complains of and what it asks of others ends the test."""
+    """The opened page; a JavaScript error or a request to another host fails the test."""
     context = browser.new_context(permissions=["camera"], locale="en-GB")
     tab = context.new_page()
-    wrong: list[str] = []
-    tab.on("pageerror", lambda error: wrong.append(str(error)))
-    tab.on("console", lambda message: message.type == "error" and wrong.append(message.text))
-    tab.on("request", lambda each: each.url.startswith((address, "blob:")) or wrong.append(each.url))
+    problems: list[str] = []
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    tab.on("console", lambda message: message.type == "error" and problems.append(message.text))
+    tab.on("request", lambda each: each.url.startswith((address, "blob:")) or problems.append(each.url))
     tab.goto(address)
     tab.wait_for_selector("body[data-ready=yes]", timeout=60_000)
     yield tab
     context.close()
-    assert wrong == []
+    assert problems == []
 
 
 @pytest.fixture(scope="module")
@@ -79,123 +79,123 @@ def face(tmp_path_factory):
     return file
 
 
-def _answer(tab, number: int) -> None:
-    """Waits for so many answers; not in the page, whose policy forbids to evaluate strings."""
-    until = time.monotonic() + 60
+def _wait_for_answers(tab, number: int) -> None:
+    """Waits for so many answers; polls from here, as the page's policy forbids `eval`."""
+    deadline = time.monotonic() + 60
     while int(tab.get_attribute("body", "data-answered") or 0) < number:
-        assert time.monotonic() < until, "no answer"
+        assert time.monotonic() < deadline, "no answer"
         tab.wait_for_timeout(50)
 
 
 def _bars(tab) -> list[tuple[str, float]]:
-    read = "bars => bars.map(bar => [bar.getAttribute('aria-label'), bar.value])"
-    return tab.eval_on_selector_all("#bars progress", read)
+    script = "bars => bars.map(bar => [bar.getAttribute('aria-label'), bar.value])"
+    return tab.eval_on_selector_all("#bars progress", script)
 
 
-def test_a_photo_gets_the_bars_that_the_model_gives(tab, face, house):
+def test_the_bars_show_the_models_probabilities(tab, face, house):
     tab.set_input_files("#file", face)
-    _answer(tab, 1)
+    _wait_for_answers(tab, 1)
     expected = OnnxClassifier(house / "runs/sample/register/champion/portable").answer(face.read_bytes())
     bars = _bars(tab)
     assert len(bars) == 5
     assert bars[0][0] == expected["labels"][0].partition("_")[2].replace("_", " ")
-    assert np.abs(np.array([share for _, share in bars]) - expected["probabilities"]).max() < 0.05
+    assert np.abs(np.array([value for _, value in bars]) - expected["probabilities"]).max() < 0.05
 
 
-def test_it_says_unsure_below_the_bound(browser, address, folder, face):
+def test_an_answer_below_the_threshold_is_shown_as_unsure(browser, address, page_dir, face):
     context = browser.new_context(locale="nl-NL")
     tab = context.new_page()
-    card = json.loads((folder / "card.json").read_text()) | {"unsure_below": 1.1}
+    card = json.loads((page_dir / "card.json").read_text()) | {"unsure_below": 1.1}
     tab.route("**/card.json", lambda route: route.fulfill(json=card))
     tab.goto(address)
     tab.set_input_files("#file", face)
-    _answer(tab, 1)
+    _wait_for_answers(tab, 1)
     assert tab.inner_text("#said").startswith("Niet zeker.")
     context.close()
 
 
-def test_the_webcam_is_named_live_until_it_is_stopped(tab):
+def test_the_webcam_is_classified_live_until_it_is_stopped(tab):
     tab.click("#camera")
-    _answer(tab, 3)
+    _wait_for_answers(tab, 3)
     tab.click("#camera")
     assert tab.get_attribute("#camera", "aria-pressed") == "false"
     assert len(_bars(tab)) == 5
 
 
-def test_what_it_looked_at_is_painted(tab, face):
+def test_the_occlusion_map_is_drawn(tab, face):
     tab.set_input_files("#file", face)
-    _answer(tab, 1)
+    _wait_for_answers(tab, 1)
     tab.click("#look")
     tab.wait_for_selector("body[data-mapped]", timeout=60_000)
-    painted = tab.evaluate(
+    drawn = tab.evaluate(
         "() => { const c = document.getElementById('heat');"
         "return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(v => v > 0); }"
     )
-    assert painted
+    assert drawn
     assert tab.inner_text("#time").startswith("Red: covered")
 
 
-def test_it_is_used_with_the_keyboard_alone(tab, face):
+def test_the_keyboard_alone_is_enough(tab, face):
     tab.set_input_files("#file", face)
-    _answer(tab, 1)
-    whole = _bars(tab)
+    _wait_for_answers(tab, 1)
+    full = _bars(tab)
     tab.focus("#photo")
     tab.keyboard.press("-")
-    _answer(tab, 2)
-    assert tab.is_visible("#frame") and _bars(tab) != whole
+    _wait_for_answers(tab, 2)
+    assert tab.is_visible("#frame") and _bars(tab) != full
     tab.keyboard.press("Tab")
-    tab.keyboard.press("Enter")  # the whole picture again
-    _answer(tab, 3)
+    tab.keyboard.press("Enter")  # back to the full image
+    _wait_for_answers(tab, 3)
     assert not tab.is_visible("#frame")
-    assert [name for name, _ in _bars(tab)] == [name for name, _ in whole]
-    assert [share for _, share in _bars(tab)] == pytest.approx([share for _, share in whole], abs=1e-4)
+    assert [name for name, _ in _bars(tab)] == [name for name, _ in full]
+    assert [value for _, value in _bars(tab)] == pytest.approx([value for _, value in full], abs=1e-4)
 
 
-def test_an_answer_never_stands_beside_another_picture(tab, face):
+def test_an_answer_is_never_shown_with_another_image(tab, face):
     tab.set_input_files("#file", face)
-    _answer(tab, 1)
-    held = "() => { window.held = Worker.prototype.postMessage; Worker.prototype.postMessage = () => {}; }"
-    tab.evaluate(held)
+    _wait_for_answers(tab, 1)
+    hold = "() => { window.held = Worker.prototype.postMessage; Worker.prototype.postMessage = () => {}; }"
+    tab.evaluate(hold)
     tab.click("#whole")
     assert _bars(tab) == [] and tab.is_disabled("#look")
     tab.evaluate("() => { Worker.prototype.postMessage = window.held; }")
     tab.click("#whole")
-    _answer(tab, 3)
+    _wait_for_answers(tab, 3)
     assert len(_bars(tab)) == 5 and tab.is_enabled("#look")
 
 
-def test_what_is_no_picture_is_told_and_the_page_goes_on(tab, face, tmp_path):
+def test_a_file_that_is_no_image_is_reported_and_the_page_still_works(tab, face, tmp_path):
     (tmp_path / "letter.txt").write_text("no picture")
     tab.set_input_files("#file", tmp_path / "letter.txt")
     tab.get_by_text("letter.txt can't be read as a picture.").wait_for()
     tab.set_input_files("#file", face)
-    _answer(tab, 1)
+    _wait_for_answers(tab, 1)
 
 
-def test_it_speaks_dutch_and_fits_a_phone(browser, address, face):
+def test_the_page_is_translated_to_dutch_and_fits_a_phone(browser, address, face):
     context = browser.new_context(locale="nl-NL", viewport={"width": 360, "height": 700})
     tab = context.new_page()
     tab.goto(address)
     tab.wait_for_selector("body[data-ready=yes]", timeout=60_000)
     tab.set_input_files("#file", face)
-    _answer(tab, 1)
+    _wait_for_answers(tab, 1)
     assert tab.inner_text("h1") == "Welk ras is het?"
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
     context.close()
 
 
-def test_each_word_is_there_in_both_languages():
+def test_each_text_is_in_both_languages():
     import re
 
     text = (browser_demo.PAGE / "words.js").read_text()
-    for words, least in zip(text.split("export const SEVERAL"), (20, 5), strict=True):
+    for texts, minimum in zip(text.split("export const SEVERAL"), (20, 5), strict=True):
         english, dutch = (
-            set(re.findall(r"^    (\w+):", part, re.MULTILINE)) for part in words.split("  nl: {")
+            set(re.findall(r"^    (\w+):", table, re.MULTILINE)) for table in texts.split("  nl: {")
         )
-        assert english == dutch and len(english) > least
+        assert english == dutch and len(english) > minimum
 
 
-def test_without_npm_the_way_out_is_told(monkeypatch, tmp_path):
+def test_without_npm_the_error_names_the_alternative(monkeypatch, tmp_path):
     monkeypatch.setattr(browser_demo, "CACHE", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
@@ -204,7 +204,7 @@ def test_without_npm_the_way_out_is_told(monkeypatch, tmp_path):
         browser_demo.write(tmp_path / "model.onnx", {}, tmp_path / "try")
 
 
-def test_what_npm_brings_must_be_what_is_known(monkeypatch, tmp_path):
+def test_an_npm_package_with_another_hash_is_refused(monkeypatch, tmp_path):
     npm = tmp_path / "npm"
     npm.write_text(f"#!/bin/sh\necho other > {browser_demo.RUNTIME}-{browser_demo.VERSION}.tgz\n")
     npm.chmod(0o755)

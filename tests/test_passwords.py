@@ -1,4 +1,4 @@
-"""No output, record or page has the password of an address."""
+"""No output, record or page shows the password in an address."""
 
 import json
 import sys
@@ -30,84 +30,84 @@ def server(monkeypatch):
     store.client.cache_clear()
 
 
-def test_the_list_of_versions_has_none(server, monkeypatch, capsys):
+def test_the_list_of_versions_shows_no_password(server, monkeypatch, capsys):
     for name in ("versions", "history"):
         monkeypatch.setattr(tracking, name, lambda _: [])
     champion.show("sample")
-    said = capsys.readouterr().out
-    assert "ann:***@" in said and SECRET not in said
+    output = capsys.readouterr().out
+    assert "ann:***@" in output and SECRET not in output
 
 
-def test_a_training_without_its_server_has_none(server, capsys):
+def test_a_warning_about_the_server_shows_no_password(server, capsys):
     card = {"name": "scratch", "data": "sample"}
     tracking.Run(card, {"seed": 1}, {}, Provenance(), "x", None, "cpu", "attempt")
-    said = capsys.readouterr().err
-    assert "ann:***@" in said and SECRET not in said
+    messages = capsys.readouterr().err
+    assert "ann:***@" in messages and SECRET not in messages
 
 
-def test_a_broken_off_run_keeps_none(monkeypatch):
-    kept = []
+def test_a_failed_run_records_no_password(monkeypatch):
+    reasons = []
     monkeypatch.setattr(live.Run, "_try", lambda self, action, patient=False: action())
     run = live.Run({}, {}, {}, Provenance(), "x", None, "cpu", "attempt")
-    monkeypatch.setattr(run, "_fail", lambda reason, status: kept.append(reason))
+    monkeypatch.setattr(run, "_fail", lambda reason, status: reasons.append(reason))
     run.fail(OSError(f"no way to {SERVER}"))
     run.fail(UserError(f"no way to {SERVER}"))
-    assert len(kept) == 2 and SECRET not in "".join(kept)
+    assert len(reasons) == 2 and SECRET not in "".join(reasons)
 
 
 SIGNED = ("token", "a=b&X-Amz-Signature", "X-Amz-Security-Token", "sig", "access_token")
 
 
-@pytest.mark.parametrize("end", ["", "/", *(f"?{name}={SECRET}" for name in SIGNED)])
-def test_a_mirror_that_can_not_be_reached_has_none(tmp_path, capsys, end):
+@pytest.mark.parametrize("suffix", ["", "/", *(f"?{name}={SECRET}" for name in SIGNED)])
+def test_an_unreachable_mirror_is_reported_without_its_password(tmp_path, capsys, suffix):
     cfg = OmegaConf.create(
         {
             "data": {
                 "name": "mine",
                 "source": {
                     "kind": "archive",
-                    "files": [{"name": "x.tar", "urls": [SERVER + end], "bytes": 1, "hash": None}],
+                    "files": [{"name": "x.tar", "urls": [SERVER + suffix], "bytes": 1, "hash": None}],
                 },
             },
             "fetch": {"mirror": None},
         }
     )
-    for mirror in (None, SERVER + end):
+    for mirror in (None, SERVER + suffix):
         cfg.fetch.mirror = mirror
-        with pytest.raises(UserError) as told:
+        with pytest.raises(UserError) as error:
             fetch.fetch(cfg, tmp_path / "archive")
-        assert SECRET not in str(told.value)
-        assert "127.0.0.1" in str(told.value)
+        assert SECRET not in str(error.value)
+        assert "127.0.0.1" in str(error.value)
     assert SECRET not in capsys.readouterr().err
 
 
-def test_a_mirror_that_answers_has_none(tmp_path, monkeypatch, capsys):
+def test_a_mirror_in_use_is_printed_without_its_password(tmp_path, monkeypatch, capsys):
     archive = tmp_path / "x.tar"
     archive.write_bytes(b"x")
     monkeypatch.setattr("pipeline.sources.download.bring", lambda *_: archive)
     source = {"kind": "archive", "files": [{"name": "x.tar"}]}
     cfg = {"data": {"name": "mine", "source": source}, "fetch": {"mirror": SERVER}}
     fetch.fetch(OmegaConf.create(cfg), tmp_path / "archive")
-    said = capsys.readouterr().out
-    assert "mine from http://ann:***@127.0.0.1:9" in said and SECRET not in said
+    output = capsys.readouterr().out
+    assert "mine from http://ann:***@127.0.0.1:9" in output and SECRET not in output
 
 
-def test_the_recorded_settings_have_none():
+def test_recorded_settings_hold_no_password():
     cfg = config.compose("data=petfaces", "model=scratch", f"data.source.files.0.urls=['{SERVER}/x.tar']")
     assert SECRET not in json.dumps(lineage.settings_of(cfg))
     assert "http://ann:***@127.0.0.1:9/x.tar" in json.dumps(lineage.settings_of(cfg))
 
 
-def test_a_sweep_records_none(monkeypatch):
-    words = ["--multirun", "seed=1,2", f"fetch.mirror={SERVER}"]
+def test_a_sweep_refuses_to_record_a_password(monkeypatch):
+    overrides = ["--multirun", "seed=1,2", f"fetch.mirror={SERVER}"]
     with pytest.raises(UserError, match=r"fetch.mirror=http://ann:\*\*\*@.*PETFACES_MIRROR"):
-        stages._refuse_recorded_password(words)
-    stages._refuse_recorded_password(words[1:])  # a single run records no command
-    monkeypatch.setattr(sys, "argv", ["pipeline.train", *words])
+        stages._refuse_recorded_password(overrides)
+    stages._refuse_recorded_password(overrides[1:])  # a single run records no command
+    monkeypatch.setattr(sys, "argv", ["pipeline.train", *overrides])
     assert "PETFACES_MIRROR" in ended(stage(lambda cfg: None))
 
 
-def test_the_page_of_a_database_is_started_without_it_on_the_command_line(monkeypatch):
+def test_mlflows_page_gets_the_password_in_the_environment(monkeypatch):
     address = f"postgresql://ann:{SECRET}@127.0.0.1/runs"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     monkeypatch.setattr(web_ui, "client", lambda: None)

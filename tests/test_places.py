@@ -1,4 +1,4 @@
-"""A store can't make this project ask a stranger's server, or write outside its own folder."""
+"""An MLflow store can't make this project contact another server or write outside the store's folders."""
 
 from types import SimpleNamespace
 
@@ -9,25 +9,25 @@ from pipeline.tracking import places, promotion, runs
 
 
 @pytest.fixture
-def says(monkeypatch, tmp_path):
-    """Makes a SQLite store, or a server, say where the files of a run and of a model lie."""
+def fake_store(monkeypatch, tmp_path):
+    """Makes a SQLite store or a server return a location for a run's and a model's files."""
 
-    def change(place: str, store: str | None = None) -> None:
-        info = SimpleNamespace(artifact_uri=place)
-        asked = SimpleNamespace(
+    def change(uri: str, store: str | None = None) -> None:
+        info = SimpleNamespace(artifact_uri=uri)
+        fake_client = SimpleNamespace(
             get_run=lambda run_id: SimpleNamespace(info=info),
-            get_logged_model=lambda model: SimpleNamespace(artifact_location=place),
-            get_registered_model=lambda name: SimpleNamespace(tags=place),
+            get_logged_model=lambda model: SimpleNamespace(artifact_location=uri),
+            get_registered_model=lambda name: SimpleNamespace(tags=uri),
         )
         monkeypatch.setenv("MLFLOW_TRACKING_URI", store or f"sqlite:///{tmp_path / 'mlflow.db'}")
         for module in (places, promotion):
-            monkeypatch.setattr(module, "client", lambda: asked)
+            monkeypatch.setattr(module, "client", lambda: fake_client)
 
     return change
 
 
 @pytest.mark.parametrize(
-    "place",
+    "uri",
     [
         "http://evil/api/2.0/mlflow-artifacts/artifacts/x",
         "https://ann:pass@evil/x",
@@ -37,35 +37,35 @@ def says(monkeypatch, tmp_path):
     ],
 )
 @pytest.mark.parametrize("store", [None, "http://127.0.0.1:5000"])
-def test_no_other_server_is_asked(says, place, store):
-    says(place, store)
-    for which in ({"run_id": "1"}, {"model": "m-1"}):
+def test_another_servers_address_is_refused(fake_store, uri, store):
+    fake_store(uri, store)
+    for target in ({"run_id": "1"}, {"model": "m-1"}):
         with pytest.raises(UserError, match="none of its own places") as error:
-            places.check(**which)
+            places.check(**target)
         assert "pass" not in str(error.value)
-    version = SimpleNamespace(name="x", version="1", source=place, storage_location=None, run_id="1")
+    version = SimpleNamespace(name="x", version="1", source=uri, storage_location=None, run_id="1")
     with pytest.raises(UserError, match="none of its own places"):
         places.check_version(version)
 
 
 @pytest.mark.parametrize(
-    "place", ["mlflow-artifacts:/1/x/artifacts", "http://127.0.0.1:5000/x", "s3://bucket/x"]
+    "uri", ["mlflow-artifacts:/1/x/artifacts", "http://127.0.0.1:5000/x", "s3://bucket/x"]
 )
-def test_the_tracking_servers_own_places_are_used(says, place):
+def test_the_tracking_servers_own_locations_are_used(fake_store, uri):
     for user in ("", "ann:pass@"):
-        says(place, f"http://{user}127.0.0.1:5000")
+        fake_store(uri, f"http://{user}127.0.0.1:5000")
         places.check("1", "m-1", writing=True)
 
 
-def test_of_a_sqlite_store_nothing_is_written_outside_the_folders_that_mlflow_keeps_for_an_id(says, tmp_path):
-    elsewhere = tmp_path / "elsewhere/1/artifacts"  # of an experiment with a folder of its own
-    for place in (f"{tmp_path}/mlartifacts/1/x", f"file://{tmp_path}/mlartifacts/1/x", elsewhere.as_uri()):
-        says(place)
+def test_a_sqlite_store_is_written_only_in_folders_named_by_an_id(fake_store, tmp_path):
+    own_location = tmp_path / "elsewhere/1/artifacts"  # an experiment's own artifact location
+    for uri in (f"{tmp_path}/mlartifacts/1/x", f"file://{tmp_path}/mlartifacts/1/x", own_location.as_uri()):
+        fake_store(uri)
         places.check("1", writing=True)
     (tmp_path / ".ssh").mkdir()
     (tmp_path / "link/1").mkdir(parents=True)
     (tmp_path / "link/1/artifacts").symlink_to(tmp_path / ".ssh")
-    for place in (
+    for uri in (
         f"file://{tmp_path}/.ssh",
         "/home/ann/.ssh",
         f"{tmp_path}/mlartifacts/../.ssh",
@@ -73,37 +73,37 @@ def test_of_a_sqlite_store_nothing_is_written_outside_the_folders_that_mlflow_ke
         f"{tmp_path}/elsewhere/1/artifacts/..",
         f"{tmp_path}/elsewhere/2/artifacts",
     ):
-        says(place)
-        places.check("1")  # reading a file is no harm: what is read is checked
+        fake_store(uri)
+        places.check("1")  # reading is harmless: contents are checked
         with pytest.raises(UserError, match="none of its own places"):
             places.check("1", writing=True)
 
 
-def test_a_run_is_not_written_where_a_stranger_would_have_it(says, tmp_path, monkeypatch):
-    asked = SimpleNamespace(
+def test_a_run_is_not_written_outside_the_stores_locations(fake_store, tmp_path, monkeypatch):
+    fake_client = SimpleNamespace(
         get_run=lambda run_id: SimpleNamespace(
             info=SimpleNamespace(artifact_uri=f"{tmp_path}/.ssh"), data=SimpleNamespace(metrics={}, tags={})
         ),
         log_batch=lambda *_, **__: None,
         log_artifacts=lambda *_: pytest.fail("written"),
     )
-    says(f"{tmp_path}/.ssh")
-    monkeypatch.setattr(runs, "client", lambda: asked)
+    fake_store(f"{tmp_path}/.ssh")
+    monkeypatch.setattr(runs, "client", lambda: fake_client)
     with pytest.raises(UserError, match="none of its own places"):
         runs.complete("1", SimpleNamespace(metrics={}, folder=tmp_path), {})
 
 
-def test_a_history_that_anybody_can_write_holds_changes_only(says):
-    good = '{"when": "2026-01-01T00:00:00Z", "version": "2", "former": null, "why": "x"}'
-    says(
+def test_invalid_tags_are_left_out_of_the_history(fake_store):
+    valid = '{"when": "2026-01-01T00:00:00Z", "version": "2", "former": null, "why": "x"}'
+    fake_store(
         {
             "change_1": "[" * 4900,
-            "change_2": good.replace('"2"', "[2]"),
-            "change_3": good.replace("null", "[2]"),
-            "change_4": good.replace('"x"', "5"),
+            "change_2": valid.replace('"2"', "[2]"),
+            "change_3": valid.replace("null", "[2]"),
+            "change_4": valid.replace('"x"', "5"),
             "change_5": "3",
-            "change_00000000000000000006_ab": good,
-            "change_99999999999999999999": good,
+            "change_00000000000000000006_ab": valid,
+            "change_99999999999999999999": valid,
         }
     )
     assert list(promotion.changes("x")) == ["change_00000000000000000006_ab"]

@@ -1,4 +1,4 @@
-"""Plots show the letters of all class names where a font has them, and say once where none has."""
+"""Plots draw class names in a font that has their letters; missing letters are reported once."""
 
 import warnings
 
@@ -11,7 +11,7 @@ from pipeline.evaluation import plots
 
 
 @pytest.fixture(autouse=True)
-def nothing_told(monkeypatch):
+def no_warning_yet(monkeypatch):
     monkeypatch.setattr(plots, "_boxes", set())
 
 
@@ -22,38 +22,38 @@ def _matrix(file, *names):
     return file.read_bytes()
 
 
-def test_names_without_a_font_are_told_once_and_warn_of_nothing(tmp_path, capsys):
+def test_letters_without_a_font_are_reported_once(tmp_path, capsys):
     _matrix(tmp_path / "a.png", "\U00013000\U00013001", "b")  # hieroglyphs: no font of matplotlib's has them
     _matrix(tmp_path / "b.png", "\U00013000", "b")
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 1
-    assert "\U00013000\U00013001 (2 letters)" in told[0] and "Noto Sans" in told[0]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "\U00013000\U00013001 (2 letters)" in lines[0] and "Noto Sans" in lines[0]
 
 
-def test_a_font_that_has_the_letters_is_found(tmp_path, capsys, monkeypatch):
-    own = [font for font in font_manager.fontManager.ttflist if font.name in ("DejaVu Sans", "STIXGeneral")]
-    monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
-    usual = font_manager.findfont("DejaVu Sans")
+def test_a_fallback_font_with_the_letters_is_found(tmp_path, capsys, monkeypatch):
+    fonts = [font for font in font_manager.fontManager.ttflist if font.name in ("DejaVu Sans", "STIXGeneral")]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts)
+    default = font_manager.findfont("DejaVu Sans")
     letter = next(
         chr(code)
         for code in (*range(0x1D400, 0x1D7FF), *range(0xE000, 0xE300))
-        if plots._lacking(usual, {chr(code)})
+        if plots._lacking(default, {chr(code)})
         and not plots._lacking(font_manager.findfont("STIXGeneral"), {chr(code)})
     )
     assert plots._fallbacks({letter, "a"}) == ["STIXGeneral"]
-    drawn = _matrix(tmp_path / "a.png", letter, "b")
+    image = _matrix(tmp_path / "a.png", letter, "b")
     assert capsys.readouterr().err == ""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "_fallbacks", lambda letters: [])
-        assert _matrix(tmp_path / "b.png", letter, "b") != drawn
+        assert _matrix(tmp_path / "b.png", letter, "b") != image
 
 
-def test_latin_names_are_drawn_in_the_usual_font(tmp_path):
+def test_latin_names_need_no_fallback_font(tmp_path):
     assert plots._fallbacks(set("Kätzchen č ÅØ")) == []
 
 
 @pytest.mark.parametrize("name", ["$\\frac$", "a$x", "x\x1b[31m", "\udce4", "_x"])
-def test_any_name_is_drawn_as_it_is_written(tmp_path, name):
+def test_any_name_is_drawn_literally(tmp_path, name):
     _matrix(tmp_path / "a.png", name, "b")
     plots.mistakes([np.zeros((4, 4, 3), np.uint8)], [f"{name}\ntaken for b"], name, tmp_path / "b.png")
     points = {name: [{"step": 0, "epoch": 1, "val/top1": 0.5, "val/loss": 1.0}]}

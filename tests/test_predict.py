@@ -1,4 +1,4 @@
-"""Photos are named one after the other, whatever a person points at, and a bad one stops nothing."""
+"""predict reads files, folders, patterns and standard input; an unreadable image does not stop the others."""
 
 import csv
 import errno
@@ -24,7 +24,7 @@ from pipeline.sources import photos, synthetic
 
 @pytest.fixture(scope="module")
 def album(tmp_path_factory):
-    """A folder with three faces, one of them a folder deeper, a broken one, and litter."""
+    """A folder with three images, one of them in a subfolder, a damaged one and other files."""
     folder = tmp_path_factory.mktemp("album")
     (folder / "more").mkdir()
     faces = list(synthetic.pictures(1, seed=9))[:3]
@@ -37,12 +37,12 @@ def album(tmp_path_factory):
     return folder
 
 
-def test_a_folder_gives_its_pictures_and_leaves_the_rest(album):
+def test_a_folder_yields_only_its_images(album):
     found = [name.removeprefix(f"{album}/") for name in photos.named([str(album)])]
     assert found == ["a.jpg", "b.JPG", "broken.jpg", "more/c.png"]
 
 
-def test_in_a_folder_the_content_decides_and_what_is_skipped_is_counted(album, tmp_path):
+def test_content_decides_in_a_folder_and_skipped_files_are_counted(album, tmp_path):
     face = (album / "a.jpg").read_bytes()
     for name in ("a.jfif", "b.jpe", "c.mpo", "d", "e.dat", "IMG.HEIC"):
         (tmp_path / name).write_bytes(face)
@@ -62,11 +62,11 @@ def test_in_a_folder_the_content_decides_and_what_is_skipped_is_counted(album, t
     found = [name.removeprefix(f"{tmp_path}/") for name in photos.named([str(tmp_path)], skipped)]
     assert found == ["IMG.HEIC", "a.jfif", "b.jpe", "c.mpo", "d", "e.dat", "f.avif", "gone.jpg"]
     assert skipped == {".txt": 2, ".jpg": 1, "": 1, "hidden": 1}
-    told = "skipped as no pictures: 5 (2 .txt, 1 without a suffix, 1 .jpg, 1 hidden)"
-    assert photos.skipped_message(skipped) == told
+    message = "skipped as no pictures: 5 (2 .txt, 1 without a suffix, 1 .jpg, 1 hidden)"
+    assert photos.skipped_message(skipped) == message
 
 
-def test_a_folder_gives_what_lies_behind_links_and_counts_what_is_hidden(album, tmp_path):
+def test_links_in_a_folder_are_followed_and_hidden_files_counted(album, tmp_path):
     (tmp_path / "own").mkdir()
     (tmp_path / "own/faces").symlink_to(album)
     (tmp_path / "own/self").symlink_to("self")
@@ -77,19 +77,19 @@ def test_a_folder_gives_what_lies_behind_links_and_counts_what_is_hidden(album, 
     skipped = Counter()
     found = [name.removeprefix(f"{tmp_path}/") for name in photos.named([str(tmp_path / "own")], skipped)]
     assert found == [f"own/faces/{name}" for name in ("a.jpg", "b.JPG", "broken.jpg", "more/c.png")]
-    assert skipped == {"": 2, ".txt": 1, "hidden": 4}  # self, up; notes; .hidden.jpg and three here
+    assert skipped == {"": 2, ".txt": 1, "hidden": 4}  # self and up; notes.txt; .hidden.jpg and three here
 
 
-def test_a_folder_that_can_not_be_listed_is_told(album, tmp_path, monkeypatch):
+def test_an_unlistable_folder_is_an_error(album, tmp_path, monkeypatch):
     for name in ("closed", "open"):
         (tmp_path / name).mkdir()
     (tmp_path / "open/a.jpg").write_bytes((album / "a.jpg").read_bytes())
-    listed = Path.iterdir
+    original = Path.iterdir
 
-    def iterdir(folder):  # a superuser, as in a container, is refused nothing
+    def iterdir(folder):  # file modes don't bind root, as in a container
         if folder.name == "closed":
             raise PermissionError(errno.EACCES, "Permission denied", str(folder))
-        return listed(folder)
+        return original(folder)
 
     monkeypatch.setattr(Path, "iterdir", iterdir)
     found = list(photos.named([str(tmp_path)]))
@@ -98,7 +98,7 @@ def test_a_folder_that_can_not_be_listed_is_told(album, tmp_path, monkeypatch):
         photos.read(found[0])
 
 
-def test_what_links_multiply_is_bounded(tmp_path, monkeypatch):
+def test_the_number_of_files_behind_links_is_limited(tmp_path, monkeypatch):
     monkeypatch.setattr(photos, "MAX_LINKED", 500)
     for level in range(20):
         (tmp_path / f"{level}").mkdir()
@@ -109,7 +109,7 @@ def test_what_links_multiply_is_bounded(tmp_path, monkeypatch):
         list(photos.named([str(tmp_path / "0")]))
 
 
-def test_a_pipe_or_a_device_is_refused_and_nothing_waits(tmp_path):
+def test_a_pipe_or_device_is_an_error_and_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "device.jpg").symlink_to("/dev/zero")
     found = list(photos.named([f"{tmp_path}/*.jpg"]))
@@ -119,14 +119,14 @@ def test_a_pipe_or_a_device_is_refused_and_nothing_waits(tmp_path):
             photos.read(name)
 
 
-def test_what_is_skipped_is_told_in_one_line_whatever_it_is_called():
+def test_skipped_suffixes_are_one_printable_line():
     skipped = Counter({f".{number}": 10 - number for number in range(9)} | {".\x1b[31m\n": 99})
-    told = photos.skipped_message(skipped)
-    assert "\n" not in told and "\x1b" not in told
-    assert told.endswith(" (99 .\\x1b[31m\\n, 10 .0, 9 .1, 8 .2, 7 .3, 20 others)")
+    message = photos.skipped_message(skipped)
+    assert "\n" not in message and "\x1b" not in message
+    assert message.endswith(" (99 .\\x1b[31m\\n, 10 .0, 9 .1, 8 .2, 7 .3, 20 others)")
 
 
-def test_a_picture_that_the_model_can_not_take_stops_nothing(album):
+def test_an_image_that_fails_in_the_model_does_not_stop_the_rest(album):
     class Broken:
         def answer(self, data: bytes, top: int) -> dict:
             if len(data) < 10:
@@ -139,21 +139,21 @@ def test_a_picture_that_the_model_can_not_take_stops_nothing(album):
     ]
 
 
-def test_mlflow_is_told_the_row_of_a_picture_that_the_model_can_not_take(album):
+def test_pyfuncs_error_names_the_row_that_fails_in_the_model(album):
     portable = OnnxClassifier.__new__(OnnxClassifier)
-    portable.session = portable.card = None  # so that any picture is too much for it
+    portable.session = portable.card = None  # so every image fails
     portable._file, portable._seconds = "model.onnx", 5
     row = {"image": [np.zeros((3, 3, 3), np.uint8)]}
     with pytest.raises(UnreadableError, match=r"row 0: .*'NoneType' object has no attribute 'run'"):
         portable.predict(row)
 
 
-def test_a_pattern_that_the_shell_left_is_looked_up(album):
+def test_a_pattern_that_the_shell_did_not_expand_is_expanded(album):
     assert list(photos.named([f"{album}/**/*.png"])) == [f"{album}/more/c.png"]
     assert list(photos.named([f"{album}/*.gif"])) == [f"{album}/*.gif"]
 
 
-def test_programs_get_a_line_for_each_picture(repro, run, album):
+def test_jsonl_has_a_line_for_each_image(repro, run, album):
     done = subprocess.run(
         [sys.executable, "-m", "pipeline", "predict", "--format", "jsonl", "--top", "2", str(album)],
         capture_output=True,
@@ -169,7 +169,7 @@ def test_programs_get_a_line_for_each_picture(repro, run, album):
     assert "skipped as no pictures: 2 (1 .txt, 1 hidden)" in done.stderr
 
 
-def test_a_table_for_programs_has_the_same_columns_in_each_row(repro, run, album):
+def test_csv_has_the_same_columns_in_each_row(repro, run, album):
     done = subprocess.run(
         [sys.executable, "-m", "pipeline", "predict", "--format", "csv", "--top", "3", album / "a.jpg"],
         capture_output=True,
@@ -181,7 +181,7 @@ def test_a_table_for_programs_has_the_same_columns_in_each_row(repro, run, album
     assert rows[0]["error"] == ""
 
 
-def test_a_file_may_be_called_anything(repro, album, tmp_path):
+def test_a_file_name_may_hold_any_bytes(repro, album, tmp_path):
     name = bytes(tmp_path) + b"/na\xefve.jpg"
     with open(name, "wb") as file:
         file.write((album / "a.jpg").read_bytes())
@@ -195,7 +195,7 @@ def test_a_file_may_be_called_anything(repro, album, tmp_path):
     assert name in done.stdout
 
 
-def test_a_picture_comes_from_standard_input(repro, album):
+def test_an_image_is_read_from_standard_input(repro, album):
     done = subprocess.run(
         [sys.executable, "-m", "pipeline", "predict", "--format", "jsonl", "-"],
         input=(album / "a.jpg").read_bytes(),
@@ -206,7 +206,7 @@ def test_a_picture_comes_from_standard_input(repro, album):
     assert json.loads(done.stdout)["photo"] == "-"
 
 
-def test_a_closed_standard_input_is_told_in_one_line(repro):
+def test_a_closed_standard_input_is_a_one_line_error(repro):
     command = f"{shlex.quote(sys.executable)} -m pipeline predict - <&-"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -221,7 +221,7 @@ def test_a_model_is_named_by_registry_or_folder(repro, run, album, model):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             ["--model", "petfaces", "x.jpg"],
@@ -235,14 +235,14 @@ def test_a_model_is_named_by_registry_or_folder(repro, run, album, model):
         (["x" * 5000 + "*"], "File name too long"),
     ],
 )
-def test_what_can_not_be_is_told_in_one_line(repro, run, arguments, told):
+def test_impossible_arguments_are_one_line_errors(repro, run, arguments, message):
     done = run("python", "-m", "pipeline", "predict", *arguments)
     assert done.returncode in (1, 2)
-    assert told in done.stdout and "Traceback" not in done.stdout
+    assert message in done.stdout and "Traceback" not in done.stdout
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "message"),
     [
         ("", "holds no model"),
         ("~nobody_of_this_name/model", "there is no such home folder"),
@@ -254,13 +254,13 @@ def test_what_can_not_be_is_told_in_one_line(repro, run, arguments, told):
         ("models:/\udcff/1", "is no version"),
     ],
 )
-def test_a_model_called_something_odd_is_told_in_one_line(repro, model, told):
-    with pytest.raises(UserError, match=told) as error, os_errors_as_user_errors(), resolve.opened(model):
+def test_an_invalid_model_name_is_a_one_line_error(repro, model, message):
+    with pytest.raises(UserError, match=message) as error, os_errors_as_user_errors(), resolve.opened(model):
         pass
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
-def test_an_error_names_the_model_and_not_the_copy_of_it_that_is_gone(house, repro, tmp_path):
+def test_an_error_names_the_model_and_not_its_temporary_copy(house, repro, tmp_path):
     folder = tmp_path / "mine"
     shutil.copytree(house / "runs/sample/train/scratch", folder)
     with pytest.raises(UserError) as error, resolve.opened(str(folder)) as found:
@@ -269,26 +269,26 @@ def test_an_error_names_the_model_and_not_the_copy_of_it_that_is_gone(house, rep
     assert str(error.value) == f"{folder}/portable/model.onnx gave no answer within 60 seconds"
 
 
-def test_many_pictures_stream(repro, house, album, monkeypatch):
-    """However many come, only a few are read before the first is answered."""
+def test_images_are_streamed(repro, house, album, monkeypatch):
+    """Only a few paths are taken before the first answer, however many there are."""
     portable = OnnxClassifier(house / "runs/sample/register/champion/portable", threads=1)
-    asked = []
+    requested = []
 
     def endless():
         while True:
-            asked.append(1)
+            requested.append(1)
             yield str(album / "a.jpg")
 
-    given = predict.answers(portable, endless(), top=1)
-    answers = [next(given)[1]["labels"] for _ in range(20)]
-    assert len(set(map(tuple, answers))) == 1
-    assert len(asked) < 40
+    answers = predict.answers(portable, endless(), top=1)
+    labels = [next(answers)[1]["labels"] for _ in range(20)]
+    assert len(set(map(tuple, labels))) == 1
+    assert len(requested) < 40
 
 
 def test_an_answer_says_when_it_is_unsure(repro, house):
     portable = OnnxClassifier(house / "runs/sample/register/champion/portable")
-    picture = np.zeros((50, 40, 3), dtype=np.uint8)
+    image = np.zeros((50, 40, 3), dtype=np.uint8)
     portable.unsure_below = 1.1
-    assert portable.answer(picture)["unsure"] is True
+    assert portable.answer(image)["unsure"] is True
     portable.unsure_below = 0.0
-    assert portable.answer(picture)["unsure"] is False
+    assert portable.answer(image)["unsure"] is False

@@ -1,4 +1,4 @@
-"""The gate before the alias: first, other data, significantly better, or not."""
+"""Which candidate becomes champion: the first, one on other data, or a significantly better one."""
 
 import csv
 import json
@@ -10,18 +10,18 @@ from pipeline import register
 from pipeline.artifacts.model_folder import ModelFolder
 
 
-def _candidate(folder, right, classes=("a", "b"), paths=None) -> ModelFolder:
-    """A candidate whose test predictions are right where `right` says so."""
-    parts = [folder / part for part in ("train", "evaluation", "portable")]
-    for part in parts:
-        part.mkdir(parents=True)
-    (parts[0] / "model.json").write_text(json.dumps(CARD | {"classes": list(classes), "species": [""] * 2}))
-    with open(parts[1] / "predictions.csv", "w", newline="") as file:
+def _candidate(root, correct, classes=("a", "b"), paths=None) -> ModelFolder:
+    """A candidate whose test predictions are correct where `correct` is true."""
+    folders = [root / folder for folder in ("train", "evaluation", "portable")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    (folders[0] / "model.json").write_text(json.dumps(CARD | {"classes": list(classes), "species": [""] * 2}))
+    with open(folders[1] / "predictions.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["sha256", "label", "predicted"])
-        for number, good in enumerate(right):
-            writer.writerow([(paths or "p{}").format(number), "a", "a" if good else "b"])
-    return ModelFolder(*parts)
+        for number, is_correct in enumerate(correct):
+            writer.writerow([(paths or "p{}").format(number), "a", "a" if is_correct else "b"])
+    return ModelFolder(*folders)
 
 
 def _decide(tmp_path, challenger, champion, **other):
@@ -30,28 +30,28 @@ def _decide(tmp_path, challenger, champion, **other):
     return register.decide(new, old, significance=0.05)
 
 
-def test_the_first_becomes_champion(tmp_path):
+def test_the_first_candidate_becomes_champion(tmp_path):
     outcome = register.decide(_candidate(tmp_path, [True]), None, 0.05)
     assert outcome == {"promoted": True, "reason": "the first champion", "paired_test": None}
 
 
-def test_a_significant_win_promotes(tmp_path):
+def test_a_significant_win_is_promoted(tmp_path):
     outcome = _decide(tmp_path, [True] * 90 + [False] * 10, [True] * 80 + [False] * 20)
     assert outcome["promoted"]
     assert outcome["paired_test"]["wins"] == 10
 
 
-def test_a_win_within_the_noise_does_not(tmp_path):
+def test_a_win_within_the_noise_is_not_promoted(tmp_path):
     outcome = _decide(tmp_path, [True] * 83 + [False] * 17, [True] * 80 + [False] * 20)
     assert not outcome["promoted"]
     assert "not significantly better" in outcome["reason"]
 
 
-def test_a_significant_loss_does_not(tmp_path):
+def test_a_significant_loss_is_not_promoted(tmp_path):
     assert not _decide(tmp_path, [True] * 60 + [False] * 40, [True] * 90 + [False] * 10)["promoted"]
 
 
-def test_equal_answers_do_not(tmp_path):
+def test_equal_predictions_are_not_promoted(tmp_path):
     assert not _decide(tmp_path, [True, False], [True, False])["promoted"]
 
 
@@ -59,27 +59,27 @@ def test_equal_answers_do_not(tmp_path):
     ("other", "reason"),
     [({"paths": "q{}"}, "another test split"), ({"classes": ("a", "c")}, "another list of classes")],
 )
-def test_a_champion_judged_on_other_data_is_replaced_without_a_test(tmp_path, other, reason):
+def test_a_champion_evaluated_on_other_data_is_replaced_untested(tmp_path, other, reason):
     outcome = _decide(tmp_path, [False] * 9, [True] * 9, **other)
     assert outcome["promoted"]
     assert reason in outcome["reason"]
     assert outcome["paired_test"] is None
 
 
-def test_of_candidates_that_tie_on_validation_the_cheapest_challenges(tmp_path):
+def test_the_cheapest_of_tied_candidates_is_the_challenger(tmp_path):
     costs = {"a": (0.9, 50, 10, 7), "b": (0.9, 20, 20, 7), "c": (0.9, 50, 8, 9), "d": (0.8, 1, 1, 1)}
     candidates = {}
     for name, (top1, each, seen, parameters) in costs.items():
         candidates[name] = _candidate(tmp_path / name, [True])
-        figures = {"val/top1": top1, "multiply_adds": each, "pictures_seen": seen, "parameters": parameters}
-        (candidates[name].train / "metrics.json").write_text(json.dumps(figures))
-    # All of the first three tie; b and c take as much to train, b less to answer.
+        metrics = {"val/top1": top1, "multiply_adds": each, "pictures_seen": seen, "parameters": parameters}
+        (candidates[name].train / "metrics.json").write_text(json.dumps(metrics))
+    # a, b and c tie; b and c cost the same to train, b less per prediction.
     assert register.challenger(candidates) == "b"
     del candidates["b"]
     assert register.challenger(candidates) == "c"
 
 
-def test_the_export_is_checked_against_what_was_evaluated(repro, house, tmp_path):
+def test_an_export_that_differs_from_the_evaluated_model_is_an_error(repro, house, tmp_path):
     import shutil
 
     import numpy as np
@@ -94,7 +94,7 @@ def test_the_export_is_checked_against_what_was_evaluated(repro, house, tmp_path
         register.check_export(ModelFolder(folders[0], tmp_path / "other", folders[2]), house / "data/sample")
 
 
-def test_an_exported_model_tells_no_path_of_the_machine_that_made_it(repro, house):
+def test_an_exported_model_holds_no_path_of_this_machine(repro, house):
     for file in (house / "runs/sample/register").rglob("model.onnx"):
         data = file.read_bytes()
         assert str(house).encode() not in data

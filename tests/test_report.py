@@ -1,4 +1,4 @@
-"""The report shows what there is, loads nothing from elsewhere, and stands whatever the data's shape."""
+"""The report: its contents, its files, and that it works for few, many and flawed classes."""
 
 import dataclasses
 import io
@@ -28,7 +28,7 @@ EPOCH = {"step": 0, "epoch": 1, "val/top1": 0.5, "val/loss": 1.0, "train/loss": 
 
 
 class Page(HTMLParser):
-    """What a page holds: text, and the attributes of each tag."""
+    """A page's text, and the attributes of each tag."""
 
     def __init__(self, file):
         super().__init__()
@@ -59,35 +59,35 @@ def _blob(rng) -> bytes:
     return buffer.getvalue()
 
 
-def _data(place, labels: list[str], each: int, more: dict[str, bytes] | None = None):
-    """Packs and splits blobs, so many of each class, and some files more."""
+def _data(data_dir, labels: list[str], each: int, extra: dict[str, bytes] | None = None):
+    """Packs and splits random images, `each` per class, and the extra files."""
     rng = np.random.default_rng(5)
     files = {f"tiny/{label}/{label}_{number}.png": _blob(rng) for label in labels for number in range(each)}
-    place.mkdir(parents=True)
-    with tarfile.open(place / "archive", "w") as archive:
-        for name, data in (files | (more or {})).items():
+    data_dir.mkdir(parents=True)
+    with tarfile.open(data_dir / "archive", "w") as archive:
+        for name, data in (files | (extra or {})).items():
             member = tarfile.TarInfo(name)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
-    pack.pack(place / "archive", place / "pack", 128)
+    pack.pack(data_dir / "archive", data_dir / "pack", 128)
     choice = OmegaConf.create({"seed": 1, "val": 0.2, "test": 0.2, "distance": 8, "official": True})
-    split.split(place / "pack", place / "split.csv", choice)
-    return place
+    split.split(data_dir / "pack", data_dir / "split.csv", choice)
+    return data_dir
 
 
-def _audited(place, *rows: tuple) -> None:
+def _audited(data_dir, *rows: tuple) -> None:
     lines = [",".join(audit.COLUMNS), *(",".join(map(str, row)) for row in rows)]
-    (place / "audit.csv").write_text("\n".join(lines) + "\n")
+    (data_dir / "audit.csv").write_text("\n".join(lines) + "\n")
 
 
-def _judged(
-    runs, place, monkeypatch, model: str, wrong: int, points: list[dict], drawings=True, **costs
+def _evaluated(
+    runs, data_dir, monkeypatch, model: str, wrong: int, points: list[dict], drawings=True, **costs
 ) -> None:
-    """Leaves train's and evaluate's folders of a model that errs in the first `wrong` test pictures."""
+    """Writes the train and evaluate folders of a model that is wrong on the first `wrong` test images."""
     from models import classifier
     from pipeline.data.dataset import ImageDataset, PackedDataset
 
-    packed = PackedDataset.open(place)
+    packed = PackedDataset.open(data_dir)
     cfg = config.compose("model=scratch", "model.net.widths=[4]", "model.net.depths=[1]")
     built = build.build(cfg, packed)
     card = dataclasses.replace(built.card, name=model, data=runs.name, drawings=drawings)
@@ -99,21 +99,21 @@ def _judged(
     (folder / "metrics.json").write_text(json.dumps(cost | costs))
     seal.seal(folder)
 
-    real = predictions.predict
+    original = predictions.predict
 
-    def answer(model, pictures, *given):
-        if not isinstance(pictures, ImageDataset):
-            return real(model, pictures, *given)
-        targets = pictures.targets.copy()
+    def fake_predict(model, images, *args):
+        if not isinstance(images, ImageDataset):
+            return original(model, images, *args)
+        targets = images.targets.copy()
         targets[:wrong] = (targets[:wrong] + 1) % len(packed.classes)
-        sure = np.linspace(0.6, 0.9, len(targets))
-        others = (1 - sure) / (len(packed.classes) - 1)
-        probabilities = np.repeat(others[:, None], len(packed.classes), axis=1)
-        probabilities[np.arange(len(targets)), targets] = sure
+        confidence = np.linspace(0.6, 0.9, len(targets))
+        rest = (1 - confidence) / (len(packed.classes) - 1)
+        probabilities = np.repeat(rest[:, None], len(packed.classes), axis=1)
+        probabilities[np.arange(len(targets)), targets] = confidence
         return probabilities.astype(np.float32)
 
-    monkeypatch.setattr(predictions, "predict", answer)
-    evaluate.evaluate(folder, place, runs / "evaluate" / model, 1, 0)
+    monkeypatch.setattr(predictions, "predict", fake_predict)
+    evaluate.evaluate(folder, data_dir, runs / "evaluate" / model, 1, 0)
     champion = {"model": model, "reason": "the first champion"}
     decision = {"promoted": True, "challenger": model, "reason": "x", "looks": 0, "champion": champion}
     (runs / "register").mkdir(exist_ok=True)
@@ -122,28 +122,28 @@ def _judged(
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """Three classes with every flaw, two candidates, reported."""
+    """The report on two candidates and three classes with every flaw."""
     rng = np.random.default_rng(9)
-    twin = _blob(rng)
+    duplicate = _blob(rng)
     flaws = {
-        "tiny/cat_a/cat_a_90.png": twin,
-        "tiny/dog_b/dog_b_90.png": twin,
+        "tiny/cat_a/cat_a_90.png": duplicate,
+        "tiny/dog_b/dog_b_90.png": duplicate,
         "tiny/dog_b/dog_b_91.png": b"<html>404</html>",
         "tiny/dog_c/<b>&.png": b"",
     }
-    place = _data(tmp_path / "data/tiny", ["cat_a", "dog_b", "dog_c"], 12, flaws)
-    _audited(place, ("tiny/cat_a/cat_a_3.png", "cat_a", "dog_b", 0.01, 0.97))
+    data_dir = _data(tmp_path / "data/tiny", ["cat_a", "dog_b", "dog_c"], 12, flaws)
+    _audited(data_dir, ("tiny/cat_a/cat_a_3.png", "cat_a", "dog_b", 0.01, 0.97))
     runs = tmp_path / "runs/tiny"
-    _judged(runs, place, monkeypatch, "weak", 5, [EPOCH])
-    _judged(runs, place, monkeypatch, "strong", 2, [POINT])
-    report.report(runs, place, ["weak", "strong"], tmp_path / "reports/tiny")
+    _evaluated(runs, data_dir, monkeypatch, "weak", 5, [EPOCH])
+    _evaluated(runs, data_dir, monkeypatch, "strong", 2, [POINT])
+    report.report(runs, data_dir, ["weak", "strong"], tmp_path / "reports/tiny")
     return tmp_path
 
 
-def test_the_page_says_what_is_wrong_with_the_data(tiny):
+def test_the_page_lists_the_datas_flaws(tiny):
     page = Page(tiny / "reports/tiny/index.html")
     assert "tiny/dog_b/dog_b_91.png not a picture of a known format" in page.text
-    assert "tiny/dog_c/<b>&.png empty file" in page.text  # shown, not obeyed
+    assert "tiny/dog_c/<b>&.png empty file" in page.text  # escaped
     assert "2 pictures in 1 group" in page.text
     assert "In 1 group the labels differ" in page.text
     assert "1 of 38 labels look improbable" in page.text
@@ -153,18 +153,18 @@ def test_the_page_says_what_is_wrong_with_the_data(tiny):
     ]
 
 
-def test_the_page_shows_the_best_models_mistakes_surest_first(tiny):
+def test_the_page_shows_the_best_models_most_confident_mistakes(tiny):
     page = Page(tiny / "reports/tiny/index.html")
     assert "The worst mistakes of strong" in page.text
     assert "2 of 7 test pictures were named wrongly; these, surest first" in page.text
     first = pandas.read_csv(tiny / "runs/tiny/evaluate/strong/predictions.csv").iloc[:2]
     shown = re.findall(r"(\w+) taken for (\w+) (\d+) % sure", page.text)
-    assert [(label, other) for label, other, _ in shown] == list(
+    assert [(label, predicted) for label, predicted, _ in shown] == list(
         zip(first["label"][::-1], first["predicted"][::-1], strict=True)
     )
 
 
-def test_the_page_loads_nothing_from_elsewhere_and_every_picture_is_there(tiny):
+def test_the_page_loads_only_its_own_files(tiny):
     folder = tiny / "reports/tiny"
     text = (folder / "index.html").read_text()
     page = Page(folder / "index.html")
@@ -177,26 +177,26 @@ def test_the_page_loads_nothing_from_elsewhere_and_every_picture_is_there(tiny):
     assert {f"pictures/{file.name}" for file in (folder / "pictures").iterdir()} <= set(loaded)
 
 
-def test_the_page_can_be_read_without_eyes(tiny):
+def test_the_page_is_accessible(tiny):
     page = Page(tiny / "reports/tiny/index.html")
     assert all(image["alt"] for image in page.all("img"))
     assert all(header.get("scope") in ("col", "row") for header in page.all("th"))
-    named = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
-    assert {link["href"][1:] for link in page.all("a") if link["href"].startswith("#")} <= named
+    ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    assert {link["href"][1:] for link in page.all("a") if link["href"].startswith("#")} <= ids
     assert page.all("html")[0]["lang"] == "en"
 
 
-def test_equal_results_give_equal_bytes_and_tell_no_place(tiny):
-    def whole(folder):
+def test_equal_results_give_equal_bytes_without_paths(tiny):
+    def contents(folder):
         return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
     report.report(tiny / "runs/tiny", tiny / "data/tiny", ["weak", "strong"], tiny / "again/tiny")
-    assert whole(tiny / "again/tiny") == whole(tiny / "reports/tiny")
+    assert contents(tiny / "again/tiny") == contents(tiny / "reports/tiny")
     for name in ("index.html", "README.md"):
         assert str(tiny) not in (tiny / "reports/tiny" / name).read_text()
 
 
-def test_pictures_of_drawings_go_into_git_and_those_of_pets_do_not(house):
+def test_git_ignores_thumbnails_of_photos_but_not_of_drawings(house):
     def ignored(path):
         return subprocess.run(["git", "check-ignore", "-q", path], cwd=house).returncode == 0
 
@@ -206,7 +206,7 @@ def test_pictures_of_drawings_go_into_git_and_those_of_pets_do_not(house):
     assert not ignored("reports/petfaces/index.html")
 
 
-def test_where_pictures_are_kept_out_of_git_the_page_says_so(tiny, monkeypatch):
+def test_the_page_says_if_its_thumbnails_are_not_in_git(tiny, monkeypatch):
     (card_file,) = (tiny / "runs/tiny/train").glob("strong/model.json")
     card_file.write_text(json.dumps(json.loads(card_file.read_text()) | {"drawings": False}))
     seal.seal(card_file.parent)
@@ -218,14 +218,14 @@ def test_where_pictures_are_kept_out_of_git_the_page_says_so(tiny, monkeypatch):
 
 @pytest.mark.parametrize(("labels", "each"), [(["a", "b"], 5), ([f"class {n:03}" for n in range(200)], 3)])
 def test_small_and_many_classes_are_reported(tmp_path, monkeypatch, labels, each):
-    place, runs, target = (
+    data_dir, runs, target = (
         _data(tmp_path / "data/x", labels, each),
         tmp_path / "runs/x",
         tmp_path / "reports/x",
     )
-    _audited(place)
-    _judged(runs, place, monkeypatch, "one", 1, [POINT])
-    report.report(runs, place, ["one"], target)
+    _audited(data_dir)
+    _evaluated(runs, data_dir, monkeypatch, "one", 1, [POINT])
+    report.report(runs, data_dir, ["one"], target)
     page = Page(target / "index.html")
     assert "One candidate only" in page.text
     assert "One candidate only" in (target / "README.md").read_text()
@@ -235,90 +235,90 @@ def test_small_and_many_classes_are_reported(tmp_path, monkeypatch, labels, each
         assert max(plot.size) < 1500
 
 
-def test_no_mistakes_no_curves_and_nothing_suspicious_are_said(tmp_path, monkeypatch):
-    place, runs, target = (
+def test_a_report_without_mistakes_curves_or_suspicious_labels_says_so(tmp_path, monkeypatch):
+    data_dir, runs, target = (
         _data(tmp_path / "data/x", ["a", "b"], 9),
         tmp_path / "runs/x",
         tmp_path / "reports/x",
     )
-    _audited(place)
-    _judged(runs, place, monkeypatch, "perfect", 0, [])
-    _judged(runs, place, monkeypatch, "other", 0, [])
-    report.report(runs, place, ["perfect", "other"], target)
+    _audited(data_dir)
+    _evaluated(runs, data_dir, monkeypatch, "perfect", 0, [])
+    _evaluated(runs, data_dir, monkeypatch, "other", 0, [])
+    report.report(runs, data_dir, ["perfect", "other"], target)
     page = Page(target / "index.html")
     assert "every test picture was named rightly" in page.text
     assert "None found by a linear head" in page.text
     assert "perfect and other: within the noise" in page.text
 
 
-def test_dropped_pictures_are_counted_and_named(tmp_path, monkeypatch):
-    place, runs, target = (
+def test_dropped_images_are_counted_and_listed(tmp_path, monkeypatch):
+    data_dir, runs, target = (
         _data(tmp_path / "data/x", ["a", "b"], 9),
         tmp_path / "runs/x",
         tmp_path / "reports/x",
     )
-    table = pandas.read_csv(place / "split.csv")
-    gone = table.index[table["split"] == "train"][0]
-    table.loc[gone, "split"] = "dropped"
-    table.to_csv(place / "split.csv", index=False)
-    _audited(place)
-    _judged(runs, place, monkeypatch, "one", 0, [POINT])
-    report.report(runs, place, ["one"], target)
+    table = pandas.read_csv(data_dir / "split.csv")
+    dropped = table.index[table["split"] == "train"][0]
+    table.loc[dropped, "split"] = "dropped"
+    table.to_csv(data_dir / "split.csv", index=False)
+    _audited(data_dir)
+    _evaluated(runs, data_dir, monkeypatch, "one", 0, [POINT])
+    report.report(runs, data_dir, ["one"], target)
     text = Page(target / "index.html").text
     assert "1 picture, near-duplicates of official test pictures" in text
-    assert table.loc[gone, "path"] in text
+    assert table.loc[dropped, "path"] in text
 
 
-def test_a_report_without_an_audit_names_the_stage(tmp_path):
+def test_a_missing_audit_is_an_error_that_names_the_stage(tmp_path):
     with pytest.raises(UserError, match="dvc repro audit"):
         report.report(tmp_path / "runs/x", tmp_path / "data/x", ["one"], tmp_path / "reports/x")
 
 
-def test_an_interval_holds_at_the_edges():
+def test_the_interval_is_right_at_0_and_1_and_covers_the_true_share():
     from scipy.stats import binom
 
     low, high = shares.interval(np.ones(42, dtype=bool))
     assert (round(low, 3), high) == (0.916, 1.0)
     low, high = shares.interval(np.zeros(42, dtype=bool))
     assert (low, round(high, 3)) == (0.0, 0.084)
-    ends = [shares.interval(np.arange(42) < right) for right in range(43)]
-    for share in (0.5, 0.9, 0.95, 0.98, 0.99):  # how often the interval holds the true share, exactly
-        held = [right for right, (low, high) in enumerate(ends) if low <= share <= high]
-        assert binom.pmf(held, 42, share).sum() > 0.9
+    intervals = [shares.interval(np.arange(42) < hits) for hits in range(43)]
+    for share in (0.5, 0.9, 0.95, 0.98, 0.99):  # exact coverage
+        covered = [hits for hits, (low, high) in enumerate(intervals) if low <= share <= high]
+        assert binom.pmf(covered, 42, share).sum() > 0.9
 
 
-def test_every_share_of_the_test_pictures_has_its_interval(tiny):
+def test_every_share_of_the_test_images_has_an_interval(tiny):
     metrics = json.loads((tiny / "runs/tiny/evaluate/strong/metrics.json").read_text())
     keys = ["test/top1", "test/top3", "test/top5", "test/species", "test/answered", "test/answered/right"]
     for key in keys:
         assert metrics[f"{key}/low"] <= metrics[key] <= metrics[f"{key}/high"]
-        assert metrics[f"{key}/high"] - metrics[f"{key}/low"] > 0.2  # of seven pictures
+        assert metrics[f"{key}/high"] - metrics[f"{key}/low"] > 0.2  # seven images
     assert "Wilson" in Page(tiny / "reports/tiny/index.html").text
 
 
-def test_ties_are_shown_as_ties_the_cheapest_first(tmp_path, monkeypatch):
-    place, runs, target = (
+def test_tied_models_are_ranked_by_cost(tmp_path, monkeypatch):
+    data_dir, runs, target = (
         _data(tmp_path / "data/x", ["a", "b"], 9),
         tmp_path / "runs/x",
         tmp_path / "reports/x",
     )
-    _audited(place)
-    _judged(runs, place, monkeypatch, "dear", 1, [EPOCH], pictures_seen=900)
-    _judged(runs, place, monkeypatch, "cheap", 1, [EPOCH], pictures_seen=100)
-    _judged(runs, place, monkeypatch, "worse", 2, [EPOCH])
-    report.report(runs, place, ["dear", "cheap", "worse"], target)
-    told = "cheap and dear tie in top-1. Of ties the cheapest comes first"
-    assert told in (target / "README.md").read_text()
-    assert told in Page(target / "index.html").text
+    _audited(data_dir)
+    _evaluated(runs, data_dir, monkeypatch, "dear", 1, [EPOCH], pictures_seen=900)
+    _evaluated(runs, data_dir, monkeypatch, "cheap", 1, [EPOCH], pictures_seen=100)
+    _evaluated(runs, data_dir, monkeypatch, "worse", 2, [EPOCH])
+    report.report(runs, data_dir, ["dear", "cheap", "worse"], target)
+    message = "cheap and dear tie in top-1. Of ties the cheapest comes first"
+    assert message in (target / "README.md").read_text()
+    assert message in Page(target / "index.html").text
     assert list(pandas.read_csv(target / "leaderboard.csv")["model"]) == ["cheap", "dear", "worse"]
     assert not leaderboard.ties(SINGLE, leaderboard.rows(runs, ["dear", "worse"]))
 
 
-def _predictions(right: list[int]) -> list[dict]:
-    return [{"label": "a", "predicted": "a" if good else "b"} for good in right]
+def _predictions(correct: list[int]) -> list[dict]:
+    return [{"label": "a", "predicted": "a" if is_correct else "b"} for is_correct in correct]
 
 
-def test_each_candidate_is_compared_with_the_best_and_with_its_neighbour():
+def test_each_candidate_is_compared_with_the_best_and_the_next():
     rows = leaderboard.compare(
         {
             "x": _predictions([1] * 40),
@@ -337,18 +337,18 @@ def test_each_candidate_is_compared_with_the_best_and_with_its_neighbour():
     assert "none is corrected" in leaderboard.caution(rows)
 
 
-def test_pictures_are_bounded_in_size_and_number(tmp_path, monkeypatch):
+def test_thumbnails_are_limited_in_size_and_number(tmp_path, monkeypatch):
     labels = [f"c{n}" for n in range(30)]
     rng = np.random.default_rng(2)
-    twins = {f"tiny/{label}/t_{n}.png": blob for label in labels for blob in [_blob(rng)] for n in (1, 2)}
-    place, runs = _data(tmp_path / "data/x", labels, 9, twins), tmp_path / "runs/x"
-    paths = pandas.read_csv(place / "split.csv")["path"]
-    _audited(place, *((path, "c1", "c2", 0.1, 0.8) for path in paths[::3]))
-    _judged(runs, place, monkeypatch, "one", 60, [POINT])
-    report.report(runs, place, ["one"], tmp_path / "reports/x")
+    copies = {f"tiny/{label}/t_{n}.png": blob for label in labels for blob in [_blob(rng)] for n in (1, 2)}
+    data_dir, runs = _data(tmp_path / "data/x", labels, 9, copies), tmp_path / "runs/x"
+    paths = pandas.read_csv(data_dir / "split.csv")["path"]
+    _audited(data_dir, *((path, "c1", "c2", 0.1, 0.8) for path in paths[::3]))
+    _evaluated(runs, data_dir, monkeypatch, "one", 60, [POINT])
+    report.report(runs, data_dir, ["one"], tmp_path / "reports/x")
     files = list((tmp_path / "reports/x/pictures").iterdir())
-    most = page.PAIRS * 3 * page.EXAMPLES + page.MISTAKES + page.SUSPICIOUS + page.GROUPS * page.MEMBERS
-    assert 40 < len(files) <= most
+    limit = page.PAIRS * 3 * page.EXAMPLES + page.MISTAKES + page.SUSPICIOUS + page.GROUPS * page.MEMBERS
+    assert 40 < len(files) <= limit
     for file in files:
-        with Image.open(file) as picture:
-            assert max(picture.size) <= page.SIDE
+        with Image.open(file) as image:
+            assert max(image.size) <= page.SIDE

@@ -1,4 +1,4 @@
-"""`dvc repro` does what changed and nothing else, and leaves a champion and a report."""
+"""`dvc repro` reruns only the stages that changed, and leaves a champion and a report."""
 
 import io
 import json
@@ -35,11 +35,11 @@ def _bytes(folder: Path) -> dict[Path, bytes]:
 
 
 def _changed(status: str) -> set[str]:
-    """Stages that `dvc status` names."""
+    """Stages listed in the output of `dvc status`."""
     return set(re.findall(r"^([a-z@]+):$", status, re.MULTILINE))
 
 
-def test_it_runs_the_stages_in_order_and_leaves_a_champion(repro, house):
+def test_the_stages_run_in_order_and_end_with_a_champion(repro, house):
     stages = re.findall(r"Running stage '(\w+)", repro.stdout)
     assert list(dict.fromkeys(stages)) == [
         "fetch",
@@ -56,7 +56,7 @@ def test_it_runs_the_stages_in_order_and_leaves_a_champion(repro, house):
     assert (house / "runs/sample/register/champion/portable/model.onnx").is_file()
 
 
-def test_a_second_one_does_nothing(repro, run, house):
+def test_a_second_repro_runs_no_stage(repro, run, house):
     before = _bytes(house / "reports")
     done = run("dvc", "repro")
     assert "Running stage" not in done.stdout
@@ -65,7 +65,7 @@ def test_a_second_one_does_nothing(repro, run, house):
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "first"),
+    ("file", "old", "new", "stale"),
     [
         ("params.yaml", "split:\n  seed: 1", "split:\n  seed: 2", {"split"}),
         ("params.yaml", "\nseed: 1 ", "\nseed: 2 ", {"train@scratch", "train@probe"}),
@@ -94,12 +94,12 @@ def test_a_second_one_does_nothing(repro, run, house):
         ),
     ],
 )
-def test_a_change_reruns_from_its_stage(repro, run, house, restored, change, file, old, new, first):
+def test_a_change_makes_only_its_stages_stale(repro, run, house, restored, change, file, old, new, stale):
     change(file, (old, new))
-    assert _changed(run("dvc", "status").stdout) == first
+    assert _changed(run("dvc", "status").stdout) == stale
 
 
-def test_a_new_file_that_no_model_chooses_reruns_nothing(repro, run, house):
+def test_a_new_config_file_makes_no_stage_stale(repro, run, house):
     for group in ("augment", "data", "model", "trainer", "experiment"):
         (house / f"conf/{group}/mine.yaml").write_text("{}\n")
     try:
@@ -109,7 +109,7 @@ def test_a_new_file_that_no_model_chooses_reruns_nothing(repro, run, house):
             (house / f"conf/{group}/mine.yaml").unlink()
 
 
-def test_the_report_is_complete_small_and_tells_no_time_or_path(repro, house):
+def test_the_report_is_complete_small_and_without_paths(repro, house):
     folder = house / "reports/sample"
     assert {file.name for file in folder.iterdir()} == REPORT
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 1_000_000
@@ -134,14 +134,14 @@ def test_dvc_shows_a_few_metrics_of_each_model(repro, house):
 
     with Repo(str(house)) as repo:
         ((_, shown),) = repo.metrics.show().items()
-    (metrics,) = (file["data"] for file in shown["data"].values())
-    assert set(metrics) == {"scratch", "probe"}
-    for figures in metrics.values():
-        assert {"test/top1", "test/top3", "test/answered"} <= set(figures)
-        assert len(figures) <= 4
+    (models,) = (file["data"] for file in shown["data"].values())
+    assert set(models) == {"scratch", "probe"}
+    for metrics in models.values():
+        assert {"test/top1", "test/top3", "test/answered"} <= set(metrics)
+        assert len(metrics) <= 4
 
 
-def test_dvc_overlays_the_curves_of_two_revisions_by_model(repro, house):
+def test_dvc_plots_compares_curves_by_revision_and_model(repro, house):
     from dvc.render.match import match_defs_renderers
     from dvc.repo import Repo
 
@@ -169,7 +169,7 @@ def test_the_leaderboard_is_printed_with_wall_times(repro, run):
     assert re.search(r"\d+ s ", shown)
 
 
-def test_one_photo_is_named_and_a_bad_one_is_told(repro, run, tmp_path):
+def test_predict_classifies_one_photo_and_reports_bad_ones(repro, run, tmp_path):
     (_, data), *_ = synthetic.pictures(1, seed=9)
     (tmp_path / "face.jpg").write_bytes(data)
     (tmp_path / "bad.jpg").write_bytes(b"nothing")
@@ -185,7 +185,7 @@ def test_one_photo_is_named_and_a_bad_one_is_told(repro, run, tmp_path):
     assert "no champion of 'petfaces'" in missing.stdout
 
 
-def test_a_report_keeps_what_a_person_has_added_and_drops_what_it_drew_before(repro, house, tmp_path):
+def test_a_new_report_keeps_users_files_and_drops_old_plots(repro, house, tmp_path):
     from pipeline.report import _keep_others
 
     old = tmp_path / "old"
@@ -208,7 +208,7 @@ def test_a_report_keeps_what_a_person_has_added_and_drops_what_it_drew_before(re
     }
 
 
-def test_without_git_a_demo_ends_before_it_installs_anything(house, run, tmp_path):
+def test_demo_without_git_stops_before_installing(house, run, tmp_path):
     shutil.copyfile(house / "Makefile", tmp_path / "Makefile")
     done = run("make", "demo", cwd=tmp_path)
     assert done.returncode != 0
@@ -228,10 +228,10 @@ def test_a_commit_alone_changes_neither_dvc_lock_nor_the_report(repro, run, hous
     assert run("git", "clone", "-q", str(house), str(clone)).returncode == 0
     shutil.copyfile(house / "dvc.lock", clone / "dvc.lock")
     shutil.copytree(house / "reports", clone / "reports")
-    who = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    user = ("-c", "user.name=test", "-c", "user.email=test@localhost")
     assert run("git", "add", "-A", cwd=clone).returncode == 0
     for message in ("what was trained", "a page"):
-        assert run("git", *who, "commit", "-q", "--allow-empty", "-m", message, cwd=clone).returncode == 0
+        assert run("git", *user, "commit", "-q", "--allow-empty", "-m", message, cwd=clone).returncode == 0
     done = run("dvc", "repro", "--force", cwd=clone, PYTHONPATH=str(clone))
     assert done.returncode == 0, done.stdout
     assert "Running stage 'train@scratch'" in done.stdout
@@ -239,7 +239,7 @@ def test_a_commit_alone_changes_neither_dvc_lock_nor_the_report(repro, run, hous
 
 
 @pytest.mark.slow
-def test_to_petfaces_and_back_deletes_no_report_and_retrains_nothing(
+def test_switching_data_and_back_keeps_reports_and_retrains_nothing(
     repro, run, house, restored, change, tmp_path
 ):
     with tarfile.open(tmp_path / "petfaces.tar.gz", "w:gz") as archive:
@@ -249,9 +249,9 @@ def test_to_petfaces_and_back_deletes_no_report_and_retrains_nothing(
             archive.addfile(member, io.BytesIO(data))
     before = _bytes(house / "reports/sample")
     change("params.yaml", ("data: sample ", "data: petfaces "))
-    there = run("dvc", "repro", PETFACES_MIRROR=str(tmp_path))
-    assert there.returncode == 0, there.stdout
-    assert "Running stage 'train@scratch'" in there.stdout
+    switched = run("dvc", "repro", PETFACES_MIRROR=str(tmp_path))
+    assert switched.returncode == 0, switched.stdout
+    assert "Running stage 'train@scratch'" in switched.stdout
     assert _bytes(house / "reports/sample") == before
     change("params.yaml", ("data: petfaces ", "data: sample "))
     back = run("dvc", "repro")

@@ -1,4 +1,4 @@
-"""Every key of conf/ has a type and a range; whatever else is composed ends in one line that names it."""
+"""Validation of the configuration: every key has a type and a range; each error is one line."""
 
 import copy
 import json
@@ -19,29 +19,29 @@ from pipeline.config import validate, wording
 from pipeline.stage import stage
 
 
-def _refused(*overrides: str) -> str:
-    """What is said of a configuration that is refused: one line."""
-    with pytest.raises(errors.UserError) as refused:
+def _error(*overrides: str) -> str:
+    """The one-line error of an invalid configuration."""
+    with pytest.raises(errors.UserError) as error:
         config.compose(*overrides)
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
-def _paths(tree: DictConfig, prefix: str = ""):
+def _keys(tree: DictConfig, prefix: str = ""):
     for key in tree:
         yield f"{prefix}{key}"
         node = tree._get_node(key)
         if isinstance(node, DictConfig) and f"{prefix}{key}" not in ("model.net", "augment.transforms"):
-            yield from _paths(node, f"{prefix}{key}.")
+            yield from _keys(node, f"{prefix}{key}.")
 
 
-def test_every_key_of_conf_has_a_type_and_every_type_a_key():
+def test_every_key_of_conf_has_a_type_and_vice_versa():
     found = set()
     for group in ("data", "model", "augment", "trainer"):
         for name in config.choices(group):
-            found |= set(_paths(config.compose(f"{group}={name}")))
+            found |= set(_keys(config.compose(f"{group}={name}")))
     known = {key for key in wording.known_keys() if ".files." not in key}
-    assert found == known - {"model.loss"}  # none of ours has one: docs/models.md
+    assert found == known - {"model.loss"}  # no model in conf/ sets it; see docs/models.md
 
 
 @pytest.mark.parametrize(
@@ -124,13 +124,13 @@ def test_every_key_of_conf_has_a_type_and_every_type_a_key():
         ("seed=${seed}", "Recursive interpolation"),
     ],
 )
-def test_a_value_of_another_type_or_out_of_range_is_told_with_what_is_allowed(override, message):
-    assert message in _refused(override)
+def test_an_invalid_value_is_an_error_that_says_what_is_allowed(override, message):
+    assert message in _error(override)
 
 
 @pytest.mark.parametrize("strengths", ["[]", "[-1]", "[0]", "[a]", "1"])
-def test_strengths_are_numbers_above_0(strengths):
-    assert "must be a list of at least 1, each a number above 0" in _refused(
+def test_strengths_must_be_above_0(strengths):
+    assert "must be a list of at least 1, each a number above 0" in _error(
         "model=probe", f"model.strengths={strengths}"
     )
 
@@ -169,22 +169,22 @@ def test_strengths_are_numbers_above_0(strengths):
         (["model@x=probe"], "model@x is no group of conf/"),
     ],
 )
-def test_an_unknown_key_or_choice_is_told_with_the_nearest(overrides, message):
-    said = _refused(*overrides)
-    assert said.startswith(message) or message in said
-    assert "Set the environment variable" not in said
+def test_unknown_key_is_an_error_that_suggests_the_right_one(overrides, message):
+    error = _error(*overrides)
+    assert error.startswith(message) or message in error
+    assert "Set the environment variable" not in error
 
 
 def test_no_error_about_a_setting_shows_a_password():
-    for word in (
+    for override in (
         "fetch.mirrr=http://me:secret@host/x",
         "fetch.mirror=[http://me:secret@host",
         "models='http://me:secret@host'",
     ):
-        assert "secret" not in _refused(word)
+        assert "secret" not in _error(override)
 
 
-def test_what_a_model_reads_may_be_added_to_it():
+def test_a_models_optional_keys_can_be_added():
     assert config.compose("model=resnet50", "+model.flip=true").model.flip
     assert config.compose("model=finetune", "model.epochs=0").model.epochs == 0
     assert config.compose("model=probe", "+model.net.drop_rate=0.1").model.net.drop_rate == 0.1
@@ -192,7 +192,7 @@ def test_what_a_model_reads_may_be_added_to_it():
 
 @pytest.fixture
 def added(house):
-    """Writes files of conf/, which are removed afterwards."""
+    """Writes files into conf/ and removes them afterwards."""
     files = []
 
     def add(name: str, content: str | bytes):
@@ -206,7 +206,7 @@ def added(house):
         file.unlink()
 
 
-def test_a_model_of_ones_own_has_arguments_of_its_own(house, added):
+def test_a_users_model_may_have_other_arguments(house, added):
     text = (house / "conf/model/scratch.yaml").read_text()
     text = text.replace("name: scratch", "name: tiny").replace(
         "models.scratch.ScratchCNN", "models.tiny.Tiny"
@@ -215,18 +215,18 @@ def test_a_model_of_ones_own_has_arguments_of_its_own(house, added):
     assert config.compose("model=tiny", "model.net.width=8", "models=[tiny]").model.net.width == 8
 
 
-def test_an_unknown_key_or_value_in_a_file_is_told_with_the_file(house, added, restored, change):
+def test_an_invalid_key_or_value_in_a_file_is_an_error_that_names_it(house, added, restored, change):
     added("experiment/mine.yaml", "# @package _global_\nsead: 3\n")
-    assert _refused("experiment=mine") == "conf/experiment/mine.yaml: sead is not a key; near: seed"
+    assert _error("experiment=mine") == "conf/experiment/mine.yaml: sead is not a key; near: seed"
     added("experiment/ours.yaml", "# @package _global_\nseed: -3\n")
-    assert _refused("experiment=ours").startswith("conf/experiment/ours.yaml: seed=-3: must be")
+    assert _error("experiment=ours").startswith("conf/experiment/ours.yaml: seed=-3: must be")
     text = (house / "conf/model/scratch.yaml").read_text()
     added("model/other.yaml", text.replace("name: scratch", "name: other\noptimizer: sgd"))
-    assert "conf/model/other.yaml: model.optimizer is not a key" in _refused("model=other")
+    assert "conf/model/other.yaml: model.optimizer is not a key" in _error("model=other")
     added("model/hollow.yaml", "")
-    assert "model.name, model.net, model.input" in _refused("model=hollow")
+    assert "model.name, model.net, model.input" in _error("model=hollow")
     change("params.yaml", ("\nseed: 1 ", "\nseed: abc "))
-    assert _refused().startswith("params.yaml: seed=abc: must be a whole number")
+    assert _error().startswith("params.yaml: seed=abc: must be a whole number")
 
 
 CONFLICT = "<<<<<<< HEAD\nseed: 1\n=======\nseed: 2\n>>>>>>> theirs\n"
@@ -256,48 +256,48 @@ CONFLICT = "<<<<<<< HEAD\nseed: 1\n=======\nseed: 2\n>>>>>>> theirs\n"
         ("a: ${\n", ": "),
     ],
 )
-def test_a_broken_yaml_file_is_told_with_its_line_and_what_to_do(house, restored, added, text, message):
+def test_a_broken_yaml_file_is_an_error_with_line_and_fix(house, restored, added, text, message):
     data = b"# first\n" + (text if isinstance(text, bytes) else text.encode())
     added("experiment/broken.yaml", data)
-    said = _refused("experiment=broken")
-    assert f"conf/experiment/broken.yaml{message}" in said
+    error = _error("experiment=broken")
+    assert f"conf/experiment/broken.yaml{message}" in error
     (house / "params.yaml").write_bytes(data)
-    assert f"params.yaml{message}" in _refused()
+    assert f"params.yaml{message}" in _error()
 
 
-def test_numbers_that_are_what_they_look_like_are_read(tmp_path):
+def test_unambiguous_numbers_are_read(tmp_path):
     file = tmp_path / "good.yaml"
     file.write_text("a: [0, 10, -5, 1e-3, 0.5, '010', 08:30 pm, x010]  # 010\nb: a 010\n# c: 010\n")
     assert yaml_files.load(file).a[:4] == [0, 10, -5, 1e-3]
 
 
-def test_what_settings_accept_of_a_models_input_its_card_may_say(tmp_path):
+def test_every_valid_input_setting_is_valid_in_a_card(tmp_path):
     for std, crop in ((portable.LEAST_DEVIATION, portable.LEAST_CROP), (1, 1)):
-        sizes = [f"model.input.std=[{std},{std},{std}]", f"model.input.crop_pct={crop}"]
-        chosen = OmegaConf.to_container(config.compose(*sizes, "model.input.size=1024").model.input)
-        card = CARD | {"input": {"max_side": 4096, **chosen}}
+        overrides = [f"model.input.std=[{std},{std},{std}]", f"model.input.crop_pct={crop}"]
+        input_ = OmegaConf.to_container(config.compose(*overrides, "model.input.size=1024").model.input)
+        card = CARD | {"input": {"max_side": 4096, **input_}}
         (tmp_path / "model.json").write_text(json.dumps(card))
         portable.read_card(tmp_path)
 
 
-def test_an_empty_or_missing_params_is_no_traceback(house, restored):
+def test_params_may_be_empty_but_not_missing(house, restored):
     (house / "params.yaml").write_text("# nothing yet\n")
     assert config.compose().seed == 1
     (house / "params.yaml").unlink()
-    assert _refused() == "params.yaml is missing; git checkout -- params.yaml brings it back"
-    (house / "params.yaml").touch()  # `restored` puts it back
+    assert _error() == "params.yaml is missing; git checkout -- params.yaml brings it back"
+    (house / "params.yaml").touch()  # for `restored` to overwrite
 
 
 @pytest.fixture(scope="module")
 def composed() -> list[dict]:
-    """Resolved configurations of each kind."""
-    words = (["model=scratch"], ["model=probe"], ["model=finetune"], ["data=petfaces"], ["data=folder"])
-    return [OmegaConf.to_container(config.compose(*word), resolve=True) for word in words]
+    """Resolved configurations of different kinds."""
+    choices = (["model=scratch"], ["model=probe"], ["model=finetune"], ["data=petfaces"], ["data=folder"])
+    return [OmegaConf.to_container(config.compose(*choice), resolve=True) for choice in choices]
 
 
-# All of Unicode would take seconds to prepare.
+# A small alphabet: all of Unicode takes hypothesis seconds to prepare.
 TEXTS = st.text("aeE10.-_${}[]:,'\"\\ \n\x1b\x00é猫\u202e\ud800", max_size=8)
-ODD = st.one_of(
+VALUES = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(),
@@ -307,7 +307,7 @@ ODD = st.one_of(
 )
 KEYS = st.one_of(TEXTS, st.integers(), st.sampled_from(["size", "lr", "sead", "net.x"]))
 TREES = st.recursive(
-    ODD,
+    VALUES,
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
@@ -318,8 +318,8 @@ TREES = st.recursive(
 )
 
 
-def _say(function, *arguments) -> None:
-    """Calls it; the only exception that it may raise is a UserError of one line."""
+def _only_user_error(function, *arguments) -> None:
+    """Calls the function, which may raise nothing but a UserError of one line."""
     try:
         function(*arguments)
     except errors.UserError as error:
@@ -328,7 +328,7 @@ def _say(function, *arguments) -> None:
 
 @settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(number=st.integers(0, 4), data=st.data())
-def test_no_value_at_any_key_ends_in_a_traceback(composed, number, data):
+def test_no_value_at_any_key_gives_a_traceback(composed, number, data):
     tree = copy.deepcopy(composed[number])
     for _ in range(data.draw(st.integers(1, 3))):
         node = tree
@@ -346,14 +346,14 @@ def test_no_value_at_any_key_ends_in_a_traceback(composed, number, data):
                 node[data.draw(st.text(max_size=10) | st.sampled_from(["lr", "sead", "net.x"]))] = data.draw(
                     TREES
                 )
-    _say(validate.check_tree, tree)
+    _only_user_error(validate.check_tree, tree)
 
 
 @settings(max_examples=1000, deadline=None)
 @given(tree=TREES)
 @example(tree={"data": {"name": "sample"}})
-def test_no_tree_at_all_ends_in_a_traceback(tree):
-    _say(validate.check_tree, tree)
+def test_no_tree_gives_a_traceback(tree):
+    _only_user_error(validate.check_tree, tree)
 
 
 MARKS = [*"\t\n -:{}[],&*!|>%@`'\"#?<=é\x00", "seed", "1", "<<<<<<<", ">>>>>>> x", "\n  ", ": "]
@@ -362,21 +362,21 @@ WORDS = st.lists(st.sampled_from(MARKS), max_size=20).map("".join)
 
 @settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=WORDS.map(str.encode) | st.binary(max_size=40))
-def test_no_content_of_a_yaml_file_ends_in_a_traceback(tmp_path_factory, content):
+def test_no_yaml_file_gives_a_traceback(tmp_path_factory, content):
     file = tmp_path_factory.getbasetemp() / "generated.yaml"
     file.write_bytes(content)
-    _say(yaml_files.load, file)
+    _only_user_error(yaml_files.load, file)
 
 
-def _ended(monkeypatch, program, *words: str) -> str | int | None:
-    """Status of a program in this process."""
-    monkeypatch.setattr(sys, "argv", [f"{sys.argv[0]}", *words])
+def _exit(monkeypatch, program, *overrides: str) -> str | int | None:
+    """Last message or exit status of a program in this process; see conftest.ended."""
+    monkeypatch.setattr(sys, "argv", [f"{sys.argv[0]}", *overrides])
     return ended(program)
 
 
 @pytest.mark.parametrize("mode", [(), ("--multirun",)])
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("override", "message"),
     [
         ("sead=1", "error: sead is not a key; near: seed"),
         ("model=scrath", "error: model=scrath is not known; near: scratch"),
@@ -384,31 +384,31 @@ def _ended(monkeypatch, program, *words: str) -> str | int | None:
         ("--config-name=moon", "error: there is no conf/moon.yaml"),
     ],
 )
-def test_a_stage_ends_in_that_line_and_status_1(house, monkeypatch, capsys, mode, word, message):
+def test_a_stage_prints_one_line_and_exits_with_1(house, monkeypatch, capsys, mode, override, message):
     from pipeline import split
 
-    last = _ended(monkeypatch, split.main, *mode, word)
-    assert last.startswith(f"split: {message}")
+    line = _exit(monkeypatch, split.main, *mode, override)
+    assert line.startswith(f"split: {message}")
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.count("\n") == 1
     shutil.rmtree(house / "runs/sweeps", ignore_errors=True)
 
 
 @pytest.mark.parametrize("group", ["model", "data", "trainer", "augment"])
-def test_two_files_of_a_group_are_refused(monkeypatch, group):
-    word = f"{group}=[{','.join(config.choices(group)[:2])}]"
-    last = _ended(monkeypatch, stage(lambda cfg: pytest.fail("begun")), word)
+def test_two_files_of_a_group_are_an_error(monkeypatch, group):
+    override = f"{group}=[{','.join(config.choices(group)[:2])}]"
+    message = _exit(monkeypatch, stage(lambda cfg: pytest.fail("started")), override)
     assert (
-        last
+        message
         == f"test_settings: error: {group} takes the name of one file; to try several: --multirun {group}=A,B"
     )
 
 
-def test_a_stage_checks_before_it_begins(monkeypatch, capsys):
-    begun = []
-    program = stage(lambda cfg: begun.append(cfg))
-    assert _ended(monkeypatch, program, "+foo=1").startswith("test_settings: error: foo is not a key")
-    assert _ended(monkeypatch, program, "seed=-1").startswith("test_settings: error: seed=-1: must be")
-    assert not begun
-    assert _ended(monkeypatch, program, "seed=3") is None
-    assert begun[0].seed == 3
+def test_a_stage_validates_before_it_runs(monkeypatch, capsys):
+    started = []
+    program = stage(lambda cfg: started.append(cfg))
+    assert _exit(monkeypatch, program, "+foo=1").startswith("test_settings: error: foo is not a key")
+    assert _exit(monkeypatch, program, "seed=-1").startswith("test_settings: error: seed=-1: must be")
+    assert not started
+    assert _exit(monkeypatch, program, "seed=3") is None
+    assert started[0].seed == 3

@@ -1,4 +1,4 @@
-"""A store that can't be used is told in one line: what, where and what to do; nobody's is migrated."""
+"""An unusable MLflow store is a one-line error that says what to do; no store is migrated unasked."""
 
 import os
 import re
@@ -34,8 +34,8 @@ def revisions() -> list[str]:
 
 
 @pytest.fixture
-def older(repro, house, tmp_path, revisions) -> Path:
-    """A store as a former MLflow left it: of a former schema, without a table that came later."""
+def old_store(repro, house, tmp_path, revisions) -> Path:
+    """A store of an older MLflow: an older schema, without a later table."""
     file = tmp_path / "older.db"
     shutil.copyfile(house / "mlflow.db", file)
     _sql(file, f"UPDATE alembic_version SET version_num = '{revisions[5]}'")
@@ -43,7 +43,7 @@ def older(repro, house, tmp_path, revisions) -> Path:
     return file
 
 
-def _told(monkeypatch, address: str) -> str:
+def _error(monkeypatch, address: str) -> str:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     with pytest.raises(store.UserError) as caught:
         store.check()
@@ -52,18 +52,18 @@ def _told(monkeypatch, address: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "message"),
     [
         (protos.RESOURCE_DOES_NOT_EXIST, "refuses: no such model"),
         (protos.INTERNAL_ERROR, "does not answer: no such model; nothing is lost, try again"),
     ],
 )
-def test_nobody_is_told_to_try_again_what_can_not_be(repro, code, told):
-    with pytest.raises(store.UserError, match=rf"{told}$"), store.reachable():
+def test_only_temporary_errors_advise_to_try_again(repro, code, message):
+    with pytest.raises(store.UserError, match=rf"{message}$"), store.reachable():
         raise MlflowException("no such model", code)
 
 
-def test_a_good_store_is_left_as_it_is(repro, house, tmp_path, monkeypatch):
+def test_a_usable_store_is_not_changed(repro, house, tmp_path, monkeypatch):
     file = tmp_path / "good.db"
     shutil.copyfile(house / "mlflow.db", file)
     before = file.read_bytes()
@@ -74,7 +74,7 @@ def test_a_good_store_is_left_as_it_is(repro, house, tmp_path, monkeypatch):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("statement", [10, 60])
-def test_killed_while_a_new_store_is_made_the_next_start_makes_it(tmp_path, statement):
+def test_a_store_whose_creation_was_killed_is_created_at_the_next_start(tmp_path, statement):
     program = (
         "import os, signal\n"
         "from sqlalchemy import Engine, event\n"
@@ -95,74 +95,74 @@ def test_killed_while_a_new_store_is_made_the_next_start_makes_it(tmp_path, stat
     assert sorted(file.name for file in tmp_path.iterdir()) == ["new.db", "new.db.lock"]
 
 
-def test_an_older_store_is_told_and_not_migrated(older, monkeypatch):
-    before = older.read_bytes()
-    told = _told(monkeypatch, f"sqlite:///{older}")
-    assert str(older) in told
-    assert "older MLflow" in told
-    assert f"copy it, then run: mlflow db upgrade sqlite:///{older}" in told
-    assert older.read_bytes() == before
+def test_an_older_store_is_an_error_and_not_migrated(old_store, monkeypatch):
+    before = old_store.read_bytes()
+    message = _error(monkeypatch, f"sqlite:///{old_store}")
+    assert str(old_store) in message
+    assert "older MLflow" in message
+    assert f"copy it, then run: mlflow db upgrade sqlite:///{old_store}" in message
+    assert old_store.read_bytes() == before
 
 
-def test_a_newer_store_is_told(older, monkeypatch):
-    _sql(older, "UPDATE alembic_version SET version_num = 'feedfeedfeed'")
-    assert "newer MLflow" in _told(monkeypatch, f"sqlite:///{older}")
+def test_a_newer_store_is_an_error(old_store, monkeypatch):
+    _sql(old_store, "UPDATE alembic_version SET version_num = 'feedfeedfeed'")
+    assert "newer MLflow" in _error(monkeypatch, f"sqlite:///{old_store}")
 
 
-def test_a_database_of_something_else_is_told_and_gets_no_tables(tmp_path, monkeypatch):
+def test_another_programs_database_is_an_error(tmp_path, monkeypatch):
     _sql(tmp_path / "study.db", "CREATE TABLE studies (x)")
-    assert "something else than MLflow (tables studies)" in _told(
+    assert "something else than MLflow (tables studies)" in _error(
         monkeypatch, f"sqlite:///{tmp_path}/study.db"
     )
 
 
-def test_a_file_that_is_no_database_is_told(tmp_path, monkeypatch):
+def test_a_file_that_is_no_database_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "letter.db").write_text("Dear reader, this is a letter. " * 100)
-    assert "is not a database" in _told(monkeypatch, f"sqlite:///{tmp_path}/letter.db")
+    assert "is not a database" in _error(monkeypatch, f"sqlite:///{tmp_path}/letter.db")
 
 
-def test_a_folder_in_the_place_of_a_database_is_told(tmp_path, monkeypatch):
-    assert "can't be opened: a folder" in _told(monkeypatch, f"sqlite:///{tmp_path}")
+def test_a_folder_instead_of_a_database_is_an_error(tmp_path, monkeypatch):
+    assert "can't be opened: a folder" in _error(monkeypatch, f"sqlite:///{tmp_path}")
 
 
 @pytest.mark.parametrize("address", ["file:./mlruns", "mlruns", "./mlruns"])
-def test_a_folder_of_files_is_told_with_the_way_to_bring_it_over(address, monkeypatch):
-    told = _told(monkeypatch, address)
-    assert "migrate-filestore --source" in told
-    assert "mlruns --target sqlite:///" in told
+def test_a_file_store_is_an_error_that_says_how_to_migrate_it(address, monkeypatch):
+    message = _error(monkeypatch, address)
+    assert "migrate-filestore --source" in message
+    assert "mlruns --target sqlite:///" in message
 
 
-def test_a_store_for_reading_only_is_told(repro, house, tmp_path, monkeypatch):
+def test_a_read_only_store_is_an_error(repro, house, tmp_path, monkeypatch):
     shutil.copyfile(house / "mlflow.db", tmp_path / "kept.db")
-    # As SQLite says it itself: file modes do not bind an administrator.
-    told = _told(monkeypatch, f"sqlite:///file:{tmp_path}/kept.db?mode=ro&uri=true")
-    assert "can be read only" in told
+    # By SQLite's mode=ro, as file modes don't bind root.
+    message = _error(monkeypatch, f"sqlite:///file:{tmp_path}/kept.db?mode=ro&uri=true")
+    assert "can be read only" in message
 
 
-def test_a_locked_store_is_told(repro, house, tmp_path, monkeypatch):
+def test_a_locked_store_is_an_error(repro, house, tmp_path, monkeypatch):
     file = tmp_path / "busy.db"
     shutil.copyfile(house / "mlflow.db", file)
     monkeypatch.setattr(store, "LOCK_SECONDS", 0.1)
     other = sqlite3.connect(file)
     other.execute("BEGIN EXCLUSIVE")
     try:
-        assert "is locked by another program" in _told(monkeypatch, f"sqlite:///{file}")
+        assert "is locked by another program" in _error(monkeypatch, f"sqlite:///{file}")
     finally:
         other.close()
 
 
-def test_a_missing_driver_is_told_without_the_password(monkeypatch):
+def test_a_missing_driver_is_an_error_without_the_password(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    told = _told(monkeypatch, "postgresql+psycopg://me:secret@localhost/runs")
-    assert "needs a driver" in told
-    assert "secret" not in told
+    message = _error(monkeypatch, "postgresql+psycopg://me:secret@localhost/runs")
+    assert "needs a driver" in message
+    assert "secret" not in message
 
 
 @pytest.mark.parametrize("program", ["pipeline tracking sync", "pipeline tracking ui", "pipeline.register"])
-def test_what_needs_mlflow_ends_in_that_line_and_destroys_nothing(older, repro, run, house, program):
+def test_commands_that_need_mlflow_fail_in_one_line_and_change_nothing(old_store, repro, run, house, program):
     register = house / "runs/sample/register"
     before = {file: file.read_bytes() for file in register.rglob("*.json")}
-    done = run("python", "-m", *program.split(), MLFLOW_TRACKING_URI=f"sqlite:///{older}")
+    done = run("python", "-m", *program.split(), MLFLOW_TRACKING_URI=f"sqlite:///{old_store}")
     assert done.returncode == 1
     (line,) = done.stdout.splitlines()
     assert re.match(r"(\w+: )?error: MLflow's store", line)

@@ -1,4 +1,4 @@
-"""A sweep has a folder that no other writes to, and its exit status tells of failed jobs."""
+"""Each sweep has its own folder and can be resumed; its exit status is 1 if jobs failed."""
 
 import json
 import math
@@ -19,31 +19,31 @@ from pipeline.sweeps import jobs, resume
 
 @pytest.fixture
 def sweeps(house):
-    """Folder of the sweeps, empty before and after."""
+    """The folder of all sweeps, empty before and after."""
     folder = house / "runs/sweeps"
     shutil.rmtree(folder, ignore_errors=True)
     yield folder
-    _end()
+    _release_locks()
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _end() -> None:
-    """Gives up the locks, as the end of a process does."""
+def _release_locks() -> None:
+    """Releases the locks, as the end of a process does."""
     while resume._held:
         resume._held.pop().release()
 
 
-def _sweep(monkeypatch, function, *words: str) -> str | int | None:
-    """Exit status of a sweep in this process, whose locks stay."""
-    monkeypatch.setattr(sys, "argv", ["stage.py", "--multirun", *words])
+def _sweep(monkeypatch, function, *overrides: str) -> str | int | None:
+    """Last message or exit status of a sweep in this process, which keeps its locks."""
+    monkeypatch.setattr(sys, "argv", ["stage.py", "--multirun", *overrides])
     return ended(stage(function))
 
 
-def _nothing(cfg) -> None:
+def _succeed(cfg) -> None:
     pass
 
 
-def _fails(error: BaseException, *seeds: int):
+def _failing(error: BaseException, *seeds: int):
     def job(cfg) -> float:
         if cfg.seed in seeds:
             raise error
@@ -52,20 +52,20 @@ def _fails(error: BaseException, *seeds: int):
     return job
 
 
-def test_two_sweeps_in_one_second_have_two_folders(sweeps, monkeypatch):
-    assert _sweep(monkeypatch, _nothing, "seed=1,2") is None
+def test_sweeps_started_in_the_same_second_get_different_folders(sweeps, monkeypatch):
+    assert _sweep(monkeypatch, _succeed, "seed=1,2") is None
     (first,) = sweeps.iterdir()
     claimed = [resume._claim(first) for _ in range(3)]
     assert [folder.name for folder in claimed] == [f"{first.name}-{number}" for number in (2, 3, 4)]
 
 
-def test_a_sweep_that_runs_shares_its_folder_with_none(sweeps, monkeypatch):
-    assert _sweep(monkeypatch, _fails(UserError("no"), 1), "seed=1,2").startswith(
+def test_a_running_sweep_does_not_share_its_folder(sweeps, monkeypatch):
+    assert _sweep(monkeypatch, _failing(UserError("no"), 1), "seed=1,2").startswith(
         "test_sweep_folder: error: "
     )
     (first,) = sweeps.iterdir()
-    # Its locks are held: it runs still.
-    assert _sweep(monkeypatch, _nothing, "seed=1,2") is None
+    # Its locks are held, so it counts as running.
+    assert _sweep(monkeypatch, _succeed, "seed=1,2") is None
     assert len(list(sweeps.iterdir())) == 2
     assert [json.loads((first / f".outcomes/{number}.json").read_text())["error"] for number in (0, 1)] == [
         "no",
@@ -73,32 +73,32 @@ def test_a_sweep_that_runs_shares_its_folder_with_none(sweeps, monkeypatch):
     ]
 
 
-def test_the_same_command_goes_on_with_a_sweep_that_was_broken_off(sweeps, monkeypatch, capsys):
-    assert _sweep(monkeypatch, _fails(StoppedError("now"), 2), "seed=1,2") == 143
+def test_the_same_command_resumes_an_interrupted_sweep(sweeps, monkeypatch, capsys):
+    assert _sweep(monkeypatch, _failing(StoppedError("now"), 2), "seed=1,2") == 143
     (first,) = sweeps.iterdir()
-    _end()
-    assert _sweep(monkeypatch, _nothing, "seed=1,2,3") is None
+    _release_locks()
+    assert _sweep(monkeypatch, _succeed, "seed=1,2,3") is None
     assert len(list(sweeps.iterdir())) == 2
-    assert _sweep(monkeypatch, _nothing, "seed=1,2") is None
+    assert _sweep(monkeypatch, _succeed, "seed=1,2") is None
     assert f"resuming the sweep in {first}" in capsys.readouterr().err
     assert len(list(sweeps.iterdir())) == 2
-    _end()
-    assert _sweep(monkeypatch, _nothing, "seed=1,2") is None
+    _release_locks()
+    assert _sweep(monkeypatch, _succeed, "seed=1,2") is None
     assert len(list(sweeps.iterdir())) == 3
 
 
-def test_two_sweeps_at_once_in_one_given_folder_are_refused(sweeps, monkeypatch, tmp_path):
-    where = f"hydra.sweep.dir={tmp_path / 'mine'}"
-    assert _sweep(monkeypatch, _nothing, "seed=1,2", where) is None
-    assert _sweep(monkeypatch, _nothing, "seed=3", where) == (
+def test_two_sweeps_at_once_in_a_named_folder_are_an_error(sweeps, monkeypatch, tmp_path):
+    sweep_dir = f"hydra.sweep.dir={tmp_path / 'mine'}"
+    assert _sweep(monkeypatch, _succeed, "seed=1,2", sweep_dir) is None
+    assert _sweep(monkeypatch, _succeed, "seed=3", sweep_dir) == (
         f"test_sweep_folder: error: another sweep runs in {tmp_path / 'mine'}; wait for it, or name another "
         "hydra.sweep.dir"
     )
-    _end()
-    assert _sweep(monkeypatch, _nothing, "seed=3", where) is None
+    _release_locks()
+    assert _sweep(monkeypatch, _succeed, "seed=3", sweep_dir) is None
 
 
-def test_jobs_write_where_the_sweep_is(sweeps, monkeypatch):
+def test_jobs_write_into_their_sweeps_folder(sweeps, monkeypatch):
     from hydra.core.hydra_config import HydraConfig
 
     seen = []
@@ -109,19 +109,19 @@ def test_jobs_write_where_the_sweep_is(sweeps, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [UserError("said so"), ValueError("a mistake")])
-def test_failed_jobs_are_counted_and_end_no_other(sweeps, monkeypatch, capsys, error):
+def test_failed_jobs_are_counted_and_the_others_run(sweeps, monkeypatch, capsys, error):
     done = []
 
     def job(cfg):
         done.append(cfg.seed)
-        return _fails(error, 1, 3)(cfg)
+        return _failing(error, 1, 3)(cfg)
 
-    last = _sweep(monkeypatch, job, "seed=1,2,3,4")
-    assert "error: 2 of 4 jobs failed (0, 2)" in last
+    message = _sweep(monkeypatch, job, "seed=1,2,3,4")
+    assert "error: 2 of 4 jobs failed (0, 2)" in message
     assert done == [1, 2, 3, 4]
-    said = capsys.readouterr().err
-    assert str(error) in said
-    assert ("Traceback" in said) == isinstance(error, ValueError)
+    output = capsys.readouterr().err
+    assert str(error) in output
+    assert ("Traceback" in output) == isinstance(error, ValueError)
     (folder,) = sweeps.iterdir()
     reasons = {number: noted["error"] for number, noted in job_notes.read(folder).items()}
     assert str(error) in reasons[0] and reasons[1] == ""
@@ -129,55 +129,55 @@ def test_failed_jobs_are_counted_and_end_no_other(sweeps, monkeypatch, capsys, e
 
 def test_a_job_with_an_invalid_value_fails_alone(sweeps, monkeypatch, capsys):
     done = []
-    last = _sweep(monkeypatch, lambda cfg: done.append(cfg.seed), "seed=1,-1,abc,2")
+    message = _sweep(monkeypatch, lambda cfg: done.append(cfg.seed), "seed=1,-1,abc,2")
     assert done == [1, 2]
-    assert "error: 2 of 4 jobs failed (1, 2)" in last
+    assert "error: 2 of 4 jobs failed (1, 2)" in message
     assert "error: seed=-1: must be" in capsys.readouterr().err
 
 
-def test_a_failed_job_returns_no_number_that_could_win(sweeps):
+def test_a_failed_job_returns_nan(sweeps):
     hydra = OmegaConf.create({"sweep": {"dir": str(sweeps)}, "job": {"num": 0}, "overrides": {"task": []}})
     hydra.runtime = {"output_dir": str(sweeps / "x")}
     cfg = OmegaConf.create({"seed": 1})
-    assert math.isnan(resume.run_job(lambda: _fails(UserError("no"), 1)(cfg), hydra))
+    assert math.isnan(resume.run_job(lambda: _failing(UserError("no"), 1)(cfg), hydra))
 
 
-def test_the_sweeps_page_says_why_a_job_failed(sweeps, monkeypatch):
-    _sweep(monkeypatch, _fails(UserError("no pictures"), 1), "seed=1,2", "hydra.sweep.dir=runs/sweeps/mine")
+def test_a_failed_jobs_reason_is_read_back(sweeps, monkeypatch):
+    _sweep(monkeypatch, _failing(UserError("no pictures"), 1), "seed=1,2", "hydra.sweep.dir=runs/sweeps/mine")
     first, second = jobs.read("mine", spell=False).jobs
     assert (first.status, first.reason) == ("failed", "no pictures")
     assert second.status == "no result"
 
 
 @pytest.mark.parametrize("content", ["", "[", "a: [", "\x00", "hydra: 3"])
-def test_a_broken_record_of_a_sweep_is_no_traceback(sweeps, monkeypatch, content):
-    _sweep(monkeypatch, _nothing, "seed=1,2", "hydra.sweep.dir=runs/sweeps/mine")
-    _end()
+def test_a_broken_record_of_a_sweep_gives_no_traceback(sweeps, monkeypatch, content):
+    _sweep(monkeypatch, _succeed, "seed=1,2", "hydra.sweep.dir=runs/sweeps/mine")
+    _release_locks()
     for name in ("command.json", "multirun.yaml", ".outcomes/0.json"):
         (sweeps / "mine" / name).write_text(content)
     assert jobs.read("mine", spell=False).jobs
-    assert _sweep(monkeypatch, _nothing, "seed=1,2") is None
+    assert _sweep(monkeypatch, _succeed, "seed=1,2") is None
 
 
-def test_a_folder_that_cannot_be_made_is_told(sweeps, monkeypatch, tmp_path):
+def test_a_folder_that_cannot_be_created_is_an_error(sweeps, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
-    last = _sweep(monkeypatch, _nothing, "seed=1,2", f"hydra.sweep.dir={tmp_path / 'file/mine'}")
-    assert "error: " in last
-    assert "Not a directory" in last
+    message = _sweep(monkeypatch, _succeed, "seed=1,2", f"hydra.sweep.dir={tmp_path / 'file/mine'}")
+    assert "error: " in message
+    assert "Not a directory" in message
 
 
-def test_sweeps_started_together_lose_no_job(sweeps, house):
+def test_sweeps_started_together_run_all_jobs(sweeps, house):
     command = [sys.executable, "-m", "pipeline.split", "--multirun", "seed=-1,-2"]
     running = [subprocess.Popen(command, cwd=house, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate()[1] for process in running]
+    output = [process.communicate()[1] for process in running]
     assert [process.returncode for process in running] == [1, 1]
-    assert all("2 of 2 jobs failed" in text for text in said)
+    assert all("2 of 2 jobs failed" in text for text in output)
     folders = list(sweeps.iterdir())
     assert len(folders) == 2
     assert all(len(list(folder.glob(".outcomes/*.json"))) == 2 for folder in folders)
 
 
-def test_a_job_is_known_by_what_it_trains_and_not_by_its_number(sweeps, monkeypatch):
+def test_a_jobs_folder_follows_from_its_config_and_not_its_number(sweeps, monkeypatch):
     from hydra.core.hydra_config import HydraConfig
 
     seen: dict[tuple, set] = {}
@@ -188,40 +188,40 @@ def test_a_job_is_known_by_what_it_trains_and_not_by_its_number(sweeps, monkeypa
             (Path(hydra.runtime.output_dir), hydra.job.num)
         )
 
-    where = "hydra.sweep.dir=runs/sweeps/mine"
-    for words in (
+    sweep_dir = "hydra.sweep.dir=runs/sweeps/mine"
+    for overrides in (
         ("seed=1,2",),
         ("seed=2,1",),
         ("seed=1", "runtime.workers=0,1"),
         ("seed=3,2", "model=probe"),
     ):
-        assert _sweep(monkeypatch, job, *words, where) is None
-        _end()
+        assert _sweep(monkeypatch, job, *overrides, sweep_dir) is None
+        _release_locks()
     folders = [{folder for folder, _ in found} for found in seen.values()]
     assert all(len(found) == 1 for found in folders)
     assert len(set.union(*folders)) == len(seen) == 4
     assert {number for _, number in seen[1, "scratch"]} == {0, 1}
 
 
-def test_a_jobs_folder_is_one_folder(sweeps, run):
-    words = (
+def test_a_jobs_folder_with_a_slash_is_an_error(sweeps, run):
+    overrides = (
         "--multirun",
         "seed=1,2",
         "hydra.sweep.dir=runs/sweeps/mine",
         "hydra.sweep.subdir=a/${hydra:job.num}",
     )
-    done = run("python", "-m", "pipeline.train", *words)
+    done = run("python", "-m", "pipeline.train", *overrides)
     assert "hydra.sweep.subdir must be one folder's name, without a slash" in done.stdout
     assert done.returncode == 1
 
 
-def test_a_jobs_folder_can_still_be_named_by_its_overrides(sweeps, monkeypatch):
-    words = (
+def test_a_jobs_folder_can_be_named_by_its_overrides(sweeps, monkeypatch):
+    overrides = (
         "seed=1,2",
         "hydra.sweep.dir=runs/sweeps/mine",
         "hydra.sweep.subdir=${hydra:job.override_dirname}",
     )
-    assert _sweep(monkeypatch, _fails(UserError("no"), 1), *words).startswith(
+    assert _sweep(monkeypatch, _failing(UserError("no"), 1), *overrides).startswith(
         "test_sweep_folder: error: 1 of 2"
     )
     first, second = jobs.read("mine", spell=False).jobs

@@ -1,4 +1,4 @@
-"""Tables that people open in spreadsheets compute nothing, and read back unchanged."""
+"""CSV tables hold no formulas for a spreadsheet to run, and read back unchanged."""
 
 import csv
 import io
@@ -24,18 +24,18 @@ def test_a_formula_is_written_as_text_and_reads_back(tmp_path, cell):
     with open(tmp_path / "t.csv", newline="", encoding="utf-8") as file:
         row = next(csv.DictReader(file))
     assert row["path"] == f"'{cell}"
-    assert row["n"] == "-0.5"  # a number is one
+    assert row["n"] == "-0.5"  # numbers are not escaped
     assert tables.read(tmp_path / "t.csv") == [{"path": cell, "n": "-0.5"}]
 
 
 @settings(max_examples=1000, deadline=None)
 @given(rows=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=3), names=st.tuples(CELLS, CELLS))
-def test_any_text_reads_back_and_no_cell_begins_a_formula(tmp_path_factory, rows, names):
+def test_any_text_reads_back_and_no_cell_is_a_formula(tmp_path_factory, rows, names):
     file = tmp_path_factory.getbasetemp() / "any.csv"
     columns = [f"a{names[0]}", f"={names[1]}"]
-    written = [dict(zip(columns, row, strict=True)) for row in rows]
-    tables.write(file, written)
-    assert tables.read(file) == written
+    table = [dict(zip(columns, row, strict=True)) for row in rows]
+    tables.write(file, table)
+    assert tables.read(file) == table
     with open(file, newline="", encoding="utf-8") as stream:
         cells = [cell for row in csv.reader(stream) for cell in row]
     assert not any(
@@ -43,7 +43,7 @@ def test_any_text_reads_back_and_no_cell_begins_a_formula(tmp_path_factory, rows
     )
 
 
-def test_files_of_former_versions_and_of_spreadsheets_read_as_they_are(tmp_path):
+def test_tables_from_older_versions_and_spreadsheets_are_read(tmp_path):
     (tmp_path / "old.csv").write_bytes(b"path,label\n=1+1.png,'quoted'\n-x,b\n")
     assert [list(row.values()) for row in tables.read(tmp_path / "old.csv")] == [
         ["=1+1.png", "'quoted'"],
@@ -55,7 +55,7 @@ def test_files_of_former_versions_and_of_spreadsheets_read_as_they_are(tmp_path)
     assert tables.read(tmp_path / "empty.csv") == []
 
 
-def test_pandas_reads_an_index_back_whatever_its_names(tmp_path):
+def test_an_index_with_any_names_reads_back(tmp_path):
     rows = [
         dict.fromkeys(pack_index.TEXT, cell) | dict.fromkeys(pack_index.NUMBERS, 1)
         for cell in ("=1", "001", "NA")
@@ -71,7 +71,7 @@ def test_curves_keep_their_numbers(tmp_path):
     assert curves.read(tmp_path)[0] == {"epoch": 1, "val/loss": -0.25, "train/loss": None}
 
 
-def test_a_row_goes_to_a_stream_protected():
+def test_formulas_are_escaped_in_a_stream_too():
     stream = io.StringIO()
     tables.writer(stream)(["=a", 0.5, "b\rc", None])
     assert stream.getvalue() == '"\'=a","0.5","b\rc",""\n'
@@ -83,7 +83,7 @@ def test_rows_are_added_under_one_header(tmp_path):
     assert (tmp_path / "new/t.csv").read_text() == "name,n\n'=a,1\nb,1\n"
 
 
-def test_one_module_alone_reads_and_writes_csv(house):
+def test_only_one_module_uses_csv(house):
     files = [*(house / "pipeline").rglob("*.py"), *(house / "benchmarks").rglob("*.py")]
     assert [file.name for file in files if re.search(r"(?m)^ *import csv\b", file.read_text())] == [
         "tables.py"

@@ -1,4 +1,4 @@
-"""Text of strangers stays text, wherever it is shown."""
+"""Untrusted text is escaped for terminals, rich, Markdown and paths."""
 
 import ast
 import io
@@ -17,39 +17,39 @@ from pipeline.common import text
 HOSTILE = "\x1b[31mred\x1b[0m\nnext [/notes] <b>|`x`\u202eevil\udcff"
 
 
-def test_no_control_character_is_left():
+def test_control_characters_are_escaped():
     assert text.printable(HOSTILE) == r"\x1b[31mred\x1b[0m\nnext [/notes] <b>|`x`\u202eevil\udcff"
     assert text.printable("Kätzchen 고양이 🐈") == "Kätzchen 고양이 🐈"
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text())
-def test_any_text_is_one_line_that_every_terminal_takes(given_text):
-    shown = text.printable(given_text)
+def test_any_text_is_shown_as_one_printable_line(value):
+    shown = text.printable(value)
     assert len(shown.splitlines()) <= 1
     assert not any(map(text.unsafe, shown))
-    shown.encode()  # no lone surrogate
+    shown.encode()  # raises on a lone surrogate
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet="[]/\\abc=#@ "))
-def test_rich_shows_markup_and_obeys_none(given_text):
+def test_rich_markup_is_escaped(value):
     table = Table(box=None, show_header=False)
     table.add_column(no_wrap=True)
-    table.add_row(text.rich(given_text))
+    table.add_row(text.rich(value))
     console = Console(file=io.StringIO(), width=200)
     console.print(table)
-    assert console.file.getvalue().strip() == given_text.strip()
+    assert console.file.getvalue().strip() == value.strip()
 
 
-def test_markdown_keeps_a_cell_in_its_cell():
+def test_markdown_is_escaped_in_table_cells():
     assert text.markdown("a|b <i>*x*</i>\n _c_ dog_american") == (
         r"a\|b &lt;i&gt;\*x\*&lt;/i&gt;\\n \_c\_ dog_american"
     )
 
 
 @pytest.mark.parametrize(
-    ("address", "shown"),
+    ("address", "expected"),
     [
         ("http://ann:secret@host:5000/x", "http://ann:***@host:5000/x"),
         ("at postgresql+psycopg2://u:p%40w@db/m; again", "at postgresql+psycopg2://u:***@db/m; again"),
@@ -65,8 +65,8 @@ def test_markdown_keeps_a_cell_in_its_cell():
         ("mail me@example.org", "mail me@example.org"),
     ],
 )
-def test_no_address_shows_its_password(address, shown):
-    assert text.without_password(address) == shown
+def test_passwords_in_addresses_are_hidden(address, expected):
+    assert text.without_password(address) == expected
 
 
 # ---------------------------------------------------------------- paths and class names
@@ -77,13 +77,13 @@ def test_no_address_shows_its_password(address, shown):
     st.text(st.characters() | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF)),
     st.text("\\xude4n\n"),
 )
-def test_a_path_in_a_table_is_one_line_of_utf8_and_its_own(name, other):
+def test_escaped_paths_are_unique_printable_lines_of_utf8(name, other):
     assert name == other or text.path(name) != text.path(other)
     text.path(name).encode()
     assert not any(map(text.unsafe, text.path(name)))
 
 
-def test_a_path_is_shown_as_a_shell_reads_it():
+def test_a_path_is_escaped_as_a_shell_reads_it():
     assert text.path("a/K\udce4tzchen\n\x1b\x85\\.jpg") == r"a/K\xe4tzchen\n\x1b\u0085\\.jpg"
     assert text.path("猫/Kätzchen 🐈 [1].jpg") == "猫/Kätzchen 🐈 [1].jpg"
 
@@ -104,11 +104,11 @@ def test_a_path_is_shown_as_a_shell_reads_it():
         ("[b] <i> |猫 \u200d=1", None),
     ],
 )
-def test_one_function_says_what_a_class_may_be_called(name, problem):
+def test_invalid_class_names_are_reported_with_the_reason(name, problem):
     assert text.class_name_problem(name) == problem
 
 
-def test_names_that_look_the_same_are_found():
+def test_names_that_look_alike_are_found():
     names = [
         "caf\u00e9",
         "cafe\u0301",
@@ -128,7 +128,7 @@ def test_names_that_look_the_same_are_found():
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "cp1252", "shift_jis"])
-def test_no_output_fails_for_its_encoding(encoding):
+def test_output_works_in_any_encoding(encoding):
     code = (
         "import sys; import pipeline.common.errors\n"
         "from rich.console import Console; from rich.table import Table\n"
@@ -142,26 +142,26 @@ def test_no_output_fails_for_its_encoding(encoding):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert b"\xe4" in done.stdout  # a file's own byte
+    assert b"\xe4" in done.stdout  # the raw byte of a file name
     if encoding == "ascii":
         assert rb"\u732b" in done.stdout and rb"\U0001f408" in done.stdout
 
 
 def _without_encoding(file):
-    """Lines of a module that read or write text in whatever encoding the machine has."""
+    """Lines of a module that read or write text in the default encoding."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Call):
             continue
-        given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        mode = given.get("mode", ast.unparse(node.args[1]) if len(node.args) > 1 else "")
-        opens = isinstance(node.func, ast.Name) and called == "open" and "b" not in mode
-        named = "encoding" in given or None in given
-        if given.get("text") == "True" or ((opens or called in ("read_text", "write_text")) and not named):
+        keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        mode = keywords.get("mode", ast.unparse(node.args[1]) if len(node.args) > 1 else "")
+        opens = isinstance(node.func, ast.Name) and name == "open" and "b" not in mode
+        encoded = "encoding" in keywords or None in keywords
+        if keywords.get("text") == "True" or ((opens or name in ("read_text", "write_text")) and not encoded):
             yield f"{file.name}:{node.lineno}"
 
 
-def test_no_text_is_read_or_written_in_the_machines_own_encoding(house):
+def test_no_code_uses_the_default_encoding(house):
     files = [file for name in ("pipeline", "models") for file in (house / name).rglob("*.py")]
     assert [line for file in files for line in _without_encoding(file)] == []
 
@@ -170,16 +170,16 @@ def test_no_text_is_read_or_written_in_the_machines_own_encoding(house):
 
 
 @pytest.mark.parametrize(
-    ("given_text", "shown"),
+    ("value", "expected"),
     [("# big", r"\# big"), ("- x", r"\- x"), ("12. x", r"12\. x"), ("-0.5", "-0.5"), ("1.5 %", "1.5 %")],
 )
-def test_no_line_of_markdown_becomes_a_heading_or_a_list(given_text, shown):
-    assert text.markdown(given_text) == shown
+def test_markdown_headings_and_lists_are_escaped(value, expected):
+    assert text.markdown(value) == expected
 
 
 @pytest.mark.parametrize(
-    ("given_text", "shown"),
+    ("value", "expected"),
     [("plain", "`plain`"), ("a`b", "``a`b``"), ("`", "`` ` ``"), ("a|b", r"`a\|b`"), ("a\n<b>", r"`a\n<b>`")],
 )
-def test_markdown_shows_code_as_it_is(given_text, shown):
-    assert text.code(given_text) == shown
+def test_markdown_code_is_literal(value, expected):
+    assert text.code(value) == expected

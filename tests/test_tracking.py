@@ -1,4 +1,4 @@
-"""Files are the truth and MLflow the mirror: what it lacks comes back, once, and a model loads from it."""
+"""MLflow mirrors the files: runs, versions and descriptions, restored once by sync; models load from it."""
 
 import ast
 import io
@@ -40,14 +40,14 @@ SEVEN = (
 
 @pytest.fixture
 def client(repro):
-    """MLflow's own client on the copy's store."""
+    """An MLflow client of the copy's store."""
     store.client.cache_clear()
     return store.client()
 
 
 @pytest.fixture(scope="module")
-def emptied(repro, run, tmp_path_factory):
-    """A client on an empty store into which `sync` was called twice, at the same time."""
+def synced(repro, run, tmp_path_factory):
+    """A client of a new store that two concurrent `sync` commands have filled."""
     address = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
     command = ("python", "-m", "pipeline", "tracking", "sync")
     with ThreadPoolExecutor(2) as pool:
@@ -61,16 +61,16 @@ def _runs(client):
     return client.search_runs([experiment.experiment_id], max_results=1000)
 
 
-def _judged(client, model):
-    """The run of a DVC stage: the one of its model that was evaluated."""
+def _stage_run(client, model):
+    """A DVC stage's run: the only evaluated one of its model."""
     (run,) = [
         run for run in _runs(client) if run.data.tags.get("model") == model and "evaluation" in run.data.tags
     ]
     return run
 
 
-def test_a_run_tells_its_data_commit_device_curves_and_figures(client):
-    run = _judged(client, "scratch")
+def test_a_run_records_data_commit_device_curves_and_metrics(client):
+    run = _stage_run(client, "scratch")
     assert run.data.params["model.lr"]
     assert run.data.params["seed"] == "1"
     assert {"commit", "dirty", "device", "content", "machine"} <= set(run.data.tags)
@@ -78,16 +78,16 @@ def test_a_run_tells_its_data_commit_device_curves_and_figures(client):
         run.data.metrics
     )
     assert len(client.get_metric_history(run.info.run_id, "val/top1")) == 2
-    (given,) = run.inputs.dataset_inputs
-    assert given.dataset.name == NAME
+    (inputs,) = run.inputs.dataset_inputs
+    assert inputs.dataset.name == NAME
     files = {file.path for file in client.list_artifacts(run.info.run_id, "train")}
     assert {"train/config.yaml", "train/confusion.png", "train/mistakes.png"} <= files
     assert {"params.yaml", "dvc.lock"} & {file.path for file in client.list_artifacts(run.info.run_id)}
 
 
-def test_a_run_names_the_files_of_conf_that_it_chose_and_shows_long_values(client):
-    run = _judged(client, "scratch")
-    assert run.info.run_name == "scratch"  # a stage's
+def test_a_run_records_its_config_groups_and_shortens_long_values(client):
+    run = _stage_run(client, "scratch")
+    assert run.info.run_name == "scratch"  # of a stage
     chosen = {group: run.data.params[group] for group in naming.GROUPS}
     assert chosen == {
         "data": "sample",
@@ -101,7 +101,7 @@ def test_a_run_names_the_files_of_conf_that_it_chose_and_shows_long_values(clien
 
 
 @pytest.mark.parametrize(
-    ("words", "name"),
+    ("overrides", "expected"),
     [
         (["model=probe", "model.input.size=96"], "probe model.input.size=96"),
         (["model=scratch"], "scratch"),
@@ -113,13 +113,13 @@ def test_a_run_names_the_files_of_conf_that_it_chose_and_shows_long_values(clien
         (["model=scratch", *(f"{key}=9" for key in SEVEN)], None),
     ],
 )
-def test_a_single_run_is_called_by_what_differs_from_the_defaults(repro, words, name):
-    settings = settings_of(config.compose(*words))
-    told = tracking.run_name(settings, Path("/elsewhere/mine"))
-    assert told == name if name else re.fullmatch(r"scratch( \S+=\d+){5} and 2 more", told)
+def test_a_single_run_is_named_by_its_overrides(repro, overrides, expected):
+    settings = settings_of(config.compose(*overrides))
+    found = tracking.run_name(settings, Path("/elsewhere/mine"))
+    assert found == expected if expected else re.fullmatch(r"scratch( \S+=\d+){5} and 2 more", found)
 
 
-def test_settings_that_conf_does_not_know_any_more_are_named_plainly(repro):
+def test_a_run_of_a_removed_model_is_named_by_its_settings(repro):
     settings = settings_of(config.compose("model=scratch"))
     settings["model"]["name"] = "gone"
     assert tracking.run_name(settings, Path("/elsewhere/mine")) == "gone seed=1"
@@ -127,14 +127,14 @@ def test_settings_that_conf_does_not_know_any_more_are_named_plainly(repro):
     assert tracking.run_name({"model": {"name": "old"}, "seed": 3}, Path("/x/y")) == "old seed=3"
 
 
-def test_an_experiment_is_recognised_by_its_choices(repro):
+def test_an_experiment_is_recognised_by_its_values(repro):
     chosen = tracking.params(
         settings_of(config.compose("experiment=petfaces-probe", "trainer=ddp", "seed=4"))
     )
     assert (chosen["experiment"], chosen["trainer"], chosen["data"]) == ("petfaces-probe", "ddp", "petfaces")
 
 
-def test_another_long_value_is_another_parameter(repro):
+def test_different_long_values_give_different_parameters(repro):
     settings = settings_of(config.compose("model=scratch"))
     before = tracking.params(settings)["augment.transforms"]
     settings["augment"]["transforms"][-1]["CoarseDropout"]["p"] = 0.99
@@ -143,7 +143,7 @@ def test_another_long_value_is_another_parameter(repro):
     assert after["augment"] == "strong"
 
 
-def test_the_comparison_begins_with_the_parameters_that_differ():
+def test_the_comparison_shows_the_parameters_that_differ():
     probe = {"model.name": "probe", "model": "probe", "seed": "1", "model.head": "probe", "model.lr": "1"}
     scratch = {"model.name": "scratch", "model": "scratch", "seed": "1", "model.head": "random"}
     runs = [probe, probe | {"model.lr": "2"}, probe | {"seed": "2"}, scratch]
@@ -154,21 +154,19 @@ def test_the_comparison_begins_with_the_parameters_that_differ():
     assert len(web_ui.differing(many)) == web_ui.DIFFERING
 
 
-def test_a_commit_outlives_mlflows_database(emptied, client, run):
-    restored, live = (_judged(each, "probe") for each in (emptied, client))
+def test_a_commit_is_restored_after_the_database_is_lost(synced, client, run):
+    restored, first = (_stage_run(record, "probe") for record in (synced, client))
     commit = run("git", "rev-parse", "HEAD").stdout.strip()
-    for each in (restored, live):
-        assert (each.data.tags["commit"], each.data.tags["dirty"]) == (commit, "false")
-        assert each.data.tags["mlflow.source.git.commit"] == commit
-    assert {file.path for file in emptied.list_artifacts(restored.info.run_id)} >= {"train", "provenance"}
+    for record in (restored, first):
+        assert (record.data.tags["commit"], record.data.tags["dirty"]) == (commit, "false")
+        assert record.data.tags["mlflow.source.git.commit"] == commit
+    assert {file.path for file in synced.list_artifacts(restored.info.run_id)} >= {"train", "provenance"}
 
 
-def test_a_lost_record_is_called_unknown_or_replaced_by_a_commit_with_the_same_code(
-    repro, house, run, tmp_path
-):
+def test_a_lost_commit_is_inferred_from_equal_code_or_unknown(repro, house, run, tmp_path):
     folder = shutil.copytree(house / "runs/sample/train/probe", tmp_path / "probe")
     lineage = json.loads((folder / "lineage.json").read_text())
-    (folder / "metrics.json").write_text((folder / "metrics.json").read_text() + "\n")  # another training's
+    (folder / "metrics.json").write_text((folder / "metrics.json").read_text() + "\n")  # other metrics
     seal.seal(folder)
     found = Provenance.of(folder)
     assert (found.commit, found.inferred) == (run("git", "rev-parse", "HEAD").stdout.strip(), True)
@@ -180,7 +178,7 @@ def test_a_lost_record_is_called_unknown_or_replaced_by_a_commit_with_the_same_c
 
 
 @pytest.mark.parametrize("error", [KeyError(), subprocess.CalledProcessError(128, "git"), TypeError()])
-def test_a_commit_that_reads_otherwise_does_not_end_the_search(monkeypatch, error):
+def test_an_unreadable_commit_does_not_stop_the_search(monkeypatch, error):
     def code_of(commit: str) -> str:
         if commit == "odd":
             raise error
@@ -191,7 +189,7 @@ def test_a_commit_that_reads_otherwise_does_not_end_the_search(monkeypatch, erro
     assert provenance._with_code.__wrapped__("code") == "old"
 
 
-def test_an_earlier_forms_commit_stands_in_its_lineage(repro, house, tmp_path):
+def test_an_earlier_versions_commit_is_read_from_its_lineage(repro, house, tmp_path):
     folder = shutil.copytree(house / "runs/sample/train/probe", tmp_path / "probe")
     lineage = json.loads((folder / "lineage.json").read_text())
     (folder / "lineage.json").write_text(json.dumps(lineage | {"commit": "c" * 40, "dirty": True}))
@@ -205,8 +203,8 @@ def test_an_earlier_forms_commit_stands_in_its_lineage(repro, house, tmp_path):
     )
 
 
-def test_a_run_and_its_experiment_say_what_they_are(client, house):
-    run = _judged(client, "scratch")
+def test_a_run_and_its_experiment_have_descriptions(client, house):
+    run = _stage_run(client, "scratch")
     note = run.data.tags["mlflow.note.content"]
     assert f"scratch: test top-1 {run.data.metrics['test/top1']:.1%} (" in note
     assert f"validation top-1 {run.data.metrics['best/val/top1']:.1%}" in note
@@ -216,15 +214,15 @@ def test_a_run_and_its_experiment_say_what_they_are(client, house):
     assert "`best/val/top1`" in experiment.tags["mlflow.note.content"]
 
 
-def test_a_note_that_a_person_has_written_stays(client, house):
-    run = _judged(client, "probe")
+def test_a_description_edited_by_a_user_is_kept(client, house):
+    run = _stage_run(client, "probe")
     client.set_tag(run.info.run_id, "mlflow.note.content", "the one with my photos")
     client.set_tag(run.info.run_id, "evaluation", "another")
     tracking.ensure(house / "runs/sample/train/probe", house / "runs/sample/evaluate/probe")
     assert client.get_run(run.info.run_id).data.tags["mlflow.note.content"] == "the one with my photos"
 
 
-def test_the_champion_loads_without_unpickling_and_answers(client, house, monkeypatch):
+def test_the_champion_loads_without_pickle_and_predicts(client, house, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     monkeypatch.setattr("pickle.load", None)
     model = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
@@ -232,10 +230,10 @@ def test_the_champion_loads_without_unpickling_and_answers(client, house, monkey
     array = rng.integers(0, 256, (70, 90, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG")
-    # Three ways in: bytes, arrays, and a table longer than a batch.
-    for pictures in ([buffer.getvalue()], [array], [array] * 40):
-        answer = model.predict(pandas.DataFrame({"image": pictures}))
-        assert len(answer) == len(pictures)
+    # Bytes, arrays, and a table longer than a batch.
+    for images in ([buffer.getvalue()], [array], [array] * 40):
+        answer = model.predict(pandas.DataFrame({"image": images}))
+        assert len(answer) == len(images)
         assert list(answer.columns) == ["labels", "probabilities", "unsure"]
         assert len(answer["labels"][0]) == 5
         assert answer["probabilities"][0] == sorted(answer["probabilities"][0], reverse=True)
@@ -244,18 +242,18 @@ def test_the_champion_loads_without_unpickling_and_answers(client, house, monkey
     assert both["labels"][0] == both["labels"][1]
 
 
-def test_a_bad_picture_in_a_table_is_named_by_its_row(client):
+def test_a_bad_image_in_a_table_is_an_error_with_its_row(client):
     model = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
     with pytest.raises(Exception, match="row 0: not a picture"):
         model.predict(pandas.DataFrame({"image": [b"no picture"]}))
 
 
-def test_a_registered_version_says_what_it_is(client, house):
+def test_a_registered_version_has_a_description_and_tags(client, house):
     version = client.get_model_version_by_alias(NAME, "champion")
     run = client.get_run(version.run_id)
-    judged = json.loads((house / f"runs/sample/evaluate/{version.tags['model']}/metrics.json").read_text())
-    assert f"{version.tags['model']}: test top-1 {judged['test/top1']:.1%} (" in version.description
-    assert f"{judged['test/top1/low']:.1%}–{judged['test/top1/high']:.1%}" in version.description
+    evaluated = json.loads((house / f"runs/sample/evaluate/{version.tags['model']}/metrics.json").read_text())
+    assert f"{version.tags['model']}: test top-1 {evaluated['test/top1']:.1%} (" in version.description
+    assert f"{evaluated['test/top1/low']:.1%}–{evaluated['test/top1/high']:.1%}" in version.description
     assert f"content `{version.tags['data'][:12]}`" in version.description
     assert f"commit: `{version.tags['commit'][:8]}`" in version.description
     assert f"(#/experiments/{run.info.experiment_id}/runs/{version.run_id}?" in version.description
@@ -265,19 +263,19 @@ def test_a_registered_version_says_what_it_is(client, house):
     assert run.data.tags["content"]
 
 
-def test_sync_brings_runs_versions_and_champion_back_once(emptied, house):
-    runs = [run for run in _runs(emptied) if "evaluation" in run.data.tags]
+def test_sync_restores_runs_versions_and_champion_once(synced, house):
+    runs = [run for run in _runs(synced) if "evaluation" in run.data.tags]
     assert len(runs) == 2
     assert all(run.data.tags["restored"] == "true" for run in runs)
     assert all(run.info.status == "FINISHED" for run in runs)
-    assert len(emptied.search_model_versions(f"name='{NAME}'")) == 2
+    assert len(synced.search_model_versions(f"name='{NAME}'")) == 2
     decision = json.loads((house / "runs/sample/register/decision.json").read_text())
-    promoted = emptied.get_model_version_by_alias(NAME, "champion").tags["promoted"]
+    promoted = synced.get_model_version_by_alias(NAME, "champion").tags["promoted"]
     assert promoted == decision["champion"]["reason"]
 
 
-def test_a_restored_run_tells_what_the_first_one_told(emptied, client):
-    def told(client):
+def test_a_restored_run_equals_the_first_one(synced, client):
+    def record(client):
         (run,) = [
             run
             for run in _runs(client)
@@ -290,13 +288,13 @@ def test_a_restored_run_tells_what_the_first_one_told(emptied, client):
         note = run.data.tags["mlflow.note.content"].partition("- written from its files")[0]
         return run.data.params, figures, curve, note, run.data.tags["content"], run.data.tags["evaluation"]
 
-    assert told(emptied) == told(client)
+    assert record(synced) == record(client)
 
 
-def test_a_fresh_clone_with_the_cache_trains_nothing_and_gets_its_champion_back(repro, run, house, tmp_path):
+def test_a_clone_with_the_cache_restores_the_champion_without_training(repro, run, house, tmp_path):
     clone = tmp_path / "clone"
     assert run("git", "clone", "-q", str(house), str(clone)).returncode == 0
-    shutil.copytree(house / "champions", clone / "champions", dirs_exist_ok=True)  # as a commit brings it
+    shutil.copytree(house / "champions", clone / "champions", dirs_exist_ok=True)  # which are committed
     assert run("dvc", "cache", "dir", "--local", str(house / ".dvc/cache"), cwd=clone).returncode == 0
     done = run("dvc", "repro", cwd=clone, PYTHONPATH=str(clone))
     assert done.returncode == 0, done.stdout
@@ -311,7 +309,7 @@ def test_a_fresh_clone_with_the_cache_trains_nothing_and_gets_its_champion_back(
         assert (clone / "reports/sample" / file.relative_to(report)).read_bytes() == file.read_bytes()
 
 
-def test_an_unfit_store_stops_no_training_and_is_told_once(repro, run, house, tmp_path):
+def test_a_training_with_an_unusable_store_warns_once_and_finishes(repro, run, house, tmp_path):
     (tmp_path / "letter.db").write_text("no database " * 100)
     for number, address in enumerate(["http://127.0.0.1:9", f"sqlite:///{tmp_path}/letter.db"]):
         done = run(
@@ -330,7 +328,7 @@ def test_an_unfit_store_stops_no_training_and_is_told_once(repro, run, house, tm
         assert (house / f"runs/single/offline{number}/weights.safetensors").is_file()
 
 
-def test_a_sweep_is_nested_under_one_parent_and_touches_no_dvc_out(repro, run, house, client, tmp_path):
+def test_a_sweep_is_nested_under_one_parent_and_changes_no_dvc_out(repro, run, house, client, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in (house / "runs/sample").rglob("*")}
     done = run(
         "python",
@@ -351,7 +349,6 @@ def test_a_sweep_is_nested_under_one_parent_and_touches_no_dvc_out(repro, run, h
     jobs = [run for run in _runs(client) if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert len(jobs) == 4
     assert {run.info.run_name for run in jobs} >= {"model=probe seed=2 data.epochs=1"}
-
     assert parent.info.run_name == "sweep model=scratch,probe seed=1,2 data.epochs=1"
     best = max(jobs, key=lambda run: run.data.metrics["best/val/top1"])
     assert parent.data.metrics["best/val/top1"] == best.data.metrics["best/val/top1"]
@@ -361,20 +358,20 @@ def test_a_sweep_is_nested_under_one_parent_and_touches_no_dvc_out(repro, run, h
     assert "[model=probe seed=2](#/experiments/" in note
     assert f"**{best.data.metrics['best/val/top1']:.1%}**" in note
 
-    # The files alone tell the same.
+    # The files alone give the same parent.
     address = f"sqlite:///{tmp_path / 'mlflow.db'}"
     assert run("python", "-m", "pipeline", "tracking", "sync", MLFLOW_TRACKING_URI=address).returncode == 0
-    (again,) = [
+    (restored,) = [
         run
         for run in _runs(mlflow.MlflowClient(address, address))
         if run.data.tags.get("sweep") == sweep.name
     ]
-    assert again.data.tags["jobs"] == "4"
-    assert again.info.run_name == parent.info.run_name
-    assert again.data.metrics == parent.data.metrics
+    assert restored.data.tags["jobs"] == "4"
+    assert restored.info.run_name == parent.info.run_name
+    assert restored.data.metrics == parent.data.metrics
 
 
-def test_a_run_that_breaks_off_says_why(repro, run, house, client):
+def test_a_failed_run_records_the_reason(repro, run, house, client):
     done = run("python", "-m", "pipeline.train", "trainer.accelerator=mps", "seed=77")
     assert done.returncode == 1
     (failed,) = [run for run in _runs(client) if run.data.params.get("seed") == "77"]
@@ -383,9 +380,9 @@ def test_a_run_that_breaks_off_says_why(repro, run, house, client):
     assert str(house) not in failed.data.tags["mlflow.note.content"]
 
 
-def test_files_of_an_older_form_are_told_and_passed_over(client, house, capsys):
+def test_sync_skips_files_of_an_older_format_with_a_warning(client, house, capsys):
     file = house / "runs/sample/register/decision.json"
-    whole = file.read_text()
+    original = file.read_text()
     old, bare = house / "runs/single/old", house / "runs/single/bare"
     old.mkdir(parents=True)
     try:
@@ -396,7 +393,7 @@ def test_files_of_an_older_form_are_told_and_passed_over(client, house, capsys):
         (bare / "SHA256SUMS").unlink()
         tracking.sync()
     finally:
-        file.write_text(whole)
+        file.write_text(original)
         for folder in (old, bare):
             shutil.rmtree(folder, ignore_errors=True)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
@@ -413,7 +410,7 @@ def test_files_of_an_older_form_are_told_and_passed_over(client, house, capsys):
         ("no such file: {home}/photos", "no such file: ~/photos"),
     ],
 )
-def test_a_page_shows_no_path_of_the_machine(house, message, shown):
+def test_descriptions_hold_no_path_of_this_machine(house, message, shown):
     assert descriptions.without_paths(message.format(house=house, home=Path.home())) == shown
 
 
@@ -425,7 +422,7 @@ def test_a_long_sweep_has_a_short_name(client):
     assert "and 30 more, down to 0.0%" in note
 
 
-def test_the_page_links_to_the_training_side(client):
+def test_the_page_links_to_runs_and_versions(client):
     links = dict(tracking.links("http://127.0.0.1:5000"))
     experiment = client.get_experiment_by_name(NAME)
     runs = (
@@ -436,35 +433,35 @@ def test_the_page_links_to_the_training_side(client):
     view = json.loads(client.get_experiment_by_name(NAME).tags["mlflow.sharedViewState.comparison"])
     assert "metrics.`test/top1`" in json.loads(view["state"])["selectedColumns"]
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
-    key = "mlflow.sharedViewState.comparison"  # anybody may write it
+    key = "mlflow.sharedViewState.comparison"  # tags are untrusted
     for tag in ("{", "3", "[]", '["a"]', "null"):
         client.set_experiment_tag(experiment.experiment_id, key, tag)
         assert tracking.links("http://127.0.0.1:5000")
         assert "state" in json.loads(client.get_experiment_by_name(NAME).tags[key])
 
 
-def test_mlflow_logs_what_the_machine_is_doing_where_it_is_asked_to(repro, tmp_path, monkeypatch, client):
+def test_mlflow_logs_system_metrics_if_enabled(repro, tmp_path, monkeypatch, client):
     monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
     train.train(config.compose("model=scratch", "seed=79", f"out={tmp_path / 'watched'}"), "watched")
-    (watched,) = [one for one in _runs(client) if one.info.run_name == "watched"]
+    (watched,) = [each for each in _runs(client) if each.info.run_name == "watched"]
     assert watched.data.metrics["system/system_memory_usage_megabytes"] > 0
     assert watched.info.status == "FINISHED"
-    assert not [one for one in threading.enumerate() if one.name == "SystemMetricsMonitor"]
+    assert not [each for each in threading.enumerate() if each.name == "SystemMetricsMonitor"]
 
 
 @pytest.mark.slow
 def test_mlflow_serves_the_champion(repro, house, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
     page = (house / "docs/take-along.md").read_text()
-    served, asked = (
+    command, code = (
         re.search(r"^(mlflow models serve .*)$", page, re.M)[1],
         page[page.index("import base64, ") :],
     )
     server = subprocess.Popen(
-        shlex.split(served.replace("5001", str(port))),
+        shlex.split(command.replace("5001", str(port))),
         cwd=house,
         env={**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{house / 'mlflow.db'}"},
         start_new_session=True,
@@ -476,7 +473,7 @@ def test_mlflow_serves_the_champion(repro, house, tmp_path):
                 break
             time.sleep(1)
         Image.new("RGB", (90, 60), (200, 120, 40)).save(tmp_path / "PHOTO.jpg")
-        lines = asked.partition("```")[0].replace("5001", str(port)).replace("PHOTO", str(tmp_path / "PHOTO"))
+        lines = code.partition("```")[0].replace("5001", str(port)).replace("PHOTO", str(tmp_path / "PHOTO"))
         done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True)
         (row,) = ast.literal_eval(done.stdout)["predictions"]
         assert row.keys() == {"labels", "probabilities", "unsure"}

@@ -1,4 +1,4 @@
-"""train(cfg) leaves one folder, the same bytes for the same seed, however many workers read."""
+"""train(cfg) writes one folder, with the same bytes for the same seed and any number of workers."""
 
 import io
 import json
@@ -34,8 +34,8 @@ FILES = {
 
 
 @pytest.fixture(scope="module")
-def once(repro, tmp_path_factory):
-    """Trains with some overrides, once for equal ones; returns the folder."""
+def trained(repro, tmp_path_factory):
+    """Trains once for equal overrides; returns the folder."""
     done = {}
 
     def _train(*overrides):
@@ -52,22 +52,20 @@ def _weights(folder):
     return (folder / "weights.safetensors").read_bytes()
 
 
-def test_the_files_it_leaves(once):
-    assert {file.name for file in once("model=scratch").iterdir()} == FILES
+def test_a_training_writes_these_files(trained):
+    assert {file.name for file in trained("model=scratch").iterdir()} == FILES
 
 
-def test_same_seed_same_bytes_with_0_and_2_workers(once, repro, house):
-    # Dropout and mixup are on in this model. The DVC run was another process.
-    two, none = once("model=scratch", "runtime.workers=2"), once("model=scratch")
+def test_same_seed_same_bytes_with_0_and_2_workers(trained, repro, house):
+    # With dropout and mixup. The stage's training ran in another process.
+    two, none = trained("model=scratch", "runtime.workers=2"), trained("model=scratch")
     assert _weights(two) == _weights(none) == _weights(house / "runs/sample/train/scratch")
-    for name in FILES - {"config.yaml", "SHA256SUMS"}:  # which tell of the workers
+    for name in FILES - {"config.yaml", "SHA256SUMS"}:  # which record the workers
         assert (two / name).read_bytes() == (none / name).read_bytes(), name
 
 
-def test_names_and_times_of_pictures_move_neither_hashes_nor_splits_nor_weights(
-    once, house, tmp_path, monkeypatch
-):
-    kept = PackedDataset.open(house / "data/sample")
+def test_file_names_and_times_change_neither_hashes_nor_weights(trained, house, tmp_path, monkeypatch):
+    original = PackedDataset.open(house / "data/sample")
     with tarfile.open(house / "data/sample/archive") as old, tarfile.open(tmp_path / "tar", "w") as new:
         members = [member for member in old if member.isfile()]
         for number, member in enumerate(reversed(members)):
@@ -75,21 +73,21 @@ def test_names_and_times_of_pictures_move_neither_hashes_nor_splits_nor_weights(
             renamed = tarfile.TarInfo("/".join([*folders, f"photo {number * 7919 % len(members):03}.jpg"]))
             renamed.size, renamed.mtime = len(data), 1_000_000_000 + number
             new.addfile(renamed, io.BytesIO(data))
-    place = tmp_path / "sample"
-    place.mkdir()
-    pack.pack(tmp_path / "tar", place / "pack", 128)
-    split.split(place / "pack", place / "split.csv", config.compose().split)
-    other = PackedDataset.open(place)
-    assert set(other.table["path"]).isdisjoint(kept.table["path"])
-    assert other.summary["content"] == kept.summary["content"]
-    assert other.split_sha256 == kept.split_sha256
-    monkeypatch.setattr(PackedDataset, "open", lambda place: other)
+    data_dir = tmp_path / "sample"
+    data_dir.mkdir()
+    pack.pack(tmp_path / "tar", data_dir / "pack", 128)
+    split.split(data_dir / "pack", data_dir / "split.csv", config.compose().split)
+    other = PackedDataset.open(data_dir)
+    assert set(other.table["path"]).isdisjoint(original.table["path"])
+    assert other.summary["content"] == original.summary["content"]
+    assert other.split_sha256 == original.split_sha256
+    monkeypatch.setattr(PackedDataset, "open", lambda data_dir: other)
     train.train(config.compose(f"out={tmp_path / 'out'}", "model=scratch"))
     for name in FILES - {"config.yaml"}:
-        assert (tmp_path / "out" / name).read_bytes() == (once("model=scratch") / name).read_bytes(), name
+        assert (tmp_path / "out" / name).read_bytes() == (trained("model=scratch") / name).read_bytes(), name
 
 
-def test_the_splits_hash_moves_with_one_picture_and_one_label(repro, house, tmp_path):
+def test_the_splits_hash_changes_with_one_images_split(repro, house, tmp_path):
     shutil.copytree(house / "data/sample", tmp_path / "data")
     before, file = PackedDataset.open(tmp_path / "data"), tmp_path / "data/split.csv"
     text = file.read_text()
@@ -99,12 +97,12 @@ def test_the_splits_hash_moves_with_one_picture_and_one_label(repro, house, tmp_
     assert moved.summary["content"] == before.summary["content"]
 
 
-def test_another_seed_other_weights(once):
-    assert _weights(once("model=scratch")) != _weights(once("model=scratch", "seed=2"))
+def test_another_seed_gives_other_weights(trained):
+    assert _weights(trained("model=scratch")) != _weights(trained("model=scratch", "seed=2"))
 
 
-def test_the_config_holds_every_choice_resolved_and_no_path(once, house):
-    text = (once("model=scratch") / "config.yaml").read_text()
+def test_the_recorded_config_is_resolved_and_holds_no_path(trained, house):
+    text = (trained("model=scratch") / "config.yaml").read_text()
     settings = yaml.safe_load(text)
     assert settings["model"]["input"]["size"] == 32
     assert settings["seed"] == 1
@@ -112,16 +110,16 @@ def test_the_config_holds_every_choice_resolved_and_no_path(once, house):
     assert str(house.parent) not in text
 
 
-def test_the_lineage_names_data_commit_and_versions(once, run):
-    lineage = json.loads((once("model=scratch") / "lineage.json").read_text())
+def test_the_lineage_records_data_code_and_environment(trained, run):
+    lineage = json.loads((trained("model=scratch") / "lineage.json").read_text())
     assert len(lineage["data"]["content"]) == len(lineage["data"]["split"]) == 64
     assert "torch" in lineage["environment"]
-    assert lineage.keys() == {"data", "code", "environment"}  # DVC hashes it: no commit
-    known = Provenance.of(once("model=scratch"))
+    assert lineage.keys() == {"data", "code", "environment"}  # no commit, as DVC hashes it
+    known = Provenance.of(trained("model=scratch"))
     assert known == Provenance(run("git", "rev-parse", "HEAD").stdout.strip(), dirty=False)
 
 
-def test_dirty_means_code_and_configuration_not_what_running_changes(repro, house, restored, change):
+def test_params_do_not_mark_the_tree_dirty_but_conf_does(repro, house, restored, change):
     change("params.yaml", ("\nseed: 1 ", "\nseed: 2 "))
     assert Provenance.here().dirty is False
     change("conf/model/scratch.yaml", ("dropout: 0.2", "dropout: 0.3"))
@@ -129,8 +127,8 @@ def test_dirty_means_code_and_configuration_not_what_running_changes(repro, hous
     assert b"dropout: 0.3" in Provenance.here().changes
 
 
-def test_kept_weights_are_those_of_the_best_epoch(once):
-    folder = once("model=scratch", "data.epochs=4")
+def test_kept_weights_are_those_of_the_best_epoch(trained):
+    folder = trained("model=scratch", "data.epochs=4")
     metrics = json.loads((folder / "metrics.json").read_text())
     rows = curves.read(folder)
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
@@ -138,69 +136,71 @@ def test_kept_weights_are_those_of_the_best_epoch(once):
     assert metrics["pictures_seen"] == rows[-1]["pictures_seen"] > 0
 
 
-def test_it_stops_early_when_validation_stays(once):
-    folder = once("model=scratch", "data.epochs=9", "model.patience=1", "model.lr=1e-12")
+def test_a_training_stops_early_without_progress(trained):
+    folder = trained("model=scratch", "data.epochs=9", "model.patience=1", "model.lr=1e-12")
     assert json.loads((folder / "metrics.json").read_text())["epochs"] < 9
 
 
-def test_a_second_probe_computes_no_feature(once, monkeypatch):
-    first = once("model=probe")
+def test_a_second_probe_uses_cached_features(trained, monkeypatch):
+    first = trained("model=probe")
 
     def refuse(*_):
         raise AssertionError("features were computed again")
 
     monkeypatch.setattr(features, "_compute", refuse)
-    second = once("model=probe", "seed=5")
+    second = trained("model=probe", "seed=5")
     assert _weights(first) == _weights(second)
 
 
-def test_finetuning_starts_from_the_probe(once):
-    probed, tuned = once("model=probe"), once("model=finetune")
-    first, last = curves.read(tuned)
+def test_finetuning_starts_from_the_probe(trained):
+    probe, finetuned = trained("model=probe"), trained("model=finetune")
+    first, last = curves.read(finetuned)
     assert first["epoch"] == 0 and last["epoch"] == 1
-    (best,) = [row for row in curves.read(probed) if row["C"] == first["C"]]
+    (best,) = [row for row in curves.read(probe) if row["C"] == first["C"]]
     assert first["val/top1"] == pytest.approx(best["val/top1"])
-    assert json.loads((tuned / "metrics.json").read_text())["epochs"] == 1
-    assert json.loads((tuned / "model.json").read_text())["net"]["weights"] is None
+    assert json.loads((finetuned / "metrics.json").read_text())["epochs"] == 1
+    assert json.loads((finetuned / "model.json").read_text())["net"]["weights"] is None
 
 
-def test_finetuning_changes_the_backbone_but_for_what_is_frozen(once):
-    given = imagenet_from_package("tf_efficientnet_lite0").state_dict()
-    tuned = load_file(once("model=finetune", "model.head=random") / "weights.safetensors")
-    assert torch.equal(tuned["conv_stem.weight"], given["conv_stem.weight"])
-    assert torch.equal(tuned["blocks.1.1.conv_pw.weight"], given["blocks.1.1.conv_pw.weight"])
-    assert not torch.equal(tuned["blocks.2.0.conv_pw.weight"], given["blocks.2.0.conv_pw.weight"])
-    assert not torch.equal(tuned["conv_head.weight"], given["conv_head.weight"])
+def test_finetuning_changes_only_unfrozen_layers(trained):
+    pretrained = imagenet_from_package("tf_efficientnet_lite0").state_dict()
+    finetuned = load_file(trained("model=finetune", "model.head=random") / "weights.safetensors")
+    assert torch.equal(finetuned["conv_stem.weight"], pretrained["conv_stem.weight"])
+    assert torch.equal(finetuned["blocks.1.1.conv_pw.weight"], pretrained["blocks.1.1.conv_pw.weight"])
+    assert not torch.equal(finetuned["blocks.2.0.conv_pw.weight"], pretrained["blocks.2.0.conv_pw.weight"])
+    assert not torch.equal(finetuned["conv_head.weight"], pretrained["conv_head.weight"])
 
 
-def test_finetuning_never_ends_worse_than_the_head_it_began_with(once):
-    probed, ruined = once("model=probe"), once("model=finetune", "model.lr=3")
-    rows = curves.read(ruined)
+def test_finetuning_is_never_worse_than_its_initial_head(trained):
+    probe, diverged = trained("model=probe"), trained("model=finetune", "model.lr=3")
+    rows = curves.read(diverged)
     assert rows[1]["val/top1"] < rows[0]["val/top1"]
-    assert _weights(ruined) == _weights(probed)
+    assert _weights(diverged) == _weights(probe)
 
 
-def test_a_training_starts_from_a_folder_or_a_version_and_notes_which(once, house):
+def test_a_training_starts_from_a_folder_or_version_and_records_it(trained, house):
     from pipeline.artifacts.seal import model_hash
     from pipeline.tracking import champion
 
-    first = once("model=scratch")
-    # No step that counts: what comes out is what it started from.
-    still = ("model=scratch", "data.epochs=1", "model.lr=1e-30", "model.weight_decay=0")
-    again = once(*still, f"model.start={first}")
-    one, two = (load_file(folder / "weights.safetensors") for folder in (first, again))
+    first = trained("model=scratch")
+    # With no effective step the result is the start model.
+    no_change = ("model=scratch", "data.epochs=1", "model.lr=1e-30", "model.weight_decay=0")
+    restarted = trained(*no_change, f"model.start={first}")
+    before, after = (load_file(folder / "weights.safetensors") for folder in (first, restarted))
     assert all(
-        torch.equal(one[name], two[name]) for name in one if "running" not in name and "num_" not in name
+        torch.equal(before[name], after[name])
+        for name in before
+        if "running" not in name and "num_" not in name
     )
-    assert json.loads((again / "lineage.json").read_text())["start"] == model_hash(first)
+    assert json.loads((restarted / "lineage.json").read_text())["start"] == model_hash(first)
     assert "start" not in json.loads((first / "lineage.json").read_text())
     kind = json.loads((house / "runs/sample/register/decision.json").read_text())["champion"]["model"]
-    registered = once(f"model={kind}", "model.start=models:/sample@champion", "seed=3", "data.epochs=1")
+    registered = trained(f"model={kind}", "model.start=models:/sample@champion", "seed=3", "data.epochs=1")
     assert json.loads((registered / "lineage.json").read_text())["start"] == champion("sample")[1]
 
 
-def test_a_heads_rows_are_kept_by_the_classes_names(once):
-    first = once("model=scratch")
+def test_head_weights_are_matched_by_class_name(trained):
+    first = trained("model=scratch")
     card = json.loads((first / "model.json").read_text())
     card["classes"] = ["a new one", card["classes"][7], card["classes"][3]]
     net = scratch.ScratchCNN(3, card["net"]["widths"], card["net"]["depths"])
@@ -220,54 +220,52 @@ def test_a_heads_rows_are_kept_by_the_classes_names(once):
         ("models:/sample@nobody", "has no models:/sample@nobody"),
     ],
 )
-def test_a_start_that_cannot_be_is_told(repro, tmp_path, start, message):
+def test_an_unusable_start_model_is_an_error(repro, tmp_path, start, message):
     with pytest.raises(UserError, match=message):
         train.train(config.compose(f"out={tmp_path / 'out'}", "model=scratch", f"model.start={start}"))
 
 
-def test_an_unknown_balance_is_told(repro, tmp_path):
+def test_an_unknown_balance_is_an_error(repro, tmp_path):
     with pytest.raises(UserError, match=r"model\.balance=some: must be none, weights or sampler"):
         train.train(config.compose(f"out={tmp_path / 'out'}", "model=scratch", "model.balance=some"))
 
 
 @pytest.mark.parametrize("balance", ["weights", "sampler"])
-def test_balance_changes_what_is_learnt(once, balance, repro):
-    # The sample's classes differ by a picture or two: enough to tell.
+def test_balance_changes_the_weights(trained, balance, repro):
+    # The classes differ by an image or two, enough to change the weights.
     plain, balanced = (
-        once("model=scratch", "data.epochs=1", f"model.balance={b}") for b in ("none", balance)
+        trained("model=scratch", "data.epochs=1", f"model.balance={b}") for b in ("none", balance)
     )
     assert _weights(plain) != _weights(balanced)
 
 
-def _mine(folder):
-    (folder / "notes.txt").write_text("a person's")
+def _add_notes(folder):
+    (folder / "notes.txt").write_text("a user's")
 
 
-def _changed_card(folder):
+def _change_card(folder):
     (folder / "model.json").write_text("{}")
 
 
-def _only_a_card(folder):
+def _leave_only_a_card(folder):
     shutil.rmtree(folder)
     folder.mkdir()
     (folder / "model.json").write_text("{}")
 
 
-@pytest.mark.parametrize("change", [_mine, _changed_card, _only_a_card])
+@pytest.mark.parametrize("change", [_add_notes, _change_card, _leave_only_a_card])
 @pytest.mark.parametrize("source", ["runs/sample/train/scratch", "runs/sample/register/candidates/scratch"])
-def test_a_folder_that_holds_more_than_a_training_left_is_not_replaced(
-    repro, house, tmp_path, source, change
-):
+def test_a_folder_with_other_contents_is_not_replaced(repro, house, tmp_path, source, change):
     out = shutil.copytree(house / source, tmp_path / "out")
     change(out)
     before = {file: file.read_bytes() for file in out.iterdir()}
-    with pytest.raises(UserError, match=r"^out=.*; name another out=") as told:
+    with pytest.raises(UserError, match=r"^out=.*; name another out=") as error:
         train.train(config.compose(f"out={out}", "model=scratch"))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
     assert {file: file.read_bytes() for file in out.iterdir()} == before
 
 
-def test_an_exported_model_is_not_replaced_but_a_whole_train_folder_is(repro, house, tmp_path):
+def test_a_train_folder_is_replaced_but_not_an_exported_model(repro, house, tmp_path):
     exported = shutil.copytree(house / "runs/sample/register/candidates/scratch", tmp_path / "exported")
     with pytest.raises(UserError, match="holds something else than what is written there"):
         train._target(config.compose(f"out={exported}", "model=scratch"))
@@ -286,32 +284,32 @@ def test_an_exported_model_is_not_replaced_but_a_whole_train_folder_is(repro, ho
         *("runs/x.part", "file", "link"),
     ],
 )
-def test_a_training_is_not_written_over_the_projects_own_places(repro, house, tmp_path, out):
-    (tmp_path / "file").write_text("a person's")
+def test_out_must_not_be_one_of_the_projects_folders(repro, house, tmp_path, out):
+    (tmp_path / "file").write_text("a user's")
     (tmp_path / "link").symlink_to(house / "runs/sample/train/scratch")
-    named = tmp_path / out if out in ("file", "link") else out
-    with pytest.raises(UserError, match=r"^out=.*; name another out=") as told:
-        train.train(config.compose(f"out='{named}'", "model=scratch"))
-    assert "\n" not in str(told.value)
+    path = tmp_path / out if out in ("file", "link") else out
+    with pytest.raises(UserError, match=r"^out=.*; name another out=") as error:
+        train.train(config.compose(f"out='{path}'", "model=scratch"))
+    assert "\n" not in str(error.value)
 
 
-def test_what_a_person_puts_there_while_it_trains_stays_too(tmp_path):
+def test_files_added_to_out_during_training_are_kept(tmp_path):
     target = atomic.Target(tmp_path / "out", ("a",), advice="name another")
     with pytest.raises(UserError, match="holds something else"), target.written() as part:
         (part / "a").write_text("trained")
         seal.seal(part)
         target.out.mkdir()
-        _mine(target.out)
-    assert (target.out / "notes.txt").read_text() == "a person's"
+        _add_notes(target.out)
+    assert (target.out / "notes.txt").read_text() == "a user's"
     (target.part).mkdir()
-    _mine(target.part)
+    _add_notes(target.part)
     shutil.rmtree(target.out)
     with pytest.raises(UserError, match=r"out\.part holds something else .* in the way: move it away"):
         target.begin()
-    assert (target.part / "notes.txt").read_text() == "a person's"
+    assert (target.part / "notes.txt").read_text() == "a user's"
 
 
-def test_what_a_killed_process_was_writing_is_written_anew(tmp_path):
+def test_a_partial_folder_of_a_killed_process_is_replaced(tmp_path):
     target = atomic.Target(tmp_path / "out", ("a",))
     (target.begin() / "half").write_text("half")
     with target.written() as part:
@@ -321,19 +319,19 @@ def test_what_a_killed_process_was_writing_is_written_anew(tmp_path):
     assert not target.part.exists()
 
 
-def test_two_single_runs_of_one_second_have_folders_of_their_own(house, monkeypatch):
+def test_single_runs_started_in_the_same_second_get_different_folders(house, monkeypatch):
     monkeypatch.setattr(train.time, "strftime", lambda _: "now")
-    made = [train._new_run_folder("probe") for _ in range(2)]
-    for place in made:
-        (house / place).rmdir()
-    assert [str(place) for place in made] == ["runs/single/now-probe", "runs/single/now-probe-2"]
+    folders = [train._new_run_folder("probe") for _ in range(2)]
+    for folder in folders:
+        (house / folder).rmdir()
+    assert [str(folder) for folder in folders] == ["runs/single/now-probe", "runs/single/now-probe-2"]
 
 
-def test_equal_runs_are_equal_bytes_whatever_the_commit(once, house, run, tmp_path):
-    first = once("model=scratch", "data.epochs=1")
+def test_the_commit_does_not_change_the_bytes(trained, house, run, tmp_path):
+    first = trained("model=scratch", "data.epochs=1")
     before = Provenance.of(first).commit
-    who = ("-c", "user.name=test", "-c", "user.email=test@localhost")
-    assert run("git", *who, "commit", "-q", "--allow-empty", "-m", "a page").returncode == 0
+    user = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    assert run("git", *user, "commit", "-q", "--allow-empty", "-m", "a page").returncode == 0
     try:
         train.train(config.compose(f"out={tmp_path / 'out'}", "model=scratch", "data.epochs=1"))
         assert (
@@ -346,7 +344,7 @@ def test_equal_runs_are_equal_bytes_whatever_the_commit(once, house, run, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "message"),
     [
         (
             "GIT_TEST_ASSUME_DIFFERENT_OWNER",
@@ -357,9 +355,7 @@ def test_equal_runs_are_equal_bytes_whatever_the_commit(once, house, run, tmp_pa
         ("PATH", "/nowhere", "git is not installed$"),
     ],
 )
-def test_a_training_without_git_is_told_why_in_one_line(
-    repro, tmp_path, monkeypatch, capsys, name, value, told
-):
+def test_a_training_without_git_warns_in_one_line(repro, tmp_path, monkeypatch, capsys, name, value, message):
     monkeypatch.setenv(name, value)
 
     def stop(*_):
@@ -370,11 +366,11 @@ def test_a_training_without_git_is_told_why_in_one_line(
         train.train(config.compose(f"out={tmp_path / 'out'}", "model=scratch", "seed=78"))
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "git" in line]
     assert re.match(
-        rf"warning: git does not tell the commit, so this model can't be rebuilt later: .*{told}", line
+        rf"warning: git does not tell the commit, so this model can't be rebuilt later: .*{message}", line
     )
 
 
-def test_a_project_within_another_repository_has_no_commit_of_its_own(tmp_path, monkeypatch, run):
+def test_a_project_inside_another_repository_has_no_commit(tmp_path, monkeypatch, run):
     assert run("git", "init", "-q", cwd=tmp_path).returncode == 0
     (tmp_path / "petfaces").mkdir()
     monkeypatch.setattr(provenance, "ROOT", tmp_path / "petfaces")
@@ -382,7 +378,7 @@ def test_a_project_within_another_repository_has_no_commit_of_its_own(tmp_path, 
     assert Provenance.here().trouble.endswith("is the folder petfaces/ of another repository")
 
 
-def test_a_killed_training_leaves_no_half_folder(repro, tmp_path, monkeypatch):
+def test_an_interrupted_training_leaves_no_partial_folder(repro, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
@@ -392,26 +388,26 @@ def test_a_killed_training_leaves_no_half_folder(repro, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_more_devices_than_there_are_is_told(repro, tmp_path):
+def test_too_many_devices_is_an_error(repro, tmp_path):
     with pytest.raises(UserError, match="trainer=cpu"):
         train.train(config.compose(f"out={tmp_path / 'out'}", "trainer=gpu", "trainer.devices=64"))
 
 
 @pytest.mark.parametrize(("devices", "rank", "index"), [("1", "0", 0), ("[2]", "0", 2), ("[3,1]", "1", 1)])
-def test_work_outside_the_loop_is_on_the_gpu_of_the_rank(monkeypatch, devices, rank, index):
+def test_work_outside_the_loop_uses_the_ranks_gpu(monkeypatch, devices, rank, index):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("LOCAL_RANK", rank)
     cfg = config.compose("trainer=gpu", f"trainer.devices={devices}")
     assert build.device(cfg) == torch.device("cuda", index)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_gpu_that_is_not_there_is_told_even_where_a_head_alone_is_fitted(repro, tmp_path):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_missing_gpu_is_an_error_for_a_probe_too(repro, tmp_path):
     with pytest.raises(UserError, match=r"PyTorch sees no GPU here; use trainer=cpu"):
         train.train(config.compose(f"out={tmp_path / 'out'}", "model=probe", "trainer=gpu"))
 
 
-def test_a_directory_that_cannot_be_written_is_one_line_before_anything_is_trained(repro, run):
+def test_an_unwritable_out_is_an_error_before_training(repro, run):
     done = run("python", "-m", "pipeline.train", "model=scratch", "out=/dev/null/here")
     assert done.returncode == 1
     assert "/dev/null/here" in done.stdout
@@ -419,7 +415,7 @@ def test_a_directory_that_cannot_be_written_is_one_line_before_anything_is_train
     assert done.stdout.count("\n") == 1
 
 
-def test_an_unknown_backbone_is_told(repro, tmp_path):
+def test_an_unknown_backbone_is_an_error(repro, tmp_path):
     with pytest.raises(UserError, match="timm has no model 'resnet1800'"):
         train.train(config.compose(f"out={tmp_path / 'out'}", "model=probe", "model.net.backbone=resnet1800"))
 
@@ -433,31 +429,31 @@ def test_an_unknown_backbone_is_told(repro, tmp_path):
         ("model.net.widths=[0]", r"^model.net.widths=\[0\] is not what ScratchCNN takes, or out of bounds"),
     ],
 )
-def test_a_network_that_can_not_be_built_is_told(repro, tmp_path, override, message):
-    with pytest.raises(UserError, match=message) as told:
+def test_invalid_network_arguments_are_an_error(repro, tmp_path, override, message):
+    with pytest.raises(UserError, match=message) as error:
         train.train(config.compose(f"out={tmp_path / 'out'}", override))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
-def test_missing_data_is_told(repro, tmp_path, monkeypatch):
+def test_missing_data_is_an_error(repro, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="dvc repro split"):
         train.train(config.compose(f"out={tmp_path / 'out'}", "data=petfaces"))
 
 
-def test_a_model_of_other_classes_than_the_data_is_told(once, house, tmp_path):
+def test_a_model_with_other_classes_than_the_data_is_an_error(trained, house, tmp_path):
     from pipeline.evaluate import evaluate
 
-    trained = shutil.copytree(once("model=scratch"), tmp_path / "scratch")
-    card = json.loads((trained / "model.json").read_text())
+    copy = shutil.copytree(trained("model=scratch"), tmp_path / "scratch")
+    card = json.loads((copy / "model.json").read_text())
     card["classes"][0] = "a unicorn"
-    (trained / "model.json").write_text(json.dumps(card))
-    seal.seal(trained)
+    (copy / "model.json").write_text(json.dumps(card))
+    seal.seal(copy)
     with pytest.raises(UserError, match=r"knows other classes than .*data/sample; run: dvc repro train"):
-        evaluate(trained, house / "data/sample", tmp_path / "out", 1, 0)
+        evaluate(copy, house / "data/sample", tmp_path / "out", 1, 0)
 
 
 @pytest.mark.slow
-def test_two_processes_train_together_alone_and_in_a_sweep(repro, run, house):
+def test_ddp_trains_in_a_single_run_and_in_a_sweep(repro, run, house):
     ddp = ("trainer=ddp", "trainer.accelerator=cpu", "model=finetune")
     done = run("python", "-m", "pipeline.train", *ddp, "out=runs/single/ddp")
     assert done.returncode == 0, done.stdout

@@ -1,4 +1,4 @@
-"""Arguments of Lightning's Trainer are passed on as they are, and keep what is promised of a training."""
+"""Arguments of Lightning's Trainer are passed on, and resuming stays exact with them."""
 
 import inspect
 import json
@@ -19,8 +19,8 @@ from pipeline.training import callbacks
 
 SCRATCH = ("model=scratch", "data.epochs=2", "model.batch_size=16")
 pytestmark = pytest.mark.usefixtures("undrawn")
-# Made by the program, or of no use where it is: each is refused with its reason or as unknown.
-OURS = {
+# Set by this program or without use here: each is an error, with the reason or as an unknown key.
+REFUSED = {
     "self",
     *("max_epochs", "max_steps", "min_steps", "callbacks", "plugins", "logger", "default_root_dir"),
     *("enable_checkpointing", "num_sanity_val_steps", "use_distributed_sampler", "inference_mode"),
@@ -30,14 +30,14 @@ OURS = {
 }
 
 
-def test_every_argument_of_lightnings_trainer_is_known_here_or_has_another_home():
+def test_every_argument_of_lightnings_trainer_is_a_key_or_refused():
     known = set(yaml_files.read(paths.CONF / "trainer/base/lightning.yaml"))
     known |= set(yaml_files.read(paths.CONF / "trainer/cpu.yaml")["trainer"])
-    assert known | OURS == set(inspect.signature(pl.Trainer.__init__).parameters)
-    assert not known & OURS
+    assert known | REFUSED == set(inspect.signature(pl.Trainer.__init__).parameters)
+    assert not known & REFUSED
 
 
-def test_what_is_left_to_lightning_is_not_recorded():
+def test_defaults_of_lightning_are_not_recorded():
     plain = train.settings_of(config.compose())
     assert None not in plain["trainer"].values()
     clipped = train.settings_of(config.compose("trainer.gradient_clip_val=0.5"))
@@ -45,40 +45,39 @@ def test_what_is_left_to_lightning_is_not_recorded():
 
 
 @pytest.mark.parametrize("key", ["max_epochs", "logger", "default_root_dir"])
-def test_what_has_another_home_here_is_told(house, key):
-
-    told = wording.unknown(f"trainer.{key}", "cpu")
-    assert told.startswith(f"trainer.{key} is Lightning's word; here it is ")
+def test_an_argument_with_another_key_here_is_an_error_that_names_it(house, key):
+    message = wording.unknown(f"trainer.{key}", "cpu")
+    assert message.startswith(f"trainer.{key} is Lightning's word; here it is ")
 
 
 @pytest.mark.parametrize("model", ["scratch", "finetune", "probe"])
-def test_fast_dev_run_goes_through_the_code_and_leaves_nothing(repro, house, tmp_path, capsys, model):
-    def there() -> set:
+def test_fast_dev_run_writes_nothing(repro, house, tmp_path, capsys, model):
+    def state() -> set:
         runs = store.client().search_runs([store.experiment_id("sample")])
         return {*(house / "runs").rglob("*"), *(run.info.run_id for run in runs)}
 
-    before = there()
+    before = state()
     assert (
         train.train(config.compose(f"model={model}", "trainer.fast_dev_run=true", f"out={tmp_path / 'x'}"))
         == {}
     )
-    assert there() == before
+    assert state() == before
     assert not (tmp_path / "x").exists()
     assert "nothing is kept" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("steps", [1, 4, 7])
-def test_accumulated_and_clipped_gradients_go_on_exactly(repro, tmp_path, monkeypatch, steps):
+def test_accumulated_and_clipped_gradients_resume_to_the_same_bytes(repro, tmp_path, monkeypatch, steps):
     overrides = (*SCRATCH, "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.1")
     train.train(config.compose(*overrides, f"out={tmp_path / 'whole'}"))
-    whole, calls = callbacks.ExactResume.on_train_batch_start, []
+    original, calls = callbacks.ExactResume.on_train_batch_start, []
 
     def hook(self, trainer, module, batch, batch_idx):
         calls.append(trainer.global_step)
-        # In the middle of a step: it stops before the next one.
+        # Between two batches of a step; the training stops before the next step.
         if trainer.global_step == steps and batch_idx % 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        whole(self, trainer, module, batch, batch_idx)
+        original(self, trainer, module, batch, batch_idx)
 
     monkeypatch.setattr(callbacks.ExactResume, "on_train_batch_start", hook)
     with pytest.raises(StoppedError):
@@ -91,25 +90,25 @@ def test_accumulated_and_clipped_gradients_go_on_exactly(repro, tmp_path, monkey
     assert curves.read(tmp_path / "plain") != curves.read(tmp_path / "whole")
 
 
-def test_a_limited_epoch_counts_what_it_has_seen(repro, tmp_path):
+def test_a_limited_epoch_counts_the_images_seen(repro, tmp_path):
     train.train(config.compose(*SCRATCH, "trainer.limit_train_batches=3", f"out={tmp_path / 'out'}"))
     rows = curves.read(tmp_path / "out")
     assert [row["pictures_seen"] for row in rows] == [48, 96]
-    # The rate has come down by the last of these steps, as it does in a whole training.
+    # The schedule ends with the last of these steps, as in a full training.
     assert rows[-1]["lr"] < rows[0]["lr"] / 2
 
 
-def test_a_training_whose_time_is_over_ends_with_what_it_has_reached(repro, tmp_path, monkeypatch):
+def test_max_time_ends_a_training_with_its_last_weights(repro, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"trainer\.max_time was over before the first validation"):
         train.train(config.compose(*SCRATCH, "trainer.max_time='00:00:00:00'", f"out={tmp_path / 'none'}"))
-    steps, whole = [], callbacks.Curves.on_train_batch_start
+    steps, original = [], callbacks.Curves.on_train_batch_start
 
-    def count(self, *given):
+    def count(self, *args):
         steps.append(1)
-        whole(self, *given)
+        original(self, *args)
 
     monkeypatch.setattr(callbacks.Curves, "on_train_batch_start", count)
-    monkeypatch.setattr(pl.callbacks.Timer, "time_elapsed", lambda *_: float(len(steps)))  # a second each
+    monkeypatch.setattr(pl.callbacks.Timer, "time_elapsed", lambda *_: float(len(steps)))  # a second per step
     train.train(config.compose(*SCRATCH, "trainer.max_time='00:00:00:04'", f"out={tmp_path / 'out'}"))
     (row,) = curves.read(tmp_path / "out")
     assert row["pictures_seen"] == 4 * 16 and row["val/top1"] >= 0
@@ -117,19 +116,19 @@ def test_a_training_whose_time_is_over_ends_with_what_it_has_reached(repro, tmp_
 
 
 def test_overfit_batches_shows_the_same_images_in_every_epoch(repro, tmp_path, monkeypatch):
-    whole, seen = callbacks.Curves.on_train_batch_start, []
+    original, seen = callbacks.Curves.on_train_batch_start, []
 
-    def look(self, trainer, module, batch, batch_idx):
+    def hook(self, trainer, module, batch, batch_idx):
         seen.append((batch_idx, batch[0].sum().item(), tuple(batch[1].tolist())))
-        whole(self, trainer, module, batch, batch_idx)
+        original(self, trainer, module, batch, batch_idx)
 
-    monkeypatch.setattr(callbacks.Curves, "on_train_batch_start", look)
+    monkeypatch.setattr(callbacks.Curves, "on_train_batch_start", hook)
     words = ("trainer.overfit_batches=2", "model.outliers=0", "model.shares=[1.0]", f"out={tmp_path / 'out'}")
     train.train(config.compose(*SCRATCH, *words))
     assert len(seen) == 4 and seen[:2] == seen[2:] and seen[0] != seen[1]
 
 
-def test_a_finished_model_goes_through_lightnings_validate(repro, house):
+def test_lightnings_validate_gives_the_recorded_metrics(repro, house):
     from models.classifier import load
     from pipeline.data.dataset import PackedDataset
     from pipeline.training.build import Training
@@ -150,14 +149,14 @@ def test_a_finished_model_goes_through_lightnings_validate(repro, house):
     )
 
 
-def test_lightning_loads_a_checkpoint_of_a_training(repro, tmp_path, monkeypatch):
+def test_lightning_loads_a_checkpoint(repro, tmp_path, monkeypatch):
     from models.classifier import Classifier
     from models.scratch import ScratchCNN
     from pipeline.artifacts.checkpoints import Checkpoints
 
-    files, whole = [], Checkpoints.write
+    files, original = [], Checkpoints.write
     monkeypatch.setattr(
-        Checkpoints, "write", lambda *given: files.append(whole(*given)) or shutil.copy(files[-1], tmp_path)
+        Checkpoints, "write", lambda *args: files.append(original(*args)) or shutil.copy(files[-1], tmp_path)
     )
     cfg = config.compose(*SCRATCH, f"out={tmp_path / 'out'}")
     train.train(cfg)
@@ -167,19 +166,19 @@ def test_lightning_loads_a_checkpoint_of_a_training(repro, tmp_path, monkeypatch
     assert model.lr == cfg.model.lr and not model.net.head.weight.equal(before)
 
 
-def test_lightnings_own_checkpoints_are_written_where_a_person_wants_them(repro, tmp_path):
-    words = (
+def test_lightnings_model_checkpoint_writes_into_the_named_folder(repro, tmp_path):
+    overrides = (
         "+callbacks.best._target_=pytorch_lightning.callbacks.ModelCheckpoint",
         f"+callbacks.best.dirpath={tmp_path / 'mine'}",
         "+callbacks.best.monitor=val/top1",
         "+callbacks.best.filename=best",
     )
-    train.train(config.compose(*SCRATCH, *words, f"out={tmp_path / 'out'}"))
+    train.train(config.compose(*SCRATCH, *overrides, f"out={tmp_path / 'out'}"))
     assert [file.name for file in (tmp_path / "mine").iterdir()] == ["best.ckpt"]
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         (["callbacks={a: {_target_: models.a.B}}"], r"begin with a plus sign: \+callbacks\.NAME\._target_="),
         (["+callbacks.a._target_=os.system"], "must be a class of models or pytorch_lightning.callbacks"),
@@ -235,30 +234,30 @@ def test_lightnings_own_checkpoints_are_written_where_a_person_wants_them(repro,
         (["model=probe", "+model.loss._target_=torch.nn.BCEWithLogitsLoss"], "model=probe has no loss"),
     ],
 )
-def test_what_is_no_callback_metric_or_loss_is_told_in_one_line(repro, tmp_path, words, message):
-    with pytest.raises(UserError, match=message) as refused:
-        train.train(config.compose("model=scratch", *words, f"out={tmp_path / 'out'}"))
-    assert "\n" not in str(refused.value)
+def test_an_invalid_callback_metric_or_loss_is_a_one_line_error(repro, tmp_path, overrides, message):
+    with pytest.raises(UserError, match=message) as error:
+        train.train(config.compose("model=scratch", *overrides, f"out={tmp_path / 'out'}"))
+    assert "\n" not in str(error.value)
 
 
-def test_what_a_callback_logged_before_a_stop_is_in_the_epochs_row(repro, tmp_path, monkeypatch):
-    words = (
+def test_values_that_a_callback_logged_before_a_stop_are_kept(repro, tmp_path, monkeypatch):
+    overrides = (
         "+callbacks.lr._target_=pytorch_lightning.callbacks.LearningRateMonitor",
         "+callbacks.lr.logging_interval=epoch",
     )
-    train.train(config.compose(*SCRATCH, *words, f"out={tmp_path / 'whole'}"))
-    whole = callbacks.ExactResume.on_train_batch_start
+    train.train(config.compose(*SCRATCH, *overrides, f"out={tmp_path / 'whole'}"))
+    original = callbacks.ExactResume.on_train_batch_start
 
     def hook(self, trainer, module, batch, batch_idx):
         if trainer.global_step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        whole(self, trainer, module, batch, batch_idx)
+        original(self, trainer, module, batch, batch_idx)
 
     monkeypatch.setattr(callbacks.ExactResume, "on_train_batch_start", hook)
     with pytest.raises(StoppedError):
-        train.train(config.compose(*SCRATCH, *words, f"out={tmp_path / 'stopped'}"))
+        train.train(config.compose(*SCRATCH, *overrides, f"out={tmp_path / 'stopped'}"))
     monkeypatch.undo()
-    train.train(config.compose(*SCRATCH, *words, f"out={tmp_path / 'stopped'}"))
+    train.train(config.compose(*SCRATCH, *overrides, f"out={tmp_path / 'stopped'}"))
     assert "lr-AdamW/pg1" in (tmp_path / "whole/curves.csv").read_text()
     for name in ("weights.safetensors", "curves.csv"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()

@@ -1,4 +1,4 @@
-"""Programs that write into MLflow at the same moment write each run and version once, and lose nothing."""
+"""Programs that write to MLflow at the same time write each run and version once and lose nothing."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ NAME = "sample"
 
 @pytest.fixture(scope="module")
 def new_store(tmp_path_factory):
-    """A store with its tables and nothing in them."""
+    """A store with empty tables."""
     file = tmp_path_factory.mktemp("new") / "mlflow.db"
     mlflow.MlflowClient(f"sqlite:///{file}", f"sqlite:///{file}").search_registered_models(max_results=1)
     return file
@@ -29,7 +29,7 @@ def new_store(tmp_path_factory):
 
 @pytest.fixture
 def client(repro, new_store, tmp_path, monkeypatch):
-    """A client on an empty store, which the program uses, too."""
+    """A client of an empty store, which the program uses too."""
     shutil.copyfile(new_store, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     store.client.cache_clear()
@@ -39,23 +39,23 @@ def client(repro, new_store, tmp_path, monkeypatch):
 
 @pytest.fixture
 def folders(house):
-    """Of the stage's model `scratch`: train's, evaluate's and the exported one."""
+    """The train, evaluate and export folders of the stage's model `scratch`."""
     runs = house / "runs/sample"
     return runs / "train/scratch", runs / "evaluate/scratch", runs / "register/candidates/scratch"
 
 
-def _together(monkeypatch, method: str, *functions) -> list:
-    """Calls functions at the same time, so that whatever one looks up by a method the others look up, too."""
+def _concurrently(monkeypatch, method: str, *functions) -> list:
+    """Calls functions at the same time; each waits for the others once `method` has returned."""
     barrier = threading.Barrier(len(functions))
     original = getattr(mlflow.MlflowClient, method)
 
-    def look(self, *arguments, **options):
-        found = original(self, *arguments, **options)
-        with suppress(threading.BrokenBarrierError):  # the others wait at a lock
+    def synced(self, *arguments, **options):
+        result = original(self, *arguments, **options)
+        with suppress(threading.BrokenBarrierError):  # the others are blocked by a lock
             barrier.wait(1)
-        return found
+        return result
 
-    monkeypatch.setattr(mlflow.MlflowClient, method, look)
+    monkeypatch.setattr(mlflow.MlflowClient, method, synced)
     with ThreadPoolExecutor(len(functions)) as pool:
         futures = [pool.submit(function) for function in functions]
         results = [future.exception() or future.result() for future in futures]
@@ -69,27 +69,27 @@ def _runs(client, **tags: str) -> list:
     return client.search_runs([experiment.experiment_id], query)
 
 
-def test_two_that_look_for_the_same_run_at_once_write_it_once(client, folders, monkeypatch):
+def test_the_same_run_is_written_once_by_two_at_once(client, folders, monkeypatch):
     def ensure() -> str:
         return tracking.ensure(*folders[:2])
 
-    one, two = _together(monkeypatch, "search_runs", ensure, ensure)
+    one, two = _concurrently(monkeypatch, "search_runs", ensure, ensure)
     assert one == two
     assert [run.info.run_id for run in _runs(client, model="scratch")] == [one]
     assert len(client.get_metric_history(one, "val/top1")) == 2
 
 
-def test_two_that_look_for_the_same_version_at_once_register_it_once(client, folders, monkeypatch):
+def test_the_same_version_is_registered_once_by_two_at_once(client, folders, monkeypatch):
     def ensure() -> str:
         return tracking.ensure_version(*folders)
 
-    assert _together(monkeypatch, "search_model_versions", ensure, ensure) == ["1", "1"]
+    assert _concurrently(monkeypatch, "search_model_versions", ensure, ensure) == ["1", "1"]
     assert len(client.search_model_versions(f"name='{NAME}'")) == 1
     assert len(_runs(client, model="scratch")) == 1
 
 
-def test_where_no_lock_holds_the_oldest_run_and_the_first_version_stay(client, folders, monkeypatch):
-    """Another machine, on the same server, writes the same between our search and our creation."""
+def test_without_a_shared_lock_the_oldest_run_and_version_are_kept(client, folders, monkeypatch):
+    """Another machine on the same server writes the same between our search and our write."""
     create_run, create_version = mlflow.MlflowClient.create_run, mlflow.MlflowClient.create_model_version
     others = []
 
@@ -110,27 +110,27 @@ def test_where_no_lock_holds_the_oldest_run_and_the_first_version_stay(client, f
     assert [int(version.version) for version in client.search_model_versions(f"name='{NAME}'")] == [1]
 
 
-def test_a_run_that_was_cut_off_while_it_was_written_is_completed(client, folders, monkeypatch):
+def test_a_partially_written_run_is_completed(client, folders, monkeypatch):
     class Killed(BaseException):
         pass
 
-    def die(*_):
+    def kill(*_):
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(mlflow.MlflowClient, "log_artifacts", die)
+        patched.setattr(mlflow.MlflowClient, "log_artifacts", kill)
         with pytest.raises(Killed):
             tracking.ensure(folders[0])
-    (half,) = _runs(client, model="scratch")
-    assert tracking.ensure(folders[0]) == half.info.run_id
-    (whole,) = _runs(client, model="scratch")
-    assert whole.info.status == "FINISHED"
-    assert "content_expected" not in whole.data.tags
-    assert len(client.get_metric_history(half.info.run_id, "val/top1")) == 2
+    (partial,) = _runs(client, model="scratch")
+    assert tracking.ensure(folders[0]) == partial.info.run_id
+    (complete,) = _runs(client, model="scratch")
+    assert complete.info.status == "FINISHED"
+    assert "content_expected" not in complete.data.tags
+    assert len(client.get_metric_history(partial.info.run_id, "val/top1")) == 2
 
 
-def _double(client, folders) -> tuple[str, str]:
-    """What programs without a lock left: run and version twice, the second ones with what people added."""
+def _duplicate(client, folders) -> tuple[str, str]:
+    """A run and a version written twice, the second ones with users' additions."""
     first = tracking.ensure_version(*folders)
     version = client.get_model_version(NAME, first)
     run = client.get_run(version.run_id)
@@ -141,19 +141,19 @@ def _double(client, folders) -> tuple[str, str]:
     ).info.run_id
     client.log_metric(second, "wall_seconds", 12.0)
     tags = version.tags | {"tested_against_abc": "won", "promoted": "by me"}
-    double = client.create_model_version(NAME, version.source, run_id=second, tags=tags)
-    client.set_registered_model_alias(NAME, "champion", double.version)
+    copy = client.create_model_version(NAME, version.source, run_id=second, tags=tags)
+    client.set_registered_model_alias(NAME, "champion", copy.version)
     for key, (number, former) in {"change_000000": (first, None), "change_000001": ("2", first)}.items():
         change = {"when": "2026-01-01T00:00:00Z", "version": number, "former": former, "why": key}
         client.set_registered_model_tag(NAME, key, json.dumps(change))
     return version.run_id, second
 
 
-def test_sync_merges_what_was_doubled_before(client, folders, house, capsys):
-    first, second = _double(client, folders)
+def test_sync_merges_duplicate_runs_and_versions(client, folders, house, capsys):
+    first, second = _duplicate(client, folders)
     tracking.sync()
-    told = capsys.readouterr().err
-    assert "merged what MLflow held twice: 1 run, version 2 of sample (now 1)" in told
+    messages = capsys.readouterr().err
+    assert "merged what MLflow held twice: 1 run, version 2 of sample (now 1)" in messages
     (run,) = _runs(client, content=client.get_run(first).data.tags["content"])
     assert run.info.run_id == first
     assert run.data.tags["mine"] == "yes"
@@ -167,7 +167,7 @@ def test_sync_merges_what_was_doubled_before(client, folders, house, capsys):
     assert duplicates.merge() == ""
 
 
-def test_parents_of_a_sweep_are_merged_with_their_jobs(client, folders):
+def test_duplicate_parents_of_a_sweep_are_merged_with_their_jobs(client, folders):
     experiment = store.experiment_id(NAME)
     parents = [client.create_run(experiment, tags={"sweep": "s"}).info.run_id for _ in range(2)]
     contents = ("a", "b"), ("b", "c")
@@ -182,7 +182,7 @@ def test_parents_of_a_sweep_are_merged_with_their_jobs(client, folders):
 
 
 @pytest.fixture
-def three(client):
+def three_versions(client):
     """A registered model with three versions."""
     run = client.create_run(store.experiment_id(NAME)).info.run_id
     client.create_registered_model(NAME)
@@ -191,11 +191,11 @@ def three(client):
     return client
 
 
-def test_promotions_at_the_same_moment_are_all_in_the_history(three, monkeypatch):
+def test_concurrent_promotions_are_all_in_the_history(three_versions, monkeypatch):
     def promote(number: str):
         return lambda: promotion.promote(NAME, number, f"for {number}", by_person=True)
 
-    answers = _together(monkeypatch, "get_registered_model", *map(promote, "123"))
+    answers = _concurrently(monkeypatch, "get_registered_model", *map(promote, "123"))
     assert answers == [None] * 3
     history = promotion.history(NAME)
     assert sorted(change.why for change in history) == ["for 1", "for 2", "for 3"]
@@ -203,77 +203,77 @@ def test_promotions_at_the_same_moment_are_all_in_the_history(three, monkeypatch
     assert [change.former for change in history] == [None, *(change.version for change in history[:-1])]
 
 
-def test_the_history_is_in_order_within_a_second_and_after_the_first_form_of_its_keys(three):
+def test_the_history_is_in_order_with_old_and_new_keys(three_versions):
     old = {"when": "2026-01-01T00:00:00Z", "version": "3", "former": None, "why": "old"}
     for number in (0, 1, 99_999):
-        three.set_registered_model_tag(NAME, f"change_{number:06}", json.dumps(old))
-    three.set_registered_model_tag(NAME, "change_000002", "{[/notes]")
-    three.set_registered_model_tag(NAME, "change_of_plan", "mine")
-    wanted = ["1", "2", "1", "3", "2", "1"]
-    for number in wanted:
+        three_versions.set_registered_model_tag(NAME, f"change_{number:06}", json.dumps(old))
+    three_versions.set_registered_model_tag(NAME, "change_000002", "{[/notes]")
+    three_versions.set_registered_model_tag(NAME, "change_of_plan", "mine")
+    numbers = ["1", "2", "1", "3", "2", "1"]
+    for number in numbers:
         promotion.promote(NAME, number, "x")
-    assert [change.version for change in promotion.history(NAME)] == ["3", "3", "3", *wanted]
+    assert [change.version for change in promotion.history(NAME)] == ["3", "3", "3", *numbers]
 
 
-def test_a_promotion_of_another_machine_at_the_same_moment_is_told_in_one_line(three, monkeypatch):
-    point = mlflow.MlflowClient.set_registered_model_alias
+def test_a_concurrent_promotion_from_another_machine_is_an_error(three_versions, monkeypatch):
+    set_alias = mlflow.MlflowClient.set_registered_model_alias
 
-    def overtaken(self, name, alias, number):
-        if number == "1":  # their note comes after ours, their alias before
-            later = {"when": "2026-01-01T00:00:00Z", "version": "2", "former": "1", "why": "theirs"}
-            self.set_registered_model_tag(NAME, f"change_{time.time_ns() + 10**10}_them", json.dumps(later))
-        point(self, name, alias, number)
+    def set_alias_late(self, name, alias, number):
+        if number == "1":  # their change is recorded after ours, their alias set before
+            change = {"when": "2026-01-01T00:00:00Z", "version": "2", "former": "1", "why": "theirs"}
+            self.set_registered_model_tag(NAME, f"change_{time.time_ns() + 10**10}_them", json.dumps(change))
+        set_alias(self, name, alias, number)
 
-    monkeypatch.setattr(mlflow.MlflowClient, "set_registered_model_alias", overtaken)
+    monkeypatch.setattr(mlflow.MlflowClient, "set_registered_model_alias", set_alias_late)
     with pytest.raises(UserError, match=r"version 2 was promoted \(theirs\)"):
         promotion.promote(NAME, "1", "ours")
     assert promotion.champion(NAME)[0] == "2" == promotion.history(NAME)[-1].version
 
 
-def test_only_who_made_the_present_champion_notes_it(three, monkeypatch, tmp_path):
+def test_only_the_current_champion_is_recorded_in_the_files(three_versions, monkeypatch, tmp_path):
     monkeypatch.setattr(champion_files, "FOLDER", tmp_path / "champions")
     monkeypatch.setattr(champion_files, "_copy", lambda name: tmp_path)
     monkeypatch.setattr(champion_files, "model_hash", lambda folder: "0" * 64)
     for number in "12":
         promotion.promote(NAME, number, f"for {number}", by_person=True)
     champion_files.note(NAME, "2", "for 2")
-    champion_files.note(NAME, "1", "for 1")  # of a program that was held up after it had promoted
+    champion_files.note(NAME, "1", "for 1")  # by a program that was delayed after promoting
     (file,) = champion_files.FOLDER.iterdir()
     assert json.loads(file.read_text())["why"] == "for 2"
 
 
-def test_the_gate_does_not_override_a_champion_that_it_did_not_see(three):
+def test_register_does_not_replace_a_champion_it_was_not_compared_with(three_versions):
     promotion.promote(NAME, "2", "by a person meanwhile", by_person=True)
     with pytest.raises(tracking.ChampionChangedError, match="version 2 became champion"):
         promotion.promote(NAME, "1", "better than none", instead_of=None)
     assert promotion.champion(NAME)[0] == "2"
 
 
-def test_a_rollback_passes_over_a_version_that_somebody_deleted(three):
+def test_a_rollback_skips_a_deleted_version(three_versions):
     for number in "123":
         promotion.promote(NAME, number, "x")
-    three.delete_model_version(NAME, "2")
+    three_versions.delete_model_version(NAME, "2")
     assert promotion.withdraw(NAME, "y") == ("3", "1")
 
 
-def test_files_follow_a_champion_that_changes_while_they_are_copied(client, house, tmp_path, monkeypatch):
+def test_files_match_a_champion_that_changes_while_they_are_copied(client, house, tmp_path, monkeypatch):
     runs = tmp_path / "sample"
     for stage in ("train", "evaluate"):
         shutil.copytree(house / "runs/sample" / stage, runs / stage)
     copy, changes = shutil.copytree, iter("12")
 
-    def slow(*arguments, **options):
-        copied = copy(*arguments, **options)
+    def copy_and_promote(*arguments, **options):
+        result = copy(*arguments, **options)
         target = str(options.get("dst") or arguments[1])
         number = next(changes, None) if target.endswith("champion/train") else None
         if number and promotion.champion(NAME)[0] != number:
             promotion.promote(NAME, number, f"changed to {number}", by_person=True)
-        return copied
+        return result
 
     exported = house / "runs/sample/register/candidates"
     monkeypatch.setattr(onnx_export, "to_onnx", lambda train, target: copy(exported / train.name, target))
     monkeypatch.setattr(register, "check_export", lambda *_: None)
-    monkeypatch.setattr(register.shutil, "copytree", slow)
+    monkeypatch.setattr(register.shutil, "copytree", copy_and_promote)
     decision = register.register(runs, house / "data/sample", ["scratch", "probe"], 0.05)
     number, model = tracking.champion(NAME)
     assert model_hash(runs / "register/champion/train") == model == decision["champion"]["sha256"]

@@ -1,4 +1,4 @@
-"""The page as people open it: by the printed links, in a browser, until Ctrl-C."""
+"""MLflow's page as users open it: by the printed links, in a browser, until Ctrl-C."""
 
 import os
 import re
@@ -16,15 +16,15 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 
 
 def _free_port() -> int:
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        return door.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def _children(pid: int) -> list[int]:
     listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout
-    found = [int(each) for each in listed.split()]
-    return found + [below for child in found for below in _children(child)]
+    pids = [int(each) for each in listed.split()]
+    return pids + [descendant for child in pids for descendant in _children(child)]
 
 
 def _alive(pid: int) -> bool:
@@ -33,8 +33,8 @@ def _alive(pid: int) -> bool:
 
 
 def _start(house: Path) -> tuple[subprocess.Popen, dict[str, str]]:
-    """`make ui` on a free port, and the links that it prints once it answers."""
-    program = subprocess.Popen(
+    """`make ui` on a free port, and the links that it prints when it is ready."""
+    process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "tracking", "ui", "--port", str(_free_port())],
         cwd=house,
         env={name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"},
@@ -43,28 +43,28 @@ def _start(house: Path) -> tuple[subprocess.Popen, dict[str, str]]:
         text=True,
     )
     links = {}
-    for line in program.stdout:
-        if found := re.fullmatch(r"(\w+: \w+) +(http\S+)\n", line):
-            links[found[1]] = found[2]
+    for line in process.stdout:
+        if match := re.fullmatch(r"(\w+: \w+) +(http\S+)\n", line):
+            links[match[1]] = match[2]
         if line.startswith("Ctrl-C"):
-            return program, links
-    raise AssertionError("the page did not start")
+            return process, links
+    raise AssertionError("the server did not start")
 
 
 @pytest.fixture(scope="module")
 def page(repro, house):
-    """The links of a page that is served."""
-    program, links = _start(house)
+    """The printed links of a running server."""
+    process, links = _start(house)
     yield links
-    program.send_signal(signal.SIGINT)
-    program.wait()
+    process.send_signal(signal.SIGINT)
+    process.wait()
 
 
-def test_a_taken_port_is_told_with_the_way_out(repro, run):
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        door.listen()
-        port = door.getsockname()[1]
+def test_a_port_in_use_is_an_error_that_suggests_the_next(repro, run):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         done = run("python", "-m", "pipeline", "tracking", "ui", "--port", str(port))
     assert done.returncode == 1
     assert done.stdout == (
@@ -73,25 +73,25 @@ def test_a_taken_port_is_told_with_the_way_out(repro, run):
 
 
 @pytest.mark.slow
-def test_the_links_are_printed_once_the_page_answers(page):
+def test_links_are_printed_when_the_page_is_ready(page):
     assert set(page) == {"sample: runs", "sample: charts", "sample: versions"}
     assert all("workflowType=machine_learning" in link for link in page.values())
     assert requests.get(page["sample: runs"], timeout=60).ok
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_server_and_its_helpers(repro, house):
-    program, _ = _start(house)
-    helpers = _children(program.pid)
-    assert helpers
-    program.send_signal(signal.SIGINT)
-    assert program.wait() == 0
-    assert not [pid for pid in helpers if _alive(pid)]
+def test_ctrl_c_stops_the_server_and_its_child_processes(repro, house):
+    process, _ = _start(house)
+    children = _children(process.pid)
+    assert children
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 0
+    assert not [pid for pid in children if _alive(pid)]
 
 
 @pytest.fixture(scope="module")
 def browser():
-    """A browser, where this machine has one."""
+    """Chromium; skipped if it is not installed."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not BROWSER:
         pytest.skip("no Chromium on this machine")
@@ -102,45 +102,45 @@ def browser():
 
 
 def _open(browser, link: str, text: str):
-    """A page that shows a text, and the addresses outside this machine that it asked for."""
+    """A tab once it shows the text, and the URLs of other hosts that it requested."""
     tab = browser.new_page(viewport={"width": 1400, "height": 900})
     tab.set_default_timeout(120_000)
-    outside: list[str] = []
+    external: list[str] = []
     tab.on(
         "request",
         lambda request: (
-            request.url.startswith(("http://127.0.0.1", "data:", "blob:")) or outside.append(request.url)
+            request.url.startswith(("http://127.0.0.1", "data:", "blob:")) or external.append(request.url)
         ),
     )
     tab.goto(link)
     tab.get_by_text(text, exact=True).first.wait_for()
-    return tab, outside
+    return tab, external
 
 
 @pytest.mark.slow
-def test_the_runs_table_shows_names_and_figures_at_first_sight(page, browser):
-    tab, outside = _open(browser, page["sample: runs"], "probe")
+def test_the_runs_table_shows_names_and_metrics_without_scrolling(page, browser):
+    tab, external = _open(browser, page["sample: runs"], "probe")
     tab.get_by_role("columnheader", name="best/val/top1").first.wait_for()
-    window = tab.viewport_size["width"]
+    width = tab.viewport_size["width"]
     for heading in ("Run Name", "model", "Created", "best/val/top1", "test/top1"):
         box = tab.get_by_text(heading, exact=True).first.bounding_box()
-        assert box["x"] + box["width"] < window, heading
+        assert box["x"] + box["width"] < width, heading
     assert tab.get_by_text("Breeds of").is_visible()
-    assert not outside
+    assert not external
     tab.close()
 
 
 @pytest.mark.slow
-def test_the_charts_begin_with_what_compares(page, browser):
-    tab, outside = _open(browser, page["sample: charts"], "the kept weights")
+def test_the_charts_show_the_comparison_first(page, browser):
+    tab, external = _open(browser, page["sample: charts"], "the kept weights")
     assert tab.get_by_text("test/top1", exact=True).first.is_visible()
-    assert not outside
+    assert not external
     tab.close()
 
 
 @pytest.mark.slow
-def test_a_version_leads_to_its_run(page, browser):
-    tab, outside = _open(browser, page["sample: versions"], "@ champion")
+def test_a_version_links_to_its_run(page, browser):
+    tab, external = _open(browser, page["sample: versions"], "@ champion")
     champion = tab.locator("tr, [role=row]", has_text="@ champion").last
     champion.get_by_role("link", name=re.compile("Version")).click()
     link = tab.get_by_text("trained in the run").get_by_role("link")
@@ -148,5 +148,5 @@ def test_a_version_leads_to_its_run(page, browser):
         link.click()
     opened.value.set_default_timeout(120_000)
     opened.value.get_by_text("About this run").wait_for()
-    assert not outside
+    assert not external
     tab.close()

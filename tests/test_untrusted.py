@@ -1,4 +1,4 @@
-"""A model from a stranger is data: whatever its files say, nothing is imported, run or fetched."""
+"""Untrusted model files cannot import, run or download anything."""
 
 import json
 import math
@@ -25,7 +25,7 @@ from pipeline.portable import DamagedError, OnnxClassifier, onnx_file
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    return written(tmp_path_factory.mktemp("stranger") / "train", CARD)
+    return written(tmp_path_factory.mktemp("untrusted") / "train", CARD)
 
 
 @pytest.fixture(scope="module")
@@ -39,18 +39,18 @@ UPGRADED = {"flip": False, "temperature": 1.0, "unsure_below": 0.0, "task": "sin
 
 
 @pytest.mark.parametrize("name", OLD)
-def test_cards_of_earlier_code_still_load_and_answer(name, tmp_path):
+def test_cards_of_earlier_code_still_load_and_predict(name, tmp_path):
     folder = written(tmp_path / "old", OLD[name])
     model, card = classifier.load(folder)
-    kept = json.loads(card.to_json())
-    assert kept | OLD[name] == kept  # all that it said, and what it lacked:
-    assert {key: kept[key] for key in kept.keys() - OLD[name].keys()} == {
+    loaded = json.loads(card.to_json())
+    assert loaded | OLD[name] == loaded  # nothing lost; missing fields get these defaults:
+    assert {key: loaded[key] for key in loaded.keys() - OLD[name].keys()} == {
         key: value for key, value in UPGRADED.items() if key not in OLD[name]
     }
     assert model(torch.zeros(1, 32, 32, 3, dtype=torch.uint8)).shape == (1, 3)
 
 
-def test_every_model_of_this_checkout_has_arguments_that_its_registry_knows():
+def test_every_model_in_conf_passes_the_check_of_network_arguments():
     from omegaconf import OmegaConf
 
     from pipeline import config
@@ -101,13 +101,13 @@ def test_every_model_of_this_checkout_has_arguments_that_its_registry_knows():
         ),
     ],
 )
-def test_a_card_names_known_networks_with_known_arguments_or_is_refused(net, message, trained, tmp_path):
+def test_a_card_with_an_unknown_network_or_argument_is_refused(net, message, trained, tmp_path):
     folder = copied(trained, tmp_path / "card", model_json=json.dumps(CARD | {"net": net}))
     with pytest.raises(DamagedError, match=message):
         classifier.load(folder)
 
 
-def test_a_cards_weights_and_files_are_not_fetched(monkeypatch, trained, tmp_path):
+def test_pretrained_weights_named_in_a_card_are_not_loaded(monkeypatch, trained, tmp_path):
     card = OLD["backbone"]
     folder = written(tmp_path / "backbone", card)
     net = card["net"] | {"weights": "hub", "file": "/etc/passwd"}
@@ -141,28 +141,28 @@ def test_a_cards_weights_and_files_are_not_fetched(monkeypatch, trained, tmp_pat
         (json.dumps({key: CARD[key] for key in CARD if key != "input"}), "input is missing"),
     ],
 )
-def test_what_is_no_card_is_told_in_one_line(text, message, tmp_path):
+def test_an_invalid_card_is_a_one_line_error(text, message, tmp_path):
     (tmp_path / "model.json").write_text(text)
     with pytest.raises(DamagedError, match=message) as error:
         portable.read_card(tmp_path)
     assert "\n" not in str(error.value)
 
 
-def test_a_field_of_later_code_has_no_effect(trained, tmp_path):
+def test_an_unknown_field_of_a_card_is_ignored(trained, tmp_path):
     card = CARD | {"later": {"_target_": "os.abort"}}
     folder = copied(trained, tmp_path / "later", model_json=json.dumps(card))
     assert classifier.load(folder)[1] == classifier.load(trained)[1]
 
 
 @pytest.mark.parametrize("kind", ["pickle", "short", "header", "shape", "missing"])
-def test_weights_that_lie_are_told(kind, trained, tmp_path):
-    good = (trained / "weights.safetensors").read_bytes()
-    length = int.from_bytes(good[:8], "little")
+def test_invalid_weight_files_are_an_error(kind, trained, tmp_path):
+    valid = (trained / "weights.safetensors").read_bytes()
+    length = int.from_bytes(valid[:8], "little")
     data = {
         "pickle": pickle.dumps({"a": 1}, protocol=5),
-        "short": good[: len(good) // 2],
-        "header": (1 << 60).to_bytes(8, "little") + good[8:],
-        "shape": good[:8] + good[8 : 8 + length].replace(b"[8,3,3,3]", b"[3,8,3,3]") + good[8 + length :],
+        "short": valid[: len(valid) // 2],
+        "header": (1 << 60).to_bytes(8, "little") + valid[8:],
+        "shape": valid[:8] + valid[8 : 8 + length].replace(b"[8,3,3,3]", b"[3,8,3,3]") + valid[8 + length :],
         "missing": b"",
     }[kind]
     folder = copied(trained, tmp_path / kind, weights_safetensors=data)
@@ -182,7 +182,7 @@ def test_weights_that_lie_are_told(kind, trained, tmp_path):
         (lambda value: value / 0, "holds NaN or infinity"),
     ],
 )
-def test_weights_that_would_be_converted_or_answer_nan_are_refused(change, message, trained, tmp_path):
+def test_weights_of_another_type_or_with_nan_are_refused(change, message, trained, tmp_path):
     state = load_file(trained / "weights.safetensors")
     state["head.weight"] = change(state["head.weight"])
     folder = copied(trained, tmp_path / "odd", weights_safetensors=save(state))
@@ -192,7 +192,7 @@ def test_weights_that_would_be_converted_or_answer_nan_are_refused(change, messa
         onnx_export.to_onnx(folder, tmp_path / "portable")
 
 
-def test_weights_of_half_the_bits_are_read(trained, tmp_path):
+def test_weights_in_half_precision_are_read(trained, tmp_path):
     state = {name: value.half() for name, value in load_file(trained / "weights.safetensors").items()}
     state = {
         name: value.long() if name.endswith("batches_tracked") else value for name, value in state.items()
@@ -201,7 +201,7 @@ def test_weights_of_half_the_bits_are_read(trained, tmp_path):
     assert classifier.load(folder)[0].net.head.weight.dtype == torch.float32
 
 
-def test_a_network_whose_export_nobody_would_read_is_told_at_export(trained, tmp_path, monkeypatch):
+def test_an_operator_that_would_be_refused_is_an_error_at_export(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_file, "_ALLOWED", {("node", 4): (frozenset((b"Conv",)), "the operator {}")})
     with pytest.raises(UserError, match=r"can't be exported: .* has the operator"):
         onnx_export.to_onnx(trained, tmp_path / "portable")
@@ -231,30 +231,30 @@ HUGE = """s = Constant <value_ints=[100000,1000,1000]> ()
   probabilities = Add (x, m)"""
 
 
-DATA_DECIDES = f"""s = Constant <value_ints=[600000000]> ()
+DATA_DEPENDENT = f"""s = Constant <value_ints=[600000000]> ()
   a = Constant <value = bool {{1}}> ()
   v = Expand (a, s)
   n = NonZero (v)
   {CONSTANT}"""
-JOINED = "t0 = Identity (picture)\n" + "\n".join(
+CONCATENATED = "t0 = Identity (picture)\n" + "\n".join(
     f"t{number + 1} = StringConcat (t{number}, t{number})" for number in range(30)
 )
-JOINED += f"\n{CONSTANT}"
+CONCATENATED += f"\n{CONSTANT}"
 
 
-def _texts() -> onnx.TensorProto:
+def _strings() -> onnx.TensorProto:
     return helper.make_tensor("t", TensorProto.STRING, [1], [b"a"])
 
 
 def _with_raw_node(field: bytes) -> bytes:
-    """A graph with one more node, of which protobuf reads something else than its tag of 35 bits says."""
+    """A graph with an extra node whose 35-bit tag protobuf truncates to another field."""
     node = b"\x22\x08Identity" + field
     graph = b"\x0a" + bytes([len(node)]) + node
     return _graph(CONSTANT) + b"\x3a" + bytes([len(graph)]) + graph
 
 
 def _external(where: str) -> bytes:
-    """A graph whose constant lies in another file."""
+    """A graph whose constant is in another file."""
     tensor = helper.make_tensor("w", TensorProto.FLOAT, [3], [0.1, 0.2, 0.7])
     tensor.ClearField("float_data")
     tensor.data_location = TensorProto.EXTERNAL
@@ -277,7 +277,7 @@ HOSTILE = {
     "empty": (b"", "no ONNX file"),
     "text": (b"no model at all, but a few words", "no ONNX file"),
     "zeros": (bytes(1000), "no ONNX file"),
-    "three of 35": (
+    "two of three classes": (
         _graph("probabilities = Constant <value_floats=[0.5,0.5]> ()", 2),
         "one probability for each",
     ),
@@ -298,19 +298,19 @@ HOSTILE = {
         _with(lambda model: model.functions.add(name="f", domain="d")),
         "has functions of its own",
     ),
-    # A tag of more than 32 bits, of which protobuf takes the lower ones: field 25, a function, 2 bytes long.
+    # A tag of over 32 bits, of which protobuf takes the lower ones: field 25, a function, 2 bytes long.
     "hidden functions": (_graph(CONSTANT) + b"\xca\x81\x80\x80\x10\x02\x0a\x00", "no ONNX file"),
-    "results as long as the data say": (_graph(DATA_DECIDES), "has the operator 'NonZero'"),
-    "texts in a constant": (_graph(f't = Constant <value_string="a"> () {CONSTANT}'), "has texts"),
-    "texts in a list": (_graph(f't = Constant <value_strings=["a"]> () {CONSTANT}'), "has texts"),
-    "texts in a tensor": (
-        _with(lambda model: model.graph.initializer.append(_texts())),
+    "data-dependent shapes": (_graph(DATA_DEPENDENT), "has the operator 'NonZero'"),
+    "strings in a constant": (_graph(f't = Constant <value_string="a"> () {CONSTANT}'), "has texts"),
+    "strings in a list": (_graph(f't = Constant <value_strings=["a"]> () {CONSTANT}'), "has texts"),
+    "strings in a tensor": (
+        _with(lambda model: model.graph.initializer.append(_strings())),
         "has texts|values that are no numbers",
     ),
-    "texts of numbers": (_graph(f"t = Cast <to=8> (picture) {CONSTANT}"), "has texts"),
-    "joined texts": (_graph(JOINED), "has the operator 'StringConcat'"),
+    "cast to strings": (_graph(f"t = Cast <to=8> (picture) {CONSTANT}"), "has texts"),
+    "concatenated strings": (_graph(CONCATENATED), "has the operator 'StringConcat'"),
     "sequences": (_graph(f"s = SequenceConstruct (picture) {CONSTANT}"), "the operator 'SequenceCons"),
-    # The same deeper down: a node of another domain (field 7), an attribute that is a graph (6).
+    # The same in a node: another domain (field 7), an attribute that is a graph (6).
     "hidden domain": (_with_raw_node(b"\xba\x80\x80\x80\x10\x04evil"), "no ONNX file"),
     "hidden branch": (_with_raw_node(b"\x2a\x07\xb2\x80\x80\x80\x10\x01\x00"), "no ONNX file"),
     "training": (_with(lambda model: model.training_info.add()), "has steps of a training"),
@@ -328,7 +328,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_an_onnx_file_that_is_no_such_model_is_told_in_one_line(name, exported, tmp_path, capfd):
+def test_a_hostile_onnx_file_is_a_one_line_error(name, exported, tmp_path, capfd):
     data, message = HOSTILE[name]
     folder = copied(exported, tmp_path / "model", model_onnx=data)
     with pytest.raises(DamagedError, match=message) as error:
@@ -337,7 +337,7 @@ def test_an_onnx_file_that_is_no_such_model_is_told_in_one_line(name, exported, 
     assert capfd.readouterr().err == ""
 
 
-def test_an_answer_that_takes_too_long_is_broken_off(exported, tmp_path):
+def test_a_prediction_times_out(exported, tmp_path):
     slow = """s = Constant <value_ints=[2000,2000]> ()
       a = Constant <value = float {0.001}> ()
       v0 = Expand (a, s)
@@ -352,13 +352,13 @@ def test_an_answer_that_takes_too_long_is_broken_off(exported, tmp_path):
         OnnxClassifier(folder, threads=1, seconds=0.2)
 
 
-def test_a_sound_model_answers_and_its_file_alone_is_read(exported):
+def test_a_valid_exported_model_predicts(exported):
     model = OnnxClassifier(exported, threads=1)
     assert model.probabilities(np.zeros((40, 30, 3), np.uint8)).sum() == pytest.approx(1, abs=1e-4)
 
 
-def _holds_what_is_refused(model: onnx.ModelProto) -> bool:
-    """What `onnx` itself, a reader of another make, finds in a model."""
+def _has_forbidden_parts(model: onnx.ModelProto) -> bool:
+    """Whether `onnx`, an independent parser, finds forbidden parts in a model."""
     attributes = [attribute for node in model.graph.node for attribute in node.attribute]
     tensors = [*model.graph.initializer, *(attribute.t for attribute in attributes)]
     return bool(
@@ -372,22 +372,22 @@ def _holds_what_is_refused(model: onnx.ModelProto) -> bool:
     )
 
 
-def test_a_thousand_damaged_graphs_never_end_in_a_traceback_nor_hide_anything(exported, tmp_path):
-    good, luck = (exported / "model.onnx").read_bytes(), random.Random(0)
+def test_damaged_onnx_files_give_no_traceback_and_hide_nothing_forbidden(exported, tmp_path):
+    valid, rng = (exported / "model.onnx").read_bytes(), random.Random(0)
     file = tmp_path / "model.onnx"
     accepted = 0
     for _ in range(1000):
-        data = bytearray(good[: luck.choice([len(good), luck.randrange(len(good))])])
-        for _ in range(luck.randrange(1, 8)):
+        data = bytearray(valid[: rng.choice([len(valid), rng.randrange(len(valid))])])
+        for _ in range(rng.randrange(1, 8)):
             if data:
-                data[luck.randrange(min(len(data), 4000))] = luck.randrange(256)
+                data[rng.randrange(min(len(data), 4000))] = rng.randrange(256)
         file.write_bytes(data)
         try:
             portable.read_onnx(file)
         except DamagedError as error:
             assert "\n" not in str(error)
             continue
-        with suppress(DecodeError):  # which ONNX Runtime refuses as well
-            assert not _holds_what_is_refused(onnx.ModelProto.FromString(bytes(data)))
+        with suppress(DecodeError):  # ONNX Runtime refuses it too
+            assert not _has_forbidden_parts(onnx.ModelProto.FromString(bytes(data)))
             accepted += 1
     assert accepted > 100

@@ -1,4 +1,4 @@
-"""What a version kept is looked at before its commit's code is given it; changes of the code are shown."""
+"""A version's recorded files are checked before its commit's code runs with them."""
 
 import subprocess
 from pathlib import Path
@@ -14,7 +14,7 @@ from pipeline.maintenance import vetting
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
-    """A worktree with a network of its own."""
+    """A worktree with its own network class."""
     tree = tmp_path_factory.mktemp("tree")
     (tree / "models").mkdir()
     (tree / "models/tiny.py").write_text("class Tiny:\n    pass\n\n\ndef run():\n    pass\n")
@@ -42,10 +42,10 @@ CHANGED = """diff --git a/models/tiny.py b/models/tiny.py
 """
 
 
-def test_a_diffs_files_are_listed_with_added_and_removed_lines(tree, tmp_path):
+def test_files_of_a_diff_are_listed_with_line_counts(tree, tmp_path):
     (tmp_path / "changes.diff").write_text(CHANGED + _new("pipeline/new piece.py"))
-    told = [str(each) for each in vetting.changes(tmp_path / "changes.diff", tree)]
-    assert told == ["models/tiny.py  +1 −2", "pipeline/new piece.py  +1 −0"]
+    lines = [str(each) for each in vetting.changes(tmp_path / "changes.diff", tree)]
+    assert lines == ["models/tiny.py  +1 −2", "pipeline/new piece.py  +1 −0"]
     assert not (tree / "pipeline").exists()
 
 
@@ -63,7 +63,7 @@ def test_a_diffs_files_are_listed_with_added_and_removed_lines(tree, tmp_path):
         (_new(".dvc/config"), "none of the code"),
         (_new("Makefile"), "none of the code"),
         (_new("tests/conftest.py"), "none of the code"),
-        (_new("conf/x.yaml"), "none of the code"),  # conf is a link here
+        (_new("conf/x.yaml"), "none of the code"),  # conf is a symlink here
         (_new("models/link", "120000", "/etc"), "a link or a submodule"),
         (_new("models/sub", "160000"), "a link or a submodule"),
         (
@@ -78,7 +78,7 @@ def test_a_diffs_files_are_listed_with_added_and_removed_lines(tree, tmp_path):
         (_new("models/x.py") + "GIT binary patch\nliteral 99999999999\n", "MB of binary files"),
     ],
 )
-def test_a_diff_that_changes_more_than_code_is_refused(text, message, tree, tmp_path):
+def test_a_diff_of_anything_but_code_is_refused(text, message, tree, tmp_path):
     (tmp_path / "changes.diff").write_text(text)
     with pytest.raises(UserError, match=message) as error:
         vetting.changes(tmp_path / "changes.diff", tree)
@@ -86,26 +86,26 @@ def test_a_diff_that_changes_more_than_code_is_refused(text, message, tree, tmp_
 
 
 def _settings(**changes) -> dict:
-    """Settings with other values; a key may lead into a tree: model__net."""
-    whole = yaml.safe_load(SETTINGS)
+    """SETTINGS with other values; a double underscore separates nested keys: model__net."""
+    config = yaml.safe_load(SETTINGS)
     for key, value in changes.items():
         *parents, last = key.split("__")
-        node = whole
+        node = config
         for parent in parents:
             node = node[parent]
         node[last] = value
-    return whole
+    return config
 
 
-def test_settings_of_the_commits_own_network_are_taken(tree):
+def test_settings_with_the_commits_own_classes_are_accepted(tree):
     vetting.settings(_settings(), tree, "sample 1")
     vetting.settings(_settings(model__net={"_target_": "models.tiny.Tiny", "width": 3}), tree, "sample 1")
-    own, lightnings = (
+    local, lightning = (
         {"_target_": "models.tiny.Tiny", "width": 3},
         {"_target_": "pytorch_lightning.callbacks.X"},
     )
-    named = _settings(callbacks={"a": own, "b": lightnings}, metrics={"c": own}, model__loss=own)
-    vetting.settings(named, tree, "sample 1")
+    config = _settings(callbacks={"a": local, "b": lightning}, metrics={"c": local}, model__loss=local)
+    vetting.settings(config, tree, "sample 1")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_settings_of_the_commits_own_network_are_taken(tree):
         ({"model__loss": "x"}, "loss is no mapping"),
     ],
 )
-def test_settings_that_name_something_else_are_not_run(changes, message, tree):
+def test_settings_with_other_classes_or_values_are_refused(changes, message, tree):
     with pytest.raises(UserError, match=message) as error:
         vetting.settings(_settings(**changes), tree, "sample 1")
     assert "\n" not in str(error.value)
@@ -181,7 +181,7 @@ def test_settings_that_name_something_else_are_not_run(changes, message, tree):
         SETTINGS + "\t",
     ],
 )
-def test_a_configuration_that_is_more_than_plain_values_is_told_in_one_line(text, tmp_path):
+def test_a_config_with_more_than_plain_values_is_a_one_line_error(text, tmp_path):
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(UserError) as error:
         untrusted.settings(tmp_path)
@@ -203,7 +203,7 @@ def test_a_configuration_that_is_more_than_plain_values_is_told_in_one_line(text
         {"environment": []},
     ],
 )
-def test_a_lineage_holds_hashes_and_names(changes, tmp_path):
+def test_an_invalid_lineage_is_refused(changes, tmp_path):
     import json
 
     (tmp_path / "lineage.json").write_text(json.dumps(LINEAGE))
@@ -213,23 +213,23 @@ def test_a_lineage_holds_hashes_and_names(changes, tmp_path):
         untrusted.lineage(tmp_path)
 
 
-def test_what_dvc_puts_into_commands_is_a_name():
+def test_values_that_dvc_puts_into_commands_must_be_names():
     vetting.params({"data": "sample", "models": ["scratch"], "seed": 1, "fetch": {"path": "my photos"}})
-    for bad in ("x; touch y", "$(id)", "`id`", "a b", "-x", "../x", "x\n"):
+    for value in ("x; touch y", "$(id)", "`id`", "a b", "-x", "../x", "x\n"):
         with pytest.raises(UserError):
-            vetting.params({"models": [bad]})
+            vetting.params({"models": [value]})
     for group in ("fetch", "pack", "split"):
-        for bad in (None, 3, "x", ["x"]):
+        for value in (None, 3, "x", ["x"]):
             with pytest.raises(UserError, match="no mapping"):
-                vetting.params({group: bad})
+                vetting.params({group: value})
 
 
-def test_a_lock_names_nothing_outside_the_project(tmp_path):
+def test_a_dvc_lock_with_unexpected_paths_or_fields_is_refused(tmp_path):
     file = tmp_path / "dvc.lock"
     file.write_text(f"schema: '2.0'\nstages: {{split: {{outs: [{{path: data/x, md5: {'a' * 32}}}]}}}}\n")
     assert yaml.safe_load(vetting.lock(file))["stages"]["split"]["outs"][0]["path"] == "data/x"
-    known = f"path: data/x, md5: {'a' * 32}"
-    for bad in (
+    valid = f"path: data/x, md5: {'a' * 32}"
+    for stage in (
         "{outs: [{path: ../x}]}",
         "{outs: [{path: /etc}]}",
         "{outs: [{}]}",
@@ -239,20 +239,20 @@ def test_a_lock_names_nothing_outside_the_project(tmp_path):
         "{outs: [{path: data/x, md5: ../../../../../victim.txt}]}",
         "{outs: [{path: data/x, md5: aa/../../x}]}",
         "{deps: [{path: data/x, md5: ../x}]}",
-        f"{{outs: [{{{known}.dir.dir}}]}}",
-        f"{{outs: [{{{known}, hash: sha256}}]}}",
-        f"{{outs: [{{{known}, remote: other}}]}}",
-        f"{{outs: [{{{known}, cloud: {{x: {{etag: y}}}}}}]}}",
-        f"{{outs: [{{{known}, files: [{{relpath: ../x, md5: y}}]}}]}}",
-        f"{{outs: [{{{known}, size: x}}]}}",
+        f"{{outs: [{{{valid}.dir.dir}}]}}",
+        f"{{outs: [{{{valid}, hash: sha256}}]}}",
+        f"{{outs: [{{{valid}, remote: other}}]}}",
+        f"{{outs: [{{{valid}, cloud: {{x: {{etag: y}}}}}}]}}",
+        f"{{outs: [{{{valid}, files: [{{relpath: ../x, md5: y}}]}}]}}",
+        f"{{outs: [{{{valid}, size: x}}]}}",
     ):
-        file.write_text(f"schema: '2.0'\nstages: {{split: {bad}}}\n")
+        file.write_text(f"schema: '2.0'\nstages: {{split: {stage}}}\n")
         with pytest.raises(UserError):
             vetting.lock(file)
 
 
 @pytest.mark.parametrize("mode", [" 120000", "\v120000", "0120000", "120000 x", "100644 x"])
-def test_a_files_mode_is_read_as_git_reads_it(mode, tree, tmp_path):
+def test_a_files_mode_is_parsed_as_git_does(mode, tree, tmp_path):
     (tmp_path / "changes.diff").write_text(_new("models/link", mode, "/etc"), newline="")
     with pytest.raises(UserError, match="a link or a submodule"):
         vetting.changes(tmp_path / "changes.diff", tree)
