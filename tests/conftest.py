@@ -1,7 +1,7 @@
-"""A copy of the project in a temporary folder, in which every test works: the checkout is never touched.
+"""Every test works in a copy of the project in a temporary folder; the checkout is never touched.
 
-The copy's configuration is made small (few drawings, few epochs, small pictures), and `dvc repro` runs there
-once; the tests look at what it leaves.
+The copy's configuration is made small (few drawings, few epochs, small images). `dvc repro` runs there
+once, and the tests check what it wrote.
 """
 
 import atexit
@@ -21,7 +21,7 @@ import pytest
 from filelock import FileLock
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-# The processes of pytest-xdist share what their parent made.
+# The workers of pytest-xdist share their parent's folder.
 SESSION = Path(os.environ.setdefault("PETFACES_TEST_FOLDER", tempfile.mkdtemp(prefix="petfaces-tests-")))
 SESSION_PROCESS = int(os.environ.setdefault("PETFACES_TEST_PROCESS", str(os.getpid())))
 if os.getpid() == SESSION_PROCESS:
@@ -31,7 +31,7 @@ atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 HOUSE = _FOLDER / "petfaces"
 # Two workers share the cores: torch's threads must not spin while they wait.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# A checkout's surroundings must not decide: no mirror, no server, no data, no `make` that started the tests.
+# The environment must not affect the tests: no mirror, no tracking server, no flags of `make test`.
 for _name in (
     "PETFACES_MIRROR",
     "MLFLOW_TRACKING_URI",
@@ -45,12 +45,12 @@ for _name in (
 
 
 def _run(*command: str, cwd: Path = HOUSE, **environment: str) -> subprocess.CompletedProcess:
-    """Runs a program with the tests' Python first on the path; output is kept together as text."""
+    """Runs a program with the tests' Python first on PATH; captures stdout and stderr together as text."""
     fork_server.install(SESSION / "python", SESSION_PROCESS)
     path = os.pathsep.join(
         map(str, (SESSION / "python/bin", Path(sys.executable).parent, os.environ["PATH"]))
     )
-    # MLflow puts the address that this process uses into the environment; a program has to find its own.
+    # MLflow exports this process's tracking URI; a program has to find its own.
     inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     return subprocess.run(
         command,
@@ -63,19 +63,19 @@ def _run(*command: str, cwd: Path = HOUSE, **environment: str) -> subprocess.Com
     )
 
 
-def petfaces(*words: str) -> None:
-    """Runs a command of ``petfaces`` in this process; SystemExit where it fails."""
+def petfaces(*arguments: str) -> None:
+    """Runs a ``petfaces`` command in this process; raises SystemExit if it fails."""
     from pipeline.__main__ import main
 
     try:
-        main(list(words), prog_name="petfaces")
-    except SystemExit as ended:
-        if ended.code:
+        main(list(arguments), prog_name="petfaces")
+    except SystemExit as end:
+        if end.code:
             raise
 
 
 def ended(program: Callable[[], object]) -> int | str | None:
-    """How a program in this process ends: with its last message where the status is 1, else the status."""
+    """Runs a program in this process; returns its last message if the exit status is 1, else the status."""
     messages, status = io.StringIO(), None
     try:
         with contextlib.redirect_stderr(messages):
@@ -88,7 +88,7 @@ def ended(program: Callable[[], object]) -> int | str | None:
 
 
 def _change(file: str, *changes: tuple[str, str], house: Path = HOUSE) -> None:
-    """Replaces text in a file of the copy; a text that is not there is an error of the test."""
+    """Replaces text in a file of the copy; the text must be there."""
     text = (house / file).read_text()
     for old, new in changes:
         assert old in text, f"{file} has no '{old}'"
@@ -107,7 +107,7 @@ def _copy(target: Path) -> None:
     listed = _run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=CHECKOUT)
     names = [name for name in listed.stdout.splitlines() if not name.startswith("reports/")]
     _copy_files(CHECKOUT, target, [name for name in names if name != "dvc.lock"])
-    # Whatever data a person has chosen for the moment (make petfaces does), the tests start from the sample.
+    # The checkout may have chosen other data (`make petfaces` does); the tests use the sample.
     params = target / "params.yaml"
     params.write_text(re.sub(r"(?m)^data: *\S+", "data: sample", params.read_text()))
     _change(
@@ -117,8 +117,8 @@ def _copy(target: Path) -> None:
     _change("conf/data/petfaces.yaml", ("side: 96", "side: 32"), ("epochs: 72", "epochs: 1"), house=target)
     _change("conf/model/probe.yaml", ("epochs: 0", "input: {size: 64}\nepochs: 0"), house=target)
     _change("conf/model/scratch.yaml", ("[32, 64, 128, 256]", "[8, 16, 32, 64]"), house=target)
-    strengths = "[1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0]"
-    _change("conf/model/base/pretrained.yaml", (strengths, "[1e-2, 1e-1, 1.0]"), house=target)
+    grid = "[1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0]"
+    _change("conf/model/base/pretrained.yaml", (grid, "[1e-2, 1e-1, 1.0]"), house=target)
     _change("conf/trainer/cpu.yaml", ("threads: 2", "threads: 1"), house=target)
     _change("conf/model/finetune.yaml", ("size: 192", "size: 64"), ("epochs: 6", "epochs: 1"), house=target)
     for command in (
@@ -129,11 +129,11 @@ def _copy(target: Path) -> None:
         assert _run(*command, cwd=target).returncode == 0
 
 
-# pytest-xdist's first process runs no test itself; each of its workers has a copy of its own.
+# pytest-xdist's controller runs no tests; each worker has its own copy.
 if "PYTEST_XDIST_WORKER" in os.environ or not any(word.startswith("-n") for word in sys.argv):
     HOUSE.mkdir()
     _copy(HOUSE)
-    # Before any test module is imported: `pipeline` and `models` are the copy's, in this process too.
+    # Before any test module is imported, so that `pipeline` and `models` are the copy's in this process, too.
     sys.path.insert(0, str(HOUSE))
     os.environ["PYTHONPATH"] = str(HOUSE)
     os.chdir(HOUSE)
@@ -143,32 +143,32 @@ if "PYTEST_XDIST_WORKER" in os.environ or not any(word.startswith("-n") for word
     log.setup()  # messages in this process appear as a program's do
 
 
-# The files that take longest; they are not left for the end, when other processes have nothing left to do.
+# The slowest files run first, so that no worker is idle at the end.
 LONGEST = ("resume", "train", "reproduce", "tracking", "sweeps", "trainer", "docs", "seal", "multi_label")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what `make test-unit` leaves out, and puts files into an order in which no process waits.
+    """Marks what `make test-unit` leaves out, and orders the files so that no worker waits.
 
-    One process begins with a file that needs the pipeline's run, the other with those that don't.
+    One worker starts with a file that needs the finished pipeline, the other with files that don't.
     """
     needing = set()
     for item in items:
         if {"run", "repro"} & set(item.fixturenames):
             item.add_marker("integration")
             needing.add(item.path)
-    place = {f"test_{name}.py": number for number, name in enumerate(LONGEST)}
+    rank = {f"test_{name}.py": number for number, name in enumerate(LONGEST)}
 
     def order(item: pytest.Item) -> tuple:
         first = item.path.name == f"test_{LONGEST[0]}.py"
-        return not first, item.path in needing, place.get(item.path.name, len(place))
+        return not first, item.path in needing, rank.get(item.path.name, len(rank))
 
     items.sort(key=order)
 
 
 @pytest.fixture(scope="session")
 def house() -> Path:
-    """The copy's root."""
+    """Root of the copy."""
     return HOUSE
 
 
@@ -186,9 +186,9 @@ def change():
 
 @pytest.fixture(scope="session")
 def repro(house: Path) -> subprocess.CompletedProcess:
-    """The first `dvc repro` of the copy, which leaves a champion.
+    """The first `dvc repro` in the copy, which registers a champion.
 
-    One process of pytest-xdist runs it; the others take what it left.
+    One worker of pytest-xdist runs it; the others copy its outputs.
     """
     finished = SESSION / "finished"
     with FileLock(SESSION / "finished.lock"):
@@ -196,21 +196,21 @@ def repro(house: Path) -> subprocess.CompletedProcess:
             done = _run("dvc", "repro")
             assert done.returncode == 0, done.stdout
             _copy_files(house, finished, _run("git", "ls-files", "--others").stdout.splitlines())
-            (finished / "said").write_text(done.stdout)
+            (finished / "stdout").write_text(done.stdout)
             return done
-    said = (finished / "said").read_text()
+    output = (finished / "stdout").read_text()
     _copy_files(finished, house, [str(file.relative_to(finished)) for file in finished.rglob("*")])
-    # MLflow's database has absolute paths.
+    # MLflow's database has absolute paths, so it is written again.
     done = _run("python", "-m", "pipeline", "tracking", "sync")
     assert done.returncode == 0, done.stdout
     for backup in house.glob("mlflow.db.*"):
         backup.unlink()
-    return subprocess.CompletedProcess(["dvc", "repro"], 0, said)
+    return subprocess.CompletedProcess(["dvc", "repro"], 0, output)
 
 
 @pytest.fixture(autouse=True)
 def _unnamed_messages():
-    """A stage that ran in this process puts its name before no later test's messages."""
+    """Removes the name that a stage run in this process puts before later messages."""
     from pipeline.common import log
 
     yield
@@ -219,17 +219,17 @@ def _unnamed_messages():
 
 @pytest.fixture
 def undrawn():
-    """Trainings in this process leave their plots out, which take longer than so small a training."""
+    """Training in this process draws no plots, which take longer than so small a training."""
     from pipeline.evaluation import mistakes
 
-    with pytest.MonkeyPatch.context() as patched:  # a test may undo its own
+    with pytest.MonkeyPatch.context() as patched:  # not undone by a test's own monkeypatch.undo()
         patched.setattr(mistakes, "draw", lambda *_: None)
         yield
 
 
 @pytest.fixture
 def restored(house: Path):
-    """Puts params.yaml and conf/ back as they were, after a test that changes them."""
+    """Restores params.yaml and conf/ after a test that changes them."""
     kept = {file: file.read_bytes() for file in [house / "params.yaml", *(house / "conf").rglob("*.yaml")]}
     yield
     for file, data in kept.items():

@@ -1,8 +1,8 @@
 """A `python` for the tests' programs, forked from a process that has imported the large libraries.
 
-Importing torch, Lightning, MLflow and timm takes longer than most of what the tests' programs then do. One
-process imports them and forks for each program, which imports the project's own modules. (The fork server of
-`multiprocessing` does so for functions; here it takes whole programs, those of DVC's stages included.)
+Importing torch, Lightning, MLflow and timm takes longer than most of the tests' programs. One process imports
+them and forks for each program, which then imports the project's own modules. (The fork server of
+`multiprocessing` does this for functions; this one runs whole programs, including DVC's stages.)
 """
 
 import array
@@ -26,7 +26,7 @@ LIBRARIES = (
     *("torch", "torchvision", "torchmetrics", "pytorch_lightning", "timm", "albumentations", "mlflow"),
     *("hydra", "pandas", "sklearn.linear_model", "matplotlib.pyplot", "onnx", "rich.table"),
 )
-# Read when Python starts or a library is imported: a program with other values starts by itself.
+# Read when Python starts or a library is imported: a program with other values gets an ordinary Python.
 VARIABLES = (
     *("PYTHONHASHSEED", "PYTHONIOENCODING", "PYTHONUTF8", "PYTHONWARNINGS", "LANG", "LC_ALL", "HOME"),
     *("OMP_NUM_THREADS", "MPLBACKEND", "TORCH_HOME", "XDG_CACHE_HOME"),
@@ -63,14 +63,14 @@ os._exit(os.waitstatus_to_exitcode(status))
 
 
 def install(folder: Path, parent: int) -> None:
-    """Writes the client into a folder for PATH, and starts the server unless another process did so.
+    """Writes the client and starts the server, unless another process has done so.
 
     Args:
-        folder: of the test session; the client lies in ``bin``.
-        parent: the session's process, with which the server ends.
+        folder: of the test session; the client is ``bin/python`` in it.
+        parent: pid of the session's process; the server exits when that does.
 
-    The client, a script called ``python``, passes its arguments, environment, folder and standard streams on.
-    It ends as the fork does. Until the server is ready, and for what it can't do, it is an ordinary Python.
+    The client passes its arguments, environment, working directory and standard streams to the server, and
+    exits as the fork does. Until the server is ready, and for other programs, it runs an ordinary Python.
     """
     try:
         (folder / "bin").mkdir(parents=True)
@@ -91,25 +91,25 @@ def _receive(connection: socket.socket) -> tuple[dict, list[int]]:
     size, ancillary, *_ = connection.recvmsg(8, socket.CMSG_SPACE(3 * array.array("i").itemsize))
     streams = array.array("i")
     streams.frombytes(ancillary[0][2])
-    left = int.from_bytes(size, "big")
+    length = int.from_bytes(size, "big")
     data = b""
-    while len(data) < left:
-        if not (part := connection.recv(left - len(data))):
+    while len(data) < length:
+        if not (part := connection.recv(length - len(data))):
             raise ConnectionError("the client has ended")
         data += part
     return json.loads(data), list(streams)
 
 
 def serve(address: str, parent: int) -> tuple[dict, list[int]]:
-    """Answers clients until the process `parent` ends; returns in the forks, with what they are to run."""
+    """Forks for clients until the process `parent` ends; returns the request and its streams in the forks."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()
-    waiting = selectors.DefaultSelector()
-    waiting.register(listener, selectors.EVENT_READ)
+    selector = selectors.DefaultSelector()
+    selector.register(listener, selectors.EVENT_READ)
     running: dict[socket.socket, int] = {}
     while Path(f"/proc/{parent}").exists():
-        for key, _ in waiting.select(timeout=5):
+        for key, _ in selector.select(timeout=5):
             if key.fileobj is listener:
                 connection, _ = listener.accept()
                 try:
@@ -118,21 +118,21 @@ def serve(address: str, parent: int) -> tuple[dict, list[int]]:
                     connection.close()
                     continue
                 if not (pid := os.fork()):
-                    waiting.close()
-                    for opened in (listener, connection, *running):
-                        opened.close()
+                    selector.close()
+                    for each in (listener, connection, *running):
+                        each.close()
                     return request, streams
                 for stream in streams:
                     os.close(stream)
                 with suppress(OSError):
                     connection.sendall(f"{pid}\n".encode())
                 running[connection] = pid
-                waiting.register(os.pidfd_open(pid), selectors.EVENT_READ, connection)
-                waiting.register(connection, selectors.EVENT_READ)
+                selector.register(os.pidfd_open(pid), selectors.EVENT_READ, connection)
+                selector.register(connection, selectors.EVENT_READ)
             elif key.data is None:  # the client was killed
                 if key.fileobj not in running:
-                    continue  # and its program has just ended
-                waiting.unregister(key.fileobj)
+                    continue  # its program has already ended
+                selector.unregister(key.fileobj)
                 with suppress(ProcessLookupError):
                     os.kill(running[key.fileobj], signal.SIGKILL)
             else:
@@ -140,10 +140,10 @@ def serve(address: str, parent: int) -> tuple[dict, list[int]]:
                 _, status = os.waitpid(running.pop(connection), 0)
                 with suppress(OSError):
                     connection.sendall(f"{status}\n".encode())
-                waiting.unregister(key.fd)
+                selector.unregister(key.fd)
                 os.close(key.fd)
                 with suppress(KeyError):
-                    waiting.unregister(connection)
+                    selector.unregister(connection)
                 connection.close()
     sys.exit()
 
@@ -152,12 +152,12 @@ def main() -> None:
     paths = sys.path[1:]  # without this file's folder
     for library in LIBRARIES:
         importlib.import_module(library)
-    address, parent, sys.executable = sys.argv[1:]  # what a program starts is forked, too
+    address, parent, sys.executable = sys.argv[1:]  # so that a program's own children are forked, too
     request, streams = serve(address, int(parent))
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
-    # The server's own streams remember what they were opened on.
+    # The server's own stream objects keep the buffering of the files they were opened on.
     sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))
     sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w", closefd=False)))
     sys.stderr = io.TextIOWrapper(
@@ -178,7 +178,7 @@ def main() -> None:
         sys.excepthook(*sys.exc_info())
     else:
         status = 0
-    # As multiprocessing ends its forks: the libraries' own clean-up would wait for the server's threads.
+    # Exits as multiprocessing's forks do: the libraries' own clean-up would wait for the server's threads.
     threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush()

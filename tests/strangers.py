@@ -1,4 +1,4 @@
-"""Model folders as a stranger may make them, for tests."""
+"""Model folders as an untrusted source may make them."""
 
 import json
 import os
@@ -33,7 +33,7 @@ CARD = {
     "task": "single_label",
     "thresholds": [],
 }
-# As earlier code wrote them: the first commit; before flips; a probe of a timm backbone, before calibration.
+# Cards as earlier code wrote them.
 _TASKS = ("task", "thresholds")
 _CALIBRATION = ("temperature", "unsure_below", *_TASKS)
 OLD = {
@@ -70,13 +70,13 @@ seed: 1
 
 
 def written(folder: Path, card: dict, weights: bool = True) -> Path:
-    """A train folder as train leaves it, with random weights; the card may be anything that JSON can say."""
+    """Writes a train folder as `train` does, with random weights; the card may hold any JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.json").write_text(json.dumps(card))
     if weights:
         torch.manual_seed(0)
-        whole = portable.read_card(folder)
-        classifier.save(classifier.build(whole), whole, folder)
+        parsed = portable.read_card(folder)
+        classifier.save(classifier.build(parsed), parsed, folder)
         (folder / "model.json").write_text(json.dumps(card))
     (folder / "lineage.json").write_text(json.dumps(LINEAGE))
     (folder / "config.yaml").write_text(SETTINGS)
@@ -88,14 +88,14 @@ def written(folder: Path, card: dict, weights: bool = True) -> Path:
 
 
 def copied(source: Path, target: Path, **files: str | bytes) -> Path:
-    """A sealed folder with other files, sealed again: a seal proves integrity, not origin."""
+    """Copies a sealed folder, replaces files and seals it again: a seal proves integrity, not origin."""
     target.mkdir(parents=True)
     for file in source.iterdir():
         os.link(file, target / file.name)
     for name, data in files.items():
-        place = target / name.replace("_", ".")
-        place.unlink(missing_ok=True)
-        place.write_bytes(data if isinstance(data, bytes) else data.encode())
+        path = target / name.replace("_", ".")
+        path.unlink(missing_ok=True)
+        path.write_bytes(data if isinstance(data, bytes) else data.encode())
     (target / "SHA256SUMS").unlink()
     seal.seal(target)
     return target

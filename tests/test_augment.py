@@ -1,4 +1,4 @@
-"""Augmentation is drawn anew each epoch and is the same however many workers draw it."""
+"""Augmentation differs from epoch to epoch and does not depend on the number of workers."""
 
 import numpy as np
 import pytest
@@ -12,21 +12,21 @@ from pipeline.data.dataset import EpochSampler, ImageDataset, PackedDataset, bal
 
 
 @pytest.fixture
-def learning(repro, house):
+def train_set(repro, house):
     pack = PackedDataset.open(house / "data/sample")
     transforms = OmegaConf.to_container(config.compose("model=scratch").augment.transforms)
     return ImageDataset(pack, pack.rows("train"), augment.build(transforms, [32] * 2), seed=3)
 
 
-def _epoch(pictures, epoch, workers):
-    sampler = EpochSampler(len(pictures), seed=3, batch_size=16)
+def _epoch(images, epoch, workers):
+    sampler = EpochSampler(len(images), seed=3, batch_size=16)
     sampler.begin(epoch, 0)
-    batches = list(loader(pictures, 16, workers, sampler))
+    batches = list(loader(images, 16, workers, sampler))
     return torch.cat([batch for batch, _ in batches]), torch.cat([labels for _, labels in batches])
 
 
 @pytest.mark.parametrize(
-    ("transform", "told"),
+    ("transform", "message"),
     [
         ({"RandomCrop": {"height": 512, "width": 512}}, "can't change a picture of 256×256 pixels"),
         ({"ToGray": {"num_output_channels": 1, "p": 1}}, "make uint8 256×256 of"),
@@ -34,13 +34,13 @@ def _epoch(pictures, epoch, workers):
         ({"FDA": {"p": 1}}, "can't change a picture"),
     ],
 )
-def test_transforms_that_make_no_picture_are_told_before_a_training(transform, told):
-    with pytest.raises(UserError, match=told) as error:
+def test_transforms_that_return_no_image_are_refused_before_training(transform, message):
+    with pytest.raises(UserError, match=message) as error:
         augment.build([transform], [32])
     assert "\n" not in str(error.value)
 
 
-def test_what_goes_wrong_in_a_process_that_reads_is_one_line_too(repro, house):
+def test_an_error_in_a_loader_worker_is_one_line(repro, house):
     pack = PackedDataset.open(house / "data/sample")
     crop = augment.build([{"RandomCrop": {"height": 250, "width": 250}}], [32])
     with pytest.raises(UserError) as error:
@@ -49,34 +49,34 @@ def test_what_goes_wrong_in_a_process_that_reads_is_one_line_too(repro, house):
     assert "\n" not in str(error.value)
 
 
-def test_a_picture_that_is_too_small_for_a_transform_is_told_when_it_comes():
+def test_an_image_too_small_for_a_transform_is_an_error():
     draw = augment.build([{"RandomCrop": {"height": 64, "width": 64}}], [32])
     with pytest.raises(UserError, match=r"can't change a picture of 60×50 pixels: .*; change them in"):
         draw(np.zeros((50, 60, 3), np.uint8), 1, 0)
 
 
-def test_same_pictures_with_0_2_or_3_workers(learning):
-    alone, labels = _epoch(learning, 0, 0)
+def test_images_are_the_same_with_0_2_or_3_workers(train_set):
+    expected, labels = _epoch(train_set, 0, 0)
     for workers in (2, 3):
-        pictures, same = _epoch(learning, 0, workers)
-        assert torch.equal(alone, pictures)
-        assert torch.equal(labels, same)
+        images, same_labels = _epoch(train_set, 0, workers)
+        assert torch.equal(expected, images)
+        assert torch.equal(labels, same_labels)
 
 
-def test_every_epoch_draws_anew(learning):
-    _, place = next(iter(EpochSampler(len(learning), 3, 16)))
-    first, second = learning[(0, place)][0], learning[(1, place)][0]
+def test_each_epoch_augments_differently(train_set):
+    _, index = next(iter(EpochSampler(len(train_set), 3, 16)))
+    first, second = train_set[(0, index)][0], train_set[(1, index)][0]
     assert not torch.equal(first, second)
-    assert torch.equal(first, learning[(0, place)][0])
+    assert torch.equal(first, train_set[(0, index)][0])
 
 
-def test_what_one_transform_draws_tells_nothing_of_another():
+def test_transforms_draw_independently():
     flip = {"HorizontalFlip": {"p": 0.5}}
     invert = {"InvertImg": {"p": 0.5}}
     draw = augment.build([flip, invert], [8])
-    picture = np.zeros((8, 8, 3), np.uint8)
-    picture[:, :4] = 200
-    seen = {draw(picture, seed, 0)[0, 0, 0] for seed in range(40)}
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[:, :4] = 200
+    seen = {draw(image, seed, 0)[0, 0, 0] for seed in range(40)}
     assert seen == {200, 0, 55, 255}  # neither, mirrored, inverted, both
 
 
@@ -86,20 +86,20 @@ def test_processes_share_an_epoch_without_overlap():
     assert not set(parts[0]) & set(parts[1])
 
 
-def test_what_an_epoch_leaves_over_comes_up_in_another():
+def test_images_dropped_from_one_epoch_appear_in_another():
     seen = set()
     for epoch in range(5):
         sampler = EpochSampler(40, 1, 16)
         sampler.begin(epoch, 0)
-        seen |= {place for _, place in sampler}
+        seen |= {index for _, index in sampler}
     assert seen == set(range(40))
 
 
-def test_fewer_pictures_than_a_batch_still_train():
+def test_fewer_images_than_a_batch_still_make_an_epoch():
     assert len(list(EpochSampler(5, 1, 32))) == 5
 
 
-def test_a_transform_or_argument_that_is_not_known_is_told():
+def test_an_unknown_transform_or_argument_is_an_error():
     with pytest.raises(UserError, match="no transform 'Flipp'"):
         augment.build([{"Flipp": {}}], [32])
     with pytest.raises(UserError, match="HorizontalFlip has no argument q"):
@@ -108,24 +108,24 @@ def test_a_transform_or_argument_that_is_not_known_is_told():
         augment.build([{"HorizontalFlip": {"p": 7}}], [32])
 
 
-def test_pictures_of_any_shape_come_out_square():
+def test_images_of_any_shape_come_out_square():
     for transforms in ([], [{"RandomResizedCrop": {"scale": [0.5, 1.0]}}]):
         assert augment.build(transforms, [32])(np.zeros((80, 96, 3), np.uint8), 1, 0).shape == (32, 32, 3)
 
 
-def test_training_pictures_grow_with_the_epochs():
+def test_the_image_size_grows_over_the_epochs():
     assert augment.sides(96, [1.0], 3) == [96, 96, 96]
     assert augment.sides(112, [0.58, 0.72, 0.86], 7) == [64, 64, 64, 80, 80, 96, 96]
-    assert augment.sides(48, [0.5, 1.0], 1) == [24]  # fewer epochs than shares: the first ones
+    assert augment.sides(48, [0.5, 1.0], 1) == [24]  # fewer epochs than scales: the first ones
     draw = augment.build([{"RandomResizedCrop": {}}], [16, 24])
     assert [draw(np.zeros((80, 96, 3), np.uint8), 1, epoch).shape[0] for epoch in (0, 1)] == [16, 24]
 
 
-def test_a_balanced_sampler_draws_every_class_alike_and_the_same_each_time():
+def test_a_balanced_sampler_draws_classes_evenly_and_reproducibly():
     targets = np.array([0] * 900 + [1] * 90 + [2] * 10)
     sampler = EpochSampler(1000, 1, 10, chances=balanced_chances(targets))
-    places = [place for _, place in sampler]
-    assert (np.bincount(targets[places]) > 250).all()
-    assert [place for _, place in sampler] == places
+    indices = [index for _, index in sampler]
+    assert (np.bincount(targets[indices]) > 250).all()
+    assert [index for _, index in sampler] == indices
     sampler.begin(1, 0)
-    assert [place for _, place in sampler] != places
+    assert [index for _, index in sampler] != indices

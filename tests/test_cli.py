@@ -1,4 +1,4 @@
-"""The command `petfaces`: quick help, plugins, the same exit codes everywhere, output for programs."""
+"""The command `petfaces`: fast help, plugins, consistent exit codes, JSON output."""
 
 import json
 import subprocess
@@ -18,10 +18,10 @@ def test_help_imports_no_command():
         "try: main(['--help'])\n"
         "finally: print([name for name in sys.modules if name.startswith('pipeline.')], file=sys.stderr)"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert told.returncode == 0
-    assert all(f"\n  {name} " in told.stdout for name in cli.COMMANDS)
-    assert not any(module in told.stderr for module in cli.COMMANDS.values())
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert all(f"\n  {name} " in done.stdout for name in cli.COMMANDS)
+    assert not any(module in done.stderr for module in cli.COMMANDS.values())
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
@@ -35,7 +35,7 @@ def test_every_command_has_help_and_its_first_line_is_listed(name, capsys):
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "told"),
+    ("error", "status", "message"),
     [
         (UserError("the disk is gone"), 1, "error: the disk is gone"),
         (PermissionError(13, "Permission denied", "x"), 1, "error: x can't be read or written"),
@@ -43,7 +43,7 @@ def test_every_command_has_help_and_its_first_line_is_listed(name, capsys):
         (click.UsageError("no"), 2, "Error: no"),
     ],
 )
-def test_errors_of_all_commands_end_alike(monkeypatch, capsys, error, status, told):
+def test_all_commands_report_errors_alike(monkeypatch, capsys, error, status, message):
     @click.command()
     def failing() -> None:
         raise error
@@ -52,10 +52,10 @@ def test_errors_of_all_commands_end_alike(monkeypatch, capsys, error, status, to
     with pytest.raises(SystemExit) as end:
         petfaces("failing")
     assert end.value.code == status
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_another_package_adds_a_command_by_an_entry_point(monkeypatch, capsys):
+def test_a_package_can_add_a_command_by_entry_point(monkeypatch, capsys):
     class Entry:
         name, dist = "catalog", type("Dist", (), {"name": "petfaces-catalog"})
 
@@ -64,7 +64,7 @@ def test_another_package_adds_a_command_by_an_entry_point(monkeypatch, capsys):
             return click.Command("catalog", callback=lambda: click.echo("labels"))
 
     class Found(list):
-        names = frozenset(("catalog", "predict"))  # of which the latter is taken
+        names = frozenset(("catalog", "predict"))  # `predict` is a built-in command
 
     monkeypatch.setattr(
         cli.metadata,
@@ -73,8 +73,8 @@ def test_another_package_adds_a_command_by_an_entry_point(monkeypatch, capsys):
     )
     petfaces("catalog")
     petfaces("--help")
-    said = capsys.readouterr().out
-    assert "labels" in said and "Provided by petfaces-catalog." in said
+    output = capsys.readouterr().out
+    assert "labels" in output and "Provided by petfaces-catalog." in output
 
 
 def test_another_checkout_is_not_changed_by_mistake(tmp_path, monkeypatch):
@@ -86,10 +86,10 @@ def test_another_checkout_is_not_changed_by_mistake(tmp_path, monkeypatch):
     assert "is another checkout; use that one's own" in ended(lambda: petfaces("config", "data=sample"))
 
 
-def test_programs_get_json(repro, capsys):
+def test_leaderboard_and_registry_print_json(repro, capsys):
     petfaces("leaderboard", "--json")
     rows = json.loads(capsys.readouterr().out)
     assert {"model", "test/top1"} <= rows[0].keys()
     petfaces("registry", "list", "--json")
-    told = json.loads(capsys.readouterr().out)
-    assert any(version["champion"] for version in told["versions"]) and told["history"]
+    registry = json.loads(capsys.readouterr().out)
+    assert any(version["champion"] for version in registry["versions"]) and registry["history"]

@@ -1,4 +1,4 @@
-"""conf/ < params.yaml < command line; whatever is not known is an error."""
+"""The command line overrides params.yaml, which overrides conf/; unknown keys and values are errors."""
 
 import itertools
 import json
@@ -25,21 +25,21 @@ def test_every_shipped_model_composes_with_every_data_set(data, model):
     assert cfg.model.name == model
 
 
-def test_a_change_to_a_base_shows_which_models_it_changes():
-    """If it is meant to, write the file anew: what is printed is what it has to hold."""
+def test_composed_models_match_the_recorded_ones():
+    """If the change is intended, replace composed_models.json with the JSON in the assert message."""
     here = Path(__file__).parent
     config.store_params()
-    now = {}
-    # Those of the checkout: the tests' copy has smaller numbers.
+    composed = {}
+    # The checkout's configuration: the copy's is made small.
     with hydra.initialize_config_dir(str(here.parent / "conf"), version_base="1.3"):
         for name in GROUPS["model"]:
             cfg = hydra.compose("config", [f"model={name}"])
-            now[name] = OmegaConf.to_container(OmegaConf.masked_copy(cfg, ["model", "augment"]))
-    kept = json.loads((here / "composed_models.json").read_text())
-    assert now == kept, json.dumps(now, indent=1)
+            composed[name] = OmegaConf.to_container(OmegaConf.masked_copy(cfg, ["model", "augment"]))
+    recorded = json.loads((here / "composed_models.json").read_text())
+    assert composed == recorded, json.dumps(composed, indent=1)
 
 
-def test_a_models_own_file_says_what_its_bases_do_not():
+def test_a_model_file_repeats_no_value_of_its_bases():
     for name in GROUPS["model"]:
         own = yaml_files.read(paths.CONF / f"model/{name}.yaml")
         bases = [each for each in own.pop("defaults") if isinstance(each, str) and each != "_self_"]
@@ -61,7 +61,7 @@ EXPERIMENTS = sorted((paths.CONF / "experiment").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
-def test_every_shipped_experiment_composes_and_opens_with_command_cost_and_result(file):
+def test_every_shipped_experiment_composes_and_states_command_cost_and_result(file):
     config.compose(f"experiment={file.stem}")
     comment = [line for line in file.read_text().splitlines() if line.startswith("# ")][1:]
     assert f"experiment={file.stem}" in comment[0]
@@ -69,12 +69,12 @@ def test_every_shipped_experiment_composes_and_opens_with_command_cost_and_resul
     assert any(line.startswith("# Result: ") and "%" in line for line in comment)
 
 
-def test_a_model_brings_its_augmentation_and_the_command_line_wins():
+def test_a_model_sets_its_augmentation_and_the_command_line_overrides_it():
     assert config.compose("model=scratch").augment.mixup > 0
     assert config.compose("model=scratch", "augment=none").augment.mixup == 0
 
 
-def test_params_win_over_conf_and_the_command_line_over_params(house, restored, change):
+def test_params_override_conf_and_the_command_line_overrides_params(house, restored, change):
     change("params.yaml", ("\nseed: 1 ", "\nseed: 5 "), ("data: sample ", "data: petfaces "))
     assert config.compose().seed == 5
     assert config.compose().data.name == "petfaces"
@@ -90,7 +90,7 @@ def test_params_win_over_conf_and_the_command_line_over_params(house, restored, 
         ("split: {sed: 1}\n", "split.sed is not"),
     ],
 )
-def test_an_unknown_key_or_choice_in_params_ends_in_one_line(house, restored, run, text, message):
+def test_an_unknown_key_or_value_in_params_is_a_one_line_error(house, restored, run, text, message):
     params = house / "params.yaml"
     kept = [line for line in params.read_text().splitlines(keepends=True) if not line.startswith("trainer:")]
     plain = "".join(kept) if text.startswith("trainer") else params.read_text()
@@ -120,7 +120,7 @@ def test_params_and_model_configs_share_no_key():
         assert not own & {key.split(".")[0] for key in shared}, file
 
 
-def test_a_choice_is_written_with_comments_kept(house, restored):
+def test_a_choice_is_written_and_comments_stay(house, restored):
     before = paths.PARAMS.read_text()
     config.choose("data", "petfaces")
     after = paths.PARAMS.read_text()
@@ -129,13 +129,13 @@ def test_a_choice_is_written_with_comments_kept(house, restored):
         config.choose("data", "moon")
 
 
-def test_stores_of_a_temporary_copy_are_the_main_checkouts(monkeypatch):
+def test_dvcs_temporary_copy_uses_the_main_checkouts_store(monkeypatch):
     copy = Path("/home/someone/faces/.dvc/tmp/exps/standalone/tmp1")
     monkeypatch.setattr(paths, "ROOT", copy)
     assert paths.main_checkout() == Path("/home/someone/faces")
 
 
-def test_what_the_machine_refuses_is_told_and_mistakes_of_the_code_are_not_hidden():
+def test_disk_errors_become_user_errors_and_bugs_do_not():
     with (
         pytest.raises(errors.UserError, match=r"x can't be read or written \(No space left on device\)"),
         errors.os_errors_as_user_errors(),

@@ -1,4 +1,4 @@
-"""What somebody deleted on MLflow's page is told with the way back, or comes back; no training stops."""
+"""What a user deleted in MLflow is restored, or reported with the command that restores it."""
 
 import shutil
 
@@ -17,7 +17,7 @@ NAME = "sample"
 
 @pytest.fixture
 def client(repro, house, tmp_path, monkeypatch):
-    """A client on a copy of the store, which the program uses, too."""
+    """A client of a copy of the store, which the program uses, too."""
     shutil.copyfile(house / "mlflow.db", tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     store.client.cache_clear()
@@ -27,47 +27,45 @@ def client(repro, house, tmp_path, monkeypatch):
 
 @pytest.fixture
 def folders(house):
-    """Of the stage's model `scratch`: train's and evaluate's."""
+    """The train and evaluate folders of the model `scratch`."""
     return house / "runs/sample/train/scratch", house / "runs/sample/evaluate/scratch"
 
 
-def test_a_deleted_experiment_is_told_with_the_way_to_restore_it(client):
+def test_a_deleted_experiment_is_an_error_with_the_command_that_restores_it(client):
     experiment = store.experiment_id(NAME)
     client.delete_experiment(experiment)
-    with pytest.raises(store.DeletedError) as told:
+    with pytest.raises(store.DeletedError) as error:
         tracking.sync()
-    assert str(told.value).count("the experiment sample was deleted") == 1
-    assert str(told.value).endswith(f"mlflow experiments restore --experiment-id {experiment}")
-    assert "try again" not in str(told.value)
+    assert str(error.value).count("the experiment sample was deleted") == 1
+    assert str(error.value).endswith(f"mlflow experiments restore --experiment-id {experiment}")
+    assert "try again" not in str(error.value)
     client.restore_experiment(experiment)
     tracking.sync()
 
 
-def test_the_leaderboard_prints_its_table_while_the_experiment_is_deleted(client, capsys):
+def test_the_leaderboard_prints_despite_a_deleted_experiment(client, capsys):
     client.delete_experiment(store.experiment_id(NAME))
     petfaces("leaderboard")
-    said = capsys.readouterr()
-    assert "scratch" in said.out and "Champion of sample" in said.out
-    (line,) = [line for line in said.err.splitlines() if line.startswith("warning: ")]
+    captured = capsys.readouterr()
+    assert "scratch" in captured.out and "Champion of sample" in captured.out
+    (line,) = [line for line in captured.err.splitlines() if line.startswith("warning: ")]
     assert "restore --experiment-id" in line
 
 
-@pytest.mark.parametrize("address", ["sqlite:///{folder}/letter.db", "http://127.0.0.1:9"])
-def test_the_leaderboard_prints_its_table_without_a_usable_store(
-    repro, tmp_path, monkeypatch, capsys, address
-):
+@pytest.mark.parametrize("uri", ["sqlite:///{folder}/letter.db", "http://127.0.0.1:9"])
+def test_the_leaderboard_prints_without_a_usable_store(repro, tmp_path, monkeypatch, capsys, uri):
     (tmp_path / "letter.db").write_text("no database " * 100)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(folder=tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(folder=tmp_path))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     store.client.cache_clear()
     petfaces("leaderboard")
-    said = capsys.readouterr()
-    assert "Champion of sample" in said.out
-    assert said.err.count("warning: ") == 1
+    captured = capsys.readouterr()
+    assert "Champion of sample" in captured.out
+    assert captured.err.count("warning: ") == 1
     store.client.cache_clear()
 
 
-def test_a_deleted_run_that_a_version_needs_is_restored_and_another_one_written_anew(client, folders):
+def test_a_deleted_run_is_restored_if_a_version_needs_it_else_replaced(client, folders):
     run_id = tracking.ensure(*folders)
     client.delete_run(run_id)
     assert tracking.ensure(*folders) == run_id
@@ -77,7 +75,7 @@ def test_a_deleted_run_that_a_version_needs_is_restored_and_another_one_written_
     assert tracking.ensure(*folders) != run_id
 
 
-def test_a_run_that_is_deleted_while_it_trains_is_replaced_by_one_with_all_its_rows(client, folders, capsys):
+def test_a_run_deleted_during_training_is_replaced_by_one_with_all_rows(client, folders, capsys):
     trained = ModelFolder.open(folders[0])
     described = (
         trained.card,
@@ -102,7 +100,7 @@ def test_a_run_that_is_deleted_while_it_trains_is_replaced_by_one_with_all_its_r
     assert capsys.readouterr().err == ""
 
 
-def test_a_training_goes_on_while_its_experiment_is_deleted(client, folders, capsys):
+def test_training_continues_while_its_experiment_is_deleted(client, folders, capsys):
     trained = ModelFolder.open(folders[0])
     client.delete_experiment(store.experiment_id(NAME))
     run = tracking.Run(
@@ -112,7 +110,7 @@ def test_a_training_goes_on_while_its_experiment_is_deleted(client, folders, cap
     assert "restore --experiment-id" in capsys.readouterr().err
 
 
-def test_a_deleted_parent_of_a_sweep_comes_back_with_its_jobs(client):
+def test_a_sweeps_deleted_parent_run_is_restored(client):
     from pipeline.tracking import runs
 
     experiment = store.experiment_id(NAME)
@@ -124,17 +122,17 @@ def test_a_deleted_parent_of_a_sweep_comes_back_with_its_jobs(client):
 
 def test_a_deleted_version_and_a_deleted_model_are_registered_again(client, folders, house):
     exported = house / "runs/sample/register/candidates/scratch"
-    former = tracking.ensure_version(*folders, exported)
-    client.delete_model_version(NAME, former)
-    anew = tracking.ensure_version(*folders, exported)
-    assert anew != former
+    first = tracking.ensure_version(*folders, exported)
+    client.delete_model_version(NAME, first)
+    second = tracking.ensure_version(*folders, exported)
+    assert second != first
     client.delete_registered_model(NAME)
     tracking.sync()
     assert promotion.champion(NAME)
     assert len(client.search_model_versions(f"name='{NAME}'")) == 2
 
 
-def test_a_run_that_is_gone_for_good_leaves_its_version_in_the_list(client, monkeypatch):
+def test_a_version_whose_run_is_gone_stays_listed(client, monkeypatch):
     def gone(*_):
         raise mlflow.exceptions.MlflowException("not found", error_code=RESOURCE_DOES_NOT_EXIST)
 
@@ -144,10 +142,10 @@ def test_a_run_that_is_gone_for_good_leaves_its_version_in_the_list(client, monk
         tracking.find_version(f"models:/{NAME}/1")
 
 
-def test_deleted_runs_are_left_in_peace(client, folders):
+def test_sync_leaves_unrelated_deleted_runs_alone(client, folders):
     experiment = store.experiment_id(NAME)
-    stranger = client.create_run(experiment).info.run_id
-    client.delete_run(stranger)
+    other = client.create_run(experiment).info.run_id
+    client.delete_run(other)
     tracking.sync()
-    kept = client.search_runs([experiment], run_view_type=ViewType.DELETED_ONLY)
-    assert stranger in {run.info.run_id for run in kept}
+    deleted = client.search_runs([experiment], run_view_type=ViewType.DELETED_ONLY)
+    assert other in {run.info.run_id for run in deleted}

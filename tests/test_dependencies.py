@@ -1,4 +1,4 @@
-"""dvc.yaml lists what a stage's result comes from: a change there reruns it, and nothing else does."""
+"""Each stage in dvc.yaml lists exactly the code and params that its result depends on."""
 
 import ast
 import re
@@ -11,8 +11,8 @@ from conftest import HOUSE
 
 DVC = yaml.safe_load((HOUSE / "dvc.yaml").read_text())
 STAGES = DVC["stages"]
-# What these bring to a result are values, which stand among the params, or nothing: they and what only they
-# import need not be listed.
+# These affect results only through values that are params, or not at all: they and what only they import need
+# not be listed.
 EXCEPTED = (
     *("pipeline/config/", "pipeline/stage.py", "pipeline/tracking/"),
     *("pipeline/common/errors.py", "pipeline/common/paths.py"),
@@ -20,7 +20,7 @@ EXCEPTED = (
 
 
 def _imported(file: Path) -> Iterator[Path]:
-    """Files of the project that a file imports, anywhere in it."""
+    """The project's files that a file imports, at any level."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             names = [name.name for name in node.names]
@@ -34,8 +34,8 @@ def _imported(file: Path) -> Iterator[Path]:
         else:
             continue
         for name in names:
-            place = HOUSE.joinpath(*name.split("."))
-            for found in (place / "__init__.py", place.with_suffix(".py")):
+            path = HOUSE.joinpath(*name.split("."))
+            for found in (path / "__init__.py", path.with_suffix(".py")):
                 if found.is_file() and not _is_empty(found):
                     yield found
 
@@ -46,7 +46,7 @@ def _is_empty(file: Path) -> bool:
 
 
 def _needed(stage: str) -> set[str]:
-    """Code that a stage's module imports, directly or through others, as paths from the root."""
+    """Code that a stage's module imports, directly or indirectly, as paths from the root."""
     found, todo = set(), [HOUSE / f"pipeline/{stage}.py"]
     while todo:
         name = (file := todo.pop()).relative_to(HOUSE).as_posix()
@@ -57,12 +57,12 @@ def _needed(stage: str) -> set[str]:
 
 
 def _listed(stage: str) -> list[str]:
-    """Files and folders of code among a stage's deps."""
+    """Code files and folders among a stage's deps."""
     return [dep for dep in STAGES[stage]["deps"] if dep.split("/")[0] in ("pipeline", "models")]
 
 
 def _params(stage: str) -> dict[str, list[str] | None]:
-    """The keys that a stage takes of each file of params, None for all of them."""
+    """The keys of each params file that a stage depends on; None means all."""
     files = [entry for entry in STAGES[stage].get("params", []) if isinstance(entry, dict)]
     return {file: keys for entry in files for file, keys in entry.items()}
 
@@ -86,7 +86,7 @@ def test_a_stage_lists_no_module_that_it_does_not_import(stage):
     assert [entry for entry in unused if not entry.endswith((".html", ".md", ".yaml"))] == []
 
 
-def test_each_augmentation_and_each_value_of_the_data_that_a_model_uses_is_a_param_of_train():
+def test_train_depends_on_each_augmentation_and_each_data_value_that_models_use():
     params = _params("train")
     for file in (HOUSE / "conf/augment").glob("*.yaml"):
         assert f"conf/augment/{file.name}" in params
@@ -97,7 +97,7 @@ def test_each_augmentation_and_each_value_of_the_data_that_a_model_uses_is_a_par
 
 
 @pytest.mark.parametrize("stage", ["audit", "train", "evaluate"])
-def test_all_of_a_trainer_but_how_fast_it_goes_is_a_param(stage):
+def test_all_trainer_keys_that_affect_results_are_params(stage):
     from pipeline.artifacts.resume import IGNORED_TRAINER_KEYS
 
     for file in (HOUSE / "conf/trainer").glob("*.yaml"):
@@ -106,7 +106,7 @@ def test_all_of_a_trainer_but_how_fast_it_goes_is_a_param(stage):
         assert set(_params(stage)["conf/trainer/${trainer}.yaml"]) == watched
 
 
-def test_an_augmentation_that_dvc_does_not_watch_is_told(house, restored, change):
+def test_an_augmentation_that_dvc_does_not_watch_is_an_error(house, restored, change):
     from pipeline import train
     from pipeline.common import errors
 

@@ -1,4 +1,4 @@
-"""What README.md and docs/ tell can be done: every command parses, those for the sample run."""
+"""README.md and docs/ are right: commands parse, links resolve, and the steps for the sample work."""
 
 import json
 import re
@@ -18,7 +18,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 _FILES = (CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *(CHECKOUT / "docs").glob("*.md"))
 PAGES = {page.name: page.read_text() for page in _FILES}
 STAGES = ("fetch", "pack", "split", "audit", "train", "evaluate", "register", "report")
-# Whose words are not ours.
+# Programs whose arguments are not checked.
 SHELL = ("cd", "cp", "curl", "eval", "export", "git", "mlflow", "rm", "sed", "sha256sum", "source", "tar")
 
 
@@ -47,24 +47,24 @@ COMMANDS = sorted(
 )
 
 
-def test_the_pages_show_commands():
+def test_every_page_shows_commands():
     assert len(COMMANDS) > 25
     assert {page for page, _ in COMMANDS} == set(PAGES)
 
 
 def _stage(name: str, arguments: list[str]) -> None:
-    """Composes what a stage's arguments ask for."""
+    """Composes the configuration for a stage's arguments."""
     overrides = [item for item in arguments if not item.startswith("--")]
     assert name in STAGES and set(arguments) - set(overrides) <= {"--multirun"}
-    # Of a sweep's values the first; +experiment names a file that a sweep leaves.
+    # Only the first of a sweep's values.
     config.compose(*(re.sub(r"=([^,\[]+),.*", r"=\1", item) for item in overrides))
 
 
-def _parse(command: click.Command, words: list[str]) -> None:
-    """Parses the words of a command, and of the command within it, without running any."""
-    if words == ["--help"]:
+def _parse(command: click.Command, arguments: list[str]) -> None:
+    """Parses the arguments of a command and its subcommands without running them."""
+    if arguments == ["--help"]:
         return
-    with command.make_context(command.name, list(words)) as context:
+    with command.make_context(command.name, list(arguments)) as context:
         if isinstance(command, click.Group):
             _, inner, rest = command.resolve_command(context, [*context._protected_args, *context.args])
             _parse(inner, rest)
@@ -74,8 +74,8 @@ def _parse(command: click.Command, words: list[str]) -> None:
 def test_every_command_parses(page, command, house):
     words = shlex.split(command)
     if {"model=tiny", "model=lite1"} & set(words):
-        pytest.skip("its model is added, and the command run, in a test of its own")
-    while re.fullmatch(r"[A-Z_]+=.*", words[0]):  # variables of the environment
+        pytest.skip("another test adds its model and runs the command")
+    while re.fullmatch(r"[A-Z_]+=.*", words[0]):  # environment variables
         words.pop(0)
     program = words[0].removeprefix(".venv/bin/")
     if program == "make":
@@ -97,7 +97,7 @@ def test_every_command_parses(page, command, house):
         assert program in SHELL
 
 
-def test_every_file_the_pages_link_to_exists():
+def test_every_linked_file_exists():
     links = [
         (CHECKOUT / ("docs" if (CHECKOUT / "docs" / page).is_file() else "") / link.split("#")[0], link)
         for page, text in PAGES.items()
@@ -108,7 +108,7 @@ def test_every_file_the_pages_link_to_exists():
     assert [link for file, link in links if not file.exists()] == []
 
 
-def test_every_section_that_a_page_links_to_exists():
+def test_every_linked_section_exists():
     headings = {
         name: {
             re.sub(r"[^a-z0-9-]", "", heading.lower().replace(" ", "-"))
@@ -154,18 +154,18 @@ def added(house):
         (house / name).unlink()
 
 
-def test_a_model_a_metric_a_callback_and_a_loss_take_ten_lines_each(added):
+def test_a_model_a_metric_a_callback_and_a_loss_take_at_most_12_lines_each(added):
     assert set(added) > {"models/tiny.py", "models/certainty.py", "models/gradients.py", "models/poly.py"}
     for name, code in added.items():
         assert len([line for line in code.splitlines() if line.strip()]) <= 12, name
 
 
-def test_a_model_is_added_as_docs_models_says(repro, run, house, added):
-    told = _shell(run, _block("models.md", "sh", 0).replace("tiny", "tiny data.epochs=1"), house)
-    assert len(re.findall(r"^train(?: job \d)?: tiny on sample, val top-1", told, re.MULTILINE)) == 3
+def test_adding_a_model_works_as_documented(repro, run, house, added):
+    output = _shell(run, _block("models.md", "sh", 0).replace("tiny", "tiny data.epochs=1"), house)
+    assert len(re.findall(r"^train(?: job \d)?: tiny on sample, val top-1", output, re.MULTILINE)) == 3
 
 
-def test_a_backbone_is_added_as_contributing_says(house):
+def test_adding_a_backbone_works_as_documented(house):
     file = house / "conf/model/lite1.yaml"
     file.write_text(_block("CONTRIBUTING.md", "yaml", 0))
     try:
@@ -177,7 +177,7 @@ def test_a_backbone_is_added_as_contributing_says(house):
         file.unlink()
 
 
-def test_metrics_callbacks_and_a_loss_are_added_as_docs_models_says(repro, run, house, added, tmp_path):
+def test_adding_metrics_callbacks_and_a_loss_works_as_documented(repro, run, house, added, tmp_path):
     words = [word for _, command in COMMANDS for word in shlex.split(command) if word.startswith("+")]
     assert len(words) == 6
     _shell(
@@ -200,42 +200,42 @@ def test_metrics_callbacks_and_a_loss_are_added_as_docs_models_says(repro, run, 
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
     for name in ("val/f1", "val/certainty"):
         assert len({row[name] for row in rows}) == 2
-        assert metrics[name] == pytest.approx(kept[name], abs=0.02)  # calibrated since
+        assert metrics[name] == pytest.approx(kept[name], abs=0.02)  # calibrated afterwards
     assert all(row["train/gradient_norm"] > 0 and row["lr-AdamW/pg1"] > 0 for row in rows)
     plain = tmp_path / "plain"
     _shell(run, f"python -m pipeline.train model=tiny data.epochs=2 out={plain}", house)
     assert curves.read(plain)[0]["train/loss"] != rows[0]["train/loss"]
 
 
-def test_a_colleague_pulls_what_was_pushed_trains_nothing_and_may_clean_up(repro, run, house, tmp_path):
-    once, train, want = (_block("housekeeping.md", "sh", number) for number in (1, 2, 3))
-    assert "dvc push" in train and "dvc pull" in want
-    theirs, kept = tmp_path / "theirs", (house / ".dvc/config").read_bytes()
+def test_a_colleague_can_pull_without_training_and_clean_up(repro, run, house, tmp_path):
+    setup, push, pull = (_block("housekeeping.md", "sh", number) for number in (1, 2, 3))
+    assert "dvc push" in push and "dvc pull" in pull
+    clone, kept = tmp_path / "theirs", (house / ".dvc/config").read_bytes()
     try:
-        share = re.search(r"dvc remote add .*", once)[0].replace(
+        share = re.search(r"dvc remote add .*", setup)[0].replace(
             "/mnt/share/petfaces", str(tmp_path / "share")
         )
         _shell(run, f"{share}\ndvc push -q", house)
-        run("git", "clone", "-q", str(house), str(theirs))
-        for file in ("dvc.lock", ".dvc/config"):  # as their commits would bring them
-            shutil.copyfile(house / file, theirs / file)
-        shutil.copytree(house / "reports/sample", theirs / "reports/sample")
-        shutil.copytree(house / "champions", theirs / "champions", dirs_exist_ok=True)
+        run("git", "clone", "-q", str(house), str(clone))
+        for file in ("dvc.lock", ".dvc/config"):  # which would be committed
+            shutil.copyfile(house / file, clone / file)
+        shutil.copytree(house / "reports/sample", clone / "reports/sample")
+        shutil.copytree(house / "champions", clone / "champions", dirs_exist_ok=True)
     finally:
         (house / ".dvc/config").write_bytes(kept)
-    here = f"export PYTHONPATH={theirs}\n"
-    _shell(run, here + want.replace("git pull", "true"), theirs)
-    told = _shell(run, here + "dvc repro", theirs)
-    assert "Running stage" not in told, told
+    export = f"export PYTHONPATH={clone}\n"
+    _shell(run, export + pull.replace("git pull", "true"), clone)
+    output = _shell(run, export + "dvc repro", clone)
+    assert "Running stage" not in output, output
     champion = "runs/sample/register/champion/portable/model.onnx"
-    assert (theirs / champion).read_bytes() == (house / champion).read_bytes()
-    cleaned = _block("housekeeping.md", "sh", 0)
-    assert "rm -rf mlflow.db mlartifacts" in cleaned
-    assert "MLflow at sqlite" in _shell(run, here + cleaned, theirs)
-    assert "up to date" in _shell(run, here + "dvc status", theirs)
+    assert (clone / champion).read_bytes() == (house / champion).read_bytes()
+    clean = _block("housekeeping.md", "sh", 0)
+    assert "rm -rf mlflow.db mlartifacts" in clean
+    assert "MLflow at sqlite" in _shell(run, export + clean, clone)
+    assert "up to date" in _shell(run, export + "dvc status", clone)
 
 
 def test_bare_make_lists_the_targets(run):
-    listed = run("make").stdout
-    assert "make demo" in listed
-    assert "make petfaces" in listed
+    output = run("make").stdout
+    assert "make demo" in output
+    assert "make petfaces" in output

@@ -1,4 +1,4 @@
-"""Features are computed once, by content, and alike by every engine; a trunk is exported once."""
+"""Features are cached by image hash and equal in both engines; a backbone is exported to ONNX once."""
 
 import json
 import shutil
@@ -21,33 +21,33 @@ PROBE = ("model=probe", "model.input.size=64")
 
 @pytest.fixture
 def computed(repro, house, tmp_path, monkeypatch):
-    """Features of some rows of the sample, in a cache of its own, by further choices."""
+    """Computes features of rows of the sample, with overrides, in a cache of the test's own."""
     pack = PackedDataset.open(house / "data/sample")
     monkeypatch.setattr(features, "CACHE", tmp_path / "features")
 
-    def _computed(rows, *overrides) -> np.ndarray:
+    def compute(rows, *overrides) -> np.ndarray:
         training = build.build(config.compose(*PROBE, *overrides), pack)
-        pictures = ImageDataset(pack, np.asarray(rows), eval_transform(training.card.input))
-        return features.features(training, pictures)
+        images = ImageDataset(pack, np.asarray(rows), eval_transform(training.card.input))
+        return features.features(training, images)
 
-    return _computed
+    return compute
 
 
 @pytest.mark.parametrize("flip", ["true", "false"])
-def test_both_engines_say_the_same(computed, flip):
+def test_onnx_and_torch_compute_the_same_features(computed, flip):
     by_onnx = computed(range(20), f"model.flip={flip}")
     by_torch = computed(range(20), f"model.flip={flip}", "runtime.features=torch")
     assert by_onnx.shape == (20, 1280)
     assert np.abs(by_onnx - by_torch).max() < 1e-3 * by_torch.std()
-    assert not np.array_equal(by_onnx, by_torch)  # they were two
+    assert not np.array_equal(by_onnx, by_torch)  # both engines really ran
 
 
-def test_an_unknown_engine_is_told(computed):
+def test_an_unknown_engine_is_an_error(computed):
     with pytest.raises(UserError, match=r"runtime\.features=tpu: must be onnx or torch"):
         computed([0], "runtime.features=tpu")
 
 
-def test_damaged_features_are_told_and_computed_anew(computed, tmp_path, capsys):
+def test_damaged_features_are_reported_and_recomputed(computed, tmp_path, capsys):
     before = computed(range(20))
     (file,) = (tmp_path / "features").iterdir()
     data = bytearray(file.read_bytes())
@@ -59,22 +59,22 @@ def test_damaged_features_are_told_and_computed_anew(computed, tmp_path, capsys)
     assert capsys.readouterr().err == ""
 
 
-def test_features_do_not_depend_on_which_pictures_came_along(computed, tmp_path):
+def test_features_do_not_depend_on_the_rest_of_the_batch(computed, tmp_path):
     at_once = computed(range(20))
     shutil.rmtree(tmp_path / "features")
-    by_and_by = np.concatenate([computed(range(19)), computed([19])])
-    assert np.array_equal(at_once, by_and_by)
+    in_two_parts = np.concatenate([computed(range(19)), computed([19])])
+    assert np.array_equal(at_once, in_two_parts)
 
 
-def test_one_new_picture_costs_one_batch_and_another_size_or_layout_all(computed, monkeypatch):
-    batches, whole = [], features._engine
+def test_a_new_image_costs_one_batch_and_a_new_size_or_layout_all(computed, monkeypatch):
+    batches, original = [], features._engine
 
-    def counting(*given):
-        engine = whole(*given)
+    def counting(*arguments):
+        engine = original(*arguments)
 
-        def count(pictures):
-            batches.append(len(pictures))
-            return engine(pictures)
+        def count(images):
+            batches.append(len(images))
+            return engine(images)
 
         return count
 
@@ -90,7 +90,7 @@ def test_one_new_picture_costs_one_batch_and_another_size_or_layout_all(computed
     assert batches == [16] * 13
 
 
-def test_the_stage_after_the_audit_computes_nothing(repro, house, monkeypatch):
+def test_the_audits_features_are_cached_for_train(repro, house, monkeypatch):
     pack = PackedDataset.open(house / "data/sample")
     cfg = config.compose(*PROBE)
     training = build.build(cfg, pack)
@@ -99,13 +99,13 @@ def test_the_stage_after_the_audit_computes_nothing(repro, house, monkeypatch):
     assert len(features.features(training, everything)) == len(everything)
 
 
-def test_a_probe_is_judged_by_its_features_as_by_its_pictures(repro, house, tmp_path):
+def test_a_probes_metrics_from_features_match_those_from_images(repro, house, tmp_path):
     cfg = config.compose(*PROBE, f"out={tmp_path / 'out'}")
     metrics = train.train(cfg)
     model, card = classifier.load(tmp_path / "out")
     pack = PackedDataset.open(house / "data/sample")
-    pictures = ImageDataset(pack, pack.rows("val"), eval_transform(card.input))
-    right = predictions.predict(model, pictures, 16).argmax(axis=1) == pictures.targets
+    images = ImageDataset(pack, pack.rows("val"), eval_transform(card.input))
+    right = predictions.predict(model, images, 16).argmax(axis=1) == images.targets
     assert metrics["val/top1"] == pytest.approx(right.mean())
 
 
@@ -115,17 +115,17 @@ def probed(repro, house):
     return house / "runs/sample/train/probe"
 
 
-def test_a_trunk_is_exported_once_for_features_and_models(probed, tmp_path, monkeypatch):
+def test_a_backbone_is_exported_once_for_features_and_models(probed, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_export, "_graph", lambda *_: pytest.fail("the trunk was exported again"))
     onnx_export.to_onnx(probed, tmp_path / "onnx")
     model, card = classifier.load(probed)
-    pictures = list(np.random.default_rng(0).integers(0, 255, (5, 64, 48, 3), dtype=np.uint8))
-    expected = predictions.predict(model, LooseImages(pictures, card.input), 5)
-    answered = [OnnxClassifier(tmp_path / "onnx").probabilities(picture) for picture in pictures]
-    assert np.abs(np.stack(answered) - expected).max() < 1e-4
+    images = list(np.random.default_rng(0).integers(0, 255, (5, 64, 48, 3), dtype=np.uint8))
+    expected = predictions.predict(model, LooseImages(images, card.input), 5)
+    predicted = [OnnxClassifier(tmp_path / "onnx").probabilities(image) for image in images]
+    assert np.abs(np.stack(predicted) - expected).max() < 1e-4
 
 
-def test_a_damaged_trunk_is_told_and_exported_anew(probed, tmp_path, monkeypatch, capsys):
+def test_a_damaged_backbone_export_is_reported_and_replaced(probed, tmp_path, monkeypatch, capsys):
     model, card = classifier.load(probed)
     kept = onnx_export.trunk(model, card)
     monkeypatch.setattr(onnx_export, "CACHE", tmp_path)
@@ -138,20 +138,20 @@ def test_a_damaged_trunk_is_told_and_exported_anew(probed, tmp_path, monkeypatch
     assert "trunk.onnx is damaged; exported again" in capsys.readouterr().err
 
 
-def test_a_picture_and_its_mirror_image_are_the_same_to_a_model_that_flips(probed):
+def test_a_model_that_flips_predicts_the_same_for_a_mirrored_image(probed):
     model, card = classifier.load(probed)
     assert card.flip
-    pictures = torch.randint(0, 255, (3, 64, 64, 3), dtype=torch.uint8)
+    images = torch.randint(0, 255, (3, 64, 64, 3), dtype=torch.uint8)
     with torch.inference_mode():
-        here, there = model(pictures), model(pictures.flip(2))
+        both, both_mirrored = model(images), model(images.flip(2))
         model.flip = False
-        alone, mirrored = model(pictures), model(pictures.flip(2))
-    assert torch.allclose(here, there, atol=1e-4)
-    assert torch.allclose(here, (alone + mirrored) / 2, atol=1e-4)
-    assert not torch.allclose(alone, mirrored, atol=1e-2)
+        single, mirrored = model(images), model(images.flip(2))
+    assert torch.allclose(both, both_mirrored, atol=1e-4)
+    assert torch.allclose(both, (single + mirrored) / 2, atol=1e-4)
+    assert not torch.allclose(single, mirrored, atol=1e-2)
 
 
-def test_a_card_of_before_flips_answers_as_it_did(probed, tmp_path):
+def test_a_card_without_flip_does_not_flip(probed, tmp_path):
     shutil.copytree(probed, tmp_path / "old")
     card = json.loads((probed / "model.json").read_text())
     del card["flip"]

@@ -1,4 +1,4 @@
-"""fetch brings the promised pictures or says in one line why not; nothing half done stands in their place."""
+"""fetch writes the right archive or fails with a one-line error; it leaves no incomplete file."""
 
 import errno
 import functools
@@ -23,12 +23,12 @@ FILE = b"not really an archive, but fetch does not open it" * 40_000  # 2 MB: se
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder, with ranges, and breaks off where it is told to."""
+    """Serves a folder with range requests; cuts answers off at given offsets."""
 
     protocol_version = "HTTP/1.0"
 
-    def __init__(self, *arguments, asked: list, broken: dict, **options):
-        self.asked, self.broken = asked, broken
+    def __init__(self, *arguments, gets: list, broken: dict, **options):
+        self.gets, self.broken = gets, broken
         super().__init__(*arguments, **options)
 
     def log_message(self, *arguments):
@@ -43,7 +43,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
             self.send_error(404)
             return
         wanted = self.headers.get("Range")
-        self.asked.append((self.path, wanted))
+        self.gets.append((self.path, wanted))
         etag = f'"{hashlib.sha256(data).hexdigest()[:8]}"'
         start = 0
         if wanted and self.headers.get("If-Range") == etag:
@@ -55,23 +55,23 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data) - start))
         self.send_header("ETag", etag)
         self.end_headers()
-        breaks = self.broken.get(self.path.strip("/"), [])
-        self.wfile.write(data[start : breaks.pop(0)] if breaks else data[start:])
+        offsets = self.broken.get(self.path.strip("/"), [])
+        self.wfile.write(data[start : offsets.pop(0)] if offsets else data[start:])
 
 
 class _Server:
-    """A stand-in for published addresses and mirrors on loopback.
+    """A local server in place of published URLs and mirrors.
 
     Attributes:
-        folder: what it serves.
-        address: where.
-        asked: (path, Range header) of every GET.
-        broken: path → places at which its next answers break off.
+        folder: the folder it serves.
+        address: its URL.
+        gets: (path, Range header) of every GET.
+        broken: path → offsets at which its next answers are cut off.
     """
 
     def __init__(self, folder):
-        self.folder, self.asked, self.broken = folder, [], {}
-        handler = functools.partial(_Handler, directory=str(folder), asked=self.asked, broken=self.broken)
+        self.folder, self.gets, self.broken = folder, [], {}
+        handler = functools.partial(_Handler, directory=str(folder), gets=self.gets, broken=self.broken)
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.address = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -93,7 +93,7 @@ def server(tmp_path):
 
 @pytest.fixture
 def petfaces(monkeypatch, tmp_path):
-    """Pet Faces' configuration without a rebuild, downloads in a folder of the test."""
+    """The configuration of data=petfaces without a rebuild; downloads go to a folder of the test."""
     monkeypatch.setattr(download, "DOWNLOADS", tmp_path / "downloads")
     cfg = config.compose("data=petfaces")
     cfg.data.source.files[0].bytes = len(FILE)
@@ -108,7 +108,7 @@ def _sha256(data: bytes) -> str:
 # ---------------------------------------------------------------- mirrors
 
 
-def test_a_mirror_directory_stands_in(petfaces, tmp_path):
+def test_a_mirror_may_be_a_directory(petfaces, tmp_path):
     (tmp_path / "petfaces.tar.gz").write_bytes(FILE)
     petfaces.fetch.mirror = str(tmp_path)
     fetch.fetch(petfaces, tmp_path / "out/archive")
@@ -116,9 +116,7 @@ def test_a_mirror_directory_stands_in(petfaces, tmp_path):
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["archive"]
 
 
-def test_the_environment_names_a_mirror_and_relative_ones_start_at_the_root(
-    petfaces, tmp_path, monkeypatch, house
-):
+def test_a_relative_mirror_in_the_environment_starts_at_the_root(petfaces, tmp_path, monkeypatch, house):
     (house.parent / "elsewhere").mkdir()
     (house.parent / "elsewhere/petfaces.tar.gz").write_bytes(FILE)
     monkeypatch.setenv("PETFACES_MIRROR", "../elsewhere")
@@ -127,7 +125,7 @@ def test_the_environment_names_a_mirror_and_relative_ones_start_at_the_root(
     assert (tmp_path / "archive").read_bytes() == FILE
 
 
-def test_a_mirrors_own_checksums_are_enforced(petfaces, tmp_path):
+def test_a_mirrors_checksums_are_enforced(petfaces, tmp_path):
     (tmp_path / "petfaces.tar.gz").write_bytes(FILE)
     petfaces.fetch.mirror = str(tmp_path)
     (tmp_path / "SHA256SUMS").write_text(f"{_sha256(FILE)}  petfaces.tar.gz\n")
@@ -138,22 +136,22 @@ def test_a_mirrors_own_checksums_are_enforced(petfaces, tmp_path):
     assert not (tmp_path / "second").exists()
 
 
-def test_a_mirror_that_differs_from_the_published_file_is_used_and_told(petfaces, tmp_path, capsys):
+def test_a_mirror_that_differs_from_the_published_file_is_used_with_a_warning(petfaces, tmp_path, capsys):
     (tmp_path / "petfaces.tar.gz").write_bytes(FILE + b"!")
     petfaces.fetch.mirror = str(tmp_path)
     fetch.fetch(petfaces, tmp_path / "archive")
-    told = f"differs from the published file ({len(FILE) + 1:,} bytes, not {len(FILE):,})"
-    assert told in capsys.readouterr().err
+    warning = f"differs from the published file ({len(FILE) + 1:,} bytes, not {len(FILE):,})"
+    assert warning in capsys.readouterr().err
 
 
-def test_a_mirror_without_the_file_is_told(petfaces, tmp_path, server):
+def test_a_mirror_without_the_file_is_an_error(petfaces, tmp_path, server):
     for mirror in (str(tmp_path), server.address):
         petfaces.fetch.mirror = mirror
         with pytest.raises(UserError, match=r"has no file petfaces\.tar\.gz|petfaces\.tar\.gz answers 404"):
             fetch.fetch(petfaces, tmp_path / "archive")
 
 
-def test_a_mirror_address_stands_in_and_its_checksums_are_enforced(petfaces, tmp_path, server):
+def test_a_mirror_may_be_a_url_and_its_checksums_are_enforced(petfaces, tmp_path, server):
     (server.folder / "petfaces.tar.gz").write_bytes(FILE)
     (server.folder / "SHA256SUMS").write_text(f"{'0' * 64}  petfaces.tar.gz\n")
     petfaces.fetch.mirror = server.address
@@ -164,10 +162,10 @@ def test_a_mirror_address_stands_in_and_its_checksums_are_enforced(petfaces, tmp
     assert (tmp_path / "archive").read_bytes() == FILE
 
 
-# ---------------------------------------------------------------- published addresses
+# ---------------------------------------------------------------- published URLs
 
 
-def test_the_published_file_is_downloaded_once_from_the_first_address_that_has_it(petfaces, tmp_path, server):
+def test_the_published_file_is_downloaded_once_from_the_first_url_that_has_it(petfaces, tmp_path, server):
     (server.folder / "petfaces.tar.gz").write_bytes(FILE)
     file = petfaces.data.source.files[0]
     file.urls = [f"{server.address}/gone.tar.gz", f"{server.address}/petfaces.tar.gz"]
@@ -179,31 +177,31 @@ def test_the_published_file_is_downloaded_once_from_the_first_address_that_has_i
     assert (tmp_path / "again").read_bytes() == FILE
 
 
-def test_a_download_that_breaks_off_goes_on_where_it_was(petfaces, tmp_path, server, capsys):
+def test_an_interrupted_download_resumes(petfaces, tmp_path, server, capsys):
     (server.folder / "petfaces.tar.gz").write_bytes(FILE)
     server.broken["petfaces.tar.gz"] = [700_000, 1_500_000]
     petfaces.data.source.files[0].urls = [f"{server.address}/petfaces.tar.gz"]
     fetch.fetch(petfaces, tmp_path / "archive")
     assert (tmp_path / "archive").read_bytes() == FILE
-    starts = [int((wanted or "bytes=0-").removeprefix("bytes=").rstrip("-")) for _, wanted in server.asked]
-    # Each time all but the last, unfinished chunk was kept.
+    starts = [int((wanted or "bytes=0-").removeprefix("bytes=").rstrip("-")) for _, wanted in server.gets]
+    # Each attempt keeps the complete chunks.
     assert starts == [0, *(at // download.CHUNK * download.CHUNK for at in (700_000, 1_500_000))]
     assert f"broke off at {starts[1]:,} bytes" in capsys.readouterr().err
 
 
-def test_another_call_goes_on_with_what_an_ended_one_left(tmp_path, server, monkeypatch):
+def test_the_next_call_resumes_an_interrupted_download(tmp_path, server, monkeypatch):
     (server.folder / "petfaces.tar.gz").write_bytes(FILE)
     url = f"{server.address}/petfaces.tar.gz"
     server.broken["petfaces.tar.gz"] = [900_000]
     monkeypatch.setattr(download, "DOWNLOADS", tmp_path / "downloads")
-    monkeypatch.setattr(download, "ATTEMPTS", 0)  # ended at the first break
+    monkeypatch.setattr(download, "ATTEMPTS", 0)  # fails at the first interruption
     with pytest.raises(UserError, match="can't be fetched"):
         download._download(url, None)
     assert download._download(url, f"sha256:{_sha256(FILE)}").read_bytes() == FILE
-    assert server.asked[-1][1] == f"bytes={900_000 // download.CHUNK * download.CHUNK}-"
+    assert server.gets[-1][1] == f"bytes={900_000 // download.CHUNK * download.CHUNK}-"
 
 
-def test_a_file_that_changed_in_between_is_fetched_whole(tmp_path, server, monkeypatch):
+def test_a_file_that_changed_meanwhile_is_downloaded_from_the_start(tmp_path, server, monkeypatch):
     (server.folder / "petfaces.tar.gz").write_bytes(FILE)
     url = f"{server.address}/petfaces.tar.gz"
     server.broken["petfaces.tar.gz"] = [900_000]
@@ -215,15 +213,15 @@ def test_a_file_that_changed_in_between_is_fetched_whole(tmp_path, server, monke
     assert download._download(url, None).read_bytes() == FILE[::-1]
 
 
-def test_a_server_that_always_breaks_off_is_given_up(tmp_path, server, monkeypatch):
+def test_a_download_without_progress_fails(tmp_path, server, monkeypatch):
     (server.folder / "petfaces.tar.gz").write_bytes(FILE)
-    server.broken["petfaces.tar.gz"] = [900_000] * 100  # never a byte beyond
+    server.broken["petfaces.tar.gz"] = [900_000] * 100  # never a byte further
     monkeypatch.setattr(download, "DOWNLOADS", tmp_path / "downloads")
     with pytest.raises(UserError, match="can't be fetched"):
         download._download(f"{server.address}/petfaces.tar.gz", None)
 
 
-def test_another_size_or_checksum_than_published_is_refused(petfaces, tmp_path, server):
+def test_another_size_or_checksum_than_the_published_one_is_refused(petfaces, tmp_path, server):
     (server.folder / "petfaces.tar.gz").write_bytes(FILE + b"!")
     file = petfaces.data.source.files[0]
     file.urls = [f"{server.address}/petfaces.tar.gz"]
@@ -235,7 +233,7 @@ def test_another_size_or_checksum_than_published_is_refused(petfaces, tmp_path, 
     assert not (tmp_path / "archive").exists()
 
 
-def test_no_network_is_told_with_the_way_out(petfaces, tmp_path):
+def test_without_a_network_the_error_suggests_a_mirror(petfaces, tmp_path):
     petfaces.data.source.files[0].urls = ["http://127.0.0.1:9/petfaces.tar.gz"]
     with pytest.raises(UserError, match=r"can't be fetched .* PETFACES_MIRROR"):
         fetch.fetch(petfaces, tmp_path / "archive")
@@ -268,7 +266,7 @@ def _box(left: int, top: int, right: int, bottom: int) -> bytes:
 
 @pytest.fixture
 def pets(tmp_path):
-    """A mirror with a stand-in for Oxford-IIIT Pet: four photos, three boxes."""
+    """A mirror with a tiny Oxford-IIIT Pet: four listed photos, three boxes."""
     folder = tmp_path / "mirror/oxford-iiit-pet"
     folder.mkdir(parents=True)
     with tarfile.open(folder / "images.tar.gz", "w:gz") as images:
@@ -296,7 +294,7 @@ def _names(archive) -> set[str]:
         return set(opened.getnames())
 
 
-def test_oxfords_photos_come_in_class_folders_under_their_official_split(pets, tmp_path):
+def test_oxford_photos_are_in_class_folders_below_their_official_split(pets, tmp_path):
     cfg = config.compose("data=oxford", f"fetch.mirror={pets}")
     fetch.fetch(cfg, tmp_path / "archive")
     assert _names(tmp_path / "archive") == {
@@ -307,24 +305,22 @@ def test_oxfords_photos_come_in_class_folders_under_their_official_split(pets, t
     }
 
 
-def test_petfaces_are_cut_from_oxfords_photos_where_their_archive_is_gone_and_it_says_so(
-    pets, tmp_path, capsys
-):
+def test_petfaces_is_rebuilt_from_oxford_photos_if_its_archive_is_gone(pets, tmp_path, capsys):
     cfg = config.compose("data=petfaces", f"fetch.mirror={pets}")
     fetch.fetch(cfg, tmp_path / "archive")
     assert _names(tmp_path / "archive") == {
         "petfaces/cat_Abyssinian/Abyssinian_1.jpg",
         "petfaces/dog_american/american_bulldog_2.jpg",
     }
-    told = capsys.readouterr().err
-    assert "has no file petfaces.tar.gz" in told
-    assert "rebuilding it from oxford's photos" in told
-    assert "cut 2 faces" in told
+    stderr = capsys.readouterr().err
+    assert "has no file petfaces.tar.gz" in stderr
+    assert "rebuilding it from oxford's photos" in stderr
+    assert "cut 2 faces" in stderr
     with tarfile.open(tmp_path / "archive") as archive:
         face = Image.open(archive.extractfile("petfaces/cat_Abyssinian/Abyssinian_1.jpg")).convert("RGB")
     assert face.size == (120, 100)
     red, green, _ = face.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
-    assert red > 240 and green < 15  # the head, nothing of what is around it
+    assert red > 240 and green < 15  # only the head
 
 
 @pytest.mark.parametrize(
@@ -338,18 +334,18 @@ def test_petfaces_are_cut_from_oxfords_photos_where_their_archive_is_gone_and_it
         ((0, 0, 100, 143), False),  # at most 1.42 tall
     ],
 )
-def test_the_rule_by_which_petfaces_was_cut(box, is_face):
+def test_petfaces_selects_faces_by_size_and_aspect_ratio(box, is_face):
     assert oxford._is_face(box) is is_face
 
 
-def test_neither_the_archive_nor_the_photos_is_one_line(tmp_path):
+def test_a_missing_archive_and_missing_photos_are_a_one_line_error(tmp_path):
     cfg = config.compose("data=petfaces", f"fetch.mirror={tmp_path}")
-    with pytest.raises(UserError, match=r"petfaces\.tar\.gz.*nor can it be rebuilt.*images\.tar\.gz") as told:
+    with pytest.raises(UserError, match=r"petfaces\.tar\.gz.*nor can it be rebuilt.*images\.tar\.gz") as info:
         fetch.fetch(cfg, tmp_path / "archive")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(info.value)
 
 
-def test_annotations_that_are_none_are_told(tmp_path):
+def test_invalid_annotations_are_an_error(tmp_path):
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
         _add(archive, "readme.txt", b"hello")
     with pytest.raises(UserError, match="is it Oxford-IIIT Pet's"):
@@ -359,12 +355,12 @@ def test_annotations_that_are_none_are_told(tmp_path):
         oxford.annotations(tmp_path / "b.tar.gz")
 
 
-# ---------------------------------------------------------------- a person's own pictures
+# ---------------------------------------------------------------- a user's own images
 
 
 @pytest.fixture
 def own(tmp_path):
-    """Two class folders of a person, with what systems leave in them."""
+    """A user's two class folders, with files that systems leave there."""
     for name in ("cats/1.jpg", "cats/2.png", "dogs/more/3.jpg", ".git/config", "cats/.DS_Store"):
         (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "own" / name).write_bytes(name.encode())
@@ -375,25 +371,25 @@ def _fetch_folder(path, target):
     fetch.fetch(config.compose("data=folder", f"fetch.path={path}"), target)
 
 
-def test_a_persons_folders_become_one_archive_with_the_same_bytes_each_time(own, tmp_path):
+def test_a_users_folder_becomes_the_same_archive_each_time(own, tmp_path):
     _fetch_folder(own, tmp_path / "archive")
     _fetch_folder(own, tmp_path / "again")
     assert _names(tmp_path / "archive") == {"cats/1.jpg", "cats/2.png", "dogs/more/3.jpg"}
     assert (tmp_path / "archive").read_bytes() == (tmp_path / "again").read_bytes()
 
 
-def test_hidden_pictures_are_told_with_their_number(own, tmp_path, capsys):
+def test_hidden_images_are_counted_in_a_warning(own, tmp_path, capsys):
     for name in (".cats/1.jpg", ".cats/more/2.png", ".cats/notes.txt", "dogs/.3.HEIC", "dogs/._4.jpg"):
         (own / name).parent.mkdir(parents=True, exist_ok=True)
         (own / name).touch()
     _fetch_folder(own, tmp_path / "archive")
-    told = "name: 3 (.cats/1.jpg, .cats/more/2.png, dogs/.3.HEIC)"
-    assert [line for line in capsys.readouterr().err.splitlines() if line.endswith(told)]
+    ending = "name: 3 (.cats/1.jpg, .cats/more/2.png, dogs/.3.HEIC)"
+    assert [line for line in capsys.readouterr().err.splitlines() if line.endswith(ending)]
     assert _names(tmp_path / "archive") == {"cats/1.jpg", "cats/2.png", "dogs/more/3.jpg"}
 
 
 def _packed(own, tmp_path) -> tuple[dict[str, str], dict[str, str]]:
-    """Labels of a person's pictures, and the reasons of what is quarantined, by path."""
+    """Labels of packed images, and reasons of quarantined files, by path."""
     _fetch_folder(own, tmp_path / "archive")
     pack.pack(tmp_path / "archive", tmp_path / "pack", 32)
     index, quarantine = (tables.read(tmp_path / f"pack/{name}.csv") for name in ("index", "quarantine"))
@@ -402,7 +398,7 @@ def _packed(own, tmp_path) -> tuple[dict[str, str], dict[str, str]]:
 
 @pytest.fixture
 def linked(tmp_path):
-    """Two class folders, and a third elsewhere to which a link leads."""
+    """Two class folders, and a symlink to a third elsewhere."""
     for number, name in enumerate(("own/ginger", "own/tabby", "elsewhere/black/old")):
         (tmp_path / name).mkdir(parents=True)
         Image.new("RGB", (9, 9), (number, 0, 0)).save(tmp_path / name / "1.png")
@@ -410,18 +406,18 @@ def linked(tmp_path):
     return tmp_path / "own"
 
 
-def test_a_class_folder_may_be_a_link(linked, tmp_path, capsys):
+def test_a_class_folder_may_be_a_symlink(linked, tmp_path, capsys):
     labels, quarantine = _packed(linked, tmp_path)
     assert labels == {"black/old/1.png": "black", "ginger/1.png": "ginger", "tabby/1.png": "tabby"}
     assert quarantine == {}
     assert "DVC sees no changes behind them" in capsys.readouterr().err
 
 
-def test_links_go_round_no_loop(linked, tmp_path):
+def test_symlink_loops_are_quarantined(linked, tmp_path):
     (linked / "tabby/up").symlink_to("..")
     (linked / "tabby/self").symlink_to("self")
     (tmp_path / "elsewhere/black/old/home").symlink_to(linked)
-    (linked / "tabby/twice").symlink_to(tmp_path / "elsewhere/black/old")  # the same files again are no loop
+    (linked / "tabby/twice").symlink_to(tmp_path / "elsewhere/black/old")  # the same files twice are no loop
     labels, quarantine = _packed(linked, tmp_path)
     assert len(labels) == 4 and labels["tabby/twice/1.png"] == "tabby"
     loops = ("black/old/home", "tabby/twice/home", "tabby/up")
@@ -429,7 +425,7 @@ def test_links_go_round_no_loop(linked, tmp_path):
     assert "symbolic links" in quarantine["tabby/self"]
 
 
-def test_what_can_not_be_read_is_quarantined_and_nothing_waits(linked, tmp_path, capsys, monkeypatch):
+def test_unreadable_files_are_quarantined_without_blocking(linked, tmp_path, capsys, monkeypatch):
     (linked / "tabby/gone.jpg").symlink_to("/mnt/unplugged/gone.jpg")
     (linked / "lost").symlink_to("/mnt/unplugged/lost")
     os.mkfifo(linked / "tabby/pipe.jpg")
@@ -438,11 +434,11 @@ def test_what_can_not_be_read_is_quarantined_and_nothing_waits(linked, tmp_path,
     (linked / "closed").mkdir()
     read, listed = Path.read_bytes, Path.iterdir
 
-    def refused(file):  # a superuser, as in a container, is refused nothing
+    def deny(file):  # chmod does not stop root, as in a container
         raise PermissionError(errno.EACCES, "Permission denied", str(file))
 
-    monkeypatch.setattr(Path, "read_bytes", lambda file: (refused if file.name == "mine.jpg" else read)(file))
-    monkeypatch.setattr(Path, "iterdir", lambda file: (refused if file.name == "closed" else listed)(file))
+    monkeypatch.setattr(Path, "read_bytes", lambda file: (deny if file.name == "mine.jpg" else read)(file))
+    monkeypatch.setattr(Path, "iterdir", lambda file: (deny if file.name == "closed" else listed)(file))
     labels, quarantine = _packed(linked, tmp_path)
     assert len(labels) == 3
     assert quarantine == {
@@ -456,7 +452,7 @@ def test_what_can_not_be_read_is_quarantined_and_nothing_waits(linked, tmp_path,
     assert "closed (can't be read (Permission denied)) and 5 more" in capsys.readouterr().err
 
 
-def test_a_name_that_is_not_utf8_is_packed(linked, tmp_path):
+def test_a_file_name_that_is_not_utf8_is_packed(linked, tmp_path):
     Image.new("RGB", (9, 9)).save(os.fsdecode(os.fsencode(linked / "tabby") + b"/K\xe4t.png"))
     labels, _ = _packed(linked, tmp_path)
     assert labels["tabby/K\\xe4t.png"] == "tabby"
@@ -470,14 +466,14 @@ def test_a_file_that_is_too_large_is_not_copied(linked, tmp_path, monkeypatch):
     assert (tmp_path / "archive").stat().st_size < 50_000
 
 
-def test_a_persons_archive_is_taken_as_it_is(own, tmp_path):
+def test_a_users_archive_is_copied_unchanged(own, tmp_path):
     with zipfile.ZipFile(tmp_path / "own.zip", "w") as archive:
         archive.write(own / "cats/1.jpg", "cats/1.jpg")
     _fetch_folder(tmp_path / "own.zip", tmp_path / "archive")
     assert (tmp_path / "archive").read_bytes() == (tmp_path / "own.zip").read_bytes()
 
 
-def test_wrong_paths_are_told(tmp_path):
+def test_a_wrong_path_is_an_error(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").write_text("hello")
     for name, message in (
@@ -490,7 +486,7 @@ def test_wrong_paths_are_told(tmp_path):
     assert not (tmp_path / "archive").exists()
 
 
-def test_the_folder_for_ones_own_pictures_is_there_empty_and_not_in_git(house, run, tmp_path):
+def test_the_photos_folder_is_empty_and_git_ignores_its_contents(house, run, tmp_path):
     with pytest.raises(UserError, match="photos is empty"):
         _fetch_folder("photos", tmp_path / "archive")
     face = house / "photos/cats/1.jpg"

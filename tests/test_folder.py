@@ -1,4 +1,4 @@
-"""A person's own pictures go the whole way: two classes of five pictures, two hundred classes."""
+"""All stages on a user's own images: two classes of five images, two hundred classes."""
 
 import json
 import shutil
@@ -12,25 +12,25 @@ SMALL = ("data.side=32", "data.epochs=1", "model.batch_size=64")
 REAL = Path(__file__).resolve().parents[2] / "shared/data"
 
 
-def _pictures(folder: Path, classes: int, each: int, seed: int = 0) -> Path:
-    """Class folders of noise around a colour of the class: no two pictures alike."""
+def _images(folder: Path, classes: int, each: int, seed: int = 0) -> Path:
+    """Class folders of distinct images: noise around a colour of the class."""
     rng = np.random.default_rng(seed)
     for number in range(classes):
-        place = folder / f"{number:03}"  # names that look like numbers
-        place.mkdir(parents=True)
+        class_folder = folder / f"{number:03}"  # names that look like numbers
+        class_folder.mkdir(parents=True)
         colour = rng.integers(0, 256, 3)
-        for picture in range(each):
+        for image in range(each):
             noise = rng.integers(0, 256, (6, 6, 3))
             pixels = np.uint8((colour + 2 * noise) // 3)
-            Image.fromarray(pixels).resize((48, 40)).save(place / f"{picture}.png")
+            Image.fromarray(pixels).resize((48, 40)).save(class_folder / f"{image}.png")
     return folder
 
 
 @pytest.fixture
-def whole_way(run, house):
-    """Runs every stage on a folder of pictures; afterwards nothing of it is left."""
+def run_stages(run, house):
+    """Runs every stage on a folder of images; deletes its outputs afterwards."""
 
-    def _go(path: Path, model: str = "scratch") -> dict:
+    def _run_stages(path: Path, model: str = "scratch") -> dict:
         stages = (
             ("fetch", f"fetch.path={path}"),
             ("pack",),
@@ -46,13 +46,13 @@ def whole_way(run, house):
             assert done.returncode == 0, (stage, done.stdout)
         return json.loads((house / "runs/folder/register/decision.json").read_text())
 
-    yield _go
-    for place in ("data/folder", "runs/folder", "reports/folder"):
-        shutil.rmtree(house / place, ignore_errors=True)
+    yield _run_stages
+    for folder in ("data/folder", "runs/folder", "reports/folder"):
+        shutil.rmtree(house / folder, ignore_errors=True)
 
 
-def test_two_classes_of_five_pictures_train_evaluate_and_register(whole_way, house, tmp_path):
-    decision = whole_way(_pictures(tmp_path / "own", 2, 5))
+def test_two_classes_of_five_images_train_evaluate_and_register(run_stages, house, tmp_path):
+    decision = run_stages(_images(tmp_path / "own", 2, 5))
     assert decision["promoted"]
     assert len((house / "data/folder/split.csv").read_text().splitlines()) == 11
     metrics = json.loads((house / "runs/folder/evaluate/scratch/metrics.json").read_text())
@@ -64,8 +64,8 @@ def test_two_classes_of_five_pictures_train_evaluate_and_register(whole_way, hou
 
 
 @pytest.mark.slow
-def test_two_hundred_classes_train_evaluate_and_register(whole_way, house, tmp_path):
-    decision = whole_way(_pictures(tmp_path / "own", 200, 5))
+def test_two_hundred_classes_train_evaluate_and_register(run_stages, house, tmp_path):
+    decision = run_stages(_images(tmp_path / "own", 200, 5))
     assert decision["promoted"]
     card = json.loads((house / "runs/folder/register/champion/train/model.json").read_text())
     assert card["classes"] == [f"{number:03}" for number in range(200)]
@@ -74,27 +74,27 @@ def test_two_hundred_classes_train_evaluate_and_register(whole_way, house, tmp_p
 
 
 @pytest.mark.slow
-def test_two_classes_serve_a_probe_too(whole_way, tmp_path):
-    assert whole_way(_pictures(tmp_path / "own", 2, 5), "probe")["challenger"] == "probe"
+def test_two_classes_work_with_a_probe_too(run_stages, tmp_path):
+    assert run_stages(_images(tmp_path / "own", 2, 5), "probe")["challenger"] == "probe"
 
 
-def test_one_command_takes_ones_own_folder(run, house, restored, tmp_path):
-    """What dvc.yaml makes of `-S data=folder -S fetch.path=DIR`; changed pictures are noticed."""
-    own = _pictures(tmp_path / "own", 2, 5)
+def test_dvc_exp_run_takes_a_users_folder(run, house, restored, tmp_path):
+    """With `-S data=folder -S fetch.path=DIR`; changed images rerun the stages."""
+    own = _images(tmp_path / "own", 2, 5)
     shutil.move(own / "001", tmp_path / "elsewhere")
-    (own / "001").symlink_to(tmp_path / "elsewhere")  # a class folder like any other
+    (own / "001").symlink_to(tmp_path / "elsewhere")  # a class folder may be a symlink
     done = run("dvc", "exp", "run", "-S", "data=folder", "-S", f"fetch.path={own}", "split")
     assert done.returncode == 0, done.stdout
     assert "split: 6 train, 2 val, 2 test" in done.stdout
     shutil.copytree(own / "000", own / "002")
-    for picture in (own / "002").iterdir():
-        Image.open(picture).transpose(Image.Transpose.ROTATE_180).save(picture)
+    for image in (own / "002").iterdir():
+        Image.open(image).transpose(Image.Transpose.ROTATE_180).save(image)
     done = run("dvc", "repro", "split")
     assert "15 pictures in 3 classes" in done.stdout
     shutil.rmtree(house / "data/folder")
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real pictures are not here")
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs real photos in ../shared/data")
 def test_the_real_photos_keep_their_official_split(run, house, restored):
     done = run("python", "-m", "pipeline.fetch", "data=oxford", f"fetch.mirror={REAL}")
     assert done.returncode == 0, done.stdout

@@ -1,4 +1,4 @@
-"""Class names, reasons and file names of strangers are shown as text in tables, notes, pages and prints."""
+"""Untrusted class names, reasons and file names are shown as text in tables, notes, pages and terminals."""
 
 import csv
 import io
@@ -24,29 +24,29 @@ from pipeline.sweeps.show import _table
 from pipeline.tracking import descriptions
 
 MARKUP = "[b] bracket [/notes] <img src=x>|*x*"
-STEERING = "\x1b[2J\r\nfake: line\u202e"
-HOSTILE = MARKUP + STEERING
+CONTROL = "\x1b[2J\r\nfake: line\u202e"
+HOSTILE = MARKUP + CONTROL
 
 SINGLE = tasks.of("single_label")
-KNOWN = SimpleNamespace(several=False, unsure_below=0.5)  # a card, as far as predict looks at it
+PREDICT_CARD = SimpleNamespace(several=False, unsure_below=0.5)  # the fields of a card that predict reads
 
 
-def _sound(printed: str) -> None:
-    """Neither escapes, nor lines of the stranger's own, reach the terminal; what is written is shown."""
+def _assert_safe(printed: str) -> None:
+    """No escape sequence and no injected line reaches the terminal."""
     assert "\x1b" not in printed and "\u202e" not in printed
     assert not re.search(r"(?m)^fake: line", printed)
 
 
-def test_a_reason_with_markup_ends_no_list(monkeypatch, capsys):
+def test_the_list_of_versions_shows_markup_as_text(monkeypatch, capsys):
     row = {"version": "1", "model": HOSTILE, "test": "top-1 50.0%", "champion": False, "commit": "c" * 40}
     monkeypatch.setattr(tracking, "versions", lambda name: [row | {"withdrawn": "see [/notes]"}])
-    change = tracking.Change("2026-01-01", "1", None, "see [/notes]" + STEERING + "x" * 5000)
+    change = tracking.Change("2026-01-01", "1", None, "see [/notes]" + CONTROL + "x" * 5000)
     monkeypatch.setattr(tracking, "history", lambda name: [change])
     monkeypatch.setattr(tracking, "shown", lambda: "http://ann:***@host/[/b]")
     monkeypatch.setenv("COLUMNS", "300")
     champion.show("sample")
     printed = capsys.readouterr().out
-    _sound(printed)
+    _assert_safe(printed)
     assert "taken back: see [/notes]" in printed and "[b]" in printed
     assert "host/[/b]" in printed
     assert "became champion: see [/notes]" in printed
@@ -54,14 +54,14 @@ def test_a_reason_with_markup_ends_no_list(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("kind", ["table", "line", "csv", "jsonl"])
-def test_predict_shows_any_label_and_name(kind, capsys, monkeypatch):
+def test_predict_shows_any_label_and_file_name_as_text(kind, capsys, monkeypatch):
     answer = {"labels": [HOSTILE, "=1+1"], "probabilities": [0.9, 0.1], "unsure": False}
-    write, _ = predict._writer("table" if kind == "line" else kind, 2, kind == "line", KNOWN)
-    if kind == "csv":  # on a terminal; a program gets what is there
+    write, _ = predict._writer("table" if kind == "line" else kind, 2, kind == "line", PREDICT_CARD)
+    if kind == "csv":  # only a terminal gets escaped text
         monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     write(HOSTILE, answer)
     printed = capsys.readouterr().out
-    _sound(printed)
+    _assert_safe(printed)
     if kind == "jsonl":
         assert json.loads(printed)["labels"][0] == HOSTILE
     elif kind == "csv":
@@ -70,8 +70,8 @@ def test_predict_shows_any_label_and_name(kind, capsys, monkeypatch):
         assert "[b] bracket [/notes]" in printed
 
 
-def test_a_program_gets_each_cell_back(capsys):
-    write, _ = predict._writer("csv", 1, True, KNOWN)
+def test_csv_output_reads_back_exactly(capsys):
+    write, _ = predict._writer("csv", 1, True, PREDICT_CARD)
     write("=1+1.png", {"labels": [HOSTILE], "probabilities": [0.5], "unsure": True})
     header, row = csv.reader(io.StringIO(capsys.readouterr().out, newline=""))
     assert dict(zip(header, map(tables.unprotect, row), strict=True)) == {
@@ -84,24 +84,24 @@ def test_a_program_gets_each_cell_back(capsys):
     assert row[0] == "'=1+1.png"
 
 
-def test_the_leaderboards_table_is_shown_as_it_is():
+def test_the_leaderboard_escapes_markdown():
     row = {"model": HOSTILE, "test/top1": 0.5, "test/top1/low": 0.4, "test/top1/high": 0.6}
     shown = leaderboard.markdown(SINGLE, [row])
-    _sound(shown)
+    _assert_safe(shown)
     assert shown.splitlines()[2].startswith(r"| \[b\] bracket \[/notes\] &lt;img src=x&gt;\|\*x\*")
 
 
-def test_a_sweeps_table_is_shown_as_it_is(capsys):
+def test_a_sweeps_table_shows_markup_as_text(capsys):
     job = SimpleNamespace(seconds=1.0, name="0[/b]", value=lambda name: HOSTILE)
     candidate = SimpleNamespace(jobs=[job], seeds=[1], mean=0.5, tied_by=0.5, show=lambda metric: "50 %")
     sweep = SimpleNamespace(name="[/x]", finished=[job], jobs=[job], parameters=["[red]model.lr"])
     _table(sweep, [candidate], SimpleNamespace(title="top-1"))
     printed = capsys.readouterr().out
-    _sound(printed)
+    _assert_safe(printed)
     assert "sweep [/x]" in printed and "[red]model.lr" in printed and "[b] bracket" in printed
 
 
-def test_notes_on_mlflows_page_obey_nothing(monkeypatch):
+def test_mlflow_descriptions_escape_markup(monkeypatch):
     monkeypatch.setattr(descriptions, "name_of", lambda model: HOSTILE)
     data = {"name": HOSTILE, "pictures": 3, "classes": 2, "content": "`" * 12, "split": "s"}
     trained = SimpleNamespace(
@@ -113,28 +113,28 @@ def test_notes_on_mlflows_page_obey_nothing(monkeypatch):
         metrics={"val/top1": 0.5},
         settings={"seed": 1},
     )
-    told = (
+    notes = (
         descriptions.experiment(trained),
         descriptions.run(trained, None),
         descriptions.version(trained, {}, "1", "2"),
         descriptions.failed(HOSTILE),
         descriptions.sweep("1", [(HOSTILE, "2", 0.5, "FINISHED")], "top-1")[1],
     )
-    for note in told:
-        _sound(note)
+    for note in notes:
+        _assert_safe(note)
         assert "<img" not in note and r"\[/notes\]" in note
 
 
-def test_errors_steer_no_terminal_and_keep_their_lines():
+def test_errors_escape_control_characters_but_keep_newlines():
     assert str(UserError("a \x1b[31m\nb\r")) == "a \\x1b[31m\nb\\r"
 
 
-def test_the_reports_page_and_readme_show_names_as_text(tmp_path, monkeypatch):
+def test_the_report_and_its_readme_show_names_as_text(tmp_path, monkeypatch):
     champion = {"model": "a`b", "reason": HOSTILE}
     decision = {"champion": champion, "promoted": False, "challenger": "x", "reason": HOSTILE, "looks": 0}
     row = {"model": "m (1)", "test/top1": 0.5, "test/top1/low": 0.4, "test/top1/high": 0.6}
     readme = report._readme(Path(HOSTILE.replace("/", "")), SINGLE, [row], [], decision, drawings=False)
-    _sound(readme)
+    _assert_safe(readme)
     assert "Champion: ``a`b``" in readme and "(confusion-m%20%281%29.png)" in readme
     assert "<img" not in readme
     monkeypatch.setattr(page, "TEMPLATE", tmp_path / "page.html")
@@ -144,10 +144,10 @@ def test_the_reports_page_and_readme_show_names_as_text(tmp_path, monkeypatch):
     assert "\x1b" not in shown and "&lt;img src=x&gt;" in shown and "<b>\n</b>" in shown
 
 
-def test_an_exported_folder_has_a_line_for_each_class_and_a_card_that_obeys_nothing(tmp_path):
+def test_an_export_has_a_line_for_each_class_and_an_escaped_readme(tmp_path):
     classes = [HOSTILE, "猫", "\udcff"]
     found = ModelFolder(tmp_path / "train", tmp_path / "evaluation")
-    card = SimpleNamespace(  # of an older version, which took any name
+    card = SimpleNamespace(  # of an older version, which allowed any name
         classes=classes,
         data=HOSTILE,
         name="a`b",
@@ -182,15 +182,15 @@ def test_an_exported_folder_has_a_line_for_each_class_and_a_card_that_obeys_noth
     rows = [{"label": name, "pictures": 1, "recall": 0.5, "precision": 0.5} for name in classes[:2]]
     tables.write(tmp_path / "evaluation/classes.csv", rows)
     readme = export._card(found, card, None, page=False)
-    _sound(readme)
+    _assert_safe(readme)
     assert "<img" not in readme and "猫 50% of 1" in readme and "``a`b``" in readme
     export._labels(card, tmp_path / "labels.txt")
     labels = (tmp_path / "labels.txt").read_text(encoding="utf-8").splitlines()
     assert len(labels) == 3 and labels[1] == "猫"
-    _sound("\n".join(labels))
+    _assert_safe("\n".join(labels))
 
 
-def test_the_page_to_try_a_model_puts_names_in_as_text(house):
+def test_the_browser_demo_inserts_names_as_text(house):
     for file in (house / "pipeline/inference/try_page").iterdir():
         assert not re.search(
             r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", file.read_text(encoding="utf-8")
@@ -200,7 +200,7 @@ def test_the_page_to_try_a_model_puts_names_in_as_text(house):
         assert len(unescaped) == ('"_<wbr>"|safe' in file.read_text(encoding="utf-8")), file
 
 
-def test_rich_draws_plain_boxes_where_the_terminal_knows_no_others():
+def test_rich_draws_ascii_boxes_on_an_ascii_terminal():
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="petfaces.tolerant")
     from rich.table import Table
 

@@ -1,6 +1,6 @@
-"""A disk that is really full stops with the cause, earlier results stay whole, and freed space lets it go on.
+"""On a really full disk, programs fail with the cause, keep earlier results and continue once there is space.
 
-The disk is a small one in memory, mounted in a name space of the test's own: no root is needed.
+The disk is a small tmpfs, mounted in a namespace of the test's own, so no root is needed.
 """
 
 import io
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-# Before each program: `fill` leaves so many bytes free on the disk, `free` gives them back.
+# Prepended to each program: `fill` leaves so many bytes free on the disk, `free` undoes it.
 FILLER = """
 import contextlib, os, shutil, sys
 from pathlib import Path
@@ -32,19 +32,19 @@ def free():
 
 @pytest.fixture
 def on_small_disk(run, tmp_path):
-    """Runs a program with a disk of its own, its first argument; returns what it prints, line by line."""
+    """Runs a program with a small disk, its first argument; returns the lines it prints."""
 
-    def _run(disk: Path, size: str, program: str, *arguments: object) -> list[str]:
+    def run_on_disk(disk: Path, size: str, program: str, *arguments: object) -> list[str]:
         disk.mkdir(parents=True, exist_ok=True)
         mount = f"mount -t tmpfs -o size={size} small {shlex.quote(str(disk))}"
         if not shutil.which("unshare") or run("unshare", "-rm", "sh", "-c", mount).returncode:
-            pytest.skip("this machine lets nobody mount a small disk")
+            pytest.skip("this machine can't mount a tmpfs in a namespace")
         file = tmp_path / "on_small_disk.py"
         file.write_text(FILLER + program)
         command = shlex.join(map(str, (sys.executable, file, disk, *arguments)))
         return run("unshare", "-rm", "sh", "-c", f"{mount} && {command}").stdout.splitlines()
 
-    return _run
+    return run_on_disk
 
 
 def _archive(file: Path, count: int) -> Path:
@@ -60,7 +60,7 @@ def _archive(file: Path, count: int) -> Path:
     return file
 
 
-def test_while_packing(on_small_disk, tmp_path):
+def test_packing_on_a_full_disk(on_small_disk, tmp_path):
     program = """
 from pipeline import pack, portable
 from pipeline.common import errors
@@ -74,9 +74,9 @@ def main():
         with errors.os_errors_as_user_errors():
             pack.pack(second, disk / "pack", 128)
     except errors.UserError as error:
-        print("told:", error)
-    print("whole:", portable.damaged(disk / "pack") == [] and portable.sums(disk / "pack") == before)
-    print("there:", sorted(file.name for file in disk.iterdir()), shutil.disk_usage(disk).free > 150_000)
+        print("raised:", error)
+    print("intact:", portable.damaged(disk / "pack") == [] and portable.sums(disk / "pack") == before)
+    print("files:", sorted(file.name for file in disk.iterdir()), shutil.disk_usage(disk).free > 150_000)
     free()
     print("then:", pack.pack(second, disk / "pack", 128)["pictures"])
 
@@ -86,10 +86,10 @@ if __name__ == "__main__":  # the workers are spawned
     archives = _archive(tmp_path / "first", 4), _archive(tmp_path / "second", 60)  # 432 kB of pixels
     disk = tmp_path / "disk"
     assert on_small_disk(disk, "1m", program, *archives) == [
-        f"told: {disk}/pack can't be read or written (No space left on device); "
+        f"raised: {disk}/pack can't be read or written (No space left on device); "
         "make room or give permission, or name another place",
-        "whole: True",
-        "there: ['filler', 'pack'] True",
+        "intact: True",
+        "files: ['filler', 'pack'] True",
         "then: 60",
     ]
 
@@ -108,86 +108,84 @@ def same(one, two):
 
 push = Run.push
 def fills_after(epochs):
-    def tell(self, rows):
+    def push_and_fill(self, rows):
         push(self, rows)
         if len(rows) == epochs:
             fill()
-    return tell
+    return push_and_fill
 
-mistakes.draw = lambda *given: None  # the plots take longer than so small a training
-place = Path(sys.argv[2])
-choices = ["model=scratch", "data.epochs=3", "model.batch_size=16", "seed=71"]
-train.train(config.compose(*choices, f"out={place / 'undisturbed'}"))
+mistakes.draw = lambda *arguments: None  # plots take longer than so small a training
+folder = Path(sys.argv[2])
+overrides = ["model=scratch", "data.epochs=3", "model.batch_size=16", "seed=71"]
+train.train(config.compose(*overrides, f"out={folder / 'uninterrupted'}"))
 shutil.rmtree(paths.ROOT / "runs/.work", ignore_errors=True)
 """
 
 
-def test_while_writing_a_checkpoint(repro, house, on_small_disk, tmp_path):
+def test_checkpointing_on_a_full_disk(repro, house, on_small_disk, tmp_path):
     program = f"""{TRAINS}
 os.symlink(disk, paths.ROOT / "runs/.work")
-cfg = config.compose(*choices, f"out={{place / 'out'}}")
+cfg = config.compose(*overrides, f"out={{folder / 'out'}}")
 Run.push = fills_after(2)  # the first epoch's checkpoint is written when the second begins
 try:
     with errors.os_errors_as_user_errors():
         train.train(cfg)
 except errors.UserError as error:
-    print("told:", error)
+    print("raised:", error)
 (kept,) = disk.glob("*/checkpoints")
-print("kept:", Checkpoints(kept).latest() is not None, len(list(kept.iterdir())), (place / "out").exists())
+print("kept:", Checkpoints(kept).latest() is not None, len(list(kept.iterdir())), (folder / "out").exists())
 free()
 Run.push = push
 train.train(cfg)
-print("same:", same(place / "out", place / "undisturbed"))
+print("same:", same(folder / "out", folder / "uninterrupted"))
 """
     shutil.rmtree(house / "runs/.work", ignore_errors=True)
     try:
         lines = on_small_disk(tmp_path / "disk", "160m", program, tmp_path)  # a checkpoint has 25 MB
     finally:
         (house / "runs/.work").unlink(missing_ok=True)
-    (told,) = [line for line in lines if line.startswith("told: ")]
-    assert "No space left on device" in told and "make room" in told
+    (message,) = [line for line in lines if line.startswith("raised: ")]
+    assert "No space left on device" in message and "make room" in message
     assert "kept: True 1 False" in lines
     assert "train: resuming after epoch 1" in lines
     assert lines[-1] == "same: True"
 
 
 @pytest.mark.parametrize("what", ["mlflow.db", pytest.param("mlartifacts", marks=pytest.mark.slow)])
-def test_while_logging_the_training_goes_on_and_what_is_missing_comes_later(
-    repro, on_small_disk, tmp_path, what
-):
-    """The files are the truth: a full disk below MLflow is told once, with its cause, and loses nothing."""
+def test_training_continues_on_mlflows_full_disk_and_logs_later(repro, on_small_disk, tmp_path, what):
+    """MLflow's full disk is reported once, with its cause; what is missing is logged later from the files."""
     program = f"""{TRAINS}
 from pipeline import tracking
 from pipeline.artifacts import curves
 from pipeline.tracking import store
 
-database, artifacts = (disk, place) if sys.argv[3] == "mlflow.db" else (place, disk)
+database, artifacts = (disk, folder) if sys.argv[3] == "mlflow.db" else (folder, disk)
 os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{{database / 'store.db'}}"
 store.client.cache_clear()
 client = store.client()
 client.create_experiment("sample", artifact_location=(artifacts / "artifacts").as_uri())
 Run.push = fills_after(1)
-train.train(config.compose(*choices, f"out={{place / 'out'}}"), "full")
-print("same:", same(place / "out", place / "undisturbed"))
+train.train(config.compose(*overrides, f"out={{folder / 'out'}}"), "full")
+print("same:", same(folder / "out", folder / "uninterrupted"))
 free()
 for _ in range(2):
-    tracking.ensure(place / "out")
+    tracking.ensure(folder / "out")
 (run,) = client.search_runs([client.get_experiment_by_name("sample").experiment_id])
 print("run:", run.info.status)
-rows = curves.read(place / "out")
+rows = curves.read(folder / "out")
 for key in ("val/top1", "train/loss"):
     points = [point.step for point in client.get_metric_history(run.info.run_id, key)]
     print("once:", points == list(range(len(rows))))
 held = {{Path(file.path).name: file.file_size for file in client.list_artifacts(run.info.run_id, "train")}}
-print("there:", held == {{file.name: file.stat().st_size for file in (place / "out").iterdir()}})
+print("artifacts:", held == {{file.name: file.stat().st_size for file in (folder / "out").iterdir()}})
 """
     lines = on_small_disk(tmp_path / "disk", "16m", program, tmp_path, what)
     (warning,) = [line for line in lines if line.startswith("train: warning: ")]
     assert "can't write, its disk is full; make room; the files are complete" in warning
-    assert [line for line in lines if line.partition(":")[0] in ("same", "run", "once", "there")] == [
+    assert [line for line in lines if line.partition(":")[0] in ("same", "run", "once", "artifacts")] == [
         "same: True",
         "run: FINISHED",
         "once: True",
         "once: True",
-        "there: True",
+        "artifacts: True",
     ], lines

@@ -1,4 +1,4 @@
-"""Hundreds of mutated cards at every entry point: each works or ends in one line, and does nothing else."""
+"""Hundreds of mutated cards at every entry point: each works or is a one-line error, without side effects."""
 
 import json
 import random
@@ -20,7 +20,7 @@ from pipeline.portable import OnnxClassifier
 from pipeline.train import start_model
 from pipeline.training import build
 
-CARDS = 300  # mutated ones
+CARDS = 300  # mutated in each test
 _seen: list[str] = []
 _watched: dict[str, bool | str] = {"on": False, "canary": "-"}
 REFUSED = (
@@ -36,19 +36,19 @@ REFUSED = (
 def _hook(event: str, arguments: tuple) -> None:
     if not _watched["on"]:
         return
-    told_canary = _watched["canary"] in str(arguments[:2]) if event in ("open", "import") else False
-    if event in (*REFUSED, "pickle.find_class") or told_canary:
+    uses_canary = _watched["canary"] in str(arguments[:2]) if event in ("open", "import") else False
+    if event in (*REFUSED, "pickle.find_class") or uses_canary:
         _seen.append(f"{event} {str(arguments)[:200]}")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _audit():
-    sys.addaudithook(_hook)  # can't be taken away again; it does nothing outside `_canary`
+    sys.addaudithook(_hook)  # can't be removed; it does nothing outside `_canary`
 
 
 @contextmanager
 def _canary(name: str):
-    """Makes sure that nothing is run, fetched or opened by this name while the context lasts."""
+    """Asserts that its context starts no program, connects to nothing and loads no file of this name."""
     _seen.clear()
     _watched.update(on=True, canary=name)
     try:
@@ -60,7 +60,7 @@ def _canary(name: str):
 
 @pytest.fixture(scope="module")
 def canary(tmp_path_factory):
-    """A folder with a module and a pickle that tell when they are used."""
+    """A folder with a module and a pickle that end the process when loaded."""
     folder = tmp_path_factory.mktemp("canary")
     (folder / "canary_module.py").write_text("raise SystemExit('imported')\n")
     (folder / "canary.pkl").write_bytes(b"cos\nabort\n(tR.")
@@ -69,18 +69,18 @@ def canary(tmp_path_factory):
     sys.path.remove(str(folder))
 
 
-def _junk(luck: random.Random, canary: Path) -> object:
+def _junk(rng: random.Random, canary: Path) -> object:
     file, timm = str(canary / "canary.pkl"), "models.pretrained.create"
-    deep: object = 1
-    for _ in range(luck.choice([3, 60, 900])):
-        deep = [deep]
-    return luck.choice(
+    nested: object = 1
+    for _ in range(rng.choice([3, 60, 900])):
+        nested = [nested]
+    return rng.choice(
         [
             None, True, False, 0, -1, 1, 7, 0.5, -0.0, 1e-300, 1e308, 10**30, float("nan"), float("inf"),
             "", "x", "x" * 5000, "a\nb", "\ud800", "\x1b[31m", "..", "../../x", file, f"hf-hub:{file}",
             f"local-dir:{canary}", "canary_module.run", "models.canary_module.Net", "resnet10t",
             "models.scratch.ResidualBlock", "models.pretrained.create", "${oc.env:HOME}",
-            [], {}, [1, 2, 3], [None] * 3, ["a"] * 3, deep,
+            [], {}, [1, 2, 3], [None] * 3, ["a"] * 3, nested,
             {"_target_": "canary_module.run"},
             {"_target_": "pandas.read_pickle", "filepath_or_buffer": file},
             {"_target_": timm, "backbone": "resnet10t", "checkpoint_path": file},
@@ -92,51 +92,51 @@ def _junk(luck: random.Random, canary: Path) -> object:
     )  # fmt: skip
 
 
-def _places(tree: object, deep: int = 5) -> list[tuple]:
-    """(container, key) of everything in a tree."""
-    if not deep:
+def _nodes(tree: object, depth: int = 5) -> list[tuple]:
+    """(container, key) of every node of a tree, down to a depth."""
+    if not depth:
         return []
     keys = list(tree) if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else []
     own = [(tree, key) for key in keys]
-    return own + [place for _, key in own for place in _places(tree[key], deep - 1)]
+    return own + [node for _, key in own for node in _nodes(tree[key], depth - 1)]
 
 
-def _mutated(luck: random.Random, canary: Path) -> str:
-    """The text of a card with a few things changed, or of any JSON."""
-    if luck.random() < 0.1:
-        return json.dumps(_junk(luck, canary))
-    card = json.loads(json.dumps(luck.choice([CARD, *OLD.values()])))
-    for _ in range(luck.choice([1, 1, 1, 2, 4])):
-        container, key = luck.choice(_places(card))
-        change = luck.randrange(5)
+def _mutated(rng: random.Random, canary: Path) -> str:
+    """The JSON of a card with a few changes, or any other JSON; sometimes truncated."""
+    if rng.random() < 0.1:
+        return json.dumps(_junk(rng, canary))
+    card = json.loads(json.dumps(rng.choice([CARD, *OLD.values()])))
+    for _ in range(rng.choice([1, 1, 1, 2, 4])):
+        container, key = rng.choice(_nodes(card))
+        change = rng.randrange(5)
         if change == 0:
             del container[key]
         elif change == 1 and isinstance(container, dict):
-            container[luck.choice(["_args_", "_partial_", "extra", "size", "file", "cache_dir"])] = _junk(
-                luck, canary
+            container[rng.choice(["_args_", "_partial_", "extra", "size", "file", "cache_dir"])] = _junk(
+                rng, canary
             )
         elif change == 2 and isinstance(container[key], list):
-            container[key] *= luck.choice([0, 2, 1000])
+            container[key] *= rng.choice([0, 2, 1000])
         else:
-            container[key] = _junk(luck, canary)
-        if not _places(card):
+            container[key] = _junk(rng, canary)
+        if not _nodes(card):
             break
     text = json.dumps(card)
-    return text[: luck.randrange(len(text))] if luck.random() < 0.05 else text
+    return text[: rng.randrange(len(text))] if rng.random() < 0.05 else text
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory):
-    """A sound train folder, and the same exported."""
-    place = tmp_path_factory.mktemp("sound")
-    train, exported = written(place / "train", CARD), place / "portable"
+def valid(tmp_path_factory):
+    """A valid train folder, and the same model exported."""
+    folder = tmp_path_factory.mktemp("valid")
+    train, exported = written(folder / "train", CARD), folder / "portable"
     onnx_export.to_onnx(train, exported)
     return train, exported
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Sound cards are not exported and served for minutes: reading them is what is tried."""
+    """Exporting and serving, which take minutes, are replaced: the tests are about reading cards."""
     monkeypatch.setattr(onnx_export, "_graph", lambda *_: (_ for _ in ()).throw(UserError("exported")))
     monkeypatch.setattr(onnx_export, "trunk", lambda *_: (_ for _ in ()).throw(UserError("exported")))
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
@@ -144,32 +144,32 @@ def quick(monkeypatch):
 
 
 @pytest.mark.integration
-def test_hundreds_of_mutated_cards_end_in_one_line_at_every_entry_point(
-    sound, canary, quick, tmp_path, capsys
+def test_mutated_cards_work_or_are_refused_in_one_line_at_every_entry_point(
+    valid, canary, quick, tmp_path, capsys
 ):
-    train, exported = sound
-    luck, ends = random.Random(15), {}
-    net = build.build  # the module is loaded, and timm with it, before anything is watched
+    train, exported = valid
+    rng, ends = random.Random(15), {}
+    net = build.build  # imports timm before the audit hook is active
     assert net
     for number in range(CARDS):
-        text = _mutated(luck, canary)
-        taught = copied(train, tmp_path / f"{number}/train", model_json=text)
-        taken = copied(exported, tmp_path / f"{number}/portable", model_json=text)
+        text = _mutated(rng, canary)
+        train_copy = copied(train, tmp_path / f"{number}/train", model_json=text)
+        exported_copy = copied(exported, tmp_path / f"{number}/portable", model_json=text)
         entries = {
-            "predict exported": lambda folder=taken: OnnxClassifier(
+            "predict exported": lambda folder=exported_copy: OnnxClassifier(
                 resolve._find(str(folder), tmp_path / "s").portable
             ),
-            "predict trained": lambda folder=taught: resolve._find(str(folder), tmp_path / "s"),
-            "export": lambda one=taken, two=taught: export.export(
+            "predict trained": lambda folder=train_copy: resolve._find(str(folder), tmp_path / "s"),
+            "export": lambda one=exported_copy, two=train_copy: export.export(
                 ModelFolder(two, portable=one), tmp_path / "o", page=False
             ),
-            "evaluate": lambda folder=taught: evaluate.evaluate(
+            "evaluate": lambda folder=train_copy: evaluate.evaluate(
                 folder, tmp_path / "no", tmp_path / "e", 1, 0
             ),
-            "register": lambda one=taught, two=taken: ModelFolder(one, one, two).card,
-            "serve": lambda folder=taken: serve.run(folder, "127.0.0.1", 0),
-            "sync, reproduce": lambda folder=taught: ModelFolder.open(folder),
-            "start": lambda folder=taught: _start(folder),
+            "register": lambda one=train_copy, two=exported_copy: ModelFolder(one, one, two).card,
+            "serve": lambda folder=exported_copy: serve.run(folder, "127.0.0.1", 0),
+            "sync, reproduce": lambda folder=train_copy: ModelFolder.open(folder),
+            "start": lambda folder=train_copy: _start(folder),
         }
         for entry, call in entries.items():
             with _canary(str(canary)):
@@ -208,19 +208,19 @@ def _end(entry: str, call, text: str) -> str:
     return "works"
 
 
-def test_mutated_settings_are_data_before_a_commits_code_is_given_them(house, canary, tmp_path):
+def test_mutated_settings_work_or_are_refused_before_code_of_a_commit_runs(house, canary, tmp_path):
     import yaml
 
     from pipeline.artifacts import untrusted
 
-    luck, ends = random.Random(7), set()
+    rng, ends = random.Random(7), set()
     vetting.settings(yaml.safe_load(SETTINGS), house, "sample 1")
     for number in range(CARDS):
         tree = yaml.safe_load(SETTINGS)
-        for _ in range(luck.choice([1, 1, 2])):
-            if places := _places(tree):
-                container, key = luck.choice(places)
-                container[key] = _junk(luck, canary)
+        for _ in range(rng.choice([1, 1, 2])):
+            if nodes := _nodes(tree):
+                container, key = rng.choice(nodes)
+                container[key] = _junk(rng, canary)
         folder = tmp_path / str(number)
         folder.mkdir()
 

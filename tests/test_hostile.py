@@ -1,4 +1,4 @@
-"""Whatever bytes come, the readers of archives and pictures answer, or say in one line why not."""
+"""Whatever the bytes, readers of archives and images succeed or give a one-line reason."""
 
 import io
 import struct
@@ -19,8 +19,8 @@ from pipeline.common.errors import UserError
 from pipeline.portable import images
 from pipeline.sources import archives
 
-EXAMPLES = 300  # of each test of archives here; ten thousand of each were tried once
-PICTURE_EXAMPLES = 1000  # of each test of pictures
+EXAMPLES = 300  # per test of archives; 10,000 each passed once
+IMAGE_EXAMPLES = 1000  # per test of images
 FUZZ = settings(
     max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -29,7 +29,7 @@ FUZZ = settings(
 def _encoded(kind: str, mode: str, size: tuple[int, int] = (17, 13), **options) -> bytes:
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
-    if mode == "LAB":  # which Pillow writes and reads, and does not convert
+    if mode == "LAB":  # Pillow writes and reads LAB, but can't convert to it
         image = Image.frombytes(mode, image.size, image.tobytes())
     elif mode == "I;16":
         image = image.convert("I").convert(mode)
@@ -53,7 +53,7 @@ def _rle() -> bytes:
     return b"BM" + struct.pack("<IHHI", start + len(rows), 0, 0, start) + head + bytes(range(256)) * 4 + rows
 
 
-PICTURES = [
+IMAGES = [
     _encoded("JPEG", "RGB"),
     _encoded("JPEG", "CMYK"),
     _encoded("JPEG", "L", progressive=True),
@@ -75,7 +75,7 @@ PICTURES = [
 ]
 
 
-STARTS = sorted({picture[:length] for picture in PICTURES for length in (4, 16, 40)})
+STARTS = sorted({image[:length] for image in IMAGES for length in (4, 16, 40)})
 
 
 def _tar(mode: str) -> bytes:
@@ -83,8 +83,8 @@ def _tar(mode: str) -> bytes:
     with tarfile.open(fileobj=buffer, mode=mode) as archive:
         for name in ("a/cat/1.jpg", "a/dog/" + "long" * 40 + ".jpg", "a/dog/ü.png"):
             member = tarfile.TarInfo(name)
-            member.size = len(PICTURES[0])
-            archive.addfile(member, io.BytesIO(PICTURES[0]))
+            member.size = len(IMAGES[0])
+            archive.addfile(member, io.BytesIO(IMAGES[0]))
     return buffer.getvalue()
 
 
@@ -92,7 +92,7 @@ def _zip() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("cat/1.jpg", "dog/2.jpg"):
-            archive.writestr(name, PICTURES[0] * 3)
+            archive.writestr(name, IMAGES[0] * 3)
     return buffer.getvalue()
 
 
@@ -106,9 +106,9 @@ changes = st.lists(
 
 
 def _damage(data: bytes, edits: list[tuple[str, float, bytes]]) -> bytes:
-    """Bytes of a sound file with some replaced, cut out, put in, or the end cut off."""
-    for kind, place, new in edits:
-        at = int(place * len(data))
+    """Replaces, removes or inserts bytes, or truncates."""
+    for kind, fraction, new in edits:
+        at = int(fraction * len(data))
         if kind == "set":
             data = data[:at] + new + data[at + len(new) :]
         elif kind == "cut":
@@ -120,7 +120,7 @@ def _damage(data: bytes, edits: list[tuple[str, float, bytes]]) -> bytes:
     return data
 
 
-def _read_picture(data: bytes) -> None:
+def _read_image(data: bytes) -> None:
     try:
         image = portable.read_picture(data)
     except portable.UnreadableError as reason:
@@ -130,19 +130,16 @@ def _read_picture(data: bytes) -> None:
         assert portable.shrink(image, 32).dtype == np.uint8
 
 
-@settings(FUZZ, max_examples=PICTURE_EXAMPLES)
+@settings(FUZZ, max_examples=IMAGE_EXAMPLES)
 @given(st.one_of(st.binary(max_size=300), st.tuples(st.sampled_from(STARTS), st.binary()).map(b"".join)))
-def test_any_bytes_are_a_picture_or_have_a_reason(data):
-    _read_picture(data)
+def test_any_bytes_are_an_image_or_give_a_reason(data):
+    _read_image(data)
 
 
-@settings(FUZZ, max_examples=PICTURE_EXAMPLES)
-@given(st.sampled_from(PICTURES), changes)
-def test_any_damaged_picture_is_a_picture_or_has_a_reason(data, edits):
-    _read_picture(_damage(data, edits))
-
-
-OPTIONS = {"JPEG": {"progressive": True}}
+@settings(FUZZ, max_examples=IMAGE_EXAMPLES)
+@given(st.sampled_from(IMAGES), changes)
+def test_a_damaged_image_is_read_or_gives_a_reason(data, edits):
+    _read_image(_damage(data, edits))
 
 
 def _chunk(kind: bytes, data: bytes = b"") -> bytes:
@@ -150,7 +147,7 @@ def _chunk(kind: bytes, data: bytes = b"") -> bytes:
 
 
 def _within(kind: str, at: int, part: bytes, times: int = 200) -> bytes:
-    """A sound picture with a part put in many times."""
+    """A valid image with bytes inserted many times."""
     data = _encoded(
         kind, "P" if kind == "GIF" else "RGB", **({"progressive": True} if kind == "JPEG" else {})
     )
@@ -165,9 +162,9 @@ def _last_scan() -> bytes:
 
 def _tiff(*entries: tuple[int, int, int, bytes | int], tail: bytes = b"") -> bytes:
     """A TIFF of one directory: tag, type, count, and the value or the table of values."""
-    found, tables, place = b"", b"", 8 + 2 + 12 * len(entries) + 4
+    found, tables, start = b"", b"", 8 + 2 + 12 * len(entries) + 4
     for tag, kind, count, value in sorted(entries):
-        at = value if isinstance(value, int) else place + len(tables)
+        at = value if isinstance(value, int) else start + len(tables)
         found += struct.pack("<HHII", tag, kind, count, at)
         tables += value if isinstance(value, bytes) else b""
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + found + bytes(4) + tables + tail
@@ -186,7 +183,7 @@ def _grey(side: int, *entries: tuple) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (_within("JPEG", -2, _last_scan()), "more than 100 scans"),
         (_within("JPEG", 2, b"\xff\xe1\0\x0aExif\0\0ab"), "more than 100 EXIF blocks"),
@@ -202,9 +199,9 @@ def _grey(side: int, *entries: tuple) -> bytes:
         (_encoded("PNG", "1", size=(200_000, 30)), "one side is more than"),
     ],
 )
-def test_what_would_take_too_long_is_refused_before_it_is_decoded(data, told, monkeypatch):
+def test_an_image_too_slow_to_decode_is_refused_before_decoding(data, message, monkeypatch):
     monkeypatch.setattr(images, "_turn", lambda image: pytest.fail("it was decoded"))
-    with pytest.raises(portable.UnreadableError, match=told):
+    with pytest.raises(portable.UnreadableError, match=message):
         portable.read_picture(data)
 
 
@@ -218,13 +215,13 @@ def test_what_would_take_too_long_is_refused_before_it_is_decoded(data, told, mo
         _rle()[: -9 * 4] + b"\0\2\0\0" * 5000,
     ],
 )
-def test_a_picture_in_too_many_pieces_is_refused(data, monkeypatch):
+def test_an_image_in_too_many_pieces_is_refused(data, monkeypatch):
     monkeypatch.setattr(images, "MAX_READS", 4000)
     with pytest.raises(portable.UnreadableError, match="in more than 4,000 pieces"):
         portable.read_picture(data)
 
 
-def test_what_encoders_write_is_within_the_bounds():
+def test_images_of_ordinary_encoders_are_within_the_limits():
     for kind, options in (
         ("JPEG", {"progressive": True}),
         ("PNG", {}),
@@ -236,8 +233,8 @@ def test_what_encoders_write_is_within_the_bounds():
         assert portable.read_picture(data).size == (800, 600)
 
 
-def test_what_pillow_thinks_of_a_file_stays_out_of_the_output(tmp_path):
-    """In a process of its own: pytest has rules for warnings itself."""
+def test_pillows_warnings_are_not_printed(tmp_path):
+    """In a subprocess: pytest sets its own warning filters."""
     odd = [
         _within("JPEG", 2, b"\xff\xe1\0\x22Exif\0\0II*\0\x08\0\0\0\x09\0" + b"\1" * 16, 1),
         b"\x89PNG\r\n\x1a\n"
@@ -268,32 +265,32 @@ def _read_archive(file, data: bytes) -> None:
         for path, content in archives.members(file):
             assert ".." not in path.split("/") and not path.startswith("/")
             assert content is None or len(content) <= archives.MAX_BYTES
-    except UserError as told:
-        assert "\n" not in str(told)
+    except UserError as error:
+        assert "\n" not in str(error)
 
 
 @FUZZ
 @given(data=st.binary(max_size=2000))
-def test_any_bytes_are_an_archive_or_have_a_reason(tmp_path, data):
+def test_any_bytes_are_an_archive_or_give_a_reason(tmp_path, data):
     _read_archive(tmp_path / "archive", data)
 
 
 @FUZZ
 @given(data=st.sampled_from(ARCHIVES), edits=changes)
-def test_any_damaged_archive_is_read_or_has_a_reason(tmp_path, data, edits):
+def test_a_damaged_archive_is_read_or_gives_a_reason(tmp_path, data, edits):
     _read_archive(tmp_path / "archive", _damage(data, edits))
 
 
 @pytest.mark.parametrize("data", ARCHIVES)
-def test_the_sound_ones_are_read(tmp_path, data):
+def test_valid_archives_are_read(tmp_path, data):
     (tmp_path / "archive").write_bytes(data)
     assert len(list(archives.members(tmp_path / "archive"))) >= 2
 
 
 @pytest.mark.parametrize("length", range(0, 30, 3))
-def test_an_archive_that_ends_in_its_first_bytes_is_told(tmp_path, length):
+def test_an_archive_truncated_in_its_first_bytes_is_an_error(tmp_path, length):
     for number, data in enumerate(ARCHIVES):
         file = tmp_path / str(number)
         file.write_bytes(data[:length])
-        with pytest.raises(UserError, match="is damaged"):  # of a gzip's header Python says TypeError
+        with pytest.raises(UserError, match="is damaged"):  # for a gzip header Python raises TypeError
             list(archives.members(file))

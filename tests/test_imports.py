@@ -1,4 +1,4 @@
-"""Imports point one way, and what need not be heavy starts light."""
+"""Packages import only those below them, and programs start without the heavy libraries."""
 
 import ast
 import re
@@ -27,7 +27,7 @@ def test_a_program_starts_without_the_heavy_libraries(run, module):
     assert run(sys.executable, "-c", code).stdout.strip() == "[]"
 
 
-# Each package of docs/architecture.md's table with those that it may import, beside `common` and `portable`.
+# The packages in docs/architecture.md's table and what each may import, besides `common` and `portable`.
 _TABLE = (HOUSE / "docs/architecture.md").read_text()
 BELOW = {
     name: set(re.findall(r"`(\w+)/?`", imports))
@@ -36,13 +36,13 @@ BELOW = {
 
 
 @pytest.mark.parametrize("package", BELOW)
-def test_a_package_imports_only_what_lies_below_it(house, package):
+def test_a_package_imports_only_those_below_it(house, package):
     allowed = {package, "common", "portable", *BELOW[package]}
     used = {}
     folder = house / ("models" if package == "models" else f"pipeline/{package}")
     assert folder.is_dir()
     for file in folder.rglob("*.py"):
-        if file.name != "rebuild.py":  # it is run in another commit's checkout
+        if file.name != "rebuild.py":  # it runs in another commit's checkout
             used |= {
                 _unit(name): file.name for name in _imports(file) if name.startswith(("pipeline", "models"))
             }
@@ -50,12 +50,12 @@ def test_a_package_imports_only_what_lies_below_it(house, package):
 
 
 def _unit(name: str) -> str:
-    """The package or module of the project that a dotted name lies in."""
+    """The project's package or module that a dotted name belongs to."""
     first, *rest = name.split(".")
     return rest[0] if first == "pipeline" else first
 
 
-def test_every_package_has_its_place(house):
+def test_every_package_is_in_the_table(house):
     folders = {file.parent.name for file in (house / "pipeline").glob("*/__init__.py")}
     assert {*folders, "models"} == set(BELOW)
 
@@ -75,7 +75,7 @@ def _imports(file):
 @pytest.mark.parametrize(
     ("library", "only"), [("mlflow", "tracking/"), ("albumentations", "data/augment.py")]
 )
-def test_one_module_alone_imports(house, library, only):
+def test_only_one_module_imports_the_library(house, library, only):
     files = [*(house / "pipeline").rglob("*.py"), *(house / "models").glob("*.py")]
     users = {file for file in files if any(name.split(".")[0] == library for name in _imports(file))}
     assert users
@@ -84,7 +84,7 @@ def test_one_module_alone_imports(house, library, only):
     ] == []
 
 
-def test_nothing_outside_the_tasks_names_a_figure_of_one(house):
+def test_no_file_outside_the_tasks_names_a_metric(house):
     files = [*(house / "pipeline").rglob("*"), *(house / "models").glob("*.py"), *(house / "conf").rglob("*")]
     kinds = (".py", ".html", ".js", ".md", ".yaml")
     files = [
@@ -93,14 +93,14 @@ def test_nothing_outside_the_tasks_names_a_figure_of_one(house):
     assert [file for file in files if re.search(r"\btop-?[135]\b", file.read_text())] == []
 
 
-def test_what_a_registered_model_carries_runs_without_the_project(house, tmp_path):
+def test_the_code_in_a_registered_model_runs_without_the_project(house, tmp_path):
     shutil.copytree(house / "pipeline/portable", tmp_path / "portable")
     code = "import portable, sys; print([name for name in sys.modules if name[:8] == 'pipeline'])"
-    told = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={}, capture_output=True, text=True)
-    assert told.stdout == "[]\n", told.stderr
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={}, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
 
 
-def test_an_installation_has_the_files_that_are_not_python(house):
+def test_package_data_lists_every_file_that_is_not_python(house):
     data = tomllib.loads((house / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     listed = {
         file

@@ -15,7 +15,7 @@ _log = logging.getLogger("pipeline.example")
 
 
 class Terminal:
-    """A standard error that is a terminal."""
+    """A stream that is a terminal."""
 
     def __init__(self):
         self.written = ""
@@ -31,8 +31,8 @@ class Terminal:
 
 
 def _job(cfg) -> None:
-    _log.debug("looks closely")
-    _log.info("seed %d begins", cfg.seed)
+    _log.debug("details")
+    _log.info("seed %d starts", cfg.seed)
     _log.warning("seed %d is slow", cfg.seed)
     log.result(f"seed {cfg.seed} is done")
 
@@ -42,23 +42,23 @@ def _run(monkeypatch, *words: str) -> int | str | None:
     return ended(stage(_job))
 
 
-def test_results_are_on_standard_output_and_all_else_on_standard_error(monkeypatch, capsys):
+def test_results_go_to_stdout_and_messages_to_stderr(monkeypatch, capsys):
     assert _run(monkeypatch, "seed=3") is None
     shown = capsys.readouterr()
     assert shown.out == "test_log: seed 3 is done\n"
-    assert shown.err == "test_log: seed 3 begins\ntest_log: warning: seed 3 is slow\n"
+    assert shown.err == "test_log: seed 3 starts\ntest_log: warning: seed 3 is slow\n"
 
 
 def test_each_line_of_a_sweep_names_its_job(monkeypatch, capsys, tmp_path):
     assert _run(monkeypatch, "--multirun", "seed=3,4", f"hydra.sweep.dir={tmp_path}") is None
     shown = capsys.readouterr()
     assert shown.out == "test_log job 0: seed 3 is done\ntest_log job 1: seed 4 is done\n"
-    assert "test_log job 0: seed=3\n" in shown.err  # what it tries
-    assert "test_log job 1: seed 4 begins\n" in shown.err
+    assert "test_log job 0: seed=3\n" in shown.err  # its overrides
+    assert "test_log job 1: seed 4 starts\n" in shown.err
 
 
 @pytest.mark.parametrize(("level", "count"), [("debug", 3), ("info", 2), ("warning", 1), ("error", 0)])
-def test_a_variable_sets_the_level_and_never_hides_a_result(monkeypatch, capsys, level, count):
+def test_petfaces_log_sets_the_level_and_hides_no_result(monkeypatch, capsys, level, count):
     monkeypatch.setenv("PETFACES_LOG", level)
     _run(monkeypatch, "seed=3")
     shown = capsys.readouterr()
@@ -66,13 +66,13 @@ def test_a_variable_sets_the_level_and_never_hides_a_result(monkeypatch, capsys,
     assert shown.err.count("\n") == count
 
 
-def test_hydras_own_verbose_shows_debugging_messages(monkeypatch, capsys):
+def test_hydra_verbose_shows_debug_messages(monkeypatch, capsys):
     _run(monkeypatch, "seed=3", "hydra.verbose=true")
-    logging.getLogger().setLevel(logging.WARNING)  # Hydra has changed it
-    assert "test_log: debug: looks closely" in capsys.readouterr().err
+    logging.getLogger().setLevel(logging.WARNING)  # Hydra changed it
+    assert "test_log: debug: details" in capsys.readouterr().err
 
 
-def test_an_unknown_level_is_named(monkeypatch, capsys):
+def test_an_unknown_level_is_an_error(monkeypatch, capsys):
     monkeypatch.setenv("PETFACES_LOG", "loud")
     assert (
         _run(monkeypatch, "seed=3")
@@ -81,7 +81,7 @@ def test_an_unknown_level_is_named(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("flag", "shown"), [("--quiet", False), ("--verbose", True)])
-def test_the_commands_have_flags_that_programs_below_them_follow(monkeypatch, capsys, flag, shown):
+def test_quiet_and_verbose_apply_to_subprocesses_too(monkeypatch, capsys, flag, shown):
     monkeypatch.setenv("PETFACES_LOG", "info")
     with pytest.raises(SystemExit):
         petfaces(flag, "sweeps", "no-such-sweep")
@@ -105,12 +105,12 @@ def test_only_a_terminal_gets_colours(monkeypatch, capsys):
     assert terminal.written == "warning: shown\n"
 
 
-def test_no_message_holds_a_password_or_a_control_character(capsys):
+def test_messages_hide_passwords_and_escape_control_characters(capsys):
     _log.warning("%s at %s", "a\x1b[2Jname", "http://ann:secret@host/x")
     assert capsys.readouterr().err == "warning: a\\x1b[2Jname at http://ann:***@host/x\n"
 
 
-def test_an_error_ends_a_program_with_one_line(capsys):
+def test_an_error_exits_with_status_1_and_one_line(capsys):
     with pytest.raises(SystemExit) as end:
         log.fail(UserError("no disk"))
     assert end.value.code == 1

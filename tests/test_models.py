@@ -1,4 +1,4 @@
-"""What the networks promise: size, weights from three places, and a saved model that answers as before."""
+"""Networks: size, weights from three sources, losses and learning rates, saving and loading."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,12 +28,12 @@ def test_scratch_has_at_most_3_million_parameters():
 
 
 @pytest.mark.parametrize("side", [32, 50, 96, 128])
-def test_scratch_takes_any_size_and_starts_finite(side):
+def test_scratch_takes_any_size_and_has_finite_outputs(side):
     net = _scratch(5)
     assert torch.isfinite(net(torch.randn(2, 3, side, side))).all()
 
 
-def test_the_packages_weights_load_strictly_and_none_is_left_as_it_was():
+def test_the_packages_weights_replace_every_initial_weight():
     torch.manual_seed(0)
     fresh = timm.create_model("tf_efficientnet_lite0").state_dict()
     loaded = pretrained.imagenet_from_package("tf_efficientnet_lite0").state_dict()
@@ -42,22 +42,22 @@ def test_the_packages_weights_load_strictly_and_none_is_left_as_it_was():
 
 
 @pytest.mark.skipif(not REAL.is_file(), reason="needs real photos in ../shared/data")
-def test_a_cats_photo_comes_out_as_an_imagenet_cat():
+def test_photos_of_cats_are_classified_as_imagenet_cats():
     import tarfile
 
     net = pretrained.imagenet_from_package("tf_efficientnet_lite0").eval()
-    sizing = pretrained.preprocessing(net)
+    spec = pretrained.preprocessing(net)
     cats = found = 0
     with tarfile.open(REAL) as archive:
         for member in archive:
             if Path(member.name).name.startswith(("Persian_1", "Egyptian_Mau_1", "Bengal_1")) and cats < 20:
-                picture = np.asarray(portable.read_picture(archive.extractfile(member).read()))
-                sized = portable.to_square(
-                    picture, sizing["size"], sizing["interpolation"], "center", sizing["crop_pct"]
+                image = np.asarray(portable.read_picture(archive.extractfile(member).read()))
+                resized = portable.to_square(
+                    image, spec["size"], spec["interpolation"], "center", spec["crop_pct"]
                 )
                 x = (
-                    torch.from_numpy(sized.copy()).float() / 255 - torch.tensor(sizing["mean"])
-                ) / torch.tensor(sizing["std"])
+                    torch.from_numpy(resized.copy()).float() / 255 - torch.tensor(spec["mean"])
+                ) / torch.tensor(spec["std"])
                 with torch.no_grad():
                     found += int(net(x.permute(2, 0, 1)[None]).argmax()) in range(281, 286)
                 cats += 1
@@ -65,14 +65,14 @@ def test_a_cats_photo_comes_out_as_an_imagenet_cat():
     assert found >= 16
 
 
-def test_weights_from_a_file_pass_over_the_head_alone(tmp_path):
+def test_weights_from_a_file_replace_all_but_the_head(tmp_path):
     backbone = "resnet10t"
-    given = timm.create_model(backbone, num_classes=11)
-    save_file(given.state_dict(), tmp_path / "given.safetensors")
-    torch.save({"state_dict": given.state_dict()}, tmp_path / "given.pth")
+    source = timm.create_model(backbone, num_classes=11)
+    save_file(source.state_dict(), tmp_path / "given.safetensors")
+    torch.save({"state_dict": source.state_dict()}, tmp_path / "given.pth")
     for file in ("given.safetensors", "given.pth"):
         net = pretrained.create(5, backbone, "file", str(tmp_path / file))
-        assert torch.equal(net.state_dict()["conv1.0.weight"], given.state_dict()["conv1.0.weight"])
+        assert torch.equal(net.state_dict()["conv1.0.weight"], source.state_dict()["conv1.0.weight"])
         assert net.get_classifier().out_features == 5
 
 
@@ -85,12 +85,12 @@ def test_weights_from_a_file_pass_over_the_head_alone(tmp_path):
         ({"backbone": "resnet18", "weights": "moon"}, "weights=moon is not known"),
     ],
 )
-def test_weights_that_cannot_be_had_are_told(arguments, message):
+def test_unavailable_weights_are_an_error(arguments, message):
     with pytest.raises(build.WeightsError, match=message):
         pretrained.create(5, **arguments)
 
 
-def test_a_file_of_another_network_or_of_no_network_is_told(tmp_path):
+def test_a_file_of_another_network_or_without_weights_is_an_error(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     (tmp_path / "none.pth").write_bytes(b"no weights")
     with pytest.raises(build.WeightsError, match="of another network"):
@@ -99,7 +99,7 @@ def test_a_file_of_another_network_or_of_no_network_is_told(tmp_path):
         pretrained.create(5, "resnet10t", "file", str(tmp_path / "none.pth"))
 
 
-def test_whatever_the_hubs_client_raises_is_told(monkeypatch):
+def test_an_exception_of_the_hubs_client_is_reported(monkeypatch):
     monkeypatch.setattr(hub, "_problem", lambda repository: None)
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: (_ for _ in ()).throw(OSError("no route")))
     with pytest.raises(build.WeightsError, match="the hub did not give weights of 'resnet18'"):
@@ -107,15 +107,15 @@ def test_whatever_the_hubs_client_raises_is_told(monkeypatch):
 
 
 def test_top_k_is_clamped_to_the_number_of_classes():
-    figures = SINGLE.metrics(2)
-    assert {key: float(metric(torch.eye(2), torch.tensor([0, 1]))) for key, metric in figures.items()} == {
+    metrics = SINGLE.metrics(2)
+    assert {key: float(metric(torch.eye(2), torch.tensor([0, 1]))) for key, metric in metrics.items()} == {
         "top1": 1,
         "top3": 1,
         "top5": 1,
     }
 
 
-def test_top1_counts_pictures_not_classes():
+def test_top1_averages_over_images_not_classes():
     metric = SINGLE.metrics(3)["top1"]
     logits = torch.nn.functional.one_hot(torch.tensor([0, 0, 0, 0]), 3).float()
     assert float(metric(logits, torch.tensor([0, 0, 0, 1]))) == 0.75
@@ -130,37 +130,37 @@ GPU_PRESETS = ("resnet50", "convnext_tiny", "efficientnetv2_s", "dinov2_s")
 
 
 @pytest.mark.parametrize("name", GPU_PRESETS)
-def test_a_preset_for_a_gpu_is_built_and_takes_a_step(name):
+def test_a_gpu_preset_is_built_and_takes_a_step(name):
     pack = SimpleNamespace(
         classes=["a", "b", "c"], species=lambda: [""] * 3, summary={"max_side": 96}, task=SINGLE
     )
-    # Its weights need the hub: random ones, and small pictures, do for the shapes.
+    # Its weights need the hub; random weights and small images are enough to test shapes.
     cfg = config.compose(f"model={name}", "model.net.weights=null", "model.input.size=70")
     training = training_build.build(cfg, pack)
     model = training.model
     assert None not in vars(training.card.input).values()
     groups = model.parameter_groups()
     assert min(group["lr"] for group in groups) < max(group["lr"] for group in groups)
-    pictures = torch.randint(0, 255, (2, 70, 70, 3), dtype=torch.uint8)
-    assert pretrained.pooled_features(model.net, model.normalise(pictures)).shape == (
+    images = torch.randint(0, 255, (2, 70, 70, 3), dtype=torch.uint8)
+    assert pretrained.pooled_features(model.net, model.normalise(images)).shape == (
         2,
         model.net.get_classifier().in_features,
     )
     before = model.net.get_classifier().weight.clone()
-    torch.nn.functional.cross_entropy(model.train()(pictures), torch.tensor([0, 2])).backward()
+    torch.nn.functional.cross_entropy(model.train()(images), torch.tensor([0, 2])).backward()
     torch.optim.SGD(model.parameters(), 0.1).step()
     assert not torch.equal(before, model.net.get_classifier().weight)
 
 
-def test_every_class_weighs_alike_and_a_picture_one_on_average():
+def test_class_weights_are_balanced_and_average_1_per_image():
     targets = np.array([0] * 6 + [1] * 3 + [2])
     weights = np.array(SINGLE.class_weights(targets, 3))
     assert np.allclose(weights * np.bincount(targets), 10 / 3)
     assert weights[targets].mean() == pytest.approx(1)
 
 
-def test_class_weights_count_in_the_loss():
-    pictures = torch.randint(0, 255, (4, 32, 32, 3), dtype=torch.uint8)
+def test_class_weights_scale_the_loss():
+    images = torch.randint(0, 255, (4, 32, 32, 3), dtype=torch.uint8)
     labels = torch.tensor([0, 0, 0, 1])
 
     def loss(weights):
@@ -169,7 +169,7 @@ def test_class_weights_count_in_the_loss():
             scratch.ScratchCNN(2, [8], [1]), 2, [0.5] * 3, [0.5] * 3, SINGLE, class_weights=weights
         )
         model.log = lambda *_, **__: None
-        return model.eval().training_step((pictures, labels), 0).item()
+        return model.eval().training_step((images, labels), 0).item()
 
     assert loss(None) == pytest.approx(loss([1.0, 1.0]))
     assert loss([2.0, 2.0]) == pytest.approx(2 * loss(None))
@@ -177,8 +177,8 @@ def test_class_weights_count_in_the_loss():
 
 
 @pytest.mark.parametrize("cutmix", [0.0, 1.0])
-def test_pictures_behind_the_labels_are_learnt_as_of_no_class(cutmix):
-    pictures = torch.randint(0, 255, (6, 32, 32, 3), dtype=torch.uint8)
+def test_images_without_a_label_are_trained_toward_uniform_probabilities(cutmix):
+    images = torch.randint(0, 255, (6, 32, 32, 3), dtype=torch.uint8)
     torch.manual_seed(0)
     model = classifier.Classifier(
         scratch.ScratchCNN(3, [8], [1]), 3, [0.5] * 3, [0.5] * 3, SINGLE, cutmix=cutmix, label_smoothing=0.1
@@ -186,36 +186,36 @@ def test_pictures_behind_the_labels_are_learnt_as_of_no_class(cutmix):
 
     def loss(count, labels):
         torch.manual_seed(1)
-        return model.training_step((pictures[:count], torch.tensor(labels)), 0).item()
+        return model.training_step((images[:count], torch.tensor(labels)), 0).item()
 
     with torch.no_grad():
-        alike = -model(pictures[4:]).log_softmax(dim=1).mean(dim=1).sum().item()
-    assert loss(6, [0, 1, 2, 0]) == pytest.approx((4 * loss(4, [0, 1, 2, 0]) + alike) / 6, rel=1e-5)
+        uniform = -model(images[4:]).log_softmax(dim=1).mean(dim=1).sum().item()
+    assert loss(6, [0, 1, 2, 0]) == pytest.approx((4 * loss(4, [0, 1, 2, 0]) + uniform) / 6, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-def test_pictures_are_mixed_with_a_strength_that_is_written_as_a_whole_number(kind):
+def test_mixup_and_cutmix_accept_an_integer_alpha(kind):
     model = classifier.Classifier(
         scratch.ScratchCNN(3, [8], [1]), 3, [0.5] * 3, [0.5] * 3, SINGLE, **{kind: 1}
     ).eval()
     model.log = lambda *_, **__: None
-    pictures = torch.randint(0, 255, (6, 32, 32, 3), dtype=torch.uint8)
-    assert model.training_step((pictures, torch.tensor([0, 1, 2, 0, 1, 2])), 0).isfinite()
+    images = torch.randint(0, 255, (6, 32, 32, 3), dtype=torch.uint8)
+    assert model.training_step((images, torch.tensor([0, 1, 2, 0, 1, 2])), 0).isfinite()
 
 
-def test_a_balanced_head_hears_the_small_class():
+def test_a_balanced_head_finds_more_of_the_small_class():
     rng = np.random.default_rng(0)
     labels = np.array([0] * 200 + [1] * 10)
     features = (rng.normal(size=(210, 4)) + labels[:, None]).astype(np.float32)
 
-    def found(balanced):
+    def recall(balanced):
         weight, bias, _ = probe.fit_head((features, labels), (features, labels), [1.0], SINGLE, balanced)
         return ((features @ weight.T + bias).argmax(axis=1) == 1)[labels == 1].mean()
 
-    assert found(True) > found(False)
+    assert recall(True) > recall(False)
 
 
-def test_finetuning_learns_slower_further_below():
+def test_layer_decay_lowers_the_rate_of_early_layers():
     model = _classifier(layer_decay=0.75)
     groups = model.parameter_groups()
     rate = {id(p): group["lr"] for group in groups for p in group["params"]}
@@ -232,7 +232,7 @@ def test_frozen_batchnorm_keeps_its_statistics_in_training():
         assert torch.equal(before, model.net.bn1.running_mean) == freeze
 
 
-def test_a_probes_head_works_on_raw_features_as_it_was_fitted():
+def test_a_probes_head_works_on_raw_features():
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(3), 40)
     features = (rng.normal(size=(120, 8)) * 5 + 3 + 4 * labels[:, None] * rng.normal(size=8)).astype(
@@ -254,8 +254,8 @@ def test_a_probe_of_two_classes_has_two_outputs():
     assert ((features @ weight.T + bias).argmax(axis=1) == [0, 0, 1, 1]).all()
 
 
-def test_a_saved_model_answers_as_before_in_both_memory_layouts(tmp_path):
-    pictures = torch.randint(0, 255, (3, 40, 40, 3), dtype=torch.uint8)
+def test_a_saved_model_predicts_the_same_in_both_memory_layouts(tmp_path):
+    images = torch.randint(0, 255, (3, 40, 40, 3), dtype=torch.uint8)
     for layout in (False, True):
         card = portable.ModelCard(
             name="x",
@@ -277,13 +277,13 @@ def test_a_saved_model_answers_as_before_in_both_memory_layouts(tmp_path):
         model = classifier.build(card).eval()
         (tmp_path / str(layout)).mkdir()
         classifier.save(model, card, tmp_path / str(layout))
-        again, read = classifier.load(tmp_path / str(layout))
-        assert torch.equal(model(pictures), again(pictures))
+        loaded, read = classifier.load(tmp_path / str(layout))
+        assert torch.equal(model(images), loaded(images))
         assert read == card
 
 
 @pytest.mark.parametrize(
-    ("backbone", "near"),
+    ("backbone", "suggestion"),
     [
         ("resnet19", "near: resnet18, "),
         ("ResNet50", "near: resnet50, "),
@@ -292,47 +292,47 @@ def test_a_saved_model_answers_as_before_in_both_memory_layouts(tmp_path):
         ("resnet50.no_such", "there are resnet50.a1_in1k, "),
     ],
 )
-def test_an_unknown_backbone_is_told_with_names_near_it(backbone, near):
-    with pytest.raises(build.WeightsError, match=f"'{backbone}'") as told:
+def test_an_unknown_backbone_is_an_error_that_suggests_others(backbone, suggestion):
+    with pytest.raises(build.WeightsError, match=f"'{backbone}'") as error:
         pretrained.create(5, backbone)
-    assert near in str(told.value)
-    assert "\n" not in str(told.value)
+    assert suggestion in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.fixture
 def hub_at(monkeypatch, tmp_path):
-    """Sends the hub's client to an address of this machine, with an empty cache."""
+    """Points the hub's client to a port of this machine, with an empty cache."""
     from huggingface_hub import constants
 
-    def send(port: int) -> None:
+    def point_to(port: int) -> None:
         address = f"http://127.0.0.1:{port}"
         monkeypatch.setattr(constants, "ENDPOINT", address)
         monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", address)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
 
-    return send
+    return point_to
 
 
-def _told_by_the_hub(caplog) -> str:
-    with pytest.raises(build.WeightsError, match="the hub did not give weights of 'resnet18'") as told:
+def _hub_error(caplog) -> str:
+    with pytest.raises(build.WeightsError, match="the hub did not give weights of 'resnet18'") as error:
         pretrained.create(5, "resnet18", "hub")
-    assert "\n" not in str(told.value)
-    assert "model.net.weights=package" in str(told.value)
+    assert "\n" not in str(error.value)
+    assert "model.net.weights=package" in str(error.value)
     assert not caplog.records
-    return str(told.value)
+    return str(error.value)
 
 
 @pytest.mark.parametrize("status", [401, 404, 429, 500, 503, 200])
-def test_a_hub_that_answers_otherwise_is_asked_once(hub_at, caplog, status):
+def test_a_hub_with_an_unusable_answer_is_asked_once(hub_at, caplog, status):
     import threading
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-    asked = []
+    requests = []
 
     class Hub(BaseHTTPRequestHandler):
         def do_GET(self):
-            if self.path.startswith("/api/models/"):  # not what the client asks for itself
-                asked.append(self.path)
+            if self.path.startswith("/api/models/"):  # not the client's own requests
+                requests.append(self.path)
             self.send_response(status)
             self.end_headers()
             self.wfile.write(b"{}")
@@ -346,27 +346,27 @@ def test_a_hub_that_answers_otherwise_is_asked_once(hub_at, caplog, status):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         hub_at(server.server_port)
-        said = _told_by_the_hub(caplog)
+        message = _hub_error(caplog)
     finally:
         server.shutdown()
-    assert len(asked) == 1
-    assert str(status) in said or (status == 200 and "does not answer as a hub does" in said)
+    assert len(requests) == 1
+    assert str(status) in message or (status == 200 and "does not answer as a hub does" in message)
 
 
-def test_a_hub_that_refuses_or_never_answers_is_told_in_one_line(hub_at, caplog, monkeypatch):
+def test_a_hub_that_refuses_or_never_answers_is_a_one_line_error(hub_at, caplog, monkeypatch):
     import socket
 
     hub_at(9)
-    assert "does not answer" in _told_by_the_hub(caplog)
+    assert "does not answer" in _hub_error(caplog)
     monkeypatch.setattr(hub, "SECONDS", 0.4)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         hub_at(silent.getsockname()[1])
-        assert "does not answer" in _told_by_the_hub(caplog)
+        assert "does not answer" in _hub_error(caplog)
 
 
-def test_a_look_up_that_hangs_is_not_waited_for(monkeypatch):
+def test_a_hanging_request_to_the_hub_times_out(monkeypatch):
     import threading
 
     from huggingface_hub import HfApi
@@ -376,10 +376,10 @@ def test_a_look_up_that_hangs_is_not_waited_for(monkeypatch):
     assert hub._problem("timm/resnet10t").endswith("does not answer within 0.01 s")
 
 
-def test_offline_the_hubs_cache_is_all_that_is_asked(hub_at, caplog, monkeypatch):
+def test_offline_only_the_hubs_cache_is_used(hub_at, caplog, monkeypatch):
     from huggingface_hub import constants
 
     hub_at(9)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE is set, and its cache holds no such weights" in _told_by_the_hub(caplog)
+    assert "HF_HUB_OFFLINE is set, and its cache holds no such weights" in _hub_error(caplog)
     assert constants.HF_HUB_OFFLINE

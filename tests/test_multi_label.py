@@ -1,4 +1,4 @@
-"""Several classes per image, from a file of labels to the page in the browser."""
+"""Several classes per image, from the label file to the report and the exported model."""
 
 import io
 import json
@@ -39,7 +39,7 @@ def _archive(file: Path, files: dict[str, bytes]) -> Path:
     return file
 
 
-def _picture(seed: int) -> bytes:
+def _image(seed: int) -> bytes:
     buffer = io.BytesIO()
     pixels = np.random.default_rng(seed).integers(0, 255, (24, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(buffer, "PNG")
@@ -47,19 +47,19 @@ def _picture(seed: int) -> bytes:
 
 
 def _packed(tmp_path: Path, files: dict[str, bytes]) -> dict[str, str]:
-    """Label of each picture of an archive, by its path."""
+    """Label of each packed image of an archive, by path."""
     pack.pack(_archive(tmp_path / "archive", files), tmp_path / "pack", 64, task=TASK)
     table = pack_index.read_index(tmp_path / "pack")
     return dict(zip(table["path"], table["label"], strict=True))
 
 
-PICTURES = {f"set/images/{number}.png": _picture(number) for number in range(4)}
+IMAGES = {f"set/images/{number}.png": _image(number) for number in range(4)}
 CSV = b"path,labels,split\nimages/0.png,night|collar,train\nimages/1.png,,test\nimages/2.png, collar ,\n"
 
 
-def test_a_labels_csv_beside_the_pictures_names_their_classes(tmp_path):
-    # Wherever it stands in the archive.
-    for number, files in enumerate(({"set/labels.csv": CSV} | PICTURES, PICTURES | {"set/labels.csv": CSV})):
+def test_a_labels_csv_sets_the_classes_of_images(tmp_path):
+    # Whether it is the first or the last file of the archive.
+    for number, files in enumerate(({"set/labels.csv": CSV} | IMAGES, IMAGES | {"set/labels.csv": CSV})):
         (tmp_path / str(number)).mkdir()
         assert _packed(tmp_path / str(number), files) == {
             "set/images/0.png": "collar|night",
@@ -75,7 +75,7 @@ def test_a_labels_csv_beside_the_pictures_names_their_classes(tmp_path):
     }
 
 
-def test_cocos_annotations_name_the_categories_of_each_picture(tmp_path):
+def test_coco_annotations_set_the_classes_of_images(tmp_path):
     coco = {
         "images": [
             {"id": 7, "file_name": "0.png"},
@@ -89,7 +89,7 @@ def test_cocos_annotations_name_the_categories_of_each_picture(tmp_path):
             {"image_id": 7, "category_id": 1},
         ],
     }
-    files = PICTURES | {"set/annotations/all.json": json.dumps(coco).encode(), "set/other.json": b'{"a": 1}'}
+    files = IMAGES | {"set/annotations/all.json": json.dumps(coco).encode(), "set/other.json": b'{"a": 1}'}
     assert _packed(tmp_path, files) == {"set/images/0.png": "collar|night", "set/images/1.png": ""}
     reasons = pandas.read_csv(tmp_path / "pack/quarantine.csv").set_index("path")["reason"]
     assert reasons["9.png"] == "in a file of labels, but not in the archive"
@@ -131,57 +131,57 @@ def test_cocos_annotations_name_the_categories_of_each_picture(tmp_path):
         ),
     ],
 )
-def test_a_file_of_labels_that_is_wrong_is_told_in_one_line(tmp_path, files, message):
-    with pytest.raises(UserError, match=re.escape(message)) as refused:
-        _packed(tmp_path, PICTURES | files)
-    assert "\n" not in str(refused.value)
+def test_an_invalid_label_file_is_a_one_line_error(tmp_path, files, message):
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        _packed(tmp_path, IMAGES | files)
+    assert "\n" not in str(error.value)
     assert not (tmp_path / "pack").exists()
 
 
-def test_each_split_has_its_share_of_each_class_and_no_group_is_divided():
+def test_splits_keep_class_proportions_and_whole_groups():
     rng = np.random.default_rng(0)
     has = rng.random((600, 4)) < [0.5, 0.2, 0.1, 0.03]
     labels = ["|".join(f"c{number}" for number in np.flatnonzero(row)) for row in has]
     groups = np.unique(rng.integers(0, 500, 600), return_inverse=True)[1]
-    dealt = assign_several(labels, groups, SHARES, seed=1)
+    assigned = assign_several(labels, groups, SHARES, seed=1)
     for name, share in (("val", 0.2), ("test", 0.2), ("train", 0.6)):
-        assert (dealt == name).mean() == pytest.approx(share, abs=0.01)
+        assert (assigned == name).mean() == pytest.approx(share, abs=0.01)
         for number in range(4):
-            mine = (dealt == name)[has[:, number]].mean()
-            assert mine == pytest.approx(share, abs=0.05 if number < 3 else 0.15)
-    assert all(len(set(dealt[groups == group])) == 1 for group in set(groups))
-    assert (dealt == assign_several(labels, groups, SHARES, seed=1)).all()
-    assert (dealt != assign_several(labels, groups, SHARES, seed=2)).any()
+            fraction = (assigned == name)[has[:, number]].mean()
+            assert fraction == pytest.approx(share, abs=0.05 if number < 3 else 0.15)
+    assert all(len(set(assigned[groups == group])) == 1 for group in set(groups))
+    assert (assigned == assign_several(labels, groups, SHARES, seed=1)).all()
+    assert (assigned != assign_several(labels, groups, SHARES, seed=2)).any()
 
 
 @pytest.mark.parametrize("count", [3, 4, 5])
 def test_a_rare_class_is_in_every_split(count):
     labels = ["rare"] * count + ["a", "a|b", "", "b"] * 40
     for seed in range(20):
-        dealt = assign_several(labels, np.arange(len(labels)), {"val": 0.15, "test": 0.15}, seed)
-        assert set(dealt[:count]) == {"train", "val", "test"}
+        assigned = assign_several(labels, np.arange(len(labels)), {"val": 0.15, "test": 0.15}, seed)
+        assert set(assigned[:count]) == {"train", "val", "test"}
 
 
-def test_an_image_never_takes_the_labels_of_another(tmp_path):
-    copies = {name.replace("set/images", "set/copies/images"): _picture(9) for name in PICTURES}
+def test_labels_apply_only_to_the_exact_path(tmp_path):
+    copies = {name.replace("set/images", "set/copies/images"): _image(9) for name in IMAGES}
     table = b"path,labels\nimages/0.png,a\nimages/1.png,b\nimages/2.png,a|b\nimages/3.png,\n"
-    found = _packed(tmp_path, copies | PICTURES | {"set/labels.csv": table})
-    assert found == dict(zip(PICTURES, ("a", "b", "a|b", ""), strict=True))
+    found = _packed(tmp_path, copies | IMAGES | {"set/labels.csv": table})
+    assert found == dict(zip(IMAGES, ("a", "b", "a|b", ""), strict=True))
 
 
-def test_cocos_folders_of_splits_are_kept(tmp_path):
+def test_coco_split_folders_are_the_official_split(tmp_path):
     files = {}
     for number, folder in enumerate(("train2017", "val2017", "test2017")):
-        files |= {f"coco/{folder}/{number}.png": _picture(number)}
+        files |= {f"coco/{folder}/{number}.png": _image(number)}
     images = [{"id": number, "file_name": f"{number}.png"} for number in range(3)]
-    told = [{"image_id": number, "category_id": number % 2} for number in range(3)]
+    annotations = [{"image_id": number, "category_id": number % 2} for number in range(3)]
     names = [{"id": 0, "name": "a"}, {"id": 1, "name": "b"}]
-    tree = {"images": images, "annotations": told, "categories": names}
+    tree = {"images": images, "annotations": annotations, "categories": names}
     _packed(tmp_path, files | {"coco/annotations/all.json": json.dumps(tree).encode()})
     assert list(pack_index.read_index(tmp_path / "pack")["official"]) == ["test", "train", "val"]
 
 
-def test_a_pack_of_another_task_or_version_is_told(attributes):
+def test_a_pack_of_another_task_or_version_is_an_error(attributes):
     with pytest.raises(UserError, match=r"data/attributes was packed as multi_label; run: dvc repro pack"):
         train.train(
             config.compose("data=attributes", "data.task=single_label", "model=scratch", "out=runs/x")
@@ -196,17 +196,17 @@ def test_a_pack_of_another_task_or_version_is_told(attributes):
         file.write_text(kept)
 
 
-def test_a_class_with_too_few_pictures_to_split_is_told():
+def test_a_class_with_too_few_images_to_split_is_an_error():
     with pytest.raises(UserError, match=r"1 class\(es\) have fewer .*'rare' \(2\)"):
         assign_several(["a", "b", "a|b", "", "rare", "rare|a", "b"], np.arange(7), SHARES, seed=1)
 
 
-def _answers(seed: int, count: int = 200) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities that tell something of the targets, and the targets."""
+def _predictions(seed: int, count: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities that correlate with the targets, and the targets."""
     rng = np.random.default_rng(seed)
     targets = (rng.random((count, 3)) < [0.5, 0.3, 0.1]).astype(np.float32)
-    shares = 1 / (1 + np.exp(-(2 * targets - 1 + rng.normal(size=targets.shape))))
-    return shares.astype(np.float32).round(2), targets
+    probabilities = 1 / (1 + np.exp(-(2 * targets - 1 + rng.normal(size=targets.shape))))
+    return probabilities.astype(np.float32).round(2), targets
 
 
 def _card(**more: object) -> ModelCard:
@@ -218,76 +218,74 @@ def _card(**more: object) -> ModelCard:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_figures_are_those_of_scikit_learn(seed):
-    shares, targets = _answers(seed)
-    expected = average_precision_score(targets, shares, average="macro")
-    assert TASK.score(shares, targets) == pytest.approx(expected)
+def test_metrics_match_scikit_learn(seed):
+    probabilities, targets = _predictions(seed)
+    expected = average_precision_score(targets, probabilities, average="macro")
+    assert TASK.score(probabilities, targets) == pytest.approx(expected)
     metric = TASK.metrics(3)["map"]
     for part in np.array_split(np.arange(len(targets)), 7):
-        metric.update(torch.from_numpy(shares[part]), torch.from_numpy(targets[part]).long())
+        metric.update(torch.from_numpy(probabilities[part]), torch.from_numpy(targets[part]).long())
     assert float(metric.compute()) == pytest.approx(expected, abs=1e-5)
-    figures, found = TASK.figures(_card(), shares, targets), TASK.assess(_card(), shares, targets)
-    said = shares >= 0.5
-    assert figures["test/f1"] == pytest.approx(f1_score(targets, said, average="macro"))
-    assert figures["test/f1/micro"] == pytest.approx(f1_score(targets, said, average="micro"))
-    assert figures["test/exact"] == (said == targets).all(axis=1).mean()
+    metrics = TASK.figures(_card(), probabilities, targets)
+    assessed = TASK.assess(_card(), probabilities, targets)
+    predicted = probabilities >= 0.5
+    assert metrics["test/f1"] == pytest.approx(f1_score(targets, predicted, average="macro"))
+    assert metrics["test/f1/micro"] == pytest.approx(f1_score(targets, predicted, average="micro"))
+    assert metrics["test/exact"] == (predicted == targets).all(axis=1).mean()
     for key in ("test/map", "test/f1", "test/exact"):
-        assert figures[f"{key}/low"] < figures[key] < figures[f"{key}/high"]
-    right = [label == predicted for label, predicted in zip(found.labels, found.predicted, strict=True)]
-    assert np.mean(right) == figures["test/exact"]
-    assert (found.matrix.diagonal() == (said & (targets > 0)).sum(axis=0)).all()
+        assert metrics[f"{key}/low"] < metrics[key] < metrics[f"{key}/high"]
+    right = [a == b for a, b in zip(assessed.labels, assessed.predicted, strict=True)]
+    assert np.mean(right) == metrics["test/exact"]
+    assert (assessed.matrix.diagonal() == (predicted & (targets > 0)).sum(axis=0)).all()
 
 
 @pytest.mark.integration
-def test_an_interval_holds_the_figure_of_many_images_nineteen_times_of_twenty(monkeypatch):
+def test_intervals_cover_the_true_value_in_about_95_percent(monkeypatch):
     monkeypatch.setattr(multi_label, "RESAMPLES", 100)
-    true = TASK.score(*_answers(99, 50_000))
-    held = 0
+    true = TASK.score(*_predictions(99, 50_000))
+    covered = 0
     for seed in range(60):
-        found = TASK.figures(_card(), *_answers(seed, 150))
-        held += found["test/map/low"] <= true <= found["test/map/high"]
-    assert 52 <= held <= 60
+        metrics = TASK.figures(_card(), *_predictions(seed, 150))
+        covered += metrics["test/map/low"] <= true <= metrics["test/map/high"]
+    assert 52 <= covered <= 60
 
 
-def test_a_class_that_does_not_occur_has_no_part_in_the_mean():
-    shares, targets = _answers(1)
+def test_absent_classes_are_left_out_of_the_mean():
+    probabilities, targets = _predictions(1)
     targets[:, 2] = 0
     metric = TASK.metrics(3)["map"]
-    metric.update(torch.from_numpy(shares), torch.from_numpy(targets).long())
-    assert float(metric.compute()) == pytest.approx(TASK.score(shares, targets), abs=1e-5)
-    present = TASK.figures(_card(thresholds=[0.5, 0.5, 0.99]), shares, targets)["test/f1"]
-    assert present == pytest.approx(f1_score(targets[:, :2], shares[:, :2] >= 0.5, average="macro"))
-    assert TASK.score(shares, targets) == pytest.approx(
-        average_precision_score(targets[:, :2], shares[:, :2])
+    metric.update(torch.from_numpy(probabilities), torch.from_numpy(targets).long())
+    assert float(metric.compute()) == pytest.approx(TASK.score(probabilities, targets), abs=1e-5)
+    present = TASK.figures(_card(thresholds=[0.5, 0.5, 0.99]), probabilities, targets)["test/f1"]
+    assert present == pytest.approx(f1_score(targets[:, :2], probabilities[:, :2] >= 0.5, average="macro"))
+    assert TASK.score(probabilities, targets) == pytest.approx(
+        average_precision_score(targets[:, :2], probabilities[:, :2])
     )
 
 
-def test_thresholds_are_chosen_for_each_class_on_what_they_are_given():
+def test_thresholds_are_chosen_per_class():
     rng = np.random.default_rng(0)
     targets = (rng.random((2000, 2)) < [0.5, 0.1]).astype(np.float32)
-    shares = np.clip(0.2 + 0.2 * targets + rng.normal(0, 0.03, targets.shape), 0, 1)
-    shares[:, 1] += 0.4
-    card = TASK.choose_thresholds(_card(classes=["a", "b"]), shares, targets, shares, 0.9, 0.1)
+    probabilities = np.clip(0.2 + 0.2 * targets + rng.normal(0, 0.03, targets.shape), 0, 1)
+    probabilities[:, 1] += 0.4
+    card = TASK.choose_thresholds(_card(classes=["a", "b"]), probabilities, targets, probabilities, 0.9, 0.1)
     assert card.thresholds == pytest.approx([0.3, 0.7], abs=0.03)
-    assert (
-        0.3 < multi_label._best_threshold(np.array([0.1, 0.05]), np.array([1.0, 0.0])) < 0.5
-    )  # of little data
-    assert (
-        multi_label._best_threshold(np.array([0.1, 0.05]), np.array([0.0, 0.0])) == 0.5
-    )  # nothing to choose by
-    rare = np.random.default_rng(1).beta(0.3, 2.7, 200_000)  # calibrated by their making
-    drawn = (np.random.default_rng(2).random(200_000) < rare).astype(np.float32)
-    said = rare >= (best := multi_label._best_threshold(rare, drawn))
-    assert best == pytest.approx(f1_score(drawn, said) / 2, abs=0.02)
+    # With little data, and without positives.
+    assert 0.3 < multi_label._best_threshold(np.array([0.1, 0.05]), np.array([1.0, 0.0])) < 0.5
+    assert multi_label._best_threshold(np.array([0.1, 0.05]), np.array([0.0, 0.0])) == 0.5
+    rare = np.random.default_rng(1).beta(0.3, 2.7, 200_000)  # calibrated by construction
+    rare_targets = (np.random.default_rng(2).random(200_000) < rare).astype(np.float32)
+    predicted = rare >= (best := multi_label._best_threshold(rare, rare_targets))
+    assert best == pytest.approx(f1_score(rare_targets, predicted) / 2, abs=0.02)
 
 
-def test_a_temperature_takes_back_what_made_answers_too_sure():
+def test_calibration_undoes_overconfidence():
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 2, (4000, 3))
     targets = (rng.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.float32)
-    card, shares = TASK.calibrate(_card(), 1 / (1 + np.exp(-3 * logits)), targets)
+    card, probabilities = TASK.calibrate(_card(), 1 / (1 + np.exp(-3 * logits)), targets)
     assert card.temperature == pytest.approx(3, rel=0.1)
-    assert shares == pytest.approx(1 / (1 + np.exp(-logits)), abs=0.05)
+    assert probabilities == pytest.approx(1 / (1 + np.exp(-logits)), abs=0.05)
 
 
 @pytest.mark.parametrize("balanced", [False, True])
@@ -300,11 +298,11 @@ def test_a_head_is_fitted_for_each_class(balanced):
     assert weight.shape == (3, 8) and bias.shape == (3,)
     assert (np.abs(weight).argmax(axis=1) == [0, 1, 2]).all()
     assert all(row["val/map"] > 0.7 for row in rows)
-    said = (features @ weight.T + bias > 0).mean(axis=0)
-    assert said[2] > 0.2 if balanced else said[2] < 0.2
+    rate = (features @ weight.T + bias > 0).mean(axis=0)
+    assert rate[2] > 0.2 if balanced else rate[2] < 0.2
 
 
-def test_labels_that_features_contradict_are_doubted_class_by_class():
+def test_the_audit_finds_wrong_labels_per_class():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(300, 6)).astype(np.float32)
     targets = (features[:, :2] > 0).astype(np.float32)
@@ -321,11 +319,11 @@ def test_class_weights_make_rare_classes_count():
     assert weights.tolist() == pytest.approx([9, 5 / 45])
     logits = torch.zeros(50, 2, requires_grad=True)
     TASK.loss(logits, targets, weights).backward()
-    # Those that have a class pull as hard as those that do not.
+    # Positives and negatives of a class have gradients of the same size.
     assert logits.grad.sum(dim=0).abs().max() < 1e-6
 
 
-def test_drawn_faces_have_the_attributes_that_their_labels_say():
+def test_drawn_faces_match_their_attribute_labels():
     files = dict(synthetic.with_attributes(60, 1))
     rows = pandas.read_csv(io.BytesIO(files.pop("attributes/labels.csv")), keep_default_na=False)
     night = rows.set_index("path")["labels"].str.contains("night")
@@ -360,29 +358,29 @@ def attributes(repro, house, change):
     register.register(runs, data, models, 0.05)
     report.report(runs, data, models, house / "reports/attributes")
     yield house
-    # Other tests look at all data sets that there are.
+    # Other tests check every data set there is.
     store.client().delete_registered_model("attributes")
     for folder in (data, runs, house / "reports/attributes"):
         shutil.rmtree(folder)
 
 
 def test_every_stage_takes_several_classes_per_image(attributes):
-    runs, figures = attributes / "runs/attributes", {}
+    runs, scores = attributes / "runs/attributes", {}
     for model in ("scratch", "probe", "finetune"):
         card = json.loads((runs / "train" / model / "model.json").read_text())
         assert card["task"] == "multi_label" and len(card["thresholds"]) == 4
-        figures[model] = json.loads((runs / "train" / model / "metrics.json").read_text())["val/map"]
+        scores[model] = json.loads((runs / "train" / model / "metrics.json").read_text())["val/map"]
         test = json.loads((runs / "evaluate" / model / "metrics.json").read_text())
         assert test["test/map/low"] <= test["test/map"] <= test["test/map/high"]
     decision = json.loads((runs / "register/decision.json").read_text())
-    assert decision["challenger"] == max(figures, key=figures.get)
+    assert decision["challenger"] == max(scores, key=scores.get)
     assert "test/map" in decision["champion"]
     page = (attributes / "reports/attributes/index.html").read_text()
     assert "mAP" in page and "top-1" not in page and "open_<wbr>mouth" in page
-    assert figures["finetune"] >= figures["probe"] > 0.4
+    assert scores["finetune"] >= scores["probe"] > 0.4
 
 
-def test_mlflow_shows_the_figures_of_several_classes(attributes):
+def test_mlflow_shows_multi_label_metrics(attributes):
     from pipeline.tracking import web_ui
 
     experiment = store.client().get_experiment_by_name("attributes")
@@ -393,7 +391,7 @@ def test_mlflow_shows_the_figures_of_several_classes(attributes):
     assert any("test mAP" in run.data.tags["mlflow.note.content"] for run in runs)
 
 
-def test_an_exported_model_answers_as_the_trained_one_and_names_what_reaches_its_threshold(attributes):
+def test_an_exported_model_predicts_as_the_trained_one_and_applies_thresholds(attributes):
     from models.classifier import load
     from pipeline.evaluation import predictions
 
@@ -402,18 +400,18 @@ def test_an_exported_model_answers_as_the_trained_one_and_names_what_reaches_its
     model, card = load(champion / "train")
     faces = [synthetic.draw(BREEDS["dog_pug"], np.random.default_rng(seed)) for seed in range(4)]
     expected = predictions.predict(model, LooseImages([np.asarray(face) for face in faces], card.input), 4)
-    for face, shares in zip(faces, expected, strict=True):
-        assert portable.probabilities(face) == pytest.approx(shares, abs=0.02)
+    for face, probabilities in zip(faces, expected, strict=True):
+        assert portable.probabilities(face) == pytest.approx(probabilities, abs=0.02)
         answer = portable.answer(face, top=1)
         named = {
             name
-            for name, share, least in zip(
+            for name, probability, threshold in zip(
                 card.classes, portable.probabilities(face), card.thresholds, strict=True
             )
-            if share >= least
+            if probability >= threshold
         }
-        said = {name for name, present in zip(answer["labels"], answer["present"], strict=True) if present}
-        assert said == named and "unsure" not in answer
+        flagged = {name for name, present in zip(answer["labels"], answer["present"], strict=True) if present}
+        assert flagged == named and "unsure" not in answer
 
 
 def test_predict_export_and_the_example_name_several_classes(attributes, run, tmp_path):
@@ -444,11 +442,11 @@ def test_predict_export_and_the_example_name_several_classes(attributes, run, tm
     assert done.returncode == 0, done.stdout
     card = (tmp_path / "out/README.md").read_text()
     assert "mAP" in card and "unsure" not in card and "{{" not in card and "None" not in card
-    said = run("python", str(tmp_path / "out/example.py"), str(tmp_path / "face.png")).stdout.splitlines()
-    assert set(said[0].split(", ")) == set(named or ["none"])
+    output = run("python", str(tmp_path / "out/example.py"), str(tmp_path / "face.png")).stdout.splitlines()
+    assert set(output[0].split(", ")) == set(named or ["none"])
 
 
-def test_a_registered_model_answers_in_a_table(attributes, house):
+def test_a_registered_model_returns_a_table(attributes, house):
     import mlflow
 
     model = mlflow.pyfunc.load_model("models:/attributes@champion")
@@ -459,7 +457,7 @@ def test_a_registered_model_answers_in_a_table(attributes, house):
     assert len(answer["present"][0]) == len(answer["labels"][0])
 
 
-def test_a_card_of_several_classes_needs_a_threshold_for_each(tmp_path):
+def test_a_multi_label_card_needs_a_threshold_for_each_class(tmp_path):
     from strangers import CARD, written
 
     from pipeline import portable
@@ -467,19 +465,19 @@ def test_a_card_of_several_classes_needs_a_threshold_for_each(tmp_path):
     for change in ({"task": "multi_label"}, {"thresholds": [0.5] * 3}, {"task": "boxes"}):
         with pytest.raises(portable.DamagedError, match=r"thresholds must have one|task must be"):
             portable.read_card(written(tmp_path / "x", CARD | change))
-    read = portable.read_card(
+    card = portable.read_card(
         written(tmp_path / "x", CARD | {"task": "multi_label", "thresholds": [0.5] * 3})
     )
-    assert read.thresholds == [0.5] * 3
+    assert card.thresholds == [0.5] * 3
 
 
-def test_what_one_class_per_image_needs_is_refused_with_several():
+def test_single_label_settings_are_refused_for_multi_label_data():
     with pytest.raises(UserError, match=r"model\.balance=sampler needs one class per image"):
         config.compose("data=attributes", "model=scratch", "model.balance=sampler")
 
 
-def test_a_split_that_the_data_brings_is_kept(tmp_path):
-    _packed(tmp_path, PICTURES | {"set/labels.csv": CSV + b"images/3.png,night,val\n"})
+def test_a_split_in_the_label_file_is_kept(tmp_path):
+    _packed(tmp_path, IMAGES | {"set/labels.csv": CSV + b"images/3.png,night,val\n"})
     split.split(tmp_path / "pack", tmp_path / "split.csv", config.compose().split)
-    dealt = pandas.read_csv(tmp_path / "split.csv").set_index("path")["split"]
-    assert dealt["set/images/1.png"] == "test" and dealt["set/images/3.png"] == "val"
+    assigned = pandas.read_csv(tmp_path / "split.csv").set_index("path")["split"]
+    assert assigned["set/images/1.png"] == "test" and assigned["set/images/3.png"] == "val"
