@@ -28,7 +28,7 @@ if os.getpid() == SESSION_PROCESS:
     atexit.register(shutil.rmtree, SESSION, ignore_errors=True)
 _FOLDER = Path(tempfile.mkdtemp(prefix="petfaces-test-"))
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
-HOUSE = _FOLDER / "petfaces"
+PROJECT = _FOLDER / "petfaces"
 # Two workers share the cores: torch's threads must not spin while they wait.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # The environment must not affect the tests: no mirror, no tracking server, no flags of `make test`.
@@ -44,7 +44,7 @@ for _name in (
     os.environ.pop(_name, None)
 
 
-def _run(*command: str, cwd: Path = HOUSE, **environment: str) -> subprocess.CompletedProcess:
+def _run(*command: str, cwd: Path = PROJECT, **environment: str) -> subprocess.CompletedProcess:
     """Runs a program with the tests' Python first on PATH; captures stdout and stderr together as text."""
     fork_server.install(SESSION / "python", SESSION_PROCESS)
     path = os.pathsep.join(
@@ -74,7 +74,7 @@ def petfaces(*arguments: str) -> None:
             raise
 
 
-def ended(program: Callable[[], object]) -> int | str | None:
+def outcome(program: Callable[[], object]) -> int | str | None:
     """Runs a program in this process; returns its last message if the exit status is 1, else the status."""
     messages, status = io.StringIO(), None
     try:
@@ -87,13 +87,13 @@ def ended(program: Callable[[], object]) -> int | str | None:
     return messages.getvalue().splitlines()[-1] if status == 1 else status
 
 
-def _change(file: str, *changes: tuple[str, str], house: Path = HOUSE) -> None:
+def _change(file: str, *changes: tuple[str, str], project: Path = PROJECT) -> None:
     """Replaces text in a file of the copy; the text must be there."""
-    text = (house / file).read_text()
+    text = (project / file).read_text()
     for old, new in changes:
         assert old in text, f"{file} has no '{old}'"
         text = text.replace(old, new)
-    (house / file).write_text(text)
+    (project / file).write_text(text)
 
 
 def _copy_files(source: Path, target: Path, names: list[str]) -> None:
@@ -111,16 +111,16 @@ def _copy(target: Path) -> None:
     params = target / "params.yaml"
     params.write_text(re.sub(r"(?m)^data: *\S+", "data: sample", params.read_text()))
     _change(
-        "conf/data/sample.yaml", ("per_class: 40", "per_class: 7"), ("side: 48", "side: 32"), house=target
+        "conf/data/sample.yaml", ("per_class: 40", "per_class: 7"), ("side: 48", "side: 32"), project=target
     )
-    _change("conf/data/sample.yaml", ("epochs: 18", "epochs: 2"), house=target)
-    _change("conf/data/petfaces.yaml", ("side: 96", "side: 32"), ("epochs: 72", "epochs: 1"), house=target)
-    _change("conf/model/probe.yaml", ("epochs: 0", "input: {size: 64}\nepochs: 0"), house=target)
-    _change("conf/model/scratch.yaml", ("[32, 64, 128, 256]", "[8, 16, 32, 64]"), house=target)
+    _change("conf/data/sample.yaml", ("epochs: 18", "epochs: 2"), project=target)
+    _change("conf/data/petfaces.yaml", ("side: 96", "side: 32"), ("epochs: 72", "epochs: 1"), project=target)
+    _change("conf/model/probe.yaml", ("epochs: 0", "input: {size: 64}\nepochs: 0"), project=target)
+    _change("conf/model/scratch.yaml", ("[32, 64, 128, 256]", "[8, 16, 32, 64]"), project=target)
     grid = "[1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0]"
-    _change("conf/model/base/pretrained.yaml", (grid, "[1e-2, 1e-1, 1.0]"), house=target)
-    _change("conf/trainer/cpu.yaml", ("threads: 2", "threads: 1"), house=target)
-    _change("conf/model/finetune.yaml", ("size: 192", "size: 64"), ("epochs: 6", "epochs: 1"), house=target)
+    _change("conf/model/base/pretrained.yaml", (grid, "[1e-2, 1e-1, 1.0]"), project=target)
+    _change("conf/trainer/cpu.yaml", ("threads: 2", "threads: 1"), project=target)
+    _change("conf/model/finetune.yaml", ("size: 192", "size: 64"), ("epochs: 6", "epochs: 1"), project=target)
     for command in (
         ["git", "init", "-q"],
         ["git", "add", "-A"],
@@ -131,12 +131,12 @@ def _copy(target: Path) -> None:
 
 # pytest-xdist's controller runs no tests; each worker has its own copy.
 if "PYTEST_XDIST_WORKER" in os.environ or not any(word.startswith("-n") for word in sys.argv):
-    HOUSE.mkdir()
-    _copy(HOUSE)
+    PROJECT.mkdir()
+    _copy(PROJECT)
     # Before any test module is imported, so that `pipeline` and `models` are the copy's in this process, too.
-    sys.path.insert(0, str(HOUSE))
-    os.environ["PYTHONPATH"] = str(HOUSE)
-    os.chdir(HOUSE)
+    sys.path.insert(0, str(PROJECT))
+    os.environ["PYTHONPATH"] = str(PROJECT)
+    os.chdir(PROJECT)
 
     from pipeline.common import log
 
@@ -167,9 +167,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def house() -> Path:
+def project() -> Path:
     """Root of the copy."""
-    return HOUSE
+    return PROJECT
 
 
 @pytest.fixture(scope="session")
@@ -185,7 +185,7 @@ def change():
 
 
 @pytest.fixture(scope="session")
-def repro(house: Path) -> subprocess.CompletedProcess:
+def repro(project: Path) -> subprocess.CompletedProcess:
     """The first `dvc repro` in the copy, which registers a champion.
 
     One worker of pytest-xdist runs it; the others copy its outputs.
@@ -195,15 +195,15 @@ def repro(house: Path) -> subprocess.CompletedProcess:
         if not finished.is_dir():
             done = _run("dvc", "repro")
             assert done.returncode == 0, done.stdout
-            _copy_files(house, finished, _run("git", "ls-files", "--others").stdout.splitlines())
+            _copy_files(project, finished, _run("git", "ls-files", "--others").stdout.splitlines())
             (finished / "stdout").write_text(done.stdout)
             return done
     output = (finished / "stdout").read_text()
-    _copy_files(finished, house, [str(file.relative_to(finished)) for file in finished.rglob("*")])
+    _copy_files(finished, project, [str(file.relative_to(finished)) for file in finished.rglob("*")])
     # MLflow's database has absolute paths, so it is written again.
     done = _run("python", "-m", "pipeline", "tracking", "sync")
     assert done.returncode == 0, done.stdout
-    for backup in house.glob("mlflow.db.*"):
+    for backup in project.glob("mlflow.db.*"):
         backup.unlink()
     return subprocess.CompletedProcess(["dvc", "repro"], 0, output)
 
@@ -218,7 +218,7 @@ def _unnamed_messages():
 
 
 @pytest.fixture
-def undrawn():
+def no_plots():
     """Training in this process draws no plots, which take longer than so small a training."""
     from pipeline.evaluation import mistakes
 
@@ -228,9 +228,10 @@ def undrawn():
 
 
 @pytest.fixture
-def restored(house: Path):
+def restored(project: Path):
     """Restores params.yaml and conf/ after a test that changes them."""
-    kept = {file: file.read_bytes() for file in [house / "params.yaml", *(house / "conf").rglob("*.yaml")]}
+    files = [project / "params.yaml", *(project / "conf").rglob("*.yaml")]
+    kept = {file: file.read_bytes() for file in files}
     yield
     for file, data in kept.items():
         if file.read_bytes() != data:

@@ -12,8 +12,8 @@ from pipeline.data.dataset import EpochSampler, ImageDataset, PackedDataset, bal
 
 
 @pytest.fixture
-def train_set(repro, house):
-    pack = PackedDataset.open(house / "data/sample")
+def train_set(repro, project):
+    pack = PackedDataset.open(project / "data/sample")
     transforms = OmegaConf.to_container(config.compose("model=scratch").augment.transforms)
     return ImageDataset(pack, pack.rows("train"), augment.build(transforms, [32] * 2), seed=3)
 
@@ -40,8 +40,8 @@ def test_transforms_that_return_no_image_are_refused_before_training(transform, 
     assert "\n" not in str(error.value)
 
 
-def test_an_error_in_a_loader_worker_is_one_line(repro, house):
-    pack = PackedDataset.open(house / "data/sample")
+def test_an_error_in_a_loader_worker_is_one_line(repro, project):
+    pack = PackedDataset.open(project / "data/sample")
     crop = augment.build([{"RandomCrop": {"height": 250, "width": 250}}], [32])
     with pytest.raises(UserError) as error:
         _epoch(ImageDataset(pack, pack.rows("train"), crop, seed=3), 0, 1)

@@ -134,11 +134,11 @@ def test_training_outliers_depend_on_the_step_and_choose_no_threshold():
     }
 
 
-def test_a_trained_model_has_a_temperature_and_a_threshold(repro, house):
+def test_a_trained_model_has_a_temperature_and_a_threshold(repro, project):
     for name in ("probe", "scratch"):
-        model, card = classifier.load(house / "runs/sample/train" / name)
+        model, card = classifier.load(project / "runs/sample/train" / name)
         assert model.temperature == card.temperature != 1
         assert 0 <= card.unsure_below <= 1
-        metrics = json.loads((house / f"runs/sample/evaluate/{name}/metrics.json").read_text())
+        metrics = json.loads((project / f"runs/sample/evaluate/{name}/metrics.json").read_text())
         assert 0 <= metrics["test/answered"] <= 1
         assert 0 <= metrics["others/named"] <= 1

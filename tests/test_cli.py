@@ -6,7 +6,7 @@ import sys
 
 import click
 import pytest
-from conftest import ended, petfaces
+from conftest import outcome, petfaces
 
 from pipeline import __main__ as cli
 from pipeline.common.errors import UserError
@@ -83,7 +83,7 @@ def test_another_checkout_is_not_changed_by_mistake(tmp_path, monkeypatch):
         (tmp_path / file).touch()
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path / "data")
-    assert "is another checkout; use that one's own" in ended(lambda: petfaces("config", "data=sample"))
+    assert "is another checkout; use that one's own" in outcome(lambda: petfaces("config", "data=sample"))
 
 
 def test_leaderboard_and_registry_print_json(repro, capsys):

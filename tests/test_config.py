@@ -74,7 +74,7 @@ def test_a_model_sets_its_augmentation_and_the_command_line_overrides_it():
     assert config.compose("model=scratch", "augment=none").augment.mixup == 0
 
 
-def test_params_override_conf_and_the_command_line_overrides_params(house, restored, change):
+def test_params_override_conf_and_the_command_line_overrides_params(project, restored, change):
     change("params.yaml", ("\nseed: 1 ", "\nseed: 5 "), ("data: sample ", "data: petfaces "))
     assert config.compose().seed == 5
     assert config.compose().data.name == "petfaces"
@@ -90,8 +90,8 @@ def test_params_override_conf_and_the_command_line_overrides_params(house, resto
         ("split: {sed: 1}\n", "split.sed is not"),
     ],
 )
-def test_an_unknown_key_or_value_in_params_is_a_one_line_error(house, restored, run, text, message):
-    params = house / "params.yaml"
+def test_an_unknown_key_or_value_in_params_is_a_one_line_error(project, restored, run, text, message):
+    params = project / "params.yaml"
     kept = [line for line in params.read_text().splitlines(keepends=True) if not line.startswith("trainer:")]
     plain = "".join(kept) if text.startswith("trainer") else params.read_text()
     if text.startswith("split"):
@@ -120,7 +120,7 @@ def test_params_and_model_configs_share_no_key():
         assert not own & {key.split(".")[0] for key in shared}, file
 
 
-def test_a_choice_is_written_and_comments_stay(house, restored):
+def test_a_choice_is_written_and_comments_stay(project, restored):
     before = paths.PARAMS.read_text()
     config.choose("data", "petfaces")
     after = paths.PARAMS.read_text()

@@ -16,21 +16,21 @@ from pipeline.tracking import artifact_roots, store
 
 
 @pytest.fixture(params=["copied", "moved"])
-def original(request, house, tmp_path) -> Path:
+def original(request, project, tmp_path) -> Path:
     """The project that the store comes from: it still exists (copied) or not (moved)."""
-    return house if request.param == "copied" else tmp_path / "it was here 'once'"
+    return project if request.param == "copied" else tmp_path / "it was here 'once'"
 
 
 @pytest.fixture
-def copy(repro, house, original, tmp_path, monkeypatch) -> Path:
+def copy(repro, project, original, tmp_path, monkeypatch) -> Path:
     """A copy of the store and its artifacts, which the program uses as its own."""
     folder = tmp_path / "copy"
-    shutil.copytree(house / "mlartifacts", folder / "mlartifacts")
-    shutil.copyfile(house / "mlflow.db", folder / "mlflow.db")
-    if original != house:
+    shutil.copytree(project / "mlartifacts", folder / "mlartifacts")
+    shutil.copyfile(project / "mlflow.db", folder / "mlflow.db")
+    if original != project:
         with closing(sqlite3.connect(folder / "mlflow.db")) as database:
             artifact_roots._replace(
-                database, (house / "mlartifacts").as_uri(), (original / "mlartifacts").as_uri()
+                database, (project / "mlartifacts").as_uri(), (original / "mlartifacts").as_uri()
             )
             database.commit()
     monkeypatch.setattr(paths, "main_checkout", lambda: folder)
@@ -49,8 +49,8 @@ def _files(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*"))
 
 
-def test_a_copied_store_is_a_one_line_error_and_the_original_is_unchanged(copy, original, house, capsys):
-    before = _files(house / "mlartifacts")
+def test_a_copied_store_is_a_one_line_error_and_the_original_is_unchanged(copy, original, project, capsys):
+    before = _files(project / "mlartifacts")
     with pytest.raises(UserError) as error:
         store.client()
     assert str(error.value).startswith(f"MLflow's store {copy / 'mlflow.db'} was copied or moved here from")
@@ -59,11 +59,11 @@ def test_a_copied_store_is_a_one_line_error_and_the_original_is_unchanged(copy, 
     run = tracking.Run(card, {"seed": 1}, {}, Provenance(), "x", None, "cpu", "attempt")
     assert run.run_id is None  # training continues without MLflow
     assert capsys.readouterr().err.count("was copied or moved here") == 1
-    assert _files(house / "mlartifacts") == before
+    assert _files(project / "mlartifacts") == before
 
 
-def test_sync_points_a_copied_store_to_its_own_artifacts(copy, original, house, tmp_path, capsys):
-    before = _files(house / "mlartifacts")
+def test_sync_points_a_copied_store_to_its_own_artifacts(copy, original, project, tmp_path, capsys):
+    before = _files(project / "mlartifacts")
     artifact_roots.rewrite()
     assert "MLflow's store named files in" in capsys.readouterr().err
     assert (original / "mlartifacts").as_uri() not in _artifact_uris(copy / "mlflow.db")
@@ -73,17 +73,17 @@ def test_sync_points_a_copied_store_to_its_own_artifacts(copy, original, house, 
     run = store.client().create_run(store.experiment_id("sample")).info.run_id
     store.client().log_text(run, "new", "note.txt")
     assert (copy / "mlartifacts" / run / "artifacts/note.txt").is_file()
-    assert _files(house / "mlartifacts") == before
+    assert _files(project / "mlartifacts") == before
     artifact_roots.rewrite()  # a second call changes nothing
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("original", ["copied"], indirect=True)
-def test_artifacts_must_be_copied_before_the_store_is_rewritten(copy, house):
+def test_artifacts_must_be_copied_before_the_store_is_rewritten(copy, project):
     run_id = _run_with_artifacts(copy)
     shutil.rmtree(copy / "mlartifacts" / run_id)
     before = _artifact_uris(copy / "mlflow.db")
-    with pytest.raises(UserError, match=rf"1 folders of .* copy them, .*: cp -Rn {house}/mlartifacts/\. "):
+    with pytest.raises(UserError, match=rf"1 folders of .* copy them, .*: cp -Rn {project}/mlartifacts/\. "):
         artifact_roots.rewrite()
     assert _artifact_uris(copy / "mlflow.db") == before
     assert not (copy / "mlflow.db.before-move").exists()

@@ -16,9 +16,9 @@ NAME = "sample"
 
 
 @pytest.fixture
-def client(repro, house, tmp_path, monkeypatch):
+def client(repro, project, tmp_path, monkeypatch):
     """A client of a copy of the store, which the program uses, too."""
-    shutil.copyfile(house / "mlflow.db", tmp_path / "mlflow.db")
+    shutil.copyfile(project / "mlflow.db", tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     store.client.cache_clear()
     yield store.client()
@@ -26,9 +26,9 @@ def client(repro, house, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def folders(house):
+def folders(project):
     """The train and evaluate folders of the model `scratch`."""
-    return house / "runs/sample/train/scratch", house / "runs/sample/evaluate/scratch"
+    return project / "runs/sample/train/scratch", project / "runs/sample/evaluate/scratch"
 
 
 def test_a_deleted_experiment_is_an_error_with_the_command_that_restores_it(client):
@@ -120,8 +120,8 @@ def test_a_sweeps_deleted_parent_run_is_restored(client):
     assert client.get_run(parent).info.lifecycle_stage == "active"
 
 
-def test_a_deleted_version_and_a_deleted_model_are_registered_again(client, folders, house):
-    exported = house / "runs/sample/register/candidates/scratch"
+def test_a_deleted_version_and_a_deleted_model_are_registered_again(client, folders, project):
+    exported = project / "runs/sample/register/candidates/scratch"
     first = tracking.ensure_version(*folders, exported)
     client.delete_model_version(NAME, first)
     second = tracking.ensure_version(*folders, exported)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import HOUSE
+from conftest import PROJECT
 
-DVC = yaml.safe_load((HOUSE / "dvc.yaml").read_text())
+DVC = yaml.safe_load((PROJECT / "dvc.yaml").read_text())
 STAGES = DVC["stages"]
 # These affect results only through values that are params, or not at all: they and what only they import need
 # not be listed.
@@ -26,7 +26,7 @@ def _imported(file: Path) -> Iterator[Path]:
             names = [name.name for name in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level <= 1, f"{file}: a relative import, which this test does not follow"
-            package = ".".join((*file.relative_to(HOUSE).parent.parts, "")) if node.level else ""
+            package = ".".join((*file.relative_to(PROJECT).parent.parts, "")) if node.level else ""
             names = [
                 f"{package}{node.module}",
                 *(f"{package}{node.module}.{name.name}" for name in node.names),
@@ -34,7 +34,7 @@ def _imported(file: Path) -> Iterator[Path]:
         else:
             continue
         for name in names:
-            path = HOUSE.joinpath(*name.split("."))
+            path = PROJECT.joinpath(*name.split("."))
             for found in (path / "__init__.py", path.with_suffix(".py")):
                 if found.is_file() and not _is_empty(found):
                     yield found
@@ -47,9 +47,9 @@ def _is_empty(file: Path) -> bool:
 
 def _needed(stage: str) -> set[str]:
     """Code that a stage's module imports, directly or indirectly, as paths from the root."""
-    found, todo = set(), [HOUSE / f"pipeline/{stage}.py"]
+    found, todo = set(), [PROJECT / f"pipeline/{stage}.py"]
     while todo:
-        name = (file := todo.pop()).relative_to(HOUSE).as_posix()
+        name = (file := todo.pop()).relative_to(PROJECT).as_posix()
         if name not in found and not name.startswith(EXCEPTED):
             found.add(name)
             todo += _imported(file)
@@ -88,10 +88,10 @@ def test_a_stage_lists_no_module_that_it_does_not_import(stage):
 
 def test_train_depends_on_each_augmentation_and_each_data_value_that_models_use():
     params = _params("train")
-    for file in (HOUSE / "conf/augment").glob("*.yaml"):
+    for file in (PROJECT / "conf/augment").glob("*.yaml"):
         assert f"conf/augment/{file.name}" in params
     for group in ("augment", "model"):
-        for file in (HOUSE / "conf" / group).glob("*.yaml"):
+        for file in (PROJECT / "conf" / group).glob("*.yaml"):
             used = set(re.findall(r"\$\{data\.(\w+)", file.read_text()))
             assert used <= set(params["conf/data/${data}.yaml"]), file
 
@@ -100,17 +100,17 @@ def test_train_depends_on_each_augmentation_and_each_data_value_that_models_use(
 def test_all_trainer_keys_that_affect_results_are_params(stage):
     from pipeline.artifacts.resume import IGNORED_TRAINER_KEYS
 
-    for file in (HOUSE / "conf/trainer").glob("*.yaml"):
+    for file in (PROJECT / "conf/trainer").glob("*.yaml"):
         runtime = set(yaml.safe_load(file.read_text())["runtime"]) - set(IGNORED_TRAINER_KEYS)
         watched = {"trainer", *(f"runtime.{key}" for key in runtime)}
         assert set(_params(stage)["conf/trainer/${trainer}.yaml"]) == watched
 
 
-def test_an_augmentation_that_dvc_does_not_watch_is_an_error(house, restored, change):
+def test_an_augmentation_that_dvc_does_not_watch_is_an_error(project, restored, change):
     from pipeline import train
     from pipeline.common import errors
 
-    (house / "conf/augment/mine.yaml").write_text("transforms: []\nmixup: 0.1\ncutmix: 0.0\n")
+    (project / "conf/augment/mine.yaml").write_text("transforms: []\nmixup: 0.1\ncutmix: 0.0\n")
     try:
         with pytest.raises(errors.UserError, match=r"conf/augment/mine\.yaml.*dvc\.yaml"):
             train.check_augment_is_watched("mine")
@@ -120,4 +120,4 @@ def test_an_augmentation_that_dvc_does_not_watch_is_an_error(house, restored, ch
             train.check_augment_is_watched("none")
     finally:
         change("dvc.yaml", ("      - conf/augment/mine.yaml:", "      - conf/augment/none.yaml:"))
-        (house / "conf/augment/mine.yaml").unlink()
+        (project / "conf/augment/mine.yaml").unlink()

@@ -71,7 +71,7 @@ def _parse(command: click.Command, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
-def test_every_command_parses(page, command, house):
+def test_every_command_parses(page, command, project):
     words = shlex.split(command)
     if {"model=tiny", "model=lite1"} & set(words):
         pytest.skip("another test adds its model and runs the command")
@@ -79,14 +79,14 @@ def test_every_command_parses(page, command, house):
         words.pop(0)
     program = words[0].removeprefix(".venv/bin/")
     if program == "make":
-        targets = set(re.findall(r"^([a-z-]+):", (house / "Makefile").read_text(), re.MULTILINE))
+        targets = set(re.findall(r"^([a-z-]+):", (project / "Makefile").read_text(), re.MULTILINE))
         assert {word for word in words[1:] if "=" not in word} <= targets
     elif program == "dvc":
         from dvc.cli import parse_args
 
         parse_args(words[1:])
     elif program == "python" and words[2].startswith("benchmarks."):
-        assert (house / f"{words[2].replace('.', '/')}.py").is_file()
+        assert (project / f"{words[2].replace('.', '/')}.py").is_file()
     elif program == "python":
         assert words[1] == "-m" and words[2].startswith("pipeline")
         if words[3:]:
@@ -137,7 +137,7 @@ def _block(page: str, kind: str, number: int) -> str:
 
 
 @pytest.fixture
-def added(house):
+def added(project):
     """The files that docs/models.md adds, in the copy."""
     page = PAGES["models.md"]
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
@@ -147,11 +147,11 @@ def added(house):
     }
     files["conf/model/tiny.yaml"] = _block("models.md", "yaml", 0)
     for name, text in files.items():
-        assert not (house / name).exists()
-        (house / name).write_text(text)
+        assert not (project / name).exists()
+        (project / name).write_text(text)
     yield files
     for name in files:
-        (house / name).unlink()
+        (project / name).unlink()
 
 
 def test_a_model_a_metric_a_callback_and_a_loss_take_at_most_12_lines_each(added):
@@ -160,13 +160,13 @@ def test_a_model_a_metric_a_callback_and_a_loss_take_at_most_12_lines_each(added
         assert len([line for line in code.splitlines() if line.strip()]) <= 12, name
 
 
-def test_adding_a_model_works_as_documented(repro, run, house, added):
-    output = _shell(run, _block("models.md", "sh", 0).replace("tiny", "tiny data.epochs=1"), house)
+def test_adding_a_model_works_as_documented(repro, run, project, added):
+    output = _shell(run, _block("models.md", "sh", 0).replace("tiny", "tiny data.epochs=1"), project)
     assert len(re.findall(r"^train(?: job \d)?: tiny on sample, val top-1", output, re.MULTILINE)) == 3
 
 
-def test_adding_a_backbone_works_as_documented(house):
-    file = house / "conf/model/lite1.yaml"
+def test_adding_a_backbone_works_as_documented(project):
+    file = project / "conf/model/lite1.yaml"
     file.write_text(_block("CONTRIBUTING.md", "yaml", 0))
     try:
         cfg = config.compose("model=lite1")
@@ -177,7 +177,7 @@ def test_adding_a_backbone_works_as_documented(house):
         file.unlink()
 
 
-def test_adding_metrics_callbacks_and_a_loss_works_as_documented(repro, run, house, added, tmp_path):
+def test_adding_metrics_callbacks_and_a_loss_works_as_documented(repro, run, project, added, tmp_path):
     words = [word for _, command in COMMANDS for word in shlex.split(command) if word.startswith("+")]
     assert len(words) == 6
     _shell(
@@ -193,7 +193,7 @@ def test_adding_metrics_callbacks_and_a_loss_works_as_documented(repro, run, hou
                 f"out={tmp_path / 'out'}",
             ]
         ),
-        house,
+        project,
     )
     rows = curves.read(tmp_path / "out")
     kept = max(rows, key=lambda row: row["val/top1"])
@@ -203,32 +203,32 @@ def test_adding_metrics_callbacks_and_a_loss_works_as_documented(repro, run, hou
         assert metrics[name] == pytest.approx(kept[name], abs=0.02)  # calibrated afterwards
     assert all(row["train/gradient_norm"] > 0 and row["lr-AdamW/pg1"] > 0 for row in rows)
     plain = tmp_path / "plain"
-    _shell(run, f"python -m pipeline.train model=tiny data.epochs=2 out={plain}", house)
+    _shell(run, f"python -m pipeline.train model=tiny data.epochs=2 out={plain}", project)
     assert curves.read(plain)[0]["train/loss"] != rows[0]["train/loss"]
 
 
-def test_a_colleague_can_pull_without_training_and_clean_up(repro, run, house, tmp_path):
+def test_a_colleague_can_pull_without_training_and_clean_up(repro, run, project, tmp_path):
     setup, push, pull = (_block("housekeeping.md", "sh", number) for number in (1, 2, 3))
     assert "dvc push" in push and "dvc pull" in pull
-    clone, kept = tmp_path / "theirs", (house / ".dvc/config").read_bytes()
+    clone, kept = tmp_path / "theirs", (project / ".dvc/config").read_bytes()
     try:
         share = re.search(r"dvc remote add .*", setup)[0].replace(
             "/mnt/share/petfaces", str(tmp_path / "share")
         )
-        _shell(run, f"{share}\ndvc push -q", house)
-        run("git", "clone", "-q", str(house), str(clone))
+        _shell(run, f"{share}\ndvc push -q", project)
+        run("git", "clone", "-q", str(project), str(clone))
         for file in ("dvc.lock", ".dvc/config"):  # which would be committed
-            shutil.copyfile(house / file, clone / file)
-        shutil.copytree(house / "reports/sample", clone / "reports/sample")
-        shutil.copytree(house / "champions", clone / "champions", dirs_exist_ok=True)
+            shutil.copyfile(project / file, clone / file)
+        shutil.copytree(project / "reports/sample", clone / "reports/sample")
+        shutil.copytree(project / "champions", clone / "champions", dirs_exist_ok=True)
     finally:
-        (house / ".dvc/config").write_bytes(kept)
+        (project / ".dvc/config").write_bytes(kept)
     export = f"export PYTHONPATH={clone}\n"
     _shell(run, export + pull.replace("git pull", "true"), clone)
     output = _shell(run, export + "dvc repro", clone)
     assert "Running stage" not in output, output
     champion = "runs/sample/register/champion/portable/model.onnx"
-    assert (clone / champion).read_bytes() == (house / champion).read_bytes()
+    assert (clone / champion).read_bytes() == (project / champion).read_bytes()
     clean = _block("housekeeping.md", "sh", 0)
     assert "rm -rf mlflow.db mlartifacts" in clean
     assert "MLflow at sqlite" in _shell(run, export + clean, clone)

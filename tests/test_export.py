@@ -57,23 +57,23 @@ def test_an_export_holds_these_files_and_is_sealed(exported):
     seal.check(exported)
 
 
-def test_the_readme_has_metrics_weakest_classes_and_licences(exported, house):
+def test_the_readme_has_metrics_weakest_classes_and_licences(exported, project):
     card = (exported / "README.md").read_text()
-    metrics = json.loads((house / "runs/sample/register/champion/evaluation/metrics.json").read_text())
+    metrics = json.loads((project / "runs/sample/register/champion/evaluation/metrics.json").read_text())
     assert f"{metrics['test/top1']:.1%}".replace("%", " %") in card
     assert "it knows no photographs" in card
     assert "Weakest classes" in card and "drawn by this project" in card
     assert "{{" not in card and "None" not in card
 
 
-def test_the_onnx_metadata_has_labels_threshold_and_provenance(exported, house):
+def test_the_onnx_metadata_has_labels_threshold_and_provenance(exported, project):
     metadata = onnxruntime.InferenceSession(exported / "model.onnx").get_modelmeta().custom_metadata_map
     labels = (exported / "labels.txt").read_text().split()
     assert json.loads(metadata["labels"]) == labels and len(labels) == 35
-    lineage = json.loads((house / "runs/sample/register/champion/train/lineage.json").read_text())
+    lineage = json.loads((project / "runs/sample/register/champion/train/lineage.json").read_text())
     assert json.loads(metadata["provenance"])["data"] == lineage["data"]
     assert float(metadata["unsure_below"]) == json.loads(metadata["card"])["unsure_below"]
-    assert str(house).encode() not in (exported / "model.onnx").read_bytes()
+    assert str(project).encode() not in (exported / "model.onnx").read_bytes()
 
 
 def test_the_weights_load_into_the_network_that_config_json_names(exported, faces):
@@ -84,12 +84,12 @@ def test_the_weights_load_into_the_network_that_config_json_names(exported, face
     net.load_state_dict(load_file(exported / "model.safetensors"))
 
 
-def test_torch_onnx_and_pyfunc_agree(exported, faces, house):
+def test_torch_onnx_and_pyfunc_agree(exported, faces, project):
     import mlflow
 
     from pipeline.tracking import store
 
-    model, card = classifier.load(house / "runs/sample/register/champion/train")
+    model, card = classifier.load(project / "runs/sample/register/champion/train")
     by_torch = predictions.predict(model, LooseImages(faces, card.input), 8)
     by_onnx = np.stack([OnnxClassifier(exported).probabilities(face) for face in faces])
     store.client.cache_clear()

@@ -20,9 +20,9 @@ PROBE = ("model=probe", "model.input.size=64")
 
 
 @pytest.fixture
-def computed(repro, house, tmp_path, monkeypatch):
+def computed(repro, project, tmp_path, monkeypatch):
     """Computes features of rows of the sample, with overrides, in a cache of the test's own."""
-    pack = PackedDataset.open(house / "data/sample")
+    pack = PackedDataset.open(project / "data/sample")
     monkeypatch.setattr(features, "CACHE", tmp_path / "features")
 
     def compute(rows, *overrides) -> np.ndarray:
@@ -90,8 +90,8 @@ def test_a_new_image_costs_one_batch_and_a_new_size_or_layout_all(computed, monk
     assert batches == [16] * 13
 
 
-def test_the_audits_features_are_cached_for_train(repro, house, monkeypatch):
-    pack = PackedDataset.open(house / "data/sample")
+def test_the_audits_features_are_cached_for_train(repro, project, monkeypatch):
+    pack = PackedDataset.open(project / "data/sample")
     cfg = config.compose(*PROBE)
     training = build.build(cfg, pack)
     monkeypatch.setattr(features, "_compute", lambda *_: pytest.fail("features were computed again"))
@@ -99,20 +99,20 @@ def test_the_audits_features_are_cached_for_train(repro, house, monkeypatch):
     assert len(features.features(training, everything)) == len(everything)
 
 
-def test_a_probes_metrics_from_features_match_those_from_images(repro, house, tmp_path):
+def test_a_probes_metrics_from_features_match_those_from_images(repro, project, tmp_path):
     cfg = config.compose(*PROBE, f"out={tmp_path / 'out'}")
     metrics = train.train(cfg)
     model, card = classifier.load(tmp_path / "out")
-    pack = PackedDataset.open(house / "data/sample")
+    pack = PackedDataset.open(project / "data/sample")
     images = ImageDataset(pack, pack.rows("val"), eval_transform(card.input))
     right = predictions.predict(model, images, 16).argmax(axis=1) == images.targets
     assert metrics["val/top1"] == pytest.approx(right.mean())
 
 
 @pytest.fixture
-def probed(repro, house):
+def probed(repro, project):
     """Folder of the sample's trained probe."""
-    return house / "runs/sample/train/probe"
+    return project / "runs/sample/train/probe"
 
 
 def test_a_backbone_is_exported_once_for_features_and_models(probed, tmp_path, monkeypatch):

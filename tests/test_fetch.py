@@ -116,9 +116,9 @@ def test_a_mirror_may_be_a_directory(petfaces, tmp_path):
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["archive"]
 
 
-def test_a_relative_mirror_in_the_environment_starts_at_the_root(petfaces, tmp_path, monkeypatch, house):
-    (house.parent / "elsewhere").mkdir()
-    (house.parent / "elsewhere/petfaces.tar.gz").write_bytes(FILE)
+def test_a_relative_mirror_in_the_environment_starts_at_the_root(petfaces, tmp_path, monkeypatch, project):
+    (project.parent / "elsewhere").mkdir()
+    (project.parent / "elsewhere/petfaces.tar.gz").write_bytes(FILE)
     monkeypatch.setenv("PETFACES_MIRROR", "../elsewhere")
     monkeypatch.chdir(tmp_path)
     fetch.fetch(petfaces, tmp_path / "archive")
@@ -486,10 +486,10 @@ def test_a_wrong_path_is_an_error(tmp_path):
     assert not (tmp_path / "archive").exists()
 
 
-def test_the_photos_folder_is_empty_and_git_ignores_its_contents(house, run, tmp_path):
+def test_the_photos_folder_is_empty_and_git_ignores_its_contents(project, run, tmp_path):
     with pytest.raises(UserError, match="photos is empty"):
         _fetch_folder("photos", tmp_path / "archive")
-    face = house / "photos/cats/1.jpg"
+    face = project / "photos/cats/1.jpg"
     face.parent.mkdir()
     try:
         face.write_bytes(b"mine")

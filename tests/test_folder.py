@@ -27,7 +27,7 @@ def _images(folder: Path, classes: int, each: int, seed: int = 0) -> Path:
 
 
 @pytest.fixture
-def run_stages(run, house):
+def run_stages(run, project):
     """Runs every stage on a folder of images; deletes its outputs afterwards."""
 
     def _run_stages(path: Path, model: str = "scratch") -> dict:
@@ -44,32 +44,32 @@ def run_stages(run, house):
         for stage, *overrides in stages:
             done = run("python", "-m", f"pipeline.{stage}", "data=folder", *overrides)
             assert done.returncode == 0, (stage, done.stdout)
-        return json.loads((house / "runs/folder/register/decision.json").read_text())
+        return json.loads((project / "runs/folder/register/decision.json").read_text())
 
     yield _run_stages
     for folder in ("data/folder", "runs/folder", "reports/folder"):
-        shutil.rmtree(house / folder, ignore_errors=True)
+        shutil.rmtree(project / folder, ignore_errors=True)
 
 
-def test_two_classes_of_five_images_train_evaluate_and_register(run_stages, house, tmp_path):
+def test_two_classes_of_five_images_train_evaluate_and_register(run_stages, project, tmp_path):
     decision = run_stages(_images(tmp_path / "own", 2, 5))
     assert decision["promoted"]
-    assert len((house / "data/folder/split.csv").read_text().splitlines()) == 11
-    metrics = json.loads((house / "runs/folder/evaluate/scratch/metrics.json").read_text())
+    assert len((project / "data/folder/split.csv").read_text().splitlines()) == 11
+    metrics = json.loads((project / "runs/folder/evaluate/scratch/metrics.json").read_text())
     assert metrics["test/pictures"] == 2
     assert metrics["test/top3"] == metrics["test/top5"] == 1  # of two classes, both
     assert "test/species" not in metrics
-    page = (house / "reports/folder/index.html").read_text()
+    page = (project / "reports/folder/index.html").read_text()
     assert "10 pictures in 2 classes" in page
 
 
 @pytest.mark.slow
-def test_two_hundred_classes_train_evaluate_and_register(run_stages, house, tmp_path):
+def test_two_hundred_classes_train_evaluate_and_register(run_stages, project, tmp_path):
     decision = run_stages(_images(tmp_path / "own", 200, 5))
     assert decision["promoted"]
-    card = json.loads((house / "runs/folder/register/champion/train/model.json").read_text())
+    card = json.loads((project / "runs/folder/register/champion/train/model.json").read_text())
     assert card["classes"] == [f"{number:03}" for number in range(200)]
-    figure = house / "runs/folder/evaluate/scratch/confusion.png"
+    figure = project / "runs/folder/evaluate/scratch/confusion.png"
     assert max(Image.open(figure).size) < 4000
 
 
@@ -78,7 +78,7 @@ def test_two_classes_work_with_a_probe_too(run_stages, tmp_path):
     assert run_stages(_images(tmp_path / "own", 2, 5), "probe")["challenger"] == "probe"
 
 
-def test_dvc_exp_run_takes_a_users_folder(run, house, restored, tmp_path):
+def test_dvc_exp_run_takes_a_users_folder(run, project, restored, tmp_path):
     """With `-S data=folder -S fetch.path=DIR`; changed images rerun the stages."""
     own = _images(tmp_path / "own", 2, 5)
     shutil.move(own / "001", tmp_path / "elsewhere")
@@ -91,15 +91,15 @@ def test_dvc_exp_run_takes_a_users_folder(run, house, restored, tmp_path):
         Image.open(image).transpose(Image.Transpose.ROTATE_180).save(image)
     done = run("dvc", "repro", "split")
     assert "15 pictures in 3 classes" in done.stdout
-    shutil.rmtree(house / "data/folder")
+    shutil.rmtree(project / "data/folder")
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs real photos in ../shared/data")
-def test_the_real_photos_keep_their_official_split(run, house, restored):
+def test_the_real_photos_keep_their_official_split(run, project, restored):
     done = run("python", "-m", "pipeline.fetch", "data=oxford", f"fetch.mirror={REAL}")
     assert done.returncode == 0, done.stdout
     for stage in ("pack", "split"):
         done = run("python", "-m", f"pipeline.{stage}", "data=oxford")
         assert done.returncode == 0, done.stdout
     assert "3669 test" in done.stdout
-    shutil.rmtree(house / "data/oxford")
+    shutil.rmtree(project / "data/oxford")

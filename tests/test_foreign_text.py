@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
-from strangers import CARD
+from untrusted_models import CARD
 
 from pipeline import report, tasks, tracking
 from pipeline.artifacts.model_folder import ModelFolder
@@ -190,12 +190,12 @@ def test_an_export_has_a_line_for_each_class_and_an_escaped_readme(tmp_path):
     _assert_safe("\n".join(labels))
 
 
-def test_the_browser_demo_inserts_names_as_text(house):
-    for file in (house / "pipeline/inference/try_page").iterdir():
+def test_the_browser_demo_inserts_names_as_text(project):
+    for file in (project / "pipeline/inference/try_page").iterdir():
         assert not re.search(
             r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", file.read_text(encoding="utf-8")
         )
-    for file in (house / "pipeline").rglob("*.html"):
+    for file in (project / "pipeline").rglob("*.html"):
         unescaped = re.findall(r"\|\s*safe", file.read_text(encoding="utf-8"))
         assert len(unescaped) == ('"_<wbr>"|safe' in file.read_text(encoding="utf-8")), file
 

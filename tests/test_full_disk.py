@@ -122,7 +122,7 @@ shutil.rmtree(paths.ROOT / "runs/.work", ignore_errors=True)
 """
 
 
-def test_checkpointing_on_a_full_disk(repro, house, on_small_disk, tmp_path):
+def test_checkpointing_on_a_full_disk(repro, project, on_small_disk, tmp_path):
     program = f"""{TRAINS}
 os.symlink(disk, paths.ROOT / "runs/.work")
 cfg = config.compose(*overrides, f"out={{folder / 'out'}}")
@@ -139,11 +139,11 @@ Run.push = push
 train.train(cfg)
 print("same:", same(folder / "out", folder / "uninterrupted"))
 """
-    shutil.rmtree(house / "runs/.work", ignore_errors=True)
+    shutil.rmtree(project / "runs/.work", ignore_errors=True)
     try:
         lines = on_small_disk(tmp_path / "disk", "160m", program, tmp_path)  # a checkpoint has 25 MB
     finally:
-        (house / "runs/.work").unlink(missing_ok=True)
+        (project / "runs/.work").unlink(missing_ok=True)
     (message,) = [line for line in lines if line.startswith("raised: ")]
     assert "No space left on device" in message and "make room" in message
     assert "kept: True 1 False" in lines

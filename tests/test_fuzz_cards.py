@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
-from strangers import CARD, OLD, SETTINGS, copied, written
+from untrusted_models import CARD, OLD, SETTINGS, copied, written
 
 from pipeline import evaluate
 from pipeline.artifacts import onnx_export
@@ -208,13 +208,13 @@ def _end(entry: str, call, text: str) -> str:
     return "works"
 
 
-def test_mutated_settings_work_or_are_refused_before_code_of_a_commit_runs(house, canary, tmp_path):
+def test_mutated_settings_work_or_are_refused_before_code_of_a_commit_runs(project, canary, tmp_path):
     import yaml
 
     from pipeline.artifacts import untrusted
 
     rng, ends = random.Random(7), set()
-    vetting.settings(yaml.safe_load(SETTINGS), house, "sample 1")
+    vetting.settings(yaml.safe_load(SETTINGS), project, "sample 1")
     for number in range(CARDS):
         tree = yaml.safe_load(SETTINGS)
         for _ in range(rng.choice([1, 1, 2])):
@@ -226,7 +226,7 @@ def test_mutated_settings_work_or_are_refused_before_code_of_a_commit_runs(house
 
         def call(folder=folder, tree=tree):
             (folder / "config.yaml").write_text(yaml.safe_dump(tree), errors="surrogatepass")
-            vetting.settings(untrusted.settings(folder), house, "sample 1")
+            vetting.settings(untrusted.settings(folder), project, "sample 1")
 
         with _canary(str(canary)):
             ends.add(_end("reproduce", call, str(tree)))

@@ -8,7 +8,7 @@ import sys
 import tomllib
 
 import pytest
-from conftest import HOUSE
+from conftest import PROJECT
 
 HEAVY = ("torch", "timm", "mlflow", "pandas", "sklearn", "albumentations", "matplotlib", "onnxruntime")
 
@@ -28,7 +28,7 @@ def test_a_program_starts_without_the_heavy_libraries(run, module):
 
 
 # The packages in docs/architecture.md's table and what each may import, besides `common` and `portable`.
-_TABLE = (HOUSE / "docs/architecture.md").read_text()
+_TABLE = (PROJECT / "docs/architecture.md").read_text()
 BELOW = {
     name: set(re.findall(r"`(\w+)/?`", imports))
     for name, imports in re.findall(r"^\| `(\w+)/?` \|.*\|([^|]*)\|$", _TABLE, re.M)
@@ -36,10 +36,10 @@ BELOW = {
 
 
 @pytest.mark.parametrize("package", BELOW)
-def test_a_package_imports_only_those_below_it(house, package):
+def test_a_package_imports_only_those_below_it(project, package):
     allowed = {package, "common", "portable", *BELOW[package]}
     used = {}
-    folder = house / ("models" if package == "models" else f"pipeline/{package}")
+    folder = project / ("models" if package == "models" else f"pipeline/{package}")
     assert folder.is_dir()
     for file in folder.rglob("*.py"):
         if file.name != "rebuild.py":  # it runs in another commit's checkout
@@ -55,8 +55,8 @@ def _unit(name: str) -> str:
     return rest[0] if first == "pipeline" else first
 
 
-def test_every_package_is_in_the_table(house):
-    folders = {file.parent.name for file in (house / "pipeline").glob("*/__init__.py")}
+def test_every_package_is_in_the_table(project):
+    folders = {file.parent.name for file in (project / "pipeline").glob("*/__init__.py")}
     assert {*folders, "models"} == set(BELOW)
 
 
@@ -75,17 +75,21 @@ def _imports(file):
 @pytest.mark.parametrize(
     ("library", "only"), [("mlflow", "tracking/"), ("albumentations", "data/augment.py")]
 )
-def test_only_one_module_imports_the_library(house, library, only):
-    files = [*(house / "pipeline").rglob("*.py"), *(house / "models").glob("*.py")]
+def test_only_one_module_imports_the_library(project, library, only):
+    files = [*(project / "pipeline").rglob("*.py"), *(project / "models").glob("*.py")]
     users = {file for file in files if any(name.split(".")[0] == library for name in _imports(file))}
     assert users
     assert [
-        file for file in users if not file.relative_to(house / "pipeline").as_posix().startswith(only)
+        file for file in users if not file.relative_to(project / "pipeline").as_posix().startswith(only)
     ] == []
 
 
-def test_no_file_outside_the_tasks_names_a_metric(house):
-    files = [*(house / "pipeline").rglob("*"), *(house / "models").glob("*.py"), *(house / "conf").rglob("*")]
+def test_no_file_outside_the_tasks_names_a_metric(project):
+    files = [
+        *(project / "pipeline").rglob("*"),
+        *(project / "models").glob("*.py"),
+        *(project / "conf").rglob("*"),
+    ]
     kinds = (".py", ".html", ".js", ".md", ".yaml")
     files = [
         file for file in files if file.suffix in kinds and file.parent.name not in ("tasks", "experiment")
@@ -93,20 +97,20 @@ def test_no_file_outside_the_tasks_names_a_metric(house):
     assert [file for file in files if re.search(r"\btop-?[135]\b", file.read_text())] == []
 
 
-def test_the_code_in_a_registered_model_runs_without_the_project(house, tmp_path):
-    shutil.copytree(house / "pipeline/portable", tmp_path / "portable")
+def test_the_code_in_a_registered_model_runs_without_the_project(project, tmp_path):
+    shutil.copytree(project / "pipeline/portable", tmp_path / "portable")
     code = "import portable, sys; print([name for name in sys.modules if name[:8] == 'pipeline'])"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={}, capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
 
 
-def test_package_data_lists_every_file_that_is_not_python(house):
-    data = tomllib.loads((house / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+def test_package_data_lists_every_file_that_is_not_python(project):
+    data = tomllib.loads((project / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     listed = {
         file
         for package, patterns in data.items()
         for pattern in patterns
-        for file in (house / package.replace(".", "/")).glob(pattern)
+        for file in (project / package.replace(".", "/")).glob(pattern)
     }
     kinds = (".html", ".md", ".json", ".yaml", ".js", ".css", ".svg")
-    assert {file for file in (house / "pipeline").rglob("*") if file.suffix in kinds} == listed
+    assert {file for file in (project / "pipeline").rglob("*") if file.suffix in kinds} == listed

@@ -5,7 +5,7 @@ import os
 import sys
 
 import pytest
-from conftest import ended, petfaces
+from conftest import outcome, petfaces
 
 from pipeline.common import log
 from pipeline.common.errors import UserError
@@ -39,7 +39,7 @@ def _job(cfg) -> None:
 
 def _run(monkeypatch, *words: str) -> int | str | None:
     monkeypatch.setattr(sys, "argv", ["stage.py", *words])
-    return ended(stage(_job))
+    return outcome(stage(_job))
 
 
 def test_results_go_to_stdout_and_messages_to_stderr(monkeypatch, capsys):

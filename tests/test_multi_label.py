@@ -337,13 +337,13 @@ def test_drawn_faces_match_their_attribute_labels():
 
 
 @pytest.fixture(scope="module")
-def attributes(repro, house, change):
+def attributes(repro, project, change):
     """The whole pipeline on a small set of faces with attributes, in the copy."""
     change("conf/data/attributes.yaml", ("pictures: 1000", "pictures: 160"), ("side: 48", "side: 32"))
     change("conf/data/attributes.yaml", ("epochs: 40", "epochs: 2"))
     data, runs, models = (
-        house / "data/attributes",
-        house / "runs/attributes",
+        project / "data/attributes",
+        project / "runs/attributes",
         ["scratch", "probe", "finetune"],
     )
     cfg = config.compose("data=attributes", "model=probe")
@@ -356,11 +356,11 @@ def attributes(repro, house, change):
         evaluate.evaluate(runs / "train" / model, data, runs / "evaluate" / model, 2, 0)
     store.client.cache_clear()
     register.register(runs, data, models, 0.05)
-    report.report(runs, data, models, house / "reports/attributes")
-    yield house
+    report.report(runs, data, models, project / "reports/attributes")
+    yield project
     # Other tests check every data set there is.
     store.client().delete_registered_model("attributes")
-    for folder in (data, runs, house / "reports/attributes"):
+    for folder in (data, runs, project / "reports/attributes"):
         shutil.rmtree(folder)
 
 
@@ -446,7 +446,7 @@ def test_predict_export_and_the_example_name_several_classes(attributes, run, tm
     assert set(output[0].split(", ")) == set(named or ["none"])
 
 
-def test_a_registered_model_returns_a_table(attributes, house):
+def test_a_registered_model_returns_a_table(attributes, project):
     import mlflow
 
     model = mlflow.pyfunc.load_model("models:/attributes@champion")
@@ -458,7 +458,7 @@ def test_a_registered_model_returns_a_table(attributes, house):
 
 
 def test_a_multi_label_card_needs_a_threshold_for_each_class(tmp_path):
-    from strangers import CARD, written
+    from untrusted_models import CARD, written
 
     from pipeline import portable
 

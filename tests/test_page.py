@@ -17,9 +17,9 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 
 
 @pytest.fixture(scope="module")
-def page_dir(repro, house, tmp_path_factory):
+def page_dir(repro, project, tmp_path_factory):
     """The champion's page; skipped if npm can't provide ONNX Runtime Web."""
-    champion = house / "runs/sample/register/champion/portable"
+    champion = project / "runs/sample/register/champion/portable"
     target = tmp_path_factory.mktemp("page") / "try"
     try:
         browser_demo.write(champion / "model.onnx", read_card(champion), target)
@@ -92,10 +92,10 @@ def _bars(tab) -> list[tuple[str, float]]:
     return tab.eval_on_selector_all("#bars progress", script)
 
 
-def test_the_bars_show_the_models_probabilities(tab, face, house):
+def test_the_bars_show_the_models_probabilities(tab, face, project):
     tab.set_input_files("#file", face)
     _wait_for_answers(tab, 1)
-    expected = OnnxClassifier(house / "runs/sample/register/champion/portable").answer(face.read_bytes())
+    expected = OnnxClassifier(project / "runs/sample/register/champion/portable").answer(face.read_bytes())
     bars = _bars(tab)
     assert len(bars) == 5
     assert bars[0][0] == expected["labels"][0].partition("_")[2].replace("_", " ")

@@ -4,7 +4,7 @@ import json
 import sys
 
 import pytest
-from conftest import ended
+from conftest import outcome
 from omegaconf import OmegaConf
 
 from pipeline import config, fetch, tracking
@@ -104,7 +104,7 @@ def test_a_sweep_refuses_to_record_a_password(monkeypatch):
         stages._refuse_recorded_password(overrides)
     stages._refuse_recorded_password(overrides[1:])  # a single run records no command
     monkeypatch.setattr(sys, "argv", ["pipeline.train", *overrides])
-    assert "PETFACES_MIRROR" in ended(stage(lambda cfg: None))
+    assert "PETFACES_MIRROR" in outcome(stage(lambda cfg: None))
 
 
 def test_mlflows_page_gets_the_password_in_the_environment(monkeypatch):

@@ -260,18 +260,18 @@ def test_an_invalid_model_name_is_a_one_line_error(repro, model, message):
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
-def test_an_error_names_the_model_and_not_its_temporary_copy(house, repro, tmp_path):
+def test_an_error_names_the_model_and_not_its_temporary_copy(project, repro, tmp_path):
     folder = tmp_path / "mine"
-    shutil.copytree(house / "runs/sample/train/scratch", folder)
+    shutil.copytree(project / "runs/sample/train/scratch", folder)
     with pytest.raises(UserError) as error, resolve.opened(str(folder)) as found:
         assert not found.portable.is_relative_to(folder)
         raise DamagedError(f"{found.portable}/model.onnx gave no answer within 60 seconds")
     assert str(error.value) == f"{folder}/portable/model.onnx gave no answer within 60 seconds"
 
 
-def test_images_are_streamed(repro, house, album, monkeypatch):
+def test_images_are_streamed(repro, project, album, monkeypatch):
     """Only a few paths are taken before the first answer, however many there are."""
-    portable = OnnxClassifier(house / "runs/sample/register/champion/portable", threads=1)
+    portable = OnnxClassifier(project / "runs/sample/register/champion/portable", threads=1)
     requested = []
 
     def endless():
@@ -285,8 +285,8 @@ def test_images_are_streamed(repro, house, album, monkeypatch):
     assert len(requested) < 40
 
 
-def test_an_answer_says_when_it_is_unsure(repro, house):
-    portable = OnnxClassifier(house / "runs/sample/register/champion/portable")
+def test_an_answer_says_when_it_is_unsure(repro, project):
+    portable = OnnxClassifier(project / "runs/sample/register/champion/portable")
     image = np.zeros((50, 40, 3), dtype=np.uint8)
     portable.unsure_below = 1.1
     assert portable.answer(image)["unsure"] is True

@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from strangers import CARD
+from untrusted_models import CARD
 
 from pipeline import register
 from pipeline.artifacts.model_folder import ModelFolder
@@ -79,23 +79,25 @@ def test_the_cheapest_of_tied_candidates_is_the_challenger(tmp_path):
     assert register.challenger(candidates) == "c"
 
 
-def test_an_export_that_differs_from_the_evaluated_model_is_an_error(repro, house, tmp_path):
+def test_an_export_that_differs_from_the_evaluated_model_is_an_error(repro, project, tmp_path):
     import shutil
 
     import numpy as np
 
-    runs = house / "runs/sample"
+    runs = project / "runs/sample"
     folders = [runs / "train/scratch", runs / "evaluate/scratch", runs / "register/candidates/scratch"]
-    register.check_export(ModelFolder(*folders), house / "data/sample")
+    register.check_export(ModelFolder(*folders), project / "data/sample")
     shutil.copytree(folders[1], tmp_path / "other")
     shifted = np.roll(np.load(folders[1] / "probabilities.npy"), 1, axis=1)
     np.save(tmp_path / "other/probabilities.npy", shifted)
     with pytest.raises(register.UserError, match="differs from the evaluated one"):
-        register.check_export(ModelFolder(folders[0], tmp_path / "other", folders[2]), house / "data/sample")
+        register.check_export(
+            ModelFolder(folders[0], tmp_path / "other", folders[2]), project / "data/sample"
+        )
 
 
-def test_an_exported_model_holds_no_path_of_this_machine(repro, house):
-    for file in (house / "runs/sample/register").rglob("model.onnx"):
+def test_an_exported_model_holds_no_path_of_this_machine(repro, project):
+    for file in (project / "runs/sample/register").rglob("model.onnx"):
         data = file.read_bytes()
-        assert str(house).encode() not in data
+        assert str(project).encode() not in data
         assert b"site-packages" not in data

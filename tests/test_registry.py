@@ -30,10 +30,10 @@ def test_versions_are_listed_with_the_champion(repro, run):
     assert output.count("%") == 2
 
 
-def test_promotion_and_rollback_record_their_reasons(run, house, second):
+def test_promotion_and_rollback_record_their_reasons(run, project, second):
     first = "2" if second == "1" else "1"
-    decision = house / "runs/sample/register/decision.json"
-    card = house / "runs/sample/register/champion/train/model.json"
+    decision = project / "runs/sample/register/decision.json"
+    card = project / "runs/sample/register/champion/train/model.json"
     before = card.read_bytes()
     done = run("python", "-m", "pipeline", "registry", "promote", second, "--why", "smaller")
     assert done.returncode == 0, done.stdout
@@ -79,8 +79,8 @@ def test_each_rollback_goes_one_champion_further_back(repro, monkeypatch):
         promotion.withdraw("sample", "x")
 
 
-def test_an_alias_set_in_mlflows_page_makes_register_stale(repro, run, house, second, monkeypatch):
-    client, folder = store.client(), house / "champions"
+def test_an_alias_set_in_mlflows_page_makes_register_stale(repro, run, project, second, monkeypatch):
+    client, folder = store.client(), project / "champions"
     number, _ = tracking.champion("sample")
     before = {file: file.read_bytes() for file in folder.iterdir()}
     assert champion_files.lagging("sample") is None
@@ -102,8 +102,8 @@ def test_an_alias_set_in_mlflows_page_makes_register_stale(repro, run, house, se
             file.write_bytes(data)
 
 
-def test_promotion_waits_for_another_dvc(house, monkeypatch, capsys):
-    locks = house / ".dvc/tmp/rwlock"
+def test_promotion_waits_for_another_dvc(project, monkeypatch, capsys):
+    locks = project / ".dvc/tmp/rwlock"
     process = {"pid": 4711, "cmd": "dvc repro"}
     before = locks.read_bytes() if locks.exists() else None
     locks.parent.mkdir(exist_ok=True)

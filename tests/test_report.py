@@ -196,9 +196,9 @@ def test_equal_results_give_equal_bytes_without_paths(tiny):
         assert str(tiny) not in (tiny / "reports/tiny" / name).read_text()
 
 
-def test_git_ignores_thumbnails_of_photos_but_not_of_drawings(house):
+def test_git_ignores_thumbnails_of_photos_but_not_of_drawings(project):
     def ignored(path):
-        return subprocess.run(["git", "check-ignore", "-q", path], cwd=house).returncode == 0
+        return subprocess.run(["git", "check-ignore", "-q", path], cwd=project).returncode == 0
 
     assert ignored("reports/petfaces/pictures/0123.jpg")
     assert ignored("reports/oxford/pictures/0123.jpg")

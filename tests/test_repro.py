@@ -39,7 +39,7 @@ def _changed(status: str) -> set[str]:
     return set(re.findall(r"^([a-z@]+):$", status, re.MULTILINE))
 
 
-def test_the_stages_run_in_order_and_end_with_a_champion(repro, house):
+def test_the_stages_run_in_order_and_end_with_a_champion(repro, project):
     stages = re.findall(r"Running stage '(\w+)", repro.stdout)
     assert list(dict.fromkeys(stages)) == [
         "fetch",
@@ -51,17 +51,17 @@ def test_the_stages_run_in_order_and_end_with_a_champion(repro, house):
         "register",
         "report",
     ]
-    decision = json.loads((house / "runs/sample/register/decision.json").read_text())
+    decision = json.loads((project / "runs/sample/register/decision.json").read_text())
     assert decision["promoted"]
-    assert (house / "runs/sample/register/champion/portable/model.onnx").is_file()
+    assert (project / "runs/sample/register/champion/portable/model.onnx").is_file()
 
 
-def test_a_second_repro_runs_no_stage(repro, run, house):
-    before = _bytes(house / "reports")
+def test_a_second_repro_runs_no_stage(repro, run, project):
+    before = _bytes(project / "reports")
     done = run("dvc", "repro")
     assert "Running stage" not in done.stdout
     assert done.returncode == 0
-    assert _bytes(house / "reports") == before
+    assert _bytes(project / "reports") == before
 
 
 @pytest.mark.parametrize(
@@ -94,30 +94,30 @@ def test_a_second_repro_runs_no_stage(repro, run, house):
         ),
     ],
 )
-def test_a_change_makes_only_its_stages_stale(repro, run, house, restored, change, file, old, new, stale):
+def test_a_change_makes_only_its_stages_stale(repro, run, project, restored, change, file, old, new, stale):
     change(file, (old, new))
     assert _changed(run("dvc", "status").stdout) == stale
 
 
-def test_a_new_config_file_makes_no_stage_stale(repro, run, house):
+def test_a_new_config_file_makes_no_stage_stale(repro, run, project):
     for group in ("augment", "data", "model", "trainer", "experiment"):
-        (house / f"conf/{group}/mine.yaml").write_text("{}\n")
+        (project / f"conf/{group}/mine.yaml").write_text("{}\n")
     try:
         assert _changed(run("dvc", "status").stdout) == set()
     finally:
         for group in ("augment", "data", "model", "trainer", "experiment"):
-            (house / f"conf/{group}/mine.yaml").unlink()
+            (project / f"conf/{group}/mine.yaml").unlink()
 
 
-def test_the_report_is_complete_small_and_without_paths(repro, house):
-    folder = house / "reports/sample"
+def test_the_report_is_complete_small_and_without_paths(repro, project):
+    folder = project / "reports/sample"
     assert {file.name for file in folder.iterdir()} == REPORT
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 1_000_000
     for name in ("README.md", "index.html"):
         text = (folder / name).read_text()
         assert "Drawings, not photographs" in text
         assert "more than noise" in text or "within the noise" in text
-        assert str(house) not in text
+        assert str(project) not in text
     metrics = pandas.read_csv(folder / "leaderboard.csv", index_col="model").to_dict("index")
     assert set(metrics) == {"scratch", "probe"}
     assert (
@@ -129,10 +129,10 @@ def test_the_report_is_complete_small_and_without_paths(repro, house):
     assert 0 <= metrics["probe"]["test/species"] <= 1
 
 
-def test_dvc_shows_a_few_metrics_of_each_model(repro, house):
+def test_dvc_shows_a_few_metrics_of_each_model(repro, project):
     from dvc.repo import Repo
 
-    with Repo(str(house)) as repo:
+    with Repo(str(project)) as repo:
         ((_, shown),) = repo.metrics.show().items()
     (models,) = (file["data"] for file in shown["data"].values())
     assert set(models) == {"scratch", "probe"}
@@ -141,11 +141,11 @@ def test_dvc_shows_a_few_metrics_of_each_model(repro, house):
         assert len(metrics) <= 4
 
 
-def test_dvc_plots_compares_curves_by_revision_and_model(repro, house):
+def test_dvc_plots_compares_curves_by_revision_and_model(repro, project):
     from dvc.render.match import match_defs_renderers
     from dvc.repo import Repo
 
-    with Repo(str(house)) as repo:
+    with Repo(str(project)) as repo:
         shown = repo.plots.show()
         templates = repo.plots.templates_dir
         renderers = {
@@ -185,7 +185,7 @@ def test_predict_classifies_one_photo_and_reports_bad_ones(repro, run, tmp_path)
     assert "no champion of 'petfaces'" in missing.stdout
 
 
-def test_a_new_report_keeps_users_files_and_drops_old_plots(repro, house, tmp_path):
+def test_a_new_report_keeps_users_files_and_drops_old_plots(repro, project, tmp_path):
     from pipeline.report import _keep_others
 
     old = tmp_path / "old"
@@ -208,8 +208,8 @@ def test_a_new_report_keeps_users_files_and_drops_old_plots(repro, house, tmp_pa
     }
 
 
-def test_demo_without_git_stops_before_installing(house, run, tmp_path):
-    shutil.copyfile(house / "Makefile", tmp_path / "Makefile")
+def test_demo_without_git_stops_before_installing(project, run, tmp_path):
+    shutil.copyfile(project / "Makefile", tmp_path / "Makefile")
     done = run("make", "demo", cwd=tmp_path)
     assert done.returncode != 0
     assert done.stdout.splitlines()[:2] == [
@@ -219,15 +219,15 @@ def test_demo_without_git_stops_before_installing(house, run, tmp_path):
     assert not (tmp_path / ".venv").exists()
     assert run("git", "init", "-q", cwd=tmp_path).returncode == 0
     assert "Needed a single revision" in run("make", "demo", cwd=tmp_path).stdout
-    assert run("make", "checkout", cwd=house).returncode == 0
+    assert run("make", "checkout", cwd=project).returncode == 0
 
 
 @pytest.mark.slow
-def test_a_commit_alone_changes_neither_dvc_lock_nor_the_report(repro, run, house, tmp_path):
+def test_a_commit_alone_changes_neither_dvc_lock_nor_the_report(repro, run, project, tmp_path):
     clone = tmp_path / "clone"
-    assert run("git", "clone", "-q", str(house), str(clone)).returncode == 0
-    shutil.copyfile(house / "dvc.lock", clone / "dvc.lock")
-    shutil.copytree(house / "reports", clone / "reports")
+    assert run("git", "clone", "-q", str(project), str(clone)).returncode == 0
+    shutil.copyfile(project / "dvc.lock", clone / "dvc.lock")
+    shutil.copytree(project / "reports", clone / "reports")
     user = ("-c", "user.name=test", "-c", "user.email=test@localhost")
     assert run("git", "add", "-A", cwd=clone).returncode == 0
     for message in ("what was trained", "a page"):
@@ -240,22 +240,22 @@ def test_a_commit_alone_changes_neither_dvc_lock_nor_the_report(repro, run, hous
 
 @pytest.mark.slow
 def test_switching_data_and_back_keeps_reports_and_retrains_nothing(
-    repro, run, house, restored, change, tmp_path
+    repro, run, project, restored, change, tmp_path
 ):
     with tarfile.open(tmp_path / "petfaces.tar.gz", "w:gz") as archive:
         for name, data in synthetic.pictures(7, seed=4):
             member = tarfile.TarInfo(name.replace("sample/", "petfaces/", 1))
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
-    before = _bytes(house / "reports/sample")
+    before = _bytes(project / "reports/sample")
     change("params.yaml", ("data: sample ", "data: petfaces "))
     switched = run("dvc", "repro", PETFACES_MIRROR=str(tmp_path))
     assert switched.returncode == 0, switched.stdout
     assert "Running stage 'train@scratch'" in switched.stdout
-    assert _bytes(house / "reports/sample") == before
+    assert _bytes(project / "reports/sample") == before
     change("params.yaml", ("data: petfaces ", "data: sample "))
     back = run("dvc", "repro")
     assert back.returncode == 0, back.stdout
     assert "Running stage 'train" not in back.stdout
-    assert {file.name for file in (house / "reports/petfaces").iterdir()} == REPORT
-    assert _bytes(house / "reports/sample") == before
+    assert {file.name for file in (project / "reports/petfaces").iterdir()} == REPORT
+    assert _bytes(project / "reports/sample") == before

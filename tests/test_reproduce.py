@@ -15,7 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from pipeline.artifacts import seal
-from pipeline.common.paths import ROOT as HOUSE
+from pipeline.common.paths import ROOT as PROJECT
 from pipeline.maintenance import comparison, rebuild
 
 # Arguments: evaluation, export, then overrides; trains and registers a version for each of the latter.
@@ -78,28 +78,28 @@ class Clone:
 
     def register(self, *overrides: str, **environment: str) -> None:
         """Trains, unless its folder exists, and registers a version for each of these overrides."""
-        folders = (HOUSE / f"runs/sample/{part}/scratch" for part in ("evaluate", "register/candidates"))
+        folders = (PROJECT / f"runs/sample/{part}/scratch" for part in ("evaluate", "register/candidates"))
         self.checked("python", "-c", VERSIONS, *map(str, folders), *overrides, **environment)
 
 
 @pytest.fixture(scope="module")
-def clone(repro, run, house, change, tmp_path_factory):
+def clone(repro, run, project, change, tmp_path_factory):
     """Version 1 is from a clean tree, 2 starts from it, 3 is from a dirty tree."""
     root = tmp_path_factory.mktemp("theirs") / "petfaces"
-    assert run("git", "clone", "-q", str(house), str(root)).returncode == 0
-    shutil.copyfile(house / "dvc.lock", root / "dvc.lock")
+    assert run("git", "clone", "-q", str(project), str(root)).returncode == 0
+    shutil.copyfile(project / "dvc.lock", root / "dvc.lock")
     clone = Clone(run, root)
-    clone.checked("dvc", "cache", "dir", "--local", str(house / ".dvc/cache"))
+    clone.checked("dvc", "cache", "dir", "--local", str(project / ".dvc/cache"))
     clone.checked("dvc", "checkout", "data/sample/pack", "data/sample/split.csv")
     clone.register("out=runs/single/clean", "out=runs/single/started seed=2 model.start=models:/sample/1")
     untracked = root / "models/extra piece.py"
-    change("models/scratch.py", (POOLED, POOLED.replace("mean", "amax")), house=root)
+    change("models/scratch.py", (POOLED, POOLED.replace("mean", "amax")), project=root)
     untracked.write_text("# Not in git when the version was trained.\n")
     clone.register("out=runs/single/dirty")
     clone.checked("git", "checkout", "-q", "models")
     untracked.unlink()
     # The first of these commits changes the weights.
-    change("models/scratch.py", (POOLED, POOLED.replace("mean", "logsumexp")), house=root)
+    change("models/scratch.py", (POOLED, POOLED.replace("mean", "logsumexp")), project=root)
     for number in range(3):
         (root / "notes.txt").write_text(f"{number}\n")
         clone.checked("git", "add", "-A")
@@ -186,12 +186,12 @@ def test_a_version_from_a_dirty_tree_is_rebuilt_from_its_recorded_diff(clone, em
 
 @pytest.mark.slow
 def test_a_version_is_rebuilt_with_its_start_model_and_data_from_a_remote(
-    clone, empty_cache, house, tmp_path
+    clone, empty_cache, project, tmp_path
 ):
     clone.checked("dvc", "remote", "add", "--local", "--default", "share", str(tmp_path / "share"))
     empty = clone.reproduce("sample", "2", "--check")
     assert "sample, neither in DVC's cache nor on a remote; to be drawn again" in empty.stdout
-    clone.checked("dvc", "cache", "dir", "--local", str(house / ".dvc/cache"))
+    clone.checked("dvc", "cache", "dir", "--local", str(project / ".dvc/cache"))
     clone.checked("dvc", "push", "data/sample/pack", "data/sample/split.csv")
     clone.checked("dvc", "cache", "dir", "--local", str(tmp_path / "cache"))
     check = clone.reproduce("sample", "2", "--check")
@@ -204,7 +204,7 @@ def test_a_version_is_rebuilt_with_its_start_model_and_data_from_a_remote(
     assert "sample 2: identical weights" in done.stdout
 
 
-def test_a_commit_with_other_modules_does_not_import_todays(house, run, tmp_path):
+def test_a_commit_with_other_modules_does_not_import_todays(project, run, tmp_path):
     """Today's checkout is installed too, with modules that this commit does not have."""
     files = {
         "conf/config.yaml": "seed: 1\n",
@@ -218,14 +218,14 @@ def test_a_commit_with_other_modules_does_not_import_todays(house, run, tmp_path
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
     (tmp_path / "program").mkdir()
-    program = shutil.copy(house / "pipeline/maintenance/rebuild.py", tmp_path / "program")
+    program = shutil.copy(project / "pipeline/maintenance/rebuild.py", tmp_path / "program")
     run("python", program, "config.yaml", "answer.json", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     answer = json.loads((tmp_path / "answer.json").read_text())
     assert answer == {"lineage": {"of": "it", "threads": 3}, "device": "cpu"}
 
 
 @pytest.mark.parametrize("group", ["runtime", "trainer"])
-def test_the_number_of_threads_is_found_under_its_old_key_too(house, monkeypatch, group):
+def test_the_number_of_threads_is_found_under_its_old_key_too(project, monkeypatch, group):
     cfg = OmegaConf.create(
         {"data": {"name": "nothing"}, "trainer": {"accelerator": "cpu"}, group: {"threads": 3}}
     )
@@ -441,10 +441,10 @@ def test_fields_missing_from_an_older_lineage_are_no_difference():
     assert comparison.differences(comparison.facts(old, None), comparison.facts(THEN, "cpu")) == []
 
 
-def test_different_weights_are_reported_with_their_largest_difference(repro, house, tmp_path):
+def test_different_weights_are_reported_with_their_largest_difference(repro, project, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    then = house / "runs/sample/train/scratch"
+    then = project / "runs/sample/train/scratch"
     now = shutil.copytree(then, tmp_path / "now")
     assert comparison.verdict(then, now, [])[0]
     tensors = load_file(now / "weights.safetensors")

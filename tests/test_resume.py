@@ -53,9 +53,9 @@ train.train(config.compose(*sys.argv[1:]), "killed")
 
 
 @pytest.fixture(autouse=True)
-def no_resume_states(house, undrawn):
+def no_resume_states(project, no_plots):
     """No test resumes what another one left."""
-    shutil.rmtree(house / "runs/.work", ignore_errors=True)
+    shutil.rmtree(project / "runs/.work", ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def test_a_resumed_finetuning_does_not_fit_the_head_again(uninterrupted, tmp_pat
     _assert_same_files(uninterrupted(*overrides), tmp_path / "out")
 
 
-def test_sigterm_ends_the_program_with_status_143_and_one_line(repro, house):
+def test_sigterm_ends_the_program_with_status_143_and_one_line(repro, project):
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline.train", *SCRATCH, "data.epochs=500", "out=runs/single/terminated"],
         stdout=subprocess.PIPE,
@@ -219,7 +219,7 @@ def test_sigterm_ends_the_program_with_status_143_and_one_line(repro, house):
     assert Checkpoints(folder / "checkpoints").latest()
 
 
-def test_a_single_run_without_out_is_found_by_its_config(repro, run, house, monkeypatch):
+def test_a_single_run_without_out_is_found_by_its_config(repro, run, project, monkeypatch):
     _stop_at(monkeypatch, 3)
     with pytest.raises(StoppedError):
         train.train(config.compose(*SCRATCH, "seed=41", "out=runs/single/first"))
@@ -252,10 +252,10 @@ def test_runtime_settings_may_change_before_resuming(repro, tmp_path, monkeypatc
     assert "resuming after epoch 0, batch 3" in capsys.readouterr().err
 
 
-def test_a_changed_byte_of_code_starts_over(house):
+def test_a_changed_byte_of_code_starts_over(project):
     settings = {"trainer": {}, "runtime": {}}
     before = resume.identity(settings, {"code": code_hash()}, None)
-    file = house / "pipeline/artifacts/curves.py"
+    file = project / "pipeline/artifacts/curves.py"
     text = file.read_text()
     try:
         file.write_text(text + "\n")
@@ -368,7 +368,7 @@ def test_a_concurrent_training_is_an_error_and_the_first_is_unaffected(uninterru
     _assert_same_files(uninterrupted(*SCRATCH), tmp_path / "out")
 
 
-def test_a_nan_loss_reports_the_batchs_images_and_the_last_checkpoint(repro, house, tmp_path, monkeypatch):
+def test_a_nan_loss_reports_the_batchs_images_and_the_last_checkpoint(repro, project, tmp_path, monkeypatch):
     cfg = config.compose(*SCRATCH, f"out={tmp_path / 'out'}", "seed=9")
     seen, original = [], datamodule.ImageDataset.__getitem__
 
@@ -390,7 +390,7 @@ def test_a_nan_loss_reports_the_batchs_images_and_the_last_checkpoint(repro, hou
         train.train(cfg)
     from pipeline.data.dataset import PackedDataset
 
-    paths = PackedDataset.open(house / "data/sample").table["path"]
+    paths = PackedDataset.open(project / "data/sample").table["path"]
     batch = [row for epoch, row in seen if epoch == 1][16:32]
     assert f"its pictures: {', '.join(paths.iloc[batch])}; last good checkpoint: " in str(error.value)
     file = Path(str(error.value).partition("last good checkpoint: ")[2].partition(";")[0])
@@ -472,13 +472,13 @@ def test_a_server_that_never_answers_delays_a_training_by_seconds(repro, tmp_pat
         assert time.monotonic() - started < 60
 
 
-def test_a_version_is_registered_once_after_a_kill(repro, run, house, tmp_path):
+def test_a_version_is_registered_once_after_a_kill(repro, run, project, tmp_path):
     from pipeline import tracking
 
     folder = tmp_path / "runs/sample/train/again"
     train.train(config.compose(*SCRATCH, "seed=15", f"out={folder}"))
-    evaluation = house / "runs/sample/evaluate/scratch"
-    portable = house / "runs/sample/register/candidates/scratch"
+    evaluation = project / "runs/sample/evaluate/scratch"
+    portable = project / "runs/sample/register/candidates/scratch"
     program = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
@@ -501,22 +501,22 @@ def test_a_version_is_registered_once_after_a_kill(repro, run, house, tmp_path):
     client.delete_run(version.run_id)
 
 
-def test_of_two_dvc_repro_at_once_the_second_succeeds_or_is_locked_out(repro, run, house, tmp_path):
+def test_of_two_dvc_repro_at_once_the_second_succeeds_or_is_locked_out(repro, run, project, tmp_path):
     clone = tmp_path / "clone"
-    assert run("git", "clone", "-q", str(house), str(clone)).returncode == 0
-    assert run("dvc", "cache", "dir", "--local", str(house / ".dvc/cache"), cwd=clone).returncode == 0
+    assert run("git", "clone", "-q", str(project), str(clone)).returncode == 0
+    assert run("dvc", "cache", "dir", "--local", str(project / ".dvc/cache"), cwd=clone).returncode == 0
     command = ("dvc", "repro", "split")
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(lambda _: run(*command, cwd=clone, PYTHONPATH=str(clone)), range(2)))
     assert 0 in [done.returncode for done in both], both
     assert all(done.returncode == 0 or "lock" in done.stdout for done in both), both
     assert json.loads((clone / "data/sample/pack/pack.json").read_text()) == json.loads(
-        (house / "data/sample/pack/pack.json").read_text()
+        (project / "data/sample/pack/pack.json").read_text()
     )
 
 
 @pytest.mark.slow
-def test_ddp_stopped_or_killed_resumes_to_the_same_bytes(repro, run, house):
+def test_ddp_stopped_or_killed_resumes_to_the_same_bytes(repro, run, project):
     ddp = ("trainer=ddp", "trainer.accelerator=cpu", "model=scratch", "data.epochs=3")
     ddp += ("model.freeze_batchnorm=true",)
     done = run("python", "-m", "pipeline.train", *ddp, "out=runs/single/two")
@@ -536,7 +536,7 @@ def test_ddp_stopped_or_killed_resumes_to_the_same_bytes(repro, run, house):
         resumed = run("python", "-m", "pipeline.train", *ddp, f"out=runs/single/two{number}")
         assert resumed.returncode == 0, resumed.stdout
         assert re.search("resuming after epoch [12]", resumed.stdout)
-        _assert_same_files(house / "runs/single/two", house / f"runs/single/two{number}")
+        _assert_same_files(project / "runs/single/two", project / f"runs/single/two{number}")
 
 
 def test_a_finished_job_of_a_sweep_builds_no_network(repro, tmp_path, monkeypatch):
@@ -546,11 +546,11 @@ def test_a_finished_job_of_a_sweep_builds_no_network(repro, tmp_path, monkeypatc
     assert train.train(cfg, "seed=1", "swept") == metrics
 
 
-def test_an_interrupted_sweep_is_resumed_by_the_same_command(repro, run, house):
+def test_an_interrupted_sweep_is_resumed_by_the_same_command(repro, run, project):
     command = ("python", "-m", "pipeline.train", "--multirun", *SCRATCH, "data.epochs=1", "seed=61,62")
-    others = set((house / "runs/sweeps").glob("*/command.json"))
+    others = set((project / "runs/sweeps").glob("*/command.json"))
     assert run(*command).returncode == 0
-    (file,) = set((house / "runs/sweeps").glob("*/command.json")) - others
+    (file,) = set((project / "runs/sweeps").glob("*/command.json")) - others
     record = json.loads(file.read_text())
     assert record["ended"]
     file.write_text(json.dumps(record | {"ended": False}))
@@ -562,6 +562,6 @@ def test_an_interrupted_sweep_is_resumed_by_the_same_command(repro, run, house):
     assert f"train: resuming the sweep in {file.parent}" in done.stdout
     assert done.stdout.count("is done already") == 1, done.stdout
     assert (second / "weights.safetensors").read_bytes() == before
-    assert set((house / "runs/sweeps").glob("*/command.json")) - others == {file}
+    assert set((project / "runs/sweeps").glob("*/command.json")) - others == {file}
     assert json.loads(file.read_text())["ended"]
     shutil.rmtree(file.parent)

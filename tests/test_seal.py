@@ -43,15 +43,15 @@ def _copy(folder: Path, target: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def other(repro, run, house, tmp_path_factory) -> Path:
+def other(repro, run, project, tmp_path_factory) -> Path:
     """A second project with the first one's data, runs and cache, and an MLflow store of its own."""
     copy = tmp_path_factory.mktemp("other") / "project"
 
     def ignored(folder: str, names: list[str]) -> set[str]:
-        patterns = {house: ("mlflow.db*", "mlartifacts"), house / "runs": ("single", "sweeps")}
+        patterns = {project: ("mlflow.db*", "mlartifacts"), project / "runs": ("single", "sweeps")}
         return shutil.ignore_patterns(*patterns.get(Path(folder), ()))(folder, names)
 
-    shutil.copytree(house, copy, ignore=ignored)
+    shutil.copytree(project, copy, ignore=ignored)
     for command in (
         ["python", "-m", "pipeline", "tracking", "sync"],
         ["dvc", "status"],
@@ -61,11 +61,11 @@ def other(repro, run, house, tmp_path_factory) -> Path:
     return copy
 
 
-def test_a_missing_model_in_mlflow_does_not_stop_the_other_repairs(house, repro, monkeypatch):
+def test_a_missing_model_in_mlflow_does_not_stop_the_other_repairs(project, repro, monkeypatch):
     def missing(folder: Path) -> None:
         raise UserError("no such model")
 
-    repaired, folder = [], house / "runs/sample/train/scratch"
+    repaired, folder = [], project / "runs/sample/train/scratch"
     kept = [
         artifacts.StoredFolder(name, folder, put)
         for name, put in (("one", missing), ("two", repaired.append))
@@ -99,8 +99,8 @@ def _object(other: Path, file: str) -> Path:
     return found
 
 
-def test_sha256sum_can_check_a_seal(repro, run, house, tmp_path):
-    folder = _copy(house / "runs/sample/train/scratch", tmp_path)
+def test_sha256sum_can_check_a_seal(repro, run, project, tmp_path):
+    folder = _copy(project / "runs/sample/train/scratch", tmp_path)
     checked = run("sha256sum", "--strict", "-c", "SHA256SUMS", cwd=folder)
     assert checked.returncode == 0, checked.stdout
     assert checked.stdout.count(": OK") == len(list(folder.iterdir())) - 1
@@ -137,8 +137,8 @@ def test_a_seal_that_is_empty_or_leads_outside_is_damaged(tmp_path, text):
 @pytest.mark.parametrize(
     "name", ["desktop.ini", "Thumbs.db", ".DS_Store", "._model.json", "Icon\r", "notes.txt", "mine/photo.jpg"]
 )
-def test_extra_files_beside_a_model_are_reported_once_and_ignored(repro, house, tmp_path, capsys, name):
-    folder = _copy(house / "runs/sample/register/champion/portable", tmp_path)
+def test_extra_files_beside_a_model_are_reported_once_and_ignored(repro, project, tmp_path, capsys, name):
+    folder = _copy(project / "runs/sample/register/champion/portable", tmp_path)
     before = tracking.digest(folder)
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("not the model's")
@@ -182,8 +182,8 @@ def test_a_folder_is_hashed_once_per_process_unless_it_changes(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("file", ["pixels.bin", "index.csv", "pack.json", "quarantine.csv"])
-def test_a_flipped_byte_in_a_pack_is_an_error_that_names_the_repair(repro, house, tmp_path, file):
-    data_dir = _copy(house / "data/sample", tmp_path)
+def test_a_flipped_byte_in_a_pack_is_an_error_that_names_the_repair(repro, project, tmp_path, file):
+    data_dir = _copy(project / "data/sample", tmp_path)
     PackedDataset.open(data_dir)
     _flip(data_dir / "pack" / file)
     with pytest.raises(UserError, match=rf"pack: {re.escape(file)} is damaged; " + REPAIR):
@@ -193,12 +193,12 @@ def test_a_flipped_byte_in_a_pack_is_an_error_that_names_the_repair(repro, house
 
 
 @pytest.mark.parametrize("file", ["weights.safetensors", "model.json"])
-def test_a_flipped_byte_in_a_trained_model_is_an_error_in_every_use(repro, house, tmp_path, file):
-    train = _copy(house / "runs/sample/train/scratch", tmp_path)
+def test_a_flipped_byte_in_a_trained_model_is_an_error_in_every_use(repro, project, tmp_path, file):
+    train = _copy(project / "runs/sample/train/scratch", tmp_path)
     _flip(train / file)
     message = rf"{re.escape(file)} is damaged; " + REPAIR
     with pytest.raises(UserError, match=message):
-        evaluate.evaluate(train, house / "data/sample", tmp_path / "out", 1, 0)
+        evaluate.evaluate(train, project / "data/sample", tmp_path / "out", 1, 0)
     with pytest.raises(UserError, match=message):
         onnx_export.to_onnx(train, tmp_path / "onnx")
     cfg = OmegaConf.create({"model": {"start": str(train)}})
@@ -209,24 +209,24 @@ def test_a_flipped_byte_in_a_trained_model_is_an_error_in_every_use(repro, house
     assert not (tmp_path / "out").exists() and not (tmp_path / "onnx").exists()
 
 
-def test_a_flipped_byte_in_an_evaluation_stops_register_and_report(repro, house, tmp_path):
+def test_a_flipped_byte_in_an_evaluation_stops_register_and_report(repro, project, tmp_path):
     runs = tmp_path / "runs"
     for stage in ("train", "evaluate"):
-        shutil.copytree(house / "runs/sample" / stage, runs / stage)
+        shutil.copytree(project / "runs/sample" / stage, runs / stage)
     models = ["scratch", "probe"]
     assert len(leaderboard.rows(runs, models)) == 2
     _flip(runs / "evaluate/scratch/predictions.csv")
     message = r"scratch: predictions\.csv is damaged; " + REPAIR
     with pytest.raises(UserError, match=message):
         leaderboard.rows(runs, models)
-    candidate = house / "runs/sample/register/candidates/scratch"
+    candidate = project / "runs/sample/register/candidates/scratch"
     with pytest.raises(UserError, match=message):
         tracking.ensure_version(runs / "train/scratch", runs / "evaluate/scratch", candidate)
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "model.json"])
-def test_a_flipped_byte_in_an_exported_model_is_an_error_in_every_use(repro, house, tmp_path, file):
-    runs = house / "runs/sample"
+def test_a_flipped_byte_in_an_exported_model_is_an_error_in_every_use(repro, project, tmp_path, file):
+    runs = project / "runs/sample"
     candidate = _copy(runs / "register/candidates/scratch", tmp_path)
     portable.OnnxClassifier(candidate)
     _flip(candidate / file)
@@ -388,11 +388,11 @@ def test_code_and_requirements_of_a_registered_model_are_repaired(verify, other)
     assert status == 0
 
 
-def test_a_damaged_mlmodel_is_reported_and_invalid_records_count_as_none(repro, house, tmp_path):
+def test_a_damaged_mlmodel_is_reported_and_invalid_records_count_as_none(repro, project, tmp_path):
     client = tracking.store.client()
     version = client.get_model_version_by_alias("sample", "champion")
     identity = version.source.rpartition("/")[2]
-    (folder,) = (file.parent for file in (house / "mlartifacts").rglob("MLmodel") if identity in file.parts)
+    (folder,) = (file.parent for file in (project / "mlartifacts").rglob("MLmodel") if identity in file.parts)
     expected_name = f"models:/sample/{version.version}, code and MLmodel"
 
     def find(folder_name: str):
@@ -412,7 +412,7 @@ def test_a_damaged_mlmodel_is_reported_and_invalid_records_count_as_none(repro, 
     try:
         assert not find("older").sealed
         # Tags are untrusted: a file name could lead out of the repair's folder.
-        digest = hashlib.sha256((house / "pipeline/portable/card.py").read_bytes()).hexdigest()
+        digest = hashlib.sha256((project / "pipeline/portable/card.py").read_bytes()).hexdigest()
         names = (str(tmp_path / "out/portable.py"), "../portable.py", "a//portable.py", "a\nb")
         tags = [{name: digest} for name in names]
         for number, tag in enumerate(["{", "3", "[1]", "null", {"portable.py": "x"}, {"a": [1]}, *tags]):

@@ -23,7 +23,7 @@ import requests
 from PIL import Image
 
 from pipeline.common.errors import UserError
-from pipeline.common.paths import ROOT as HOUSE
+from pipeline.common.paths import ROOT as PROJECT
 from pipeline.inference import request_limits, serve
 from pipeline.portable import OnnxClassifier, UnreadableError, read_picture, shrink
 from pipeline.sources import synthetic
@@ -45,7 +45,7 @@ def _start() -> tuple[subprocess.Popen, str]:
 
 
 @pytest.fixture(scope="module")
-def served(repro, house):
+def served(repro, project):
     """The address of a running server."""
     process, address = _start()
     yield address
@@ -59,19 +59,19 @@ def face():
     return data
 
 
-def test_the_response_is_the_models_answer(served, house, face):
+def test_the_response_is_the_models_answer(served, project, face):
     response = requests.post(f"{served}/predict?top=3", files={"photo": face}, timeout=60)
     assert response.status_code == 200, response.text
-    answer, expected = response.json(), OnnxClassifier(house / FOLDER, threads=1).answer(face, 3)
+    answer, expected = response.json(), OnnxClassifier(project / FOLDER, threads=1).answer(face, 3)
     assert answer.pop("probabilities") == pytest.approx(expected.pop("probabilities"))
     assert answer == expected
 
 
-def test_a_large_photo_gets_the_same_answer_as_elsewhere(served, house, face):
+def test_a_large_photo_gets_the_same_answer_as_elsewhere(served, project, face):
     buffer = io.BytesIO()
     Image.open(io.BytesIO(face)).resize((700, 500)).save(buffer, "PNG")
     answer = requests.post(f"{served}/predict?top=3", files={"photo": buffer.getvalue()}, timeout=60).json()
-    assert answer == OnnxClassifier(house / FOLDER, threads=1).answer(buffer.getvalue(), 3)
+    assert answer == OnnxClassifier(project / FOLDER, threads=1).answer(buffer.getvalue(), 3)
 
 
 def test_health_and_openapi_describe_the_service(served):
@@ -151,7 +151,7 @@ def test_invalid_http_gets_a_json_error(served):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_the_server_without_output(repro, house, face, number):
+def test_a_signal_stops_the_server_without_output(repro, project, face, number):
     process, address = _start()
     assert requests.post(f"{address}/predict", files={"photo": face}, timeout=60).ok
     process.send_signal(number)
@@ -167,9 +167,9 @@ def test_a_signal_stops_the_server_without_output(repro, house, face, number):
         ("README.md", "127.0.0.1", "export --out exported"),
     ],
 )
-def test_a_folder_that_cannot_be_served_is_an_error_with_the_fix(repro, house, folder, host, message):
+def test_a_folder_that_cannot_be_served_is_an_error_with_the_fix(repro, project, folder, host, message):
     with pytest.raises(UserError, match=message):
-        serve.run(house / folder, host, 0)
+        serve.run(project / folder, host, 0)
 
 
 def _receive_all(sock: socket.socket) -> str:
@@ -201,7 +201,7 @@ def _peak(pid: int) -> int:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and sched_setaffinity")
-def test_memory_is_bounded(repro, house):
+def test_memory_is_bounded(repro, project):
     largest, bomb, heavy = _blank(5_000, 5_000), _png(30_000, 30_000), b"\0" * 15_900_000
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})  # on one core the server decodes one image at a time
@@ -252,7 +252,7 @@ def _server(seconds: float, model: OnnxClassifier | None = None, **protocol: int
 
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    app = serve.application(model or OnnxClassifier(HOUSE / FOLDER, threads=1), seconds)
+    app = serve.application(model or OnnxClassifier(PROJECT / FOLDER, threads=1), seconds)
     protocol_class = request_limits.patient_protocol(seconds, **protocol)
     server = uvicorn.Server(uvicorn.Config(app, http=protocol_class, log_level="critical"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -310,10 +310,10 @@ class _SlowModel:
         return {"labels": ["cat"], "probabilities": [1.0], "unsure": False}
 
 
-def test_more_requests_than_the_queue_holds_get_503(repro, house, face, monkeypatch):
+def test_more_requests_than_the_queue_holds_get_503(repro, project, face, monkeypatch):
 
     monkeypatch.setattr(request_limits, "AT_ONCE", 2)
-    model = _SlowModel(OnnxClassifier(house / FOLDER, threads=1))
+    model = _SlowModel(OnnxClassifier(project / FOLDER, threads=1))
     with _server(30, model) as (_, port), ThreadPoolExecutor(3) as pool:
 
         def post(_) -> requests.Response:
@@ -357,7 +357,7 @@ def test_the_exported_page_is_served_for_local_host_names_only(tmp_path):
     assert requests.get(file, headers={"Host": "evil.example"}, timeout=15).status_code == 421
 
 
-def test_hosts_can_be_allowed_and_without_any_a_public_server_allows_all(repro, house, monkeypatch):
+def test_hosts_can_be_allowed_and_without_any_a_public_server_allows_all(repro, project, monkeypatch):
     import uvicorn
 
     from pipeline.inference import serve
@@ -366,7 +366,7 @@ def test_hosts_can_be_allowed_and_without_any_a_public_server_allows_all(repro, 
     monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: None)
     monkeypatch.setattr(serve, "application", lambda _, hosts: allowed_hosts.append(hosts))
     for host, allowed in (("127.0.0.1", None), ("0.0.0.0", None), ("127.0.0.1", ["Pets.example"])):
-        serve.run(house / FOLDER, host, 0, allowed)
+        serve.run(project / FOLDER, host, 0, allowed)
     assert allowed_hosts == [[], None, ["pets.example"]]
 
 
@@ -455,7 +455,7 @@ def test_incomplete_headers_time_out(repro, first):
         assert _receive_all(sock).count("HTTP/1.1 200") == (1 if first else 0)
 
 
-def test_requests_in_progress_are_answered_before_the_server_stops(repro, house, face):
+def test_requests_in_progress_are_answered_before_the_server_stops(repro, project, face):
     process, address = _start()
     statuses = []
 

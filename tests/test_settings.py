@@ -7,11 +7,11 @@ import shutil
 import sys
 
 import pytest
-from conftest import ended
+from conftest import outcome
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
-from strangers import CARD
+from untrusted_models import CARD
 
 from pipeline import config, portable
 from pipeline.common import errors, yaml_files
@@ -191,12 +191,12 @@ def test_a_models_optional_keys_can_be_added():
 
 
 @pytest.fixture
-def added(house):
+def added(project):
     """Writes files into conf/ and removes them afterwards."""
     files = []
 
     def add(name: str, content: str | bytes):
-        file = house / "conf" / name
+        file = project / "conf" / name
         assert not file.exists()
         files.append(file)
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -206,8 +206,8 @@ def added(house):
         file.unlink()
 
 
-def test_a_users_model_may_have_other_arguments(house, added):
-    text = (house / "conf/model/scratch.yaml").read_text()
+def test_a_users_model_may_have_other_arguments(project, added):
+    text = (project / "conf/model/scratch.yaml").read_text()
     text = text.replace("name: scratch", "name: tiny").replace(
         "models.scratch.ScratchCNN", "models.tiny.Tiny"
     )
@@ -215,12 +215,12 @@ def test_a_users_model_may_have_other_arguments(house, added):
     assert config.compose("model=tiny", "model.net.width=8", "models=[tiny]").model.net.width == 8
 
 
-def test_an_invalid_key_or_value_in_a_file_is_an_error_that_names_it(house, added, restored, change):
+def test_an_invalid_key_or_value_in_a_file_is_an_error_that_names_it(project, added, restored, change):
     added("experiment/mine.yaml", "# @package _global_\nsead: 3\n")
     assert _error("experiment=mine") == "conf/experiment/mine.yaml: sead is not a key; near: seed"
     added("experiment/ours.yaml", "# @package _global_\nseed: -3\n")
     assert _error("experiment=ours").startswith("conf/experiment/ours.yaml: seed=-3: must be")
-    text = (house / "conf/model/scratch.yaml").read_text()
+    text = (project / "conf/model/scratch.yaml").read_text()
     added("model/other.yaml", text.replace("name: scratch", "name: other\noptimizer: sgd"))
     assert "conf/model/other.yaml: model.optimizer is not a key" in _error("model=other")
     added("model/hollow.yaml", "")
@@ -256,12 +256,12 @@ CONFLICT = "<<<<<<< HEAD\nseed: 1\n=======\nseed: 2\n>>>>>>> theirs\n"
         ("a: ${\n", ": "),
     ],
 )
-def test_a_broken_yaml_file_is_an_error_with_line_and_fix(house, restored, added, text, message):
+def test_a_broken_yaml_file_is_an_error_with_line_and_fix(project, restored, added, text, message):
     data = b"# first\n" + (text if isinstance(text, bytes) else text.encode())
     added("experiment/broken.yaml", data)
     error = _error("experiment=broken")
     assert f"conf/experiment/broken.yaml{message}" in error
-    (house / "params.yaml").write_bytes(data)
+    (project / "params.yaml").write_bytes(data)
     assert f"params.yaml{message}" in _error()
 
 
@@ -280,12 +280,12 @@ def test_every_valid_input_setting_is_valid_in_a_card(tmp_path):
         portable.read_card(tmp_path)
 
 
-def test_params_may_be_empty_but_not_missing(house, restored):
-    (house / "params.yaml").write_text("# nothing yet\n")
+def test_params_may_be_empty_but_not_missing(project, restored):
+    (project / "params.yaml").write_text("# nothing yet\n")
     assert config.compose().seed == 1
-    (house / "params.yaml").unlink()
+    (project / "params.yaml").unlink()
     assert _error() == "params.yaml is missing; git checkout -- params.yaml brings it back"
-    (house / "params.yaml").touch()  # for `restored` to overwrite
+    (project / "params.yaml").touch()  # for `restored` to overwrite
 
 
 @pytest.fixture(scope="module")
@@ -371,7 +371,7 @@ def test_no_yaml_file_gives_a_traceback(tmp_path_factory, content):
 def _exit(monkeypatch, program, *overrides: str) -> str | int | None:
     """Last message or exit status of a program in this process; see conftest.ended."""
     monkeypatch.setattr(sys, "argv", [f"{sys.argv[0]}", *overrides])
-    return ended(program)
+    return outcome(program)
 
 
 @pytest.mark.parametrize("mode", [(), ("--multirun",)])
@@ -384,14 +384,14 @@ def _exit(monkeypatch, program, *overrides: str) -> str | int | None:
         ("--config-name=moon", "error: there is no conf/moon.yaml"),
     ],
 )
-def test_a_stage_prints_one_line_and_exits_with_1(house, monkeypatch, capsys, mode, override, message):
+def test_a_stage_prints_one_line_and_exits_with_1(project, monkeypatch, capsys, mode, override, message):
     from pipeline import split
 
     line = _exit(monkeypatch, split.main, *mode, override)
     assert line.startswith(f"split: {message}")
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.count("\n") == 1
-    shutil.rmtree(house / "runs/sweeps", ignore_errors=True)
+    shutil.rmtree(project / "runs/sweeps", ignore_errors=True)
 
 
 @pytest.mark.parametrize("group", ["model", "data", "trainer", "augment"])

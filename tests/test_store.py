@@ -34,10 +34,10 @@ def revisions() -> list[str]:
 
 
 @pytest.fixture
-def old_store(repro, house, tmp_path, revisions) -> Path:
+def old_store(repro, project, tmp_path, revisions) -> Path:
     """A store of an older MLflow: an older schema, without a later table."""
     file = tmp_path / "older.db"
-    shutil.copyfile(house / "mlflow.db", file)
+    shutil.copyfile(project / "mlflow.db", file)
     _sql(file, f"UPDATE alembic_version SET version_num = '{revisions[5]}'")
     _sql(file, "DROP TABLE webhook_events")
     return file
@@ -63,9 +63,9 @@ def test_only_temporary_errors_advise_to_try_again(repro, code, message):
         raise MlflowException("no such model", code)
 
 
-def test_a_usable_store_is_not_changed(repro, house, tmp_path, monkeypatch):
+def test_a_usable_store_is_not_changed(repro, project, tmp_path, monkeypatch):
     file = tmp_path / "good.db"
-    shutil.copyfile(house / "mlflow.db", file)
+    shutil.copyfile(project / "mlflow.db", file)
     before = file.read_bytes()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")
     store.check()
@@ -132,16 +132,16 @@ def test_a_file_store_is_an_error_that_says_how_to_migrate_it(address, monkeypat
     assert "mlruns --target sqlite:///" in message
 
 
-def test_a_read_only_store_is_an_error(repro, house, tmp_path, monkeypatch):
-    shutil.copyfile(house / "mlflow.db", tmp_path / "kept.db")
+def test_a_read_only_store_is_an_error(repro, project, tmp_path, monkeypatch):
+    shutil.copyfile(project / "mlflow.db", tmp_path / "kept.db")
     # By SQLite's mode=ro, as file modes don't bind root.
     message = _error(monkeypatch, f"sqlite:///file:{tmp_path}/kept.db?mode=ro&uri=true")
     assert "can be read only" in message
 
 
-def test_a_locked_store_is_an_error(repro, house, tmp_path, monkeypatch):
+def test_a_locked_store_is_an_error(repro, project, tmp_path, monkeypatch):
     file = tmp_path / "busy.db"
-    shutil.copyfile(house / "mlflow.db", file)
+    shutil.copyfile(project / "mlflow.db", file)
     monkeypatch.setattr(store, "LOCK_SECONDS", 0.1)
     other = sqlite3.connect(file)
     other.execute("BEGIN EXCLUSIVE")
@@ -159,8 +159,10 @@ def test_a_missing_driver_is_an_error_without_the_password(monkeypatch):
 
 
 @pytest.mark.parametrize("program", ["pipeline tracking sync", "pipeline tracking ui", "pipeline.register"])
-def test_commands_that_need_mlflow_fail_in_one_line_and_change_nothing(old_store, repro, run, house, program):
-    register = house / "runs/sample/register"
+def test_commands_that_need_mlflow_fail_in_one_line_and_change_nothing(
+    old_store, repro, run, project, program
+):
+    register = project / "runs/sample/register"
     before = {file: file.read_bytes() for file in register.rglob("*.json")}
     done = run("python", "-m", *program.split(), MLFLOW_TRACKING_URI=f"sqlite:///{old_store}")
     assert done.returncode == 1

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ended
+from conftest import outcome
 from omegaconf import OmegaConf
 
 from pipeline.artifacts import job_notes
@@ -18,9 +18,9 @@ from pipeline.sweeps import jobs, resume
 
 
 @pytest.fixture
-def sweeps(house):
+def sweeps(project):
     """The folder of all sweeps, empty before and after."""
-    folder = house / "runs/sweeps"
+    folder = project / "runs/sweeps"
     shutil.rmtree(folder, ignore_errors=True)
     yield folder
     _release_locks()
@@ -36,7 +36,7 @@ def _release_locks() -> None:
 def _sweep(monkeypatch, function, *overrides: str) -> str | int | None:
     """Last message or exit status of a sweep in this process, which keeps its locks."""
     monkeypatch.setattr(sys, "argv", ["stage.py", "--multirun", *overrides])
-    return ended(stage(function))
+    return outcome(stage(function))
 
 
 def _succeed(cfg) -> None:
@@ -166,9 +166,9 @@ def test_a_folder_that_cannot_be_created_is_an_error(sweeps, monkeypatch, tmp_pa
     assert "Not a directory" in message
 
 
-def test_sweeps_started_together_run_all_jobs(sweeps, house):
+def test_sweeps_started_together_run_all_jobs(sweeps, project):
     command = [sys.executable, "-m", "pipeline.split", "--multirun", "seed=-1,-2"]
-    running = [subprocess.Popen(command, cwd=house, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    running = [subprocess.Popen(command, cwd=project, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     output = [process.communicate()[1] for process in running]
     assert [process.returncode for process in running] == [1, 1]
     assert all("2 of 2 jobs failed" in text for text in output)

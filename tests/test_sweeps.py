@@ -9,9 +9,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import ended, petfaces
+from conftest import outcome, petfaces
 from omegaconf import OmegaConf
-from strangers import CARD
+from untrusted_models import CARD
 
 from pipeline import config, tasks, tracking, train
 from pipeline.artifacts import job_notes, seal
@@ -27,9 +27,9 @@ TOP1 = effects.metrics(jobs.Sweep("s", []))["val/top1"]
 
 
 @pytest.fixture
-def sweeps(house):
+def sweeps(project):
     """The folder of all sweeps, empty before and removed after."""
-    folder = house / "runs/sweeps"
+    folder = project / "runs/sweeps"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     yield folder
@@ -44,9 +44,9 @@ def no_mlflow(monkeypatch):
 
 
 @pytest.fixture
-def experiments(house):
+def experiments(project):
     """conf/experiment/; files that a test adds are removed afterwards."""
-    folder = house / "conf/experiment"
+    folder = project / "conf/experiment"
     shipped = set(folder.iterdir())
     yield folder
     for file in set(folder.iterdir()) - shipped:
@@ -115,7 +115,7 @@ def test_an_experiments_name_is_checked_first(sweeps, capsys, name):
 
 
 def _error(*arguments: str) -> str:
-    message = ended(lambda: petfaces("sweeps", *arguments))
+    message = outcome(lambda: petfaces("sweeps", *arguments))
     assert message.startswith("error: ")
     return message
 

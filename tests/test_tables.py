@@ -83,8 +83,8 @@ def test_rows_are_added_under_one_header(tmp_path):
     assert (tmp_path / "new/t.csv").read_text() == "name,n\n'=a,1\nb,1\n"
 
 
-def test_only_one_module_uses_csv(house):
-    files = [*(house / "pipeline").rglob("*.py"), *(house / "benchmarks").rglob("*.py")]
+def test_only_one_module_uses_csv(project):
+    files = [*(project / "pipeline").rglob("*.py"), *(project / "benchmarks").rglob("*.py")]
     assert [file.name for file in files if re.search(r"(?m)^ *import csv\b", file.read_text())] == [
         "tables.py"
     ]

@@ -161,8 +161,8 @@ def _without_encoding(file):
             yield f"{file.name}:{node.lineno}"
 
 
-def test_no_code_uses_the_default_encoding(house):
-    files = [file for name in ("pipeline", "models") for file in (house / name).rglob("*.py")]
+def test_no_code_uses_the_default_encoding(project):
+    files = [file for name in ("pipeline", "models") for file in (project / name).rglob("*.py")]
     assert [line for file in files for line in _without_encoding(file)] == []
 
 

@@ -163,8 +163,8 @@ def test_a_commit_is_restored_after_the_database_is_lost(synced, client, run):
     assert {file.path for file in synced.list_artifacts(restored.info.run_id)} >= {"train", "provenance"}
 
 
-def test_a_lost_commit_is_inferred_from_equal_code_or_unknown(repro, house, run, tmp_path):
-    folder = shutil.copytree(house / "runs/sample/train/probe", tmp_path / "probe")
+def test_a_lost_commit_is_inferred_from_equal_code_or_unknown(repro, project, run, tmp_path):
+    folder = shutil.copytree(project / "runs/sample/train/probe", tmp_path / "probe")
     lineage = json.loads((folder / "lineage.json").read_text())
     (folder / "metrics.json").write_text((folder / "metrics.json").read_text() + "\n")  # other metrics
     seal.seal(folder)
@@ -189,8 +189,8 @@ def test_an_unreadable_commit_does_not_stop_the_search(monkeypatch, error):
     assert provenance._with_code.__wrapped__("code") == "old"
 
 
-def test_an_earlier_versions_commit_is_read_from_its_lineage(repro, house, tmp_path):
-    folder = shutil.copytree(house / "runs/sample/train/probe", tmp_path / "probe")
+def test_an_earlier_versions_commit_is_read_from_its_lineage(repro, project, tmp_path):
+    folder = shutil.copytree(project / "runs/sample/train/probe", tmp_path / "probe")
     lineage = json.loads((folder / "lineage.json").read_text())
     (folder / "lineage.json").write_text(json.dumps(lineage | {"commit": "c" * 40, "dirty": True}))
     (folder / "changes.diff").write_text("what differed")
@@ -203,26 +203,26 @@ def test_an_earlier_versions_commit_is_read_from_its_lineage(repro, house, tmp_p
     )
 
 
-def test_a_run_and_its_experiment_have_descriptions(client, house):
+def test_a_run_and_its_experiment_have_descriptions(client, project):
     run = _stage_run(client, "scratch")
     note = run.data.tags["mlflow.note.content"]
     assert f"scratch: test top-1 {run.data.metrics['test/top1']:.1%} (" in note
     assert f"validation top-1 {run.data.metrics['best/val/top1']:.1%}" in note
     assert run.data.tags["commit"][:8] in note
-    assert str(house) not in note
+    assert str(project) not in note
     experiment = client.get_experiment_by_name(NAME)
     assert "`best/val/top1`" in experiment.tags["mlflow.note.content"]
 
 
-def test_a_description_edited_by_a_user_is_kept(client, house):
+def test_a_description_edited_by_a_user_is_kept(client, project):
     run = _stage_run(client, "probe")
     client.set_tag(run.info.run_id, "mlflow.note.content", "the one with my photos")
     client.set_tag(run.info.run_id, "evaluation", "another")
-    tracking.ensure(house / "runs/sample/train/probe", house / "runs/sample/evaluate/probe")
+    tracking.ensure(project / "runs/sample/train/probe", project / "runs/sample/evaluate/probe")
     assert client.get_run(run.info.run_id).data.tags["mlflow.note.content"] == "the one with my photos"
 
 
-def test_the_champion_loads_without_pickle_and_predicts(client, house, monkeypatch):
+def test_the_champion_loads_without_pickle_and_predicts(client, project, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     monkeypatch.setattr("pickle.load", None)
     model = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
@@ -248,28 +248,30 @@ def test_a_bad_image_in_a_table_is_an_error_with_its_row(client):
         model.predict(pandas.DataFrame({"image": [b"no picture"]}))
 
 
-def test_a_registered_version_has_a_description_and_tags(client, house):
+def test_a_registered_version_has_a_description_and_tags(client, project):
     version = client.get_model_version_by_alias(NAME, "champion")
     run = client.get_run(version.run_id)
-    evaluated = json.loads((house / f"runs/sample/evaluate/{version.tags['model']}/metrics.json").read_text())
+    evaluated = json.loads(
+        (project / f"runs/sample/evaluate/{version.tags['model']}/metrics.json").read_text()
+    )
     assert f"{version.tags['model']}: test top-1 {evaluated['test/top1']:.1%} (" in version.description
     assert f"{evaluated['test/top1/low']:.1%}–{evaluated['test/top1/high']:.1%}" in version.description
     assert f"content `{version.tags['data'][:12]}`" in version.description
     assert f"commit: `{version.tags['commit'][:8]}`" in version.description
     assert f"(#/experiments/{run.info.experiment_id}/runs/{version.run_id}?" in version.description
     assert "drawings" in version.description
-    assert str(house) not in version.description
+    assert str(project) not in version.description
     assert {"model_sha256", "data", "commit", "dirty", "promoted"} <= set(version.tags)
     assert run.data.tags["content"]
 
 
-def test_sync_restores_runs_versions_and_champion_once(synced, house):
+def test_sync_restores_runs_versions_and_champion_once(synced, project):
     runs = [run for run in _runs(synced) if "evaluation" in run.data.tags]
     assert len(runs) == 2
     assert all(run.data.tags["restored"] == "true" for run in runs)
     assert all(run.info.status == "FINISHED" for run in runs)
     assert len(synced.search_model_versions(f"name='{NAME}'")) == 2
-    decision = json.loads((house / "runs/sample/register/decision.json").read_text())
+    decision = json.loads((project / "runs/sample/register/decision.json").read_text())
     promoted = synced.get_model_version_by_alias(NAME, "champion").tags["promoted"]
     assert promoted == decision["champion"]["reason"]
 
@@ -291,11 +293,11 @@ def test_a_restored_run_equals_the_first_one(synced, client):
     assert record(synced) == record(client)
 
 
-def test_a_clone_with_the_cache_restores_the_champion_without_training(repro, run, house, tmp_path):
+def test_a_clone_with_the_cache_restores_the_champion_without_training(repro, run, project, tmp_path):
     clone = tmp_path / "clone"
-    assert run("git", "clone", "-q", str(house), str(clone)).returncode == 0
-    shutil.copytree(house / "champions", clone / "champions", dirs_exist_ok=True)  # which are committed
-    assert run("dvc", "cache", "dir", "--local", str(house / ".dvc/cache"), cwd=clone).returncode == 0
+    assert run("git", "clone", "-q", str(project), str(clone)).returncode == 0
+    shutil.copytree(project / "champions", clone / "champions", dirs_exist_ok=True)  # which are committed
+    assert run("dvc", "cache", "dir", "--local", str(project / ".dvc/cache"), cwd=clone).returncode == 0
     done = run("dvc", "repro", cwd=clone, PYTHONPATH=str(clone))
     assert done.returncode == 0, done.stdout
     assert "Running stage 'report'" in done.stdout
@@ -304,12 +306,12 @@ def test_a_clone_with_the_cache_restores_the_champion_without_training(repro, ru
     assert done.returncode == 0, done.stdout
     store = f"sqlite:///{clone / 'mlflow.db'}"
     assert mlflow.MlflowClient(store, store).get_model_version_by_alias(NAME, "champion").version
-    report = house / "reports/sample"
+    report = project / "reports/sample"
     for file in (path for path in report.rglob("*") if path.is_file()):
         assert (clone / "reports/sample" / file.relative_to(report)).read_bytes() == file.read_bytes()
 
 
-def test_a_training_with_an_unusable_store_warns_once_and_finishes(repro, run, house, tmp_path):
+def test_a_training_with_an_unusable_store_warns_once_and_finishes(repro, run, project, tmp_path):
     (tmp_path / "letter.db").write_text("no database " * 100)
     for number, address in enumerate(["http://127.0.0.1:9", f"sqlite:///{tmp_path}/letter.db"]):
         done = run(
@@ -325,11 +327,11 @@ def test_a_training_with_an_unusable_store_warns_once_and_finishes(repro, run, h
         assert done.returncode == 0, done.stdout
         assert done.stdout.count("warning: ") == 1
         assert "petfaces tracking sync" in done.stdout
-        assert (house / f"runs/single/offline{number}/weights.safetensors").is_file()
+        assert (project / f"runs/single/offline{number}/weights.safetensors").is_file()
 
 
-def test_a_sweep_is_nested_under_one_parent_and_changes_no_dvc_out(repro, run, house, client, tmp_path):
-    before = {path: path.stat().st_mtime_ns for path in (house / "runs/sample").rglob("*")}
+def test_a_sweep_is_nested_under_one_parent_and_changes_no_dvc_out(repro, run, project, client, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in (project / "runs/sample").rglob("*")}
     done = run(
         "python",
         "-m",
@@ -341,9 +343,9 @@ def test_a_sweep_is_nested_under_one_parent_and_changes_no_dvc_out(repro, run, h
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stdout
-    assert {path: path.stat().st_mtime_ns for path in (house / "runs/sample").rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in (project / "runs/sample").rglob("*")} == before
     assert not list(tmp_path.iterdir())
-    sweep = max(path for path in (house / "runs/sweeps").iterdir() if path.name[0].isdigit())
+    sweep = max(path for path in (project / "runs/sweeps").iterdir() if path.name[0].isdigit())
     assert len(list(sweep.glob("*/weights.safetensors"))) == 4
     (parent,) = [run for run in _runs(client) if run.data.tags.get("sweep") == sweep.name]
     jobs = [run for run in _runs(client) if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
@@ -371,19 +373,19 @@ def test_a_sweep_is_nested_under_one_parent_and_changes_no_dvc_out(repro, run, h
     assert restored.data.metrics == parent.data.metrics
 
 
-def test_a_failed_run_records_the_reason(repro, run, house, client):
+def test_a_failed_run_records_the_reason(repro, run, project, client):
     done = run("python", "-m", "pipeline.train", "trainer.accelerator=mps", "seed=77")
     assert done.returncode == 1
     (failed,) = [run for run in _runs(client) if run.data.params.get("seed") == "77"]
     assert failed.info.status == "FAILED"
     assert failed.data.tags["mlflow.note.content"].startswith("Broke off: trainer:")
-    assert str(house) not in failed.data.tags["mlflow.note.content"]
+    assert str(project) not in failed.data.tags["mlflow.note.content"]
 
 
-def test_sync_skips_files_of_an_older_format_with_a_warning(client, house, capsys):
-    file = house / "runs/sample/register/decision.json"
+def test_sync_skips_files_of_an_older_format_with_a_warning(client, project, capsys):
+    file = project / "runs/sample/register/decision.json"
     original = file.read_text()
-    old, bare = house / "runs/single/old", house / "runs/single/bare"
+    old, bare = project / "runs/single/old", project / "runs/single/bare"
     old.mkdir(parents=True)
     try:
         file.write_text('{"challenger": "probe", "champion": {"reason": "the first champion"}}')
@@ -406,12 +408,12 @@ def test_sync_skips_files_of_an_older_format_with_a_warning(client, house, capsy
 @pytest.mark.parametrize(
     ("message", "shown"),
     [
-        ("{house}/data/sample has no pack", "data/sample has no pack"),
+        ("{project}/data/sample has no pack", "data/sample has no pack"),
         ("no such file: {home}/photos", "no such file: ~/photos"),
     ],
 )
-def test_descriptions_hold_no_path_of_this_machine(house, message, shown):
-    assert descriptions.without_paths(message.format(house=house, home=Path.home())) == shown
+def test_descriptions_hold_no_path_of_this_machine(project, message, shown):
+    assert descriptions.without_paths(message.format(project=project, home=Path.home())) == shown
 
 
 def test_a_long_sweep_has_a_short_name(client):
@@ -451,19 +453,19 @@ def test_mlflow_logs_system_metrics_if_enabled(repro, tmp_path, monkeypatch, cli
 
 
 @pytest.mark.slow
-def test_mlflow_serves_the_champion(repro, house, tmp_path):
+def test_mlflow_serves_the_champion(repro, project, tmp_path):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    page = (house / "docs/take-along.md").read_text()
+    page = (project / "docs/take-along.md").read_text()
     command, code = (
         re.search(r"^(mlflow models serve .*)$", page, re.M)[1],
         page[page.index("import base64, ") :],
     )
     server = subprocess.Popen(
         shlex.split(command.replace("5001", str(port))),
-        cwd=house,
-        env={**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{house / 'mlflow.db'}"},
+        cwd=project,
+        env={**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{project / 'mlflow.db'}"},
         start_new_session=True,
     )
     try:
@@ -477,7 +479,7 @@ def test_mlflow_serves_the_champion(repro, house, tmp_path):
         done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True)
         (row,) = ast.literal_eval(done.stdout)["predictions"]
         assert row.keys() == {"labels", "probabilities", "unsure"}
-        assert set(row["labels"]) <= set(ModelFolder(house / "runs/sample/train/scratch").card.classes)
+        assert set(row["labels"]) <= set(ModelFolder(project / "runs/sample/train/scratch").card.classes)
         assert len(row["labels"]) == 5
         assert row["probabilities"] == sorted(row["probabilities"], reverse=True)
     finally:

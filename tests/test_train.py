@@ -56,17 +56,17 @@ def test_a_training_writes_these_files(trained):
     assert {file.name for file in trained("model=scratch").iterdir()} == FILES
 
 
-def test_same_seed_same_bytes_with_0_and_2_workers(trained, repro, house):
+def test_same_seed_same_bytes_with_0_and_2_workers(trained, repro, project):
     # With dropout and mixup. The stage's training ran in another process.
     two, none = trained("model=scratch", "runtime.workers=2"), trained("model=scratch")
-    assert _weights(two) == _weights(none) == _weights(house / "runs/sample/train/scratch")
+    assert _weights(two) == _weights(none) == _weights(project / "runs/sample/train/scratch")
     for name in FILES - {"config.yaml", "SHA256SUMS"}:  # which record the workers
         assert (two / name).read_bytes() == (none / name).read_bytes(), name
 
 
-def test_file_names_and_times_change_neither_hashes_nor_weights(trained, house, tmp_path, monkeypatch):
-    original = PackedDataset.open(house / "data/sample")
-    with tarfile.open(house / "data/sample/archive") as old, tarfile.open(tmp_path / "tar", "w") as new:
+def test_file_names_and_times_change_neither_hashes_nor_weights(trained, project, tmp_path, monkeypatch):
+    original = PackedDataset.open(project / "data/sample")
+    with tarfile.open(project / "data/sample/archive") as old, tarfile.open(tmp_path / "tar", "w") as new:
         members = [member for member in old if member.isfile()]
         for number, member in enumerate(reversed(members)):
             data, (*folders, _) = old.extractfile(member).read(), member.name.split("/")
@@ -87,8 +87,8 @@ def test_file_names_and_times_change_neither_hashes_nor_weights(trained, house, 
         assert (tmp_path / "out" / name).read_bytes() == (trained("model=scratch") / name).read_bytes(), name
 
 
-def test_the_splits_hash_changes_with_one_images_split(repro, house, tmp_path):
-    shutil.copytree(house / "data/sample", tmp_path / "data")
+def test_the_splits_hash_changes_with_one_images_split(repro, project, tmp_path):
+    shutil.copytree(project / "data/sample", tmp_path / "data")
     before, file = PackedDataset.open(tmp_path / "data"), tmp_path / "data/split.csv"
     text = file.read_text()
     file.write_text(re.sub(",train\n", ",val\n", text, count=1))
@@ -101,13 +101,13 @@ def test_another_seed_gives_other_weights(trained):
     assert _weights(trained("model=scratch")) != _weights(trained("model=scratch", "seed=2"))
 
 
-def test_the_recorded_config_is_resolved_and_holds_no_path(trained, house):
+def test_the_recorded_config_is_resolved_and_holds_no_path(trained, project):
     text = (trained("model=scratch") / "config.yaml").read_text()
     settings = yaml.safe_load(text)
     assert settings["model"]["input"]["size"] == 32
     assert settings["seed"] == 1
     assert "${" not in text
-    assert str(house.parent) not in text
+    assert str(project.parent) not in text
 
 
 def test_the_lineage_records_data_code_and_environment(trained, run):
@@ -119,7 +119,7 @@ def test_the_lineage_records_data_code_and_environment(trained, run):
     assert known == Provenance(run("git", "rev-parse", "HEAD").stdout.strip(), dirty=False)
 
 
-def test_params_do_not_mark_the_tree_dirty_but_conf_does(repro, house, restored, change):
+def test_params_do_not_mark_the_tree_dirty_but_conf_does(repro, project, restored, change):
     change("params.yaml", ("\nseed: 1 ", "\nseed: 2 "))
     assert Provenance.here().dirty is False
     change("conf/model/scratch.yaml", ("dropout: 0.2", "dropout: 0.3"))
@@ -178,7 +178,7 @@ def test_finetuning_is_never_worse_than_its_initial_head(trained):
     assert _weights(diverged) == _weights(probe)
 
 
-def test_a_training_starts_from_a_folder_or_version_and_records_it(trained, house):
+def test_a_training_starts_from_a_folder_or_version_and_records_it(trained, project):
     from pipeline.artifacts.seal import model_hash
     from pipeline.tracking import champion
 
@@ -194,7 +194,7 @@ def test_a_training_starts_from_a_folder_or_version_and_records_it(trained, hous
     )
     assert json.loads((restarted / "lineage.json").read_text())["start"] == model_hash(first)
     assert "start" not in json.loads((first / "lineage.json").read_text())
-    kind = json.loads((house / "runs/sample/register/decision.json").read_text())["champion"]["model"]
+    kind = json.loads((project / "runs/sample/register/decision.json").read_text())["champion"]["model"]
     registered = trained(f"model={kind}", "model.start=models:/sample@champion", "seed=3", "data.epochs=1")
     assert json.loads((registered / "lineage.json").read_text())["start"] == champion("sample")[1]
 
@@ -255,8 +255,8 @@ def _leave_only_a_card(folder):
 
 @pytest.mark.parametrize("change", [_add_notes, _change_card, _leave_only_a_card])
 @pytest.mark.parametrize("source", ["runs/sample/train/scratch", "runs/sample/register/candidates/scratch"])
-def test_a_folder_with_other_contents_is_not_replaced(repro, house, tmp_path, source, change):
-    out = shutil.copytree(house / source, tmp_path / "out")
+def test_a_folder_with_other_contents_is_not_replaced(repro, project, tmp_path, source, change):
+    out = shutil.copytree(project / source, tmp_path / "out")
     change(out)
     before = {file: file.read_bytes() for file in out.iterdir()}
     with pytest.raises(UserError, match=r"^out=.*; name another out=") as error:
@@ -265,11 +265,11 @@ def test_a_folder_with_other_contents_is_not_replaced(repro, house, tmp_path, so
     assert {file: file.read_bytes() for file in out.iterdir()} == before
 
 
-def test_a_train_folder_is_replaced_but_not_an_exported_model(repro, house, tmp_path):
-    exported = shutil.copytree(house / "runs/sample/register/candidates/scratch", tmp_path / "exported")
+def test_a_train_folder_is_replaced_but_not_an_exported_model(repro, project, tmp_path):
+    exported = shutil.copytree(project / "runs/sample/register/candidates/scratch", tmp_path / "exported")
     with pytest.raises(UserError, match="holds something else than what is written there"):
         train._target(config.compose(f"out={exported}", "model=scratch"))
-    whole = shutil.copytree(house / "runs/sample/train/scratch", tmp_path / "whole")
+    whole = shutil.copytree(project / "runs/sample/train/scratch", tmp_path / "whole")
     (whole / ".DS_Store").write_text("a system's")
     with train._target(config.compose(f"out={whole}", "model=scratch")).written() as part:
         (part / "new").write_text("new")
@@ -284,9 +284,9 @@ def test_a_train_folder_is_replaced_but_not_an_exported_model(repro, house, tmp_
         *("runs/x.part", "file", "link"),
     ],
 )
-def test_out_must_not_be_one_of_the_projects_folders(repro, house, tmp_path, out):
+def test_out_must_not_be_one_of_the_projects_folders(repro, project, tmp_path, out):
     (tmp_path / "file").write_text("a user's")
-    (tmp_path / "link").symlink_to(house / "runs/sample/train/scratch")
+    (tmp_path / "link").symlink_to(project / "runs/sample/train/scratch")
     path = tmp_path / out if out in ("file", "link") else out
     with pytest.raises(UserError, match=r"^out=.*; name another out=") as error:
         train.train(config.compose(f"out='{path}'", "model=scratch"))
@@ -319,15 +319,15 @@ def test_a_partial_folder_of_a_killed_process_is_replaced(tmp_path):
     assert not target.part.exists()
 
 
-def test_single_runs_started_in_the_same_second_get_different_folders(house, monkeypatch):
+def test_single_runs_started_in_the_same_second_get_different_folders(project, monkeypatch):
     monkeypatch.setattr(train.time, "strftime", lambda _: "now")
     folders = [train._new_run_folder("probe") for _ in range(2)]
     for folder in folders:
-        (house / folder).rmdir()
+        (project / folder).rmdir()
     assert [str(folder) for folder in folders] == ["runs/single/now-probe", "runs/single/now-probe-2"]
 
 
-def test_the_commit_does_not_change_the_bytes(trained, house, run, tmp_path):
+def test_the_commit_does_not_change_the_bytes(trained, project, run, tmp_path):
     first = trained("model=scratch", "data.epochs=1")
     before = Provenance.of(first).commit
     user = ("-c", "user.name=test", "-c", "user.email=test@localhost")
@@ -440,7 +440,7 @@ def test_missing_data_is_an_error(repro, tmp_path, monkeypatch):
         train.train(config.compose(f"out={tmp_path / 'out'}", "data=petfaces"))
 
 
-def test_a_model_with_other_classes_than_the_data_is_an_error(trained, house, tmp_path):
+def test_a_model_with_other_classes_than_the_data_is_an_error(trained, project, tmp_path):
     from pipeline.evaluate import evaluate
 
     copy = shutil.copytree(trained("model=scratch"), tmp_path / "scratch")
@@ -449,15 +449,15 @@ def test_a_model_with_other_classes_than_the_data_is_an_error(trained, house, tm
     (copy / "model.json").write_text(json.dumps(card))
     seal.seal(copy)
     with pytest.raises(UserError, match=r"knows other classes than .*data/sample; run: dvc repro train"):
-        evaluate(copy, house / "data/sample", tmp_path / "out", 1, 0)
+        evaluate(copy, project / "data/sample", tmp_path / "out", 1, 0)
 
 
 @pytest.mark.slow
-def test_ddp_trains_in_a_single_run_and_in_a_sweep(repro, run, house):
+def test_ddp_trains_in_a_single_run_and_in_a_sweep(repro, run, project):
     ddp = ("trainer=ddp", "trainer.accelerator=cpu", "model=finetune")
     done = run("python", "-m", "pipeline.train", *ddp, "out=runs/single/ddp")
     assert done.returncode == 0, done.stdout
-    assert {file.name for file in (house / "runs/single/ddp").iterdir()} == FILES
+    assert {file.name for file in (project / "runs/single/ddp").iterdir()} == FILES
     done = run("python", "-m", "pipeline.train", "--multirun", *ddp, "seed=1,2")
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("val top-1") - done.stdout.count("epoch") == 2

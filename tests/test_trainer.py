@@ -18,7 +18,7 @@ from pipeline.tracking import store
 from pipeline.training import callbacks
 
 SCRATCH = ("model=scratch", "data.epochs=2", "model.batch_size=16")
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("no_plots")
 # Set by this program or without use here: each is an error, with the reason or as an unknown key.
 REFUSED = {
     "self",
@@ -45,16 +45,16 @@ def test_defaults_of_lightning_are_not_recorded():
 
 
 @pytest.mark.parametrize("key", ["max_epochs", "logger", "default_root_dir"])
-def test_an_argument_with_another_key_here_is_an_error_that_names_it(house, key):
+def test_an_argument_with_another_key_here_is_an_error_that_names_it(project, key):
     message = wording.unknown(f"trainer.{key}", "cpu")
     assert message.startswith(f"trainer.{key} is Lightning's word; here it is ")
 
 
 @pytest.mark.parametrize("model", ["scratch", "finetune", "probe"])
-def test_fast_dev_run_writes_nothing(repro, house, tmp_path, capsys, model):
+def test_fast_dev_run_writes_nothing(repro, project, tmp_path, capsys, model):
     def state() -> set:
         runs = store.client().search_runs([store.experiment_id("sample")])
-        return {*(house / "runs").rglob("*"), *(run.info.run_id for run in runs)}
+        return {*(project / "runs").rglob("*"), *(run.info.run_id for run in runs)}
 
     before = state()
     assert (
@@ -128,16 +128,16 @@ def test_overfit_batches_shows_the_same_images_in_every_epoch(repro, tmp_path, m
     assert len(seen) == 4 and seen[:2] == seen[2:] and seen[0] != seen[1]
 
 
-def test_lightnings_validate_gives_the_recorded_metrics(repro, house):
+def test_lightnings_validate_gives_the_recorded_metrics(repro, project):
     from models.classifier import load
     from pipeline.data.dataset import PackedDataset
     from pipeline.training.build import Training
     from pipeline.training.datamodule import ImageData
 
-    folder = house / "runs/sample/train/scratch"
+    folder = project / "runs/sample/train/scratch"
     model, card = load(folder)
     training = Training(
-        config.compose("model=scratch"), PackedDataset.open(house / "data/sample"), model, card
+        config.compose("model=scratch"), PackedDataset.open(project / "data/sample"), model, card
     )
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, use_distributed_sampler=False

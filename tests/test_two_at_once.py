@@ -38,9 +38,9 @@ def client(repro, new_store, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def folders(house):
+def folders(project):
     """The train, evaluate and export folders of the stage's model `scratch`."""
-    runs = house / "runs/sample"
+    runs = project / "runs/sample"
     return runs / "train/scratch", runs / "evaluate/scratch", runs / "register/candidates/scratch"
 
 
@@ -149,7 +149,7 @@ def _duplicate(client, folders) -> tuple[str, str]:
     return version.run_id, second
 
 
-def test_sync_merges_duplicate_runs_and_versions(client, folders, house, capsys):
+def test_sync_merges_duplicate_runs_and_versions(client, folders, project, capsys):
     first, second = _duplicate(client, folders)
     tracking.sync()
     messages = capsys.readouterr().err
@@ -256,10 +256,10 @@ def test_a_rollback_skips_a_deleted_version(three_versions):
     assert promotion.withdraw(NAME, "y") == ("3", "1")
 
 
-def test_files_match_a_champion_that_changes_while_they_are_copied(client, house, tmp_path, monkeypatch):
+def test_files_match_a_champion_that_changes_while_they_are_copied(client, project, tmp_path, monkeypatch):
     runs = tmp_path / "sample"
     for stage in ("train", "evaluate"):
-        shutil.copytree(house / "runs/sample" / stage, runs / stage)
+        shutil.copytree(project / "runs/sample" / stage, runs / stage)
     copy, changes = shutil.copytree, iter("12")
 
     def copy_and_promote(*arguments, **options):
@@ -270,11 +270,11 @@ def test_files_match_a_champion_that_changes_while_they_are_copied(client, house
             promotion.promote(NAME, number, f"changed to {number}", by_person=True)
         return result
 
-    exported = house / "runs/sample/register/candidates"
+    exported = project / "runs/sample/register/candidates"
     monkeypatch.setattr(onnx_export, "to_onnx", lambda train, target: copy(exported / train.name, target))
     monkeypatch.setattr(register, "check_export", lambda *_: None)
     monkeypatch.setattr(register.shutil, "copytree", copy_and_promote)
-    decision = register.register(runs, house / "data/sample", ["scratch", "probe"], 0.05)
+    decision = register.register(runs, project / "data/sample", ["scratch", "probe"], 0.05)
     number, model = tracking.champion(NAME)
     assert model_hash(runs / "register/champion/train") == model == decision["champion"]["sha256"]
     assert decision["champion"]["reason"] == f"changed to {number}"

@@ -32,11 +32,11 @@ def _alive(pid: int) -> bool:
     return stat.is_file() and ") Z " not in stat.read_text()
 
 
-def _start(house: Path) -> tuple[subprocess.Popen, dict[str, str]]:
+def _start(project: Path) -> tuple[subprocess.Popen, dict[str, str]]:
     """`make ui` on a free port, and the links that it prints when it is ready."""
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "tracking", "ui", "--port", str(_free_port())],
-        cwd=house,
+        cwd=project,
         env={name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -52,9 +52,9 @@ def _start(house: Path) -> tuple[subprocess.Popen, dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def page(repro, house):
+def page(repro, project):
     """The printed links of a running server."""
-    process, links = _start(house)
+    process, links = _start(project)
     yield links
     process.send_signal(signal.SIGINT)
     process.wait()
@@ -80,8 +80,8 @@ def test_links_are_printed_when_the_page_is_ready(page):
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_the_server_and_its_child_processes(repro, house):
-    process, _ = _start(house)
+def test_ctrl_c_stops_the_server_and_its_child_processes(repro, project):
+    process, _ = _start(project)
     children = _children(process.pid)
     assert children
     process.send_signal(signal.SIGINT)

@@ -14,7 +14,7 @@ import torch
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, parser
 from safetensors.torch import load_file, save
-from strangers import CARD, OLD, copied, written
+from untrusted_models import CARD, OLD, copied, written
 
 from models import build, classifier
 from pipeline import portable

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from strangers import LINEAGE, SETTINGS
+from untrusted_models import LINEAGE, SETTINGS
 
 from pipeline.artifacts import untrusted
 from pipeline.common.errors import UserError
