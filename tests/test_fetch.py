@@ -133,7 +133,7 @@ def test_a_mirrors_own_checksums_are_enforced(petfaces, tmp_path):
     (tmp_path / "SHA256SUMS").write_text(f"{_sha256(FILE)}  petfaces.tar.gz\n")
     fetch.fetch(petfaces, tmp_path / "archive")
     (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  petfaces.tar.gz\n")
-    with pytest.raises(UserError, match="SHA256SUMS promises"):
+    with pytest.raises(UserError, match="does not match its checksum in"):
         fetch.fetch(petfaces, tmp_path / "second")
     assert not (tmp_path / "second").exists()
 
@@ -157,7 +157,7 @@ def test_a_mirror_address_stands_in_and_its_checksums_are_enforced(petfaces, tmp
     (server.folder / "petfaces.tar.gz").write_bytes(FILE)
     (server.folder / "SHA256SUMS").write_text(f"{'0' * 64}  petfaces.tar.gz\n")
     petfaces.fetch.mirror = server.address
-    with pytest.raises(UserError, match="the sha256 of what came is not 0000"):
+    with pytest.raises(UserError, match="the sha256 of the download is not 0000"):
         fetch.fetch(petfaces, tmp_path / "archive")
     (server.folder / "SHA256SUMS").unlink()
     fetch.fetch(petfaces, tmp_path / "archive")
@@ -227,10 +227,10 @@ def test_another_size_or_checksum_than_published_is_refused(petfaces, tmp_path, 
     (server.folder / "petfaces.tar.gz").write_bytes(FILE + b"!")
     file = petfaces.data.source.files[0]
     file.urls = [f"{server.address}/petfaces.tar.gz"]
-    with pytest.raises(UserError, match="gave another file than was published"):
+    with pytest.raises(UserError, match="provides another file than the published one"):
         fetch.fetch(petfaces, tmp_path / "archive")
     file.hash = f"md5:{'0' * 32}"
-    with pytest.raises(UserError, match="the md5 of what came is not 0000"):
+    with pytest.raises(UserError, match="the md5 of the download is not 0000"):
         fetch.fetch(petfaces, tmp_path / "archive")
     assert not (tmp_path / "archive").exists()
 
@@ -414,7 +414,7 @@ def test_a_class_folder_may_be_a_link(linked, tmp_path, capsys):
     labels, quarantine = _packed(linked, tmp_path)
     assert labels == {"black/old/1.png": "black", "ginger/1.png": "ginger", "tabby/1.png": "tabby"}
     assert quarantine == {}
-    assert "DVC sees no changes behind them" in capsys.readouterr().err
+    assert "DVC does not notice changes behind them" in capsys.readouterr().err
 
 
 def test_links_go_round_no_loop(linked, tmp_path):
@@ -481,8 +481,8 @@ def test_wrong_paths_are_told(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").write_text("hello")
     for name, message in (
-        ("nowhere", "is not there"),
-        ("empty", "is empty; put pictures there, a folder a class"),
+        ("nowhere", "does not exist"),
+        ("empty", "is empty; add one folder of pictures per class"),
         ("text", "neither a directory nor a tar or zip"),
     ):
         with pytest.raises(UserError, match=message):

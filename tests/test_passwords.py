@@ -84,7 +84,7 @@ def test_a_mirror_that_can_not_be_reached_has_none(tmp_path, capsys, end):
 def test_a_mirror_that_answers_has_none(tmp_path, monkeypatch, capsys):
     archive = tmp_path / "x.tar"
     archive.write_bytes(b"x")
-    monkeypatch.setattr("pipeline.sources.download.bring", lambda *_: archive)
+    monkeypatch.setattr("pipeline.sources.download.retrieve", lambda *_: [archive])
     source = {"kind": "archive", "files": [{"name": "x.tar"}]}
     cfg = {"data": {"name": "mine", "source": source}, "fetch": {"mirror": SERVER}}
     fetch.fetch(OmegaConf.create(cfg), tmp_path / "archive")

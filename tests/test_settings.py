@@ -110,6 +110,7 @@ def test_every_key_of_conf_has_a_type_and_every_type_a_key():
         ("models=[scratch,scratch]", "models: scratch stands there twice"),
         ("data.source.kind=x", "must be drawn, drawn_attributes, archive, oxford_photos or folder"),
         ("+data.source.rebuild=oxford", "data.source.rebuild has no effect with data.source.kind=drawn"),
+        ("~data.source.seed", "data.source.seed is missing; data.source.kind=drawn needs it"),
         ("out=", "out is empty; give a text"),
         ("trainer.devices=[0,1]", r"trainer.devices=[0, 1]: with trainer.accelerator=cpu it is a number"),
         ("trainer.devices=-1", "trainer.devices=-1: with trainer.accelerator=cpu it is a number"),

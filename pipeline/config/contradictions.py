@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import inspect
 import math
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ from pipeline.config import components
 from pipeline.config.files import choices
 from pipeline.config.settings import OPTIONAL, Model
 from pipeline.config.wording import shown, unknown
+from pipeline.sources.kinds import KINDS
 
 # Keys of conf/model/ used only to train or fine-tune a network, not to fit a linear probe.
 _TRAINING = [
@@ -18,13 +20,6 @@ _TRAINING = [
     for field in dataclasses.fields(Model)
     if field.default is OPTIONAL and field.name not in ("flip", "strengths")
 ]
-_SOURCES = {
-    "drawn": ("per_class", "seed"),
-    "drawn_attributes": ("pictures", "seed"),
-    "archive": ("files", "rebuild"),
-    "oxford_photos": ("files",),
-    "folder": (),
-}
 
 
 def contradictions(tree: dict) -> Iterator[str]:
@@ -58,13 +53,7 @@ def contradictions(tree: dict) -> Iterator[str]:
             yield f"{key}: a training has this one already; choose another name"
         yield from _not_plain(node, key)
     yield from _model_problems(model)
-    for key in set(source) - {"kind", *_SOURCES[source["kind"]]}:
-        yield f"data.source.{key} has no effect with data.source.kind={source['kind']}; leave it out"
-    if source["kind"] in ("archive", "oxford_photos") and "files" not in source:
-        yield f"data.source.files is missing; data.source.kind={source['kind']} needs it"
-    if source["kind"].startswith("drawn") and not set(_SOURCES[source["kind"]]) <= set(source):
-        needed = " and ".join(f"data.source.{key}" for key in _SOURCES[source["kind"]])
-        yield f"{needed} are needed with data.source.kind={source['kind']}"
+    yield from _source_problems(source)
     if tasks.of(tree["data"]["task"]).several and model["balance"] == "sampler":
         yield "model.balance=sampler needs one class per image; with data.task=multi_label use weights"
     known = choices("model")
@@ -103,6 +92,17 @@ def _model_problems(model: dict) -> Iterator[str]:
         yield f"model={name} has no loss to choose: its head is fitted; use model=finetune, or leave it out"
     elif needed and trained:
         yield unknown(f"model.{trained[0]}", name)
+
+
+def _source_problems(source: dict) -> Iterator[str]:
+    """Yields a message for each key that the kind's fetch function does not take, or requires and lacks."""
+    parameters = inspect.getfullargspec(KINDS[source["kind"]])
+    for key in source:
+        if key not in ("kind", *parameters.kwonlyargs):
+            yield f"data.source.{key} has no effect with data.source.kind={source['kind']}; leave it out"
+    for key in parameters.kwonlyargs:
+        if key not in source and key not in (parameters.kwonlydefaults or {}):
+            yield f"data.source.{key} is missing; data.source.kind={source['kind']} needs it"
 
 
 def _not_plain(value: object, key: str) -> Iterator[str]:

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from pipeline import portable
+from pipeline.sources.kinds import KINDS
 
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 _STRICT = Field(strict=True)  # no 1.0, "1" or true for 1
@@ -61,7 +62,7 @@ class PublishedFile:
 
 @dataclass(config=_CONFIG)
 class Source:
-    kind: Literal["drawn", "drawn_attributes", "archive", "oxford_photos", "folder"]
+    kind: Literal[*KINDS]
     files: Annotated[list[PublishedFile], Field(min_length=1)] = OPTIONAL
     rebuild: Text = OPTIONAL
     per_class: Positive = OPTIONAL

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from omegaconf import DictConfig
 from PIL import Image
 
 from pipeline.sources import archives
@@ -246,6 +247,18 @@ def with_attributes(count: int, seed: int):
             lines.append(f"{name},{'|'.join(attributes)}")
     lines.append("images/gone.jpg,collar")  # a label without an image, as in real data
     yield "attributes/labels.csv", ("\n".join(lines) + "\n").encode()
+
+
+def fetch_faces(target: Path, settings: DictConfig, *, per_class: int, seed: int) -> str:
+    """Draws single-label faces, see `pictures`; for `kinds`."""
+    write(target, pictures(per_class, seed))
+    return "drawn"
+
+
+def fetch_attributes(target: Path, settings: DictConfig, *, pictures: int, seed: int) -> str:
+    """Draws multi-label faces, see `with_attributes`; for `kinds`."""
+    write(target, with_attributes(pictures, seed))
+    return "drawn"
 
 
 def write(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
