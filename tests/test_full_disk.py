@@ -87,7 +87,7 @@ if __name__ == "__main__":  # the workers are spawned
     disk = tmp_path / "disk"
     assert on_small_disk(disk, "1m", program, *archives) == [
         f"told: {disk}/pack can't be read or written (No space left on device); "
-        "make room or give permission, or name another place",
+        "free disk space, change the permissions, or use another folder",
         "whole: True",
         "there: ['filler', 'pack'] True",
         "then: 60",
@@ -145,7 +145,7 @@ print("same:", same(place / "out", place / "undisturbed"))
     finally:
         (house / "runs/.work").unlink(missing_ok=True)
     (told,) = [line for line in lines if line.startswith("told: ")]
-    assert "No space left on device" in told and "make room" in told
+    assert "No space left on device" in told and "free disk space" in told
     assert "kept: True 1 False" in lines
     assert "train: resuming after epoch 1" in lines
     assert lines[-1] == "same: True"

@@ -558,7 +558,7 @@ def test_a_disk_that_is_full_is_told_with_the_place_and_leaves_the_old_pack_alon
     before = portable.sums(folder)
     with monkeypatch.context() as patched:
         _full(patched)
-        told = rf"^{re.escape(str(folder))} can't be .*\(No space left on device\); make room"
+        told = rf"^{re.escape(str(folder))} can't be .*\(No space left on device\); free disk space"
         with pytest.raises(UserError, match=told), errors.os_errors_as_user_errors():
             pack.pack(second, folder, 128)
     assert portable.damaged(folder) == [] and portable.sums(folder) == before

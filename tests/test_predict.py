@@ -245,7 +245,7 @@ def test_what_can_not_be_is_told_in_one_line(repro, run, arguments, told):
     ("model", "told"),
     [
         ("", "holds no model"),
-        ("~nobody_of_this_name/model", "there is no such home folder"),
+        ("~nobody_of_this_name/model", "there is no such user"),
         ("x" * 5000, "File name too long"),
         (f"models:/sample/{'9' * 30}", "is no version"),
         ("models:/sample/1e3", "is no version"),

@@ -111,7 +111,7 @@ def test_a_jobs_damaged_file_is_told_and_the_others_are_shown(place, capsys, fil
 
 @pytest.mark.parametrize("name", ["", "a" * 300, "../x", "a b"])
 def test_an_experiments_name_is_checked_before_anything_is_read(place, capsys, name):
-    assert "is no name for an experiment" in _error("s", "--save", name)
+    assert "is not an experiment name" in _error("s", "--save", name)
 
 
 def _error(*arguments: str) -> str:
@@ -191,7 +191,7 @@ def test_models_that_conf_no_longer_has_are_compared_by_their_files(place, capsy
     for number, rate in enumerate((1e-3, 1e-2)):
         _job(place / f"s/{number}", model__name="gone", model__lr=rate)
     assert jobs.read("s").parameters == ["model.lr"]
-    assert "conf/model/gone.yaml is gone" in _said(capsys, "s")
+    assert "conf/model/gone.yaml no longer exists" in _said(capsys, "s")
 
 
 def test_the_best_is_the_best_mean_over_seeds_and_not_the_best_job(place, capsys):
@@ -478,7 +478,7 @@ def test_what_conf_can_no_longer_say_is_not_saved(place, experiments):
     _job(place / "s/0")
     file = place / "s/0/config.yaml"
     file.write_text(file.read_text().replace("  patience:", "  endurance:"))
-    assert "can't say model.endurance any more" in _error("s", "--save", "mine")
+    assert "can no longer express model.endurance" in _error("s", "--save", "mine")
     assert not (experiments / "mine.yaml").exists()
 
 

@@ -415,7 +415,7 @@ def test_a_directory_that_cannot_be_written_is_one_line_before_anything_is_train
     done = run("python", "-m", "pipeline.train", "model=scratch", "out=/dev/null/here")
     assert done.returncode == 1
     assert "/dev/null/here" in done.stdout
-    assert "name another place" in done.stdout
+    assert "use another folder" in done.stdout
     assert done.stdout.count("\n") == 1
 
 

@@ -48,7 +48,7 @@ def test_what_is_left_to_lightning_is_not_recorded():
 def test_what_has_another_home_here_is_told(house, key):
 
     told = wording.unknown(f"trainer.{key}", "cpu")
-    assert told.startswith(f"trainer.{key} is Lightning's word; here it is ")
+    assert told.startswith(f"trainer.{key} is not used here; set ")
 
 
 @pytest.mark.parametrize("model", ["scratch", "finetune", "probe"])
@@ -181,7 +181,7 @@ def test_lightnings_own_checkpoints_are_written_where_a_person_wants_them(repro,
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["callbacks={a: {_target_: models.a.B}}"], r"begin with a plus sign: \+callbacks\.NAME\._target_="),
+        (["callbacks={a: {_target_: models.a.B}}"], r"to add one, use \+callbacks\.NAME\._target_="),
         (["+callbacks.a._target_=os.system"], "must be a class of models or pytorch_lightning.callbacks"),
         (["+callbacks.a._target_=models.scratch.ScratchCNN"], "is not a pytorch_lightning Callback"),
         (["+callbacks.a._target_=models.nothing.Here"], "can't be imported"),
@@ -205,11 +205,11 @@ def test_lightnings_own_checkpoints_are_written_where_a_person_wants_them(repro,
         ),
         (
             ["+metrics.loss._target_=torchmetrics.aggregation.MeanMetric"],
-            "metrics.loss: a training has this one",
+            "metrics.loss: every training logs this",
         ),
         (
             ["+metrics.top3._target_=torchmetrics.aggregation.MeanMetric"],
-            "metrics.top3: a training has this one",
+            "metrics.top3: every training logs this",
         ),
         (
             ["+metrics.a._target_=torchmetrics.classification.MultilabelAUROC"],

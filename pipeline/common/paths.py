@@ -27,4 +27,4 @@ def from_root(path: str | Path, base: Path = ROOT) -> Path:
     try:
         return base / Path(path).expanduser()
     except RuntimeError as error:
-        raise UserError(f"{path}: there is no such home folder; write the whole path") from error
+        raise UserError(f"{path}: there is no such user; write the path without ~") from error
