@@ -163,7 +163,7 @@ def _pack(
             row[key] = text.path(row[key])
     rows.sort(key=lambda row: row["path"])
     quarantine.sort(key=lambda row: row["path"])
-    tables.write(folder / "index.csv", rows, [*pack_index.TEXT, *pack_index.NUMBERS])
+    tables.write(folder / "index.csv", rows, [*pack_index.TEXT_COLUMNS, *pack_index.NUMBER_COLUMNS])
     tables.write(folder / "quarantine.csv", quarantine, ["path", "reason"])
     summary = {
         "schema": pack_index.VERSION,
@@ -172,7 +172,7 @@ def _pack(
         "pictures": len(rows),
         "classes": len(class_names),
         "quarantined": len(quarantine),
-        "content": pack_index.content_hash({key: [row[key] for row in rows] for key in pack_index.PICTURE}),
+        "content": pack_index.content_hash({key: [row[key] for row in rows] for key in pack_index.IDENTITY}),
     }
     (folder / "pack.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary

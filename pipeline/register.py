@@ -45,7 +45,7 @@ def check_export(candidate: ModelFolder, place: Path) -> None:
     pack = PackedDataset.open(place)
     model = OnnxClassifier(candidate.portable)
     images = ImageDataset(pack, pack.rows("test"), lambda picture, *_: picture, seed=0)
-    exported = np.stack([model.probabilities(images.picture(row)) for row in range(len(images))])
+    exported = np.stack([model.probabilities(images.image(row)) for row in range(len(images))])
     try:
         evaluated = np.load(candidate.evaluation / "probabilities.npy", allow_pickle=False)
         if evaluated.shape != exported.shape:

@@ -165,7 +165,7 @@ def split(pack: Path, target: Path, cfg: DictConfig) -> None:
     seal.check(pack)
     # Sorted by image hash, so that file names cannot affect the split.
     task = tasks.of(pack_index.read_summary(pack)["task"])
-    index = pack_index.read_index(pack).sort_values(list(pack_index.PICTURE), kind="stable")
+    index = pack_index.read_index(pack).sort_values(list(pack_index.IDENTITY), kind="stable")
     groups = near_duplicates(list(index["phash"]), cfg.distance)
     official = index["official"].to_numpy() if cfg.official else np.full(len(index), "")
     result = keep_official(official, groups)

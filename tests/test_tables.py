@@ -57,7 +57,7 @@ def test_files_of_former_versions_and_of_spreadsheets_read_as_they_are(tmp_path)
 
 def test_pandas_reads_an_index_back_whatever_its_names(tmp_path):
     rows = [
-        dict.fromkeys(pack_index.TEXT, cell) | dict.fromkeys(pack_index.NUMBERS, 1)
+        dict.fromkeys(pack_index.TEXT_COLUMNS, cell) | dict.fromkeys(pack_index.NUMBER_COLUMNS, 1)
         for cell in ("=1", "001", "NA")
     ]
     tables.write(tmp_path / "index.csv", rows)
