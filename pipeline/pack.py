@@ -19,8 +19,8 @@ from pipeline.common.paths import ROOT
 from pipeline.data import pack_index
 from pipeline.sources import archives, photos
 from pipeline.sources.annotations import Annotations
-from pipeline.sources.layout import STRAY, Layout, label_by_annotations, label_by_folder, splits_among
-from pipeline.sources.pack_messages import describe, shown, too_few, too_few_named
+from pipeline.sources.layout import NO_CLASS, Layout, label_by_annotations, label_by_folder, splits_among
+from pipeline.sources.pack_messages import describe, short_name, too_few_folders, too_few_labels
 from pipeline.stage import stage
 from pipeline.tasks import SEPARATOR, Task
 
@@ -120,7 +120,7 @@ def _pack(
                     "reason": f"a path of more than {MAX_PATH:,} characters",
                 }
             elif by_folder and "reason" not in result and "/" not in result["path"]:
-                result["reason"] = STRAY
+                result["reason"] = NO_CLASS
             elif "reason" not in result and result["path"] in seen:
                 result["reason"] = "its path comes twice in the archive; the first is used"
             if "reason" in result:
@@ -142,7 +142,7 @@ def _pack(
         label_by_annotations(rows, annotations)
         quarantine += [
             {"path": path[:MAX_PATH], "reason": "in a file of labels, but not in the archive"}
-            for path in annotations.left
+            for path in annotations.unmatched
         ]
     quarantine += [{key: row[key] for key in ("path", "reason")} for row in rows if row["reason"]]
     rows = [row for row in rows if not row["reason"]]
@@ -150,12 +150,12 @@ def _pack(
     if by_folder:
         counts = Counter(row["label"] for row in rows)
         if len(class_names) < 2 or (classes == "folder" and splits_among(counts).keys() == counts.keys()):
-            raise UserError(too_few(archive, counts, paths, quarantine))
+            raise UserError(too_few_folders(archive, counts, paths, quarantine))
     elif len(class_names) < 2:
-        raise UserError(too_few_named(archive, annotations, class_names, quarantine))
+        raise UserError(too_few_labels(archive, annotations, len(class_names), quarantine))
     elif shared := set.intersection(*(set(row["label"].split(SEPARATOR)) for row in rows)) - {""}:
         raise UserError(
-            f"{archive}: all its pictures are labelled {shown(min(shared))}; leave that class out"
+            f"{archive}: all its pictures are labelled {short_name(min(shared))}; leave that class out"
         )
 
     for row in (*rows, *quarantine):

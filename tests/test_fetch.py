@@ -319,7 +319,7 @@ def test_petfaces_are_cut_from_oxfords_photos_where_their_archive_is_gone_and_it
     told = capsys.readouterr().err
     assert "has no file petfaces.tar.gz" in told
     assert "rebuilding it from oxford's photos" in told
-    assert "cut 2 faces" in told
+    assert "cropped 2 faces" in told
     with tarfile.open(tmp_path / "archive") as archive:
         face = Image.open(archive.extractfile("petfaces/cat_Abyssinian/Abyssinian_1.jpg")).convert("RGB")
     assert face.size == (120, 100)
@@ -387,7 +387,7 @@ def test_hidden_pictures_are_told_with_their_number(own, tmp_path, capsys):
         (own / name).parent.mkdir(parents=True, exist_ok=True)
         (own / name).touch()
     _fetch_folder(own, tmp_path / "archive")
-    told = "name: 3 (.cats/1.jpg, .cats/more/2.png, dogs/.3.HEIC)"
+    told = "dot): 3, .cats/1.jpg, .cats/more/2.png, dogs/.3.HEIC"
     assert [line for line in capsys.readouterr().err.splitlines() if line.endswith(told)]
     assert _names(tmp_path / "archive") == {"cats/1.jpg", "cats/2.png", "dogs/more/3.jpg"}
 

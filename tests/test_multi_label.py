@@ -98,36 +98,39 @@ def test_cocos_annotations_name_the_categories_of_each_picture(tmp_path):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "has no file of labels, which data.task=multi_label needs"),
+        ({}, "has no annotation file, which data.task=multi_label needs"),
         (
             {"set/labels.csv": b"file,tags\na,b\n"},
-            "has the columns file, tags; write labels.csv with the columns",
+            "has columns file, tags; expected labels.csv with the columns",
         ),
         ({"set/labels.csv": b"path,labels\nimages/0.png\n"}, "labels.csv, line 2: 2 columns, but cells: 1"),
         (
             {"set/labels.csv": b"path,labels\nimages/0.png,a,b\n"},
-            "line 2: 2 columns, but cells: 3; write several labels",
+            "line 2: 2 columns, but cells: 3; put several labels",
         ),
-        ({"set/labels.csv": b"path,labels,labels\nimages/0.png,a,b\n"}, "write labels.csv with the columns"),
+        (
+            {"set/labels.csv": b"path,labels,labels\nimages/0.png,a,b\n"},
+            "expected labels.csv with the columns",
+        ),
         ({"set/labels.csv": b"path,labels,split\nimages/0.png,a,holdout\n"}, "labels.csv, line 2"),
-        ({"set/labels.csv": b"path,labels\nimages/0.png,\xff\n"}, "is no CSV file in UTF-8"),
-        ({"set/labels.csv": b"path,labels\nimages/0.png,a\nimages/0.png,b\n"}, "names images/0.png twice"),
+        ({"set/labels.csv": b"path,labels\nimages/0.png,\xff\n"}, "is not a CSV file in UTF-8"),
+        ({"set/labels.csv": b"path,labels\nimages/0.png,a\nimages/0.png,b\n"}, "lists images/0.png twice"),
         ({"set/labels.csv": b"path,labels\nimages/0.png,a\nimages/1.png,a\n"}, "have 1 class"),
         (
             {"set/labels.csv": b"path,labels\nimages/0.png,a|b\nimages/1.png,a\n"},
             "are labelled a; leave that",
         ),
-        ({"set/x.json": b'{"images": 3, "annotations": [], "categories": []}'}, "is no sound COCO file"),
+        ({"set/x.json": b'{"images": 3, "annotations": [], "categories": []}'}, "is not a valid COCO file"),
         (
             {"set/x.json": b'{"images": [{"id": 1}], "annotations": [], "categories": []}'},
-            "is no sound COCO file",
+            "is not a valid COCO file",
         ),
         (
             {
                 "set/x.json": b'{"images": [{"id": 1, "file_name": "0.png"}, {"id": 1, "file_name": "1"}],'
                 b'"annotations": [], "categories": []}'
             },
-            "an id stands twice",
+            "duplicate id",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Downloads a published file from its URLs or a mirror, with resume and checksum verification."""
+"""Downloads published files from their URLs or a mirror, with resume and checksum verification."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from pipeline.common.errors import UserError
 _log = logging.getLogger(__name__)
 
 DOWNLOADS = Path("data/.cache/downloads")  # cache in the main checkout
-ATTEMPTS = 5  # consecutive attempts without progress; those with progress don't count
+ATTEMPTS = 5  # consecutive attempts without progress, after which a download fails
 CHUNK = 1 << 16  # bytes; a partial chunk is requested again after a broken connection
 
 
@@ -151,7 +151,7 @@ def _download(url: str, known_hash: str | None, refresh: bool = False) -> Path:
 
 
 def _resumable(url: str, output_file: str, pooch_: object) -> None:
-    """A pooch downloader that resumes; pooch's own restarts, so 800 MB might never finish.
+    """A downloader for pooch that resumes; pooch's own starts over, so 800 MB might never finish.
 
     Partial data is next to the target as ``.part``, its validator (ETag or Last-Modified) as ``.json``. If
     the file has changed or the server ignores ranges, it sends everything (RFC 9110, sections 13.1.5, 14.2).
@@ -160,21 +160,21 @@ def _resumable(url: str, output_file: str, pooch_: object) -> None:
         requests.exceptions.RequestException: no progress in ATTEMPTS attempts, or an HTTP error.
     """
     part = Path(output_file).parent / "unfinished.part"
-    note = part.with_suffix(".json")
-    furthest, failed = _size(part), 0
+    state = part.with_suffix(".json")
+    max_size, failed = _size(part), 0
     while True:
         try:
-            _append(url, part, note)
+            _append(url, part, state)
             break
         except (
             requests.exceptions.ConnectionError,
             requests.exceptions.Timeout,
             requests.exceptions.ChunkedEncodingError,
         ) as error:
-            failed = 0 if _size(part) > furthest else failed + 1
-            furthest = max(furthest, _size(part))
+            failed = 0 if _size(part) > max_size else failed + 1
+            max_size = max(max_size, _size(part))
             # If no data ever arrived (unknown host, no route), retrying would not help.
-            if failed >= ATTEMPTS or not furthest:
+            if failed >= ATTEMPTS or not max_size:
                 raise
             _log.warning(
                 "%s broke off at %s bytes (%s); requesting the rest",
@@ -182,32 +182,33 @@ def _resumable(url: str, output_file: str, pooch_: object) -> None:
                 f"{_size(part):,}",
                 type(error).__name__,
             )
-    note.unlink(missing_ok=True)
+    state.unlink(missing_ok=True)
     shutil.move(part, output_file)
 
 
 def _size(file: Path) -> int:
+    """In bytes; 0 if there is no such file."""
     return file.stat().st_size if file.is_file() else 0
 
 
-def _append(url: str, part: Path, note: Path) -> None:
-    """Requests the missing part of a file once and appends it."""
+def _append(url: str, part: Path, state: Path) -> None:
+    """Requests the missing rest of a file once and appends it to `part`."""
     done = _size(part)
-    known = json.loads(note.read_text(encoding="utf-8")) if done and note.is_file() else {}
+    known = json.loads(state.read_text(encoding="utf-8")) if done and state.is_file() else {}
     headers = {"Accept-Encoding": "identity"}
     if validator := known.get("validator"):  # without one, the rest could be from another version
         headers |= {"Range": f"bytes={done}-", "If-Range": validator}
     with requests.get(url, headers=headers, stream=True, timeout=30) as response:
         if response.status_code == 416:  # the part is complete, or the server's file is shorter now
             part.unlink()
-            _append(url, part, note)
+            _append(url, part, state)
             return
         response.raise_for_status()
         resumed = response.status_code == 206
         # A weak ETag guarantees equivalent content, not identical bytes.
         etag = response.headers.get("ETag", "")
         validator = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
-        note.write_text(json.dumps({"validator": validator}), encoding="utf-8")
+        state.write_text(json.dumps({"validator": validator}), encoding="utf-8")
         remaining = int(response.headers.get("Content-Length", 0))
         bar = tqdm(
             total=(remaining + done if resumed else remaining) or None,

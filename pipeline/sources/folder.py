@@ -42,7 +42,7 @@ def fetch_folder(target: Path, settings: DictConfig) -> str:
     skipped = [
         str(file.relative_to(path))
         for folder in hidden
-        for file in photos.below_hidden(folder)
+        for file in photos.files_in_hidden(folder)
         if photos.is_named_as_picture(file.name)
     ]
     if skipped:
