@@ -203,7 +203,7 @@ def _grey(side: int, *entries: tuple) -> bytes:
     ],
 )
 def test_what_would_take_too_long_is_refused_before_it_is_decoded(data, told, monkeypatch):
-    monkeypatch.setattr(images, "_turn", lambda image: pytest.fail("it was decoded"))
+    monkeypatch.setattr(images, "_transpose", lambda image: pytest.fail("it was decoded"))
     with pytest.raises(portable.UnreadableError, match=told):
         portable.read_picture(data)
 

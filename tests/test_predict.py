@@ -267,8 +267,8 @@ def test_an_error_names_the_model_and_not_the_copy_of_it_that_is_gone(house, rep
     shutil.copytree(house / "runs/sample/train/scratch", folder)
     with pytest.raises(UserError) as error, resolve.opened(str(folder)) as found:
         assert not found.portable.is_relative_to(folder)
-        raise DamagedError(f"{found.portable}/model.onnx gave no answer within 60 seconds")
-    assert str(error.value) == f"{folder}/portable/model.onnx gave no answer within 60 seconds"
+        raise DamagedError(f"{found.portable}/model.onnx did not finish within 60 seconds")
+    assert str(error.value) == f"{folder}/portable/model.onnx did not finish within 60 seconds"
 
 
 def test_many_pictures_stream(repro, house, album, monkeypatch):

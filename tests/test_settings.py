@@ -273,7 +273,7 @@ def test_numbers_that_are_what_they_look_like_are_read(tmp_path):
 
 
 def test_what_settings_accept_of_a_models_input_its_card_may_say(tmp_path):
-    for std, crop in ((portable.LEAST_DEVIATION, portable.LEAST_CROP), (1, 1)):
+    for std, crop in ((portable.MIN_STD, portable.MIN_CROP_PCT), (1, 1)):
         sizes = [f"model.input.std=[{std},{std},{std}]", f"model.input.crop_pct={crop}"]
         chosen = OmegaConf.to_container(config.compose(*sizes, "model.input.size=1024").model.input)
         card = CARD | {"input": {"max_side": 4096, **chosen}}

@@ -46,8 +46,8 @@ NonNegativeFloat = Annotated[float, Field(strict=True, ge=0)]
 _PER_CHANNEL = Field(min_length=3, max_length=3)
 Mean = Annotated[list[Fraction], _PER_CHANNEL]
 # The same minima as in a model card, for the same reason.
-CropFraction = Annotated[float, Field(strict=True, ge=portable.LEAST_CROP, le=1)]
-_ChannelStd = Annotated[float, Field(strict=True, ge=portable.LEAST_DEVIATION, le=1)]
+CropFraction = Annotated[float, Field(strict=True, ge=portable.MIN_CROP_PCT, le=1)]
+_ChannelStd = Annotated[float, Field(strict=True, ge=portable.MIN_STD, le=1)]
 Std = Annotated[list[_ChannelStd], _PER_CHANNEL]
 
 
