@@ -22,7 +22,7 @@ from pipeline.data.dataset import LooseImages
 from pipeline.portable import ModelCard, OnnxClassifier, Preprocessing
 from pipeline.sources import synthetic
 from pipeline.sources.breeds import BREEDS
-from pipeline.split import assign_several
+from pipeline.split import assign_multi_label
 from pipeline.tasks import multi_label
 from pipeline.tracking import store
 
@@ -118,7 +118,7 @@ def test_cocos_annotations_name_the_categories_of_each_picture(tmp_path):
         ({"set/labels.csv": b"path,labels\nimages/0.png,a\nimages/1.png,a\n"}, "have 1 class"),
         (
             {"set/labels.csv": b"path,labels\nimages/0.png,a|b\nimages/1.png,a\n"},
-            "are labelled a; leave that",
+            "are labelled a; remove that",
         ),
         ({"set/x.json": b'{"images": 3, "annotations": [], "categories": []}'}, "is not a valid COCO file"),
         (
@@ -146,22 +146,22 @@ def test_each_split_has_its_share_of_each_class_and_no_group_is_divided():
     has = rng.random((600, 4)) < [0.5, 0.2, 0.1, 0.03]
     labels = ["|".join(f"c{number}" for number in np.flatnonzero(row)) for row in has]
     groups = np.unique(rng.integers(0, 500, 600), return_inverse=True)[1]
-    dealt = assign_several(labels, groups, SHARES, seed=1)
+    dealt = assign_multi_label(labels, groups, SHARES, seed=1)
     for name, share in (("val", 0.2), ("test", 0.2), ("train", 0.6)):
         assert (dealt == name).mean() == pytest.approx(share, abs=0.01)
         for number in range(4):
             mine = (dealt == name)[has[:, number]].mean()
             assert mine == pytest.approx(share, abs=0.05 if number < 3 else 0.15)
     assert all(len(set(dealt[groups == group])) == 1 for group in set(groups))
-    assert (dealt == assign_several(labels, groups, SHARES, seed=1)).all()
-    assert (dealt != assign_several(labels, groups, SHARES, seed=2)).any()
+    assert (dealt == assign_multi_label(labels, groups, SHARES, seed=1)).all()
+    assert (dealt != assign_multi_label(labels, groups, SHARES, seed=2)).any()
 
 
 @pytest.mark.parametrize("count", [3, 4, 5])
 def test_a_rare_class_is_in_every_split(count):
     labels = ["rare"] * count + ["a", "a|b", "", "b"] * 40
     for seed in range(20):
-        dealt = assign_several(labels, np.arange(len(labels)), {"val": 0.15, "test": 0.15}, seed)
+        dealt = assign_multi_label(labels, np.arange(len(labels)), {"val": 0.15, "test": 0.15}, seed)
         assert set(dealt[:count]) == {"train", "val", "test"}
 
 
@@ -201,7 +201,7 @@ def test_a_pack_of_another_task_or_version_is_told(attributes):
 
 def test_a_class_with_too_few_pictures_to_split_is_told():
     with pytest.raises(UserError, match=r"1 class\(es\) have fewer .*'rare' \(2\)"):
-        assign_several(["a", "b", "a|b", "", "rare", "rare|a", "b"], np.arange(7), SHARES, seed=1)
+        assign_multi_label(["a", "b", "a|b", "", "rare", "rare|a", "b"], np.arange(7), SHARES, seed=1)
 
 
 def _answers(seed: int, count: int = 200) -> tuple[np.ndarray, np.ndarray]:
@@ -313,9 +313,9 @@ def test_labels_that_features_contradict_are_doubted_class_by_class():
     targets = (features[:, :2] > 0).astype(np.float32)
     features[5, :2] = 3
     targets[5] = [1, 0]
-    doubts = audit._doubts_of_several(features, targets, np.arange(300), ["a", "b"])
+    doubts = audit._multi_label_issues(features, targets, np.arange(300), ["a", "b"])
     assert doubts[0].image == 5
-    assert doubts[0].suggested == "a|b" and doubts[0].own < 0.2
+    assert doubts[0].suggested == "a|b" and doubts[0].own_probability < 0.2
 
 
 def test_class_weights_make_rare_classes_count():

@@ -106,7 +106,7 @@ def test_every_key_of_conf_has_a_type_and_every_type_a_key():
         ("models=[]", "models=[]: must be a list of at least 1"),
         ("models=scratch", "models=scratch: must be a list"),
         ("data=../x", "data=../x is not known; choose one of "),
-        ("models=[scratch,prob]", "models: prob is not a file in conf/model/; near: probe"),
+        ("models=[scratch,prob]", "models: prob is not known; near: probe"),
         ("models=[scratch,scratch]", "models: scratch is listed twice"),
         ("data.source.kind=x", "must be drawn, drawn_attributes, archive, oxford_photos or folder"),
         ("+data.source.rebuild=oxford", "data.source.rebuild has no effect with data.source.kind=drawn"),
@@ -399,10 +399,7 @@ def test_a_stage_ends_in_that_line_and_status_1(house, monkeypatch, capsys, mode
 def test_two_files_of_a_group_are_refused(monkeypatch, group):
     word = f"{group}=[{','.join(config.choices(group)[:2])}]"
     last = _ended(monkeypatch, stage(lambda cfg: pytest.fail("begun")), word)
-    assert (
-        last
-        == f"test_settings: error: {group} takes the name of one file; to try several: --multirun {group}=A,B"
-    )
+    assert last == f"test_settings: error: {group} must be one name; to try several: --multirun {group}=A,B"
 
 
 def test_a_stage_checks_before_it_begins(monkeypatch, capsys):

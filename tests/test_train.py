@@ -452,7 +452,9 @@ def test_a_model_of_other_classes_than_the_data_is_told(once, house, tmp_path):
     card["classes"][0] = "a unicorn"
     (trained / "model.json").write_text(json.dumps(card))
     seal.seal(trained)
-    with pytest.raises(UserError, match=r"knows other classes than .*data/sample; run: dvc repro train"):
+    with pytest.raises(
+        UserError, match=r"was trained on other classes than .*data/sample has; run: dvc repro train"
+    ):
         evaluate(trained, house / "data/sample", tmp_path / "out", 1, 0)
 
 

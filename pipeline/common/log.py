@@ -31,22 +31,18 @@ class _Handler(logging.Handler):
     """Writes to the current ``sys.stderr``, which progress bars and tests replace.
 
     Attributes:
-        job: prefix of each message, such as ``train`` or ``train job 3``; empty for none.
+        prefix: of each message, such as ``train: `` or ``train job 3: ``; may be empty.
     """
 
     def __init__(self):
         super().__init__()
-        self.job = ""
+        self.prefix = ""
 
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
         if level and sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
             level = click.style(level, fg=_COLORS.get(record.levelno), bold=True)
         return f"{self.prefix}{level}{text.lines(text.without_password(super().format(record)))}"
-
-    @property
-    def prefix(self) -> str:
-        return f"{self.job}: " if self.job else ""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -68,7 +64,7 @@ def setup(job: str = "", verbose: bool = False) -> None:
     level = "debug" if verbose else os.environ.get(VARIABLE, "info")
     if level not in LEVELS:
         sys.exit(f"error: {VARIABLE}={level} is unknown; use one of {', '.join(LEVELS)}")
-    _handler.job = job
+    _handler.prefix = f"{job}: " if job else ""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)  # results and messages keep their order in a log
     for name in _LOGGERS:
@@ -82,12 +78,12 @@ def setup(job: str = "", verbose: bool = False) -> None:
 @contextmanager
 def job_number(number: int) -> Iterator[None]:
     """Adds a sweep's job number to the prefix of each message."""
-    program = _handler.job
-    _handler.job = f"{program} job {number}"
+    prefix = _handler.prefix
+    _handler.prefix = f"{prefix.removesuffix(': ')} job {number}: "
     try:
         yield
     finally:
-        _handler.job = program
+        _handler.prefix = prefix
 
 
 def is_quiet() -> bool:

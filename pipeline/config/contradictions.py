@@ -1,7 +1,6 @@
 """Checks a configuration for values that are each valid but contradict each other."""
 
 import dataclasses
-import difflib
 import inspect
 import math
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pipeline.common.text import printable
 from pipeline.config import components
 from pipeline.config.files import choices
 from pipeline.config.settings import OPTIONAL, Model
-from pipeline.config.wording import shown, unknown
+from pipeline.config.wording import shown, unknown, unknown_choice
 from pipeline.sources.kinds import KINDS
 
 # Keys of conf/model/ used only to train or fine-tune a network, not to fit a linear probe.
@@ -59,9 +58,7 @@ def contradictions(tree: dict) -> Iterator[str]:
     known = choices("model")
     for number, name in enumerate(tree["models"]):
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; near: {near[0]}" if near else f"; choose from {', '.join(known)}"
-            yield f"models: {printable(name)} is not a file in conf/model/{hint}"
+            yield f"models: {unknown_choice(name, known)}"
         if name in tree["models"][:number]:
             yield f"models: {printable(name)} is listed twice"
 

@@ -66,14 +66,8 @@ class PackedDataset:
         for split in ("val", "test"):
             if not task.counts(targets[table["split"] == split], len(classes)).any():
                 raise UserError(f"{seal.relative_to_root(data_dir)}: {split} has no labels; add pictures")
-        return cls(
-            folder=data_dir / "pack",
-            table=table,
-            classes=classes,
-            targets=targets,
-            summary=summary,
-            split_sha256=pack_index.content_hash(table, "split"),
-        )
+        split_sha256 = pack_index.content_hash(table, "split")
+        return cls(data_dir / "pack", table, classes, targets, summary, split_sha256)
 
     @property
     def task(self) -> Task:

@@ -3,7 +3,7 @@
 import io
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -74,32 +74,28 @@ class Annotations:
             self._entries[key] = entry
         return True
 
-    def assign(self, paths: Iterable[str]) -> dict[str, Entry]:
+    def assign(self, paths: Collection[str]) -> dict[str, Entry]:
         """Matches entries to images; returns the entries by the images' paths in the archive.
 
         First by paths relative to the annotation file; then by images' paths that end with an entry's path,
         if the match is unique both ways. Sets `unmatched`.
         """
         found = {path: self._entries[path] for path in paths if path in self._entries}
-        matched = {id(entry) for entry in found.values()}
-        named: dict[str, list[Entry]] = defaultdict(list)
-        for entry in self._entries.values():
-            if id(entry) not in matched:
-                named[PurePosixPath(entry.path).name].append(entry)
-        fits: dict[int, list[str]] = defaultdict(list)
+        by_name = defaultdict(list)
+        for key, entry in self._entries.items():
+            if key not in found:
+                by_name[PurePosixPath(entry.path).name].append((key, f"/{entry.path}"))
+        matches = defaultdict(list)
         for path in paths:
             if path not in found:
-                matches = [
-                    each for each in named[PurePosixPath(path).name] if f"/{path}".endswith(f"/{each.path}")
-                ]
-                for entry in matches if len(matches) == 1 else ():
-                    fits[id(entry)].append(path)
-        for entry in self._entries.values():
-            if len(only := fits[id(entry)]) == 1:
-                found[only[0]] = entry
-        assigned = {id(entry) for entry in found.values()}
-        self.unmatched = [entry.path for entry in self._entries.values() if id(entry) not in assigned]
-        return found
+                keys = [key for key, end in by_name[PurePosixPath(path).name] if f"/{path}".endswith(end)]
+                if len(keys) == 1:
+                    matches[keys[0]].append(path)
+        unique = {key: matched[0] for key, matched in matches.items() if len(matched) == 1}
+        self.unmatched = [
+            entry.path for key, entry in self._entries.items() if key not in found and key not in unique
+        ]
+        return found | {path: self._entries[key] for key, path in unique.items()}
 
 
 def _csv(path: str, data: bytes) -> list[Entry]:

@@ -56,8 +56,7 @@ def _from_urls(file: DictConfig) -> Path:
         except UserError as failure:
             failures.append(str(failure))
             continue
-        difference = _difference(path, file)
-        if not difference:
+        if not (difference := _difference(path, file)):
             return path
         path.unlink()
         failures.append(f"{url} provides another file than the published one ({difference})")
