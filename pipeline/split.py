@@ -112,12 +112,12 @@ def assign_multi_label(
     missing = fractions[:, None] * group_totals.sum(axis=0)
     split_of_group, has = np.full(count, -1), np.zeros((len(names), len(classes) + 1), dtype=bool)
     order = np.random.default_rng(seed).permutation(count)
-    while (left := order[split_of_group[order] < 0]).size:
-        remaining = np.count_nonzero(group_totals[left, :-1], axis=0)
+    while (unassigned := order[split_of_group[order] < 0]).size:
+        remaining = np.count_nonzero(group_totals[unassigned, :-1], axis=0)
         rarest = int(np.argmin(np.where(remaining, remaining, count + 1)))
         if not remaining.any():
             rarest = len(classes)  # images without any class
-        candidates = left[group_totals[left, rarest] > 0]
+        candidates = unassigned[group_totals[unassigned, rarest] > 0]
         for number, group in enumerate(candidates):
             empty = [index for index in range(len(names)) if not has[index, rarest]]
             # The last groups go to splits without this class: a small share would round to zero.

@@ -470,7 +470,7 @@ def test_no_experiment_is_overwritten(place, experiments):
 
 @pytest.mark.parametrize("name", ["../model/scratch", "a.b", "", "-x y"])
 def test_only_a_name_is_a_name(place, name):
-    with pytest.raises(errors.UserError, match="no name for an experiment"):
+    with pytest.raises(errors.UserError, match="not an experiment name"):
         overrides.check_name(name)
 
 

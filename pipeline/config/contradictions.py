@@ -10,7 +10,7 @@ from pipeline.common.text import printable
 from pipeline.config import components
 from pipeline.config.files import choices
 from pipeline.config.settings import OPTIONAL, Model
-from pipeline.config.wording import shown, unknown, unknown_choice
+from pipeline.config.wording import format_value, unknown, unknown_choice
 from pipeline.sources.kinds import KINDS
 
 # Keys of conf/model/ used only to train or fine-tune a network, not to fit a linear probe.
@@ -32,11 +32,11 @@ def contradictions(tree: dict) -> Iterator[str]:
         yield f"trainer.num_nodes={trainer['num_nodes']}: only one machine is supported; remove it"
     if trainer["accelerator"] == "cpu" and (isinstance(devices, list) or devices == -1):
         yield (
-            f"trainer.devices={shown(devices)}: with trainer.accelerator=cpu it is a number of processes; "
-            "write 1, or 2 with trainer.strategy=ddp"
+            f"trainer.devices={format_value(devices)}: with trainer.accelerator=cpu it is a number of "
+            "processes; write 1, or 2 with trainer.strategy=ddp"
         )
     elif isinstance(devices, list) and len(set(devices)) < len(devices):
-        yield f"trainer.devices={shown(devices)}: a device is listed twice"
+        yield f"trainer.devices={format_value(devices)}: a device is listed twice"
     if model["net"].get("file") and model["net"].get("weights") != "file":
         yield "model.net.file has no effect without model.net.weights=file; add that, or remove it"
     if not isinstance(model["net"].get("_target_"), str):
@@ -113,4 +113,4 @@ def _not_plain(value: object, key: str) -> Iterator[str]:
     elif isinstance(value, float) and not math.isfinite(value):
         yield f"{key}={value}: must be finite"
     elif not isinstance(value, str | int | float | None):
-        yield f"{printable(key)}={shown(value)}: must be a number, a string, true, false or null"
+        yield f"{printable(key)}={format_value(value)}: must be a number, a string, true, false or null"

@@ -86,7 +86,7 @@ def unknown_choice(name: object, available: list[str]) -> str:
     """Error message for an unknown choice of a group, with a suggestion."""
     near = get_close_matches(str(name), available, n=1)
     hint = f"near: {near[0]}" if near else f"choose one of {', '.join(available) or 'none'}"
-    return f"{shown(name)} is not known; {hint}"
+    return f"{format_value(name)} is not known; {hint}"
 
 
 def _siblings(key: str) -> dict[str, str]:
@@ -154,7 +154,7 @@ def explain(error: ValidationError, tree: dict) -> str:
         hint = f"; near: {near[0]}" if near else ""
     if value == "" and not options:
         return f"{_written_in(key, value)}{key} is empty; must be {_allowed(spec)}"
-    return f"{_written_in(key, value)}{key}={shown(value)}: must be {_allowed(spec)}{hint}"
+    return f"{_written_in(key, value)}{key}={format_value(value)}: must be {_allowed(spec)}{hint}"
 
 
 def _dotted(path: Iterable[str | int]) -> str:
@@ -179,7 +179,7 @@ def _locate(loc: tuple, tree: dict) -> tuple[str, object, dict]:
     return _dotted(path), node, _resolved(spec)
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     """A value as written on the command line or in YAML, truncated if long."""
     text = json.dumps(value, default=str, ensure_ascii=False)
     if isinstance(value, str) and not _like_number(value):

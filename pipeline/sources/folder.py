@@ -85,7 +85,7 @@ def _warn_of_dvc_limits(untracked: list[str], links: list[Path]) -> None:
 def _read(file: Path) -> bytes | str:
     """A file's bytes, or why it can't be read; pipes and devices are not opened."""
     try:
-        if reason := photos.why_no_file(file):
+        if reason := photos.why_not_a_file(file):
             return reason
         if file.stat().st_size > archives.MAX_BYTES:
             return TOO_LARGE

@@ -76,7 +76,7 @@ def _images_below(folder: str, skipped: Counter) -> Iterator[str]:
 def _is_inaccessible(path: Path) -> bool:
     """Whether a folder can't be listed or a file can't be accessed; reading it gives the error."""
     try:
-        why_no_file(path)
+        why_not_a_file(path)
     except OSError as error:
         return error.errno not in (errno.ENOENT, errno.ELOOP)  # a broken link is classified by its suffix
     return False
@@ -86,7 +86,7 @@ def walk(root: Path, links: list[Path], hidden: list[Path]) -> Iterator[tuple[tu
     """Yields (relative path parts, path) of all files below a folder, sorted within each folder.
 
     Links to folders are followed. Links to a parent folder, which would loop, and folders that can't be
-    listed are yielded like files; `why_no_file` gives the reason.
+    listed are yielded like files; `why_not_a_file` gives the reason.
 
     Args:
         root: the folder.
@@ -139,7 +139,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
 
 
-def why_no_file(path: Path) -> str | None:
+def why_not_a_file(path: Path) -> str | None:
     """Why a path from `walk` is not a regular file, or None if it is; pipes and devices are not opened.
 
     Raises:
@@ -213,7 +213,7 @@ def read(name: str) -> bytes:
             if sys.stdin is None:
                 raise UnreadableError("standard input is closed")
             data = sys.stdin.buffer.read(MAX_BYTES + 1)
-        elif reason := why_no_file(Path(name)):
+        elif reason := why_not_a_file(Path(name)):
             raise UnreadableError(reason)
         else:
             with open(name, "rb") as file:
