@@ -101,8 +101,8 @@ def test_the_recorded_settings_have_none():
 def test_a_sweep_records_none(monkeypatch):
     words = ["--multirun", "seed=1,2", f"fetch.mirror={SERVER}"]
     with pytest.raises(UserError, match=r"fetch.mirror=http://ann:\*\*\*@.*PETFACES_MIRROR"):
-        stages._refuse_recorded_password(words)
-    stages._refuse_recorded_password(words[1:])  # a single run records no command
+        stages._reject_recorded_password(words)
+    stages._reject_recorded_password(words[1:])  # a single run records no command
     monkeypatch.setattr(sys, "argv", ["pipeline.train", *words])
     assert "PETFACES_MIRROR" in ended(stage(lambda cfg: None))
 

@@ -186,7 +186,7 @@ def test_one_photo_is_named_and_a_bad_one_is_told(repro, run, tmp_path):
 
 
 def test_a_report_keeps_what_a_person_has_added_and_drops_what_it_drew_before(repro, house, tmp_path):
-    from pipeline.report import _keep_others
+    from pipeline.report import _keep_user_files
 
     old = tmp_path / "old"
     (old / "pictures").mkdir(parents=True)
@@ -200,7 +200,7 @@ def test_a_report_keeps_what_a_person_has_added_and_drops_what_it_drew_before(re
         (old / name).write_text("old")
     (tmp_path / "new").mkdir()
     (tmp_path / "new/index.html").write_text("new")
-    _keep_others(old, tmp_path / "new")
+    _keep_user_files(old, tmp_path / "new")
     assert _bytes(tmp_path / "new") == {
         tmp_path / "new/index.html": b"new",
         tmp_path / "new/notes.md": b"old",
