@@ -53,7 +53,7 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            with errors.in_one_line():
+            with errors.exit_on_user_error():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             log.stop("Ctrl-C")

@@ -1,8 +1,7 @@
-"""Stage audit: finds labels that disagree with a model trained on the other images.
+"""Stage audit: finds suspicious labels with cleanlab, from cross-validated predictions of a linear head.
 
-A linear head that was trained without an image and its near-duplicates predicts that image; cleanlab then
-ranks the labels that are improbable for their class. The result is a hint, not a verdict: a rare pose is as
-suspicious as a wrong label. Nothing is relabelled, and only the stage report reads the result.
+The head that predicts an image was trained without it and its near-duplicates. A suspicious label need not be
+wrong; the image may also be unusual. Nothing is relabelled, and only the stage report reads the result.
 """
 
 from pathlib import Path
@@ -21,9 +20,9 @@ from pipeline.tasks import SEPARATOR
 
 COLUMNS = ("path", "label", "suggested", "own_probability", "suggested_probability")
 FOLDS = 5
-# scikit-learn's C and tol. Validation accuracy is the same for C from 0.1 to 1.0; raising tol tenfold cut the
-# time to a third and changed accuracy by less than a point.
-STRENGTH = 0.1
+# C (inverse regularization strength) and tol of scikit-learn. Validation accuracy is the same for C from 0.1
+# to 1.0; raising tol tenfold cut the time to a third and changed accuracy by less than a point.
+REGULARIZATION_C = 0.1
 TOLERANCE = 1e-3
 
 
@@ -58,7 +57,9 @@ def out_of_fold(
     folds = list(StratifiedGroupKFold(min(FOLDS, int(group_counts.min()))).split(x, y, row_groups))
     for train, held_out in folds:
         predicted[rows[held_out]] = np.isin(y[held_out], y[train])
-    head = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, tol=TOLERANCE, max_iter=1000))
+    head = make_pipeline(
+        StandardScaler(), LogisticRegression(C=REGULARIZATION_C, tol=TOLERANCE, max_iter=1000)
+    )
     probabilities[np.ix_(rows, known)] = cross_val_predict(head, x, y, cv=folds, method="predict_proba")
     return probabilities, predicted
 
@@ -83,58 +84,60 @@ def suspicious(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return indices[np.argsort(probabilities[indices, targets[indices]], kind="stable")]
 
 
-class Doubt(NamedTuple):
-    """A suspicious label: its image, the suggested label, and the probabilities of both."""
+class LabelIssue(NamedTuple):
+    """A suspicious label: index of its image, the suggested label, and the probabilities of both."""
 
     image: int
     suggested: str
-    own: float
-    other: float
+    own_probability: float
+    suggested_probability: float
 
 
-def _doubts(x: np.ndarray, targets: np.ndarray, groups: np.ndarray, classes: list[str]) -> list[Doubt]:
-    """Suspicious labels of a single-label data set, worst first."""
+def _flagged(x: np.ndarray, targets: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the images with a suspicious label, and all images' probabilities; see `out_of_fold`."""
     probabilities, predicted = out_of_fold(x, targets, groups)
     candidates = np.flatnonzero(predicted)
-    doubts = []
-    for image in candidates[suspicious(probabilities[candidates], targets[candidates])]:
-        row = probabilities[image]
-        suggested = int(row.argmax())
-        doubts.append(Doubt(image, classes[suggested], row[targets[image]], row[suggested]))
-    return doubts
+    return candidates[suspicious(probabilities[candidates], targets[candidates])], probabilities
 
 
-def _doubts_of_several(
+def _issues(x: np.ndarray, targets: np.ndarray, groups: np.ndarray, classes: list[str]) -> list[LabelIssue]:
+    """Suspicious labels of a single-label data set, worst first."""
+    images, probabilities = _flagged(x, targets, groups)
+    return [
+        LabelIssue(image, classes[row.argmax()], row[targets[image]], row.max())
+        for image, row in zip(images, probabilities[images], strict=True)
+    ]
+
+
+def _multi_label_issues(
     x: np.ndarray, targets: np.ndarray, groups: np.ndarray, classes: list[str]
-) -> list[Doubt]:
-    """As `_doubts` for multi-label data: checks class by class; the worst class of an image counts."""
-    # Image to flagged classes, each with the probability of its label.
-    wrong: dict[int, dict[int, float]] = {}
+) -> list[LabelIssue]:
+    """Suspicious labels of a multi-label data set, found class by class; sorted by an image's worst class."""
+    flagged: dict[int, dict[int, float]] = {}  # image → class → probability of its label
     for index in range(len(classes)):
         has = targets[:, index].astype(np.int64)
-        probabilities, predicted = out_of_fold(x, has, groups)
-        candidates = np.flatnonzero(predicted)
-        for image in candidates[suspicious(probabilities[candidates], has[candidates])]:
-            wrong.setdefault(int(image), {})[index] = float(probabilities[image, has[image]])
-    doubts = []
-    for image, flagged in wrong.items():
+        images, probabilities = _flagged(x, has, groups)
+        for image in images:
+            flagged.setdefault(int(image), {})[index] = float(probabilities[image, has[image]])
+    issues = []
+    for image, wrong in flagged.items():
         suggested = [
-            name for index, name in enumerate(classes) if bool(targets[image, index]) != (index in flagged)
+            name for index, name in enumerate(classes) if bool(targets[image, index]) != (index in wrong)
         ]
-        own = min(flagged.values())
-        doubts.append(Doubt(image, SEPARATOR.join(suggested), own, 1 - own))
-    return sorted(doubts, key=lambda doubt: doubt.own)
+        own = min(wrong.values())
+        issues.append(LabelIssue(image, SEPARATOR.join(suggested), own, 1 - own))
+    return sorted(issues, key=lambda issue: issue.own_probability)
 
 
-def audit(cfg: DictConfig, place: Path) -> list[dict]:
+def audit(cfg: DictConfig, data_dir: Path) -> list[dict]:
     """Writes ``audit.csv``: the suspicious labels only, worst first.
 
     Args:
         cfg: the complete configuration; the features of its model's frozen backbone are cached.
-        place: the data set's folder.
+        data_dir: ``data/<name>``, the data set's folder.
 
     Returns:
-        The rows: `path`, `label`, `suggested`, and the probabilities of both.
+        The rows, with the keys `COLUMNS`.
 
     Raises:
         UserError: the model has no frozen backbone, or there are no packed images.
@@ -146,26 +149,26 @@ def audit(cfg: DictConfig, place: Path) -> list[dict]:
     from pipeline.training.features import features
 
     if cfg.model.head != "probe":
-        raise UserError(f"model={cfg.model.name} has no frozen backbone to audit with; use model=probe")
-    pack = PackedDataset.open(place)
+        raise UserError(f"model={cfg.model.name} has no frozen backbone for the audit; use model=probe")
+    pack = PackedDataset.open(data_dir)
     torch.set_num_threads(cfg.runtime.threads)
     training = build.build(cfg, pack)
     training.model.to(build.device(cfg))
-    everything = ImageDataset(pack, np.arange(len(pack.table)), eval_transform(training.card.input))
-    x, targets = features(training, everything), pack.targets
+    images = ImageDataset(pack, np.arange(len(pack.table)), eval_transform(training.card.input))
+    x, targets = features(training, images), pack.targets
     groups, paths = pack.table["group"].to_numpy(), pack.table["path"].to_numpy()
-    find_doubts = _doubts_of_several if pack.task.several else _doubts
+    find_issues = _multi_label_issues if pack.task.several else _issues
     rows = [
         {
-            "path": paths[doubt.image],
-            "label": pack.table["label"].iloc[doubt.image],
-            "suggested": doubt.suggested,
-            "own_probability": f"{doubt.own:.4f}",
-            "suggested_probability": f"{doubt.other:.4f}",
+            "path": paths[issue.image],
+            "label": pack.table["label"].iloc[issue.image],
+            "suggested": issue.suggested,
+            "own_probability": f"{issue.own_probability:.4f}",
+            "suggested_probability": f"{issue.suggested_probability:.4f}",
         }
-        for doubt in find_doubts(x, targets, groups, pack.classes)
+        for issue in find_issues(x, targets, groups, pack.classes)
     ]
-    with atomic.replaced(place / "audit.csv") as part:
+    with atomic.replaced(data_dir / "audit.csv") as part:
         tables.write(part, rows, COLUMNS)
     return rows
 
@@ -174,7 +177,7 @@ def audit(cfg: DictConfig, place: Path) -> list[dict]:
 def main(cfg: DictConfig) -> None:
     rows, task = audit(cfg, ROOT / "data" / cfg.data.name), tasks.of(cfg.data.task)
     first = f", first {rows[0]['path']}: {task.display(rows[0]['suggested'])}?" if rows else ""
-    log.result(f"{len(rows)} labels to look at again{first} (data/{cfg.data.name}/audit.csv)")
+    log.result(f"{len(rows)} suspicious labels{first} (data/{cfg.data.name}/audit.csv)")
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
 from pipeline.stage import stage
 
-PHOTOGRAPHS = 60  # out-of-domain test images
-BATCH = 32  # images
+PHOTOGRAPHS = 60  # number of out-of-domain test images
+BATCH_SIZE = 32
 
 
-def evaluate(train: Path, place: Path, out: Path, threads: int, workers: int) -> dict[str, float]:
-    """Evaluates the model of a train folder.
+def evaluate(train: Path, data_dir: Path, out: Path, threads: int, workers: int) -> dict[str, float]:
+    """Evaluates the model of a train folder on the test split.
 
     Writes ``metrics.json``, ``model.sha256`` (hash of the evaluated model), ``predictions.csv`` (one row per
     test image), ``probabilities.npy`` (float32, images × classes, in the same order), ``classes.csv`` (recall
@@ -27,7 +27,7 @@ def evaluate(train: Path, place: Path, out: Path, threads: int, workers: int) ->
 
     Args:
         train: the train folder.
-        place: the data set's folder.
+        data_dir: ``data/<name>``, the data set's folder.
         out: the folder to write.
         threads: number of torch threads.
         workers: number of DataLoader workers.
@@ -50,15 +50,15 @@ def evaluate(train: Path, place: Path, out: Path, threads: int, workers: int) ->
     torch.set_num_threads(threads)
     seal.check(train)
     model, card = load(train)
-    pack = PackedDataset.open(place)
+    pack = PackedDataset.open(data_dir)
     if card.classes != pack.classes:
-        raise UserError(f"{train} knows other classes than {place}; run: dvc repro train")
+        raise UserError(f"{train} was trained on other classes than {data_dir} has; run: dvc repro train")
     rows = pack.rows("test")
     test_set = ImageDataset(pack, rows, eval_transform(card.input))
-    probabilities = predictions.predict(model, test_set, BATCH, workers)
+    probabilities = predictions.predict(model, test_set, BATCH_SIZE, workers)
     assessed = model.task.assess(card, probabilities, test_set.targets)
     photographs = LooseImages(out_of_domain.photographed(PHOTOGRAPHS, seed=0), card.input)
-    ood = predictions.predict(model, photographs, BATCH)
+    ood = predictions.predict(model, photographs, BATCH_SIZE)
     metrics = {"test/pictures": len(rows), **model.task.figures(card, probabilities, test_set.targets)}
     metrics["others/named"] = float(model.task.answers(card, ood).mean())
 
@@ -83,12 +83,12 @@ def evaluate(train: Path, place: Path, out: Path, threads: int, workers: int) ->
 def main(cfg: DictConfig) -> None:
     runs = ROOT / "runs" / cfg.data.name
     name = cfg.model.name
-    train, place = runs / "train" / name, ROOT / "data" / cfg.data.name
+    train, data_dir = runs / "train" / name, ROOT / "data" / cfg.data.name
     if not (train / "model.json").is_file():
         raise UserError(f"runs/{cfg.data.name}/train/{name} has no trained model; run: dvc repro train")
     seal.check(train)
     resume.discard_resume_state(train)
-    metrics = evaluate(train, place, runs / "evaluate" / name, cfg.runtime.threads, cfg.runtime.workers)
+    metrics = evaluate(train, data_dir, runs / "evaluate" / name, cfg.runtime.threads, cfg.runtime.workers)
     task = tasks.of(untrusted.card(train).task)
     log.result(f"{name} on {cfg.data.name}, test {task.describe(metrics, 'test', 2)}")
 

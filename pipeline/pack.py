@@ -19,25 +19,32 @@ from pipeline.common.paths import ROOT
 from pipeline.data import pack_index
 from pipeline.sources import archives, photos
 from pipeline.sources.annotations import Annotations
-from pipeline.sources.layout import STRAY, Layout, label_by_annotations, label_by_folder, splits_among
-from pipeline.sources.pack_messages import describe, shown, too_few, too_few_named
+from pipeline.sources.layout import NO_CLASS, Layout, label_by_annotations, label_by_folder, splits_among
+from pipeline.sources.pack_messages import describe, short_name, too_few_folders, too_few_labels
 from pipeline.stage import stage
 from pipeline.tasks import SEPARATOR, Task
 
 _log = logging.getLogger(__name__)
 
-HASH_SIDE = 16  # 256-bit perceptual hash; with 64 bits, different faces that fill the frame collide
+HASH_SIDE = 16  # 256-bit perceptual hash; at 64 bits, different faces that fill the frame collide
 MAX_PATH = 4096  # characters, as on Linux; a CSV cell can't be much longer than 100,000
 
 
-def decode(task: tuple[str, bytes | str | None, int]) -> dict:
-    """Decodes one image: its pixels and hashes, or the reason why it can't be used."""
+def decode(job: tuple[str, bytes | str | None, int]) -> dict:
+    """Decodes one image, for a worker thread.
+
+    Args:
+        job: path, what `archives.members` yields for it, and `max_side`.
+
+    Returns:
+        `path`, `pixels`, `height`, `width`, `sha256` and `phash`; or `path` and `reason` if it can't be used.
+    """
     import imagehash
     from PIL import Image
 
     from pipeline import portable
 
-    path, data, max_side = task
+    path, data, max_side = job
     if isinstance(data, str):
         return {"path": path, "reason": data}
     if data is None:
@@ -74,8 +81,8 @@ def pack(
         archive: tar or zip.
         folder: replaced once the new one is complete.
         max_side: images are shrunk to at most this many pixels on the longer side.
-        classes: what names a class, `folder` or `breed`.
-        hidden: the paths of skipped hidden files are appended to it.
+        classes: source of an image's class, `folder` or `breed`; see `layout.labels`.
+        hidden: collects the paths of skipped hidden files.
         task: by default one class per image, its folder. With several classes per image, labels come from
             a file in the archive: see `annotations`.
 
@@ -83,7 +90,7 @@ def pack(
         The content of ``pack.json``.
 
     Raises:
-        UserError: the archive is damaged, or holds no usable images with labels.
+        UserError: the archive is damaged, or has usable images of fewer than two classes.
     """
     task = task or tasks.of("single_label")
     target = atomic.Target(folder, ("pack.json", "index.csv", "pixels.bin"))
@@ -101,7 +108,7 @@ def _pack(
     archive: Path, folder: Path, max_side: int, classes: str, hidden: list[str] | None, task: Task
 ) -> dict:
     """Writes a pack's files into an empty folder; returns the content of ``pack.json``."""
-    rows, quarantine, offset, seen, unread = [], [], 0, set(), []
+    rows, quarantine, offset, used, unreadable = [], [], 0, set(), []
     by_folder = not task.several
     annotations = None if by_folder else Annotations()
     # Threads: decoding, resizing and hashing release the GIL; a process would cost a second of imports and
@@ -120,29 +127,29 @@ def _pack(
                     "reason": f"a path of more than {MAX_PATH:,} characters",
                 }
             elif by_folder and "reason" not in result and "/" not in result["path"]:
-                result["reason"] = STRAY
-            elif "reason" not in result and result["path"] in seen:
+                result["reason"] = NO_CLASS
+            elif "reason" not in result and result["path"] in used:
                 result["reason"] = "its path comes twice in the archive; the first is used"
             if "reason" in result:
                 if "/" in result["path"] and photos.is_named_as_picture(result["path"]):
-                    unread.append(result["path"])
+                    unreadable.append(result["path"])
                 quarantine.append({"path": result["path"], "reason": text.printable(result["reason"])})
                 continue
-            seen.add(result["path"])
+            used.add(result["path"])
             raw = result.pop("pixels")
             rows.append({**result, "offset": offset})
             pixels.write(raw)
             offset += len(raw)
-    paths = [*(row["path"] for row in rows), *unread]
+    paths = [*(row["path"] for row in rows), *unreadable]
     if by_folder:
         label_by_folder(
-            rows, classes, Layout.of({PurePosixPath(path).parent.parts for path in (*seen, *unread)})
+            rows, classes, Layout.of({PurePosixPath(path).parent.parts for path in (*used, *unreadable)})
         )
     else:
         label_by_annotations(rows, annotations)
         quarantine += [
             {"path": path[:MAX_PATH], "reason": "in a file of labels, but not in the archive"}
-            for path in annotations.left
+            for path in annotations.unmatched
         ]
     quarantine += [{key: row[key] for key in ("path", "reason")} for row in rows if row["reason"]]
     rows = [row for row in rows if not row["reason"]]
@@ -150,12 +157,12 @@ def _pack(
     if by_folder:
         counts = Counter(row["label"] for row in rows)
         if len(class_names) < 2 or (classes == "folder" and splits_among(counts).keys() == counts.keys()):
-            raise UserError(too_few(archive, counts, paths, quarantine))
+            raise UserError(too_few_folders(archive, counts, paths, quarantine))
     elif len(class_names) < 2:
-        raise UserError(too_few_named(archive, annotations, class_names, quarantine))
+        raise UserError(too_few_labels(archive, annotations, len(class_names), quarantine))
     elif shared := set.intersection(*(set(row["label"].split(SEPARATOR)) for row in rows)) - {""}:
         raise UserError(
-            f"{archive}: all its pictures are labelled {shown(min(shared))}; leave that class out"
+            f"{archive}: all its pictures are labelled {short_name(min(shared))}; remove that class"
         )
 
     for row in (*rows, *quarantine):
@@ -163,7 +170,7 @@ def _pack(
             row[key] = text.path(row[key])
     rows.sort(key=lambda row: row["path"])
     quarantine.sort(key=lambda row: row["path"])
-    tables.write(folder / "index.csv", rows, [*pack_index.TEXT, *pack_index.NUMBERS])
+    tables.write(folder / "index.csv", rows, [*pack_index.TEXT_COLUMNS, *pack_index.NUMBER_COLUMNS])
     tables.write(folder / "quarantine.csv", quarantine, ["path", "reason"])
     summary = {
         "schema": pack_index.VERSION,
@@ -172,17 +179,17 @@ def _pack(
         "pictures": len(rows),
         "classes": len(class_names),
         "quarantined": len(quarantine),
-        "content": pack_index.content_hash({key: [row[key] for row in rows] for key in pack_index.PICTURE}),
+        "content": pack_index.content_hash({key: [row[key] for row in rows] for key in pack_index.IDENTITY}),
     }
     (folder / "pack.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
 
-def _in_order(pool: Executor, tasks: Iterator[tuple], ahead: int) -> Iterator[dict]:
-    """Results in the order of `tasks`, at most `ahead` in memory; `pool.map` would read all of them."""
+def _in_order(pool: Executor, jobs: Iterator[tuple], ahead: int) -> Iterator[dict]:
+    """Yields the results of `decode` in order; at most `ahead` are pending; `pool.map` reads all jobs."""
     pending = []
-    for task in tasks:
-        pending.append(pool.submit(decode, task))
+    for job in jobs:
+        pending.append(pool.submit(decode, job))
         if len(pending) >= ahead:
             yield pending.pop(0).result()
     for future in pending:
@@ -196,7 +203,7 @@ def main(cfg: DictConfig) -> None:
     try:
         task = tasks.of(cfg.data.task)
         summary = pack(data / "archive", data / "pack", cfg.pack.max_side, cfg.pack.classes, hidden, task)
-    finally:  # also on failure: the hidden files may be the only ones
+    finally:  # also on failure: hidden files may be the reason
         if hidden_pictures := list(filter(photos.is_named_as_picture, hidden)):
             _log.warning("%s", photos.hidden_message(hidden_pictures))
     log.result(

@@ -1,4 +1,4 @@
-"""Stage register: registers every candidate once, and decides who gets the alias `champion`.
+"""Stage register: registers every candidate as a version, and sets the alias `champion`.
 
 The best candidate on validation is the challenger. It replaces an existing champion only if it wins a paired
 test on the test split. No other decision uses the test split, and each use is counted.
@@ -25,35 +25,36 @@ from pipeline.tasks.metrics import mcnemar
 
 _log = logging.getLogger(__name__)
 
-PARTS = ("train", "evaluation", "portable")  # folders of a model, and subfolders of a champion's copy
+PARTS = ("train", "evaluation", "portable")  # folders of a `ModelFolder`, and of the champion's copy
+ATTEMPTS = 5  # to copy the champion's files, while users may change the champion
 
-TRIES = 5  # attempts to copy the champion's files while others change the champion
-
-# Allowed differences in probability, for one image and on average. Float32 sums in another order, and ONNX
+# Allowed differences in probability, per image and on average. Float32 sums in another order, and ONNX
 # resizing differs from Pillow by one of 255 levels in some pixels; larger differences mean a wrong export.
-AT_MOST, ON_AVERAGE = 1e-2, 1e-3
+MAX_DIFFERENCE, MAX_MEAN_DIFFERENCE = 1e-2, 1e-3
 
 
-def check_export(candidate: ModelFolder, place: Path) -> None:
+def check_export(candidate: ModelFolder, data_dir: Path) -> None:
     """Compares the exported model with the evaluated one on the whole test split.
 
     Raises:
-        UserError: probabilities differ by more than AT_MOST for an image, or ON_AVERAGE over all images.
+        UserError: probabilities differ by more than MAX_DIFFERENCE for an image or MAX_MEAN_DIFFERENCE on
+            average, or the evaluation is damaged.
     """
     from pipeline.data.dataset import ImageDataset, PackedDataset
 
-    pack = PackedDataset.open(place)
+    pack = PackedDataset.open(data_dir)
     model = OnnxClassifier(candidate.portable)
     images = ImageDataset(pack, pack.rows("test"), lambda picture, *_: picture, seed=0)
-    exported = np.stack([model.probabilities(images.picture(row)) for row in range(len(images))])
+    exported = np.stack([model.probabilities(images.image(row)) for row in range(len(images))])
+    file = candidate.evaluation / "probabilities.npy"
     try:
-        evaluated = np.load(candidate.evaluation / "probabilities.npy", allow_pickle=False)
+        evaluated = np.load(file, allow_pickle=False)
         if evaluated.shape != exported.shape:
             raise ValueError(evaluated.shape)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{candidate.evaluation}/probabilities.npy is damaged or of other data") from error
+        raise UserError(f"{file} is damaged or from other data; run: dvc repro evaluate") from error
     differences = np.abs(exported - evaluated).max(axis=1)
-    if not (differences.max() <= AT_MOST and differences.mean() <= ON_AVERAGE):
+    if not (differences.max() <= MAX_DIFFERENCE and differences.mean() <= MAX_MEAN_DIFFERENCE):
         raise UserError(
             f"{candidate.portable}: the exported model differs from the evaluated one "
             f"by up to {differences.max():.4f} in probability, {differences.mean():.4f} on average"
@@ -74,11 +75,11 @@ def decide(challenger: ModelFolder, champion: ModelFolder | None, significance: 
         `promoted`, `reason`, and `paired_test` (wins, losses, p), which is None if there was no test.
     """
     if champion is None:
-        return _untested("the first champion", promoted=True)
+        return _without_test("the first champion", promoted=True)
     if challenger.card.classes != champion.card.classes:
-        return _untested("the champion before it knew another list of classes", promoted=True)
+        return _without_test("the champion before it knew another list of classes", promoted=True)
     if challenger.judged() != champion.judged():
-        return _untested("the champion before it was judged on another test split", promoted=True)
+        return _without_test("the champion before it was judged on another test split", promoted=True)
     right = np.array(challenger.right())
     wins, losses, p = mcnemar(right, np.array(champion.right()))
     promoted = wins > losses and p < significance
@@ -89,7 +90,7 @@ def decide(challenger: ModelFolder, champion: ModelFolder | None, significance: 
     return {"promoted": promoted, "reason": reason, "paired_test": {"wins": wins, "losses": losses, "p": p}}
 
 
-def _untested(reason: str, promoted: bool) -> dict:
+def _without_test(reason: str, promoted: bool) -> dict:
     return {"promoted": promoted, "reason": reason, "paired_test": None}
 
 
@@ -100,16 +101,16 @@ def challenger(candidates: dict[str, ModelFolder]) -> str:
     return min(metrics, key=lambda name: (-metrics[name][monitor], ranking.cost(metrics[name])))
 
 
-def register(runs: Path, place: Path, models: list[str], significance: float) -> dict:
-    """Registers the candidates of a data set and decides who is champion.
+def register(runs: Path, data_dir: Path, models: list[str], significance: float) -> dict:
+    """Registers the candidates of a data set and decides which is champion.
 
     The current champion is the only thing that a stage reads from MLflow, because users set the alias there.
     A lost registry can be restored from the stage's outputs: ``register/decision.json``, the exported models
     in ``register/candidates/``, and all files of the champion, old or new, in ``register/champion/``.
 
     Args:
-        runs: the data set's folder under ``runs/``.
-        place: its folder under ``data/``.
+        runs: ``runs/<name>``, the data set's folder.
+        data_dir: ``data/<name>``, its folder.
         models: names of the candidates.
         significance: significance level of the paired test.
 
@@ -125,13 +126,13 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
         candidate = ModelFolder(runs / "train" / model, runs / "evaluate" / model, out / "candidates" / model)
         seal.check(candidate.evaluation)
         onnx_export.to_onnx(candidate.train, candidate.portable)
-        check_export(candidate, place)
+        check_export(candidate, data_dir)
         candidates[model] = candidate
         versions[model] = tracking.ensure_version(candidate.train, candidate.evaluation, candidate.portable)
         _log.info("%s is version %s of %s", model, versions[model], name)
     best = challenger(candidates)
     outcome = None
-    for _ in range(TRIES):
+    for _ in range(ATTEMPTS):
         current = tracking.champion(name)
         champion = _champion_files(name, current, candidates, out / "former")
         if outcome is None or champion is None:
@@ -141,15 +142,15 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
                     previous = current[0] if current else None
                     tracking.promote(name, versions[best], outcome["reason"], instead_of=previous)
                 except tracking.ChampionChangedError:
-                    outcome = None  # the decision was about another champion
+                    outcome = None  # decided against another champion
                     continue
                 champion, current = candidates[best], (versions[best], candidates[best].sha256)
         _copy(champion, out / "champion")
         if tracking.champion(name) in (current, None):
             break
-        _log.info("the champion of %s was changed; its files are copied again", name)
+        _log.info("the champion of %s has changed; copying its files again", name)
     else:
-        raise UserError(f"the champion of {name} was changed {TRIES} times meanwhile; run again: dvc repro")
+        raise UserError(f"the champion of {name} changed {ATTEMPTS} times meanwhile; run again: dvc repro")
     shutil.rmtree(out / "former", ignore_errors=True)
     decision = {
         "candidates": {model: candidate.sha256 for model, candidate in candidates.items()},
@@ -168,17 +169,24 @@ def register(runs: Path, place: Path, models: list[str], significance: float) ->
 
 
 def _champion_files(
-    name: str, current: tuple[str, str] | None, candidates: dict[str, ModelFolder], former: Path
+    name: str, current: tuple[str, str] | None, candidates: dict[str, ModelFolder], downloaded: Path
 ) -> ModelFolder | None:
-    """The champion's files, downloaded into `former` unless it is one of the candidates."""
+    """The champion's folders, downloaded unless it is one of the candidates; None if there is no champion.
+
+    Args:
+        name: the registered model.
+        current: the champion's version and model hash, or None.
+        candidates: by model name.
+        downloaded: the folder to download to.
+    """
     if current is None:
         return None
     for candidate in candidates.values():
         if candidate.sha256 == current[1]:
             return candidate  # its files are here, evaluated by the current code
-    shutil.rmtree(former, ignore_errors=True)
-    tracking.download_version(name, current[0], former)
-    champion = ModelFolder(*(former / part for part in PARTS))
+    shutil.rmtree(downloaded, ignore_errors=True)
+    tracking.download_version(name, current[0], downloaded)
+    champion = ModelFolder(*(downloaded / part for part in PARTS))
     onnx_export.to_onnx(champion.train, champion.portable)  # the version may be in an older format
     return champion
 
@@ -191,12 +199,12 @@ def _outcome(
     current: tuple[str, str] | None,
     significance: float,
 ) -> dict:
-    """The result of `decide`, unless there is nothing to decide; counts each use of the test split."""
+    """The result of `decide`, unless the test is not needed; records each use of the test split in MLflow."""
     withdrawn = tracking.withdrawn(name, number)
     if champion is challenger:
-        return _untested("the challenger is the champion already", promoted=False)
+        return _without_test("the challenger is the champion already", promoted=False)
     if champion and withdrawn:  # a user's decision holds until a user changes it
-        return _untested(f"the challenger was taken out of office: {withdrawn}", promoted=False)
+        return _without_test(f"the challenger was taken out of office: {withdrawn}", promoted=False)
     outcome = decide(challenger, champion, significance)
     if outcome["paired_test"]:
         tracking.tag_test_comparison(name, number, current[1], outcome["reason"])
@@ -213,7 +221,7 @@ def _copy(champion: ModelFolder, target: Path) -> None:
 def main(cfg: DictConfig) -> None:
     runs = ROOT / "runs" / cfg.data.name
     with tracking.reachable():
-        # DVC has cleared the folder; this does it for a manual run, once MLflow is reachable.
+        # DVC has cleared the folder; a manual run clears it here, once MLflow is reachable.
         folder = runs / "register"
         atomic.check_own(
             folder, str(seal.relative_to_root(folder)), "move it away", "decision.json", below=True

@@ -1,6 +1,6 @@
 """Stage report: page, tables and plots of a data set's candidates in ``reports/<data>/``, kept in git.
 
-The folder is not a DVC out, because DVC deletes outs that another choice of data no longer names. It contains
+The folder is not a DVC out, because DVC would delete it when another data set is chosen. It contains
 no timestamp, host name or run id, so that equal runs give equal files. Images are in ``pictures/``; git
 tracks those of drawings, and ignores those of real pets.
 """
@@ -25,18 +25,18 @@ from pipeline.tasks import Task
 
 README = Path(__file__).parent / "reporting/readme.md"
 CURVES = ("model", "epoch", "score", "val/loss")  # columns that dvc.yaml's plots use
-ENDS = ("/low", "", "/high")  # lower bound, value and upper bound of an interval
+BOUNDS = ("/low", "", "/high")  # lower bound, value and upper bound of an interval
 REASON = 300  # characters shown of a user's reason for a champion
 
 
-def report(runs: Path, place: Path, models: list[str], target: Path) -> None:
-    """Writes a data set's report.
+def report(runs: Path, data_dir: Path, models: list[str], target: Path) -> None:
+    """Writes a data set's report: page, README, tables and plots.
 
     Args:
-        runs: its folder under ``runs/``.
-        place: its folder under ``data/``.
+        runs: ``runs/<name>``.
+        data_dir: ``data/<name>``.
         models: names of the candidates.
-        target: the report's folder, replaced.
+        target: the folder to write; an older report there is replaced.
 
     Raises:
         UserError: an earlier stage has not run.
@@ -44,8 +44,8 @@ def report(runs: Path, place: Path, models: list[str], target: Path) -> None:
     from pipeline.data.dataset import PackedDataset
     from pipeline.reporting import page
 
-    if not (place / "audit.csv").is_file():
-        raise UserError(f"{place}/audit.csv is missing; run: dvc repro audit")
+    if not (data_dir / "audit.csv").is_file():
+        raise UserError(f"{data_dir}/audit.csv is missing; run: dvc repro audit")
     table, task = leaderboard.rows(runs, models), leaderboard.task_of(runs, models)
     best, columns = table[0]["model"], leaderboard.columns(task)
     drawings = untrusted.card(runs / "train" / best).drawings
@@ -65,19 +65,19 @@ def report(runs: Path, place: Path, models: list[str], target: Path) -> None:
     recalls = {
         row["label"]: float(row["recall"]) for row in tables.read(runs / "evaluate" / best / "classes.csv")
     }
-    doubted = tables.read(place / "audit.csv")
-    pack = PackedDataset.open(place)
+    doubted = tables.read(data_dir / "audit.csv")
+    pack = PackedDataset.open(data_dir)
     classes = page.counts(pack, recalls)
     tested = [row for row in classes["rows"] if row["recall"] is not None]
 
-    unfinished = target.with_name(f".{target.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    _tables(runs, place, task, table, unfinished)
-    _plots(runs, task, table, confidences, unfinished)
-    thumbnail = page.Thumbnails(pack, unfinished)
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    _tables(runs, data_dir, task, table, part)
+    _plots(runs, task, table, confidences, part)
+    thumbnail = page.Thumbnails(pack, part)
     page.write(
-        unfinished,
+        part,
         name=runs.name,
         drawings=drawings,
         summary=pack.summary,
@@ -87,7 +87,7 @@ def report(runs: Path, place: Path, models: list[str], target: Path) -> None:
         display=task.display,
         headings=leaderboard.headings(columns),
         rows=[leaderboard.cells(row, columns) for row in table],
-        intervals=page.intervals([[row[f"{task.test_key}{end}"] for end in ENDS] for row in table]),
+        intervals=page.intervals([[row[f"{task.test_key}{bound}"] for bound in BOUNDS] for row in table]),
         about=" ".join(filter(None, [leaderboard.ties(task, table), task.about])),
         verdicts=[{**row, "words": leaderboard.verdict(row)} for row in verdicts],
         caution=leaderboard.caution(verdicts),
@@ -103,21 +103,21 @@ def report(runs: Path, place: Path, models: list[str], target: Path) -> None:
             for name, (probabilities, correct) in confidences.items()
         },
         classes=classes,
-        quarantine=tables.read(place / "pack/quarantine.csv"),
+        quarantine=tables.read(data_dir / "pack/quarantine.csv"),
         dropped=list(pack.table["path"][pack.table["split"] == "dropped"]),
         near_duplicates=page.near_duplicates(pack, thumbnail),
         doubted=doubted,
         suspicious=[{**row, **thumbnail(row["path"])} for row in doubted[: page.SUSPICIOUS]],
     )
     readme = _readme(runs, task, table, verdicts, decision, drawings)
-    (unfinished / "README.md").write_text(readme, encoding="utf-8")
-    _keep_others(target, unfinished)
+    (part / "README.md").write_text(readme, encoding="utf-8")
+    _keep_user_files(target, part)
     shutil.rmtree(target, ignore_errors=True)
-    os.replace(unfinished, target)
+    os.replace(part, target)
 
 
-def _keep_others(old: Path, new: Path) -> None:
-    """Moves files that a user added to the old report into the new one; reports are in git, not sealed."""
+def _keep_user_files(old: Path, new: Path) -> None:
+    """Moves files that a user added from the old report to the new one."""
     for name in portable.entries(old):
         is_generated = re.fullmatch(r"confusion-[^/]*\.png|pictures/[0-9a-f]{16}\.jpg", name)
         if not is_generated and not portable.is_litter(name) and not os.path.lexists(new / name):
@@ -125,7 +125,7 @@ def _keep_others(old: Path, new: Path) -> None:
             (old / name).rename(new / name)
 
 
-def _tables(runs: Path, place: Path, task: Task, table: list[dict], folder: Path) -> None:
+def _tables(runs: Path, data_dir: Path, task: Task, table: list[dict], folder: Path) -> None:
     """Writes the candidates' metrics: a few in JSON for `dvc exp show`, all in CSV."""
     from pipeline.artifacts import curves
 
@@ -145,7 +145,7 @@ def _tables(runs: Path, place: Path, task: Task, table: list[dict], folder: Path
     tables.write(
         folder / "curves.csv", rows, list(dict.fromkeys([*CURVES, *(key for row in rows for key in row)]))
     )
-    shutil.copyfile(place / "audit.csv", folder / "audit.csv")
+    shutil.copyfile(data_dir / "audit.csv", folder / "audit.csv")
 
 
 def _plots(runs: Path, task: Task, table: list[dict], confidences: dict[str, tuple], folder: Path) -> None:
@@ -164,7 +164,7 @@ def _plots(runs: Path, task: Task, table: list[dict], confidences: dict[str, tup
     names = list(confidences)
     points = {name: curves.read(runs / "train" / name) for name in names}
     plots.curves(points, task.monitor, f"val {task.title}", folder / "curves.png")
-    percent = [[100 * row[f"{task.test_key}{end}"] for row in table] for end in ("", "/low", "/high")]
+    percent = [[100 * row[f"{task.test_key}{bound}"] for row in table] for bound in ("", "/low", "/high")]
     plots.leaderboard(names, *percent, f"test {task.title}", runs.name, folder / "leaderboard.png")
     plots.calibration(confidences, folder / "calibration.png")
     for name in names:

@@ -70,32 +70,33 @@ def assign(labels: list[str], groups: np.ndarray, shares: dict[str, float], seed
     first = np.unique(groups, return_index=True)[1]
     sizes = np.bincount(groups)
     own_groups = {label: groups[first[labels[first] == label]] for label in np.unique(labels)}
-    small = {label: len(found) for label, found in own_groups.items() if len(found) <= len(shares)}
-    _refuse_small(small, len(shares) + 1)
+    _check_sizes({label: len(found) for label, found in own_groups.items()}, len(shares) + 1)
     for label, class_groups in own_groups.items():
         # One RNG stream per class name, so that a new class does not change the others' splits.
         class_seed = int.from_bytes(hashlib.sha256(str(label).encode()).digest()[:8], "big")
         unassigned = list(np.random.default_rng([seed, class_seed]).permutation(class_groups))
         total = sizes[class_groups].sum()
         for index, (split, share) in enumerate(shares.items()):
-            wanted, taken = max(1, round(total * share)), 0
+            wanted, assigned = max(1, round(total * share)), 0
             for group in list(unassigned):
                 # A group larger than the rest of the share stays in train, except the first.
-                fits = taken + sizes[group] <= wanted or taken == 0
-                if taken < wanted and fits and len(unassigned) > len(shares) - index:
+                fits = assigned + sizes[group] <= wanted or assigned == 0
+                if assigned < wanted and fits and len(unassigned) > len(shares) - index:
                     split_of_group[group] = split
-                    taken += sizes[group]
+                    assigned += sizes[group]
                     unassigned.remove(group)
     return split_of_group[groups]
 
 
-def assign_several(labels: list[str], groups: np.ndarray, shares: dict[str, float], seed: int) -> np.ndarray:
+def assign_multi_label(
+    labels: list[str], groups: np.ndarray, shares: dict[str, float], seed: int
+) -> np.ndarray:
     """Assigns groups to splits so that each split has its share of each class, for multi-label data.
 
     Iterative stratification (Sechidis et al. 2011, doi:10.1007/978-3-642-23808-6_10): the rarest class is
     assigned first, each group to the split that lacks most of it.
 
-    Args, result and errors are those of `assign`; a label may name several classes.
+    Arguments, result and errors are those of `assign`; a label may name several classes.
     """
     task = tasks.of("multi_label")
     classes = task.classes(labels)
@@ -105,18 +106,18 @@ def assign_several(labels: list[str], groups: np.ndarray, shares: dict[str, floa
     group_totals = np.zeros((count, len(classes) + 1))
     np.add.at(group_totals, groups, np.column_stack([targets, np.ones(len(labels))]))
     counts = {name: int(np.count_nonzero(group_totals[:, index])) for index, name in enumerate(classes)}
-    _refuse_small({name: found for name, found in counts.items() if found <= len(shares)}, len(shares) + 1)
+    _check_sizes(counts, len(shares) + 1)
     names = [*shares, "train"]
     fractions = np.array([*shares.values(), 1 - sum(shares.values())])
     missing = fractions[:, None] * group_totals.sum(axis=0)
     split_of_group, has = np.full(count, -1), np.zeros((len(names), len(classes) + 1), dtype=bool)
     order = np.random.default_rng(seed).permutation(count)
-    while (left := order[split_of_group[order] < 0]).size:
-        remaining = np.count_nonzero(group_totals[left, :-1], axis=0)
+    while (unassigned := order[split_of_group[order] < 0]).size:
+        remaining = np.count_nonzero(group_totals[unassigned, :-1], axis=0)
         rarest = int(np.argmin(np.where(remaining, remaining, count + 1)))
         if not remaining.any():
             rarest = len(classes)  # images without any class
-        candidates = left[group_totals[left, rarest] > 0]
+        candidates = unassigned[group_totals[unassigned, rarest] > 0]
         for number, group in enumerate(candidates):
             empty = [index for index in range(len(names)) if not has[index, rarest]]
             # The last groups go to splits without this class: a small share would round to zero.
@@ -128,17 +129,18 @@ def assign_several(labels: list[str], groups: np.ndarray, shares: dict[str, floa
     return np.array(names, dtype="<U7")[split_of_group][groups]
 
 
-def _refuse_small(small: dict[str, int], splits: int) -> None:
-    """Refuses classes that have fewer groups than there are splits.
+def _check_sizes(counts: dict[str, int], splits: int) -> None:
+    """Raises UserError if a class has fewer groups than there are splits.
 
-    Raises:
-        UserError: `small` is not empty.
+    Args:
+        counts: number of groups by class.
+        splits: number of splits.
     """
-    if small:
+    if small := {label: count for label, count in counts.items() if count < splits}:
         named = text.listed([f"'{text.shortened(label, 60)}' ({count})" for label, count in small.items()], 8)
         raise UserError(
             f"{len(small)} class(es) have fewer different pictures than the {splits} splits: "
-            f"{named}; add pictures or take the class away"
+            f"{named}; add pictures or remove the class"
         )
 
 
@@ -165,24 +167,24 @@ def split(pack: Path, target: Path, cfg: DictConfig) -> None:
     seal.check(pack)
     # Sorted by image hash, so that file names cannot affect the split.
     task = tasks.of(pack_index.read_summary(pack)["task"])
-    index = pack_index.read_index(pack).sort_values(list(pack_index.PICTURE), kind="stable")
+    index = pack_index.read_index(pack).sort_values(list(pack_index.IDENTITY), kind="stable")
     groups = near_duplicates(list(index["phash"]), cfg.distance)
     official = index["official"].to_numpy() if cfg.official else np.full(len(index), "")
-    result = keep_official(official, groups)
-    # Splits that are not official are taken from the training images.
-    shares = {name: cfg[name] for name in ("val", "test") if name not in result}
-    free = result == "train"
-    present, trained = (task.classes(found.tolist()) for found in (index["label"], index["label"][free]))
+    splits = keep_official(official, groups)
+    # Splits that are not official are made from the training images.
+    shares = {name: cfg[name] for name in ("val", "test") if name not in splits}
+    is_train = splits == "train"
+    present, trained = (task.classes(found.tolist()) for found in (index["label"], index["label"][is_train]))
     if present != trained:
         missing = sorted(set(present) - set(trained))
         shown = ", ".join(map(text.printable, missing[:8]))
-        raise UserError(f"class(es) without a picture to train on: {shown}; add some")
+        raise UserError(f"class(es) without a training picture: {shown}; add some")
     if shares:
         # Renumbers the groups: assign expects no gaps.
-        free_groups = np.unique(groups[free], return_inverse=True)[1]
-        assign_groups = assign_several if task.several else assign
-        result[free] = assign_groups(list(index["label"][free]), free_groups, shares, cfg.seed)
-    index["group"], index["split"] = groups, result
+        train_groups = np.unique(groups[is_train], return_inverse=True)[1]
+        assign_groups = assign_multi_label if task.several else assign
+        splits[is_train] = assign_groups(list(index["label"][is_train]), train_groups, shares, cfg.seed)
+    index["group"], index["split"] = groups, splits
     index = index.sort_index()  # by path again, like the pack's index
     columns = ["path", "label", "group", "split"]
     tables.write(target, index[columns].to_dict("records"), columns)
@@ -193,7 +195,7 @@ def split(pack: Path, target: Path, cfg: DictConfig) -> None:
     )
     if any(official):
         official_splits = " and ".join(name for name in ("val", "test") if name in official)
-        _log.info("%s taken from the data", official_splits or "no split")
+        _log.info("official splits of the data that are kept: %s", official_splits or "none")
     for path in index["path"][index["split"] == "dropped"]:
         _log.info("dropped %s: a near-duplicate is in test or val", path)
 

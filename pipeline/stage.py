@@ -25,11 +25,11 @@ from pipeline.sweeps import resume
 
 
 def _settings_hash(*, _root_: DictConfig) -> str:
-    """Names a sweep's job by its settings: a job number identifies it only within one sweeper run."""
+    """Hash of a job's settings, for its folder: a job number is unique only within one run of the sweeper."""
     cfg = OmegaConf.masked_copy(_root_, [key for key in _root_ if key != "hydra"])
     try:
         tree = effective(settings_of(cfg))
-    except Exception:  # the job itself reports what is wrong, without ending other jobs
+    except Exception:  # the job itself reports the error, without ending other jobs
         tree = OmegaConf.to_container(cfg, resolve=False)
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:10]
 
@@ -53,7 +53,7 @@ def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
         try:
             if job.mode == RunMode.MULTIRUN:
                 return resume.run_job(lambda: _checked(function, cfg, job), job)
-            # From here on Hydra shows unexpected exceptions as it usually does.
+            # From here on, Hydra shows unexpected exceptions as usual.
             if full_error is None:
                 os.environ.pop("HYDRA_FULL_ERROR", None)
             return _checked(function, cfg, job)
@@ -71,7 +71,7 @@ def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
         # Makes Hydra raise composition errors instead of printing several lines.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         try:
-            _refuse_recorded_password(sys.argv[1:])
+            _reject_recorded_password(sys.argv[1:])
             config.store_params()
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(guarded)()
         except UserError as error:
@@ -88,8 +88,8 @@ def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
     return program
 
 
-def _refuse_recorded_password(args: list[str]) -> None:
-    """Keeps passwords out of a sweep's command, which Hydra and this project record.
+def _reject_recorded_password(args: list[str]) -> None:
+    """Rejects passwords in a sweep's command, which Hydra and this project record.
 
     Raises:
         UserError: an argument contains one.
@@ -97,27 +97,27 @@ def _refuse_recorded_password(args: list[str]) -> None:
     for arg in args if {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(args) else ():
         if text.without_password(arg) != arg:
             raise UserError(
-                f"{arg}: a sweep's command is recorded with its password; name a mirror that needs one by "
-                "the variable PETFACES_MIRROR instead"
+                f"{arg}: a sweep's command is recorded with its password; set the mirror in the environment "
+                "variable PETFACES_MIRROR instead"
             )
 
 
 def _checked(function: Callable[[DictConfig], object], cfg: DictConfig, job: DictConfig) -> object:
-    """Calls a stage's function if its configuration is valid.
+    """Validates the configuration, calls a stage's function and returns its result.
 
     Raises:
-        UserError: it is not, or the function raised one.
+        UserError: the configuration is invalid, or the function raised one.
     """
     for group in ("data", "augment", "model", "trainer"):
         if group not in job.runtime.choices:  # Hydra would merge a list of files
-            raise UserError(f"{group} takes the name of one file; to try several: --multirun {group}=A,B")
+            raise UserError(f"{group} must be one name; to try several: --multirun {group}=A,B")
     validate.check(cfg)
     for group in ("data", "model"):
         # DVC identifies a choice by its file name, the stages by the name in the file.
         if cfg[group].name != job.runtime.choices[group]:
             raise UserError(
-                f"conf/{group}/{job.runtime.choices[group]}.yaml says name: {cfg[group].name}; "
-                "file and name must be the same"
+                f"conf/{group}/{job.runtime.choices[group]}.yaml has name: {cfg[group].name}; "
+                "it must be the file's name"
             )
     with os_errors_as_user_errors():
         return function(cfg)

@@ -39,12 +39,12 @@ def test_hidden_images_in_an_archive_are_counted(tmp_path):
         assert pack.pack(archive, tmp_path / "pack", 32, hidden=hidden)["pictures"] == 2
         assert hidden == [*(f".cats/{number}.jpg" for number in range(5)), ".notes"]
     message = photos.hidden_message(hidden[:5])
-    assert message.endswith(": 5 (.cats/0.jpg, .cats/1.jpg, .cats/2.jpg and 2 more)")
+    assert message.endswith(": 5, .cats/0.jpg, .cats/1.jpg, .cats/2.jpg and 2 more")
 
 
 @pytest.mark.parametrize("name", ["../escape/x_1.jpg", "/etc/x_1.jpg"])
 def test_a_path_outside_the_archive_is_refused(tmp_path, name):
-    with pytest.raises(UserError, match="refused"):
+    with pytest.raises(UserError, match="repack without it"):
         pack.pack(write_tar(tmp_path / "archive", {name: image_file()}), tmp_path / "pack", 128)
 
 
@@ -54,7 +54,7 @@ def test_links_and_devices_are_refused(tmp_path, kind):
         member = tarfile.TarInfo("a/b/x_1.jpg")
         member.type, member.linkname = kind, "/etc/passwd"
         archive.addfile(member)
-    with pytest.raises(UserError, match=r"'a/b/x_1\.jpg' is no plain file"):
+    with pytest.raises(UserError, match=r"'a/b/x_1\.jpg' is not a regular file"):
         pack.pack(tmp_path / "archive", tmp_path / "pack", 128)
 
 
@@ -63,7 +63,7 @@ def test_a_symlink_in_a_zip_is_refused(tmp_path):
         member = zipfile.ZipInfo("a/b/x_1.jpg")
         member.external_attr = 0o120777 << 16
         archive.writestr(member, "/etc/passwd")
-    with pytest.raises(UserError, match="no plain file"):
+    with pytest.raises(UserError, match="not a regular file"):
         pack.pack(tmp_path / "archive", tmp_path / "pack", 128)
 
 
@@ -94,7 +94,7 @@ def test_a_hard_link_to_an_earlier_file_is_that_file(tmp_path, mode):
 
 @pytest.mark.parametrize("target", ["./b/2.jpg", "../b/1.jpg", "/b/1.jpg", "./b/3.jpg", "./b"])
 def test_a_hard_link_to_anything_else_is_refused(tmp_path, target):
-    with pytest.raises(UserError, match=r"'\./b/2\.jpg' is no plain file"):
+    with pytest.raises(UserError, match=r"'\./b/2\.jpg' is not a regular file"):
         list(
             archives.members(
                 _tar_with_links(tmp_path / "archive", ("./b/2.jpg", target), ("./b/3.jpg", "./b/1.jpg"))
@@ -108,7 +108,7 @@ def test_the_total_size_of_hard_links_is_limited(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(archives, "MAX_RATIO", 0)
     monkeypatch.setattr(archives, "MAX_BYTES", 8 * len(image_file()))
-    with pytest.raises(UserError, match="stand for more than"):
+    with pytest.raises(UserError, match="expand to more than"):
         list(archives.members(archive))
 
 
@@ -152,7 +152,7 @@ def test_an_encrypted_zip_is_an_error(tmp_path):
     for header, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # the flag in both headers
         data[data.index(header) + offset] |= 1
     archive.write_bytes(data)
-    with pytest.raises(UserError, match="has a password; unpack it, and name"):
+    with pytest.raises(UserError, match="is encrypted; unpack it and set"):
         pack.pack(archive, tmp_path / "pack", 128)
 
 
@@ -162,7 +162,7 @@ def test_an_unsupported_zip_compression_is_not_reported_as_damage(tmp_path):
     for header, offset in ((b"PK\3\4", 8), (b"PK\1\2", 10)):  # Deflate64, of Windows' Explorer
         data[data.index(header) + offset] = 9
     archive.write_bytes(data)
-    with pytest.raises(UserError, match=r"compressed in a way .* unpack it, and name the folder") as error:
+    with pytest.raises(UserError, match=r"unsupported compression .* unpack it and set fetch\.path") as error:
         pack.pack(archive, tmp_path / "pack", 128)
     assert "damaged" not in str(error.value)
 
@@ -234,7 +234,7 @@ def test_backslashes_in_a_windows_zip_separate_folders(tmp_path):
 
 @pytest.mark.parametrize("name", ["a\\..\\..\\x.jpg", "C:\\pets\\x.jpg", "\\\\host\\share\\x.jpg", "\\x.jpg"])
 def test_backslashes_cannot_lead_out_of_a_zip(tmp_path, name):
-    with pytest.raises(UserError, match="refused"):
+    with pytest.raises(UserError, match="repack without it"):
         list(archives.members(_windows_zip(tmp_path / "zip", name)))
 
 

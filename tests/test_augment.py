@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from pipeline import config
 from pipeline.common.errors import UserError
 from pipeline.data import augment
-from pipeline.data.dataset import EpochSampler, ImageDataset, PackedDataset, balanced_chances, loader
+from pipeline.data.dataset import EpochSampler, ImageDataset, PackedDataset, balanced_weights, loader
 
 
 @pytest.fixture
@@ -28,10 +28,10 @@ def _epoch(images, epoch, workers):
 @pytest.mark.parametrize(
     ("transform", "message"),
     [
-        ({"RandomCrop": {"height": 512, "width": 512}}, "can't change a picture of 256×256 pixels"),
-        ({"ToGray": {"num_output_channels": 1, "p": 1}}, "make uint8 256×256 of"),
-        ({"Normalize": {}}, "make float32 256×256×3"),
-        ({"FDA": {"p": 1}}, "can't change a picture"),
+        ({"RandomCrop": {"height": 512, "width": 512}}, "fail on a picture of 256×256 pixels"),
+        ({"ToGray": {"num_output_channels": 1, "p": 1}}, "return uint8 256×256, not"),
+        ({"Normalize": {}}, "return float32 256×256×3"),
+        ({"FDA": {"p": 1}}, "fail on a picture"),
     ],
 )
 def test_transforms_that_return_no_image_are_refused_before_training(transform, message):
@@ -45,13 +45,13 @@ def test_an_error_in_a_loader_worker_is_one_line(repro, project):
     crop = augment.build([{"RandomCrop": {"height": 250, "width": 250}}], [32])
     with pytest.raises(UserError) as error:
         _epoch(ImageDataset(pack, pack.rows("train"), crop, seed=3), 0, 1)
-    assert str(error.value).startswith("augment.transforms can't change a picture of")
+    assert str(error.value).startswith("augment.transforms fail on a picture of")
     assert "\n" not in str(error.value)
 
 
 def test_an_image_too_small_for_a_transform_is_an_error():
     draw = augment.build([{"RandomCrop": {"height": 64, "width": 64}}], [32])
-    with pytest.raises(UserError, match=r"can't change a picture of 60×50 pixels: .*; change them in"):
+    with pytest.raises(UserError, match=r"fail on a picture of 60×50 pixels: .*; change them in"):
         draw(np.zeros((50, 60, 3), np.uint8), 1, 0)
 
 
@@ -114,16 +114,16 @@ def test_images_of_any_shape_come_out_square():
 
 
 def test_the_image_size_grows_over_the_epochs():
-    assert augment.sides(96, [1.0], 3) == [96, 96, 96]
-    assert augment.sides(112, [0.58, 0.72, 0.86], 7) == [64, 64, 64, 80, 80, 96, 96]
-    assert augment.sides(48, [0.5, 1.0], 1) == [24]  # fewer epochs than scales: the first ones
+    assert augment.sides_per_epoch(96, [1.0], 3) == [96, 96, 96]
+    assert augment.sides_per_epoch(112, [0.58, 0.72, 0.86], 7) == [64, 64, 64, 80, 80, 96, 96]
+    assert augment.sides_per_epoch(48, [0.5, 1.0], 1) == [24]  # fewer epochs than scales: the first ones
     draw = augment.build([{"RandomResizedCrop": {}}], [16, 24])
     assert [draw(np.zeros((80, 96, 3), np.uint8), 1, epoch).shape[0] for epoch in (0, 1)] == [16, 24]
 
 
 def test_a_balanced_sampler_draws_classes_evenly_and_reproducibly():
     targets = np.array([0] * 900 + [1] * 90 + [2] * 10)
-    sampler = EpochSampler(1000, 1, 10, chances=balanced_chances(targets))
+    sampler = EpochSampler(1000, 1, 10, weights=balanced_weights(targets))
     indices = [index for _, index in sampler]
     assert (np.bincount(targets[indices]) > 250).all()
     assert [index for _, index in sampler] == indices

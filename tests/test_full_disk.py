@@ -87,7 +87,7 @@ if __name__ == "__main__":  # the workers are spawned
     disk = tmp_path / "disk"
     assert on_small_disk(disk, "1m", program, *archives) == [
         f"raised: {disk}/pack can't be read or written (No space left on device); "
-        "make room or give permission, or name another place",
+        "free disk space, change the permissions, or use another folder",
         "intact: True",
         "files: ['filler', 'pack'] True",
         "then: 60",
@@ -145,7 +145,7 @@ print("same:", same(folder / "out", folder / "uninterrupted"))
     finally:
         (project / "runs/.work").unlink(missing_ok=True)
     (message,) = [line for line in lines if line.startswith("raised: ")]
-    assert "No space left on device" in message and "make room" in message
+    assert "No space left on device" in message and "free disk space" in message
     assert "kept: True 1 False" in lines
     assert "train: resuming after epoch 1" in lines
     assert lines[-1] == "same: True"

@@ -200,7 +200,7 @@ def _grey(side: int, *entries: tuple) -> bytes:
     ],
 )
 def test_an_image_too_slow_to_decode_is_refused_before_decoding(data, message, monkeypatch):
-    monkeypatch.setattr(images, "_turn", lambda image: pytest.fail("it was decoded"))
+    monkeypatch.setattr(images, "_transpose", lambda image: pytest.fail("it was decoded"))
     with pytest.raises(portable.UnreadableError, match=message):
         portable.read_picture(data)
 

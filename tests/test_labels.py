@@ -45,7 +45,7 @@ def test_the_first_classes_are_listed_with_their_counts(tmp_path):
     packed_labels(tmp_path, *(f"c{number:02}/{copy}.jpg" for number in range(11) for copy in range(2)))
     first, *_ = pack_messages.describe(tmp_path / "pack")
     assert first.startswith("the classes are c00 (2), c01 (2), ")
-    assert first.endswith(f" and {11 - pack_messages.NAMED} more")
+    assert first.endswith(f" and {11 - pack_messages.MAX_CLASSES} more")
 
 
 def test_folders_above_class_folders_give_the_official_split(tmp_path):
@@ -107,7 +107,7 @@ def test_train_is_a_class_if_no_other_split_exists(tmp_path):
 
 def test_a_class_called_train_may_have_subfolders_and_is_reported(tmp_path):
     assert set(packed_labels(tmp_path, "train/2023/1.jpg", "car/2023/2.jpg").values()) == {"train", "car"}
-    assert any("train is taken for a class" in line for line in pack_messages.describe(tmp_path / "pack"))
+    assert any("train is treated as a class" in line for line in pack_messages.describe(tmp_path / "pack"))
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_classes_are_not_mistaken_for_splits(tmp_path, paths):
     ],
 )
 def test_splits_without_class_folders_are_an_error_with_the_tree(tmp_path, paths):
-    with pytest.raises(UserError, match=r"no class folders: .* are splits by their names.*\n  ") as error:
+    with pytest.raises(UserError, match=r"no class folders: .* are names of splits.*\n  ") as error:
         packed_labels(tmp_path, *(f"{path}.jpg" for path in paths))
     assert f"  {paths[0].split('/')[0]}/  1" in str(error.value).splitlines()
 
@@ -170,7 +170,7 @@ def test_the_tree_in_an_error_is_short_and_printable(tmp_path):
     with pytest.raises(UserError) as error:
         pack.pack(write_tar(tmp_path / "archive", files), tmp_path / "pack", 128)
     assert "\x1b" not in str(error.value)
-    assert len(str(error.value).splitlines()) == pack_messages.TREE + 2
+    assert len(str(error.value).splitlines()) == pack_messages.MAX_FOLDERS + 2
     assert "more folders" in str(error.value)
 
 
@@ -180,8 +180,8 @@ def test_class_names_that_look_alike_are_reported(tmp_path):
     assert set(found.values()) == set(names)  # reported, not merged
     warnings = [line for line in pack_messages.describe(tmp_path / "pack") if line.startswith("warning: ")]
     assert len(warnings) == 2
-    assert any(r"'cafe\u0301' (1) and 'caf\xe9' (1) look like one class" in line for line in warnings)
-    assert any("'Tabby' (1) and 'tabby ' (1)" in line and "are 3 here" in line for line in warnings)
+    assert any(r"'cafe\u0301' (1) and 'caf\xe9' (1) look alike" in line for line in warnings)
+    assert any("'Tabby' (1) and 'tabby ' (1)" in line and "are 3 classes" in line for line in warnings)
 
 
 INVALID_NAMES = ("a\nb", "\x1b[31mred", "x\u202eevil", "K\udce4tzchen", "y" * 201, " ")

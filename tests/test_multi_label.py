@@ -22,7 +22,7 @@ from pipeline.data.dataset import LooseImages
 from pipeline.portable import ModelCard, OnnxClassifier, Preprocessing
 from pipeline.sources import synthetic
 from pipeline.sources.breeds import BREEDS
-from pipeline.split import assign_several
+from pipeline.split import assign_multi_label
 from pipeline.tasks import multi_label
 from pipeline.tracking import store
 
@@ -98,36 +98,39 @@ def test_coco_annotations_set_the_classes_of_images(tmp_path):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "has no file of labels, which data.task=multi_label needs"),
+        ({}, "has no annotation file, which data.task=multi_label needs"),
         (
             {"set/labels.csv": b"file,tags\na,b\n"},
-            "has the columns file, tags; write labels.csv with the columns",
+            "has columns file, tags; expected labels.csv with the columns",
         ),
         ({"set/labels.csv": b"path,labels\nimages/0.png\n"}, "labels.csv, line 2: 2 columns, but cells: 1"),
         (
             {"set/labels.csv": b"path,labels\nimages/0.png,a,b\n"},
-            "line 2: 2 columns, but cells: 3; write several labels",
+            "line 2: 2 columns, but cells: 3; put several labels",
         ),
-        ({"set/labels.csv": b"path,labels,labels\nimages/0.png,a,b\n"}, "write labels.csv with the columns"),
+        (
+            {"set/labels.csv": b"path,labels,labels\nimages/0.png,a,b\n"},
+            "expected labels.csv with the columns",
+        ),
         ({"set/labels.csv": b"path,labels,split\nimages/0.png,a,holdout\n"}, "labels.csv, line 2"),
-        ({"set/labels.csv": b"path,labels\nimages/0.png,\xff\n"}, "is no CSV file in UTF-8"),
-        ({"set/labels.csv": b"path,labels\nimages/0.png,a\nimages/0.png,b\n"}, "names images/0.png twice"),
+        ({"set/labels.csv": b"path,labels\nimages/0.png,\xff\n"}, "is not a CSV file in UTF-8"),
+        ({"set/labels.csv": b"path,labels\nimages/0.png,a\nimages/0.png,b\n"}, "lists images/0.png twice"),
         ({"set/labels.csv": b"path,labels\nimages/0.png,a\nimages/1.png,a\n"}, "have 1 class"),
         (
             {"set/labels.csv": b"path,labels\nimages/0.png,a|b\nimages/1.png,a\n"},
-            "are labelled a; leave that",
+            "are labelled a; remove that",
         ),
-        ({"set/x.json": b'{"images": 3, "annotations": [], "categories": []}'}, "is no sound COCO file"),
+        ({"set/x.json": b'{"images": 3, "annotations": [], "categories": []}'}, "is not a valid COCO file"),
         (
             {"set/x.json": b'{"images": [{"id": 1}], "annotations": [], "categories": []}'},
-            "is no sound COCO file",
+            "is not a valid COCO file",
         ),
         (
             {
                 "set/x.json": b'{"images": [{"id": 1, "file_name": "0.png"}, {"id": 1, "file_name": "1"}],'
                 b'"annotations": [], "categories": []}'
             },
-            "an id stands twice",
+            "duplicate id",
         ),
     ],
 )
@@ -143,22 +146,22 @@ def test_splits_keep_class_proportions_and_whole_groups():
     has = rng.random((600, 4)) < [0.5, 0.2, 0.1, 0.03]
     labels = ["|".join(f"c{number}" for number in np.flatnonzero(row)) for row in has]
     groups = np.unique(rng.integers(0, 500, 600), return_inverse=True)[1]
-    assigned = assign_several(labels, groups, SHARES, seed=1)
+    assigned = assign_multi_label(labels, groups, SHARES, seed=1)
     for name, share in (("val", 0.2), ("test", 0.2), ("train", 0.6)):
         assert (assigned == name).mean() == pytest.approx(share, abs=0.01)
         for number in range(4):
             fraction = (assigned == name)[has[:, number]].mean()
             assert fraction == pytest.approx(share, abs=0.05 if number < 3 else 0.15)
     assert all(len(set(assigned[groups == group])) == 1 for group in set(groups))
-    assert (assigned == assign_several(labels, groups, SHARES, seed=1)).all()
-    assert (assigned != assign_several(labels, groups, SHARES, seed=2)).any()
+    assert (assigned == assign_multi_label(labels, groups, SHARES, seed=1)).all()
+    assert (assigned != assign_multi_label(labels, groups, SHARES, seed=2)).any()
 
 
 @pytest.mark.parametrize("count", [3, 4, 5])
 def test_a_rare_class_is_in_every_split(count):
     labels = ["rare"] * count + ["a", "a|b", "", "b"] * 40
     for seed in range(20):
-        assigned = assign_several(labels, np.arange(len(labels)), {"val": 0.15, "test": 0.15}, seed)
+        assigned = assign_multi_label(labels, np.arange(len(labels)), {"val": 0.15, "test": 0.15}, seed)
         assert set(assigned[:count]) == {"train", "val", "test"}
 
 
@@ -198,7 +201,7 @@ def test_a_pack_of_another_task_or_version_is_an_error(attributes):
 
 def test_a_class_with_too_few_images_to_split_is_an_error():
     with pytest.raises(UserError, match=r"1 class\(es\) have fewer .*'rare' \(2\)"):
-        assign_several(["a", "b", "a|b", "", "rare", "rare|a", "b"], np.arange(7), SHARES, seed=1)
+        assign_multi_label(["a", "b", "a|b", "", "rare", "rare|a", "b"], np.arange(7), SHARES, seed=1)
 
 
 def _predictions(seed: int, count: int = 200) -> tuple[np.ndarray, np.ndarray]:
@@ -308,9 +311,9 @@ def test_the_audit_finds_wrong_labels_per_class():
     targets = (features[:, :2] > 0).astype(np.float32)
     features[5, :2] = 3
     targets[5] = [1, 0]
-    doubts = audit._doubts_of_several(features, targets, np.arange(300), ["a", "b"])
+    doubts = audit._multi_label_issues(features, targets, np.arange(300), ["a", "b"])
     assert doubts[0].image == 5
-    assert doubts[0].suggested == "a|b" and doubts[0].own < 0.2
+    assert doubts[0].suggested == "a|b" and doubts[0].own_probability < 0.2
 
 
 def test_class_weights_make_rare_classes_count():

@@ -74,14 +74,14 @@ def test_a_repeated_path_is_used_once(tmp_path):
 def test_an_archive_without_images_or_two_classes_is_an_error(tmp_path):
     with pytest.raises(UserError, match="no usable picture"):
         pack.pack(write_tar(tmp_path / "none", {"a/readme.txt": b"hello"}), tmp_path / "pack", 128)
-    with pytest.raises(UserError, match=r"'x_1\.jpg' lies in no class folder"):
+    with pytest.raises(UserError, match=r"'x_1\.jpg' is in no class folder"):
         pack.pack(write_tar(tmp_path / "flat", {"x_1.jpg": image_file()}), tmp_path / "pack", 128)
     with pytest.raises(UserError, match="one class only, 'b'"):
         pack.pack(write_tar(tmp_path / "one", {"b/x_1.jpg": image_file()}), tmp_path / "pack", 128)
     with pytest.raises(UserError, match=r"'b' \(1 × its class's name has control characters left out\)"):
         files = {"b/x_1.jpg": image_file(), "a\x1b/x_2.jpg": image_file(50, 60)}
         pack.pack(write_tar(tmp_path / "escape", files), tmp_path / "pack", 128)
-    with pytest.raises(UserError, match="holds no files"):
+    with pytest.raises(UserError, match="contains no files"):
         pack.pack(write_tar(tmp_path / "empty", {}), tmp_path / "pack", 128)
 
 
@@ -110,7 +110,7 @@ def test_a_full_disk_is_an_error_and_the_old_pack_is_kept(tmp_path, monkeypatch)
     before = portable.sums(folder)
     with monkeypatch.context() as patched:
         _fill_disk(patched)
-        message = rf"^{re.escape(str(folder))} can't be .*\(No space left on device\); make room"
+        message = rf"^{re.escape(str(folder))} can't be .*\(No space left on device\); free disk space"
         with pytest.raises(UserError, match=message), errors.os_errors_as_user_errors():
             pack.pack(second, folder, 128)
     assert portable.damaged(folder) == [] and portable.sums(folder) == before

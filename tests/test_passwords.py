@@ -84,7 +84,7 @@ def test_an_unreachable_mirror_is_reported_without_its_password(tmp_path, capsys
 def test_a_mirror_in_use_is_printed_without_its_password(tmp_path, monkeypatch, capsys):
     archive = tmp_path / "x.tar"
     archive.write_bytes(b"x")
-    monkeypatch.setattr("pipeline.sources.download.bring", lambda *_: archive)
+    monkeypatch.setattr("pipeline.sources.download.retrieve", lambda *_: [archive])
     source = {"kind": "archive", "files": [{"name": "x.tar"}]}
     cfg = {"data": {"name": "mine", "source": source}, "fetch": {"mirror": SERVER}}
     fetch.fetch(OmegaConf.create(cfg), tmp_path / "archive")
@@ -101,8 +101,8 @@ def test_recorded_settings_hold_no_password():
 def test_a_sweep_refuses_to_record_a_password(monkeypatch):
     overrides = ["--multirun", "seed=1,2", f"fetch.mirror={SERVER}"]
     with pytest.raises(UserError, match=r"fetch.mirror=http://ann:\*\*\*@.*PETFACES_MIRROR"):
-        stages._refuse_recorded_password(overrides)
-    stages._refuse_recorded_password(overrides[1:])  # a single run records no command
+        stages._reject_recorded_password(overrides)
+    stages._reject_recorded_password(overrides[1:])  # a single run records no command
     monkeypatch.setattr(sys, "argv", ["pipeline.train", *overrides])
     assert "PETFACES_MIRROR" in outcome(stage(lambda cfg: None))
 

@@ -38,7 +38,7 @@ def album(tmp_path_factory):
 
 
 def test_a_folder_yields_only_its_images(album):
-    found = [name.removeprefix(f"{album}/") for name in photos.named([str(album)])]
+    found = [name.removeprefix(f"{album}/") for name in photos.image_paths([str(album)])]
     assert found == ["a.jpg", "b.JPG", "broken.jpg", "more/c.png"]
 
 
@@ -59,10 +59,10 @@ def test_content_decides_in_a_folder_and_skipped_files_are_counted(album, tmp_pa
     (tmp_path / "gone.jpg").symlink_to("nowhere")
     os.mkfifo(tmp_path / "pipe.jpg")
     skipped = Counter()
-    found = [name.removeprefix(f"{tmp_path}/") for name in photos.named([str(tmp_path)], skipped)]
+    found = [name.removeprefix(f"{tmp_path}/") for name in photos.image_paths([str(tmp_path)], skipped)]
     assert found == ["IMG.HEIC", "a.jfif", "b.jpe", "c.mpo", "d", "e.dat", "f.avif", "gone.jpg"]
     assert skipped == {".txt": 2, ".jpg": 1, "": 1, "hidden": 1}
-    message = "skipped as no pictures: 5 (2 .txt, 1 without a suffix, 1 .jpg, 1 hidden)"
+    message = "skipped files: 5 (2 .txt, 1 without a suffix, 1 .jpg, 1 hidden)"
     assert photos.skipped_message(skipped) == message
 
 
@@ -75,7 +75,9 @@ def test_links_in_a_folder_are_followed_and_hidden_files_counted(album, tmp_path
         (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "own" / name).touch()
     skipped = Counter()
-    found = [name.removeprefix(f"{tmp_path}/") for name in photos.named([str(tmp_path / "own")], skipped)]
+    found = [
+        name.removeprefix(f"{tmp_path}/") for name in photos.image_paths([str(tmp_path / "own")], skipped)
+    ]
     assert found == [f"own/faces/{name}" for name in ("a.jpg", "b.JPG", "broken.jpg", "more/c.png")]
     assert skipped == {"": 2, ".txt": 1, "hidden": 4}  # self and up; notes.txt; .hidden.jpg and three here
 
@@ -92,7 +94,7 @@ def test_an_unlistable_folder_is_an_error(album, tmp_path, monkeypatch):
         return original(folder)
 
     monkeypatch.setattr(Path, "iterdir", iterdir)
-    found = list(photos.named([str(tmp_path)]))
+    found = list(photos.image_paths([str(tmp_path)]))
     assert found == [f"{tmp_path}/closed", f"{tmp_path}/open/a.jpg"]
     with pytest.raises(UnreadableError, match="Permission denied"):
         photos.read(found[0])
@@ -105,14 +107,14 @@ def test_the_number_of_files_behind_links_is_limited(tmp_path, monkeypatch):
         for name in "ab":
             (tmp_path / f"{level}/{name}").symlink_to(tmp_path / f"{level + 1}")
     (tmp_path / "20").mkdir()
-    with pytest.raises(UserError, match="more than 500 files lie behind links"):
-        list(photos.named([str(tmp_path / "0")]))
+    with pytest.raises(UserError, match="more than 500 files behind links"):
+        list(photos.image_paths([str(tmp_path / "0")]))
 
 
 def test_a_pipe_or_device_is_an_error_and_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "device.jpg").symlink_to("/dev/zero")
-    found = list(photos.named([f"{tmp_path}/*.jpg"]))
+    found = list(photos.image_paths([f"{tmp_path}/*.jpg"]))
     assert len(found) == 2
     for name in found:
         with pytest.raises(UnreadableError, match="no plain file: a pipe"):
@@ -133,7 +135,7 @@ def test_an_image_that_fails_in_the_model_does_not_stop_the_rest(album):
                 raise RuntimeError("[ONNXRuntimeError] : 1 :\n FAIL")
             return {"labels": ["cat"]}
 
-    found = dict(predict.answers(Broken(), photos.named([str(album)]), 1))
+    found = dict(predict.answers(Broken(), photos.image_paths([str(album)]), 1))
     assert [answer.get("error") for answer in found.values()] == [
         *(None, None, "the model gives no answer ([ONNXRuntimeError] : 1 : FAIL)", None)
     ]
@@ -149,8 +151,8 @@ def test_pyfuncs_error_names_the_row_that_fails_in_the_model(album):
 
 
 def test_a_pattern_that_the_shell_did_not_expand_is_expanded(album):
-    assert list(photos.named([f"{album}/**/*.png"])) == [f"{album}/more/c.png"]
-    assert list(photos.named([f"{album}/*.gif"])) == [f"{album}/*.gif"]
+    assert list(photos.image_paths([f"{album}/**/*.png"])) == [f"{album}/more/c.png"]
+    assert list(photos.image_paths([f"{album}/*.gif"])) == [f"{album}/*.gif"]
 
 
 def test_jsonl_has_a_line_for_each_image(repro, run, album):
@@ -166,7 +168,7 @@ def test_jsonl_has_a_line_for_each_image(repro, run, album):
     assert all(len(line["labels"]) == 2 and "unsure" in line for line in lines if "error" not in line)
     assert done.returncode == 1
     assert "broken.jpg: not a picture" in done.stderr and "knows no photographs" in done.stderr
-    assert "skipped as no pictures: 2 (1 .txt, 1 hidden)" in done.stderr
+    assert "skipped files: 2 (1 .txt, 1 hidden)" in done.stderr
 
 
 def test_csv_has_the_same_columns_in_each_row(repro, run, album):
@@ -245,7 +247,7 @@ def test_impossible_arguments_are_one_line_errors(repro, run, arguments, message
     ("model", "message"),
     [
         ("", "holds no model"),
-        ("~nobody_of_this_name/model", "there is no such home folder"),
+        ("~nobody_of_this_name/model", "there is no such user"),
         ("x" * 5000, "File name too long"),
         (f"models:/sample/{'9' * 30}", "is no version"),
         ("models:/sample/1e3", "is no version"),
@@ -265,8 +267,8 @@ def test_an_error_names_the_model_and_not_its_temporary_copy(project, repro, tmp
     shutil.copytree(project / "runs/sample/train/scratch", folder)
     with pytest.raises(UserError) as error, resolve.opened(str(folder)) as found:
         assert not found.portable.is_relative_to(folder)
-        raise DamagedError(f"{found.portable}/model.onnx gave no answer within 60 seconds")
-    assert str(error.value) == f"{folder}/portable/model.onnx gave no answer within 60 seconds"
+        raise DamagedError(f"{found.portable}/model.onnx did not finish within 60 seconds")
+    assert str(error.value) == f"{folder}/portable/model.onnx did not finish within 60 seconds"
 
 
 def test_images_are_streamed(repro, project, album, monkeypatch):

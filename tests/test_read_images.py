@@ -83,7 +83,7 @@ def test_every_orientation_is_applied_once(kind, orientation):
     stored = (
         image
         if orientation == 1
-        else image.transpose(images._TURNS[{6: 8, 8: 6}.get(orientation, orientation)])
+        else image.transpose(images._TRANSPOSES[{6: 8, 8: 6}.get(orientation, orientation)])
     )
     exif = Image.Exif()
     exif[0x0112] = orientation

@@ -186,7 +186,7 @@ def test_predict_classifies_one_photo_and_reports_bad_ones(repro, run, tmp_path)
 
 
 def test_a_new_report_keeps_users_files_and_drops_old_plots(repro, project, tmp_path):
-    from pipeline.report import _keep_others
+    from pipeline.report import _keep_user_files
 
     old = tmp_path / "old"
     (old / "pictures").mkdir(parents=True)
@@ -200,7 +200,7 @@ def test_a_new_report_keeps_users_files_and_drops_old_plots(repro, project, tmp_
         (old / name).write_text("old")
     (tmp_path / "new").mkdir()
     (tmp_path / "new/index.html").write_text("new")
-    _keep_others(old, tmp_path / "new")
+    _keep_user_files(old, tmp_path / "new")
     assert _bytes(tmp_path / "new") == {
         tmp_path / "new/index.html": b"new",
         tmp_path / "new/notes.md": b"old",

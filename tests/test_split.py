@@ -142,7 +142,7 @@ def test_val_is_taken_from_train_if_the_data_has_a_test_split_only(official, tmp
     assert list(table["split"][18:]) == ["test"] * 6
     assert set(table["split"][:18]) == {"train", "val", "dropped"}
     messages = capsys.readouterr().err
-    assert "test taken from the data" in messages
+    assert "that are kept: test" in messages
     assert "dropped 01" in messages
     cfg.official = False
     split.split(official, tmp_path / "split.csv", cfg)
@@ -153,5 +153,5 @@ def test_val_is_taken_from_train_if_the_data_has_a_test_split_only(official, tmp
 def test_a_class_that_is_only_in_the_test_split_is_an_error(tmp_path):
     hashes = _far_apart(20)
     rows = [(f"{n:02}", "test" if n % 2 else "train", hashes[n]) for n in range(20)]
-    with pytest.raises(UserError, match="without a picture to train on: class1"):
+    with pytest.raises(UserError, match="without a training picture: class1"):
         split.split(_pack(tmp_path / "pack", rows), tmp_path / "split.csv", config.compose().split)

@@ -111,7 +111,7 @@ def test_a_jobs_damaged_file_is_reported_and_the_others_are_shown(sweeps, capsys
 
 @pytest.mark.parametrize("name", ["", "a" * 300, "../x", "a b"])
 def test_an_experiments_name_is_checked_first(sweeps, capsys, name):
-    assert "is no name for an experiment" in _error("s", "--save", name)
+    assert "is not an experiment name" in _error("s", "--save", name)
 
 
 def _error(*arguments: str) -> str:
@@ -191,7 +191,7 @@ def test_jobs_of_a_removed_model_are_compared_by_their_files(sweeps, capsys):
     for number, rate in enumerate((1e-3, 1e-2)):
         _job(sweeps / f"s/{number}", model__name="gone", model__lr=rate)
     assert jobs.read("s").parameters == ["model.lr"]
-    assert "conf/model/gone.yaml is gone" in _output(capsys, "s")
+    assert "conf/model/gone.yaml no longer exists" in _output(capsys, "s")
 
 
 def test_the_best_config_has_the_best_mean_over_seeds(sweeps, capsys):
@@ -470,7 +470,7 @@ def test_an_existing_experiment_is_not_overwritten(sweeps, experiments):
 
 @pytest.mark.parametrize("name", ["../model/scratch", "a.b", "", "-x y"])
 def test_an_invalid_experiment_name_is_an_error(sweeps, name):
-    with pytest.raises(errors.UserError, match="no name for an experiment"):
+    with pytest.raises(errors.UserError, match="not an experiment name"):
         overrides.check_name(name)
 
 
@@ -478,7 +478,7 @@ def test_a_key_that_conf_no_longer_has_is_an_error_on_save(sweeps, experiments):
     _job(sweeps / "s/0")
     file = sweeps / "s/0/config.yaml"
     file.write_text(file.read_text().replace("  patience:", "  endurance:"))
-    assert "can't say model.endurance any more" in _error("s", "--save", "mine")
+    assert "can no longer express model.endurance" in _error("s", "--save", "mine")
     assert not (experiments / "mine.yaml").exists()
 
 

@@ -57,7 +57,7 @@ def test_tables_from_older_versions_and_spreadsheets_are_read(tmp_path):
 
 def test_an_index_with_any_names_reads_back(tmp_path):
     rows = [
-        dict.fromkeys(pack_index.TEXT, cell) | dict.fromkeys(pack_index.NUMBERS, 1)
+        dict.fromkeys(pack_index.TEXT_COLUMNS, cell) | dict.fromkeys(pack_index.NUMBER_COLUMNS, 1)
         for cell in ("=1", "001", "NA")
     ]
     tables.write(tmp_path / "index.csv", rows)

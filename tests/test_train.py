@@ -411,7 +411,7 @@ def test_an_unwritable_out_is_an_error_before_training(repro, run):
     done = run("python", "-m", "pipeline.train", "model=scratch", "out=/dev/null/here")
     assert done.returncode == 1
     assert "/dev/null/here" in done.stdout
-    assert "name another place" in done.stdout
+    assert "use another folder" in done.stdout
     assert done.stdout.count("\n") == 1
 
 
@@ -448,7 +448,9 @@ def test_a_model_with_other_classes_than_the_data_is_an_error(trained, project, 
     card["classes"][0] = "a unicorn"
     (copy / "model.json").write_text(json.dumps(card))
     seal.seal(copy)
-    with pytest.raises(UserError, match=r"knows other classes than .*data/sample; run: dvc repro train"):
+    with pytest.raises(
+        UserError, match=r"was trained on other classes than .*data/sample has; run: dvc repro train"
+    ):
         evaluate(copy, project / "data/sample", tmp_path / "out", 1, 0)
 
 

@@ -47,7 +47,7 @@ def test_defaults_of_lightning_are_not_recorded():
 @pytest.mark.parametrize("key", ["max_epochs", "logger", "default_root_dir"])
 def test_an_argument_with_another_key_here_is_an_error_that_names_it(project, key):
     message = wording.unknown(f"trainer.{key}", "cpu")
-    assert message.startswith(f"trainer.{key} is Lightning's word; here it is ")
+    assert message.startswith(f"trainer.{key} is not used here; set ")
 
 
 @pytest.mark.parametrize("model", ["scratch", "finetune", "probe"])
@@ -180,7 +180,7 @@ def test_lightnings_model_checkpoint_writes_into_the_named_folder(repro, tmp_pat
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["callbacks={a: {_target_: models.a.B}}"], r"begin with a plus sign: \+callbacks\.NAME\._target_="),
+        (["callbacks={a: {_target_: models.a.B}}"], r"to add one, use \+callbacks\.NAME\._target_="),
         (["+callbacks.a._target_=os.system"], "must be a class of models or pytorch_lightning.callbacks"),
         (["+callbacks.a._target_=models.scratch.ScratchCNN"], "is not a pytorch_lightning Callback"),
         (["+callbacks.a._target_=models.nothing.Here"], "can't be imported"),
@@ -204,11 +204,11 @@ def test_lightnings_model_checkpoint_writes_into_the_named_folder(repro, tmp_pat
         ),
         (
             ["+metrics.loss._target_=torchmetrics.aggregation.MeanMetric"],
-            "metrics.loss: a training has this one",
+            "metrics.loss: every training logs this",
         ),
         (
             ["+metrics.top3._target_=torchmetrics.aggregation.MeanMetric"],
-            "metrics.top3: a training has this one",
+            "metrics.top3: every training logs this",
         ),
         (
             ["+metrics.a._target_=torchmetrics.classification.MultilabelAUROC"],

@@ -120,21 +120,21 @@ def test_pretrained_weights_named_in_a_card_are_not_loaded(monkeypatch, trained,
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no sound JSON"),
-        ("[]", "no model card"),
+        ("", "not valid JSON"),
+        ("[]", "not a model card"),
         ("[" * 100_000, "too deeply nested"),
-        ('{"name": "a", "name": "b"}', "a key stands twice"),
-        (json.dumps(CARD | {"temperature": math.nan}), "NaN is no number"),
+        ('{"name": "a", "name": "b"}', "duplicate key"),
+        (json.dumps(CARD | {"temperature": math.nan}), "NaN is not a number"),
         (json.dumps(CARD | {"temperature": 0}), "temperature must be"),
         (json.dumps(CARD).replace("1.5", "1e999"), "temperature must be"),
-        (json.dumps(CARD).replace("1.5", "1" * 5000), "no sound JSON"),
+        (json.dumps(CARD).replace("1.5", "1" * 5000), "not valid JSON"),
         (json.dumps(CARD | {"data": "../../x"}), "data must be a name"),
         (json.dumps(CARD | {"data": "..", "name": "x"}), "data must be a name"),
         (json.dumps(CARD | {"name": "a/b"}), "name must be a name"),
         (json.dumps(CARD | {"classes": ["a", "a", "b"]}), "classes must be"),
         (json.dumps(CARD | {"classes": ["a"], "species": [""]}), "classes must be"),
-        (json.dumps(CARD | {"classes": ["a", "b", "\ud800"]}), "no sound JSON"),
-        (json.dumps(CARD | {"species": [""]}), "species must name one"),
+        (json.dumps(CARD | {"classes": ["a", "b", "\ud800"]}), "not valid JSON"),
+        (json.dumps(CARD | {"species": [""]}), "species must have one"),
         (json.dumps(CARD | {"input": CARD["input"] | {"size": 100_000}}), "input.size must be"),
         (json.dumps(CARD | {"input": CARD["input"] | {"std": [0, 1, 1]}}), "input.std must be"),
         (json.dumps(CARD | {"input": CARD["input"] | {"blur": 3}}), "unknown field 'blur'"),
@@ -274,49 +274,49 @@ def _with(change) -> bytes:
 
 
 HOSTILE = {
-    "empty": (b"", "no ONNX file"),
-    "text": (b"no model at all, but a few words", "no ONNX file"),
-    "zeros": (bytes(1000), "no ONNX file"),
+    "empty": (b"", "not an ONNX file"),
+    "text": (b"no model at all, but a few words", "not an ONNX file"),
+    "zeros": (bytes(1000), "not an ONNX file"),
     "two of three classes": (
         _graph("probabilities = Constant <value_floats=[0.5,0.5]> ()", 2),
-        "one probability for each",
+        "one float32 probability for each",
     ),
-    "NaN": (_graph(CONSTANT.replace("0.1", "nan")), "something else than probabilities|no ONNX"),
-    "sum": (_graph(CONSTANT.replace("0.1", "0.9")), "something else than probabilities"),
-    "negative": (_graph(CONSTANT.replace("0.1,0.2", "-0.5,0.8")), "something else than probabilities"),
+    "NaN": (_graph(CONSTANT.replace("0.1", "nan")), "values that are not probabilities|not an ONNX"),
+    "sum": (_graph(CONSTANT.replace("0.1", "0.9")), "values that are not probabilities"),
+    "negative": (_graph(CONSTANT.replace("0.1,0.2", "-0.5,0.8")), "values that are not probabilities"),
     "another shape": (
         _graph("x = Constant <value_floats=[0.5,0.5]> () probabilities = Identity (x)"),
-        "one probability for each",
+        "one float32 probability for each",
     ),
-    "another input": (_graph(CONSTANT, before="uint8[h,w,3] image"), "of an older form"),
-    "float input": (_graph(CONSTANT, before="float[h,w,3] picture"), "takes no picture"),
+    "another input": (_graph(CONSTANT, before="uint8[h,w,3] image"), "has an older format"),
+    "float input": (_graph(CONSTANT, before="float[h,w,3] picture"), "must have one input"),
     "a loop": (_graph(LOOP), "has the operator 'Loop'"),
     "huge": (_graph(HUGE), "of memory"),
     "external": (_external("/etc/hostname"), "has data in other files"),
     "external beside": (_external("SHA256SUMS"), "has data in other files"),
     "functions": (
         _with(lambda model: model.functions.add(name="f", domain="d")),
-        "has functions of its own",
+        "has custom functions",
     ),
     # A tag of over 32 bits, of which protobuf takes the lower ones: field 25, a function, 2 bytes long.
-    "hidden functions": (_graph(CONSTANT) + b"\xca\x81\x80\x80\x10\x02\x0a\x00", "no ONNX file"),
+    "hidden functions": (_graph(CONSTANT) + b"\xca\x81\x80\x80\x10\x02\x0a\x00", "not an ONNX file"),
     "data-dependent shapes": (_graph(DATA_DEPENDENT), "has the operator 'NonZero'"),
-    "strings in a constant": (_graph(f't = Constant <value_string="a"> () {CONSTANT}'), "has texts"),
-    "strings in a list": (_graph(f't = Constant <value_strings=["a"]> () {CONSTANT}'), "has texts"),
+    "strings in a constant": (_graph(f't = Constant <value_string="a"> () {CONSTANT}'), "has strings"),
+    "strings in a list": (_graph(f't = Constant <value_strings=["a"]> () {CONSTANT}'), "has strings"),
     "strings in a tensor": (
         _with(lambda model: model.graph.initializer.append(_strings())),
-        "has texts|values that are no numbers",
+        "has strings|non-numeric values",
     ),
-    "cast to strings": (_graph(f"t = Cast <to=8> (picture) {CONSTANT}"), "has texts"),
+    "cast to strings": (_graph(f"t = Cast <to=8> (picture) {CONSTANT}"), "has strings"),
     "concatenated strings": (_graph(CONCATENATED), "has the operator 'StringConcat'"),
     "sequences": (_graph(f"s = SequenceConstruct (picture) {CONSTANT}"), "the operator 'SequenceCons"),
     # The same in a node: another domain (field 7), an attribute that is a graph (6).
-    "hidden domain": (_with_raw_node(b"\xba\x80\x80\x80\x10\x04evil"), "no ONNX file"),
-    "hidden branch": (_with_raw_node(b"\x2a\x07\xb2\x80\x80\x80\x10\x01\x00"), "no ONNX file"),
-    "training": (_with(lambda model: model.training_info.add()), "has steps of a training"),
+    "hidden domain": (_with_raw_node(b"\xba\x80\x80\x80\x10\x04evil"), "not an ONNX file"),
+    "hidden branch": (_with_raw_node(b"\x2a\x07\xb2\x80\x80\x80\x10\x01\x00"), "not an ONNX file"),
+    "training": (_with(lambda model: model.training_info.add()), "has training steps"),
     "operators": (
         _with(lambda model: model.graph.node.add(op_type="Identity", domain="evil", output=["z"])),
-        "operators outside the standard",
+        "non-standard operators",
     ),
     "unknown operator": (
         _with(lambda model: model.graph.node.add(op_type="NoSuch", output=["z"])),
@@ -348,7 +348,7 @@ def test_a_prediction_times_out(exported, tmp_path):
       x = Constant <value_floats=[0.1,0.2,0.7]> ()
       probabilities = Add (x, nothing)"""
     folder = copied(exported, tmp_path / "model", model_onnx=_graph(slow))
-    with pytest.raises(DamagedError, match=r"gave no answer within 0\.2 seconds"):
+    with pytest.raises(DamagedError, match=r"did not finish within 0\.2 seconds"):
         OnnxClassifier(folder, threads=1, seconds=0.2)
 
 

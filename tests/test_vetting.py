@@ -132,7 +132,7 @@ def test_settings_with_the_commits_own_classes_are_accepted(tree):
         ({"augment__transforms": [{"from_dict": {}}]}, "has no transform"),
         ({"augment__transforms": [{"load": {"filepath_or_buffer": "x"}}]}, "has no transform"),
         ({"augment__transforms": [{"Compose": {}}]}, "has no transform"),
-        ({"augment__transforms": [{"Lambda": {"image": {"a": 1}}}]}, "no plain value"),
+        ({"augment__transforms": [{"Lambda": {"image": {"a": 1}}}]}, "not a plain value"),
         ({"augment__transforms": "x"}, "list of transforms"),
         ({"trainer__workers": 100_000}, "more than 64"),
         ({"trainer__devices": "5000"}, "no whole number"),

@@ -11,19 +11,19 @@ from pipeline.common import log, text
 text.tolerant_output()
 
 
-def _one_line_for_ctrl_c(kind: type[BaseException], error: BaseException, trace) -> None:
-    """Excepthook that replaces the traceback of KeyboardInterrupt with one line."""
+def _excepthook(kind: type[BaseException], error: BaseException, trace) -> None:
+    """Prints one line instead of a traceback for KeyboardInterrupt."""
     if issubclass(kind, KeyboardInterrupt):
         print("stopped: Ctrl-C", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 
 
-sys.excepthook = _one_line_for_ctrl_c
+sys.excepthook = _excepthook
 
 
 class UserError(Exception):
-    """An error that a user can fix: the message states in one line what, where and how.
+    """An error that a user can fix; its one-line message says what is wrong, where, and what to do.
 
     Passwords in URLs are masked wherever the message is shown or stored.
     """
@@ -67,13 +67,13 @@ def os_errors_as_user_errors() -> Iterator[None]:
             raise
         name = text.shortened(error.filename or "a file", 200)
         raise UserError(
-            f"{name} can't be read or written ({error.strerror}); make room or give permission, or name "
-            "another place"
+            f"{name} can't be read or written ({error.strerror}); free disk space, change the "
+            "permissions, or use another folder"
         ) from error
 
 
 @contextmanager
-def in_one_line() -> Iterator[None]:
+def exit_on_user_error() -> Iterator[None]:
     """Exits with status 1 and a one-line message on a UserError."""
     try:
         with os_errors_as_user_errors():

@@ -1,7 +1,7 @@
-"""Messages of the programs: one line each on standard error, with the level and the job they come from.
+"""Log messages on standard error, one line each, prefixed with the job and the level.
 
-Modules log by ``logging.getLogger(__name__)``. What a program was asked for is printed on standard output, a
-stage's by `result`.
+Modules log with ``logging.getLogger(__name__)``. Results go to standard output; a stage prints its own with
+`result`.
 """
 
 import logging
@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from pipeline.common import text
 
-VARIABLE = "PETFACES_LOG"  # of the environment, so child processes inherit it
+VARIABLE = "PETFACES_LOG"  # environment variable, which child processes inherit
 LEVELS = ("debug", "info", "warning", "error")
-_LOGGERS = ("pipeline", "models", "__main__")  # the last is a stage that runs as a program
+_LOGGERS = ("pipeline", "models", "__main__")  # __main__: a stage run as a program
 _STOPPED = logging.ERROR + 5
 logging.addLevelName(_STOPPED, "STOPPED")
 _COLORS = {logging.DEBUG: "bright_black", logging.WARNING: "yellow", logging.ERROR: "red", _STOPPED: "red"}
@@ -31,22 +31,18 @@ class _Handler(logging.Handler):
     """Writes to the current ``sys.stderr``, which progress bars and tests replace.
 
     Attributes:
-        job: precedes each message, such as ``train`` or ``train job 3``; empty for none.
+        prefix: of each message, such as ``train: `` or ``train job 3: ``; may be empty.
     """
 
     def __init__(self):
         super().__init__()
-        self.job = ""
+        self.prefix = ""
 
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
         if level and sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
             level = click.style(level, fg=_COLORS.get(record.levelno), bold=True)
         return f"{self.prefix}{level}{text.lines(text.without_password(super().format(record)))}"
-
-    @property
-    def prefix(self) -> str:
-        return f"{self.job}: " if self.job else ""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -59,16 +55,16 @@ _handler = _Handler()
 
 
 def setup(job: str = "", verbose: bool = False) -> None:
-    """Shows the messages of this project and of users' files in ``models/``.
+    """Configures logging of this project and of users' files in ``models/``.
 
     Args:
-        job: precedes each message; empty for none.
-        verbose: whether to show debugging messages whatever the variable PETFACES_LOG says.
+        job: prefix of each message; empty for none.
+        verbose: show debugging messages, even if PETFACES_LOG is set to another level.
     """
     level = "debug" if verbose else os.environ.get(VARIABLE, "info")
     if level not in LEVELS:
         sys.exit(f"error: {VARIABLE}={level} is unknown; use one of {', '.join(LEVELS)}")
-    _handler.job = job
+    _handler.prefix = f"{job}: " if job else ""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)  # results and messages keep their order in a log
     for name in _LOGGERS:
@@ -80,14 +76,14 @@ def setup(job: str = "", verbose: bool = False) -> None:
 
 
 @contextmanager
-def numbered(job: int) -> Iterator[None]:
-    """Puts a sweep's job number before each message."""
-    program = _handler.job
-    _handler.job = f"{program} job {job}"
+def job_number(number: int) -> Iterator[None]:
+    """Adds a sweep's job number to the prefix of each message."""
+    prefix = _handler.prefix
+    _handler.prefix = f"{prefix.removesuffix(': ')} job {number}: "
     try:
         yield
     finally:
-        _handler.job = program
+        _handler.prefix = prefix
 
 
 def is_quiet() -> bool:
@@ -101,12 +97,12 @@ def result(message: object) -> None:
 
 
 def fail(error: object) -> NoReturn:
-    """Exits with status 1 and a one-line message, and with the traceback if debugging messages are shown."""
+    """Exits with status 1 and a one-line message, and with the traceback at level debug."""
     _log.error("%s", error, exc_info=_log.isEnabledFor(logging.DEBUG) and isinstance(error, BaseException))
     sys.exit(1)
 
 
 def stop(message: object, signum: signal.Signals = signal.SIGINT) -> NoReturn:
-    """Exits with a one-line message and the status of a program that a signal ended."""
+    """Exits with a one-line message and the status of a program ended by a signal: 128 + `signum`."""
     _log.log(_STOPPED, "%s", message)
     sys.exit(128 + signum)

@@ -1,4 +1,4 @@
-"""Fills the Jinja templates of pages and of Markdown files."""
+"""Renders the Jinja templates of HTML pages and Markdown files."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,16 +8,16 @@ import jinja2
 from pipeline.common import text
 
 
-def render(template: Path, filters: Mapping[str, Callable] | None = None, **shown: object) -> str:
-    """Fills a template; an unknown variable is an error.
+def render(template: Path, filters: Mapping[str, Callable] | None = None, **variables: object) -> str:
+    """Returns a template filled with variables; an undefined variable raises `jinja2.UndefinedError`.
 
     HTML is escaped in a template named ``.html``. In Markdown, the template itself has to pass untrusted text
     through the filter ``markdown`` or ``code``.
 
     Args:
         template: the file.
-        filters: further filters by name.
-        shown: the template's variables.
+        filters: additional filters by name.
+        variables: the template's variables.
     """
     is_html = template.suffix == ".html"
     environment = jinja2.Environment(
@@ -28,4 +28,4 @@ def render(template: Path, filters: Mapping[str, Callable] | None = None, **show
         lstrip_blocks=is_html,
     )
     environment.filters |= {"markdown": text.markdown, "code": text.code, **(filters or {})}
-    return environment.from_string(template.read_text(encoding="utf-8")).render(shown)
+    return environment.from_string(template.read_text(encoding="utf-8")).render(variables)

@@ -11,10 +11,9 @@ PARAMS = ROOT / "params.yaml"
 
 def main_checkout() -> Path:
     """The checkout that holds the stores: ROOT, or its origin if ROOT is a temporary copy of ``dvc exp``."""
-    parts = ROOT.parts
-    for index in range(len(parts) - 2):
-        if parts[index : index + 3] == (".dvc", "tmp", "exps"):
-            return Path(*parts[:index])
+    for parent in reversed(ROOT.parents):
+        if parent.parts[-3:] == (".dvc", "tmp", "exps"):
+            return parent.parents[2]
     return ROOT
 
 
@@ -27,4 +26,4 @@ def from_root(path: str | Path, base: Path = ROOT) -> Path:
     try:
         return base / Path(path).expanduser()
     except RuntimeError as error:
-        raise UserError(f"{path}: there is no such home folder; write the whole path") from error
+        raise UserError(f"{path}: there is no such user; write the path without ~") from error

@@ -25,6 +25,7 @@ MAX_CLASS_NAME = 200  # characters; file systems allow 255 bytes
 _USER = re.compile(r"(\w[\w+.-]*://)([^\s/]*)@")
 # SQLAlchemy accepts raw "@" and "/" in passwords, which other URLs must percent-encode.
 _DATABASE = re.compile(r"((?:postgresql|mysql|mariadb|mssql|oracle)[\w+]*://[^\s:/@]*):\S*@")
+# "/" in a password of another URL, unless what follows the colon is a port.
 _UNQUOTED = re.compile(r"(\w[\w+.-]*://[^\s/@:]+):(?!\d{1,5}/)[^\s@]*@")
 _PARAMETER = re.compile(
     r"(?i)([?&][\w.-]*(?:password|passwd|pwd|token|secret|api_?key|access_?key|signature|credential|\bsig)=)"
@@ -51,15 +52,15 @@ def lines(text: object) -> str:
     return "\n".join(map(printable, str(text).split("\n")))
 
 
-def shortened(text: object, most: int) -> str:
-    """Like `printable`, truncated to `most` characters."""
+def shortened(text: object, length: int) -> str:
+    """Like `printable`, truncated to `length` characters."""
     shown = printable(text)
-    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+    return shown if len(shown) <= length else f"{shown[: length - 1]}…"
 
 
-def listed(words: Sequence[str], most: int) -> str:
-    """The first `most` words and the number of further ones: ``a, b, c and 4 more``."""
-    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
+def listed(words: Sequence[str], count: int) -> str:
+    """The first `count` words and the number of further ones: ``a, b, c and 4 more``."""
+    return ", ".join(words[:count]) + (f" and {len(words) - count} more" if len(words) > count else "")
 
 
 def path(name: str) -> str:
@@ -107,7 +108,7 @@ def look_alikes(names: Iterable[str]) -> list[list[str]]:
 
 
 def tolerant_output() -> None:
-    """Makes stdout and stderr escape characters that their encoding lacks instead of raising.
+    """Makes stdout and stderr escape characters that they can't encode, instead of raising an error.
 
     Bytes of file names that are not UTF-8 are written unchanged.
     """
@@ -117,6 +118,7 @@ def tolerant_output() -> None:
 
 
 def _tolerate(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Error handler of `codecs`: the replacement of the character, and where encoding continues."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     character = error.object[error.start]
@@ -148,14 +150,14 @@ def print_table(
     right: Collection[str] = (),
     width: int | None = None,
 ) -> None:
-    """Prints a table as wide as the terminal.
+    """Prints a table, at most as wide as the terminal.
 
     Args:
         columns: the headings.
         rows: cells as in `rich`.
         title: heading of the whole table.
-        right: headings of the columns to align to the right.
-        width: characters of a line where the output is no terminal; None: rich's default.
+        right: headings of the right-aligned columns.
+        width: in characters, if the output is not a terminal; None: rich's default.
     """
     from rich.console import Console
     from rich.table import Table

@@ -32,12 +32,12 @@ def load(file: Path) -> DictConfig:
     try:
         text = file.read_bytes().decode()
     except FileNotFoundError as error:
-        raise UserError(f"{name} is missing; git checkout -- {name} brings it back") from error
+        raise UserError(f"{name} is missing; restore it: git checkout -- {name}") from error
     except OSError as error:
         raise UserError(f"{name} can't be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{name}, line {line}: not UTF-8; save the file in that encoding") from error
+        raise UserError(f"{name}, line {line}: not UTF-8; save the file in UTF-8") from error
     if conflict := _CONFLICT.search(text):
         line = text.count("\n", 0, conflict.start()) + 1
         raise UserError(
@@ -48,21 +48,21 @@ def load(file: Path) -> DictConfig:
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if root is not None and not isinstance(root, yaml.MappingNode):
-            raise UserError(f"{name}, line {root.start_mark.line + 1}: key: value is expected here")
+            raise UserError(f"{name}, line {root.start_mark.line + 1}: must be a mapping, key: value")
         return OmegaConf.create() if root is None else OmegaConf.load(io.StringIO(text))
     except yaml.YAMLError as error:
         raise UserError(f"{name}{_problem(error, text)}") from error
     except (OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{name}: {_first_line(error)}") from error
     except RecursionError as error:
-        raise UserError(f"{name}: nested too deeply to be read") from error
+        raise UserError(f"{name}: nested too deeply") from error
 
 
 def check_numbers(file: Path) -> None:
-    """Rejects integers that YAML reads differently from how they look: 010 is 8, 1:30 is 90.
+    """Rejects numbers that YAML 1.1 reads as octal or sexagesimal: 010 is 8, 1:30 is 90.
 
     Raises:
-        UserError: names the first one.
+        UserError: there is one.
     """
     with suppress(OSError, UnicodeDecodeError):  # reported when the file is read
         _check_numbers(_name(file), file.read_bytes().decode())
@@ -73,7 +73,7 @@ def _check_numbers(name: str, text: str) -> None:
         line, number = text.count("\n", 0, found.start(1)) + 1, found[1]
         raise UserError(
             f"{name}, line {line}: YAML reads {number} as {yaml.safe_load(number)}; write that, or "
-            f"'{number}' in quotes for a text"
+            f"'{number}' for a string"
         )
 
 
@@ -82,7 +82,7 @@ def _name(file: Path) -> str:
 
 
 def read(file: Path) -> dict:
-    """Like `load`, as plain values; interpolations such as ``${data}`` are not resolved."""
+    """Like `load`, as a dict; interpolations such as ``${data}`` are not resolved."""
     return OmegaConf.to_container(load(file))
 
 
@@ -100,5 +100,5 @@ def _problem(error: yaml.YAMLError, text: str) -> str:
         return f": {_first_line(error)}"
     problem = printable(error.problem or error.context)
     if r"'\t'" in problem:
-        return f", line {mark.line + 1}: YAML allows no tab here; indent with spaces"
-    return f", line {mark.line + 1}: {problem}; correct that line"
+        return f", line {mark.line + 1}: YAML does not allow a tab here; indent with spaces"
+    return f", line {mark.line + 1}: {problem}; fix that line"

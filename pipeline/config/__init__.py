@@ -1,6 +1,6 @@
 """Configuration composed by Hydra; precedence ``conf/`` < ``params.yaml`` < experiment < command line.
 
-This package composes, validates and explains errors; it does not instantiate what a configuration describes.
+This package composes and validates configurations and explains errors; it instantiates nothing.
 """
 
 from pipeline.common.paths import ROOT  # `rebuild` imports it from the code of any commit

@@ -15,7 +15,7 @@ ALLOWED = {
 }
 
 
-def described(tree: dict) -> Iterator[tuple[str, str, dict]]:
+def configured(tree: dict) -> Iterator[tuple[str, str, dict]]:
     """Yields group, dotted key, and node (``_target_`` and arguments) of each configured component."""
     for group in ("callbacks", "metrics"):
         for name, node in (tree.get(group) or {}).items():
@@ -25,7 +25,7 @@ def described(tree: dict) -> Iterator[tuple[str, str, dict]]:
 
 
 def problems(group: str, tree: dict, where: str) -> Iterator[str]:
-    """Yields what is wrong with a component, as far as can be checked without importing it.
+    """Yields a message for each problem of a component that can be found without importing it.
 
     Args:
         group: a key of `ALLOWED`.
@@ -36,11 +36,11 @@ def problems(group: str, tree: dict, where: str) -> Iterator[str]:
     *others, last = ALLOWED[group]
     modules = f"{', '.join(others)} or {last}"
     if not isinstance(target, str):
-        yield f"{where}._target_ is missing; name a class of {modules} there"
+        yield f"{where}._target_ is missing; set it to a class of {modules}"
     elif not any(re.fullmatch(rf"{re.escape(each)}(\.\w+)+", target) for each in ALLOWED[group]):
         yield (
             f"{where}._target_={printable(target)[:100]}: must be a class of {modules}; "
-            "put one of your own into models/"
+            "put your own class into models/"
         )
     for key in tree:
         if str(key).startswith("_") and key != "_target_":

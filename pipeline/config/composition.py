@@ -1,4 +1,4 @@
-"""Composes configurations with Hydra, and explains in one line why one can't be composed."""
+"""Composes configurations with Hydra, and turns composition errors into one-line messages."""
 
 import re
 
@@ -27,7 +27,7 @@ def store_params() -> None:
     A key that names a config group selects a choice of it; any other key sets a value.
 
     Raises:
-        UserError: a key or choice is unknown to ``conf/``, or YAML reads a number as another one.
+        UserError: ``conf/`` lacks a key or choice, or a number is octal or sexagesimal (`check_numbers`).
     """
     params = yaml_files.load(PARAMS)
     for file in CONF.rglob("*.yaml"):  # read by Hydra, not by yaml_files.load
@@ -37,7 +37,7 @@ def store_params() -> None:
         if key in config_groups():
             if key not in SHARED:
                 raise UserError(
-                    f"params.yaml: {key} belongs to one model; choose it in conf/model/ or by {key}={value}"
+                    f"params.yaml: {key} is chosen per model; set it in conf/model/, or use {key}={value}"
                 )
             if value not in choices(key):
                 raise UserError(f"params.yaml: {key}: {wording.unknown_choice(value, choices(key))}")
@@ -51,7 +51,7 @@ def store_params() -> None:
 
 
 def compose(*overrides: str) -> DictConfig:
-    """Composes the configuration that a stage gets with these overrides, and validates it.
+    """Returns the configuration that a stage gets with these overrides, validated.
 
     Raises:
         UserError: it can't be composed, or is invalid.
@@ -72,7 +72,7 @@ def _composed(*overrides: str) -> DictConfig:
 
 
 def explain(error: Exception, overrides: list[str]) -> str:
-    """Explains an error of Hydra, OmegaConf or a YAML file of ``conf/`` in one line.
+    """One-line message, without passwords, for an error of Hydra, OmegaConf or a YAML file of ``conf/``.
 
     Args:
         error: the exception that composing raised.
@@ -84,8 +84,8 @@ def explain(error: Exception, overrides: list[str]) -> str:
 def _explain(error: Exception, overrides: list[str]) -> str:
     if isinstance(error, OverrideParseException):
         return (
-            f"{printable(error.override)} can't be read; write KEY=VALUE, and in quotes what holds spaces, "
-            "commas or brackets: KEY='\"a, b\"'"
+            f"{printable(error.override)} is not an override; use KEY=VALUE, with quotes around values "
+            "that have spaces, commas or brackets: KEY='\"a, b\"'"
         )
     if broken := _broken_file():
         return broken
@@ -95,22 +95,22 @@ def _explain(error: Exception, overrides: list[str]) -> str:
     if found := re.match(r"Could not override '([^']+)'", text):
         key = found[1]
         if key.startswith("hydra."):
-            return f"{printable(key)} is not a key of Hydra's; --cfg hydra lists them"
+            return f"{printable(key)} is not a key of Hydra; --cfg hydra lists all"
         if "/" in key or "@" in key or key in config_groups():
-            return f"{printable(key)} is no group of conf/; there are {', '.join(config_groups())}"
+            return f"{printable(key)} is not a group of conf/; choose one of {', '.join(config_groups())}"
         return wording.unknown(key, _selected(key.partition(".")[0], overrides))
     if found := re.match(r"Could not append to config\. An item is already at '([^']+)'", text):
-        return f"+{printable(found[1])}: this key is there already; write it without +"
+        return f"+{printable(found[1])}: the key exists already; omit the +"
     if found := re.match(r"Multiple values for ([\w/]+)\.", text):
         group = found[1]
-        return f"+{group}=…: {group} is chosen already; write {group}=… without +"
+        return f"+{group}=…: {group} has a choice already; omit the +"
     if found := re.match(r"Ambiguous value for argument '([^']+)'", text):
         word = printable(found[1])
         key, _, value = word.partition("=")
-        return f"{word}: several values are a sweep, which needs --multirun; a list is {key}=[{value}]"
+        return f"{word}: several values need --multirun; write a list as {key}=[{value}]"
     if "Config group override must be" in text:
         words = printable(" ".join(overrides))
-        return f"{words}: a group takes the name of one of its files, as in model=scratch"
+        return f"{words}: choose one file per group, such as model=scratch"
     if isinstance(error.__cause__, OmegaConfBaseException):
         text = f"{text.removeprefix('Error merging override ')}: {error.__cause__}"
     if not isinstance(error, HydraException | OmegaConfBaseException):

@@ -1,7 +1,7 @@
-"""Checks a configuration for values that are valid by themselves but contradict each other."""
+"""Checks a configuration for values that are each valid but contradict each other."""
 
 import dataclasses
-import difflib
+import inspect
 import math
 from collections.abc import Iterator
 
@@ -10,7 +10,8 @@ from pipeline.common.text import printable
 from pipeline.config import components
 from pipeline.config.files import choices
 from pipeline.config.settings import OPTIONAL, Model
-from pipeline.config.wording import shown, unknown
+from pipeline.config.wording import format_value, unknown, unknown_choice
+from pipeline.sources.kinds import KINDS
 
 # Keys of conf/model/ used only to train or fine-tune a network, not to fit a linear probe.
 _TRAINING = [
@@ -18,63 +19,48 @@ _TRAINING = [
     for field in dataclasses.fields(Model)
     if field.default is OPTIONAL and field.name not in ("flip", "strengths")
 ]
-_SOURCES = {
-    "drawn": ("per_class", "seed"),
-    "drawn_attributes": ("pictures", "seed"),
-    "archive": ("files", "rebuild"),
-    "oxford_photos": ("files",),
-    "folder": (),
-}
 
 
 def contradictions(tree: dict) -> Iterator[str]:
     """Yields a message for each contradiction between valid values."""
     model, split, source = tree["model"], tree["split"], tree["data"]["source"]
     if split["val"] + split["test"] >= 1:
-        yield f"split.val={split['val']} and split.test={split['test']} must leave something to train on"
+        yield f"split.val={split['val']} and split.test={split['test']} must sum to less than 1"
     trainer = tree["trainer"]
     devices = trainer["devices"]
     if (trainer.get("num_nodes") or 1) > 1:
-        yield f"trainer.num_nodes={trainer['num_nodes']}: a training runs on one machine; leave it out"
+        yield f"trainer.num_nodes={trainer['num_nodes']}: only one machine is supported; remove it"
     if trainer["accelerator"] == "cpu" and (isinstance(devices, list) or devices == -1):
         yield (
-            f"trainer.devices={shown(devices)}: with trainer.accelerator=cpu it is a number of processes; "
-            "write 1, or 2 with trainer.strategy=ddp"
+            f"trainer.devices={format_value(devices)}: with trainer.accelerator=cpu it is a number of "
+            "processes; write 1, or 2 with trainer.strategy=ddp"
         )
     elif isinstance(devices, list) and len(set(devices)) < len(devices):
-        yield f"trainer.devices={shown(devices)}: a device stands there twice"
+        yield f"trainer.devices={format_value(devices)}: a device is listed twice"
     if model["net"].get("file") and model["net"].get("weights") != "file":
-        yield "model.net.file has no effect without model.net.weights=file; add that, or leave it out"
+        yield "model.net.file has no effect without model.net.weights=file; add that, or remove it"
     if not isinstance(model["net"].get("_target_"), str):
-        yield f"model.net._target_ is missing; conf/model/{model['name']}.yaml must name the network there"
+        yield f"model.net._target_ is missing; name the network's class in conf/model/{model['name']}.yaml"
     yield from _not_plain(model["net"], "model.net")
     yield from _not_plain(tree["augment"]["transforms"], "augment.transforms")
     reserved = {
         f"metrics.{key}" for key in ("loss", *(each.key for each in tasks.of(tree["data"]["task"]).ranked))
     }
-    for group, key, node in components.described(tree):
+    for group, key, node in components.configured(tree):
         yield from components.problems(group, node, key)
         if key in reserved:
-            yield f"{key}: a training has this one already; choose another name"
+            yield f"{key}: every training logs this metric; choose another name"
         yield from _not_plain(node, key)
     yield from _model_problems(model)
-    for key in set(source) - {"kind", *_SOURCES[source["kind"]]}:
-        yield f"data.source.{key} has no effect with data.source.kind={source['kind']}; leave it out"
-    if source["kind"] in ("archive", "oxford_photos") and "files" not in source:
-        yield f"data.source.files is missing; data.source.kind={source['kind']} needs it"
-    if source["kind"].startswith("drawn") and not set(_SOURCES[source["kind"]]) <= set(source):
-        needed = " and ".join(f"data.source.{key}" for key in _SOURCES[source["kind"]])
-        yield f"{needed} are needed with data.source.kind={source['kind']}"
+    yield from _source_problems(source)
     if tasks.of(tree["data"]["task"]).several and model["balance"] == "sampler":
         yield "model.balance=sampler needs one class per image; with data.task=multi_label use weights"
     known = choices("model")
     for number, name in enumerate(tree["models"]):
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; near: {near[0]}" if near else f"; there are {', '.join(known)}"
-            yield f"models: {printable(name)} is no file of conf/model/{hint}"
+            yield f"models: {unknown_choice(name, known)}"
         if name in tree["models"][:number]:
-            yield f"models: {printable(name)} stands there twice"
+            yield f"models: {printable(name)} is listed twice"
 
 
 def _model_problems(model: dict) -> Iterator[str]:
@@ -86,27 +72,38 @@ def _model_problems(model: dict) -> Iterator[str]:
         yield f"model={name} has no strengths, which model.head=probe needs; use model=probe"
     for key, needs in (("head", model["head"] == "probe"), ("frozen", model.get("frozen"))):
         if needs and "backbone" not in model["net"]:
-            yield f"model.{key}={model[key]} needs a backbone of timm; use model=finetune, or model=probe"
+            yield f"model.{key}={model[key]} needs a timm backbone; use model=finetune or model=probe"
     if "backbone" not in model["net"]:
         for key in (key for key, value in model["input"].items() if value is None):
-            yield f"model.input.{key}=null: only a backbone of timm has a value of its own; give one"
+            yield f"model.input.{key}=null: only a timm backbone has a default; set a value"
     if model.get("loss") and model["balance"] == "weights":
-        yield "model.balance=weights has no effect with a model.loss of your own; use sampler, or none"
+        yield "model.balance=weights has no effect with model.loss; use sampler or none"
     trained = [key for key in _TRAINING if key in model]
     needed = [key for key in ("shares", "patience", "lr") if key not in model]
     if needed and epochs > 0:
         yield (
-            f"model.epochs={epochs}: model={name} has no {', no '.join(needed)}, for only its head is "
-            "trained; use model=finetune, or model.epochs=0"
+            f"model.epochs={epochs}: model={name} has no {', no '.join(needed)}, since only its head is "
+            "fitted; use model=finetune or model.epochs=0"
         )
     elif "loss" in model and epochs == 0:
-        yield f"model={name} has no loss to choose: its head is fitted; use model=finetune, or leave it out"
+        yield f"model={name} has no loss, since its head is fitted; use model=finetune, or remove model.loss"
     elif needed and trained:
         yield unknown(f"model.{trained[0]}", name)
 
 
+def _source_problems(source: dict) -> Iterator[str]:
+    """Yields a message for each key that the kind's fetch function does not take, or requires and lacks."""
+    parameters = inspect.getfullargspec(KINDS[source["kind"]])
+    for key in source:
+        if key not in ("kind", *parameters.kwonlyargs):
+            yield f"data.source.{key} has no effect with data.source.kind={source['kind']}; remove it"
+    for key in parameters.kwonlyargs:
+        if key not in source and key not in (parameters.kwonlydefaults or {}):
+            yield f"data.source.{key} is missing; data.source.kind={source['kind']} needs it"
+
+
 def _not_plain(value: object, key: str) -> Iterator[str]:
-    """Yields a message for each value that YAML or JSON can't represent."""
+    """Yields a message for each value that is not plain: not one that YAML and JSON both have."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield from _not_plain(item, f"{key}.{name}")
@@ -116,4 +113,4 @@ def _not_plain(value: object, key: str) -> Iterator[str]:
     elif isinstance(value, float) and not math.isfinite(value):
         yield f"{key}={value}: must be finite"
     elif not isinstance(value, str | int | float | None):
-        yield f"{printable(key)}={shown(value)}: must be a number, a text, true, false or null"
+        yield f"{printable(key)}={format_value(value)}: must be a number, a string, true, false or null"

@@ -1,8 +1,8 @@
 """The schema of ``conf/``: type and range of every key, validated once after composing.
 
-A new key of ``conf/`` needs a field here (`tests/test_settings.py` compares the two). Arguments of other
-libraries are only required to be plain values: the network checks ``model.net``, and albumentations checks
-``augment.transforms``.
+Comments in ``conf/`` say what each key means. A new key needs a field here (`tests/test_settings.py` compares
+the two). Arguments of other libraries must only be plain values: the network checks ``model.net``, and
+albumentations checks ``augment.transforms``.
 """
 
 from typing import Annotated, Any, Literal
@@ -11,61 +11,61 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from pipeline import portable
+from pipeline.sources.kinds import KINDS
 
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
-_STRICT = Field(strict=True)  # no 1.0, "1" or true for 1
 
 # Default of keys that may be omitted; an explicit null is rejected unless the type allows None.
 OPTIONAL: Any = None
 
-Text = Annotated[str, Field(strict=True, min_length=1)]
-# As in `pipeline.portable` model cards, so that a bad name fails before training rather than after it.
+NonEmptyStr = Annotated[str, Field(strict=True, min_length=1)]
+# As in a model card, so that a bad name fails before training rather than after it.
 _NAME = Field(strict=True, pattern=r"^\w[\w.-]{0,99}$", description="a name of letters, digits and _.-")
 Name = Annotated[str, _NAME]
 Identifier = Annotated[str, Field(strict=True, pattern=r"^\w{1,50}$", description="letters, digits and _")]
-Flag = Annotated[bool, _STRICT]
+Bool = Annotated[bool, Field(strict=True)]  # strict types don't convert 1.0, "1" or true to 1
 Seed = Annotated[int, Field(strict=True, ge=0, le=2**32 - 1)]  # the range of numpy and Lightning
 Pixels = Annotated[int, Field(strict=True, ge=8, le=4096)]
-InputSize = Annotated[int, Field(strict=True, ge=8, le=1024)]  # more does not fit into memory
+InputSize = Annotated[int, Field(strict=True, ge=8, le=1024)]  # memory limits it
 Epochs = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
-Count = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
-Positive = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
-Batches = Annotated[int, Field(strict=True, ge=1)]
+NonNegativeInt = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
+ImageCount = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
+PositiveInt = Annotated[int, Field(strict=True, ge=1)]
 Duration = Annotated[str, Field(strict=True, pattern=r"\d{2}:\d{2}:\d{2}:\d{2}")]
 Threads = Annotated[int, Field(strict=True, ge=1, le=1024)]
 Workers = Annotated[int, Field(strict=True, ge=0, le=256)]
 Bits = Annotated[int, Field(strict=True, ge=0, le=256)]  # of a perceptual hash
-Share = Annotated[float, Field(strict=True, ge=0, le=1)]
-InnerShare = Annotated[float, Field(strict=True, gt=0, lt=1)]
-BelowOne = Annotated[float, Field(strict=True, ge=0, lt=1)]
-Factor = Annotated[float, Field(strict=True, gt=0, le=1)]
+Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
+OpenFraction = Annotated[float, Field(strict=True, gt=0, lt=1)]
+HalfOpenFraction = Annotated[float, Field(strict=True, ge=0, lt=1)]
+PositiveFraction = Annotated[float, Field(strict=True, gt=0, le=1)]
 Scale = Annotated[float, Field(strict=True, gt=0, le=2)]
-Above0 = Annotated[float, Field(strict=True, gt=0)]
-Mixing = Annotated[float, Field(strict=True, ge=0, le=1000)]  # of a Beta distribution; at 1000 near 0.5
-NotBelow0 = Annotated[float, Field(strict=True, ge=0)]
+PositiveFloat = Annotated[float, Field(strict=True, gt=0)]
+BetaParameter = Annotated[float, Field(strict=True, ge=0, le=1000)]  # at 1000, samples are close to 0.5
+NonNegativeFloat = Annotated[float, Field(strict=True, ge=0)]
 _PER_CHANNEL = Field(min_length=3, max_length=3)
-Mean = Annotated[list[Share], _PER_CHANNEL]
-# The same minima as in a model card, so that bad values fail before training rather than after it.
-CropShare = Annotated[float, Field(strict=True, ge=portable.LEAST_CROP, le=1)]
-_Deviation = Annotated[float, Field(strict=True, ge=portable.LEAST_DEVIATION, le=1)]
-Deviation = Annotated[list[_Deviation], _PER_CHANNEL]
+Mean = Annotated[list[Fraction], _PER_CHANNEL]
+# The same minima as in a model card, for the same reason.
+CropFraction = Annotated[float, Field(strict=True, ge=portable.MIN_CROP_PCT, le=1)]
+_ChannelStd = Annotated[float, Field(strict=True, ge=portable.MIN_STD, le=1)]
+Std = Annotated[list[_ChannelStd], _PER_CHANNEL]
 
 
 @dataclass(config=_CONFIG)
 class PublishedFile:
-    name: Text
-    urls: Annotated[list[Text], Field(min_length=1)]
+    name: NonEmptyStr
+    urls: Annotated[list[NonEmptyStr], Field(min_length=1)]
     bytes: Annotated[int, Field(strict=True, ge=1)] | None
     hash: Annotated[str, Field(strict=True, pattern="^[a-z0-9]+:[0-9a-f]+$")] | None
 
 
 @dataclass(config=_CONFIG)
 class Source:
-    kind: Literal["drawn", "drawn_attributes", "archive", "oxford_photos", "folder"]
+    kind: Literal[*KINDS]
     files: Annotated[list[PublishedFile], Field(min_length=1)] = OPTIONAL
-    rebuild: Text = OPTIONAL
-    per_class: Positive = OPTIONAL
-    pictures: Positive = OPTIONAL
+    rebuild: NonEmptyStr = OPTIONAL
+    per_class: ImageCount = OPTIONAL
+    pictures: ImageCount = OPTIONAL
     seed: Seed = OPTIONAL
 
 
@@ -76,18 +76,18 @@ class Data:
     max_side: Pixels
     side: InputSize
     epochs: Epochs
-    cutmix: NotBelow0
-    outliers: Share
-    drawings: Flag
-    licence: Text
+    cutmix: NonNegativeFloat
+    outliers: Fraction
+    drawings: Bool
+    licence: NonEmptyStr
     source: Source
 
 
 @dataclass(config=_CONFIG)
 class Augment:
     transforms: list[Annotated[dict[str, dict[str, Any] | None], Field(min_length=1, max_length=1)]]
-    mixup: Mixing
-    cutmix: Mixing
+    mixup: BetaParameter
+    cutmix: BetaParameter
 
 
 @dataclass(config=_CONFIG)
@@ -95,9 +95,9 @@ class Input:
     size: InputSize | None
     interpolation: Literal["bilinear", "bicubic"] | None
     crop: Literal["squash", "center"]
-    crop_pct: CropShare | None
+    crop_pct: CropFraction | None
     mean: Mean | None
-    std: Deviation | None
+    std: Std | None
 
 
 @dataclass(config=_CONFIG)
@@ -105,25 +105,25 @@ class Model:
     name: Name
     net: dict[str, Any]
     input: Input
-    start: Text | None
+    start: NonEmptyStr | None
     head: Literal["probe", "random"]
     epochs: Epochs
     balance: Literal["none", "weights", "sampler"]
     batch_size: Annotated[int, Field(strict=True, ge=1, le=65536)]
-    channels_last: Flag
-    flip: Flag = OPTIONAL
-    strengths: Annotated[list[Above0], Field(min_length=1)] = OPTIONAL
+    channels_last: Bool
+    flip: Bool = OPTIONAL
+    strengths: Annotated[list[PositiveFloat], Field(min_length=1)] = OPTIONAL
     shares: Annotated[list[Scale], Field(min_length=1)] = OPTIONAL
-    patience: Count = OPTIONAL
-    lr: Above0 = OPTIONAL
-    weight_decay: NotBelow0 = OPTIONAL
-    warmup: Share = OPTIONAL
-    label_smoothing: BelowOne = OPTIONAL
-    outliers: Share = OPTIONAL
-    ema: BelowOne = OPTIONAL
-    layer_decay: Factor = OPTIONAL
-    frozen: Count = OPTIONAL
-    freeze_batchnorm: Flag = OPTIONAL
+    patience: NonNegativeInt = OPTIONAL
+    lr: PositiveFloat = OPTIONAL
+    weight_decay: NonNegativeFloat = OPTIONAL
+    warmup: Fraction = OPTIONAL
+    label_smoothing: HalfOpenFraction = OPTIONAL
+    outliers: Fraction = OPTIONAL
+    ema: HalfOpenFraction = OPTIONAL
+    layer_decay: PositiveFraction = OPTIONAL
+    frozen: NonNegativeInt = OPTIONAL
+    freeze_batchnorm: Bool = OPTIONAL
     loss: dict[str, Any] = OPTIONAL
 
 
@@ -137,24 +137,24 @@ class Trainer:
     )
     strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false"]
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true", 16, 32, 64]
-    deterministic: Flag
-    num_nodes: Batches | None = OPTIONAL
+    deterministic: Bool
+    num_nodes: PositiveInt | None = OPTIONAL
     max_time: Duration | None = OPTIONAL
-    min_epochs: Batches | None = OPTIONAL
-    fast_dev_run: Flag | Batches | None = OPTIONAL
-    limit_train_batches: Batches | Factor | None = OPTIONAL
-    limit_val_batches: Batches | Factor | None = OPTIONAL
-    overfit_batches: Batches | Factor | None = OPTIONAL
-    accumulate_grad_batches: Batches | None = OPTIONAL
-    gradient_clip_val: Above0 | None = OPTIONAL
+    min_epochs: PositiveInt | None = OPTIONAL
+    fast_dev_run: Bool | PositiveInt | None = OPTIONAL
+    limit_train_batches: PositiveInt | PositiveFraction | None = OPTIONAL
+    limit_val_batches: PositiveInt | PositiveFraction | None = OPTIONAL
+    overfit_batches: PositiveInt | PositiveFraction | None = OPTIONAL
+    accumulate_grad_batches: PositiveInt | None = OPTIONAL
+    gradient_clip_val: PositiveFloat | None = OPTIONAL
     gradient_clip_algorithm: Literal["norm", "value"] | None = OPTIONAL
-    benchmark: Flag | None = OPTIONAL
-    detect_anomaly: Flag | None = OPTIONAL
-    sync_batchnorm: Flag | None = OPTIONAL
+    benchmark: Bool | None = OPTIONAL
+    detect_anomaly: Bool | None = OPTIONAL
+    sync_batchnorm: Bool | None = OPTIONAL
     profiler: Literal["simple", "advanced"] | None = OPTIONAL
-    enable_progress_bar: Flag | None = OPTIONAL
-    log_every_n_steps: Batches | None = OPTIONAL
-    enable_model_summary: Flag | None = OPTIONAL
+    enable_progress_bar: Bool | None = OPTIONAL
+    log_every_n_steps: PositiveInt | None = OPTIONAL
+    enable_model_summary: Bool | None = OPTIONAL
 
 
 @dataclass(config=_CONFIG)
@@ -162,13 +162,13 @@ class Runtime:
     threads: Threads
     workers: Workers
     features: Literal["onnx", "torch"]
-    checkpoint_minutes: NotBelow0
+    checkpoint_minutes: NonNegativeFloat
 
 
 @dataclass(config=_CONFIG)
 class Fetch:
-    mirror: Text | None
-    path: Text
+    mirror: NonEmptyStr | None
+    path: NonEmptyStr
 
 
 @dataclass(config=_CONFIG)
@@ -180,21 +180,21 @@ class PackSettings:
 @dataclass(config=_CONFIG)
 class Split:
     seed: Seed
-    val: InnerShare
-    test: InnerShare
-    official: Flag
+    val: OpenFraction
+    test: OpenFraction
+    official: Bool
     distance: Bits
 
 
 @dataclass(config=_CONFIG)
 class Unsure:
-    answers_right: BelowOne
-    others_named: Share
+    answers_right: HalfOpenFraction
+    others_named: Fraction
 
 
 @dataclass(config=_CONFIG)
 class Register:
-    significance: InnerShare
+    significance: OpenFraction
 
 
 @dataclass(config=_CONFIG)
@@ -206,9 +206,9 @@ class Settings:
     model: Model
     trainer: Trainer
     runtime: Runtime
-    models: Annotated[list[Text], Field(min_length=1)]
+    models: Annotated[list[NonEmptyStr], Field(min_length=1)]
     seed: Seed
-    out: Text
+    out: NonEmptyStr
     fetch: Fetch
     pack: PackSettings
     split: Split

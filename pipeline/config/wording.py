@@ -1,9 +1,9 @@
-"""One-line errors and suggestions for invalid keys and values, derived from the schema in `settings`."""
+"""One-line error messages, with suggestions, for keys and values that the schema in `settings` rejects."""
 
-import difflib
 import functools
 import json
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,14 +16,14 @@ from pipeline.config import components, settings
 from pipeline.config.files import choices
 
 _ABSENT = object()
-_LONGEST = 80  # characters of a value shown in an error
-# Arguments of Lightning's Trainer that are set elsewhere here, or would break a guarantee.
+_MAX_LENGTH = 80  # characters of a value shown in an error
+# Arguments of Lightning's Trainer that another key sets; logging and checkpoints are always on.
 _ELSEWHERE = {
     "trainer.max_epochs": "model.epochs",
-    "trainer.max_steps": "model.epochs, or trainer.max_time",
+    "trainer.max_steps": "model.epochs or trainer.max_time",
     "trainer.default_root_dir": "out",
-    "trainer.enable_checkpointing": "runtime.checkpoint_minutes: a training always has checkpoints",
-    "trainer.logger": "MLFLOW_TRACKING_URI: a training is always logged",
+    "trainer.enable_checkpointing": "runtime.checkpoint_minutes (checkpointing can't be turned off)",
+    "trainer.logger": "the variable MLFLOW_TRACKING_URI (logging can't be turned off)",
 }
 
 
@@ -67,11 +67,11 @@ def unknown(key: str, group_choice: str | None = None) -> str:
     for open_group in components.ALLOWED:
         if key == open_group or key.startswith(f"{open_group}."):
             name = ".NAME" if open_group != "model.loss" else ""
-            return f"{shown}: to add one, begin with a plus sign: +{open_group}{name}._target_=MODULE.CLASS"
+            return f"{shown}: to add one, use +{open_group}{name}._target_=MODULE.CLASS"
     if key in _ELSEWHERE:
-        return f"{shown} is Lightning's word; here it is {_ELSEWHERE[key]}"
+        return f"{shown} is not used here; set {_ELSEWHERE[key]}"
     if key in known_keys() and rest:
-        found_in = [name for name in choices(group) if name != group_choice and _holds(group, name, rest)]
+        found_in = [name for name in choices(group) if name != group_choice and _defines(group, name, rest)]
         owners = f"; it belongs to {', '.join(found_in)}" if found_in else ""
         return f"{group}={group_choice} has no {printable(rest)}{owners}"
     if near := _near(key):
@@ -82,15 +82,15 @@ def unknown(key: str, group_choice: str | None = None) -> str:
     return f"{shown} is not a key of conf/"
 
 
-def unknown_choice(name: object, there: list[str]) -> str:
+def unknown_choice(name: object, available: list[str]) -> str:
     """Error message for an unknown choice of a group, with a suggestion."""
-    near = difflib.get_close_matches(str(name), there, n=1)
-    hint = f"near: {near[0]}" if near else f"choose one of {', '.join(there) or 'none'}"
-    return f"{shown(name)} is not known; {hint}"
+    near = get_close_matches(str(name), available, n=1)
+    hint = f"near: {near[0]}" if near else f"choose one of {', '.join(available) or 'none'}"
+    return f"{format_value(name)} is not known; {hint}"
 
 
 def _siblings(key: str) -> dict[str, str]:
-    """The known keys of the same group by their last part."""
+    """The known keys of the same group, by their last part."""
     parent = key.rpartition(".")[0]
     return {name.rpartition(".")[2]: name for name in known_keys() if name.rpartition(".")[0] == parent}
 
@@ -100,8 +100,8 @@ def _near(key: str) -> list[str]:
     known, siblings = known_keys(), _siblings(key)
     last = key.rpartition(".")[2]
     same = [name for name in known if name.rpartition(".")[2] == last]
-    close = [siblings[match] for match in difflib.get_close_matches(last, siblings, n=2, cutoff=0.7)]
-    return list(dict.fromkeys([*close, *same, *difflib.get_close_matches(key, known, n=2, cutoff=0.8)]))[:3]
+    close = [siblings[match] for match in get_close_matches(last, siblings, n=2, cutoff=0.7)]
+    return list(dict.fromkeys([*close, *same, *get_close_matches(key, known, n=2, cutoff=0.8)]))[:3]
 
 
 @functools.lru_cache
@@ -110,7 +110,7 @@ def _loaded(file: Path, changed: int) -> DictConfig:
     return yaml_files.load(file)
 
 
-def _held(file: Path, key: str) -> object:
+def _value_at(file: Path, key: str) -> object:
     """The value at a dotted key of a YAML file, or `_ABSENT`."""
     tree = _loaded(file, file.stat().st_mtime_ns)
     for part in key.split("."):
@@ -120,14 +120,14 @@ def _held(file: Path, key: str) -> object:
     return OmegaConf.to_container(tree) if OmegaConf.is_config(tree) else tree._value()
 
 
-def _holds(group: str, choice: str, key: str) -> bool:
-    """Whether a group file, or a file in its defaults list, has a dotted key."""
+def _defines(group: str, choice: str, key: str) -> bool:
+    """Whether a choice's file, or a file in its defaults list, has a dotted key."""
     file = CONF / group / f"{choice}.yaml"
     if not file.is_file():
         return False
-    defaults = _held(file, "defaults")
+    defaults = _value_at(file, "defaults")
     bases = [each for each in (defaults if isinstance(defaults, list) else []) if isinstance(each, str)]
-    return _held(file, key) is not _ABSENT or any(_holds(group, base, key) for base in bases)
+    return _value_at(file, key) is not _ABSENT or any(_defines(group, base, key) for base in bases)
 
 
 def explain(error: ValidationError, tree: dict) -> str:
@@ -146,15 +146,15 @@ def explain(error: ValidationError, tree: dict) -> str:
         return f"{listed(absent, 5)} {'is' if len(absent) == 1 else 'are'} missing"
     key, value, spec = _locate(first["loc"], tree)
     hint = ""
-    if isinstance(value, bool | int | float) and "text" in _allowed(spec):
-        hint = f"""; in quotes it is one: {key}="'{value}'" """.rstrip()
-    words = _choices(spec)
+    if isinstance(value, bool | int | float) and "string" in _allowed(spec):
+        hint = f"""; quote it: {key}="'{value}'" """.rstrip()
+    options = _choices(spec)
     if isinstance(value, str) and value:
-        near = [word for word in words if word.startswith(value)] or difflib.get_close_matches(value, words)
+        near = [name for name in options if name.startswith(value)] or get_close_matches(value, options)
         hint = f"; near: {near[0]}" if near else ""
-    if value == "" and not words:
-        return f"{_written_in(key, value)}{key} is empty; give {_allowed(spec)}"
-    return f"{_written_in(key, value)}{key}={shown(value)}: must be {_allowed(spec)}{hint}"
+    if value == "" and not options:
+        return f"{_written_in(key, value)}{key} is empty; must be {_allowed(spec)}"
+    return f"{_written_in(key, value)}{key}={format_value(value)}: must be {_allowed(spec)}{hint}"
 
 
 def _dotted(path: Iterable[str | int]) -> str:
@@ -179,13 +179,13 @@ def _locate(loc: tuple, tree: dict) -> tuple[str, object, dict]:
     return _dotted(path), node, _resolved(spec)
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     """A value as written on the command line or in YAML, truncated if long."""
     text = json.dumps(value, default=str, ensure_ascii=False)
     if isinstance(value, str) and not _like_number(value):
         text = value
     text = without_password(printable(text))
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return text if len(text) <= _MAX_LENGTH else f"{text[:_MAX_LENGTH]}…"
 
 
 def _like_number(text: str) -> bool:
@@ -210,7 +210,7 @@ def _written_in(key: str, value: object = _ABSENT) -> str:
     candidates += [(file, rest) for file in sorted((CONF / group).rglob("*.yaml")) if rest]
     files = []
     for file, name in candidates:
-        current = _held(file, name)
+        current = _value_at(file, name)
         if current is not _ABSENT and (value is _ABSENT or repr(current) == repr(value)):
             files.append(str(file.relative_to(CONF.parent)))
     return f"{', '.join(files)}: " if files else ""
@@ -218,7 +218,7 @@ def _written_in(key: str, value: object = _ABSENT) -> str:
 
 def _choices(spec: dict) -> list[str]:
     found = [str(item) for item in spec.get("enum", [])]
-    return found + [word for option in spec.get("anyOf", []) for word in _choices(option)]
+    return found + [name for option in spec.get("anyOf", []) for name in _choices(option)]
 
 
 def _allowed(spec: dict) -> str:
@@ -240,7 +240,7 @@ def _allowed(spec: dict) -> str:
         case "null":
             return "null"
         case "string":
-            like = f"a text like {spec['pattern']}" if "pattern" in spec else "a text"
+            like = f"a string like {spec['pattern']}" if "pattern" in spec else "a string"
             return spec.get("description", like)
         case "array":
             low, high = spec.get("minItems", 0), spec.get("maxItems")

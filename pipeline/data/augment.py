@@ -11,20 +11,20 @@ from pipeline import portable
 from pipeline.common.errors import UserError
 from pipeline.common.text import printable, shortened
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else albumentations looks for updates on import
-TRIALS = 10  # trial runs of new transforms, on a black image
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import checks for updates online
+TRIALS = 10  # trial runs of the transforms per image size, on a black image
 
 
 def build(transforms: list[dict], sides: list[int]) -> Callable[[np.ndarray, int, int], np.ndarray]:
-    """A function (uint8 H×W×3, seed, epoch) → uint8 side×side×3, deterministic in its arguments.
+    """Returns a function (uint8 H×W×3, seed, epoch) → uint8 side×side×3, deterministic in its arguments.
 
     Args:
         transforms: albumentations classes with their arguments, in order of application.
         sides: side of the results in pixels, per epoch.
 
     Raises:
-        UserError: albumentations does not know a transform or an argument, or the transforms don't return an
-            image. The function raises it too, for example if an image is too small for a transform.
+        UserError: albumentations lacks a transform or an argument, or the transforms fail in a trial run. The
+            function raises it too, for example if an image is too small for a transform.
     """
     import albumentations
     import cv2
@@ -46,42 +46,42 @@ def build(transforms: list[dict], sides: list[int]) -> Callable[[np.ndarray, int
             changed = composed[side](image=image)["image"]
         except Exception as error:  # transforms raise many types
             raise UserError(
-                f"augment.transforms can't change a picture of {image.shape[1]}×{image.shape[0]} pixels: "
+                f"augment.transforms fail on a picture of {image.shape[1]}×{image.shape[0]} pixels: "
                 f"{shortened(error, 200)}; change them in conf/augment/"
             ) from error
         if changed.dtype != np.uint8 or changed.ndim != 3 or changed.shape[2] != 3:
             raise UserError(
-                f"augment.transforms make {changed.dtype} {'×'.join(map(str, changed.shape))} of a picture, "
-                "not uint8 height×width×3; change them in conf/augment/"
+                f"augment.transforms return {changed.dtype} {'×'.join(map(str, changed.shape))}, not uint8 "
+                "height×width×3; change them in conf/augment/"
             )
         # Without a resizing transform, the whole image is squashed.
         if changed.shape[:2] == (side, side):
             return changed
         return cv2.resize(changed, (side, side), interpolation=cv2.INTER_AREA)
 
-    # Fail now rather than during training; several trials, since most transforms apply at random.
+    # Fails here rather than during training; several trials, since most transforms apply at random.
     for epoch in {side: epoch for epoch, side in enumerate(sides)}.values() if transforms else ():
         for seed in range(TRIALS):
             augment(np.zeros((256, 256, 3), np.uint8), seed, epoch)
     return augment
 
 
-def sides(size: int, shares: list[float], epochs: int) -> list[int]:
-    """Sides of training images in pixels, per epoch: equally many epochs for each scale of `size`.
+def sides_per_epoch(size: int, scales: list[float], epochs: int) -> list[int]:
+    """Side lengths of the training images in pixels, one per epoch; each scale gets equally many epochs.
 
     Rounded to multiples of eight, since networks downsample several times; a scale of 1 gives exactly `size`.
 
     Args:
         size: side of the network's input in pixels.
-        shares: scales relative to `size`, in order.
+        scales: relative to `size`, in order.
         epochs: number of epochs.
     """
-    pixels = [max(8, round(size * scale / 8) * 8) if scale != 1 else size for scale in shares]
+    pixels = [max(8, round(size * scale / 8) * 8) if scale != 1 else size for scale in scales]
     return [pixels[epoch * len(pixels) // epochs] for epoch in range(epochs)]
 
 
 def _steps(transforms: list[dict], side: int) -> list:
-    """Instantiates the transforms; those with a `size` argument get the side by default."""
+    """Instantiates the transforms; their argument `size`, if they have one, defaults to the side."""
     steps = []
     for entry in transforms:
         ((name, arguments),) = entry.items()
@@ -126,13 +126,13 @@ def check(transforms: object) -> None:
     """Checks that untrusted transforms are albumentations classes with plain arguments.
 
     Raises:
-        UserError: they are something else.
+        UserError: they are not.
     """
     for entry in transforms if isinstance(transforms, list) else [transforms]:
         if not isinstance(entry, dict) or len(entry) != 1:
             raise UserError("augment.transforms must be a list of transforms, each with its arguments")
         ((name, arguments),) = entry.items()
         _transform_class(name)
-        plain = isinstance(arguments or {}, dict)
-        if not plain or not all(portable.is_plain(value, deep=2) for value in (arguments or {}).values()):
-            raise UserError(f"augment: {name} has an argument that is no plain value")
+        is_mapping = isinstance(arguments or {}, dict)
+        if not is_mapping or not all(portable.is_plain(each, 2) for each in (arguments or {}).values()):
+            raise UserError(f"augment: {name} has an argument that is not a plain value")

@@ -1,4 +1,4 @@
-"""Packed images for PyTorch: the pack, datasets, the sampler and the loaders."""
+"""Packed images for PyTorch: datasets, the sampler and the data loader."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ class PackedDataset:
         classes: class names, sorted.
         targets: training targets, a row per image; see `tasks`.
         summary: contents of ``pack.json``.
-        split_sha256: hash of images, labels and splits, independent of paths.
+        split_sha256: SHA-256 of images, labels and splits, independent of paths.
     """
 
     folder: Path
@@ -41,38 +41,33 @@ class PackedDataset:
     split_sha256: str
 
     @classmethod
-    def open(cls, place: Path) -> "PackedDataset":
-        """Opens ``pack/`` and ``split.csv`` in a data set's folder.
+    def open(cls, data_dir: Path) -> "PackedDataset":
+        """Opens ``pack/`` and ``split.csv`` of a data set.
+
+        Args:
+            data_dir: ``data/<name>``.
 
         Raises:
             UserError: they are missing, damaged, or don't belong together.
         """
-        if not (place / "split.csv").is_file() or not (place / "pack/pack.json").is_file():
-            raise UserError(f"{seal.relative_to_root(place)} has no packed pictures; run: dvc repro split")
-        seal.check(place / "pack")
-        summary = pack_index.read_summary(place / "pack")
-        index, split = pack_index.read_index(place / "pack"), pack_index.read_split(place / "split.csv")
+        if not (data_dir / "split.csv").is_file() or not (data_dir / "pack/pack.json").is_file():
+            raise UserError(f"{seal.relative_to_root(data_dir)} has no packed pictures; run: dvc repro split")
+        seal.check(data_dir / "pack")
+        summary = pack_index.read_summary(data_dir / "pack")
+        index, split = pack_index.read_index(data_dir / "pack"), pack_index.read_split(data_dir / "split.csv")
         if list(split["path"]) != list(index["path"]):
-            raise UserError(f"{place}/split.csv is of another pack; run: dvc repro split")
+            raise UserError(f"{data_dir}/split.csv belongs to another pack; run: dvc repro split")
         table = index.assign(split=split["split"], group=split["group"])
         # Identical images of one class and split are interchangeable, so they may stay sorted by path.
-        table = table.sort_values([*pack_index.PICTURE, "split"], kind="stable", ignore_index=True)
+        table = table.sort_values([*pack_index.IDENTITY, "split"], kind="stable", ignore_index=True)
         task = tasks.of(summary["task"])
         classes = task.classes(table["label"].tolist())
         targets = task.targets(table["label"].tolist(), classes)
         for split in ("val", "test"):
             if not task.counts(targets[table["split"] == split], len(classes)).any():
-                raise UserError(
-                    f"{seal.relative_to_root(place)}: {split} has no picture of any class; add some"
-                )
-        return cls(
-            folder=place / "pack",
-            table=table,
-            classes=classes,
-            targets=targets,
-            summary=summary,
-            split_sha256=pack_index.content_hash(table, "split"),
-        )
+                raise UserError(f"{seal.relative_to_root(data_dir)}: {split} has no labels; add pictures")
+        split_sha256 = pack_index.content_hash(table, "split")
+        return cls(data_dir / "pack", table, classes, targets, summary, split_sha256)
 
     @property
     def task(self) -> Task:
@@ -80,7 +75,7 @@ class PackedDataset:
         return tasks.of(self.summary["task"])
 
     def rows(self, split: str) -> np.ndarray:
-        """Indices into `table` of a split."""
+        """Indices of a split into `table`."""
         return np.flatnonzero(self.table["split"] == split)
 
     def species(self) -> list[str]:
@@ -98,7 +93,8 @@ class ImageDataset(Dataset):
     Args:
         pack: the packed data set.
         rows: indices into the pack's table.
-        size: uint8 H×W×3, seed, epoch → uint8 size×size×3; seed and epoch are None without augmentation.
+        transform: (uint8 H×W×3, seed, epoch) → uint8 size×size×3; without augmentation, seed and epoch are
+            None.
         seed: seed of the augmentation.
 
     Attributes:
@@ -109,24 +105,24 @@ class ImageDataset(Dataset):
         self,
         pack: PackedDataset,
         rows: np.ndarray,
-        size: Callable[[np.ndarray, int | None, int | None], np.ndarray],
+        transform: Callable[[np.ndarray, int | None, int | None], np.ndarray],
         seed: int = 0,
     ):
         table = pack.table.iloc[rows]
         self.file = pack.folder / "pixels.bin"
-        self.places = table[["offset", "height", "width"]].to_numpy()
+        self._locations = table[["offset", "height", "width"]].to_numpy()
         self.targets, self.hashes = pack.targets[rows], table["sha256"].tolist()
-        self.rows, self.size, self.seed = rows, size, seed
+        self.rows, self.transform, self.seed = rows, transform, seed
         self._pixels: np.memmap | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def picture(self, place: int) -> np.ndarray:
+    def image(self, index: int) -> np.ndarray:
         """The packed image, uint8 H×W×3."""
         if self._pixels is None:  # opened in each worker, since a memmap would be pickled with its data
             self._pixels = np.memmap(self.file, dtype=np.uint8, mode="r")
-        offset, height, width = self.places[place]
+        offset, height, width = self._locations[index]
         return self._pixels[offset : offset + height * width * 3].reshape(height, width, 3)
 
     def __getitem__(self, item: int | tuple[int, int]) -> tuple[torch.Tensor, np.ndarray]:
@@ -136,39 +132,38 @@ class ImageDataset(Dataset):
             # Derived from the row, so neither batches nor workers affect it.
             stream = np.random.SeedSequence([self.seed, epoch, int(self.rows[index])])
             seed = int(stream.generate_state(1)[0])
-        image = self.size(self.picture(index), seed, epoch)
+        image = self.transform(self.image(index), seed, epoch)
         return torch.from_numpy(np.array(image)), self.targets[index]
 
 
 class LooseImages(Dataset):
-    """Images outside any pack, shrunk as for a pack and resized by `eval_transform`; their target is 0.
+    """Images that are not packed, shrunk as for a pack and resized by `eval_transform`; their target is 0.
 
     Args:
-        pictures: each uint8 H×W×3, of any size.
-        sizing: a card's `input`.
+        images: each uint8 H×W×3, of any size.
+        preprocessing: a card's `input`.
 
     Attributes:
-        hashes: as those of `ImageDataset`, but of the images as given.
+        hashes: SHA-256 of each image, before shrinking.
     """
 
-    def __init__(self, pictures: list[np.ndarray], sizing: Preprocessing):
-        self.pictures, self.max_side, self.size = pictures, sizing.max_side, eval_transform(sizing)
+    def __init__(self, images: list[np.ndarray], preprocessing: Preprocessing):
+        self.images, self.max_side = images, preprocessing.max_side
+        self.transform = eval_transform(preprocessing)
 
     @property
     def hashes(self) -> list[str]:
-        return [
-            hashlib.sha256(f"{each.shape}".encode() + each.tobytes()).hexdigest() for each in self.pictures
-        ]
+        return [hashlib.sha256(f"{each.shape}".encode() + each.tobytes()).hexdigest() for each in self.images]
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        shrunk = portable.shrink(Image.fromarray(self.pictures[index]), self.max_side)
-        return torch.from_numpy(np.array(self.size(shrunk))), 0
+        shrunk = portable.shrink(Image.fromarray(self.images[index]), self.max_side)
+        return torch.from_numpy(np.array(self.transform(shrunk))), 0
 
 
-class EpochSampler(SequentialSampler):  # Lightning replaces other types for overfit_batches
+class EpochSampler(SequentialSampler):  # for overfit_batches, Lightning replaces other types
     """Distributed sampler whose order depends only on seed and epoch.
 
     Yields (epoch, index). Each rank gets the same number, since DDP waits for all of them. An epoch drops
@@ -179,8 +174,8 @@ class EpochSampler(SequentialSampler):  # Lightning replaces other types for ove
         seed: seed of the order.
         batch_size: batch size per rank.
         rank: rank of this process.
-        world: number of processes.
-        chances: probability of each image, sampled with replacement; None: each image once per epoch.
+        world_size: number of processes.
+        weights: sampling probability of each image, with replacement; None: each image once per epoch.
         is_fixed: whether every epoch repeats the first, in order and augmentation.
     """
 
@@ -190,19 +185,19 @@ class EpochSampler(SequentialSampler):  # Lightning replaces other types for ove
         seed: int,
         batch_size: int,
         rank: int = 0,
-        world: int = 1,
-        chances: np.ndarray | None = None,
+        world_size: int = 1,
+        weights: np.ndarray | None = None,
         is_fixed: bool = False,
     ):
-        self.is_fixed = is_fixed
-        self.length, self.seed, self.rank, self.world, self.chances = length, seed, rank, world, chances
-        self.batch_size, self.epoch, self.done = batch_size, 0, 0
+        self.length, self.seed, self.weights, self.is_fixed = length, seed, weights, is_fixed
+        self.rank, self.world_size, self.batch_size = rank, world_size, batch_size
+        self.epoch, self.done = 0, 0
         # Drop the last, smaller batch, which would disturb BatchNorm. Too little data gives one batch.
-        step = batch_size * world if length >= batch_size * world else world
-        self.used = length // step * step
-        if not self.used:
+        step = batch_size * world_size if length >= batch_size * world_size else world_size
+        self.epoch_length = length // step * step
+        if not self.epoch_length:
             raise UserError(
-                f"{length} pictures can't be shared out over {world} processes; set trainer.devices=1"
+                f"{length} pictures are too few for {world_size} processes; set trainer.devices=1"
             )
 
     def begin(self, epoch: int, batch: int) -> None:
@@ -215,43 +210,43 @@ class EpochSampler(SequentialSampler):  # Lightning replaces other types for ove
             self.begin(epoch, 0)
 
     def order(self, epoch: int) -> list[int]:
-        """This rank's indices for an epoch."""
+        """This rank's indices in an epoch, in order."""
         rng = np.random.default_rng([self.seed, 0 if self.is_fixed else epoch])
-        if self.chances is None:
-            order = rng.permutation(self.length)[: self.used]
+        if self.weights is None:
+            order = rng.permutation(self.length)[: self.epoch_length]
         else:
-            order = rng.choice(self.length, self.used, p=self.chances)
-        return order[self.rank :: self.world].tolist()
+            order = rng.choice(self.length, self.epoch_length, p=self.weights)
+        return order[self.rank :: self.world_size].tolist()
 
     def __len__(self) -> int:
-        return self.used // self.world
+        return self.epoch_length // self.world_size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = 0 if self.is_fixed else self.epoch
         return iter([(epoch, index) for index in self.order(epoch)[self.done :]])
 
 
-def balanced_chances(targets: np.ndarray) -> np.ndarray:
-    """Probability of each image, summing to 1, with which every class is sampled equally often."""
+def balanced_weights(targets: np.ndarray) -> np.ndarray:
+    """Sampling probability of each image, summing to 1, that samples every class equally often."""
     counts = np.bincount(targets)
     return 1 / (counts[targets] * np.count_nonzero(counts))
 
 
-def eval_transform(sizing: Preprocessing) -> Callable[..., np.ndarray]:
-    """The deterministic resize used everywhere outside training.
+def eval_transform(preprocessing: Preprocessing) -> Callable[..., np.ndarray]:
+    """Returns the deterministic resize to the network's input (`to_square`), used everywhere but in training.
 
     Args:
-        sizing: a card's `input`.
+        preprocessing: a card's `input`.
     """
     return lambda image, *_: portable.to_square(
-        image, sizing.size, sizing.interpolation, sizing.crop, sizing.crop_pct
+        image, preprocessing.size, preprocessing.interpolation, preprocessing.crop, preprocessing.crop_pct
     )
 
 
-def loader(pictures: Dataset, batch_size: int, workers: int, sampler: Sampler | None = None) -> DataLoader:
+def loader(dataset: Dataset, batch_size: int, workers: int, sampler: Sampler | None = None) -> DataLoader:
     """Batches of uint8 images N×H×W×3 and their targets."""
     return DataLoader(
-        pictures,
+        dataset,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,

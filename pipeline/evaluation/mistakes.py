@@ -33,7 +33,7 @@ def draw(pack: PackedDataset, rows: np.ndarray, assessed: Assessment, title: str
         for index in worst
     ]
     plots.mistakes(
-        [images.picture(index) for index in worst],
+        [images.image(index) for index in worst],
         captions,
         f"{title}: surest mistakes",
         folder / "mistakes.png",

@@ -99,7 +99,7 @@ class Decoder:
 
 def _reply(data: bytes, max_side: int, most: int) -> bytes:
     try:
-        pixels = shrink(read_picture(data, most, still=True), max_side)
+        pixels = shrink(read_picture(data, most, reject_animation=True), max_side)
     except UnreadableError as reason:
         return _HEAD.pack(False, 0, 0) + str(reason).encode(errors="replace")[:9000]
     return _HEAD.pack(True, *pixels.shape[:2]) + pixels.tobytes()

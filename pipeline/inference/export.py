@@ -186,7 +186,7 @@ def _to_int8(folder: Path, card: ModelCard) -> dict:
 
         def get_next(self):
             index = next(self.indices, None)
-            return None if index is None else {"picture": np.array(train_set.picture(index))}
+            return None if index is None else {"picture": np.array(train_set.image(index))}
 
     rows = pack.rows("val")
     val_set = ImageDataset(pack, rows, lambda picture, *_: picture, seed=0)
@@ -194,7 +194,7 @@ def _to_int8(folder: Path, card: ModelCard) -> dict:
     def predict() -> np.ndarray:
         seal.seal(folder)
         model = OnnxClassifier(folder)
-        return np.stack([model.probabilities(val_set.picture(index)) for index in range(len(rows))])
+        return np.stack([model.probabilities(val_set.image(index)) for index in range(len(rows))])
 
     original = predict()
     logging.getLogger().setLevel(logging.ERROR)  # it advises preprocessing the model with another tool

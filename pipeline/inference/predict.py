@@ -149,7 +149,7 @@ def predict(words: list[str], model: str | None, top: int, kind: str) -> int:
         skipped: Counter[str] = Counter()
         # A progress bar would mix with results printed to the terminal.
         bar = tqdm(
-            answers(portable, photos.named(words, skipped), top),
+            answers(portable, photos.image_paths(words, skipped), top),
             disable=log.is_quiet() or sys.stdout.isatty() or None,
             unit=" photos",
         )

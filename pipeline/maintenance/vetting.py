@@ -124,7 +124,7 @@ def settings(tree: dict, code: Path, whose: object) -> None:
     for key, group in (("callbacks", tree), ("metrics", tree), ("loss", tree["model"])):
         if not isinstance(group.get(key) or {}, dict):
             raise UserError(f"{whose}: {key} is no mapping in its config.yaml; it can't be rebuilt")
-    for group, key, node in components.described(tree):
+    for group, key, node in components.configured(tree):
         _component(group, key, node, code, whose)
     rest = tree | {"callbacks": {}, "metrics": {}, "model": tree["model"] | {"net": {}, "loss": {}}}
     # Hydra's special keys begin with an underscore.

@@ -6,8 +6,8 @@ with the same functions, so predictions agree everywhere.
 """
 
 from .card import (
-    LEAST_CROP,
-    LEAST_DEVIATION,
+    MIN_CROP_PCT,
+    MIN_STD,
     NAME,
     ModelCard,
     Preprocessing,

@@ -10,17 +10,17 @@ from PIL import Image
 
 from .errors import DamagedError
 
-_Check = Callable[[object], bool]  # of a value in a file
+_Check = Callable[[object], bool]  # whether a value is valid
 
 NAME = re.compile(r"\w[\w.-]{0,99}")  # of models and data sets; used in paths and URLs
 MAX_JSON = 32 << 20  # bytes: 100,000 long class names
 MAX_DEPTH = 32  # of nesting in a JSON file; a card has 3
 MAX_CLASSES = 100_000
-LEAST_DEVIATION, LEAST_CROP = 1e-3, 0.25  # minima of `std` and `crop_pct` in a card
+MIN_STD, MIN_CROP_PCT = 1e-3, 0.25  # of a card's input
 
 
 def read_json(file: Path, numbers_only: bool = True) -> object:
-    """Reads an untrusted JSON file.
+    """Returns the content of an untrusted JSON file.
 
     Args:
         file: the path.
@@ -33,13 +33,13 @@ def read_json(file: Path, numbers_only: bool = True) -> object:
 
     def constant(text: str) -> float:
         if numbers_only:
-            raise ValueError(f"{text} is no number")
+            raise ValueError(f"{text} is not a number")
         return float(text)
 
     def unique(pairs: list[tuple[str, object]]) -> dict:
         mapping = dict(pairs)
         if len(mapping) < len(pairs):
-            raise ValueError("a key stands twice")
+            raise ValueError("duplicate key")
         return mapping
 
     try:
@@ -60,7 +60,7 @@ def read_json(file: Path, numbers_only: bool = True) -> object:
         if isinstance(error, DamagedError):
             raise
         why = "too deeply nested" if isinstance(error, RecursionError) else error
-        raise DamagedError(f"{file} is no sound JSON ({why})") from error
+        raise DamagedError(f"{file} is not valid JSON ({why})") from error
 
 
 def _check_depth(tree: object) -> None:
@@ -74,10 +74,10 @@ def _check_depth(tree: object) -> None:
     raise RecursionError
 
 
-def is_plain(value: object, deep: int = 1) -> bool:
-    """Whether a value is None, a bool, a finite number, a short string, or a list of these."""
+def is_plain(value: object, depth: int = 1) -> bool:
+    """Whether a value is None, a bool, a finite number, a short string, or a list of them, `depth` deep."""
     if isinstance(value, list):
-        return deep > 0 and len(value) <= 64 and all(is_plain(item, deep - 1) for item in value)
+        return depth > 0 and len(value) <= 64 and all(is_plain(item, depth - 1) for item in value)
     if isinstance(value, str):
         return len(value) <= 1000
     return value is None or type(value) is bool or is_number(value)
@@ -92,8 +92,8 @@ def _number_in(low: float, high: float, *types: type) -> _Check:
     return lambda value: type(value) in (types or (int, float)) and low <= value <= high
 
 
-def _list_of(is_valid: _Check, least: int = 0, most: int = MAX_CLASSES) -> _Check:
-    return lambda value: type(value) is list and least <= len(value) <= most and all(map(is_valid, value))
+def _list_of(is_valid: _Check, low: int = 0, high: int = MAX_CLASSES) -> _Check:
+    return lambda value: type(value) is list and low <= len(value) <= high and all(map(is_valid, value))
 
 
 def _is_a(kind: type) -> _Check:
@@ -109,7 +109,7 @@ def _is_text(value: object) -> bool:
 
 
 def _are_classes(value: object) -> bool:
-    return _list_of(_is_text, least=2)(value) and "" not in value and len(set(value)) == len(value)
+    return _list_of(_is_text, low=2)(value) and "" not in value and len(set(value)) == len(value)
 
 
 def _is_net(value: object) -> bool:
@@ -223,12 +223,12 @@ _INPUT = {
     "size": (_number_in(1, 1024, int), "a whole number from 1 to 1,024"),
     "interpolation": (
         lambda value: isinstance(value, str) and value.upper() in Image.Resampling.__members__,
-        "a filter of Pillow",
+        "a resampling filter of Pillow",
     ),
     "crop": (lambda value: value in ("squash", "center"), "squash or center"),
-    "crop_pct": (_number_in(LEAST_CROP, 2), f"a number from {LEAST_CROP} to 2"),
+    "crop_pct": (_number_in(MIN_CROP_PCT, 2), f"a number from {MIN_CROP_PCT} to 2"),
     "mean": (_list_of(_number_in(-10, 10), 3, 3), "three numbers"),
-    "std": (_list_of(_number_in(LEAST_DEVIATION, 100), 3, 3), f"three numbers from {LEAST_DEVIATION} on"),
+    "std": (_list_of(_number_in(MIN_STD, 100), 3, 3), f"three numbers from {MIN_STD} to 100"),
 }
 
 
@@ -245,16 +245,16 @@ def read_card(folder: str | Path) -> ModelCard:
     file = Path(folder) / "model.json"
     tree = read_json(file)
     if not isinstance(tree, dict):
-        raise DamagedError(f"{file} is no model card")
+        raise DamagedError(f"{file} is not a model card")
     tree = upgrade(tree)
     _check(tree, _CARD, f"{file}: ")
     _check(tree["input"], _INPUT, f"{file}: input.")
     if unknown := sorted(tree["input"].keys() - _INPUT.keys()):
         raise DamagedError(f"{file}: input has the unknown field {unknown[0][:50]!r}")
     if len(tree["species"]) != len(tree["classes"]):
-        raise DamagedError(f"{file}: species must name one for each of the classes")
+        raise DamagedError(f"{file}: species must have one entry per class")
     if len(tree["thresholds"]) != (len(tree["classes"]) if tree["task"] == "multi_label" else 0):
-        raise DamagedError(f"{file}: thresholds must have one for each class of multi_label, and else none")
+        raise DamagedError(f"{file}: thresholds must have one entry per class for multi_label, else none")
     fields = {name: tree[name] for name in _CARD}
     return ModelCard(**fields | {"input": Preprocessing(**tree["input"])})
 
@@ -262,6 +262,6 @@ def read_card(folder: str | Path) -> ModelCard:
 def _check(tree: dict, rules: dict, prefix: str) -> None:
     for name, (is_valid, requirement) in rules.items():
         if name not in tree:
-            raise DamagedError(f"{prefix}{name} is missing; the card is damaged or of an older form")
+            raise DamagedError(f"{prefix}{name} is missing; the card is damaged or in an older format")
         if not is_valid(tree[name]):
             raise DamagedError(f"{prefix}{name} must be {requirement}, not {str(tree[name])[:50]!r}")

@@ -16,7 +16,7 @@ MAX_RATIO = 100  # aspect ratio: beyond it, the shorter side has at most 2 pixel
 MAX_READS = 1_000_000  # read() calls per file; 64 MB of GIF's 255-byte blocks take 500,000
 MAX_TABLE = 400_000  # bytes of a TIFF directory entry: the offsets of 100,000 strips or tiles
 MAX_RLE_PIXELS = 16_000_000  # of a run-length encoded BMP, which Pillow decodes in Python
-# Parts that a file may repeat MAX_PARTS times at most: file magic, part marker, description. Each scan of a
+# Parts that a file may repeat at most MAX_PARTS times: file magic, part marker, description. Each scan of a
 # JPEG covers the whole image; encoders write about ten. For each EXIF block Pillow copies all previous ones,
 # and it decompresses every colour profile; valid files have one of each.
 MAX_PARTS = 100
@@ -25,9 +25,9 @@ _PARTS = (
     (b"\xff\xd8", b"Exif\0\0", "EXIF blocks"),
     (b"\x89PNG", b"iCCP", "colour profiles"),
 )
-# Maximum values of 8, 12 and 16 bits, the depths that cameras and scanners write.
-_RANGES = (255, 4095, 65535)
-_TURNS = {
+# Of 8, 12 and 16 bits, the depths that cameras and scanners write.
+_MAX_VALUES = (255, 4095, 65535)
+_TRANSPOSES = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -36,12 +36,12 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Pillow's warnings on a file add nothing that matters to the message of UnreadableError.
+# Pillow's warnings would repeat the message of UnreadableError.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
-class _Counted(io.BytesIO):
+class _ReadLimited(io.BytesIO):
     """Limits the read() calls to MAX_READS: Pillow's parsers take about a microsecond for each."""
 
     reads = 0
@@ -53,49 +53,49 @@ class _Counted(io.BytesIO):
         return super().read(size)
 
 
-def read_picture(data: bytes, most: int = MAX_PIXELS, still: bool = False) -> Image.Image:
-    """Decodes one image, upright and in RGB.
+def read_picture(data: bytes, max_pixels: int = MAX_PIXELS, reject_animation: bool = False) -> Image.Image:
+    """Decodes one image; returns it upright and in RGB.
 
     The format is detected from the content. Uses the first frame of an animation, makes transparent areas
     white and scales deeper channels to 8 bits. The decoding cost is bounded before decoding.
 
     Args:
         data: the encoded image.
-        most: maximum number of pixels.
-        still: whether to reject animations.
+        max_pixels: maximum number of pixels.
+        reject_animation: whether to reject animations.
 
     Raises:
         UnreadableError: the data is empty or damaged, its format is not accepted, it has too many pixels or
-            parts or an unknown value range, or it is an animation and `still` is set.
+            parts or an unknown value range, or it is an animation and `reject_animation` is set.
     """
     if not data:
         raise UnreadableError("empty file")
     try:
         image = _open(data)
         long, short = max(image.size), min(image.size)
-        if long * short > most:
-            raise UnreadableError(f"{image.width}×{image.height} pixels, more than {most:,}")
+        if long * short > max_pixels:
+            raise UnreadableError(f"{image.width}×{image.height} pixels, more than {max_pixels:,}")
         if long > MAX_RATIO * short:
             raise UnreadableError(
                 f"{image.width}×{image.height} pixels: one side is more than {MAX_RATIO} times the other"
             )
-        if still and image.format != "MPO" and getattr(image, "is_animated", False):
+        if reject_animation and image.format != "MPO" and getattr(image, "is_animated", False):
             raise UnreadableError("an animation; send one picture")
         _check_tiles(image)
         stored = _raw_mode(image)
         image.load()
         if stored.endswith((";16B", ";16L", ";16N")) and not image.mode.startswith("I"):
             _check_16_bit_colours(image, stored, data)
-        turn = _turn(image)
+        transpose = _transpose(image)
         image = _to_rgb(image)
         # Transposing copies the image: done only if EXIF requires it, and after the conversion to RGB.
-        return image if turn is None else image.transpose(turn)
+        return image if transpose is None else image.transpose(transpose)
     except UnreadableError:
         raise
     except Image.UnidentifiedImageError:
         raise UnreadableError("not a picture of a known format") from None
     except Image.DecompressionBombError:
-        raise UnreadableError(f"more than {most:,} pixels") from None
+        raise UnreadableError(f"more than {max_pixels:,} pixels") from None
     except MemoryError:
         raise UnreadableError("too large for the memory that is left") from None
     except Exception as error:  # Pillow's decoders raise all kinds of errors on malformed data
@@ -107,7 +107,7 @@ def _open(data: bytes) -> Image.Image:
     for start, part, name in _PARTS:
         if data.startswith(start) and data.count(part) > MAX_PARTS:
             raise UnreadableError(f"more than {MAX_PARTS} {name}")
-    file = _Counted(data)
+    file = _ReadLimited(data)
     if data.startswith(tuple(TiffImagePlugin.PREFIXES)):
         # Image.open lists all strips and samples of the directory, so their number is checked before it.
         directory = TiffImagePlugin.ImageFileDirectory_v2(file.read(16 if data[2] == 43 else 8))
@@ -206,10 +206,10 @@ def _check_16_bit_colours(image: Image.Image, stored: str, data: bytes) -> None:
         )
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """The transposition that sets the image upright by its EXIF orientation; None if there is none."""
+def _transpose(image: Image.Image) -> Image.Transpose | None:
+    """The transposition that turns the image upright, by its EXIF orientation; None if it is upright."""
     try:
-        return _TURNS.get(image.getexif().get(0x0112))
+        return _TRANSPOSES.get(image.getexif().get(0x0112))
     except Exception:  # the EXIF parsers raise all kinds of errors on malformed data
         return None
 
@@ -248,7 +248,7 @@ def _to_8_bit(values: np.ndarray, from_white: bool) -> Image.Image:
     """
     floats = values.dtype.kind == "f"
     low, high = values.min(), values.max()  # NaN if there is any
-    ranges = [limit for limit in ((1, *_RANGES) if floats else _RANGES) if high <= limit]
+    ranges = [limit for limit in ((1, *_MAX_VALUES) if floats else _MAX_VALUES) if high <= limit]
     if not low >= 0 or not ranges or 0 < high < ranges[0] / 16:
         raise UnreadableError(
             f"its values, {low:g} to {high:g}, are of no known range; save it with 8 or 16 bits"

@@ -18,7 +18,7 @@ from .onnx_file import read_onnx
 from .resizing import shrink
 from .seals import damaged, warn_of_unsealed
 
-ANSWER_SECONDS = 60  # per image
+TIME_LIMIT = 60  # seconds per image
 
 
 @functools.cache
@@ -77,9 +77,9 @@ def within(seconds: float, function: Callable[[], object]) -> object:
 
 
 def _first_line(error: Exception) -> str:
-    """ONNX Runtime's message without its source locations."""
+    """ONNX Runtime's message in one line, without source locations."""
     if "bfc_arena" in str(error):
-        return f"it asks for more than {_limit_memory() >> 20:,} MB of memory"
+        return f"it needs more than {_limit_memory() >> 20:,} MB of memory"
     text = " ".join(str(error).split()).rpartition(" : ")[2]
     return "".join(letter if letter.isprintable() else "?" for letter in text)[:200]
 
@@ -100,13 +100,13 @@ class OnnxClassifier:
         DamagedError: a file differs from its checksum, has an older format, or is not such a model.
     """
 
-    def __init__(self, folder: str | Path, threads: int = 0, seconds: float = ANSWER_SECONDS):
+    def __init__(self, folder: str | Path, threads: int = 0, seconds: float = TIME_LIMIT):
         folder = Path(folder)
         self._file, self._seconds = folder / "model.onnx", seconds
         if wrong := damaged(folder):
             raise DamagedError(
-                f"{folder}: {', '.join(wrong)}; take another copy of the model, or, "
-                "in the project that made it, run: petfaces verify --repair"
+                f"{folder}: {', '.join(wrong)}; copy the model again, or run, in the project that made it: "
+                "petfaces verify --repair"
             )
         warn_of_unsealed(folder, str(folder))
         self.card = read_card(folder)
@@ -115,23 +115,23 @@ class OnnxClassifier:
         try:
             self.session = within(seconds, lambda: _session(model, threads))
         except TimeoutError:
-            raise DamagedError(f"{self._file} was not loaded within {seconds:g} seconds") from None
+            raise DamagedError(f"{self._file} did not load within {seconds:g} seconds") from None
         except Exception as error:  # ONNX Runtime raises many kinds
             raise DamagedError(f"{self._file} can't be loaded ({_first_line(error)})") from error
-        self._check_form()
+        self._check_signature()
         self.probabilities(np.full((2, 3, 3), 128, dtype=np.uint8))
 
-    def _check_form(self) -> None:
+    def _check_signature(self) -> None:
+        """Raises DamagedError unless inputs and outputs are as described above."""
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         if [each.name for each in inputs] != ["picture"]:
-            raise DamagedError(f"{self._file.parent}: model.onnx is of an older form; export it again")
+            raise DamagedError(f"{self._file.parent}: model.onnx has an older format; export it again")
         (picture,) = inputs
         if picture.type != "tensor(uint8)" or len(picture.shape) != 3 or picture.shape[2] != 3:
-            raise DamagedError(f"{self._file} takes no picture, uint8 height × width × 3")
+            raise DamagedError(f"{self._file} must have one input, uint8 height × width × 3")
         if [(each.type, each.shape) for each in outputs] != [("tensor(float)", [len(self.classes)])]:
             raise DamagedError(
-                f"{self._file} does not give one probability for each of the {len(self.classes)} classes of "
-                "model.json"
+                f"{self._file} must output one float32 probability for each of {len(self.classes)} classes"
             )
 
     def probabilities(self, picture: bytes | Image.Image | np.ndarray) -> np.ndarray:
@@ -156,7 +156,7 @@ class OnnxClassifier:
         multi_label = self.card.several
         upper, lower = (output.max(initial=0), 0) if multi_label else (output.sum(dtype=np.float64), 0.99)
         if not is_valid or output.min() < 0 or not lower <= float(upper) <= 1.01:
-            raise DamagedError(f"{self._file} answers with something else than probabilities")
+            raise DamagedError(f"{self._file} returned values that are not probabilities")
         return output
 
     def _run(self, pixels: np.ndarray) -> np.ndarray:
@@ -164,13 +164,13 @@ class OnnxClassifier:
 
         options = onnxruntime.RunOptions()
         try:
-            (found,) = within(self._seconds, lambda: self.session.run(None, {"picture": pixels}, options))
+            (output,) = within(self._seconds, lambda: self.session.run(None, {"picture": pixels}, options))
         except TimeoutError:
             options.terminate = True  # ends the abandoned thread
-            raise DamagedError(f"{self._file} gave no answer within {self._seconds:g} seconds") from None
+            raise DamagedError(f"{self._file} did not finish within {self._seconds:g} seconds") from None
         except Exception as error:  # ONNX Runtime raises many kinds
-            raise DamagedError(f"{self._file} can't answer ({_first_line(error)})") from error
-        return found
+            raise DamagedError(f"{self._file} failed ({_first_line(error)})") from error
+        return output
 
     def answer(self, picture: bytes | Image.Image | np.ndarray, top: int = 5) -> dict:
         """The most probable classes of one image.

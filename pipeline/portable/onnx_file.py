@@ -8,7 +8,7 @@ from .errors import DamagedError
 MAX_ONNX = (2 << 30) - 1  # bytes; protobuf's own limit
 MAX_FIELDS = 1_000_000  # protobuf fields outside tensor data; a large transformer has 100,000
 
-# From onnx.proto: the field numbers under which a message holds another message ...
+# From onnx.proto: the fields of a message that are messages, by field number ...
 _MESSAGES = {
     "model": {7: "graph"},
     "graph": {1: "node", 5: "tensor"},
@@ -17,15 +17,15 @@ _MESSAGES = {
     "tensor": {},
 }
 # ... and fields that no model of this project has: other files, code, or unbounded work.
-_REFUSED = {
-    ("model", 20): "steps of a training",
-    ("model", 25): "functions of its own",
+_REJECTED = {
+    ("model", 20): "training steps",
+    ("model", 25): "custom functions",
     ("graph", 15): "sparse tensors",
     ("attribute", 6): "loops or branches",
     ("attribute", 11): "loops or branches",
     ("attribute", 22): "sparse tensors",
     ("attribute", 23): "sparse tensors",
-    ("tensor", 6): "texts",
+    ("tensor", 6): "strings",
     ("tensor", 13): "data in other files",
 }
 # Operators of image networks. Excludes those on strings, sequences and optionals, and those whose output size
@@ -54,8 +54,8 @@ OPERATORS = frozenset(_NAMES.split())
 _NUMBERS = frozenset((*range(1, 8), *range(9, 14), 16))  # data types but strings, complex, packed numbers
 _ALLOWED = {  # per field: the allowed values, and how the error message describes others
     ("node", 4): (frozenset(name.encode() for name in OPERATORS), "the operator {}"),
-    ("node", 7): (frozenset((b"", b"ai.onnx")), "operators outside the standard"),
-    ("tensor", 2): (_NUMBERS, "values that are no numbers"),
+    ("node", 7): (frozenset((b"", b"ai.onnx")), "non-standard operators"),
+    ("tensor", 2): (_NUMBERS, "non-numeric values"),
     ("tensor", 14): (frozenset((0,)), "data in other files"),
 }
 
@@ -86,36 +86,34 @@ def read_onnx(file: Path) -> bytes:
             for number, value in _fields(message):
                 fields_left -= 1
                 if not fields_left:
-                    raise DamagedError(f"{file} has more than {MAX_FIELDS:,} parts")
-                if wrong := _refused(kind, number, value):
-                    raise DamagedError(
-                        f"{file} has {wrong}; no model of this project does, so it is not loaded"
-                    )
+                    raise DamagedError(f"{file} has more than {MAX_FIELDS:,} fields")
+                if wrong := _rejection(kind, number, value):
+                    raise DamagedError(f"{file} has {wrong}, which no model of this project has; not loaded")
                 if number in _MESSAGES[kind] and isinstance(value, memoryview):
                     pending.append((_MESSAGES[kind][number], value))
                     graphs += _MESSAGES[kind][number] == "graph"
     except (IndexError, ValueError) as error:
         if isinstance(error, DamagedError):
             raise
-        raise DamagedError(f"{file} is no ONNX file") from error
+        raise DamagedError(f"{file} is not an ONNX file") from error
     if not graphs:
-        raise DamagedError(f"{file} is no ONNX file")
+        raise DamagedError(f"{file} is not an ONNX file")
     return data
 
 
-def _refused(kind: str, number: int, value: int | memoryview) -> str | None:
+def _rejection(kind: str, number: int, value: int | memoryview) -> str | None:
     """Describes why a field of an ONNX message is rejected; None if it is accepted."""
-    if (kind, number) in _REFUSED:
-        return _REFUSED[kind, number]
+    if (kind, number) in _REJECTED:
+        return _REJECTED[kind, number]
     if (kind, number) == ("node", 5) and isinstance(value, memoryview):
         # Both are read together, since the attribute's name determines the meaning of its value.
         parts = list(_fields(value))
-        names = [held for part, held in parts if part == 1]
-        to_text = b"to" in names and any(part == 3 and held not in _NUMBERS for part, held in parts)
-        return "texts" if to_text or b"value_string" in names or b"value_strings" in names else None
-    allowed, others = _ALLOWED.get((kind, number), (None, None))
-    held = bytes(value) if isinstance(value, memoryview) else value
-    return others.format(str(held)[1:40]) if allowed is not None and held not in allowed else None
+        names = [data for part, data in parts if part == 1]
+        to_string = b"to" in names and any(part == 3 and data not in _NUMBERS for part, data in parts)
+        return "strings" if to_string or b"value_string" in names or b"value_strings" in names else None
+    allowed, description = _ALLOWED.get((kind, number), (None, None))
+    data = bytes(value) if isinstance(value, memoryview) else value
+    return description.format(str(data)[1:40]) if allowed is not None and data not in allowed else None
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
@@ -136,12 +134,12 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             value |= (byte & 127) << shift
             if byte < 128:
                 return value
-        raise ValueError("a number without an end")
+        raise ValueError("unterminated varint")
 
     while index < end:
         tag = varint()
         if tag >= 1 << 32:  # protobuf uses the lower 32 bits and would read another field
-            raise ValueError("a field's number that is too large")
+            raise ValueError("field number too large")
         number, wire_type = divmod(tag, 8)
         value: int | memoryview = 0
         if wire_type == 0:
@@ -153,7 +151,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             value = message[index : index + length]
             index += length
         else:
-            raise ValueError("groups, which ONNX does not have")
+            raise ValueError("protobuf groups, which ONNX does not use")
         if index > end:
-            raise IndexError("it ends too soon")
+            raise IndexError("truncated")
         yield number, value

@@ -1,4 +1,4 @@
-"""Checksums of a folder's files, stored in ``SHA256SUMS``."""
+"""Sealed folders: ``SHA256SUMS`` has the checksums of their files."""
 
 import hashlib
 import logging
@@ -18,10 +18,10 @@ LITTER = frozenset(
         *("__pycache__", "__macosx", "@eadir"),
     )
 )
-LITTER_BEGINS = ("._", ".nfs", ".fuse_hidden")
+LITTER_PREFIXES = ("._", ".nfs", ".fuse_hidden")
 _WARNED: set[tuple] = set()  # (folder, *names) already warned about in this process
 _GENERATED = re.compile(r"/(__pycache__/|\.nfs[0-9a-f]+$)")
-# Names that the code reads from a sealed folder: such a file must not be there without a checksum.
+# Files that the code reads from a sealed folder; without a checksum, such a file counts as damage.
 READ = frozenset(
     (
         *("model.onnx", "model.json", "weights.safetensors", "config.yaml", "lineage.json", "changes.diff"),
@@ -43,7 +43,7 @@ def sums(folder: Path) -> dict[str, str]:
 
 def sha256_of(file: Path) -> str:
     """SHA-256 of a file's content."""
-    with open(file, "rb") as stream:  # in chunks: a packed dataset may exceed the memory
+    with open(file, "rb") as stream:  # in chunks: a packed data set may exceed the memory
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -57,8 +57,8 @@ def entries(folder: Path) -> list[str]:
 
 
 def is_litter(name: str) -> bool:
-    """Whether a path is of a file that an operating system or Python creates anywhere; never sealed."""
-    return any(part in LITTER or part.startswith(LITTER_BEGINS) for part in name.lower().split("/"))
+    """Whether a path is a file that operating systems or Python create anywhere; these are never sealed."""
+    return any(part in LITTER or part.startswith(LITTER_PREFIXES) for part in name.lower().split("/"))
 
 
 def sealed(folder: Path) -> dict[str, str]:
@@ -94,9 +94,9 @@ def is_sealable(name: object, digest: object) -> bool:
 
 
 def damaged(folder: Path) -> list[str]:
-    """Describes each changed file of a sealed folder; empty if the folder is intact.
+    """Describes each damaged file of a sealed folder; empty if the folder is intact.
 
-    Unsealed files (`extra`) are no damage unless their name is in `READ`.
+    Files without a checksum (`extra`) are no damage, unless their name is in `READ`.
     """
     try:
         known = sealed(folder)
@@ -126,7 +126,7 @@ def extra(folder: Path) -> list[str]:
 
 
 def warn_of_unsealed(folder: Path, name: str) -> None:
-    """Warns of unsealed files in an intact folder, in one line and once per process."""
+    """Logs one warning about the unsealed files in an intact folder, once per process."""
     names = extra(folder)
     key = (folder.resolve(), *names)
     if not names or key in _WARNED:

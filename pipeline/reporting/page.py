@@ -39,7 +39,7 @@ class Thumbnails:
             Attributes of the `img` element, and the image's `label` and `split`.
         """
         row = self.row[path]
-        small = Image.fromarray(portable.shrink(Image.fromarray(self.pictures.picture(row)), SIDE))
+        small = Image.fromarray(portable.shrink(Image.fromarray(self.pictures.image(row)), SIDE))
         record = self.table.iloc[row]
         file = self.folder / "pictures" / f"{record['sha256'][:16]}.jpg"
         if not file.is_file():

@@ -1,4 +1,4 @@
-"""Image sources: folders, archives, downloads, annotations, and the synthetic sample.
+"""Data sources: folders, archives, downloads, annotations, and the synthetic sample; `kinds` lists them.
 
 Packing and training are in other packages.
 """

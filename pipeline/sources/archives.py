@@ -18,18 +18,17 @@ MAX_BYTES = 64_000_000  # per encoded image
 MAX_RATIO = 1000  # member size to archive size; deflate's maximum is about 1000, images rarely reach 2
 DOS = 0  # a zip member's create_system on FAT and NTFS
 BUFFER = 1 << 20  # bytes; tarfile skips members by reading blocks of this size
-# PAX header that `fetch` writes for an empty member: the reason why the file could not be read.
+# PAX header of an empty member: why the stage fetch could not read the file.
 UNREADABLE = "PETFACES.unreadable"
 
 
-def _refuse(archive: Path, name: str) -> UserError:
-    return UserError(
-        f"{archive}: member '{text.shortened(name, 200)}' is no plain file inside the archive; refused"
-    )
+def _unsafe(archive: Path, name: str) -> UserError:
+    name = text.shortened(name, 200)
+    return UserError(f"{archive}: member '{name}' is not a regular file in the archive; repack without it")
 
 
 def add(archive: tarfile.TarFile, name: str, data: bytes, headers: dict[str, str] | None = None) -> None:
-    """Adds a file to a tar without timestamp, owner or mode, so that equal files give equal bytes.
+    """Adds a file to a tar without timestamp, owner and mode, so that equal files give equal bytes.
 
     Args:
         archive: open for writing.
@@ -48,10 +47,11 @@ def is_litter(parts: Iterable[str]) -> bool:
 
 
 def members(archive: Path, hidden: list[str] | None = None) -> Iterator[tuple[str, bytes | str | None]]:
-    """Streams (path, bytes) of an archive's files in archive order, with a tar's hard links last.
+    """Yields (path, bytes) of an archive's files in archive order, with a tar's hard links last.
 
-    Paths are relative and without ``..``; bytes that are not UTF-8 become lone surrogates (PEP 383). Instead
-    of bytes, yields None for files over MAX_BYTES, or a string: the reason why `fetch` could not read it.
+    Paths are relative and without ``..``; bytes that are not UTF-8 become lone surrogates (PEP 383). Yields
+    None instead of bytes for files over MAX_BYTES, and a string, the reason, for files that the stage fetch
+    could not read.
 
     Args:
         archive: tar, compressed or not, or zip.
@@ -66,7 +66,7 @@ def members(archive: Path, hidden: list[str] | None = None) -> Iterator[tuple[st
         for name, data in read(archive):
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts:
-                raise _refuse(archive, name)
+                raise _unsafe(archive, name)
             if not is_litter(path.parts):
                 yield str(path), data
             elif hidden is not None and not portable.is_litter(str(path)):
@@ -75,12 +75,12 @@ def members(archive: Path, hidden: list[str] | None = None) -> Iterator[tuple[st
         raise
     except NotImplementedError as error:
         raise UserError(
-            f"{archive} is compressed in a way that can't be read here ({text.shortened(error, 100)}); "
-            "unpack it, and name the folder as fetch.path"
+            f"{archive} uses an unsupported compression ({text.shortened(error, 100)}); unpack it and set "
+            "fetch.path to the folder"
         ) from error
     except Exception as error:  # Python's readers raise many types for malformed archives, even TypeError
         message = text.shortened(portable.reason(error), 300)
-        raise UserError(f"{archive} is damaged ({message}); fetch it anew: dvc repro -f fetch") from error
+        raise UserError(f"{archive} is damaged ({message}); fetch it again: dvc repro -f fetch") from error
 
 
 def _tar_members(archive: Path) -> Iterator[tuple[str, bytes | str | None]]:
@@ -89,22 +89,22 @@ def _tar_members(archive: Path) -> Iterator[tuple[str, bytes | str | None]]:
     Seeking backwards in a compressed tar is too slow, and its contents may not fit in memory.
     """
     max_bytes = max(MAX_BYTES, MAX_RATIO * archive.stat().st_size)
-    seen, links, linked = set(), defaultdict(list), 0
+    files, links, linked_bytes = set(), defaultdict(list), 0
     for member, data in _tar_files(archive, max_bytes):
         if not member.islnk():
-            seen.add(PurePosixPath(member.name))
+            files.add(PurePosixPath(member.name))
             yield member.name, data()
-        elif (target := PurePosixPath(member.linkname)) in seen:
+        elif (target := PurePosixPath(member.linkname)) in files:
             links[target].append(member.name)
         else:
-            raise _refuse(archive, member.name)
+            raise _unsafe(archive, member.name)
     if not links:
         return
     for member, data in _tar_files(archive, max_bytes):
         names = [] if member.islnk() else links.pop(PurePosixPath(member.name), [])
-        if linked + len(names) * member.size > max_bytes:  # links are tiny, but each is decoded
-            raise ValueError(f"hard links to '{member.name}' stand for more than {max_bytes:,} bytes")
-        linked += len(names) * member.size
+        if linked_bytes + len(names) * member.size > max_bytes:  # links are tiny, but each is decoded
+            raise ValueError(f"hard links to '{member.name}' expand to more than {max_bytes:,} bytes")
+        linked_bytes += len(names) * member.size
         content = data() if names else None
         yield from ((name, content) for name in names)
 
@@ -124,10 +124,10 @@ def _tar_files(
             if member.isdir():
                 continue
             if not member.isfile() and not member.islnk():
-                raise _refuse(archive, member.name)
+                raise _unsafe(archive, member.name)
             # The header has the size, so oversized members are rejected before they are read.
             if member.size > max_bytes:
-                raise ValueError(f"member '{member.name}' claims {member.size:,} bytes")
+                raise ValueError(f"member '{member.name}' has a size of {member.size:,} bytes")
             yield member, partial(read, member)
 
 
@@ -140,15 +140,15 @@ def _zip_members(archive: Path) -> Iterator[tuple[str, bytes | str | None]]:
             # Windows' own tools write "/", older .NET versions and PowerShell a backslash.
             if member.create_system == DOS or not slashes:
                 if PureWindowsPath(name).drive:
-                    raise _refuse(archive, name)
+                    raise _unsafe(archive, name)
                 name = name.replace("\\", "/")
             if name.endswith("/"):
                 continue
             kind = member.external_attr >> 16
             if kind and stat.S_IFMT(kind) not in (0, stat.S_IFREG):
-                raise _refuse(archive, name)
+                raise _unsafe(archive, name)
             if member.flag_bits & 1:
-                raise UserError(f"{archive} has a password; unpack it, and name the folder as fetch.path")
+                raise UserError(f"{archive} is encrypted; unpack it and set fetch.path to the folder")
             with stream.open(member) as file:  # the size in the zip directory may be wrong
                 data = file.read(MAX_BYTES + 1)
             yield name, data if len(data) <= MAX_BYTES else None

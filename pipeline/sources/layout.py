@@ -1,4 +1,4 @@
-"""Infers classes and an official split from a data set's folders."""
+"""Infers classes and an official split from a data set's folders, or labels images by annotations."""
 
 import re
 from collections import defaultdict
@@ -11,27 +11,27 @@ from pipeline.common import text
 from pipeline.sources.annotations import Annotations
 from pipeline.tasks import SEPARATOR
 
-# Names of folders above the class folders that define an official split; val may be missing.
-OFFICIAL = {
+# Names of folders above the class folders, and the official split that they define; val may be missing.
+SPLIT_NAMES = {
     **dict.fromkeys(("train", "training", "trainval"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing", "pred", "predict"), "test"),
 }
-# Words next to a split name in a folder's name, or suffixes of it, that carry no meaning.
+# Words that are ignored next to a split name in a folder's name, or as its suffix.
 NEUTRAL = (
     *("set", "data", "dataset", "images", "image", "imgs", "img"),
     *("pictures", "photos", "folder", "split"),
 )
 SPECIES = ("cat", "dog")
-STRAY = "in no class folder"
+NO_CLASS = "in no class folder"
 
 
 def _split_name(name: str) -> tuple[str, tuple[str, ...]] | None:
     """The split in a folder's name and its other words, or None: `seg_train2` gives `train` and `seg`."""
     words = re.findall(r"[^\W\d_]+", name.lower())
-    if official := OFFICIAL.get("".join(words)):  # also matches train_val
+    if official := SPLIT_NAMES.get("".join(words)):  # also matches train_val
         return official, ()
-    candidates = [(word, OFFICIAL.get(re.sub(f"({'|'.join(NEUTRAL)})$", "", word))) for word in words]
+    candidates = [(word, SPLIT_NAMES.get(re.sub(f"({'|'.join(NEUTRAL)})$", "", word))) for word in words]
     official = [split for _, split in candidates if split]
     rest = tuple(word for word, split in candidates if not split and word not in NEUTRAL)
     return (official[0], rest) if len(official) == 1 else None
@@ -85,7 +85,7 @@ class Layout:
         rests = set(splits_among(deep).values())
         if len(rests) > 1:  # ambiguous: trust only names without other words, such as train and test
             rests &= {()}
-        if deep and all(name.lower() in OFFICIAL for name in below):
+        if deep and all(name.lower() in SPLIT_NAMES for name in below):
             rests = {()}
         splits = {}
         for name in below:
@@ -143,7 +143,7 @@ def label_by_folder(rows: list[dict], classes: str, layout: Layout) -> None:
     for row in rows:
         row |= labels(row["path"], classes, layout)
         problem = text.class_name_problem(row["label"]) if row["label"] else None
-        row["reason"] = f"its class's name {problem}" if problem else None if row["label"] else STRAY
+        row["reason"] = f"its class's name {problem}" if problem else None if row["label"] else NO_CLASS
 
 
 def label_by_annotations(rows: list[dict], annotations: Annotations) -> None:
@@ -169,4 +169,4 @@ def label_by_annotations(rows: list[dict], annotations: Annotations) -> None:
 def _official_folder(path: str) -> str:
     """The split named by a folder in a path (`train2017`, `valid`), or empty."""
     names = (re.sub(r"\d+$", "", part.lower()) for part in PurePosixPath(path).parent.parts)
-    return next((OFFICIAL[name] for name in names if name in OFFICIAL), "")
+    return next((SPLIT_NAMES[name] for name in names if name in SPLIT_NAMES), "")

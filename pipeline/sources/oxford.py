@@ -17,10 +17,10 @@ from pipeline.sources import archives
 _log = logging.getLogger(__name__)
 
 # Crop rules of Pet Faces, found by comparison; they reproduce 3,207 of the 3,211 published faces.
-BOX_OVER = 64  # pixels; both sides of a box must be longer
-WIDE, TALL = 1.40, 1.42  # maximum width/height and height/width
+MIN_BOX = 64  # pixels; both sides of a box must be longer
+MAX_WIDTH, MAX_HEIGHT = 1.40, 1.42  # relative to the other side
 FACE_SIDE = 128  # pixels, longer side of a face
-QUALITY = 95  # JPEG quality of the faces; higher than the published ones'
+QUALITY = 95  # JPEG quality of the faces; the published ones' is lower
 
 SPECIES = {"1": "cat", "2": "dog"}
 
@@ -67,21 +67,21 @@ def annotations(archive: Path) -> dict[str, Annotation]:
 
 
 def _files(archive: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """Streams an archive's files, without those too large or unreadable."""
+    """Yields an archive's files, without those too large or unreadable."""
     return (
         (PurePosixPath(name), data) for name, data in archives.members(archive) if isinstance(data, bytes)
     )
 
 
-def write_photos(images: Path, annotated: Path, target: Path) -> None:
+def write_photos(images: Path, annotations_archive: Path, target: Path) -> None:
     """Writes ``oxford/<split>/<species>_<breed>/<name>.jpg``: the original bytes, even of broken photos.
 
     Args:
         images: ``images.tar.gz``.
-        annotated: ``annotations.tar.gz``.
+        annotations_archive: ``annotations.tar.gz``.
         target: the archive to write.
     """
-    known = annotations(annotated)
+    known = annotations(annotations_archive)
     unlisted = 0
     with tarfile.open(target, "w") as archive:
         for path, data in _files(images):
@@ -93,22 +93,22 @@ def write_photos(images: Path, annotated: Path, target: Path) -> None:
             entry = known[path.stem]
             breed = path.stem.rpartition("_")[0]
             archives.add(archive, f"oxford/{entry.split}/{entry.species}_{breed}/{path.name}", data)
-    _log.info("%d photos are in neither official list and are left out", unlisted)
+    _log.info("%d photos are in neither official list and are skipped", unlisted)
 
 
-def write_faces(images: Path, annotated: Path, target: Path) -> None:
+def write_faces(images: Path, annotations_archive: Path, target: Path) -> None:
     """Writes ``petfaces/<species>_<first word of the breed>/<name>.jpg``: a reconstruction of Pet Faces.
 
     Args:
         images: ``images.tar.gz``.
-        annotated: ``annotations.tar.gz``.
+        annotations_archive: ``annotations.tar.gz``.
         target: the archive to write.
     """
     from PIL import Image
 
     from pipeline import portable
 
-    known = annotations(annotated)
+    known = annotations(annotations_archive)
     faces = unreadable = 0
     with tarfile.open(target, "w") as archive:
         for path, data in _files(images):
@@ -127,11 +127,11 @@ def write_faces(images: Path, annotated: Path, target: Path) -> None:
             archives.add(archive, f"petfaces/{entry.species}_{breed}/{path.name}", buffer.getvalue())
             faces += 1
     _log.info(
-        "cut %d faces from Oxford-IIIT Pet by its head boxes; %d photos were unreadable", faces, unreadable
+        "cropped %d faces from Oxford-IIIT Pet by head box; %d photos were unreadable", faces, unreadable
     )
 
 
 def _is_face(box: tuple[int, int, int, int]) -> bool:
     """Whether Pet Faces includes a head with this box."""
     width, height = box[2] - box[0], box[3] - box[1]
-    return width > BOX_OVER and height > BOX_OVER and width / height <= WIDE and height / width <= TALL
+    return min(width, height) > MIN_BOX and width / height <= MAX_WIDTH and height / width <= MAX_HEIGHT

@@ -1,4 +1,4 @@
-"""Messages about a pack: its classes, what was left out, and why an archive can't be used for training."""
+"""Messages about a pack: its classes, what was quarantined, and why an archive can't be used."""
 
 import json
 from collections import Counter
@@ -6,58 +6,58 @@ from pathlib import Path, PurePosixPath
 
 from pipeline import tasks
 from pipeline.common import tables, text
-from pipeline.sources.annotations import WANTED, Annotations
-from pipeline.sources.layout import OFFICIAL, STRAY, splits_among
+from pipeline.sources.annotations import FORMATS, Annotations
+from pipeline.sources.layout import NO_CLASS, SPLIT_NAMES, splits_among
 
-NAMED, TREE = 8, 20  # maximum number of classes printed, and of folders in an error message
+MAX_CLASSES, MAX_FOLDERS = 8, 20  # listed in a message
 
 
-def too_few_named(archive: Path, annotations: Annotations, named: list[str], quarantine: list[dict]) -> str:
-    """Error message for a multi-label archive with too few classes for training."""
+def too_few_labels(archive: Path, annotations: Annotations, classes: int, quarantine: list[dict]) -> str:
+    """Error message for a multi-label archive with fewer than two classes."""
     if not annotations.files:
-        large = f" ({text.shortened(annotations.unread[0], 100)} is too large)" if annotations.unread else ""
-        return f"{archive} has no file of labels{large}, which data.task=multi_label needs: {WANTED}"
+        large = annotations.unreadable and f" ({text.shortened(annotations.unreadable[0], 100)} is too large)"
+        return f"{archive} has no annotation file{large or ''}, which data.task=multi_label needs: {FORMATS}"
     files = ", ".join(text.shortened(file, 100) for file in annotations.files)
     return (
-        f"{archive}: by {files} its usable pictures have {len(named)} class(es) in all"
-        f"{_left_out(quarantine)}; two at least are needed"
+        f"{archive}: the usable pictures in {files} have {classes} class(es){_left_out(quarantine)}; "
+        "at least two are needed"
     )
 
 
-def too_few(archive: Path, counts: Counter, paths: list[str], quarantine: list[dict]) -> str:
-    """Error message for an archive with too few classes for training; says what it should hold.
+def too_few_folders(archive: Path, counts: Counter, paths: list[str], quarantine: list[dict]) -> str:
+    """Error message for an archive with fewer than two class folders; says what it should contain.
 
     Args:
         archive: path to show to the user.
-        counts: number of images by class.
+        counts: number of usable images by class.
         paths: paths of the images that are in folders.
         quarantine: rows with `path` and `reason`.
     """
-    wanted = "it should hold folders of pictures, a folder a class"
+    wanted = "it should contain one folder of pictures per class"
     if len(counts) > 1:
-        named = text.listed([f"'{shown(name)}'" for name in sorted(counts)], NAMED)
+        named = text.listed([f"'{short_name(name)}'" for name in sorted(counts)], MAX_CLASSES)
         return (
-            f"{archive} has no class folders: {named} are splits by their names; {wanted}, in these. "
+            f"{archive} has no class folders: {named} are names of splits; {wanted}, in each split. "
             f"It has:\n{_tree(paths)}"
         )
     if counts:
         (label,) = counts
         return (
-            f"{archive} has pictures of one class only, '{shown(label)}'{_left_out(quarantine)}; {wanted}, "
-            "two at least. The classes are the folders below those that all pictures share. "
+            f"{archive} has pictures of one class only, '{short_name(label)}'{_left_out(quarantine)}; "
+            f"{wanted}, at least two. The classes are the folders below those that all pictures share. "
             f"It has:\n{_tree(paths)}"
         )
     if not quarantine:
-        return f"{archive} holds no files; {wanted}"
-    first = next((entry for entry in quarantine if entry["reason"] == STRAY), quarantine[0])
+        return f"{archive} contains no files; {wanted}"
+    first = next((entry for entry in quarantine if entry["reason"] == NO_CLASS), quarantine[0])
     path, reason = text.shortened(first["path"], 200), first["reason"]
-    if reason == STRAY:
-        return f"{archive}: '{path}' lies in no class folder; put each picture in a folder named as its class"
-    return f"{archive} holds no usable picture ('{path}': {reason}); {wanted}"
+    if reason == NO_CLASS:
+        return f"{archive}: '{path}' is in no class folder; put pictures in folders named after their class"
+    return f"{archive} contains no usable picture ('{path}': {reason}); {wanted}"
 
 
 def _tree(paths: list[str]) -> str:
-    """Folders with their image counts, one per line: at most three levels and TREE lines."""
+    """Folders with their image counts, one per line: at most three levels and MAX_FOLDERS lines."""
     counts = Counter(
         parts[:depth]
         for parts in (PurePosixPath(path).parent.parts for path in paths)
@@ -66,8 +66,8 @@ def _tree(paths: list[str]) -> str:
     lines = [
         f"{'  ' * len(parts)}{text.shortened(parts[-1], 60)}/  {counts[parts]:,}" for parts in sorted(counts)
     ]
-    more = [f"  and {len(lines) - TREE} more folders"] if len(lines) > TREE else []
-    return "\n".join(lines[:TREE] + more)
+    more = [f"  and {len(lines) - MAX_FOLDERS} more folders"] if len(lines) > MAX_FOLDERS else []
+    return "\n".join(lines[:MAX_FOLDERS] + more)
 
 
 def _left_out(quarantine: list[dict]) -> str:
@@ -81,32 +81,33 @@ def _reasons(quarantine: list[dict]) -> str:
 
 
 def describe(folder: Path) -> list[str]:
-    """Lines that describe a pack to the user: its classes, what was quarantined, and warnings."""
+    """Lines about a pack for the user: its classes, what was quarantined, and warnings."""
     task = tasks.of(json.loads((folder / "pack.json").read_text(encoding="utf-8"))["task"])
     found = [row["label"] for row in tables.read(folder / "index.csv")]
     classes = task.classes(found)
     numbers = task.counts(task.targets(found, classes), len(classes)).tolist()
     counts = Counter(dict(zip(classes, numbers, strict=True)))
-    sizes = [f"{shown(name)} ({counts[name]:,})" for name in sorted(counts)]
-    lines = [f"the classes are {text.listed(sizes, NAMED)}"]
+    sizes = [f"{short_name(name)} ({counts[name]:,})" for name in sorted(counts)]
+    lines = [f"the classes are {text.listed(sizes, MAX_CLASSES)}"]
     if quarantine := tables.read(folder / "quarantine.csv"):
         lines.append(f"quarantined: {_reasons(quarantine)}")
-    for group in text.look_alikes(sorted(counts))[:NAMED]:
+    for group in text.look_alikes(sorted(counts))[:MAX_CLASSES]:
         # Escapes make visually identical names distinguishable.
         alike = [f"{text.shortened(name, 60)!a} ({counts[name]:,})" for name in group]
         lines.append(
-            f"warning: {' and '.join(alike)} look like one class and are {len(group)} here; "
-            "if they are one, give their folders one name"
+            f"warning: {' and '.join(alike)} look alike, but are {len(group)} classes; "
+            "if they are the same, rename their folders"
         )
     splits = splits_among(counts)
     for name in () if task.several else counts:
-        if name.lower() in OFFICIAL or name in splits:
+        if name.lower() in SPLIT_NAMES or name in splits:
             lines.append(
-                f"warning: {shown(name)} is taken for a class, for other folders than splits lie beside it, "
-                "or no folders in it"
+                f"warning: {short_name(name)} is treated as a class, not a split: other folders are next to "
+                "it, or it has no subfolders"
             )
     return lines
 
 
-def shown(name: str) -> str:
+def short_name(name: str) -> str:
+    """A class name for a message: printable, at most 40 characters."""
     return text.shortened(name, 40)

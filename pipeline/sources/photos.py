@@ -23,8 +23,8 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".jpe", ".mpo"),
     *(".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"),
 )
-NAMED_AS_PICTURES = (*SUFFIXES, ".heic", ".heif", ".jp2", ".jxl")  # includes unsupported formats
-SHOWN = 5  # maximum number of skipped suffixes listed
+ALL_SUFFIXES = (*SUFFIXES, ".heic", ".heif", ".jp2", ".jxl")  # includes unsupported formats
+MAX_SHOWN = 5  # skipped suffixes listed in a message
 HIDDEN = "hidden"  # key for hidden files, in place of a suffix
 MAX_HIDDEN = 10_000  # files counted per hidden folder; a file server's .snapshot repeats everything
 # Limit behind links to folders: 20 nested folders with two links each to the next give a million paths.
@@ -32,7 +32,7 @@ MAX_LINKED = 1_000_000
 LOOP = "a link to a folder that it lies in"
 
 
-def named(words: list[str], skipped: Counter | None = None) -> Iterator[str]:
+def image_paths(arguments: list[str], skipped: Counter | None = None) -> Iterator[str]:
     """Yields image paths in the order of the arguments; ``-`` is standard input.
 
     A folder yields the images in it and its subfolders, sorted within each folder, so memory is bounded by
@@ -40,25 +40,25 @@ def named(words: list[str], skipped: Counter | None = None) -> Iterator[str]:
     files are yielded too; reading them gives the error.
 
     Args:
-        words: files, folders, patterns, or ``-``.
+        arguments: files, folders, patterns, or ``-``.
         skipped: counts files in folders that are not images, by suffix, and hidden ones under HIDDEN.
 
     Raises:
         UserError: there are more than MAX_LINKED files behind links to folders.
     """
     skipped = Counter() if skipped is None else skipped
-    for word in words:
-        if word == "-":
-            yield word
-        elif os.path.isdir(word):  # noqa: PTH112 (Path.is_dir raises if a name is too long)
-            yield from _images_below(word, skipped)
-        elif glob.has_magic(word) and not os.path.lexists(word):
-            found = sorted(glob.iglob(word, recursive=True))  # noqa: PTH207 (Path.glob needs a separate base folder)
+    for argument in arguments:
+        if argument == "-":
+            yield argument
+        elif os.path.isdir(argument):  # noqa: PTH112 (Path.is_dir raises if a name is too long)
+            yield from _images_below(argument, skipped)
+        elif glob.has_magic(argument) and not os.path.lexists(argument):
+            found = sorted(glob.iglob(argument, recursive=True))  # noqa: PTH207 (Path.glob needs a separate base folder)
             # A pattern without matches is reported as a missing file.
-            for path in found or [word]:
+            for path in found or [argument]:
                 yield from _images_below(path, skipped) if Path(path).is_dir() else [path]
         else:
-            yield word
+            yield argument
 
 
 def _images_below(folder: str, skipped: Counter) -> Iterator[str]:
@@ -69,16 +69,16 @@ def _images_below(folder: str, skipped: Counter) -> Iterator[str]:
             yield str(path)
         else:
             skipped[suffix] += 1
-    if count := sum(1 for entry in hidden for _ in below_hidden(entry)):
+    if count := sum(1 for entry in hidden for _ in files_in_hidden(entry)):
         skipped[HIDDEN] += count
 
 
 def _is_inaccessible(path: Path) -> bool:
     """Whether a folder can't be listed or a file can't be accessed; reading it gives the error."""
     try:
-        why_no_file(path)
+        why_not_a_file(path)
     except OSError as error:
-        return error.errno not in (errno.ENOENT, errno.ELOOP)  # broken links are judged by suffix
+        return error.errno not in (errno.ENOENT, errno.ELOOP)  # a broken link is classified by its suffix
     return False
 
 
@@ -86,7 +86,7 @@ def walk(root: Path, links: list[Path], hidden: list[Path]) -> Iterator[tuple[tu
     """Yields (relative path parts, path) of all files below a folder, sorted within each folder.
 
     Links to folders are followed. Links to a parent folder, which would loop, and folders that can't be
-    listed are yielded like files; `why_no_file` gives the reason.
+    listed are yielded like files; `why_not_a_file` gives the reason.
 
     Args:
         root: the folder.
@@ -111,8 +111,8 @@ def walk(root: Path, links: list[Path], hidden: list[Path]) -> Iterator[tuple[tu
         linked += len(files) if is_linked else 0
         if linked > MAX_LINKED:
             raise UserError(
-                f"{shortened(folder, 200)}: more than {MAX_LINKED:,} files lie behind links to folders; "
-                "take some links away"
+                f"{shortened(folder, 200)}: more than {MAX_LINKED:,} files behind links to folders; "
+                "remove some links"
             )
         folders = []
         for file in files:
@@ -139,7 +139,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
 
 
-def why_no_file(path: Path) -> str | None:
+def why_not_a_file(path: Path) -> str | None:
     """Why a path from `walk` is not a regular file, or None if it is; pipes and devices are not opened.
 
     Raises:
@@ -152,8 +152,8 @@ def why_no_file(path: Path) -> str | None:
     return None if stat.S_ISREG(status.st_mode) else "no plain file: a pipe, a socket or a device"
 
 
-def below_hidden(entry: Path) -> Iterator[Path]:
-    """A hidden file, or at most MAX_HIDDEN files in a hidden folder, without those that systems create.
+def files_in_hidden(entry: Path) -> Iterator[Path]:
+    """Yields a hidden file, or at most MAX_HIDDEN files in a hidden folder, except those that systems create.
 
     Links to folders are not followed.
     """
@@ -166,14 +166,14 @@ def below_hidden(entry: Path) -> Iterator[Path]:
 
 def is_named_as_picture(name: str) -> bool:
     """Whether a file name has an image suffix, including unsupported formats."""
-    return name.lower().endswith(NAMED_AS_PICTURES)
+    return name.lower().endswith(ALL_SUFFIXES)
 
 
 def hidden_message(names: list[str]) -> str:
     """A one-line message with the number of images skipped because they are hidden, and the first names."""
     shown = ", ".join(shortened(name, 60) for name in sorted(names)[:3])
     more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-    return f"pictures passed over, for a dot begins their or a folder's name: {len(names):,} ({shown}{more})"
+    return f"skipped hidden pictures (a file or folder name begins with a dot): {len(names):,}, {shown}{more}"
 
 
 def _is_picture(path: Path, suffix: str) -> bool:
@@ -195,11 +195,11 @@ def _is_picture(path: Path, suffix: str) -> bool:
 
 def skipped_message(skipped: Counter) -> str:
     """A one-line message with the number of skipped files and their suffixes."""
-    shown = skipped.most_common(SHOWN)
+    shown = skipped.most_common(MAX_SHOWN)
     kinds = [f"{count:,} {printable(suffix) or 'without a suffix'}" for suffix, count in shown]
     if more := skipped.total() - sum(count for _, count in shown):
         kinds.append(f"{more:,} others")
-    return f"skipped as no pictures: {skipped.total():,} ({', '.join(kinds)})"
+    return f"skipped files: {skipped.total():,} ({', '.join(kinds)})"
 
 
 def read(name: str) -> bytes:
@@ -213,7 +213,7 @@ def read(name: str) -> bytes:
             if sys.stdin is None:
                 raise UnreadableError("standard input is closed")
             data = sys.stdin.buffer.read(MAX_BYTES + 1)
-        elif reason := why_no_file(Path(name)):
+        elif reason := why_not_a_file(Path(name)):
             raise UnreadableError(reason)
         else:
             with open(name, "rb") as file:

@@ -1,4 +1,4 @@
-"""Draws the synthetic sample: procedural cat and dog faces, byte-identical on every machine.
+"""Draws the synthetic data sets: procedural cat and dog faces, byte-identical on every machine.
 
 The 35 class folders are named as in Pet Faces, and each breed is drawn by its appearance (ears, muzzle,
 coat, pattern, eyes), so similar breeds are confused here too. As in real data, there are near-duplicates
@@ -12,10 +12,11 @@ Pillow's libjpeg-turbo, whose integer transform is exact on every CPU.
 import io
 import math
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+from omegaconf import DictConfig
 from PIL import Image
 
 from pipeline.sources import archives
@@ -103,7 +104,7 @@ ATTRIBUTES = {"collar": 0.4, "glasses": 0.3, "night": 0.3, "open_mouth": 0.35}
 
 
 def draw(breed: Breed, rng: np.random.Generator, attributes: frozenset[str] = frozenset()) -> Image.Image:
-    """One face of a breed with random colours, shape, pose, lighting and noise.
+    """Draws one face of a breed, SIDE pixels wide, with random colours, shape, pose, lighting and noise.
 
     Args:
         breed: appearance of the breed.
@@ -194,7 +195,7 @@ def _encode(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
     return buffer.getvalue()
 
 
-def pictures(per_class: int, seed: int):
+def pictures(per_class: int, seed: int) -> Iterator[tuple[str, bytes]]:
     """Yields (path in the archive, bytes), breed by breed, including near-duplicates and broken files.
 
     Args:
@@ -223,7 +224,7 @@ def pictures(per_class: int, seed: int):
                 yield f"sample/{label}/{name}_{per_class + 3}.jpg", b"<html>404 Not Found</html>\n"
 
 
-def with_attributes(count: int, seed: int):
+def with_attributes(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
     """Yields (path in the archive, bytes): faces with zero to four attributes, and ``labels.csv`` last.
 
     Args:
@@ -246,6 +247,18 @@ def with_attributes(count: int, seed: int):
             lines.append(f"{name},{'|'.join(attributes)}")
     lines.append("images/gone.jpg,collar")  # a label without an image, as in real data
     yield "attributes/labels.csv", ("\n".join(lines) + "\n").encode()
+
+
+def fetch_faces(target: Path, settings: DictConfig, *, per_class: int, seed: int) -> str:
+    """Draws single-label faces, see `pictures`; for `kinds`."""
+    write(target, pictures(per_class, seed))
+    return "drawn"
+
+
+def fetch_attributes(target: Path, settings: DictConfig, *, pictures: int, seed: int) -> str:
+    """Draws multi-label faces, see `with_attributes`; for `kinds`."""
+    write(target, with_attributes(pictures, seed))
+    return "drawn"
 
 
 def write(path: Path, files: Iterable[tuple[str, bytes]]) -> None:

@@ -23,7 +23,7 @@ from pipeline.artifacts.model_folder import ModelFolder
 from pipeline.common import text, yaml_files
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
-from pipeline.config.overrides import NAMED, OverrideFinder, Overrides
+from pipeline.config.overrides import BY_NAME, OverrideFinder, Overrides
 from pipeline.tasks import Task
 
 SWEEPS = ROOT / "runs/sweeps"
@@ -177,12 +177,12 @@ def _find_overrides(sweep: Sweep) -> None:
     finder = OverrideFinder()
     try:
         for job in sweep.finished:
-            job.words = finder.words(job.settings)
+            job.words = finder.find(job.settings)
     except UserError as error:
         sweep.notes.append(f"{error}: parameters are told by their differences among the jobs alone.")
         references: dict[tuple, dict] = {}
         for job in sweep.finished:
-            choices = {group: job.settings[group]["name"] for group in NAMED}
+            choices = {group: job.settings[group]["name"] for group in BY_NAME}
             reference = references.setdefault(tuple(choices.values()), job.plain)
             values = {key: value for key, value in job.plain.items() if reference.get(key, ABSENT) != value}
             job.words = Overrides(choices, values)
@@ -193,7 +193,7 @@ def _varying_parameters(jobs: list[Job]) -> list[str]:
     keys |= dict.fromkeys(key for job in jobs for key in job.words.values if key != "seed")
     by_model: dict[tuple, list[Job]] = {}
     for job in jobs:
-        by_model.setdefault(tuple(job.words.choices[group] for group in NAMED), []).append(job)
+        by_model.setdefault(tuple(job.words.choices[group] for group in BY_NAME), []).append(job)
 
     def several(key: str, among: list[Job]) -> bool:
         return len({repr(job.value(key)) for job in among}) > 1
@@ -201,8 +201,8 @@ def _varying_parameters(jobs: list[Job]) -> list[str]:
     return [
         key
         for key in keys
-        if (key in NAMED and several(key, jobs))
-        or (key not in NAMED and any(several(key, some) for some in by_model.values()))
+        if (key in BY_NAME and several(key, jobs))
+        or (key not in BY_NAME and any(several(key, some) for some in by_model.values()))
     ]
 
 

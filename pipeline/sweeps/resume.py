@@ -74,7 +74,7 @@ def run_job(job: Callable[[], object], hydra: DictConfig) -> object:
     file.parent.mkdir(parents=True, exist_ok=True)
     _note(file, note | {"error": None})  # remains if the process is killed
     value, error = float("nan"), ""
-    with log.numbered(hydra.job.num):
+    with log.job_number(hydra.job.num):
         _log.info("%s", overrides)
         try:
             value = job()

@@ -91,7 +91,7 @@ def show(word: str, key: str | None, name: str | None) -> None:
     belief = effects.belief(sweep, ranked, metric)
     best = ranked[0] if ranked and not math.isnan(ranked[0].mean) else None
     comment = _comment(name or "NAME", sweep, best, metric, belief) if best else []
-    settings = overrides.text(best.jobs[0].words, comment) if best else ""
+    settings = overrides.experiment_yaml(best.jobs[0].words, comment) if best else ""
     target = jobs.SWEEPS / sweep.name / "index.html"
     page.write(sweep, ranked, metric, belief, effects.effects(sweep, metric), settings, target)
     if ranked:

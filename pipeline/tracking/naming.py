@@ -12,9 +12,9 @@ from pipeline.artifacts import job_notes
 from pipeline.artifacts.model_folder import ModelFolder
 from pipeline.common.paths import CONF, PARAMS, ROOT
 from pipeline.common.text import printable
-from pipeline.config.overrides import NAMED, OTHERS, OverrideFinder, Overrides
+from pipeline.config.overrides import BY_CONTENT, BY_NAME, OverrideFinder, Overrides
 
-GROUPS = (*NAMED, *OTHERS, "experiment")  # parameters of a run whose values name files
+GROUPS = (*BY_NAME, *BY_CONTENT, "experiment")  # parameters of a run whose values name files
 MOST, LONG = 5, 40  # differences in a name, and characters of each
 HASH = "… sha256 "  # precedes the hash in a truncated value
 LONGEST = 250  # characters of a parameter, the limit of older MLflow servers
@@ -41,7 +41,7 @@ def run_name(settings: dict, folder: Path) -> str:
     overrides = _find_overrides(settings)
     if overrides is None:  # conf/ has changed since
         return f"{model} seed={settings['seed']}"
-    groups = [f"{group}={overrides.choices[group]}" for group in OTHERS if group not in overrides.default]
+    groups = [f"{group}={overrides.choices[group]}" for group in BY_CONTENT if group not in overrides.default]
     values = sorted(overrides.values.items(), key=lambda item: item[0] == "seed")  # seed last
     differences = [*groups, *(f"{key}={_short(value)}" for key, value in values)]
     more = [f"and {len(differences) - MOST} more"] if len(differences) > MOST else []
@@ -79,7 +79,7 @@ def chosen(settings: dict) -> dict[str, str]:
     """The selected file of each group; as `experiment`, the largest that the settings contain, or none."""
     overrides = _find_overrides(settings)
     if overrides is None:
-        return {group: settings[group]["name"] for group in NAMED}
+        return {group: settings[group]["name"] for group in BY_NAME}
     flat, best = dict(config.flat(settings)), ("none", 0)
     for name in config.choices("experiment"):
         tree = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{name}.yaml"), resolve=False)
@@ -100,7 +100,7 @@ def _find_overrides(settings: dict) -> Overrides | None:
     running, hydra.hydra = hydra.hydra, None  # Hydra refuses to compose within a Hydra app
     try:
         state = tuple((str(file), file.stat().st_mtime_ns) for file in files)
-        return _override_finder(state).words(settings)
+        return _override_finder(state).find(settings)
     except Exception:  # conf/ may have changed in any way; a name must not stop a training
         return None
     finally:

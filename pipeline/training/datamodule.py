@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Subset
 
 from pipeline.data import augment
-from pipeline.data.dataset import EpochSampler, ImageDataset, balanced_chances, eval_transform, loader
+from pipeline.data.dataset import EpochSampler, ImageDataset, balanced_weights, eval_transform, loader
 from pipeline.training.build import Training
 
 
@@ -25,7 +25,7 @@ class ImageData(pl.LightningDataModule):
         super().__init__()
         pack, card, cfg = training.pack, training.card, training.cfg
         self.pack, self.cfg, self.batch_size = pack, cfg, cfg.model.batch_size
-        sides = augment.sides(card.input.size, list(cfg.model.shares), cfg.model.epochs)
+        sides = augment.sides_per_epoch(card.input.size, list(cfg.model.shares), cfg.model.epochs)
         transforms = augment.build(list(OmegaConf.to_container(cfg.augment.transforms)), sides)
         self.train_set = ImageDataset(pack, pack.rows("train"), transforms, cfg.seed)
         self.val_set = ImageDataset(pack, pack.rows("val"), eval_transform(card.input))
@@ -40,7 +40,7 @@ class ImageData(pl.LightningDataModule):
         self.sampler.begin(*self.resumed_at)
 
     def _sampler(self, rank: int) -> EpochSampler:
-        weights = balanced_chances(self.train_set.targets) if self.cfg.model.balance == "sampler" else None
+        weights = balanced_weights(self.train_set.targets) if self.cfg.model.balance == "sampler" else None
         length, world = len(self.train_set), self.trainer.world_size
         is_fixed = bool(self.cfg.trainer.get("overfit_batches"))
         return EpochSampler(length, self.cfg.seed, self.batch_size, rank, world, weights, is_fixed)
