@@ -19,7 +19,7 @@ from pipeline.common import tables, text
 from pipeline.common.errors import UserError
 from pipeline.inference import export, predict
 from pipeline.maintenance import champion
-from pipeline.reporting import leaderboard, page
+from pipeline.reporting import leaderboard, report_page
 from pipeline.sweeps.show import _table
 from pipeline.tracking import descriptions
 
@@ -137,9 +137,9 @@ def test_the_reports_page_and_readme_show_names_as_text(tmp_path, monkeypatch):
     _sound(readme)
     assert "Champion: ``a`b``" in readme and "(confusion-m%20%281%29.png)" in readme
     assert "<img" not in readme
-    monkeypatch.setattr(page, "TEMPLATE", tmp_path / "page.html")
+    monkeypatch.setattr(report_page, "TEMPLATE", tmp_path / "page.html")
     (tmp_path / "page.html").write_text("<p>{{ label }}</p>{% macro x() %}<b>\n</b>{% endmacro %}{{ x() }}")
-    page.write(tmp_path, label=HOSTILE)
+    report_page.write(tmp_path, label=HOSTILE)
     shown = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "\x1b" not in shown and "&lt;img src=x&gt;" in shown and "<b>\n</b>" in shown
 

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from pipeline.artifacts import seal
 from pipeline.common.paths import ROOT as HOUSE
-from pipeline.maintenance import comparison, rebuild
+from pipeline.maintenance import comparison, worktree_script
 
 # Trains and registers a version for each argument, but the first two: an evaluation and an export.
 VERSIONS = """
@@ -218,7 +218,7 @@ def test_a_commit_with_modules_elsewhere_is_asked_alone(house, run, tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
     (tmp_path / "program").mkdir()
-    program = shutil.copy(house / "pipeline/maintenance/rebuild.py", tmp_path / "program")
+    program = shutil.copy(house / "pipeline/maintenance/worktree_script.py", tmp_path / "program")
     run("python", program, "config.yaml", "answer.json", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     told = json.loads((tmp_path / "answer.json").read_text())
     assert told == {"lineage": {"of": "it", "threads": 3}, "device": "cpu"}
@@ -230,7 +230,7 @@ def test_the_threads_of_a_training_are_found_where_its_commit_had_them(house, mo
         {"data": {"name": "nothing"}, "trainer": {"accelerator": "cpu"}, group: {"threads": 3}}
     )
     OmegaConf.set_struct(cfg, True)
-    assert rebuild.lineage(cfg)["environment"]["threads"] == 3
+    assert worktree_script.lineage(cfg)["environment"]["threads"] == 3
 
 
 @pytest.mark.slow

@@ -3,6 +3,6 @@
 This package composes, validates and explains errors; it does not instantiate what a configuration describes.
 """
 
-from pipeline.common.paths import ROOT  # `rebuild` imports it from the code of any commit
+from pipeline.common.paths import ROOT  # `maintenance/worktree_script.py` imports it from any commit's code
 from pipeline.config.composition import compose, store_params
 from pipeline.config.files import SHARED, choices, choose, config_groups, flat

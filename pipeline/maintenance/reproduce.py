@@ -23,7 +23,7 @@ from pipeline import tracking
 from pipeline.common import log
 from pipeline.common.errors import UserError
 from pipeline.maintenance.comparison import differences, verdict
-from pipeline.maintenance.rebuilding import Reproduction, say, worktree
+from pipeline.maintenance.worktree import Reproduction, say, worktree
 
 
 def reproduce(

@@ -4,7 +4,7 @@
 uses only what they have had since the first commit. It is a script because Lightning launches further ranks
 by the same command::
 
-    python rebuild.py CONFIG.YAML ANSWER.JSON [OUT]    # without OUT nothing is trained
+    python worktree_script.py CONFIG.YAML ANSWER.JSON [OUT]    # without OUT nothing is trained
 """
 
 import importlib

@@ -28,7 +28,7 @@ from pipeline.sources.download import DOWNLOADS
 
 _log = logging.getLogger(__name__)
 
-CHILD = Path(__file__).with_name("rebuild.py")
+CHILD = Path(__file__).with_name("worktree_script.py")
 OUT = "runs/single/rebuilt"  # in the worktree
 
 

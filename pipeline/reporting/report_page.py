@@ -13,7 +13,7 @@ from pipeline import portable
 from pipeline.common import pages
 from pipeline.data.dataset import ImageDataset, PackedDataset
 
-TEMPLATE = Path(__file__).with_name("page.html")
+TEMPLATE = Path(__file__).with_name("report_page.html")
 SIDE = 112  # maximum of an image's longer side, in pixels
 # How many of each the page shows; together they bound the size of the image folder.
 PAIRS, EXAMPLES, MISTAKES, SUSPICIOUS, GROUPS, MEMBERS, LISTED = 6, 2, 18, 18, 12, 4, 48
