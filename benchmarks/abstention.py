@@ -76,9 +76,9 @@ def judged(folder: Path, place: Path, cfg: DictConfig) -> dict[str, np.ndarray]:
             found[part] = shares.max(axis=1)
             found[f"{part}_right"] = shares.argmax(axis=1) == pictures.targets
         others = {
-            "patterns": out_of_domain.drawn(assess.PATTERNS, seed=0),
-            "former": out_of_domain.drawn(72, seed=0),
-            "unseen": out_of_domain.photographed(JUDGED_BY, seed=5),
+            "patterns": out_of_domain.generated_patterns(assess.PATTERNS, seed=0),
+            "former": out_of_domain.generated_patterns(72, seed=0),
+            "unseen": out_of_domain.photo_crops(JUDGED_BY, seed=5),
         }
         for name, images in others.items():
             found[name] = assess.of_pictures(training, LooseImages(images, card.input)).max(axis=1)

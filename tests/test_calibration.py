@@ -110,10 +110,10 @@ def test_no_threshold_is_above_one_however_sure_a_model_is_of_a_pattern():
 
 
 def test_other_things_are_drawn_alike_and_differ():
-    first, again = out_of_domain.drawn(10, seed=1), out_of_domain.drawn(10, seed=1)
+    first, again = out_of_domain.generated_patterns(10, seed=1), out_of_domain.generated_patterns(10, seed=1)
     assert all(np.array_equal(one, two) for one, two in zip(first, again, strict=True))
     assert len({picture.tobytes() for picture in first}) == 10
-    for picture in (*first, *out_of_domain.photographed(4, seed=0)):
+    for picture in (*first, *out_of_domain.photo_crops(4, seed=0)):
         assert picture.dtype == np.uint8 and picture.shape[2] == 3 and min(picture.shape[:2]) >= 128
 
 
@@ -128,9 +128,10 @@ def test_the_patterns_that_a_network_learns_from_follow_the_step_and_choose_no_b
     assert torch.equal(first[:2], pictures)
     assert not torch.equal(first[2:], second[2:])
     assert outliers.add(torch.zeros(2, 32, 32, 3, dtype=torch.uint8)).shape == (7, 32, 32, 3)
-    choosing = {picture.tobytes() for picture in out_of_domain.drawn(300, seed=0)}
+    choosing = {picture.tobytes() for picture in out_of_domain.generated_patterns(300, seed=0)}
     assert not choosing & {
-        picture.tobytes() for picture in out_of_domain.drawn(out_of_domain.POOL, out_of_domain.POOL_SEED)
+        picture.tobytes()
+        for picture in out_of_domain.generated_patterns(out_of_domain.POOL, out_of_domain.POOL_SEED)
     }
 
 
