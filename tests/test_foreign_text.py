@@ -181,10 +181,10 @@ def test_an_exported_folder_has_a_line_for_each_class_and_a_card_that_obeys_noth
         (tmp_path / name).write_text(json.dumps(tree))
     rows = [{"label": name, "pictures": 1, "recall": 0.5, "precision": 0.5} for name in classes[:2]]
     tables.write(tmp_path / "evaluation/classes.csv", rows)
-    readme = export._card(found, card, None, page=False)
+    readme = export._readme(found, card, None, page=False)
     _sound(readme)
     assert "<img" not in readme and "猫 50% of 1" in readme and "``a`b``" in readme
-    export._labels(card, tmp_path / "labels.txt")
+    export._write_labels(card, tmp_path / "labels.txt")
     labels = (tmp_path / "labels.txt").read_text(encoding="utf-8").splitlines()
     assert len(labels) == 3 and labels[1] == "猫"
     _sound("\n".join(labels))

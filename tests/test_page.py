@@ -110,7 +110,7 @@ def test_it_says_unsure_below_the_bound(browser, address, folder, face):
     tab.goto(address)
     tab.set_input_files("#file", face)
     _answer(tab, 1)
-    assert tab.inner_text("#said").startswith("Niet zeker.")
+    assert tab.inner_text("#status").startswith("Niet zeker.")
     context.close()
 
 
@@ -132,7 +132,7 @@ def test_what_it_looked_at_is_painted(tab, face):
         "return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(v => v > 0); }"
     )
     assert painted
-    assert tab.inner_text("#time").startswith("Red: covered")
+    assert tab.inner_text("#time").startswith("Red: covering")
 
 
 def test_it_is_used_with_the_keyboard_alone(tab, face):
@@ -188,7 +188,7 @@ def test_each_word_is_there_in_both_languages():
     import re
 
     text = (browser_demo.PAGE / "words.js").read_text()
-    for words, least in zip(text.split("export const SEVERAL"), (20, 5), strict=True):
+    for words, least in zip(text.split("export const MULTI_LABEL_WORDS"), (20, 5), strict=True):
         english, dutch = (
             set(re.findall(r"^    (\w+):", part, re.MULTILINE)) for part in words.split("  nl: {")
         )
@@ -210,5 +210,5 @@ def test_what_npm_brings_must_be_what_is_known(monkeypatch, tmp_path):
     npm.chmod(0o755)
     monkeypatch.setattr(browser_demo, "CACHE", tmp_path / "cache")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    with pytest.raises(UserError, match="is not what this project knows; refused"):
+    with pytest.raises(UserError, match="has an unexpected sha256"):
         browser_demo.write(tmp_path / "model.onnx", {}, tmp_path / "try")

@@ -397,12 +397,12 @@ def test_a_decoder_gives_the_pixels_that_the_model_was_trained_on():
 def test_a_decoder_that_hangs_is_ended_and_the_next_picture_is_read():
     with _decoder() as decoder:
         decoder.read(_picture())
-        decoder.seconds = 0.1
+        decoder.timeout = 0.1
         os.kill(hung := decoder.process.pid, signal.SIGSTOP)
         with pytest.raises(UnreadableError, match=r"it takes more than 0\.1 seconds to decode"):
             decoder.read(_picture())
         assert not psutil.pid_exists(hung)
-        decoder.seconds = 60
+        decoder.timeout = 60
         assert decoder.read(_picture()).shape == (64, 64, 3)
 
 
@@ -433,7 +433,7 @@ def test_a_decoder_takes_no_more_memory_than_it_may(monkeypatch):
         lambda command, **how: start([sys.executable, "-c", code, *command[3:]], **how),
     )
     with _decoder() as decoder:
-        decoder.most = 100_000_000
+        decoder.max_pixels = 100_000_000
         with pytest.raises(UnreadableError, match="too large for the memory"):
             decoder.read(_blank(8000, 8000))
         assert decoder.read(_picture()).shape == (64, 64, 3)
