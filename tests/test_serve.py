@@ -253,7 +253,7 @@ def _impatient(seconds: float, model: OnnxClassifier | None = None, **protocol: 
     door = socket.socket()
     door.bind(("127.0.0.1", 0))
     app = serve.application(model or OnnxClassifier(HOUSE / FOLDER, threads=1), seconds)
-    patient = request_limits.patient_protocol(seconds, **protocol)
+    patient = request_limits.limited_protocol(seconds, **protocol)
     server = uvicorn.Server(uvicorn.Config(app, http=patient, log_level="critical"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)
     thread.start()
@@ -279,7 +279,7 @@ def test_slow_uploads_take_nobodys_place(served, face):
         assert requests.post(f"{served}/predict", files={"photo": face}, timeout=15).ok
 
 
-@pytest.mark.parametrize("bounds", [{"most": 3}, {"held": 3 * len(SLOW)}])
+@pytest.mark.parametrize("bounds", [{"max_incomplete": 3}, {"max_bytes": 3 * len(SLOW)}])
 def test_of_too_many_slow_connections_the_longest_makes_room(repro, bounds):
     with _impatient(30, **bounds) as address, contextlib.ExitStack() as slow:
         lines = [slow.enter_context(socket.create_connection(address)) for _ in range(5)]
@@ -312,7 +312,7 @@ class _Slow:
 
 def test_of_whole_requests_no_more_are_taken_than_can_wait(repro, house, face, monkeypatch):
 
-    monkeypatch.setattr(request_limits, "AT_ONCE", 2)
+    monkeypatch.setattr(request_limits, "MAX_ACTIVE", 2)
     model = _Slow(OnnxClassifier(house / FOLDER, threads=1))
     with _impatient(30, model) as (_, port), ThreadPoolExecutor(3) as pool:
 
@@ -477,7 +477,7 @@ def test_what_was_begun_is_answered_before_it_stops(repro, house, face):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["conf"], "conf holds no model.onnx; make one, and serve that folder: petfaces export"),
+        (["conf"], "conf holds no model.onnx; export a model and serve that folder: petfaces export"),
         ([FOLDER, "--port"], ""),
     ],
 )

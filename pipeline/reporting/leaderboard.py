@@ -182,7 +182,7 @@ def show(runs: Path, models: list[str], timed: bool = True) -> None:
     reason = text.shortened(decision["champion"]["reason"], 300)
     print(f"Champion of {name}: {text.printable(card.name)} ({reason}).")
     if card.drawings:
-        print("It was trained on drawings, not photographs; to train on the real faces, run: make petfaces")
+        print("It was trained on drawings, not photographs; to train on photos, run: make petfaces")
     print(f"Report, with all figures: reports/{name}/index.html")
     print("Runs and curves:          make ui")
     print("Predict a photo:          .venv/bin/petfaces predict PHOTO")
