@@ -47,7 +47,7 @@ def test_a_reason_with_markup_ends_no_list(monkeypatch, capsys):
     champion.show("sample")
     printed = capsys.readouterr().out
     _sound(printed)
-    assert "taken back: see [/notes]" in printed and "[b]" in printed
+    assert "rolled back: see [/notes]" in printed and "[b]" in printed
     assert "host/[/b]" in printed
     assert "became champion: see [/notes]" in printed
     assert max(map(len, printed.splitlines())) < 500
