@@ -452,8 +452,8 @@ def test_other_weights_are_told_with_how_far_they_are_apart(repro, house, tmp_pa
     save_file(tensors, now / "weights.safetensors")
     same, told = comparison.verdict(then, now, [])
     assert not same
-    assert told[0].startswith("other weights (sha256 ")
-    assert "at most 0.25 apart" in told[0]
+    assert told[0].startswith("different weights (sha256 ")
+    assert "maximum difference 0.25" in told[0]
     assert told[1] == "nothing in the lineage differs"
     assert (
         comparison.verdict(then, now, ["torch: 1 then, 2 now"])[1][1]
@@ -461,4 +461,4 @@ def test_other_weights_are_told_with_how_far_they_are_apart(repro, house, tmp_pa
     )
     same, told = comparison.verdict(then, then, ["torch: 1 then, 2 now"])
     assert same
-    assert told[1] == "although it is not all the same: torch: 1 then, 2 now"
+    assert told[1] == "although this differs: torch: 1 then, 2 now"
