@@ -178,8 +178,8 @@ def test_a_version_of_a_dirty_tree_says_so_and_is_rebuilt_from_the_diff_it_keeps
     # Nor is its data in the cache: it is drawn again.
     done = theirs.reproduce("sample", "3", "--trust")
     assert done.returncode == 0, done.stdout
-    assert "with uncommitted changes that the run kept, of 2 files:" in done.stdout
-    assert "sample, made again" in done.stdout
+    assert "with the run's uncommitted changes to 2 files:" in done.stdout
+    assert "sample, created again" in done.stdout
     assert "sample 3: identical weights" in done.stdout
     assert theirs.state() == before
 
@@ -190,7 +190,7 @@ def test_a_version_is_rebuilt_from_the_version_it_started_from_with_data_of_a_re
 ):
     theirs.good("dvc", "remote", "add", "--local", "--default", "share", str(tmp_path / "share"))
     empty = theirs.reproduce("sample", "2", "--check")
-    assert "sample, neither in DVC's cache nor on a remote; to be drawn again" in empty.stdout
+    assert "sample, neither in DVC's cache nor on a remote; to be generated again" in empty.stdout
     theirs.good("dvc", "cache", "dir", "--local", str(house / ".dvc/cache"))
     theirs.good("dvc", "push", "data/sample/pack", "data/sample/split.csv")
     theirs.good("dvc", "cache", "dir", "--local", str(tmp_path / "cache"))
@@ -314,8 +314,14 @@ def test_an_unknown_version_is_told_in_one_line_with_what_there_is(theirs, name,
             "does not have commit 12345678, which sample 1 was trained from; run: git",
         ),
         ({"commit": None}, "sample 1 was trained outside a git checkout"),
-        ({"commit": "HEAD~3", "dirty": True}, "with uncommitted changes to commit .*, which nobody kept"),
-        ({"start": "5" * 64}, r"the model that sample 1 starts from \(None, hash 5{12}\) is not registered"),
+        (
+            {"commit": "HEAD~3", "dirty": True},
+            "uncommitted changes to commit .*, which were not recorded",
+        ),
+        (
+            {"start": "5" * 64},
+            r"model that sample 1 starts from \(None, hash 5{12}\) is neither registered",
+        ),
     ],
 )
 def test_what_can_not_be_rebuilt_is_told_in_one_line(theirs, changes, message):
@@ -347,7 +353,7 @@ def test_a_version_of_an_earlier_form_holds_its_commit_and_changes_in_the_train_
             (kept / "changes.diff").unlink()
             aside.rename(changes.parent)
     assert done.returncode == 0, done.stdout
-    assert f"commit {commit[:8]} with uncommitted changes that the run kept" in done.stdout
+    assert f"commit {commit[:8]} with the run's uncommitted changes" in done.stdout
 
 
 @pytest.mark.parametrize("number", [1, 3])
@@ -368,7 +374,7 @@ def test_where_the_record_of_a_commit_is_lost_one_with_the_same_code_stands_for_
     else:  # of a dirty tree
         assert done.stdout.endswith(
             "\nerror: sample 3 was trained outside a git checkout, or the record of its commit is lost: "
-            "nothing tells which code it was\n"
+            "its code is unknown, so it can't be rebuilt\n"
         )
 
 
