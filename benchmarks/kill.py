@@ -2,12 +2,11 @@
 
 ``python -m benchmarks.kill`` does so 25 times each for `scratch` and `finetune`, on the data set of
 ``params.yaml``. It sends `kill -9` at a random moment, then runs the same command again. The moment is drawn
-uniformly from the whole life of the process: start, training, validation, checkpoints, plots and the upload
-to MLflow. A trial passes if all files have the same bytes, and MLflow holds one finished run with each point
-once. Moments are measured in CPU seconds, so that other work on the machine does not shift them.
+uniformly from the whole run: start, training, validation, checkpoints, plots and the upload to MLflow. A
+trial passes if all files have the same bytes, and MLflow holds one finished run with each point once. Moments
+are measured in CPU seconds, so that other work on the machine does not shift them.
 """
 
-import argparse
 import hashlib
 import os
 import random
@@ -22,14 +21,14 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import described
+from benchmarks.common import argument_parser, describe_machine
 from pipeline.artifacts import curves
 from pipeline.common.paths import ROOT
 from pipeline.config import compose
 from pipeline.tracking.runs import COUNTERS
 
-# Short trainings with all that could go astray: dropout, mixup, a moving average, a fitted head, frozen and
-# learning BatchNorm. The seed is one that nobody else uses: an unfinished training of yours stays yours.
+# Short trainings with what could go wrong: dropout, mixup, a moving average, a fitted head, frozen and
+# trained BatchNorm. The seed is unusual, so that no unfinished training of the user is resumed.
 TRAININGS = {
     "scratch": ["model=scratch", "data.epochs=2", "model.ema=0.95", "seed=4100"],
     "finetune": ["model=finetune", "model.epochs=2", "model.input.size=64", "seed=4100"],
@@ -44,24 +43,24 @@ def _start(overrides: list[str], out: Path, store: Path) -> subprocess.Popen:
     )
 
 
-def _spent(process: subprocess.Popen) -> float:
-    """Processor seconds of a process that runs, or has ended and was not waited for yet."""
+def _cpu_seconds(process: subprocess.Popen) -> float:
+    """CPU time of a process that was not waited for yet."""
     times = psutil.Process(process.pid).cpu_times()
     return times.user + times.system
 
 
-def _ended(process: subprocess.Popen) -> bool:
-    """Whether it has, without waiting for it: what it spent can still be asked."""
+def _has_ended(process: subprocess.Popen) -> bool:
+    """Whether a process has ended, without waiting for it, so that its CPU time can still be read."""
     return psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE
 
 
-def _bytes(folder: Path) -> dict[str, str]:
-    """Hash of each file of a train folder."""
+def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a train folder."""
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}
 
 
-def _mirrored(store: Path, data: str, folder: Path) -> str:
-    """What is wrong with MLflow's runs of one trial, or nothing."""
+def _mlflow_problem(store: Path, data: str, folder: Path) -> str:
+    """What is wrong with MLflow's runs of one trial; empty if nothing."""
     import mlflow
 
     try:
@@ -77,96 +76,98 @@ def _mirrored(store: Path, data: str, folder: Path) -> str:
         return run.info.status
     rows = curves.read(folder)
     for key in run.data.metrics:
-        points = [point.step for point in client.get_metric_history(run.info.run_id, key)]
+        logged = [point.step for point in client.get_metric_history(run.info.run_id, key)]
         steps = [int(row["step"]) for row in rows if row.get(key) is not None and key not in COUNTERS]
-        if points != (steps or [0]):
-            return f"{key} at {points}"
+        if logged != (steps or [0]):
+            return f"{key} at {logged}"
     return ""
 
 
 def trial(
-    overrides: list[str], data: str, moment: float, expected: dict[str, str], place: Path
-) -> tuple | None:
-    """One kill and the restart.
+    overrides: list[str], data: str, moment: float, expected: dict[str, str], folder: Path
+) -> tuple[str, str, str] | None:
+    """Kills a training once and runs it again.
+
+    Args:
+        overrides: of the training.
+        data: name of the data set.
+        moment: CPU seconds after which to kill.
+        expected: hashes of the files of an uninterrupted training.
+        folder: an empty folder.
 
     Returns:
-        What the killed process had told last, where the second one went on, and what is wrong (nothing, at
-        best); None if the first had told its result before the moment came.
+        The last message before the kill, the message on resuming, and what is wrong, each empty if there is
+        none; None if the training finished first.
     """
-    out, store = place / "out", place / "mlflow.db"
+    out, store = folder / "out", folder / "mlflow.db"
     killed = _start(overrides, out, store)
-    while not _ended(killed) and _spent(killed) < moment:
+    while not _has_ended(killed) and _cpu_seconds(killed) < moment:
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
-    before = killed.communicate()[0].splitlines()
-    if killed.returncode == 0 or f"in {out}" in " ".join(before[-1:]):
+    last = " ".join(killed.communicate()[0].splitlines()[-1:])
+    if killed.returncode == 0 or f"in {out}" in last:
         return None
-    again = _start(overrides, out, store)
-    after = again.communicate()[0].splitlines()
-    if again.returncode:
-        return before[-1:], after[-1:], f"the restart ended with {again.returncode}: {after[-3:]}"
-    wrong = [name for name, known in expected.items() if _bytes(out).get(name) != known]
-    went_on = [line for line in after if "resuming after" in line]
-    return before[-1:], went_on, ", ".join(wrong) or _mirrored(store, data, out)
+    restarted = _start(overrides, out, store)
+    messages = restarted.communicate()[0].splitlines()
+    if restarted.returncode:
+        problem = f"the restart ended with {restarted.returncode}: {messages[-3:]}"
+        return last, " ".join(messages[-1:]), problem
+    hashes = _hashes(out)
+    differing = ", ".join(name for name, known in expected.items() if hashes.get(name) != known)
+    resumed = " ".join(line for line in messages if "resuming after" in line)
+    return last, resumed, differing or _mlflow_problem(store, data, out)
 
 
-def kill(model: str, kills: int, seed: int, more: list[str], console: Console) -> int:
-    """Prints the table of one model's trials; returns how many were good."""
+def run_trials(model: str, kills: int, seed: int, more: list[str], console: Console) -> int:
+    """Prints the table of one model's trials; returns how many passed."""
     overrides, rng = [*TRAININGS[model], *more], random.Random(seed)
     data = compose(*overrides).data.name
-    table = Table(
-        "kill", "after (processor s)", "it had told", "the restart", "result", title=f"{model} on {data}"
-    )
-    good = done = 0
+    columns = ("kill", "after (CPU s)", "last message before", "restart", "result")
+    table = Table(*columns, title=f"{model} on {data}")
+    passed = done = 0
     with tempfile.TemporaryDirectory() as name:
-        # Twice: the first run keeps a backbone's features, so that the second one's life is like the trials'.
-        for place in (Path(name) / "first", Path(name) / "second"):
-            undisturbed = _start(overrides, place / "out", place / "mlflow.db")
-            while not _ended(undisturbed):
+        # Twice: the first run caches a backbone's features, as for the trials.
+        for folder in (Path(name) / "first", Path(name) / "second"):
+            uninterrupted = _start(overrides, folder / "out", folder / "mlflow.db")
+            while not _has_ended(uninterrupted):
                 time.sleep(0.05)
-            life = _spent(undisturbed)
-            told = undisturbed.communicate()[0]
-            if undisturbed.returncode:
-                sys.exit(told)
-        expected = _bytes(Path(name) / "first/out")
-        if _bytes(place / "out") != expected:
-            sys.exit(f"{model}: two undisturbed trainings differ")
-        console.print(f"{model}: undisturbed it takes {life:.0f} processor seconds; {kills} kills follow")
+            total = _cpu_seconds(uninterrupted)
+            output = uninterrupted.communicate()[0]
+            if uninterrupted.returncode:
+                sys.exit(output)
+        expected = _hashes(Path(name) / "first/out")
+        if _hashes(folder / "out") != expected:
+            sys.exit(f"{model}: two uninterrupted trainings differ")
+        console.print(f"{model}: {total:.0f} CPU seconds without a kill; {kills} kills follow")
         while done < kills:
-            moment = rng.uniform(0, life)
-            with tempfile.TemporaryDirectory() as place:
-                result = trial(overrides, data, moment, expected, Path(place))
+            moment = rng.uniform(0, total)
+            with tempfile.TemporaryDirectory() as folder:
+                result = trial(overrides, data, moment, expected, Path(folder))
             if result is None:
                 continue
-            before, after, wrong = (" ".join(part) if isinstance(part, list) else part for part in result)
+            last, resumed, problem = (message.removeprefix("train: ") for message in result)
             done += 1
-            good += not wrong
-            before = before.removeprefix("train: ").partition(", loss")[0] or "nothing yet"
-            table.add_row(
-                str(done),
-                f"{moment:.1f}",
-                before,
-                after.removeprefix("train: ") or "starts over",
-                wrong or "identical",
-            )
-            print(f"{done}/{kills} after {moment:.1f} s ({before}): {wrong or 'identical'}", flush=True)
+            passed += not problem
+            last = last.partition(", loss")[0] or "none yet"
+            outcome = problem or "identical"
+            table.add_row(str(done), f"{moment:.1f}", last, resumed or "starts over", outcome)
+            print(f"{done}/{kills} after {moment:.1f} s ({last}): {outcome}", flush=True)
     console.print(table)
-    console.print(f"{model}: {good} of {done} identical, in files and in MLflow")
-    return good
+    console.print(f"{model}: {passed} of {done} identical, in files and in MLflow")
+    return passed
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.kill", description=__doc__.partition("\n")[0])
+    parser = argument_parser(__spec__.name, __doc__)
     parser.add_argument("--model", choices=TRAININGS, action="append", help="default: all of them")
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
-    parser.add_argument("overrides", nargs="*", help="further choices of the training, as for pipeline.train")
-    given = parser.parse_args()
+    args = parser.parse_args()
     console = Console(width=120)
-    console.print(described("torch", "pytorch-lightning", "mlflow"))
-    models = given.model or list(TRAININGS)
-    good = [kill(model, given.kills, given.seed, given.overrides, console) for model in models]
-    sys.exit(0 if sum(good) == given.kills * len(models) else "not all were identical")
+    console.print(describe_machine("torch", "pytorch-lightning", "mlflow"))
+    models = args.model or list(TRAININGS)
+    passed = [run_trials(model, args.kills, args.seed, args.overrides, console) for model in models]
+    sys.exit(0 if sum(passed) == args.kills * len(models) else "not all were identical")
 
 
 if __name__ == "__main__":

@@ -1,102 +1,99 @@
-"""Overhead around the work: starting stages, doing nothing, packing, tracking.
+"""Overhead of starting stages, of `dvc repro` with nothing to do, of packing, and of tracking.
 
 Run ``python -m benchmarks.overhead`` in a checkout in which ``dvc repro`` has nothing to do.
 """
 
-import argparse
 import itertools
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import described, interleaved
+from benchmarks.common import argument_parser, describe_machine, time_in_turn
 from pipeline import pack, portable
 from pipeline.common.paths import ROOT
 from pipeline.config import compose
 from pipeline.sources import archives
 
 
-def _run(*command: str):
+def _command(*command: str) -> Callable[[], object]:
     return lambda: subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
 
 
 def decode(task: tuple[str, bytes | None, int]) -> int:
-    """Decodes one picture; what can't be read costs what it costs."""
+    """Decodes one member of the archive; takes the arguments of `pack.decode`."""
     try:
         return portable.read_picture(task[1]).width
     except portable.UnreadableError:
         return 0
 
 
-def prepare(task: tuple[str, bytes | None, int]) -> int:
-    """Decodes, sizes and hashes one picture, as packing does."""
+def decode_and_hash(task: tuple[str, bytes | None, int]) -> int:
+    """Decodes, resizes and hashes one member of the archive, as packing does."""
     return pack.decode(task).get("width", 0)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.overhead", description=__doc__.partition("\n")[0]
-    )
+    parser = argument_parser(__spec__.name, __doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("overrides", nargs="*", help="further choices, as for pipeline.train")
-    given = parser.parse_args()
-    cfg = compose(*given.overrides)
-    place = ROOT / "data" / cfg.data.name
-    console, table = Console(width=120), Table("", "seconds", "of", "ratio")
-    console.print(described("dvc", "mlflow", "torch", "pillow"))
+    args = parser.parse_args()
+    cfg = compose(*args.overrides)
+    data_dir = ROOT / "data" / cfg.data.name
+    console, table = Console(width=120), Table("", "seconds", "baseline", "ratio")
+    console.print(describe_machine("dvc", "mlflow", "torch", "pillow"))
 
     python = sys.executable
-    seconds = interleaved(
+    timings = time_in_turn(
         {
-            "dvc status": _run("dvc", "status"),
-            "dvc repro, nothing to do": _run("dvc", "repro"),
-            "an empty Python": _run(python, "-c", ""),
+            "dvc status": _command("dvc", "status"),
+            "dvc repro, nothing to do": _command("dvc", "repro"),
+            "an empty Python": _command(python, "-c", ""),
             **{
-                f"pipeline.{name} --help": _run(python, "-m", f"pipeline.{name}", "--help")
+                f"pipeline.{name} --help": _command(python, "-m", f"pipeline.{name}", "--help")
                 for name in ("fetch", "pack", "split", "train")
             },
         },
-        given.rounds,
+        args.rounds,
     )
-    for name, taken in seconds.items():
-        base = "dvc status" if name.startswith("dvc") else "an empty Python"
-        table.add_row(name, taken.shown(), base, taken.over(seconds[base]))
+    for name, timing in timings.items():
+        baseline = "dvc status" if name.startswith("dvc") else "an empty Python"
+        table.add_row(name, timing.format(), baseline, timing.ratio_to(timings[baseline]))
 
-    def forked(work) -> None:  # no process has to start up
-        members = archives.members(place / "archive")
+    def in_processes(function) -> None:  # forked, so they don't have to start up
+        members = archives.members(data_dir / "archive")
         with ProcessPoolExecutor() as pool:
-            list(pool.map(work, ((*member, cfg.pack.max_side) for member in members), chunksize=32))
+            list(pool.map(function, ((*member, cfg.pack.max_side) for member in members), chunksize=32))
 
-    def packed() -> None:
-        with tempfile.TemporaryDirectory(dir=place) as folder:
-            pack.pack(place / "archive", Path(folder) / "pack", cfg.pack.max_side, cfg.pack.classes)
+    def run_pack() -> None:
+        with tempfile.TemporaryDirectory(dir=data_dir) as folder:
+            pack.pack(data_dir / "archive", Path(folder) / "pack", cfg.pack.max_side, cfg.pack.classes)
 
     programs = {
-        "decoding alone, all cores": lambda: forked(decode),
-        "decoding, sizing and hashing, all cores": lambda: forked(prepare),
-        "pack": packed,
+        "decoding alone, all cores": lambda: in_processes(decode),
+        "decoding, resizing and hashing, all cores": lambda: in_processes(decode_and_hash),
+        "pack": run_pack,
     }
-    seconds = interleaved(programs, given.rounds)
-    bare = seconds["decoding alone, all cores"]
-    for name, taken in seconds.items():
-        table.add_row(name, taken.shown(), "decoding", taken.over(bare, ".1f"))
+    timings = time_in_turn(programs, args.rounds)
+    decoding = timings["decoding alone, all cores"]
+    for name, timing in timings.items():
+        table.add_row(name, timing.format(), "decoding", timing.ratio_to(decoding, ".1f"))
 
     with tempfile.TemporaryDirectory() as folder:
-        seconds = interleaved(_trainings(Path(folder), given.overrides), given.rounds)
-    for name, taken in seconds.items():
-        table.add_row(name, taken.shown(), "the epochs", taken.over(seconds["the epochs alone"]))
+        timings = time_in_turn(_trainings(Path(folder), args.overrides), args.rounds)
+    for name, timing in timings.items():
+        table.add_row(name, timing.format(), "untracked", timing.ratio_to(timings["two epochs, untracked"]))
     console.print(table)
 
 
-def _trainings(folder: Path, overrides: list[str]) -> dict:
-    """The same few epochs with what they are told to, and with none."""
+def _trainings(folder: Path, overrides: list[str]) -> dict[str, Callable[[], object]]:
+    """Two epochs of `scratch` with and without tracking."""
     from pipeline.artifacts.checkpoints import Checkpoints
     from pipeline.artifacts.lineage import lineage_of, settings_of
     from pipeline.data.dataset import PackedDataset
@@ -105,21 +102,21 @@ def _trainings(folder: Path, overrides: list[str]) -> dict:
 
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
     cfg = compose("model=scratch", "data.epochs=2", *overrides)
-    pack_ = PackedDataset.open(ROOT / "data" / cfg.data.name)
-    card = build.build(cfg, pack_).card
-    settings, lineage = settings_of(cfg), lineage_of(pack_, cfg.runtime.threads)
+    packed = PackedDataset.open(ROOT / "data" / cfg.data.name)
+    card = build.build(cfg, packed).card
+    settings, lineage = settings_of(cfg), lineage_of(packed, cfg.runtime.threads)
     numbers = itertools.count()
 
-    def learn(tell) -> list[dict]:
-        kept = Checkpoints(folder / f"checkpoints{next(numbers)}")
-        return fit.fit(build.build(cfg, pack_), kept, time.monotonic(), tell).rows
+    def train(on_epoch_end) -> list[dict]:
+        checkpoints = Checkpoints(folder / f"checkpoints{next(numbers)}")
+        return fit.fit(build.build(cfg, packed), checkpoints, time.monotonic(), on_epoch_end).rows
 
     def tracked() -> None:
         run = Run(card, settings, lineage, "overhead", None, "cpu", f"attempt{next(numbers)}")
-        learn(run.push)
+        train(run.push)
 
-    tracked()  # makes the store
-    return {"the epochs alone": lambda: learn(lambda rows: None), "the epochs, tracked": tracked}
+    tracked()  # creates the store
+    return {"two epochs, untracked": lambda: train(lambda rows: None), "two epochs, tracked": tracked}
 
 
 if __name__ == "__main__":

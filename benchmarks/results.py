@@ -1,4 +1,4 @@
-"""Result tables of benchmarks; each trial adds a row."""
+"""CSV files with one row per trial, so that an interrupted benchmark can resume."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from pipeline.common import tables
 
 
 def add_row(file: Path, row: Mapping[str, object]) -> None:
-    """Adds a row to a file; writes the header first if the file is new."""
+    """Appends a row to a file; writes the header first if the file is new."""
     file.parent.mkdir(parents=True, exist_ok=True)
     is_new = not file.is_file()
     with open(file, "a", newline="", encoding="utf-8", errors="surrogateescape") as stream:

@@ -1,4 +1,4 @@
-"""The command ``petfaces``, same as ``python -m pipeline``; the stages are separate Hydra programs."""
+"""The command ``petfaces``, also ``python -m pipeline``; the stages are separate Hydra programs."""
 
 import ast
 import os
@@ -10,7 +10,7 @@ import click
 from pipeline.common import errors, log
 from pipeline.common.paths import ROOT
 
-COMMANDS = {  # a command's module is imported only when it runs
+COMMANDS = {  # modules, each with a Click command `main`; imported only when the command runs
     "predict": "pipeline.inference.predict",
     "export": "pipeline.inference.export",
     "serve": "pipeline.inference.serve",
@@ -22,11 +22,11 @@ COMMANDS = {  # a command's module is imported only when it runs
     "tracking": "pipeline.tracking.cli",
     "config": "pipeline.config.cli",
 }
-PLUGINS = "petfaces.commands"  # entry points of other packages: each a command
+PLUGINS = "petfaces.commands"  # entry-point group; each entry of another package is a Click command
 
 
-class Commands(click.Group):
-    """Imports commands lazily, and reports their errors in one line."""
+class LazyGroup(click.Group):
+    """Imports commands only when they run, and reports their errors in one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS, *sorted(metadata.entry_points(group=PLUGINS).names - COMMANDS.keys())]
@@ -37,17 +37,15 @@ class Commands(click.Group):
         for entry in metadata.entry_points(group=PLUGINS, name=cmd_name):
             try:
                 return entry.load()
-            except Exception as error:  # whatever another package raises while it is imported
+            except Exception as error:  # importing another package can raise anything
                 message = f"the command {cmd_name} of {entry.dist.name} can't be loaded: {error}"
                 raise click.ClickException(message) from error
         return None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, _help_line(module)) for name, module in COMMANDS.items()]
-        plugins = sorted(metadata.entry_points(group=PLUGINS), key=lambda entry: entry.name)
-        rows += [
-            (entry.name, f"Provided by {entry.dist.name}.") for entry in plugins if entry.name not in COMMANDS
-        ]
+        plugins = [entry for entry in metadata.entry_points(group=PLUGINS) if entry.name not in COMMANDS]
+        rows += sorted((entry.name, f"Provided by {entry.dist.name}.") for entry in plugins)
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -60,37 +58,35 @@ class Commands(click.Group):
 
 
 def _help_line(module: str) -> str:
-    """The first docstring line of a command's function ``main``, read without importing its module."""
+    """The first docstring line of a module's function ``main``, read without importing the module."""
     source = (ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
     functions = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
     return ast.get_docstring(functions["main"]).partition("\n")[0]
 
 
 def _check_checkout() -> None:
-    """Makes sure that ``petfaces`` does not act on another checkout than the one it is called in.
+    """Checks that the current directory is in this checkout, or in none.
 
     Raises:
-        UserError: it would.
+        UserError: it is in another checkout, whose files the user probably meant.
     """
     for folder in (Path.cwd(), *Path.cwd().parents):
         if (folder / "dvc.yaml").is_file() and (folder / "pipeline/__main__.py").is_file():
             if folder.resolve() != ROOT:
                 raise errors.UserError(
-                    f"this petfaces belongs to {ROOT}, and {folder} is another checkout; use that one's own "
-                    ".venv, or run there: python -m pipeline"
+                    f"this petfaces belongs to {ROOT}, but {folder} is another checkout; activate its .venv, "
+                    "or run there: python -m pipeline"
                 )
             return
 
 
-@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-q", "--quiet", "level", flag_value="warning", help="Show results, warnings and errors only.")
-@click.option(
-    "-v", "--verbose", "level", flag_value="debug", help="Show debugging messages and tracebacks, too."
-)
+@click.option("-v", "--verbose", "level", flag_value="debug", help="Show debug messages and tracebacks too.")
 def main(level: str | None) -> None:
-    """Pet Faces: use, compare and keep trained models.
+    """Pet Faces: use, compare and manage trained models.
 
-    The stages of the pipeline are programs of their own: python -m pipeline.train key=value.
+    The stages of the pipeline are separate programs: python -m pipeline.train key=value.
     """
     if level:
         os.environ[log.VARIABLE] = level

@@ -57,7 +57,7 @@ def evaluate(train: Path, data_dir: Path, out: Path, threads: int, workers: int)
     test_set = ImageDataset(pack, rows, eval_transform(card.input))
     probabilities = predictions.predict(model, test_set, BATCH_SIZE, workers)
     assessed = model.task.assess(card, probabilities, test_set.targets)
-    photographs = LooseImages(out_of_domain.photographed(PHOTOGRAPHS, seed=0), card.input)
+    photographs = LooseImages(out_of_domain.photo_crops(PHOTOGRAPHS, seed=0), card.input)
     ood = predictions.predict(model, photographs, BATCH_SIZE)
     metrics = {"test/pictures": len(rows), **model.task.figures(card, probabilities, test_set.targets)}
     metrics["others/named"] = float(model.task.answers(card, ood).mean())

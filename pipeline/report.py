@@ -42,7 +42,7 @@ def report(runs: Path, data_dir: Path, models: list[str], target: Path) -> None:
         UserError: an earlier stage has not run.
     """
     from pipeline.data.dataset import PackedDataset
-    from pipeline.reporting import page
+    from pipeline.reporting import report_page
 
     if not (data_dir / "audit.csv").is_file():
         raise UserError(f"{data_dir}/audit.csv is missing; run: dvc repro audit")
@@ -67,7 +67,7 @@ def report(runs: Path, data_dir: Path, models: list[str], target: Path) -> None:
     }
     doubted = tables.read(data_dir / "audit.csv")
     pack = PackedDataset.open(data_dir)
-    classes = page.counts(pack, recalls)
+    classes = report_page.counts(pack, recalls)
     tested = [row for row in classes["rows"] if row["recall"] is not None]
 
     part = target.with_name(f".{target.name}.part")
@@ -75,8 +75,8 @@ def report(runs: Path, data_dir: Path, models: list[str], target: Path) -> None:
     part.mkdir(parents=True)
     _tables(runs, data_dir, task, table, part)
     _plots(runs, task, table, confidences, part)
-    thumbnail = page.Thumbnails(pack, part)
-    page.write(
+    thumbnail = report_page.Thumbnails(pack, part)
+    report_page.write(
         part,
         name=runs.name,
         drawings=drawings,
@@ -87,16 +87,18 @@ def report(runs: Path, data_dir: Path, models: list[str], target: Path) -> None:
         display=task.display,
         headings=leaderboard.headings(columns),
         rows=[leaderboard.cells(row, columns) for row in table],
-        intervals=page.intervals([[row[f"{task.test_key}{bound}"] for bound in BOUNDS] for row in table]),
+        intervals=report_page.intervals(
+            [[row[f"{task.test_key}{bound}"] for bound in BOUNDS] for row in table]
+        ),
         about=" ".join(filter(None, [leaderboard.ties(task, table), task.about])),
         verdicts=[{**row, "words": leaderboard.verdict(row)} for row in verdicts],
         caution=leaderboard.caution(verdicts),
         decision=decision,
         challenger=_challenger(decision),
-        confused=page.confused(predictions[best], pairs, thumbnail),
+        confused=report_page.confused(predictions[best], pairs, thumbnail),
         wrong=sum(row["label"] != row["predicted"] for row in predictions[best]),
         judged=len(predictions[best]),
-        mistakes=page.mistakes(predictions[best], thumbnail),
+        mistakes=report_page.mistakes(predictions[best], thumbnail),
         weakest=sorted(tested, key=lambda row: row["recall"])[:5],
         confidence={
             name: {"sure": probabilities.mean(), "right": correct.mean()}
@@ -105,9 +107,9 @@ def report(runs: Path, data_dir: Path, models: list[str], target: Path) -> None:
         classes=classes,
         quarantine=tables.read(data_dir / "pack/quarantine.csv"),
         dropped=list(pack.table["path"][pack.table["split"] == "dropped"]),
-        near_duplicates=page.near_duplicates(pack, thumbnail),
+        near_duplicates=report_page.near_duplicates(pack, thumbnail),
         doubted=doubted,
-        suspicious=[{**row, **thumbnail(row["path"])} for row in doubted[: page.SUSPICIOUS]],
+        suspicious=[{**row, **thumbnail(row["path"])} for row in doubted[: report_page.SUSPICIOUS]],
     )
     readme = _readme(runs, task, table, verdicts, decision, drawings)
     (part / "README.md").write_text(readme, encoding="utf-8")

@@ -110,10 +110,10 @@ def test_no_threshold_is_above_1():
 
 
 def test_out_of_domain_images_are_reproducible_and_distinct():
-    images, again = out_of_domain.drawn(10, seed=1), out_of_domain.drawn(10, seed=1)
+    images, again = out_of_domain.generated_patterns(10, seed=1), out_of_domain.generated_patterns(10, seed=1)
     assert all(np.array_equal(one, two) for one, two in zip(images, again, strict=True))
     assert len({image.tobytes() for image in images}) == 10
-    for image in (*images, *out_of_domain.photographed(4, seed=0)):
+    for image in (*images, *out_of_domain.photo_crops(4, seed=0)):
         assert image.dtype == np.uint8 and image.shape[2] == 3 and min(image.shape[:2]) >= 128
 
 
@@ -128,9 +128,10 @@ def test_training_outliers_depend_on_the_step_and_choose_no_threshold():
     assert torch.equal(first[:2], images)
     assert not torch.equal(first[2:], second[2:])
     assert outliers.add(torch.zeros(2, 32, 32, 3, dtype=torch.uint8)).shape == (7, 32, 32, 3)
-    for_threshold = {image.tobytes() for image in out_of_domain.drawn(300, seed=0)}
+    for_threshold = {image.tobytes() for image in out_of_domain.generated_patterns(300, seed=0)}
     assert not for_threshold & {
-        image.tobytes() for image in out_of_domain.drawn(out_of_domain.POOL, out_of_domain.POOL_SEED)
+        image.tobytes()
+        for image in out_of_domain.generated_patterns(out_of_domain.POOL, out_of_domain.POOL_SEED)
     }
 
 

@@ -29,7 +29,7 @@ def test_every_command_has_help_and_its_first_line_is_listed(name, capsys):
     petfaces(name, "--help")
     assert f"Usage: petfaces {name}" in capsys.readouterr().out
     petfaces("--help")
-    command = cli.Commands().get_command(None, name)
+    command = cli.LazyGroup().get_command(None, name)
     first_line = " ".join(command.help.partition("\n")[0].split())
     assert f" {name} {first_line}" in " ".join(capsys.readouterr().out.split())
 
@@ -48,7 +48,7 @@ def test_all_commands_report_errors_alike(monkeypatch, capsys, error, status, me
     def failing() -> None:
         raise error
 
-    monkeypatch.setattr(cli.Commands, "get_command", lambda *_: failing)
+    monkeypatch.setattr(cli.LazyGroup, "get_command", lambda *_: failing)
     with pytest.raises(SystemExit) as end:
         petfaces("failing")
     assert end.value.code == status
@@ -83,7 +83,7 @@ def test_another_checkout_is_not_changed_by_mistake(tmp_path, monkeypatch):
         (tmp_path / file).touch()
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path / "data")
-    assert "is another checkout; use that one's own" in outcome(lambda: petfaces("config", "data=sample"))
+    assert "is another checkout; activate its .venv" in outcome(lambda: petfaces("config", "data=sample"))
 
 
 def test_leaderboard_and_registry_print_json(repro, capsys):

@@ -19,7 +19,7 @@ from pipeline.common import tables, text
 from pipeline.common.errors import UserError
 from pipeline.inference import export, predict
 from pipeline.maintenance import champion
-from pipeline.reporting import leaderboard, page
+from pipeline.reporting import leaderboard, report_page
 from pipeline.sweeps.show import _table
 from pipeline.tracking import descriptions
 
@@ -47,7 +47,7 @@ def test_the_list_of_versions_shows_markup_as_text(monkeypatch, capsys):
     champion.show("sample")
     printed = capsys.readouterr().out
     _assert_safe(printed)
-    assert "taken back: see [/notes]" in printed and "[b]" in printed
+    assert "rolled back: see [/notes]" in printed and "[b]" in printed
     assert "host/[/b]" in printed
     assert "became champion: see [/notes]" in printed
     assert max(map(len, printed.splitlines())) < 500
@@ -137,9 +137,9 @@ def test_the_report_and_its_readme_show_names_as_text(tmp_path, monkeypatch):
     _assert_safe(readme)
     assert "Champion: ``a`b``" in readme and "(confusion-m%20%281%29.png)" in readme
     assert "<img" not in readme
-    monkeypatch.setattr(page, "TEMPLATE", tmp_path / "page.html")
+    monkeypatch.setattr(report_page, "TEMPLATE", tmp_path / "page.html")
     (tmp_path / "page.html").write_text("<p>{{ label }}</p>{% macro x() %}<b>\n</b>{% endmacro %}{{ x() }}")
-    page.write(tmp_path, label=HOSTILE)
+    report_page.write(tmp_path, label=HOSTILE)
     shown = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "\x1b" not in shown and "&lt;img src=x&gt;" in shown and "<b>\n</b>" in shown
 
@@ -181,10 +181,10 @@ def test_an_export_has_a_line_for_each_class_and_an_escaped_readme(tmp_path):
         (tmp_path / name).write_text(json.dumps(tree))
     rows = [{"label": name, "pictures": 1, "recall": 0.5, "precision": 0.5} for name in classes[:2]]
     tables.write(tmp_path / "evaluation/classes.csv", rows)
-    readme = export._card(found, card, None, page=False)
+    readme = export._readme(found, card, None, page=False)
     _assert_safe(readme)
     assert "<img" not in readme and "猫 50% of 1" in readme and "``a`b``" in readme
-    export._labels(card, tmp_path / "labels.txt")
+    export._write_labels(card, tmp_path / "labels.txt")
     labels = (tmp_path / "labels.txt").read_text(encoding="utf-8").splitlines()
     assert len(labels) == 3 and labels[1] == "猫"
     _assert_safe("\n".join(labels))

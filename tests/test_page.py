@@ -110,7 +110,7 @@ def test_an_answer_below_the_threshold_is_shown_as_unsure(browser, address, page
     tab.goto(address)
     tab.set_input_files("#file", face)
     _wait_for_answers(tab, 1)
-    assert tab.inner_text("#said").startswith("Niet zeker.")
+    assert tab.inner_text("#status").startswith("Niet zeker.")
     context.close()
 
 
@@ -132,7 +132,7 @@ def test_the_occlusion_map_is_drawn(tab, face):
         "return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(v => v > 0); }"
     )
     assert drawn
-    assert tab.inner_text("#time").startswith("Red: covered")
+    assert tab.inner_text("#time").startswith("Red: covering")
 
 
 def test_the_keyboard_alone_is_enough(tab, face):
@@ -188,7 +188,7 @@ def test_each_text_is_in_both_languages():
     import re
 
     text = (browser_demo.PAGE / "words.js").read_text()
-    for texts, minimum in zip(text.split("export const SEVERAL"), (20, 5), strict=True):
+    for texts, minimum in zip(text.split("export const MULTI_LABEL_WORDS"), (20, 5), strict=True):
         english, dutch = (
             set(re.findall(r"^    (\w+):", table, re.MULTILINE)) for table in texts.split("  nl: {")
         )
@@ -210,5 +210,5 @@ def test_an_npm_package_with_another_hash_is_refused(monkeypatch, tmp_path):
     npm.chmod(0o755)
     monkeypatch.setattr(browser_demo, "CACHE", tmp_path / "cache")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    with pytest.raises(UserError, match="is not what this project knows; refused"):
+    with pytest.raises(UserError, match="has an unexpected sha256"):
         browser_demo.write(tmp_path / "model.onnx", {}, tmp_path / "try")

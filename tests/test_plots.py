@@ -12,7 +12,7 @@ from pipeline.evaluation import plots
 
 @pytest.fixture(autouse=True)
 def no_warning_yet(monkeypatch):
-    monkeypatch.setattr(plots, "_boxes", set())
+    monkeypatch.setattr(plots, "_reported", set())
 
 
 def _matrix(file, *names):
@@ -27,7 +27,7 @@ def test_letters_without_a_font_are_reported_once(tmp_path, capsys):
     _matrix(tmp_path / "b.png", "\U00013000", "b")
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
-    assert "\U00013000\U00013001 (2 letters)" in lines[0] and "Noto Sans" in lines[0]
+    assert "\U00013000\U00013001 (2 characters)" in lines[0] and "Noto Sans" in lines[0]
 
 
 def test_a_fallback_font_with_the_letters_is_found(tmp_path, capsys, monkeypatch):
@@ -37,19 +37,19 @@ def test_a_fallback_font_with_the_letters_is_found(tmp_path, capsys, monkeypatch
     letter = next(
         chr(code)
         for code in (*range(0x1D400, 0x1D7FF), *range(0xE000, 0xE300))
-        if plots._lacking(default, {chr(code)})
-        and not plots._lacking(font_manager.findfont("STIXGeneral"), {chr(code)})
+        if plots._missing_glyphs(default, {chr(code)})
+        and not plots._missing_glyphs(font_manager.findfont("STIXGeneral"), {chr(code)})
     )
-    assert plots._fallbacks({letter, "a"}) == ["STIXGeneral"]
+    assert plots._fallback_fonts({letter, "a"}) == ["STIXGeneral"]
     image = _matrix(tmp_path / "a.png", letter, "b")
     assert capsys.readouterr().err == ""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "_fallbacks", lambda letters: [])
+        patch.setattr(plots, "_fallback_fonts", lambda letters: [])
         assert _matrix(tmp_path / "b.png", letter, "b") != image
 
 
 def test_latin_names_need_no_fallback_font(tmp_path):
-    assert plots._fallbacks(set("Kätzchen č ÅØ")) == []
+    assert plots._fallback_fonts(set("Kätzchen č ÅØ")) == []
 
 
 @pytest.mark.parametrize("name", ["$\\frac$", "a$x", "x\x1b[31m", "\udce4", "_x"])

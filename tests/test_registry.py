@@ -47,7 +47,7 @@ def test_promotion_and_rollback_record_their_reasons(run, project, second):
     output = run("python", "-m", "pipeline", "registry", "list").stdout
     assert f"version {second} became champion instead of version {first}: smaller" in output
     assert f"version {first} became champion instead of version {second}: worse on kittens" in output
-    assert "taken back: worse on kittens" in output
+    assert "rolled back: worse on kittens" in output
     done = run("python", "-m", "pipeline", "registry", "rollback", "--why", "once more")
     assert done.returncode == 1 and "is the first champion: there is none to go back to" in done.stdout
     done = run("python", "-m", "pipeline", "registry", "promote", first, "--why", "again")
@@ -109,39 +109,39 @@ def test_promotion_waits_for_another_dvc(project, monkeypatch, capsys):
     locks.parent.mkdir(exist_ok=True)
     locks.write_text(json.dumps({"write": {"x": process}, "read": {"y": [process], "z": []}}))
     checked, alive = [], iter([True, True, False])
-    monkeypatch.setattr(champion, "POLL", 0)
-    monkeypatch.setattr(champion, "_alive", lambda pid: checked.append(pid) or next(alive))
+    monkeypatch.setattr(champion, "POLL_INTERVAL", 0)
+    monkeypatch.setattr(champion, "_is_running", lambda pid: checked.append(pid) or next(alive))
     try:
         champion._wait_for_other_dvc()
-        monkeypatch.setattr(champion, "_alive", lambda pid: True)
-        monkeypatch.setattr(champion, "PATIENCE", -1)
-        with pytest.raises(UserError, match=r"another dvc does not end \(process 4711\); afterwards"):
+        monkeypatch.setattr(champion, "_is_running", lambda pid: True)
+        monkeypatch.setattr(champion, "MAX_WAIT", -1)
+        with pytest.raises(UserError, match=r"another dvc is still running \(process 4711\); to update"):
             champion._wait_for_other_dvc()
         for text in ("", "{", "[]", '{"write": {"x": 1}, "read": {}}'):
             locks.write_text(text)
-            assert champion._listed() == set()
+            assert champion._lock_holders() == set()
     finally:
         locks.write_bytes(before) if before is not None else locks.unlink()
     assert checked == [4711] * 3
-    assert capsys.readouterr().err.count("waiting for the dvc that is running") == 1
+    assert capsys.readouterr().err.count("waiting for another dvc to finish") == 1
 
 
 def test_dvcs_messages_about_locks_are_recognised(tmp_path):
     from dvc import lock, rwlock
 
-    assert champion.LOCKED[1] in lock.FAILED_TO_LOCK_MESSAGE
+    assert champion.LOCK_MESSAGES[1] in lock.FAILED_TO_LOCK_MESSAGE
     held = {"write": {str(tmp_path): {"pid": os.getpid(), "cmd": "dvc repro"}}}
-    with pytest.raises(lock.LockError, match=champion.LOCKED[0]):
+    with pytest.raises(lock.LockError, match=champion.LOCK_MESSAGES[0]):
         mine = {"pid": os.getpid(), "cmd": "dvc repro register"}
         rwlock._check_blockers(str(tmp_path), held, mine, mode="write", waiters=[str(tmp_path)])
 
 
 def test_dvc_is_retried_while_locked_and_other_failures_are_errors(repro, monkeypatch):
     answers = [None, None, 0, 1]
-    monkeypatch.setattr(champion, "POLL", 0)
-    monkeypatch.setattr(champion, "_dvc", lambda command: answers.pop(0))
-    with pytest.raises(UserError, match="the files do not follow: dvc repro report failed"):
-        champion._refresh("sample")
+    monkeypatch.setattr(champion, "POLL_INTERVAL", 0)
+    monkeypatch.setattr(champion, "_run_dvc", lambda command: answers.pop(0))
+    with pytest.raises(UserError, match="its files are not updated: dvc repro report failed"):
+        champion._update_files("sample")
     assert answers == []
 
 
@@ -149,12 +149,12 @@ def test_ctrl_c_while_waiting_prints_the_command_that_updates_the_files(repro, m
     def interrupted(name):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(champion, "_refresh", interrupted)
+    monkeypatch.setattr(champion, "_update_files", interrupted)
     monkeypatch.setattr(tracking, "promote", lambda *_, **__: None)
     monkeypatch.setattr(champion_files, "note", lambda *_: None)
     with pytest.raises(SystemExit, match="130"):
         petfaces("registry", "promote", "1", "--why", "x")
-    assert "afterwards the files follow with: dvc repro" in capsys.readouterr().err
+    assert "to update the champion's files later, run: dvc repro" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

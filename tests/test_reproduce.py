@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from pipeline.artifacts import seal
 from pipeline.common.paths import ROOT as PROJECT
-from pipeline.maintenance import comparison, rebuild
+from pipeline.maintenance import comparison, worktree_script
 
 # Arguments: evaluation, export, then overrides; trains and registers a version for each of the latter.
 VERSIONS = """
@@ -178,8 +178,8 @@ def test_a_version_from_a_dirty_tree_is_rebuilt_from_its_recorded_diff(clone, em
     # Its data is not in the cache: it is drawn again.
     done = clone.reproduce("sample", "3", "--trust")
     assert done.returncode == 0, done.stdout
-    assert "with uncommitted changes that the run kept, of 2 files:" in done.stdout
-    assert "sample, made again" in done.stdout
+    assert "with the run's uncommitted changes to 2 files:" in done.stdout
+    assert "sample, created again" in done.stdout
     assert "sample 3: identical weights" in done.stdout
     assert clone.state() == before
 
@@ -190,7 +190,7 @@ def test_a_version_is_rebuilt_with_its_start_model_and_data_from_a_remote(
 ):
     clone.checked("dvc", "remote", "add", "--local", "--default", "share", str(tmp_path / "share"))
     empty = clone.reproduce("sample", "2", "--check")
-    assert "sample, neither in DVC's cache nor on a remote; to be drawn again" in empty.stdout
+    assert "sample, neither in DVC's cache nor on a remote; to be generated again" in empty.stdout
     clone.checked("dvc", "cache", "dir", "--local", str(project / ".dvc/cache"))
     clone.checked("dvc", "push", "data/sample/pack", "data/sample/split.csv")
     clone.checked("dvc", "cache", "dir", "--local", str(tmp_path / "cache"))
@@ -218,7 +218,7 @@ def test_a_commit_with_other_modules_does_not_import_todays(project, run, tmp_pa
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
     (tmp_path / "program").mkdir()
-    program = shutil.copy(project / "pipeline/maintenance/rebuild.py", tmp_path / "program")
+    program = shutil.copy(project / "pipeline/maintenance/worktree_script.py", tmp_path / "program")
     run("python", program, "config.yaml", "answer.json", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     answer = json.loads((tmp_path / "answer.json").read_text())
     assert answer == {"lineage": {"of": "it", "threads": 3}, "device": "cpu"}
@@ -230,7 +230,7 @@ def test_the_number_of_threads_is_found_under_its_old_key_too(project, monkeypat
         {"data": {"name": "nothing"}, "trainer": {"accelerator": "cpu"}, group: {"threads": 3}}
     )
     OmegaConf.set_struct(cfg, True)
-    assert rebuild.lineage(cfg)["environment"]["threads"] == 3
+    assert worktree_script.lineage(cfg)["environment"]["threads"] == 3
 
 
 @pytest.mark.slow
@@ -314,8 +314,14 @@ def test_an_unknown_version_is_an_error_that_lists_the_known_ones(clone, name, v
             "does not have commit 12345678, which sample 1 was trained from; run: git",
         ),
         ({"commit": None}, "sample 1 was trained outside a git checkout"),
-        ({"commit": "HEAD~3", "dirty": True}, "with uncommitted changes to commit .*, which nobody kept"),
-        ({"start": "5" * 64}, r"the model that sample 1 starts from \(None, hash 5{12}\) is not registered"),
+        (
+            {"commit": "HEAD~3", "dirty": True},
+            "uncommitted changes to commit .*, which were not recorded",
+        ),
+        (
+            {"start": "5" * 64},
+            r"model that sample 1 starts from \(None, hash 5{12}\) is neither registered",
+        ),
     ],
 )
 def test_a_version_that_cannot_be_rebuilt_is_a_one_line_error(clone, changes, message):
@@ -347,7 +353,7 @@ def test_commit_and_diff_are_read_from_an_earlier_versions_train_folder(clone):
             (train_dir / "changes.diff").unlink()
             aside.rename(changes.parent)
     assert done.returncode == 0, done.stdout
-    assert f"commit {commit[:8]} with uncommitted changes that the run kept" in done.stdout
+    assert f"commit {commit[:8]} with the run's uncommitted changes" in done.stdout
 
 
 @pytest.mark.parametrize("number", [1, 3])
@@ -368,7 +374,7 @@ def test_a_lost_commit_is_replaced_by_one_with_the_same_code(clone, number):
     else:  # from a dirty tree
         assert done.stdout.endswith(
             "\nerror: sample 3 was trained outside a git checkout, or the record of its commit is lost: "
-            "nothing tells which code it was\n"
+            "its code is unknown, so it can't be rebuilt\n"
         )
 
 
@@ -452,8 +458,8 @@ def test_different_weights_are_reported_with_their_largest_difference(repro, pro
     save_file(tensors, now / "weights.safetensors")
     same, lines = comparison.verdict(then, now, [])
     assert not same
-    assert lines[0].startswith("other weights (sha256 ")
-    assert "at most 0.25 apart" in lines[0]
+    assert lines[0].startswith("different weights (sha256 ")
+    assert "maximum difference 0.25" in lines[0]
     assert lines[1] == "nothing in the lineage differs"
     assert (
         comparison.verdict(then, now, ["torch: 1 then, 2 now"])[1][1]
@@ -461,4 +467,4 @@ def test_different_weights_are_reported_with_their_largest_difference(repro, pro
     )
     same, lines = comparison.verdict(then, then, ["torch: 1 then, 2 now"])
     assert same
-    assert lines[1] == "although it is not all the same: torch: 1 then, 2 now"
+    assert lines[1] == "although this differs: torch: 1 then, 2 now"

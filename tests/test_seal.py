@@ -16,7 +16,7 @@ from pipeline.artifacts import onnx_export, seal
 from pipeline.common.errors import UserError
 from pipeline.data.dataset import PackedDataset
 from pipeline.maintenance.dvc_cache import Cache
-from pipeline.maintenance.verify import Found, repair
+from pipeline.maintenance.verify import Findings, repair
 from pipeline.portable import seals
 from pipeline.reporting import leaderboard
 from pipeline.tracking import artifacts
@@ -70,8 +70,8 @@ def test_a_missing_model_in_mlflow_does_not_stop_the_other_repairs(project, repr
         artifacts.StoredFolder(name, folder, put)
         for name, put in (("one", missing), ("two", repaired.append))
     ]
-    monkeypatch.setattr("pipeline.maintenance.verify._twin", lambda *_: folder)
-    found = Found(Cache.open(), kept=[(each, ["weights.safetensors is damaged"]) for each in kept])
+    monkeypatch.setattr("pipeline.maintenance.verify._intact_copy", lambda *_: folder)
+    found = Findings(Cache.open(), stored=[(each, ["weights.safetensors is damaged"]) for each in kept])
     assert repair(found) == ["one in MLflow: no such model"]
     assert repaired == [folder]
 
@@ -239,7 +239,7 @@ def test_a_flipped_byte_in_an_exported_model_is_an_error_in_every_use(repro, pro
 def test_verify_reports_intact_files_and_changes_nothing(verify, other):
     before = {file: file.read_bytes() for file in (other / "runs").rglob("*") if file.is_file()}
     status, lines = verify(store=f"sqlite:///{other / 'mlflow.db'}")
-    assert (status, lines[-1]) == (0, "everything is whole")
+    assert (status, lines[-1]) == (0, "nothing is damaged")
     assert re.match(
         r"10 sealed folders, \d+ objects of DVC's cache, 8 folders of registered models", lines[0]
     )
@@ -284,8 +284,8 @@ def test_if_both_copies_are_damaged_repair_and_repro_restore_the_bytes(verify, r
     status, lines = verify("--repair")
     assert status == 1  # one file could not be restored
     assert "damaged: data/sample/pack: pixels.bin is damaged" in lines
-    assert any("DVC's copy of data/sample/pack/pixels.bin is not as" in line for line in lines)
-    assert lines[-1] == "to be made again: dvc repro"
+    assert any("damaged in DVC's cache (data/sample/pack/pixels.bin)" in line for line in lines)
+    assert lines[-1] == "to do: dvc repro"
     done = run("dvc", "repro", cwd=other, PYTHONPATH=str(other))
     assert done.returncode == 0, done.stdout
     assert re.findall(r"Running stage '(\w+)", done.stdout) == ["pack"]
@@ -317,7 +317,7 @@ def test_damaged_workspace_files_are_restored_from_dvcs_cache(verify, run, other
         assert file.read_text() == "a user's"
         file.unlink()
     users_files[1].parent.rmdir()
-    assert "damaged: data/sample/split.csv: not what dvc.lock says" in lines
+    assert "damaged: data/sample/split.csv: differs from dvc.lock" in lines
     assert "damaged: runs/sample/train/scratch: weights.safetensors is damaged" in lines
     assert [file.read_bytes() for file in files] == before
     assert "up to date" in run("dvc", "status", cwd=other).stdout
@@ -444,7 +444,7 @@ def test_single_runs_are_verified_and_an_unsealed_one_can_be_sealed(verify, othe
     try:
         status, lines = verify()
         assert status == 0  # without a seal nothing proves damage
-        assert "not sealed, nothing tells whether it is whole: runs/single/mine" in lines
+        assert "not sealed, so it can't be verified: runs/single/mine" in lines
         with pytest.raises(UserError, match=r"has no SHA256SUMS .* petfaces verify --seal /.*mine$"):
             seal.check(single)
         assert verify("--seal", "runs/single/mine")[0] == 0
@@ -454,7 +454,7 @@ def test_single_runs_are_verified_and_an_unsealed_one_can_be_sealed(verify, othe
         _flip(single / "weights.safetensors")
         status, lines = verify("--repair")
         assert status == 1
-        assert lines[-1].startswith("to be made again: runs/single/mine: train it again")
+        assert lines[-1].startswith("to do: runs/single/mine: train it again")
         assert (single / "config.yaml").is_file()
     finally:
         shutil.rmtree(single)

@@ -253,7 +253,7 @@ def _server(seconds: float, model: OnnxClassifier | None = None, **protocol: int
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     app = serve.application(model or OnnxClassifier(PROJECT / FOLDER, threads=1), seconds)
-    protocol_class = request_limits.patient_protocol(seconds, **protocol)
+    protocol_class = request_limits.limited_protocol(seconds, **protocol)
     server = uvicorn.Server(uvicorn.Config(app, http=protocol_class, log_level="critical"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
@@ -279,7 +279,7 @@ def test_slow_uploads_do_not_block_others(served, face):
         assert requests.post(f"{served}/predict", files={"photo": face}, timeout=15).ok
 
 
-@pytest.mark.parametrize("limits", [{"most": 3}, {"held": 3 * len(SLOW)}])
+@pytest.mark.parametrize("limits", [{"max_incomplete": 3}, {"max_bytes": 3 * len(SLOW)}])
 def test_the_oldest_of_too_many_slow_connections_is_closed(repro, limits):
     with _server(30, **limits) as address, contextlib.ExitStack() as slow:
         sockets = [slow.enter_context(socket.create_connection(address)) for _ in range(5)]
@@ -312,7 +312,7 @@ class _SlowModel:
 
 def test_more_requests_than_the_queue_holds_get_503(repro, project, face, monkeypatch):
 
-    monkeypatch.setattr(request_limits, "AT_ONCE", 2)
+    monkeypatch.setattr(request_limits, "MAX_ACTIVE", 2)
     model = _SlowModel(OnnxClassifier(project / FOLDER, threads=1))
     with _server(30, model) as (_, port), ThreadPoolExecutor(3) as pool:
 
@@ -397,12 +397,12 @@ def test_the_decoder_gives_the_pixels_of_training():
 def test_a_hanging_decoder_is_killed_and_the_next_image_is_read():
     with _decoder() as decoder:
         decoder.read(_noise())
-        decoder.seconds = 0.1
+        decoder.timeout = 0.1
         os.kill(hung := decoder.process.pid, signal.SIGSTOP)
         with pytest.raises(UnreadableError, match=r"it takes more than 0\.1 seconds to decode"):
             decoder.read(_noise())
         assert not psutil.pid_exists(hung)
-        decoder.seconds = 60
+        decoder.timeout = 60
         assert decoder.read(_noise()).shape == (64, 64, 3)
 
 
@@ -433,7 +433,7 @@ def test_the_decoders_memory_is_limited(monkeypatch):
         lambda command, **how: start([sys.executable, "-c", code, *command[3:]], **how),
     )
     with _decoder() as decoder:
-        decoder.most = 100_000_000
+        decoder.max_pixels = 100_000_000
         with pytest.raises(UnreadableError, match="too large for the memory"):
             decoder.read(_blank(8000, 8000))
         assert decoder.read(_noise()).shape == (64, 64, 3)
@@ -477,7 +477,7 @@ def test_requests_in_progress_are_answered_before_the_server_stops(repro, projec
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["conf"], "conf holds no model.onnx; make one, and serve that folder: petfaces export"),
+        (["conf"], "conf holds no model.onnx; export a model and serve that folder: petfaces export"),
         ([FOLDER, "--port"], ""),
     ],
 )

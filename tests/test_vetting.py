@@ -147,11 +147,11 @@ def test_settings_with_the_commits_own_classes_are_accepted(tree):
         ({"callbacks": {"a": {"_target_": "models.tiny.Tiny", "x": {"_target_": "a"}}}}, "no plain argument"),
         (
             {"callbacks": {"a": {"_target_": "pytorch_lightning.callbacks.X", "dirpath": "/x"}}},
-            "place outside",
+            "outside the worktree",
         ),
         (
             {"callbacks": {"a": {"_target_": "pytorch_lightning.callbacks.X", "dirpath": "../x"}}},
-            "place outside",
+            "outside the worktree",
         ),
         ({"callbacks": "x"}, "callbacks is no mapping"),
         ({"callbacks": {"a": 1}}, "callbacks.a is no mapping"),

@@ -1,1 +1,1 @@
-"""Programs of others' kind, each whole in one file and run by an environment of their own (`make peers`)."""
+"""Scripts as other libraries' users write them, each in one file; `make peers` installs their environment."""

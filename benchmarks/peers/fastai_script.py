@@ -1,7 +1,7 @@
-"""A fine-tuning as fastai's documentation shows it: `fine_tune`, the head first, then all.
+"""Fine-tuning as in fastai's documentation: `fine_tune`, the head first, then all layers.
 
-Told by `benchmarks.time_to_accuracy` where pictures and weights are; prints the share of validation pictures
-that are right after each epoch. Shares no code with the project.
+`benchmarks.time_to_accuracy` runs it. Prints the validation accuracy, a fraction, after each epoch. Shares no
+code with the project.
 """
 
 import argparse
@@ -21,10 +21,10 @@ from fastai.vision.all import (
 )
 
 
-class Tell(Callback):
-    """Prints validation's accuracy after each epoch."""
+class PrintAccuracy(Callback):
+    """Prints the validation accuracy after each epoch."""
 
-    order = 60  # after the recorder, which notes the accuracy at 50
+    order = 60  # after fastai's Recorder, which has order 50
 
     def after_epoch(self) -> None:
         print(float(self.recorder.values[-1][-1]), flush=True)
@@ -39,28 +39,28 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    set_seed(given.seed)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    set_seed(args.seed)
 
-    cfg = timm.data.resolve_model_data_config(timm.create_model(given.backbone))
+    cfg = timm.data.resolve_model_data_config(timm.create_model(args.backbone))
     loaders = ImageDataLoaders.from_folder(
-        given.folder,
+        args.folder,
         train="train",
         valid="val",
-        item_tfms=Resize(given.size, method=ResizeMethod.Squish),
-        batch_tfms=[*aug_transforms(size=given.size), Normalize.from_stats(cfg["mean"], cfg["std"])],
+        item_tfms=Resize(args.size, method=ResizeMethod.Squish),
+        batch_tfms=[*aug_transforms(size=args.size), Normalize.from_stats(cfg["mean"], cfg["std"])],
         bs=32,
         num_workers=0,
     )
-    learner = vision_learner(loaders, given.backbone, pretrained=False, metrics=accuracy, normalize=False)
-    # What pretrained=True does, with the weights that lie here: no hub can be reached by every machine.
+    learner = vision_learner(loaders, args.backbone, pretrained=False, metrics=accuracy, normalize=False)
+    # What pretrained=True does, but with local weights, because a hub may not be reachable.
     body = learner.model[0].model
-    state = torch.load(given.weights, weights_only=True)
+    state = torch.load(args.weights, weights_only=True)
     body.load_state_dict({name: value for name, value in state.items() if name in body.state_dict()})
     learner.freeze()
     with learner.no_bar(), learner.no_logging():
-        learner.fine_tune(given.epochs, cbs=Tell())
+        learner.fine_tune(args.epochs, cbs=PrintAccuracy())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
 """Predictions of a model and their evaluation: out-of-domain images, ranking, plots.
 
-`tasks` defines the metrics; nothing here trains.
+Metrics are defined in `tasks`; nothing is trained here.
 """

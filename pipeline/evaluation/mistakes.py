@@ -12,18 +12,18 @@ SHOWN = 24  # mistakes in the plot
 
 
 def draw(pack: PackedDataset, rows: np.ndarray, assessed: Assessment, title: str, folder: Path) -> None:
-    """Writes ``confusion.png`` and ``mistakes.png``, the wrong predictions with the highest confidence.
+    """Writes ``confusion.png``, and ``mistakes.png`` with the most confident wrong predictions.
 
     Args:
-        pack: the images.
-        rows: the evaluated rows of the pack.
-        assessed: assessment of the predictions for these rows.
+        pack: the packed data set.
+        rows: indices into the pack's table of the evaluated images.
+        assessed: the predictions for these images.
         title: title of both plots.
         folder: the folder to write to.
     """
     counts = np.array([row["pictures"] for row in assessed.classes])
     plots.confusion(assessed.matrix, counts, pack.classes, title, folder / "confusion.png")
-    images = ImageDataset(pack, rows, lambda picture, *_: picture)
+    images = ImageDataset(pack, rows, lambda image, *_: image)
     wrong = np.flatnonzero(np.array(assessed.labels) != np.array(assessed.predicted))
     worst = wrong[np.argsort(-assessed.certainty[wrong], kind="stable")][:SHOWN]
     display = pack.task.display
@@ -32,9 +32,5 @@ def draw(pack: PackedDataset, rows: np.ndarray, assessed: Assessment, title: str
         f"{assessed.certainty[index]:.0%}"
         for index in worst
     ]
-    plots.mistakes(
-        [images.image(index) for index in worst],
-        captions,
-        f"{title}: surest mistakes",
-        folder / "mistakes.png",
-    )
+    title = f"{title}: surest mistakes"
+    plots.mistakes([images.image(index) for index in worst], captions, title, folder / "mistakes.png")

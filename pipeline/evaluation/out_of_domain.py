@@ -1,9 +1,9 @@
 """Out-of-domain images for training, for choosing the abstention threshold, and for testing it.
 
 No extra data set is needed. Training and threshold selection use generated patterns; testing uses crops of
-the two photographs that ship with scikit-learn, a temple and a flower. Shuffled tiles of faces were tried and
-dropped: they still show a breed's fur, a third of them gets a confidence of at least 80 %, and a threshold
-that rejects them also rejects a quarter of the correct predictions.
+the two photographs that ship with scikit-learn, a temple and a flower. Shuffled tiles of face images were
+tried and dropped: they still show a breed's fur, a third of them gets a confidence of at least 80 %, and a
+threshold that rejects them also rejects a quarter of the correct predictions.
 """
 
 from dataclasses import replace
@@ -16,12 +16,12 @@ from pipeline import portable
 from pipeline.data.dataset import eval_transform
 from pipeline.portable import Preprocessing
 
-SIDE = 128
-POOL, POOL_SEED = 1200, 12345  # training patterns; those for choosing the threshold use seed 0
+SIDE = 128  # of a pattern, in pixels
+POOL, POOL_SEED = 1200, 12345  # patterns for training; those for choosing the threshold use seed 0
 
 
 class Outliers:
-    """Generated patterns to add to each batch, so that the network learns low confidence on them.
+    """Generated patterns that are added to each batch, so that the network learns low confidence on them.
 
     Outlier exposure (Hendrycks et al. 2019, arXiv:1812.04606). Without it, a network trained from scratch
     gives some pattern more than 99 % confidence, a different one in each training, and a threshold above that
@@ -29,34 +29,34 @@ class Outliers:
 
     Args:
         count: patterns per batch.
-        sizing: a card's `input`.
+        preprocessing: a card's `input`.
     """
 
-    def __init__(self, count: int, sizing: Preprocessing):
-        self.count, self.sizing = count, sizing
-        patterns = map(Image.fromarray, drawn(POOL, POOL_SEED))
-        self.pool = [portable.shrink(pattern, sizing.max_side) for pattern in patterns]
-        self.sized = np.empty((0, 0))
+    def __init__(self, count: int, preprocessing: Preprocessing):
+        self.count, self.preprocessing = count, preprocessing
+        patterns = map(Image.fromarray, generated_patterns(POOL, POOL_SEED))
+        self.pool = [portable.shrink(pattern, preprocessing.max_side) for pattern in patterns]
+        self.resized = np.empty((0, 0))  # the pool at the current image size
 
-    def add(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Appends patterns, chosen by torch's RNG, to a batch of images, uint8 N×H×W×3."""
-        side = pictures.shape[1]
-        if self.sized.shape[1] != side:  # a training uses a few sizes, one after another
-            size = eval_transform(replace(self.sizing, size=side))
-            self.sized = np.stack([size(pattern) for pattern in self.pool])
-        chosen = torch.randint(len(self.sized), (self.count,)).numpy()
-        return torch.cat([pictures, torch.from_numpy(self.sized[chosen]).to(pictures.device)])
+    def add(self, images: torch.Tensor) -> torch.Tensor:
+        """Appends `count` patterns, chosen by torch's RNG, to a batch of images, uint8 N×H×W×3."""
+        side = images.shape[1]
+        if self.resized.shape[1] != side:  # progressive resizing uses a few sizes, one after another
+            resize = eval_transform(replace(self.preprocessing, size=side))
+            self.resized = np.stack([resize(pattern) for pattern in self.pool])
+        chosen = torch.randint(len(self.resized), (self.count,)).numpy()
+        return torch.cat([images, torch.from_numpy(self.resized[chosen]).to(images.device)])
 
 
-def drawn(count: int, seed: int) -> list[np.ndarray]:
-    """Generates noise, clouds, gradients, stripes, blots and boxes, each uint8 SIDE × SIDE × 3."""
+def generated_patterns(count: int, seed: int) -> list[np.ndarray]:
+    """Generates noise, clouds, gradients, stripes, ellipses and boxes, each uint8 SIDE × SIDE × 3."""
     rng = np.random.default_rng(seed)
-    kinds = (_noise, _gradient, _stripes, _blots, _boxes, _clouds)
+    kinds = (_noise, _gradient, _stripes, _ellipses, _boxes, _clouds)
     return [kinds[number % len(kinds)](rng) for number in range(count)]
 
 
-def photographed(count: int, seed: int) -> list[np.ndarray]:
-    """Square crops of two photographs without animals; uint8, 128 to 256 pixels per side."""
+def photo_crops(count: int, seed: int) -> list[np.ndarray]:
+    """Square crops of two photographs without animals; each uint8 H×W×3, 128 to 256 pixels per side."""
     from sklearn.datasets import load_sample_images
 
     rng = np.random.default_rng(seed)
@@ -83,7 +83,7 @@ def _noise(rng: np.random.Generator) -> np.ndarray:
 def _clouds(rng: np.random.Generator) -> np.ndarray:
     """Noise whose amplitude falls with frequency as in photographs, about 1/f (Field 1987)."""
     frequency = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.fftfreq(SIDE)[None, :])
-    frequency[0, 0] = 1  # the mean, which is added below
+    frequency[0, 0] = 1  # avoids division by zero; the mean is set below
     spectrum = frequency ** -rng.uniform(0.8, 2.2)
     # Grey to colourful: as in photographs, the channels share most of their variation.
     waves = rng.normal(size=(SIDE, SIDE, 1, 2)) + rng.random() * rng.normal(size=(SIDE, SIDE, 3, 2))
@@ -93,19 +93,19 @@ def _clouds(rng: np.random.Generator) -> np.ndarray:
 
 
 def _gradient(rng: np.random.Generator) -> np.ndarray:
-    across = np.linspace(0, 1, SIDE)[None, :, None] * rng.random() + np.linspace(0, 1, SIDE)[:, None, None]
-    ends = np.array([_colour(rng), _colour(rng)], dtype=float)
-    return np.clip(ends[0] + (ends[1] - ends[0]) * across / across.max(), 0, 255).astype(np.uint8)
+    ramp = np.linspace(0, 1, SIDE)[None, :, None] * rng.random() + np.linspace(0, 1, SIDE)[:, None, None]
+    start, end = np.array([_colour(rng), _colour(rng)], dtype=float)
+    return np.clip(start + (end - start) * ramp / ramp.max(), 0, 255).astype(np.uint8)
 
 
 def _stripes(rng: np.random.Generator) -> np.ndarray:
-    down, along = np.mgrid[0:SIDE, 0:SIDE]
-    angle, width = rng.random() * np.pi, rng.uniform(4, 40)
-    dark = np.sin((along * np.cos(angle) + down * np.sin(angle)) * 2 * np.pi / width) > 0
-    return np.where(dark[..., None], _colour(rng), _colour(rng)).astype(np.uint8)
+    y, x = np.mgrid[0:SIDE, 0:SIDE]
+    angle, period = rng.random() * np.pi, rng.uniform(4, 40)
+    is_first = np.sin((x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / period) > 0
+    return np.where(is_first[..., None], _colour(rng), _colour(rng)).astype(np.uint8)
 
 
-def _blots(rng: np.random.Generator) -> np.ndarray:
+def _ellipses(rng: np.random.Generator) -> np.ndarray:
     image = Image.new("RGB", (SIDE, SIDE), _colour(rng))
     for _ in range(int(rng.integers(3, 20))):
         x, y, radius = *rng.integers(0, SIDE, 2), rng.integers(4, 40)

@@ -1,4 +1,4 @@
-"""Plots of results, reproducible byte for byte."""
+"""Plots of results; equal data gives files with equal bytes."""
 
 import functools
 import logging
@@ -18,22 +18,23 @@ from pipeline.tasks import kept_row
 _log = logging.getLogger(__name__)
 
 matplotlib.rcParams["text.parse_math"] = False  # a class may be called $x$
-# Equal plots must be equal bytes, so the file contains no version or date.
-_BARE = {"metadata": {"Software": None}, "dpi": 110}
-# Fonts of matplotlib that map letters to boxes or symbols.
-_SYMBOLS = ("Last Resort", "cm", "STIXN", "STIXS")
-_boxes: set[str] = set()  # letters already reported as missing from every font
+_SAVE = {"metadata": {"Software": None}, "dpi": 110}  # without matplotlib's version, which would change bytes
+# Fonts that come with matplotlib and map letters to boxes or symbols.
+_SYMBOL_FONTS = ("Last Resort", "cm", "STIXN", "STIXS")
+_reported: set[str] = set()  # characters already reported as missing from every font
 
 
 def _strings(value: object) -> Iterator[str]:
+    """Strings in nested lists, tuples and dictionary keys; values of dictionaries are data."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, list | tuple | dict):  # the keys of a dictionary are names
+    elif isinstance(value, list | tuple | dict):
         for item in value:
             yield from _strings(item)
 
 
 def _escaped(value: object) -> object:
+    """The value with control characters escaped in strings, lists of them and dictionary keys."""
     if isinstance(value, str):
         return text.lines(value)
     if isinstance(value, dict):
@@ -41,72 +42,72 @@ def _escaped(value: object) -> object:
     return [_escaped(item) for item in value] if isinstance(value, list) else value
 
 
-def _lacking(file: str, letters: set[str]) -> set[str]:
-    """Letters that a font lacks."""
+def _missing_glyphs(font_file: str, characters: set[str]) -> set[str]:
+    """The characters for which a font has no glyph; all of them if it can't be read."""
     from matplotlib.ft2font import FT2Font
 
     try:
-        font = FT2Font(file)
-        return {letter for letter in letters if not font.get_char_index(ord(letter))}
-    except (OSError, RuntimeError):  # deleted meanwhile, or a colour bitmap font
-        return letters
+        font = FT2Font(font_file)
+        return {character for character in characters if not font.get_char_index(ord(character))}
+    except (OSError, RuntimeError):  # deleted since matplotlib listed it, or a colour bitmap font
+        return characters
 
 
-def _fallbacks(letters: set[str]) -> list[str]:
-    """Installed font families that have the letters which the default font lacks."""
+def _fallback_fonts(characters: set[str]) -> list[str]:
+    """Installed font families that have the characters which the default font lacks."""
     from matplotlib import font_manager
 
-    missing = _lacking(font_manager.findfont(font_manager.FontProperties()), letters)
+    missing = _missing_glyphs(font_manager.findfont(font_manager.FontProperties()), characters)
     chosen = []
     if missing:
         fonts = font_manager.fontManager.ttflist
-        upright = [font for font in fonts if font.style == "normal" and not font.name.startswith(_SYMBOLS)]
-        upright.sort(key=lambda font: (font.weight != 400, font.name))
-        lacking = {font.fname: _lacking(font.fname, missing) for font in upright}
-        while missing and upright:
-            best = min(upright, key=lambda font: len(lacking[font.fname] & missing))
-            if lacking[best.fname] >= missing:
+        fonts = [font for font in fonts if font.style == "normal" and not font.name.startswith(_SYMBOL_FONTS)]
+        fonts.sort(key=lambda font: (font.weight != 400, font.name))
+        lacks = {font.fname: _missing_glyphs(font.fname, missing) for font in fonts}
+        while missing and fonts:
+            best = min(fonts, key=lambda font: len(lacks[font.fname] & missing))
+            if lacks[best.fname] >= missing:
                 break
-            missing &= lacking[best.fname]
+            missing &= lacks[best.fname]
             chosen.append(best.name)
-    if missing - _boxes:
+    if missing - _reported:
         _log.warning(
-            "no font here has %s (%d letters); boxes are drawn for them until one is installed, such as Noto "
+            "plots show boxes for %s (%d characters): no installed font has them; install one, such as Noto "
             "Sans CJK",
             "".join(sorted(missing)[:8]),
             len(missing),
         )
-        _boxes.update(missing)
+        _reported.update(missing)
     return chosen
 
 
-def _legible(draw: Callable[..., None]) -> Callable[..., None]:
-    """Decorator: draws with fonts that have all letters of the names, and escapes control characters."""
+def _any_text(plot: Callable[..., None]) -> Callable[..., None]:
+    """Decorator for plots of untrusted names: adds fallback fonts, and escapes control characters."""
 
-    @functools.wraps(draw)
-    def drawn(*args: object) -> None:
+    @functools.wraps(plot)
+    def wrapper(*args: object) -> None:
         args = [_escaped(value) for value in args]
-        letters = {letter for word in _strings(args) for letter in word if not letter.isspace()}
-        families = [*plt.rcParams["font.family"], *_fallbacks(letters)]
+        characters = {character for character in "".join(_strings(args)) if not character.isspace()}
+        families = [*plt.rcParams["font.family"], *_fallback_fonts(characters)]
         with plt.rc_context({"font.family": families}), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing from")
-            draw(*args)
+            plot(*args)
 
-    return drawn
+    return wrapper
 
 
-def _close(figure: plt.Figure, file: Path) -> None:
-    figure.savefig(file, bbox_inches="tight", **_BARE)
+def _save(figure: plt.Figure, file: Path) -> None:
+    figure.savefig(file, bbox_inches="tight", **_SAVE)
     plt.close(figure)
 
 
-@_legible
+@_any_text
 def confusion(matrix: np.ndarray, counts: np.ndarray, classes: list[str], title: str, file: Path) -> None:
     """Plots a confusion matrix, rows true and columns predicted, normalized by row.
 
     Args:
-        matrix: image counts, classes × classes.
-        counts: images per class.
+        matrix: counts of images, classes × classes.
+        counts: number of images of each class.
         classes: class names.
         title: title of the plot.
         file: the file to write.
@@ -122,85 +123,88 @@ def confusion(matrix: np.ndarray, counts: np.ndarray, classes: list[str], title:
     axes.set_ylabel("true")
     axes.set_title(title, fontsize=9)
     figure.colorbar(image, ax=axes, fraction=0.04, label="share of the class")
-    _close(figure, file)
+    _save(figure, file)
 
 
-@_legible
-def mistakes(pictures: list[np.ndarray], captions: list[str], title: str, file: Path) -> None:
-    """Plots a grid of images with captions."""
+@_any_text
+def mistakes(images: list[np.ndarray], captions: list[str], title: str, file: Path) -> None:
+    """Plots images, each uint8 H×W×3, in a grid of six columns with their captions."""
     columns = 6
-    rows = max(1, -(-len(pictures) // columns))
+    rows = max(1, -(-len(images) // columns))
     figure, grid = plt.subplots(rows, columns, figsize=(columns * 1.7, rows * 2.1), squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    for axes, picture, caption in zip(grid.flat, pictures, captions, strict=False):
-        axes.imshow(picture)
+    for axes, image, caption in zip(grid.flat, images, captions, strict=False):
+        axes.imshow(image)
         axes.set_title(caption, fontsize=6)
     figure.suptitle(title, fontsize=9)
-    _close(figure, file)
+    _save(figure, file)
 
 
-@_legible
+@_any_text
 def curves(rows: dict[str, list[dict]], key: str, title: str, file: Path) -> None:
     """Plots a validation metric and the losses by epoch, one line per model.
 
-    Models without epochs get a horizontal line; models without measurements are left out.
+    Models without epochs get a horizontal line; models without any row are left out.
 
     Args:
-        rows: curve rows of each model.
+        rows: by model, the rows of its ``curves.csv``.
         key: key of the monitored metric, which is between 0 and 1.
         title: name of the metric.
         file: the file to write.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
-    for number, (name, points) in enumerate(rows.items()):
+    for number, (name, own_rows) in enumerate(rows.items()):
         colour = f"C{number}"
-        epochs = [point for point in points if point.get("epoch") is not None]
+        epochs = [row for row in own_rows if row.get("epoch") is not None]
         if epochs:
-            x = [point["epoch"] for point in epochs]
-            train_loss = [point.get("train/loss") or np.nan for point in epochs]  # epoch 0 has none
-            left.plot(x, [100 * point[key] for point in epochs], color=colour, label=name)
+            x = [row["epoch"] for row in epochs]
+            train_loss = [row.get("train/loss") or np.nan for row in epochs]  # epoch 0 has none
+            left.plot(x, [100 * row[key] for row in epochs], color=colour, label=name)
             right.plot(x, train_loss, color=colour, ls="--", label=f"{name}, train")
-            right.plot(x, [point["val/loss"] for point in epochs], color=colour, label=f"{name}, val")
-        elif points:
-            left.axhline(100 * kept_row(points, key)[key], color=colour, ls=":", label=name)
+            right.plot(x, [row["val/loss"] for row in epochs], color=colour, label=f"{name}, val")
+        elif own_rows:
+            left.axhline(100 * kept_row(own_rows, key)[key], color=colour, ls=":", label=name)
     left.set(xlabel="epoch", ylabel=f"{title}, %")
     right.set(xlabel="epoch", ylabel="loss")
     for axes in (left, right):
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=7)
-    _close(figure, file)
+    _save(figure, file)
 
 
-@_legible
+@_any_text
 def leaderboard(
     names: list[str],
-    best: list[float],
+    values: list[float],
     low: list[float],
     high: list[float],
-    figure_title: str,
+    metric: str,
     title: str,
     file: Path,
 ) -> None:
-    """Plots one metric of each model in per cent with 95 % intervals, best on top."""
+    """Plots one metric of each model, in per cent, with its 95 % interval from `low` to `high`.
+
+    The models are plotted from top to bottom.
+    """
     figure, axes = plt.subplots(figsize=(6, 0.6 + 0.45 * len(names)))
     positions = np.arange(len(names))[::-1]
-    spread = [np.subtract(best, low), np.subtract(high, best)]
-    axes.errorbar(best, positions, xerr=spread, fmt="o", capsize=4)
+    errors = [np.subtract(values, low), np.subtract(high, values)]
+    axes.errorbar(values, positions, xerr=errors, fmt="o", capsize=4)
     axes.set_yticks(positions, names)
     axes.set_ylim(-0.6, len(names) - 0.4)
-    axes.set(xlabel=f"{figure_title}, % with 95 % interval", title=title)
+    axes.set(xlabel=f"{metric}, % with 95 % interval", title=title)
     axes.grid(alpha=0.3, axis="x")
-    _close(figure, file)
+    _save(figure, file)
 
 
-@_legible
+@_any_text
 def calibration(rows: dict[str, tuple[np.ndarray, np.ndarray]], file: Path) -> None:
     """Plots a reliability diagram: accuracy against confidence.
 
     Args:
-        rows: per model, confidence of each prediction and whether it was correct.
+        rows: by model, the confidence of each prediction, and whether it was correct (0 or 1).
         file: the file to write.
     """
     figure, axes = plt.subplots(figsize=(3.8, 3.6))
@@ -214,4 +218,4 @@ def calibration(rows: dict[str, tuple[np.ndarray, np.ndarray]], file: Path) -> N
     axes.set(xlabel="confidence", ylabel="share right", xlim=(0, 1), ylim=(0, 1))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
-    _close(figure, file)
+    _save(figure, file)

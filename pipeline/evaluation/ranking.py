@@ -1,8 +1,8 @@
-"""Tie-breaking between models with equal metrics, and how a table shows ties."""
+"""Tie-breaking between models with equal metrics, and the ranks that tables show."""
 
 from collections.abc import Sequence
 
-# Shown wherever ties are shown.
+# Printed below every table with ties.
 RULE = (
     "Of ties the cheapest comes first: fewest multiply-adds in training (of one picture × pictures seen), "
     "then in answering, then fewest parameters."
@@ -18,12 +18,12 @@ def cost(metrics: dict) -> tuple[float, ...]:
     Returns:
         Multiply-adds of one image times the images seen in training, multiply-adds of one image, parameters.
     """
-    each = metrics.get("multiply_adds", 0)
-    return each * metrics.get("pictures_seen", 0), each, metrics.get("parameters", 0)
+    multiply_adds = metrics.get("multiply_adds", 0)
+    return multiply_adds * metrics.get("pictures_seen", 0), multiply_adds, metrics.get("parameters", 0)
 
 
 def ranks(values: Sequence) -> list[str]:
-    """Ranks of sorted values; equal values share a rank, marked by an equals sign (1=, 1=, 3)."""
+    """Ranks of values sorted best first; equal values share a rank, marked by an equals sign (1=, 1=, 3)."""
     first = {}
     for position, value in enumerate(values, start=1):
         first.setdefault(value, position)

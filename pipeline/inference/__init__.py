@@ -1,4 +1,1 @@
-"""Uses trained models: prediction, export, serving, the browser demo.
-
-Training and evaluation are in other packages.
-"""
+"""Uses trained models: prediction, export, serving, the browser demo."""

@@ -1,7 +1,7 @@
 """The browser demo of a model: a static page that includes the model, for any web host or for loopback.
 
-ONNX Runtime Web runs in the browser; npm downloads it once, and it is cached and copied next to the page. The
-page loads nothing else.
+The page runs the model with ONNX Runtime Web, whose files are copied next to it. npm downloads them once, and
+they are cached. The page requests no other files.
 """
 
 import contextlib
@@ -23,9 +23,9 @@ from pipeline.inference import loopback
 from pipeline.portable import ModelCard
 
 PAGE = Path(__file__).parent / "try_page"
-CACHE = Path("data/.cache/npm")  # in the main checkout
-RUNTIME, VERSION = "onnxruntime-web", "1.30.0"
-SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"  # of its npm archive
+CACHE = Path("data/.cache/npm")  # relative to the main checkout
+RUNTIME, VERSION = "onnxruntime-web", "1.30.0"  # the npm package
+SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"  # of the package's archive
 # The CPU-only runtime: 14 MB, half the size of the one with GPU support.
 FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 POLICY = (
@@ -44,7 +44,7 @@ def write(model: Path, card: ModelCard, target: Path) -> None:
         target: the folder to create; must not exist.
 
     Raises:
-        UserError: the runtime is not in the cache and npm can't fetch it.
+        UserError: ONNX Runtime Web is not cached, and npm can't download it.
     """
     runtime = _runtime()
     shutil.copytree(PAGE, target)
@@ -62,7 +62,11 @@ def write(model: Path, card: ModelCard, target: Path) -> None:
 
 
 def _runtime() -> Path:
-    """Folder with the runtime's files, downloaded unless cached."""
+    """The folder with ONNX Runtime Web's files and licence, downloaded unless cached.
+
+    Raises:
+        UserError: npm is missing, fails, or fetches another archive than expected.
+    """
     cached = paths.main_checkout() / CACHE / f"{RUNTIME}-{VERSION}"
     if cached.is_dir():
         return cached
@@ -78,38 +82,36 @@ def _runtime() -> Path:
             )
         except FileNotFoundError as error:
             raise UserError(
-                f"the page needs {RUNTIME}, which npm fetches once, and npm is not installed; "
+                f"the page needs {RUNTIME}, which npm downloads once, but npm is not installed; "
                 "install Node.js, or export without the page: --no-try"
             ) from error
         archive = Path(scratch) / f"{RUNTIME}-{VERSION}.tgz"
         if result.returncode or not archive.is_file():
-            reason = (result.stderr.strip().splitlines() or ["no reason was told"])[-1]
+            reason = (result.stderr.strip().splitlines() or ["npm gave no reason"])[-1]
             raise UserError(
-                f"npm did not fetch {RUNTIME}@{VERSION} ({reason}); go online once, "
+                f"npm could not download {RUNTIME}@{VERSION} ({reason}); go online once, "
                 "or export without the page: --no-try"
             )
         if hashlib.sha256(archive.read_bytes()).hexdigest() != SHA256:
             raise UserError(
-                f"what npm fetched as {RUNTIME}@{VERSION} is not what this project knows; refused"
+                f"npm's archive of {RUNTIME}@{VERSION} has an unexpected sha256 and is not used; check npm's "
+                "registry setting, or export without the page: --no-try"
             )
-        part = Path(scratch) / "part"
-        part.mkdir()
+        unpacked = Path(scratch) / "unpacked"
+        unpacked.mkdir()
         with tarfile.open(archive) as members:
             for file in FILES:
-                (part / file).write_bytes(members.extractfile(f"package/dist/{file}").read())
-            # The archive lacks the licence that MIT requires; this project's licence has the same text.
-            licence = (ROOT / "LICENSE").read_text(encoding="utf-8").partition("\n\nPermission")
-            (part / "LICENSE").write_text(
-                f"{', '.join(FILES)}:\nONNX Runtime, MIT License, Copyright (c) Microsoft Corporation\n"
-                + "".join(licence[1:]),
-                encoding="utf-8",
-            )
-        part.replace(cached)
+                (unpacked / file).write_bytes(members.extractfile(f"package/dist/{file}").read())
+        # The archive lacks the licence text that MIT requires; this project's licence has the same text.
+        _, permission, rest = (ROOT / "LICENSE").read_text(encoding="utf-8").partition("\n\nPermission")
+        notice = f"{', '.join(FILES)}:\nONNX Runtime, MIT License, Copyright (c) Microsoft Corporation\n"
+        (unpacked / "LICENSE").write_text(notice + permission + rest, encoding="utf-8")
+        unpacked.replace(cached)
     return cached
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
-    extensions_map = {  # the system's MIME table may map scripts to text/plain
+    extensions_map = {  # the system's MIME table may map scripts to text/plain, which browsers refuse
         **http.server.SimpleHTTPRequestHandler.extensions_map,
         ".js": "text/javascript",
         ".mjs": "text/javascript",
@@ -118,7 +120,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
     }
 
     def send_head(self):
-        # Prevents DNS rebinding: another site's host name that resolves to this machine.
+        # Prevents DNS rebinding: another site's host name that resolves to loopback.
         if loopback.is_loopback(loopback.host_of(self.headers.get("Host", loopback.NAME))):
             return super().send_head()
         return self.send_error(421)
@@ -139,17 +141,17 @@ def serve(folder: Path, port: int, ready: Callable[[str], object]) -> None:
     Args:
         folder: the folder from `write`.
         port: 0 picks a free one.
-        ready: called with the address.
+        ready: called with the page's URL once connections are accepted.
 
     Raises:
-        UserError: the port is taken.
+        UserError: the port is in use or invalid.
     """
     handler = functools.partial(_Handler, directory=str(folder))
     try:
         server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--port {port}: {reason}; name another") from error
+        raise UserError(f"--port {port}: {reason}; choose another port") from error
     with server:
         ready(f"http://127.0.0.1:{server.server_port}/")
         with contextlib.suppress(KeyboardInterrupt):

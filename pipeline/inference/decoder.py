@@ -1,7 +1,7 @@
 """Decodes images in a subprocess that can be killed, because untrusted input may hang or crash a decoder.
 
-It imports only numpy and Pillow, receives an image's bytes and returns its pixels, shrunk as for the model:
-the server never holds the full-size image.
+The subprocess imports only numpy and Pillow. It receives an image's bytes and returns its pixels, shrunk as
+for the model, so the server never holds the full-size image.
 """
 
 import contextlib
@@ -18,41 +18,42 @@ import numpy as np
 
 from pipeline.portable import UnreadableError, read_picture, shrink
 
-MEMORY = 1_000_000_000  # RLIMIT_DATA of a process in bytes; benchmarks.memory measures its use
-START = 60  # seconds for a process to start
-_HEAD = struct.Struct(">?HH")  # success, height and width
+MEMORY = 1_000_000_000  # RLIMIT_DATA of the subprocess in bytes; benchmarks.memory measures its use
+START_TIMEOUT = 60  # seconds for the subprocess to start
+_HEADER = struct.Struct(">?HH")  # of a reply: success, height and width; then pixels or an error message
 
 
 class Decoder:
-    """One subprocess that decodes one image at a time; it is replaced if it hangs or crashes.
+    """A subprocess that decodes one image at a time; it is replaced if it hangs or crashes.
 
     Args:
-        max_side: longer side of the returned image in pixels.
-        most: maximum number of pixels of an image.
-        seconds: time limit for decoding.
+        max_side: maximum of the longer side of returned images in pixels.
+        max_pixels: maximum number of pixels of an image as sent.
+        timeout: seconds for decoding an image.
     """
 
-    def __init__(self, max_side: int, most: int, seconds: float):
-        self.max_side, self.most, self.seconds = max_side, most, seconds
+    def __init__(self, max_side: int, max_pixels: int, timeout: float):
+        self.max_side, self.max_pixels, self.timeout = max_side, max_pixels, timeout
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        """Starts the process without waiting for it."""
+        """Starts the subprocess without waiting for it."""
         self.connection, child_end = multiprocessing.Pipe()
         # Returns large blocks to the system at once, and stops OpenBLAS from reserving memory for threads.
         low_memory = {"MALLOC_MMAP_THRESHOLD_": "1000000", "OPENBLAS_NUM_THREADS": "1"}
         paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        arguments = map(str, (child_end.fileno(), self.max_side, self.max_pixels))
         with child_end:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(child_end.fileno()), str(self.max_side), str(self.most)],
+                [sys.executable, "-m", __name__, *arguments],
                 pass_fds=[child_end.fileno()],
                 env={**os.environ, **low_memory, "PYTHONPATH": os.pathsep.join(paths)},
                 stdin=subprocess.DEVNULL,
             )
-        self.begun = False
+        self.is_ready = False
 
     def close(self) -> None:
-        """Kills the process."""
+        """Kills the subprocess."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -66,62 +67,66 @@ class Decoder:
             uint8 array, height × width × 3.
 
         Raises:
-            UnreadableError: see `read_picture`; or it took too long, or crashed the decoder.
-            RuntimeError: the process does not start.
+            UnreadableError: see `read_picture`; or decoding exceeded the timeout or crashed the subprocess.
+            RuntimeError: the subprocess does not start.
         """
         if self.process is None or self.process.poll() is not None:
             self.close()
             self.start()
         try:
-            if not self.begun:  # the start does not count towards the time limit
-                if not self.connection.poll(START):
+            if not self.is_ready:  # waited for separately, because starting must not count as decoding
+                if not self.connection.poll(START_TIMEOUT):
                     raise EOFError
                 self.connection.recv_bytes()
-                self.begun = True
+                self.is_ready = True
             self.connection.send_bytes(data)
-            if not self.connection.poll(self.seconds):
-                raise UnreadableError(f"it takes more than {self.seconds:g} seconds to decode")
-            reply = self.connection.recv_bytes(max(10_000, _HEAD.size + self.max_side**2 * 3))
+            if not self.connection.poll(self.timeout):
+                raise UnreadableError(f"it takes more than {self.timeout:g} seconds to decode")
+            reply = self.connection.recv_bytes(max(10_000, _HEADER.size + self.max_side**2 * 3))
         except (EOFError, OSError) as error:
-            has_begun = self.begun
             self.close()
-            if not has_begun:
+            if not self.is_ready:
                 raise RuntimeError("the process that decodes pictures does not start") from error
             raise UnreadableError("damaged: the decoder broke on it") from error
         except UnreadableError:
             self.close()
             raise
-        success, height, width = _HEAD.unpack_from(reply)
+        success, height, width = _HEADER.unpack_from(reply)
         if not success:
-            raise UnreadableError(reply[_HEAD.size :].decode())
-        return np.frombuffer(reply, np.uint8, offset=_HEAD.size).reshape(height, width, 3)
+            raise UnreadableError(reply[_HEADER.size :].decode())
+        return np.frombuffer(reply, np.uint8, offset=_HEADER.size).reshape(height, width, 3)
 
 
-def _reply(data: bytes, max_side: int, most: int) -> bytes:
+def _reply(data: bytes, max_side: int, max_pixels: int) -> bytes:
     try:
-        pixels = shrink(read_picture(data, most, reject_animation=True), max_side)
-    except UnreadableError as reason:
-        return _HEAD.pack(False, 0, 0) + str(reason).encode(errors="replace")[:9000]
-    return _HEAD.pack(True, *pixels.shape[:2]) + pixels.tobytes()
+        pixels = shrink(read_picture(data, max_pixels, reject_animation=True), max_side)
+    except UnreadableError as error:
+        return _HEADER.pack(False, 0, 0) + str(error).encode(errors="replace")[:9000]
+    return _HEADER.pack(True, *pixels.shape[:2]) + pixels.tobytes()
 
 
 def main(arguments: list[str]) -> None:
-    """Decodes images from a pipe until it closes."""
+    """The subprocess: decodes images from a pipe until it closes.
+
+    Args:
+        arguments: the pipe's file descriptor, and `max_side` and `max_pixels` of `Decoder`.
+    """
     import resource
 
     from PIL import AvifImagePlugin, Image
 
-    descriptor, max_side, most = map(int, arguments)
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent group-wide; the server finishes requests first
+    descriptor, max_side, max_pixels = map(int, arguments)
+    # These are sent to the whole process group, but the server still has requests to finish.
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    Image.MAX_IMAGE_PIXELS = most  # Pillow refuses twice as many before it allocates memory
+    Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow refuses twice as many before it allocates memory
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # there is one process per core
     connection = Connection(descriptor)
-    connection.send_bytes(b"begun")
-    with contextlib.suppress(EOFError, OSError):  # the server is gone
+    connection.send_bytes(b"ready")
+    with contextlib.suppress(EOFError, OSError):  # the server has closed the pipe
         while True:
-            connection.send_bytes(_reply(connection.recv_bytes(), max_side, most))
+            connection.send_bytes(_reply(connection.recv_bytes(), max_side, max_pixels))
 
 
 if __name__ == "__main__":

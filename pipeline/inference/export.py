@@ -19,15 +19,15 @@ from pipeline.portable import ModelCard
 from pipeline.reporting import leaderboard
 
 HERE = Path(__file__).parent
-WEAK = 5  # weakest classes listed in the model card
-CALIBRATING = 100  # images for calibrating the activation ranges of int8
+WEAKEST = 5  # classes with the lowest recall that the model card lists
+CALIBRATION_IMAGES = 100  # for the activation ranges of int8
 
 
-def export(found: ModelFolder, out: Path, int8: bool = False, page: bool = True) -> Path:
+def export(model: ModelFolder, out: Path, int8: bool = False, page: bool = True) -> Path:
     """Exports a model to a folder; leaves nothing behind if it fails.
 
     Args:
-        found: the model, with its train folder.
+        model: the model, with its train folder.
         out: the folder to write; an earlier export is replaced.
         int8: whether to quantize ``model.onnx`` to 8 bits.
         page: whether to write the browser demo, ``try/``.
@@ -36,40 +36,42 @@ def export(found: ModelFolder, out: Path, int8: bool = False, page: bool = True)
         `out`.
 
     Raises:
-        UserError: `out` holds something else, the model is already an export, or int8 lacks its images.
+        UserError: `out` holds other files, the model is an export or lacks metrics, the images for int8
+            are missing, or npm can't download what the page needs.
     """
-    if found.train is None:
+    if model.train is None:
         raise UserError("this model is exported already: copy its folder, or name the run that it comes from")
-    card = found.card
+    card = model.card
     target = atomic.Target(out, ("example.py", "model.onnx"), f"--out {out}", "name another --out")
-    with target.written() as part:
-        _model(found, card, part)
-        figures = _to_int8(part, card) if int8 else None
-        _weights(found.train, card, part)
-        shutil.copyfile(HERE / "export_example.py", part / "example.py")
+    with target.written() as folder:
+        _write_onnx(model, card, folder)
+        int8_metrics = _quantize(folder, card) if int8 else None
+        _write_weights(model.train, card, folder)
+        shutil.copyfile(HERE / "export_example.py", folder / "example.py")
         try:
-            card_text = _card(found, card, figures, page)
+            readme = _readme(model, card, int8_metrics, page)
         except (FileNotFoundError, LookupError, TypeError, ValueError, UndefinedError) as error:
-            raise UserError(f"{found.train} or its evaluation lacks figures; make it again") from error
-        (part / "README.md").write_text(card_text, encoding="utf-8")
+            raise UserError(
+                f"{model.train} or its evaluation lacks metrics; train and evaluate the model again"
+            ) from error
+        (folder / "README.md").write_text(readme, encoding="utf-8")
         if page:
-            browser_demo.write(part / "model.onnx", card, part / "try")
-        seal.seal(part)
+            browser_demo.write(folder / "model.onnx", card, folder / "try")
+        seal.seal(folder)
     return out
 
 
-def _model(found: ModelFolder, card: ModelCard, folder: Path) -> None:
+def _write_onnx(model: ModelFolder, card: ModelCard, folder: Path) -> None:
     """Writes ``model.onnx`` with metadata, ``model.json`` and ``labels.txt``."""
     import onnx
 
     # Loaded from bytes, so that no external data files are read.
-    model = onnx.load_model_from_string(portable.read_onnx(found.portable / "model.onnx"))
-    source = found.provenance
+    onnx_model = onnx.load_model_from_string(portable.read_onnx(model.portable / "model.onnx"))
     provenance = {
-        "data": found.lineage["data"],
-        "commit": source.commit,
-        "dirty": source.dirty,
-        "model_sha256": found.sha256,
+        "data": model.lineage["data"],
+        "commit": model.provenance.commit,
+        "dirty": model.provenance.dirty,
+        "model_sha256": model.sha256,
     }
     metadata = {
         "labels": json.dumps(card.classes),
@@ -78,33 +80,33 @@ def _model(found: ModelFolder, card: ModelCard, folder: Path) -> None:
         "card": card.to_json(),
         "provenance": json.dumps(provenance),
     }
-    onnx.helper.set_model_props(model, metadata)
-    onnx.save_model(model, folder / "model.onnx")
-    shutil.copyfile(found.train / "model.json", folder / "model.json")
-    _labels(card, folder / "labels.txt")
+    onnx.helper.set_model_props(onnx_model, metadata)
+    onnx.save_model(onnx_model, folder / "model.onnx")
+    shutil.copyfile(model.train / "model.json", folder / "model.json")
+    _write_labels(card, folder / "labels.txt")
 
 
-def _labels(card: ModelCard, file: Path) -> None:
-    """Writes one class per line; escaped, because classes of older models may have any name."""
+def _write_labels(card: ModelCard, file: Path) -> None:
+    """Writes one class per line; escaped, because older versions allowed any class name."""
     file.write_text("".join(f"{text.printable(name)}\n" for name in card.classes), encoding="utf-8")
 
 
-def _weights(train: Path, card: ModelCard, folder: Path) -> None:
-    """Writes the weights and a config from which timm or this project can rebuild the network."""
+def _write_weights(train: Path, card: ModelCard, folder: Path) -> None:
+    """Writes the weights, and ``config.json`` from which timm or this project can rebuild the network."""
     shutil.copyfile(train / "weights.safetensors", folder / "model.safetensors")
-    inputs = card.input
+    preprocessing = card.input
     config = {
         "architecture": card.net.get("backbone", card.net["_target_"]),
         "num_classes": len(card.classes),
         "label_names": card.classes,
         "net": card.net,
         "pretrained_cfg": {
-            "input_size": [3, inputs.size, inputs.size],
-            "interpolation": inputs.interpolation,
-            "crop_pct": inputs.crop_pct,
-            "crop_mode": inputs.crop,
-            "mean": inputs.mean,
-            "std": inputs.std,
+            "input_size": [3, preprocessing.size, preprocessing.size],
+            "interpolation": preprocessing.interpolation,
+            "crop_pct": preprocessing.crop_pct,
+            "crop_mode": preprocessing.crop,
+            "mean": preprocessing.mean,
+            "std": preprocessing.std,
             "num_classes": len(card.classes),
         },
         "temperature": card.temperature,
@@ -112,38 +114,43 @@ def _weights(train: Path, card: ModelCard, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _card(found: ModelFolder, card: ModelCard, int8: dict | None, page: bool) -> str:
-    """The model card in Markdown."""
-    test, weak, headings, cells = None, "", [], []
-    if found.evaluation:
-        test = found.test_metrics
-        rows = sorted(tables.read(found.evaluation / "classes.csv"), key=lambda row: float(row["recall"]))
-        weakest = [row for row in rows if int(row["pictures"])][:WEAK]
-        weak = ", ".join(
+def _readme(model: ModelFolder, card: ModelCard, int8: dict | None, page: bool) -> str:
+    """The model card in Markdown.
+
+    Args:
+        model: the model that is exported.
+        card: its ``model.json``.
+        int8: the result of `_quantize`; None if not quantized.
+        page: whether the folder has the browser demo.
+    """
+    test, weakest, headings, cells = None, "", [], []
+    if model.evaluation:
+        test = model.test_metrics
+        rows = sorted(tables.read(model.evaluation / "classes.csv"), key=lambda row: float(row["recall"]))
+        weakest = ", ".join(
             f"{text.markdown(row['label'])} {float(row['recall']):.0%} of {text.markdown(row['pictures'])}"
-            for row in weakest
+            for row in [row for row in rows if int(row["pictures"])][:WEAKEST]
         )
         if not card.several and "test/answered" not in test:
-            raise UserError("this model was judged by an older version; run: dvc repro evaluate")
+            raise UserError("this model was evaluated by an older version; run: dvc repro evaluate")
         columns = [figure for figure in tasks.of(card.task).on_test if figure.key in test]
-        # Drops the first column, the model's name.
+        # The first column is the model's name.
         headings = leaderboard.headings(columns)[1:]
         cells = leaderboard.cells({"model": card.name, **test}, columns)[1:]
         cells = [cell.replace("%", " %") for cell in cells]
-    data = found.settings["data"]
     return pages.render(
         HERE / "export_card.md",
         card=card,
-        metrics=found.metrics,
-        lineage=found.lineage,
-        provenance=found.provenance,
-        sha256=found.sha256,
-        licence=data.get("licence", "unknown"),
+        metrics=model.metrics,
+        lineage=model.lineage,
+        provenance=model.provenance,
+        sha256=model.sha256,
+        licence=model.settings["data"].get("licence", "unknown"),
         task=tasks.of(card.task),
         test=test,
         headings=headings,
         cells=cells,
-        weak=weak,
+        weak=weakest,
         several=card.several,
         thresholds=list(zip(card.classes, card.thresholds, strict=False)),
         int8=int8,
@@ -152,17 +159,18 @@ def _card(found: ModelFolder, card: ModelCard, int8: dict | None, page: bool) ->
     )
 
 
-def _to_int8(folder: Path, card: ModelCard) -> dict:
-    """Quantizes ``model.onnx`` to 8 bits.
+def _quantize(folder: Path, card: ModelCard) -> dict:
+    """Quantizes ``model.onnx`` of a folder to 8 bits.
 
     Activation ranges are calibrated on training images; the loss in quality is measured on validation,
     so that the test split is not used again.
 
     Returns:
-        `pictures` (count), the monitored metric for `float32` and `int8`, the share that `agree`.
+        The number of validation images (`pictures`), the monitored metric for `float32` and `int8`, and the
+        fraction of images with the same prediction (`agree`).
 
     Raises:
-        UserError: the images are not available.
+        UserError: the data set is missing or has other classes than the model.
     """
     import logging
 
@@ -174,11 +182,12 @@ def _to_int8(folder: Path, card: ModelCard) -> dict:
 
     pack = PackedDataset.open(ROOT / "data" / card.data)
     if pack.classes != card.classes:
-        raise UserError(f"--int8 measures on data/{card.data}, which has other classes than this model now")
-    rng = np.random.default_rng(0)
-    train_set = ImageDataset(
-        pack, rng.permutation(pack.rows("train"))[:CALIBRATING], lambda picture, *_: picture, seed=0
-    )
+        raise UserError(
+            f"--int8 needs data/{card.data} as the model was trained on it, but it has other classes now; "
+            "export without --int8"
+        )
+    rows = np.random.default_rng(0).permutation(pack.rows("train"))[:CALIBRATION_IMAGES]
+    train_set = ImageDataset(pack, rows, lambda image, *_: image)
 
     class Reader(CalibrationDataReader):
         def __init__(self):
@@ -188,13 +197,12 @@ def _to_int8(folder: Path, card: ModelCard) -> dict:
             index = next(self.indices, None)
             return None if index is None else {"picture": np.array(train_set.image(index))}
 
-    rows = pack.rows("val")
-    val_set = ImageDataset(pack, rows, lambda picture, *_: picture, seed=0)
+    val_set = ImageDataset(pack, pack.rows("val"), lambda image, *_: image)
 
     def predict() -> np.ndarray:
-        seal.seal(folder)
+        seal.seal(folder)  # OnnxClassifier checks it
         model = OnnxClassifier(folder)
-        return np.stack([model.probabilities(val_set.image(index)) for index in range(len(rows))])
+        return np.stack([model.probabilities(val_set.image(index)) for index in range(len(val_set))])
 
     original = predict()
     logging.getLogger().setLevel(logging.ERROR)  # it advises preprocessing the model with another tool
@@ -211,10 +219,10 @@ def _to_int8(folder: Path, card: ModelCard) -> dict:
         weight_type=QuantType.QUInt8,
     )
     os.replace(folder / "int8.onnx", folder / "model.onnx")
-    quantized, targets, task = predict(), pack.targets[rows], pack.task
+    quantized, targets, task = predict(), val_set.targets, pack.task
     agree = (task.predicted(card, original) == task.predicted(card, quantized)).all(axis=1)
     return {
-        "pictures": len(rows),
+        "pictures": len(val_set),
         "float32": task.score(original, targets),
         "int8": task.score(quantized, targets),
         "agree": float(agree.mean()),
@@ -223,27 +231,27 @@ def _to_int8(folder: Path, card: ModelCard) -> dict:
 
 @click.command()
 @click.option("--model", help=resolve.HELP)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write; made anew.")
-@click.option("--int8", is_flag=True, help="Smaller and coarser; its accuracy is told.")
-@click.option("--no-try", is_flag=True, help="Without the page, which needs npm once.")
-@click.option("--serve", is_flag=True, help="Open the page, on this machine only.")
-@click.option("--port", type=int, help="Of the page; by default a free one.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write or replace.")
+@click.option("--int8", is_flag=True, help="Quantize to 8 bits; the model card compares metrics.")
+@click.option("--no-try", is_flag=True, help="Leave out the browser demo, which needs npm once.")
+@click.option("--serve", is_flag=True, help="Open the browser demo, on this machine only.")
+@click.option("--port", type=int, help="For --serve; by default a free one.")
 def main(model: str | None, out: Path, int8: bool, no_try: bool, serve: bool, port: int | None) -> None:
-    """Write a model's folder: ONNX, weights, model card, example and a page to try it."""
+    """Export a model to a folder: ONNX, weights, model card, example, and a browser demo."""
     if serve and no_try:
-        raise click.UsageError("--serve opens the page that --no-try leaves out")
+        raise click.UsageError("--serve opens the browser demo, which --no-try leaves out")
     if port is not None and not serve:
-        raise click.UsageError("--port is of the page that --serve opens")
+        raise click.UsageError("--port has no effect without --serve")
     with resolve.opened(model) as found:
         folder = export(found, out.absolute(), int8, not no_try)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    print(f"{folder}, {size / 1e6:.1f} MB; begin with README.md and example.py", flush=True)
+    print(f"{folder}, {size / 1e6:.1f} MB; start with README.md and example.py", flush=True)
     if serve:
-        browser_demo.serve(folder / "try", port or 0, _opened)
+        browser_demo.serve(folder / "try", port or 0, _open_browser)
 
 
-def _opened(address: str) -> None:
+def _open_browser(address: str) -> None:
     import webbrowser
 
-    print(f"The page is at {address}; Ctrl-C ends it", flush=True)
+    print(f"The page is at {address}; press Ctrl-C to stop", flush=True)
     webbrowser.open(address)

@@ -1,4 +1,4 @@
-"""Checks of the Host header against DNS rebinding: other sites must not reach a local server."""
+"""Checks of the Host header, so that other sites can't reach a local server by DNS rebinding."""
 
 import ipaddress
 
@@ -14,7 +14,7 @@ def host_of(header: str) -> str:
 
 
 def is_loopback(name: str) -> bool:
-    """Whether a name or address is loopback, without a DNS lookup."""
+    """Whether a host name or address is this machine's loopback; makes no DNS lookup."""
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:

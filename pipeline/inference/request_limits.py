@@ -9,10 +9,10 @@ from pipeline.common import text
 from pipeline.inference import loopback
 
 MAX_BYTES = 16_000_000  # per upload; a phone's photo has 2 to 8 MB
-AT_ONCE = 64  # fully received requests in progress; further ones get status 503
+MAX_ACTIVE = 64  # fully received requests in progress; further ones get status 503
 BUSY = "too many requests at once; come again"
-WAITING = 256  # connections with an incomplete request; beyond, the oldest is closed
-WAITING_BYTES = AT_ONCE * MAX_BYTES  # of incomplete uploads in total; each is on disk from 1 MB on
+MAX_INCOMPLETE = 256  # connections with an incomplete request; beyond, the oldest is closed
+MAX_INCOMPLETE_BYTES = MAX_ACTIVE * MAX_BYTES  # received in total; an upload is on disk from 1 MB on
 
 
 class RequestLimits:
@@ -20,15 +20,16 @@ class RequestLimits:
 
     Args:
         app: the wrapped ASGI app.
-        most: maximum bytes of a request.
-        seconds: time limit for receiving a request.
-        at_once: maximum number of fully received requests in progress.
+        max_bytes: maximum size of a request's body.
+        timeout: seconds for receiving a request.
+        max_active: maximum number of fully received requests in progress.
         hosts: allowed values of `Host` besides loopback names; None allows any.
     """
 
-    def __init__(self, app, most: int, seconds: float, at_once: int, hosts: list[str] | None):
-        self.app, self.most, self.seconds, self.at_once, self.hosts = app, most, seconds, at_once, hosts
-        self.present = 0
+    def __init__(self, app, max_bytes: int, timeout: float, max_active: int, hosts: list[str] | None):
+        self.app, self.max_bytes, self.timeout = app, max_bytes, timeout
+        self.max_active, self.hosts = max_active, hosts
+        self.active = 0
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
@@ -36,44 +37,44 @@ class RequestLimits:
             return
         headers = dict(scope["headers"])
         host = loopback.host_of(headers.get(b"host", b"localhost").decode("latin-1"))
-        # Prevents DNS rebinding: another site's host name that resolves to this machine.
+        # Prevents DNS rebinding: another site's host name that resolves to loopback.
         if self.hosts is not None and not loopback.is_loopback(host) and host not in self.hosts:
             shown_host = text.shortened(host, 100)
             detail = f"the host {shown_host} is not this server's; if it is, start it with --allow-host"
             await self._refuse(scope, receive, send, 421, detail)
             return
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self.most:
-            detail = f"the upload has {int(length):,} bytes, more than {self.most:,}"
+        if length.isdigit() and int(length) > self.max_bytes:
+            detail = f"the upload has {int(length):,} bytes, more than {self.max_bytes:,}"
             await self._refuse(scope, receive, send, 413, detail)
             return
         with contextlib.ExitStack() as slot:
             if int(length) or b"transfer-encoding" in headers:
-                receive = self._watched(receive, slot)
-            elif not self._take(slot):
+                receive = self._limited(receive, slot)
+            elif not self._acquire(slot):
                 await self._refuse(scope, receive, send, 503, BUSY)
                 return
             await self.app(scope, receive, send)
 
-    def _take(self, slot: contextlib.ExitStack) -> bool:
-        """Counts a fully received request until it is answered; returns False if there are too many."""
-        if self.present >= self.at_once:
+    def _acquire(self, slot: contextlib.ExitStack) -> bool:
+        """Counts a received request as active until `slot` closes; returns False if there are too many."""
+        if self.active >= self.max_active:
             return False
-        self.present += 1
-        slot.callback(self._leave)
+        self.active += 1
+        slot.callback(self._release)
         return True
 
-    def _leave(self) -> None:
-        self.present -= 1
+    def _release(self) -> None:
+        self.active -= 1
 
-    def _watched(
+    def _limited(
         self, receive: Callable[[], Awaitable[dict]], slot: contextlib.ExitStack
     ) -> Callable[[], Awaitable[dict]]:
-        """Wraps `receive` with limits; FastAPI answers with the HTTPException that it raises."""
+        """Wraps `receive` with limits; FastAPI turns the HTTPException that it raises into a response."""
         from starlette.exceptions import HTTPException
 
         loop, headers = asyncio.get_running_loop(), {"connection": "close"}
-        deadline, received, is_complete = loop.time() + self.seconds, 0, False
+        deadline, received, is_complete = loop.time() + self.timeout, 0, False
 
         async def limited_receive() -> dict:
             nonlocal received, is_complete
@@ -82,13 +83,13 @@ class RequestLimits:
             try:
                 message = await asyncio.wait_for(receive(), max(0.0, deadline - loop.time()))
             except TimeoutError:
-                detail = f"the upload did not come within {self.seconds:g} seconds"
+                detail = f"the upload did not come within {self.timeout:g} seconds"
                 raise HTTPException(408, detail, headers) from None
             received += len(message.get("body", b""))
             is_complete = not message.get("more_body")
-            if received > self.most:
-                raise HTTPException(413, f"the upload has more than {self.most:,} bytes", headers)
-            if is_complete and message["type"] == "http.request" and not self._take(slot):
+            if received > self.max_bytes:
+                raise HTTPException(413, f"the upload has more than {self.max_bytes:,} bytes", headers)
+            if is_complete and message["type"] == "http.request" and not self._acquire(slot):
                 raise HTTPException(503, BUSY, headers)
             return message
 
@@ -97,76 +98,80 @@ class RequestLimits:
     async def _refuse(self, scope, receive, send, status: int, detail: str) -> None:
         from starlette.responses import JSONResponse
 
-        answer = JSONResponse({"detail": detail}, status, headers={"connection": "close"})
-        await answer(scope, receive, send)
+        response = JSONResponse({"detail": detail}, status, headers={"connection": "close"})
+        await response(scope, receive, send)
 
 
-def patient_protocol(seconds: float, most: int = WAITING, held: int = WAITING_BYTES) -> type:
-    """Subclass of uvicorn's HTTP protocol that closes connections without a request in time.
+def limited_protocol(
+    timeout: float, max_incomplete: int = MAX_INCOMPLETE, max_bytes: int = MAX_INCOMPLETE_BYTES
+) -> type:
+    """Subclass of uvicorn's HTTP protocol that closes connections whose request does not arrive in time.
 
     Args:
-        seconds: from connecting, or from the last response, to the end of the next request's headers.
-        most: maximum number of connections with an incomplete request; beyond, the oldest is closed, so that
-            slow clients can't block others.
-        held: maximum bytes received of incomplete requests in total; beyond, the oldest is closed.
+        timeout: seconds from connecting, or from the last response, to the end of the next request's headers.
+        max_incomplete: maximum number of connections with an incomplete request; beyond, the oldest is
+            closed, so that slow clients can't block others.
+        max_bytes: maximum bytes received of incomplete requests in total; beyond, the oldest is closed.
     """
     import h11
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
-    waiting: dict[H11Protocol, int] = {}  # bytes received, oldest connection first
+    incomplete: dict[H11Protocol, int] = {}  # bytes received, oldest connection first
 
-    class Patient(H11Protocol):
+    class LimitedProtocol(H11Protocol):
         def connection_made(self, transport) -> None:
             super().connection_made(transport)
-            self._wait(None)
+            self._await_request(None)
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            if self._is_whole():
-                waiting.pop(self, None)
-            elif self in waiting:
-                waiting[self] += len(data)
-                self._make_room()
+            if self._is_received():
+                incomplete.pop(self, None)
+            elif self in incomplete:
+                incomplete[self] += len(data)
+                self._close_oldest()
 
         def connection_lost(self, error: Exception | None) -> None:
-            waiting.pop(self, None)
+            incomplete.pop(self, None)
             super().connection_lost(error)
 
         def on_response_complete(self) -> None:
-            before = self.cycle
+            last_cycle = self.cycle
             super().on_response_complete()  # starts the next request if it has already arrived
-            self._wait(before)
+            self._await_request(last_cycle)
 
         def send_400_response(self, msg: str) -> None:
-            answer = json.dumps({"detail": msg}).encode()
+            body = json.dumps({"detail": msg}).encode()
             headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-            headers.append((b"content-length", str(len(answer)).encode()))
+            headers.append((b"content-length", str(len(body)).encode()))
             for event in (
                 h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
-                h11.Data(data=answer),
+                h11.Data(data=body),
                 h11.EndOfMessage(),
             ):
                 self.transport.write(self.conn.send(event) or b"")
             self.transport.close()
 
-        def _is_whole(self) -> bool:
+        def _is_received(self) -> bool:
+            """Whether a request is fully received and not yet answered."""
             return self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete
 
-        def _wait(self, before) -> None:
-            waiting.pop(self, None)
-            if not self._is_whole() and not self.transport.is_closing():
-                waiting[self] = 0
-                self._make_room()
-            self.loop.call_later(seconds, self._give_up, before)
+        def _await_request(self, last_cycle) -> None:
+            """Counts the connection as incomplete, and closes it unless the next request starts in time."""
+            incomplete.pop(self, None)
+            if not self._is_received() and not self.transport.is_closing():
+                incomplete[self] = 0
+                self._close_oldest()
+            self.loop.call_later(timeout, self._close_if_idle, last_cycle)
 
-        def _make_room(self) -> None:
-            while len(waiting) > most or sum(waiting.values()) > held:
-                oldest = next(iter(waiting))
-                del waiting[oldest]
+        def _close_oldest(self) -> None:
+            while len(incomplete) > max_incomplete or sum(incomplete.values()) > max_bytes:
+                oldest = next(iter(incomplete))
+                del incomplete[oldest]
                 oldest.transport.close()
 
-        def _give_up(self, before) -> None:
-            if self.cycle is before and not self.transport.is_closing():
+        def _close_if_idle(self, last_cycle) -> None:
+            if self.cycle is last_cycle and not self.transport.is_closing():
                 self.transport.close()
 
-    return Patient
+    return LimitedProtocol

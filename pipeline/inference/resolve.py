@@ -1,4 +1,4 @@
-"""Resolves the model that a user names to its folders."""
+"""Finds the folders of the model that a user names."""
 
 import tempfile
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ from pipeline.common.paths import ROOT
 from pipeline.portable import DamagedError
 
 HELP = (
-    "a data set (its champion), models:/NAME/VERSION, NAME@ALIAS, a run's folder or an exported one; "
-    "default: the champion of params.yaml's data"
+    "A data set (its champion), models:/NAME/VERSION, NAME@ALIAS, or the folder of a run or an export; "
+    "default: the champion of params.yaml's data."
 )
 
 
@@ -26,14 +26,15 @@ def opened(model: str | None) -> Iterator[ModelFolder]:
         model: see `HELP`; None is the champion of params.yaml's data.
 
     Raises:
-        UserError: the model does not exist or is damaged. Replaces a `DamagedError` raised in the context.
+        UserError: the model does not exist or is damaged; also replaces a `DamagedError` that the caller's
+            block raises.
     """
     model = config.compose().data.name if model is None else model
     with tempfile.TemporaryDirectory() as scratch:
         try:
             yield _find(model, Path(scratch))
         except (UserError, DamagedError) as error:
-            # The message names the model, because the temporary copy no longer exists.
+            # The message must name the model, because the temporary copy no longer exists.
             raise UserError(str(error).replace(scratch, model)) from error
 
 
@@ -50,13 +51,13 @@ def _find(model: str, scratch: Path) -> ModelFolder:
     """
     for base in (Path.cwd(), ROOT):
         if (folder := paths.from_root(model, base)).is_dir():
-            return _in(folder, scratch)
+            return _from_folder(folder, scratch)
     if model.startswith("models:/") or "@" in model:
-        return _registered(model, scratch)
-    return _champion(model)
+        return _from_registry(model, scratch)
+    return _champion_of(model)
 
 
-def _registered(model: str, scratch: Path) -> ModelFolder:
+def _from_registry(model: str, scratch: Path) -> ModelFolder:
     from pipeline import tracking
     from pipeline.artifacts import onnx_export
 
@@ -68,10 +69,9 @@ def _registered(model: str, scratch: Path) -> ModelFolder:
     return ModelFolder(scratch / "train", scratch / "evaluation", scratch / "portable")
 
 
-def _in(folder: Path, scratch: Path) -> ModelFolder:
-
+def _from_folder(folder: Path, scratch: Path) -> ModelFolder:
     if (folder / "register/champion").is_dir():
-        return _of_champion(folder / "register/champion")
+        return _champion_in(folder / "register/champion")
     if (folder / "model.onnx").is_file():
         return ModelFolder(None, portable=folder).checked()
     if (folder / "weights.safetensors").is_file():
@@ -80,21 +80,20 @@ def _in(folder: Path, scratch: Path) -> ModelFolder:
         onnx_export.to_onnx(folder, scratch / "portable")
         return ModelFolder(folder, evaluation_of(folder), scratch / "portable")
     raise UserError(
-        f"{folder} holds no model; name a folder with model.onnx (exported) or weights.safetensors (a run's)"
+        f"{folder} holds no model; name a folder with model.onnx (an export) or weights.safetensors (a run)"
     )
 
 
-def _champion(name: str) -> ModelFolder:
+def _champion_of(name: str) -> ModelFolder:
     champion = ROOT / "runs" / name / "register/champion"
     if not (champion / "portable/model.onnx").is_file():
-        existing = sorted(path.parts[-3] for path in (ROOT / "runs").glob("*/register/champion"))
-        hint = f"; there is one of {', '.join(existing)}" if existing else ""
+        others = sorted(path.parts[-3] for path in (ROOT / "runs").glob("*/register/champion"))
+        hint = f" (there is one of {', '.join(others)})" if others else ""
         is_trained = any((ROOT / "runs" / name / "train").glob("*/model.json"))
-        train_hint = "train one first: make demo, or make petfaces"
-        next_step = "its models are trained: dvc repro" if is_trained else train_hint
-        raise UserError(f"no champion of '{name}' is here{hint}; {next_step}")
-    return _of_champion(champion)
+        todo = "register its models: dvc repro" if is_trained else "train one: make demo, or make petfaces"
+        raise UserError(f"there is no champion of '{name}'{hint}; {todo}")
+    return _champion_in(champion)
 
 
-def _of_champion(folder: Path) -> ModelFolder:
+def _champion_in(folder: Path) -> ModelFolder:
     return ModelFolder(*(folder / part for part in ("train", "evaluation", "portable"))).checked()

@@ -1,7 +1,7 @@
 """HTTP server for an exported model: ``petfaces serve DIR``
 
 It needs only the exported folder. An upload that is not a single still image within the limits gets a 4xx
-status and a one-line reason. Memory is bounded by the size limits and by the number of requests in progress.
+status and a one-line reason. Memory is bounded by limits on sizes and on the number of requests in progress.
 Images are decoded in subprocesses, which are killed if they take too long.
 """
 
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
     from pipeline.portable import OnnxClassifier
 
 MAX_PIXELS = 25_000_000  # per image; decoding takes 140 MB (JPEG) to 430 MB (WebP)
-SECONDS = 20  # time limit for an upload
-DECODE_SECONDS = 10  # time limit for decoding; 25 million pixels take 0.1 to 1.5
+UPLOAD_TIMEOUT = 20  # seconds
+DECODE_TIMEOUT = 10  # seconds; 25 million pixels take 0.1 to 1.5
 NO_PHOTO = "photo: send the picture as a file in the form's field photo, as curl -F photo=@FILE does"
 
 
 def application(
     model: "OnnxClassifier",
-    seconds: float = SECONDS,
-    decode_seconds: float = DECODE_SECONDS,
+    upload_timeout: float = UPLOAD_TIMEOUT,
+    decode_timeout: float = DECODE_TIMEOUT,
     hosts: list[str] | None = None,
 ) -> "FastAPI":
     """Builds the FastAPI app.
 
     Args:
         model: limited to one thread, because up to four images are processed in parallel.
-        seconds: time limit for an upload.
-        decode_seconds: time limit for decoding an image.
+        upload_timeout: seconds for receiving an upload.
+        decode_timeout: seconds for decoding an image.
         hosts: see `request_limits.RequestLimits`.
     """
     from fastapi import FastAPI, HTTPException, Query, Request, UploadFile
@@ -55,6 +55,7 @@ def application(
     from pipeline.inference.decoder import Decoder
     from pipeline.portable import UnreadableError, reason
 
+    # Clients see the docstrings of these classes and of the endpoints in the OpenAPI description.
     class Answer(BaseModel):
         """Classes, best first, their calibrated probabilities, and whether the first is too little.
 
@@ -84,7 +85,7 @@ def application(
     # Limits memory: each worker decodes one image at a time.
     workers = min(4, len(os.sched_getaffinity(0)))
     pool = ThreadPoolExecutor(workers)
-    decoders = [Decoder(card.input.max_side, MAX_PIXELS, decode_seconds) for _ in range(workers)]
+    decoders = [Decoder(card.input.max_side, MAX_PIXELS, decode_timeout) for _ in range(workers)]
     idle: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
 
     @contextlib.asynccontextmanager
@@ -105,9 +106,9 @@ def application(
     )
     app.add_middleware(
         request_limits.RequestLimits,
-        most=request_limits.MAX_BYTES,
-        seconds=seconds,
-        at_once=request_limits.AT_ONCE,
+        max_bytes=request_limits.MAX_BYTES,
+        timeout=upload_timeout,
+        max_active=request_limits.MAX_ACTIVE,
         hosts=hosts,
     )
 
@@ -150,7 +151,7 @@ def application(
                 idle.put(decoder)
             try:
                 return Answer(**model.answer(pixels, top))
-            except Exception as error:  # an error of ONNX Runtime concerns only this image
+            except Exception as error:  # of ONNX Runtime
                 return 500, f"photo: the model gives no answer ({text.printable(reason(error))})"
 
         result = await asyncio.get_running_loop().run_in_executor(pool, answer)
@@ -162,14 +163,14 @@ def application(
     async def docs() -> HTMLResponse:
         """The OpenAPI description as a self-contained page with a form to try it."""
         policy = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'"
-        page = pages.render(Path(__file__).with_name("serve_docs.html"), form=app.openapi())
+        page = pages.render(Path(__file__).with_name("serve_docs.html"), api=app.openapi())
         return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
     return app
 
 
 def run(folder: Path, host: str, port: int, allowed: list[str] | None = None) -> None:
-    """Serves until Ctrl-C or SIGTERM, and finishes open requests first.
+    """Serves until Ctrl-C or SIGTERM; then finishes the requests in progress.
 
     Args:
         folder: a folder written by `pipeline.inference.export`.
@@ -179,7 +180,7 @@ def run(folder: Path, host: str, port: int, allowed: list[str] | None = None) ->
             loopback.
 
     Raises:
-        UserError: the folder has no valid model, or the port is taken.
+        UserError: the folder has no valid model, or the address can't be used.
     """
     import socket
 
@@ -188,11 +189,11 @@ def run(folder: Path, host: str, port: int, allowed: list[str] | None = None) ->
     from pipeline.portable import DamagedError, OnnxClassifier
 
     if not host:
-        raise UserError("--host is empty; name an address, 127.0.0.1 for this machine only")
+        raise UserError("--host is empty; give an address, such as 127.0.0.1 for this machine only")
     if not (folder / "model.onnx").is_file():
         model = f"--model {folder} " if (folder / "weights.safetensors").is_file() else ""
         raise UserError(
-            f"{folder} holds no model.onnx; make one, and serve that folder: "
+            f"{folder} holds no model.onnx; export a model and serve that folder: "
             f"petfaces export {model}--out exported"
         )
     try:
@@ -206,36 +207,36 @@ def run(folder: Path, host: str, port: int, allowed: list[str] | None = None) ->
         listener.listen(2048)  # before the address is printed, so that early clients are answered
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--port {port} on {host}: {reason}; name another") from error
+        raise UserError(f"--port {port} on {host}: {reason}; choose another port") from error
     hosts = [name.lower() for name in allowed or []] if allowed or loopback.is_loopback(host) else None
     settings = uvicorn.Config(
         application(model, hosts=hosts),
-        http=request_limits.patient_protocol(SECONDS),
+        http=request_limits.limited_protocol(UPLOAD_TIMEOUT),
         ws="none",
         timeout_graceful_shutdown=30,
         timeout_keep_alive=5,
-        log_level="error",  # the client gets the warnings; the terminal need not show them
+        log_level="error",  # uvicorn's warnings are about bad requests, which the client is told
     )
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     name = text.printable(model.card.data)
-    print(f"{name} at {address}/predict; form: {address}/openapi.json; Ctrl-C ends it", flush=True)
+    print(f"{name} at {address}/predict; API: {address}/docs; press Ctrl-C to stop", flush=True)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn re-raises it after a graceful shutdown
         uvicorn.Server(settings).run(sockets=[listener])
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--host", default="127.0.0.1", help="By default this machine only.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on; by default this machine only.")
 @click.option("--port", type=int, default=8000, show_default=True)
 @click.option(
     "--allow-host",
     "allowed",
     multiple=True,
     metavar="NAME",
-    help="A name by which it may be asked, beside this machine's own, that of a proxy perhaps; may be "
-    "repeated. By default none where --host is this machine only, otherwise any.",
+    help="Accept requests for this host name, such as a proxy's, besides localhost; repeatable. "
+    "Default: none if --host is loopback, else any.",
 )
 def main(folder: Path, host: str, port: int, allowed: tuple[str, ...]) -> None:
-    """Answer uploads from an exported model; FOLDER is what export wrote."""
+    """Serve an exported model over HTTP; FOLDER is what export wrote."""
     run(folder, host, port, list(allowed))

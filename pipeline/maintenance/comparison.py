@@ -1,4 +1,4 @@
-"""Compares a rebuilt model with the original: weights, and facts that may explain a difference."""
+"""Compares a rebuilt model with the original: its weights, and the facts that may explain a difference."""
 
 from pathlib import Path
 
@@ -6,15 +6,23 @@ from pipeline import portable
 from pipeline.common.text import printable
 
 WEIGHTS = "weights.safetensors"
-BESIDE = ("model.json", "metrics.json", "curves.csv")  # also compared
+OTHER_FILES = ("model.json", "metrics.json", "curves.csv")  # also compared
 
 
 def facts(lineage: dict, device: str | None) -> dict[str, object]:
-    """Everything that determines a model's weights, most likely causes of a difference first."""
+    """Everything that determines a model's weights, most likely causes of a difference first.
+
+    Args:
+        lineage: content of ``lineage.json``.
+        device: name of the device that trains.
+
+    Raises:
+        KeyError: the lineage is incomplete.
+    """
     environment = dict(lineage["environment"])
     threads, instructions = environment.pop("threads", None), environment.pop("instructions", None)
     return {
-        "code": lineage.get("code"),  # not recorded by the first versions
+        "code": lineage.get("code"),  # missing in the oldest lineages
         "data's content": lineage["data"]["content"],
         "data's split": lineage["data"]["split"],
         **environment,
@@ -24,46 +32,49 @@ def facts(lineage: dict, device: str | None) -> dict[str, object]:
     }
 
 
-def differences(then: dict, now: dict) -> list[str]:
-    """Differences between two sets of facts, in their order; facts missing in one are skipped."""
+def differences(recorded: dict, current: dict) -> list[str]:
+    """Describes each fact that differs, in their order; facts missing in one are skipped."""
     return [
-        f"{name}: {printable(value)} then, {printable(now[name])} now"
-        for name, value in then.items()
-        if None not in (value, now.get(name)) and value != now[name]
+        f"{name}: {printable(value)} then, {printable(current[name])} now"
+        for name, value in recorded.items()
+        if None not in (value, current.get(name)) and value != current[name]
     ]
 
 
-def max_difference(then: Path, now: Path) -> str:
-    """The largest difference between the weights of two train folders, in words."""
+def max_difference(original: Path, rebuilt: Path) -> str:
+    """Describes the largest difference between the weights of two train folders."""
     from models.classifier import read_weights
 
-    first, second = read_weights(then / WEIGHTS), read_weights(now / WEIGHTS)
+    first, second = read_weights(original / WEIGHTS), read_weights(rebuilt / WEIGHTS)
     shapes = [{name: value.shape for name, value in tensors.items()} for tensors in (first, second)]
     if shapes[0] != shapes[1]:
-        return "of another shape"
-    max_difference = max(float((first[name].double() - second[name].double()).abs().max()) for name in first)
-    return f"at most {max_difference:.3g} apart"
+        return "different shapes"
+    largest = max(float((first[name].double() - second[name].double()).abs().max()) for name in first)
+    return f"maximum difference {largest:.3g}"
 
 
-def verdict(then: Path, now: Path, differ: list[str]) -> tuple[bool, list[str]]:
-    """Whether two train folders hold the same weights, and the lines to print.
+def verdict(original: Path, rebuilt: Path, differ: list[str]) -> tuple[bool, list[str]]:
+    """Compares two train folders.
 
     Args:
-        then: the version's train folder.
-        now: the rebuilt one.
-        differ: differences between their facts.
+        original: the version's train folder.
+        rebuilt: the rebuilt one.
+        differ: differences between their facts, see `differences`.
+
+    Returns:
+        Whether the weights are identical, and the lines to print.
     """
-    before, after = (portable.sha256_of(folder / WEIGHTS) for folder in (then, now))
+    before, after = (portable.sha256_of(folder / WEIGHTS) for folder in (original, rebuilt))
     if before != after:
-        why = f"first difference: {differ[0]}" if differ else "nothing in the lineage differs"
+        difference = max_difference(original, rebuilt)
         return False, [
-            f"other weights (sha256 {before[:12]} then, {after[:12]} now, {max_difference(then, now)})",
-            why,
+            f"different weights (sha256 {before[:12]} then, {after[:12]} now, {difference})",
+            f"first difference: {differ[0]}" if differ else "nothing in the lineage differs",
         ]
     messages = [f"identical weights (sha256 {before[:12]})"]
-    hashes = [{name: portable.sums(folder).get(name) for name in BESIDE} for folder in (then, now)]
-    if changed := [name for name in BESIDE if hashes[0][name] != hashes[1][name]]:
-        messages.append(f"but not the same bytes in {', '.join(changed)}")
+    first, second = portable.sums(original), portable.sums(rebuilt)
+    if changed := [name for name in OTHER_FILES if first.get(name) != second.get(name)]:
+        messages.append(f"but other files differ: {', '.join(changed)}")
     if differ:
-        messages.append(f"although it is not all the same: {differ[0]}")
+        messages.append(f"although this differs: {differ[0]}")
     return True, messages

@@ -23,7 +23,7 @@ from pipeline import tracking
 from pipeline.common import log
 from pipeline.common.errors import UserError
 from pipeline.maintenance.comparison import differences, verdict
-from pipeline.maintenance.rebuilding import Reproduction, say, worktree
+from pipeline.maintenance.worktree import Reproduction, print_field, worktree
 
 
 def reproduce(
@@ -45,56 +45,56 @@ def reproduce(
         UserError: the version can't be rebuilt.
     """
     if keep and keep.exists():
-        raise UserError(f"--keep {keep}: it exists already; name a folder that does not")
+        raise UserError(f"--keep {keep} exists already; name a new folder")
     with tempfile.TemporaryDirectory(prefix="petfaces-") as scratch:
         with tracking.reachable():
             version = tracking.find_version(f"models:/{name}{'/' if which.isdigit() else '@'}{which}")
-            task = Reproduction(Path(scratch).resolve(), version)
-        say("version", f"{version}, {tracking.name_of(task.trained)}, run {version.run_id}")
-        with worktree(task.tree, task.commit, version):
-            task.bring_code(trust, show=check)
-            task.check_settings()
-            task.bring_start()
-            task.bring_data(check)
-            if not task.now:
-                task.ask()
-            differ = differences(task.then, task.now)
+            reproduction = Reproduction(Path(scratch).resolve(), version)
+        original, commit = reproduction.original, reproduction.commit
+        print_field("version", f"{version}, {tracking.name_of(original)}, run {version.run_id}")
+        with worktree(reproduction.tree, commit, version):
+            reproduction.apply_changes(trust, show=check)
+            reproduction.check_settings()
+            reproduction.fetch_start_model()
+            reproduction.restore_data(check)
+            if not reproduction.current_facts:
+                reproduction.read_facts()
+            current = reproduction.current_facts
+            differ = differences(reproduction.recorded_facts, current)
             if differ and differ[0].startswith("code"):
-                raise UserError(f"{version} can't be rebuilt: {differ[0]}; did files count that git ignores?")
-            differ = [line for line in differ if not line.startswith("data's")]
-            say(
-                "environment",
-                "; ".join(differ) or f"as it was, {task.now['threads']} threads, {task.now['device']}",
-            )
+                raise UserError(f"{version} can't be rebuilt: {differ[0]}; were git-ignored files used?")
+            differ = [line for line in differ if not line.startswith("data's")]  # checked by restore_data
+            same = f"as it was, {current['threads']} threads, {current['device']}"
+            print_field("environment", "; ".join(differ) or same)
             if check:
-                doubts = [*filter(None, [task.doubt]), *differ]
-                msg = f"could be rebuilt, but may differ: {'; '.join(doubts)}" if doubts else "can be rebuilt"
-                say("result", f"{version} {msg}")
+                warnings = "; ".join([*filter(None, [reproduction.warning]), *differ])
+                result = f"could be rebuilt, but may differ: {warnings}" if warnings else "can be rebuilt"
+                print_field("result", f"{version} {result}")
                 return True
-            began = time.monotonic()
-            folder = task.train()
-            seconds = time.monotonic() - began
-            same, messages = verdict(task.trained.train, folder, differ)
+            start = time.monotonic()
+            rebuilt = reproduction.train()
+            seconds = time.monotonic() - start
+            is_identical, messages = verdict(original.train, rebuilt, differ)
             if keep:
-                shutil.copytree(folder, keep)
-    messages[0] += f", rebuilt from commit {task.commit[:8]} in {seconds:.0f} s"
+                shutil.copytree(rebuilt, keep)
+    messages[0] += f", rebuilt from commit {commit[:8]} in {seconds:.0f} s"
     for line in messages:
-        say("result", f"{version}: {line}")
-    return same
+        print_field("result", f"{version}: {line}")
+    return is_identical
 
 
 @click.command()
 @click.argument("name")
 @click.argument("version")
-@click.option("--check", is_flag=True, help="Only say whether it could be done.")
-@click.option("--trust", is_flag=True, help="Run the uncommitted changes that the version's run kept, too.")
+@click.option("--check", is_flag=True, help="Only check whether it is possible.")
+@click.option("--trust", is_flag=True, help="Run the version's uncommitted changes too.")
 @click.option(
-    "--keep", type=click.Path(path_type=Path), metavar="DIR", help="Where the rebuilt train folder goes."
+    "--keep", type=click.Path(path_type=Path), metavar="DIR", help="Copy the rebuilt train folder there."
 )
 def main(name: str, version: str, check: bool, trust: bool, keep: Path | None) -> None:
-    """Rebuild a registered version, and say whether the weights are the same.
+    """Rebuild a registered version, and compare its weights with the original's.
 
-    NAME is the registry's, a data set's; VERSION is a number or an alias, such as champion.
+    NAME is the registered name, which is a data set's; VERSION is a number or an alias, such as champion.
     """
     # On SIGTERM, exits through an exception so that the worktree is removed.
     signal.signal(signal.SIGTERM, lambda *_: log.stop("SIGTERM", signal.SIGTERM))

@@ -1,8 +1,8 @@
-"""Verifies all artifacts byte by byte: ``petfaces verify``; ``--repair`` repairs them.
+"""Verifies all artifacts byte by byte: ``petfaces verify``; ``--repair`` restores damaged ones.
 
-DVC does not verify the objects in its cache, nor workspace files with a known mtime and size: a flipped byte
+DVC verifies neither the objects in its cache nor workspace files with a known mtime and size: a flipped byte
 is checked out, pushed and restored by its run cache, and `dvc repro --force` does not replace the object. So
-damaged files must be removed before DVC is asked for them. MLflow does not verify its artifacts either.
+damaged files must be removed before DVC can restore them. MLflow does not verify its artifacts either.
 """
 
 import json
@@ -22,78 +22,92 @@ from pipeline.artifacts import seal
 from pipeline.common import paths, text
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
-from pipeline.maintenance.dvc_cache import Cache, dvc, md5_of, whole
+from pipeline.maintenance.dvc_cache import Cache, dvc, is_intact, md5_in_name, md5_of
+from pipeline.tracking.artifacts import StoredFolder
 
 _log = logging.getLogger(__name__)
 
-MARKS = ("pack.json", "lineage.json", "predictions.csv", "model.onnx")  # files that identify sealed folders
+MARKS = ("pack.json", "lineage.json", "predictions.csv", "model.onnx")  # a folder with one must be sealed
 
 
 @dataclass
-class Found:
-    """What was checked, and what of it is damaged."""
+class Findings:
+    """Result of `scan`.
+
+    Attributes:
+        cache: DVC's cache.
+        objects: damaged objects in it.
+        files: outs of DVC that differ from ``dvc.lock``.
+        folders: damaged sealed folders, with a message per damaged file.
+        stored: damaged folders in MLflow with a message per damaged file.
+        unsealed: names of folders that can't be verified because they were never sealed.
+        extra: names of files in sealed folders that are not sealed, nor used.
+        intact: undamaged sealed folders, including copies of those in MLflow.
+        intact_wrappers: copies of undamaged folders in MLflow, with the files that MLflow added.
+        summary: what was checked.
+    """
 
     cache: Cache
     objects: list[Path] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     folders: dict[Path, list[str]] = field(default_factory=dict)
-    kept: list[tuple] = field(default_factory=list)  # damaged MLflow artifacts, with what is wrong
+    stored: list[tuple[StoredFolder, list[str]]] = field(default_factory=list)
     unsealed: list[str] = field(default_factory=list)
-    extra: list[str] = field(default_factory=list)  # files in sealed folders that are not sealed
-    sound: list[Path] = field(default_factory=list)  # undamaged sealed folders, also in MLflow
-    wrappings: list[Path] = field(default_factory=list)  # undamaged folders in MLflow
-    looked: str = ""
+    extra: list[str] = field(default_factory=list)
+    intact: list[Path] = field(default_factory=list)
+    intact_wrappers: list[Path] = field(default_factory=list)
+    summary: str = ""
 
-    def lines(self) -> list[str]:
+    def damage(self) -> list[str]:
         """One line per damaged item."""
         known = {md5: file for file, md5 in self.cache.files().items()}
         known |= {md5: ROOT / path for path, md5 in self.cache.outs.items()}
         shown = seal.relative_to_root
-        copies = {file: known.get(file.parent.name + file.name) for file in self.objects}
+        sources = {file: known.get(md5_in_name(file)) for file in self.objects}
         return [
             *(f"{shown(folder)}: {', '.join(wrong)}" for folder, wrong in self.folders.items()),
-            *(f"{shown(file)}: not what dvc.lock says" for file in self.files),
+            *(f"{shown(file)}: differs from dvc.lock" for file in self.files),
             *(
-                f"{shown(file)}: DVC's copy{f' of {shown(of)}' if of else ''} is not as it was stored"
-                for file, of in copies.items()
+                f"{shown(file)}: damaged in DVC's cache{f' ({shown(source)})' if source else ''}"
+                for file, source in sources.items()
             ),
-            *(f"{kept.name} in MLflow: {', '.join(wrong)}" for kept, wrong in self.kept),
+            *(f"{stored.name} in MLflow: {', '.join(wrong)}" for stored, wrong in self.stored),
         ]
 
 
-def look(target: Path) -> Found:
-    """Checks everything.
+def scan(target: Path) -> Findings:
+    """Checks ``data/``, ``runs/``, DVC's cache and MLflow's registered models.
 
     Args:
         target: a directory to download remote MLflow artifacts to.
     """
-    found = Found(Cache.open())
+    found = Findings(Cache.open())
     objects = found.cache.objects()
-    found.objects = [file for file in objects if not whole(file)]
-    for folder in _sealed():
+    found.objects = [file for file in objects if not is_intact(file)]
+    for folder in _sealed_folders():
         if not (folder / portable.SUMS).is_file():
             found.unsealed.append(str(seal.relative_to_root(folder)))
         elif wrong := portable.damaged(folder):
             found.folders[folder] = wrong
         else:
-            found.sound.append(folder)
+            found.intact.append(folder)
             found.extra += [str(seal.relative_to_root(folder / name)) for name in portable.extra(folder)]
-    sealed = len(found.folders) + len(found.sound)
-    # Other outs of DVC. A file that its status reports as changed was changed on purpose; DVC compares
-    # mtimes, so a file that it takes for unchanged must have the same bytes.
+    sealed = len(found.folders) + len(found.intact)
+    # Other outs of DVC. `dvc data status` compares mtimes: a file that it reports was changed on purpose; one
+    # that it takes for unchanged must have the bytes in dvc.lock.
     status = dvc("data", "status", "--json")
     changes = json.loads(status.stdout).get("uncommitted", {}).values() if status.returncode == 0 else ()
     changed = {ROOT / path.rstrip("/") for paths in changes for path in paths}
-    skipped = changed | found.folders.keys() | set(found.sound)
+    skipped = changed | found.folders.keys() | set(found.intact)
     for file, md5 in found.cache.files().items() if status.returncode == 0 else ():
         if not skipped & {file, *file.parents} and file.is_file() and md5_of(file) != md5:
             found.files.append(file)
-    kept = _mlflow(found, target)
-    found.looked = f"{sealed} sealed folders, {len(objects)} objects of DVC's cache, {kept}"
+    mlflow = _scan_mlflow(found, target)
+    found.summary = f"{sealed} sealed folders, {len(objects)} objects of DVC's cache, {mlflow}"
     return found
 
 
-def _sealed() -> list[Path]:
+def _sealed_folders() -> list[Path]:
     """Folders under ``data/`` and ``runs/`` that are or should be sealed."""
     roots = (ROOT / "data", ROOT / "runs")
     found = {file.parent for root in roots for name in (portable.SUMS, *MARKS) for file in root.rglob(name)}
@@ -103,63 +117,58 @@ def _sealed() -> list[Path]:
     )
 
 
-def _mlflow(found: Found, target: Path) -> str:
+def _scan_mlflow(found: Findings, target: Path) -> str:
     """Checks MLflow's artifacts; returns a summary of what was checked."""
     number = 0
     try:
-        for kept in tracking.registered(target):
+        for stored in tracking.registered(target):
             number += 1
-            if not kept.folder.is_dir():
-                found.kept.append((kept, ["its files are missing"]))
-            elif not kept.sealed:
-                found.unsealed.append(f"{kept.name} in MLflow")
-            elif wrong := kept.damaged():
-                found.kept.append((kept, wrong))
+            if not stored.folder.is_dir():
+                found.stored.append((stored, ["its files are missing"]))
+            elif not stored.sealed:
+                found.unsealed.append(f"{stored.name} in MLflow")
+            elif wrong := stored.damaged():
+                found.stored.append((stored, wrong))
             else:
-                found.extra += [f"{name} of {kept.name} in MLflow" for name in kept.extra()]
-                if kept.known is None:
-                    found.sound.append(kept.folder)
-                found.wrappings.append(kept.folder)
+                found.extra += [f"{name} of {stored.name} in MLflow" for name in stored.extra()]
+                if stored.known is None:
+                    found.intact.append(stored.folder)
+                found.intact_wrappers.append(stored.folder)
     except UserError as error:
         return f"not MLflow ({error})"
     return f"{number} folders of registered models in MLflow"
 
 
-def repair(found: Found) -> list[str]:
-    """Removes damaged files and restores what it can; returns instructions for the rest."""
-    cache, todo, outs = found.cache, [], set()
+def repair(found: Findings) -> list[str]:
+    """Removes damaged files and restores what it can; returns what the user has to do for the rest."""
+    cache, todo, outs, shown = found.cache, [], set(), seal.relative_to_root
     for file in found.objects:
         file.unlink()
     # Folder lists (.dir) first: they map the other objects to files.
-    gone = sorted(
-        (file.parent.name + file.name for file in found.objects), key=lambda name: ".dir" not in name
-    )
-    gone = [name for name in gone if not cache.restore(name)]
-    if (gone or found.folders or found.files) and dvc("config", "core.remote").stdout.strip():
+    missing = sorted(map(md5_in_name, found.objects), key=lambda md5: ".dir" not in md5)
+    missing = [md5 for md5 in missing if not cache.restore(md5)]
+    if (missing or found.folders or found.files) and dvc("config", "core.remote").stdout.strip():
         dvc("fetch")
-        for file in map(cache.object, gone):
-            if file.is_file() and not whole(file):
+        for file in map(cache.object_path, missing):
+            if file.is_file() and not is_intact(file):
                 file.unlink()
-                todo.append(
-                    f"DVC's remote is damaged too: delete files/md5/{file.parent.name}/{file.name} there"
-                )
+                object_name = f"files/md5/{file.parent.name}/{file.name}"
+                todo.append(f"DVC's remote is damaged too: delete {object_name} there")
     for folder, wrong in found.folders.items():
-        if all(phrase.endswith(" is not sealed") for phrase in wrong):  # it may belong to the user
-            todo.append(f"{seal.relative_to_root(folder)}: move away what is not sealed")
+        if all(message.endswith(" is not sealed") for message in wrong):  # it may belong to the user
+            todo.append(f"{shown(folder)}: move away what is not sealed")
             continue
-        twin = _twin(folder, found.sound)
+        source = _intact_copy(folder, found.intact)
         out = next((path for path in cache.outs if {folder, *folder.parents} & {ROOT / path}), None)
         group, name = folder.relative_to(ROOT).parts[:2]
-        if twin is None and out is None and (group, name) in (("runs", "single"), ("runs", "sweeps")):
-            todo.append(
-                f"{seal.relative_to_root(folder)}: train it again; its settings are in its config.yaml"
-            )
+        if source is None and out is None and (group, name) in (("runs", "single"), ("runs", "sweeps")):
+            todo.append(f"{shown(folder)}: train it again; its settings are in its config.yaml")
             continue
-        _remove(folder)
-        if twin:
-            for name in (*portable.sealed(twin), portable.SUMS):
+        _remove_sealed(folder)
+        if source:
+            for name in (*portable.sealed(source), portable.SUMS):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(twin / name, folder / name)
+                shutil.copyfile(source / name, folder / name)
         elif out:
             outs.add(out)
         else:
@@ -168,44 +177,46 @@ def repair(found: Found) -> list[str]:
         file.unlink()
         outs.add(next(path for path in cache.outs if {file, *file.parents} & {ROOT / path}))
     failed = [out for out in sorted(outs) if not _check_out(cache, out)]
-    # Damaged folders are gone by now; restored ones can serve as sources.
-    sound = [*found.sound, *found.folders]
-    sound = [folder for folder in sound if folder.is_dir() and not portable.damaged(folder)]
-    for kept, wrong in found.kept:
+    # Restored folders can be sources too.
+    intact = [*found.intact, *found.folders]
+    intact = [folder for folder in intact if folder.is_dir() and not portable.damaged(folder)]
+    for stored, wrong in found.stored:
         with tempfile.TemporaryDirectory() as target:
-            twin = _twin(kept.folder, sound) if kept.known is None else _wrapped(kept, found, Path(target))
-            if twin:
+            if stored.known is None:
+                source = _intact_copy(stored.folder, intact)
+            else:
+                source = _intact_wrapper(stored, found, Path(target))
+            if source:
                 try:
                     with tracking.reachable():
-                        kept.put(twin)
+                        stored.put(source)
                 except UserError as error:  # a missing model, for example; the others are still restored
-                    todo.append(f"{kept.name} in MLflow: {error}")
-        if any(phrase.startswith("code/") and phrase.endswith(" is not sealed") for phrase in wrong):
-            todo.append(f"{kept.name} in MLflow: delete there what is not sealed")
-        if not twin:
+                    todo.append(f"{stored.name} in MLflow: {error}")
+        if any(message.startswith("code/") and message.endswith(" is not sealed") for message in wrong):
+            todo.append(f"{stored.name} in MLflow: delete there what is not sealed")
+        if not source:
             todo.append(
-                f"{kept.name} in MLflow: the same bytes are nowhere here; delete the version and its run "
-                "there, then: petfaces tracking sync"
+                f"{stored.name} in MLflow: there is no intact copy; delete the version and its run there, "
+                "then run: petfaces tracking sync"
             )
     needed = {*cache.outs.values(), *cache.files().values()}
-    if failed or any(name in needed and not cache.object(name).is_file() for name in gone):
+    if failed or any(md5 in needed and not cache.object_path(md5).is_file() for md5 in missing):
         todo.append("dvc repro")
     return list(dict.fromkeys(todo))
 
 
-def _remove(folder: Path) -> None:
+def _remove_sealed(folder: Path) -> None:
     """Removes this program's files from a sealed folder, and keeps files that a user added."""
     try:
-        own = {portable.SUMS, *portable.sealed(folder)}
+        sealed = {portable.SUMS, *portable.sealed(folder)}
     except portable.DamagedError:
-        own = {portable.SUMS, *portable.READ}
-    for name in portable.entries(folder):
-        if name in own:
-            (folder / name).unlink()
+        sealed = {portable.SUMS, *portable.READ}
+    for name in sealed & set(portable.entries(folder)):
+        (folder / name).unlink()
 
 
 def _check_out(cache: Cache, out: str) -> bool:
-    """Runs ``dvc checkout`` for an out, but keeps files that a user added; returns whether it succeeded."""
+    """Runs ``dvc checkout`` for an out, and keeps files that a user added; returns whether it succeeded."""
     folder, tracked = ROOT / out, cache.files()
     added = (
         [name for name in portable.entries(folder) if folder / name not in tracked] if folder.is_dir() else []
@@ -226,27 +237,30 @@ def _check_out(cache: Cache, out: str) -> bool:
             shutil.rmtree(aside)
 
 
-def _twin(folder: Path, sound: list[Path]) -> Path | None:
-    """An undamaged copy of a folder, found by its seal, or by its files if the seal is damaged."""
+def _intact_copy(folder: Path, intact: list[Path]) -> Path | None:
+    """The undamaged folder with the same seal, or with the same files if the seal is damaged."""
     if not folder.is_dir():
         return None
-    lines = (folder / portable.SUMS).read_bytes()
-    for other in sound:
-        same = (other / portable.SUMS).read_bytes() == lines
-        if same or not portable.differing(folder, portable.sealed(other)):
+    sums = (folder / portable.SUMS).read_bytes()
+    for other in intact:
+        is_same = (other / portable.SUMS).read_bytes() == sums
+        if is_same or not portable.differing(folder, portable.sealed(other)):
             return other
     return None
 
 
-def _wrapped(kept, found: Found, target: Path) -> Path | None:
-    """Collects intact copies of a model's damaged MLflow wrapper files in `target`; None if one is missing.
+def _intact_wrapper(stored: StoredFolder, found: Findings, target: Path) -> Path | None:
+    """Collects intact copies of the damaged files that MLflow added to a model.
 
     Code comes from this checkout if it is identical; other files from other versions.
+
+    Returns:
+        `target`, or None if a file has no intact copy.
     """
     candidates = list(Path(portable.__file__).parent.glob("*.py"))
-    candidates += [file for folder in found.wrappings for file in folder.rglob("*") if file.is_file()]
-    for name, digest in kept.known.items():
-        if not portable.differing(kept.folder, {name: digest}):
+    candidates += [file for folder in found.intact_wrappers for file in folder.rglob("*") if file.is_file()]
+    for name, digest in stored.known.items():
+        if not portable.differing(stored.folder, {name: digest}):
             continue
         same = [file for file in candidates if file.name == Path(name).name]
         file = next((file for file in same if not portable.differing(file.parent, {file.name: digest})), None)
@@ -257,56 +271,56 @@ def _wrapped(kept, found: Found, target: Path) -> Path | None:
     return target
 
 
-def verify(mend: bool) -> bool:
-    """Prints what is damaged, repairs it if asked to; returns whether everything is intact in the end."""
+def verify(with_repair: bool) -> bool:
+    """Prints what is damaged, and repairs it if asked to; returns whether everything is intact in the end."""
     with tempfile.TemporaryDirectory() as target:
-        found = look(Path(target) / "before")
-        print(found.looked)
+        found = scan(Path(target) / "before")
+        print(found.summary)
         for name in found.unsealed:
-            print(f"not sealed, nothing tells whether it is whole: {text.printable(name)}")
+            print(f"not sealed, so it can't be verified: {text.printable(name)}")
         for name in found.extra:
             print(f"not sealed, and not used: {text.printable(name)}")
-        damaged, todo = found.lines(), []
-        for line in damaged:
+        damage = found.damage()
+        for line in damage:
             print(f"damaged: {text.printable(line)}", flush=True)
-        if mend and damaged:
+        if with_repair and damage:
             todo = repair(found)
-            left = look(Path(target) / "after").lines()
-            print(f"removed or brought back: {len(set(damaged) - set(left))} of {len(damaged)}")
-            for line in left:
+            remaining = scan(Path(target) / "after").damage()
+            print(f"removed or restored: {len(set(damage) - set(remaining))} of {len(damage)}")
+            for line in remaining:
                 print(f"still damaged: {text.printable(line)}")
             for line in todo:
-                print(f"to be made again: {text.printable(line)}")
-            return not left and not todo
-        if damaged:
-            _log.error("%d damaged; run: %s", len(damaged), seal.REPAIR)
+                print(f"to do: {text.printable(line)}")
+            return not remaining and not todo
+        if damage:
+            _log.error("%d damaged; run: %s", len(damage), seal.REPAIR)
         else:
-            print("everything is whole")
-        return not damaged
+            print("nothing is damaged")
+        return not damage
 
 
-def take(folder: Path) -> None:
-    """Seals a folder written by an older version as it is.
+def seal_as_is(folder: Path) -> None:
+    """Seals a folder that an older version wrote, without checking its content.
 
     Raises:
         UserError: it is not such a folder, or is already sealed.
     """
     if not folder.is_dir() or not any((folder / mark).is_file() for mark in MARKS):
-        raise UserError(f"{folder} is no folder that train, pack, evaluate or register left")
+        raise UserError(f"{folder} was not written by train, pack, evaluate or register; name such a folder")
     if (folder / portable.SUMS).is_file():
-        raise UserError(f"{folder} is sealed; whether it is whole tells: petfaces verify")
+        raise UserError(f"{folder} is sealed already; to check it, run: petfaces verify")
     seal.seal(folder)
     print(f"sealed {folder} as it is")
 
 
 @click.command()
-@click.option("--repair", is_flag=True, help="Remove what is damaged, and bring back what can be had.")
-@click.option("--seal", "sealed", metavar="FOLDER", help="Take a folder of an older version as it is.")
-def main(repair: bool, sealed: str | None) -> None:
-    """Read all of data/, runs/, DVC's cache and MLflow's models, and name what is damaged."""
-    if repair and sealed is not None:
+@click.option("--repair", "with_repair", is_flag=True, help="Remove what is damaged; restore it if possible.")
+@click.option("--seal", "unsealed", metavar="FOLDER", help="Seal a folder of an older version as it is.")
+def main(with_repair: bool, unsealed: str | None) -> None:
+    """Check data/, runs/, DVC's cache and MLflow's models for damaged files."""
+    if with_repair and unsealed is not None:
         raise click.UsageError("--repair and --seal exclude each other")
-    if sealed is not None:
-        take(paths.from_root(sealed, Path.cwd()))
-    elif not verify(repair):
+    if unsealed is not None:
+        seal_as_is(paths.from_root(unsealed, Path.cwd()))
+    elif not verify(with_repair):
         sys.exit(1)

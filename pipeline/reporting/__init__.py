@@ -1,4 +1,4 @@
-"""The leaderboard and the report page, built from files of other stages.
+"""The leaderboard and the report page, built from files that stages wrote.
 
 No model runs here.
 """

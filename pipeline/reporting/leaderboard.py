@@ -1,6 +1,6 @@
-"""The table that compares candidates, built from files.
+"""The table that compares candidates, built from the files of train and evaluate.
 
-``petfaces leaderboard`` syncs MLflow, then prints the table of the data set in params.yaml.
+``petfaces leaderboard`` syncs MLflow, then prints the table of the data set in ``params.yaml``.
 """
 
 import json
@@ -30,7 +30,12 @@ NOISE = 0.05  # p-value from which a difference counts as noise
 
 
 def task_of(runs: Path, models: list[str]) -> Task:
-    """The task of a data set's candidates."""
+    """The task of a data set's candidates, from the first one's card.
+
+    Args:
+        runs: the data set's folder under ``runs/``.
+        models: names of the candidates.
+    """
     return tasks.of(untrusted.card(runs / "train" / models[0]).task)
 
 
@@ -42,15 +47,22 @@ def columns(task: Task, printed: bool = False) -> list[Figure]:
         printed: whether to return only those that fit a terminal; the report shows all.
     """
     val = replace(task.ranked[0], key=task.monitor, title=f"val {task.title}")
-    found = [*task.on_test, val, *COST]
-    return [figure for figure in found if figure.key in task.printed] if printed else found
+    figures = [*task.on_test, val, *COST]
+    return [figure for figure in figures if figure.key in task.printed] if printed else figures
 
 
 def rows(runs: Path, models: list[str]) -> list[dict]:
-    """One row per candidate, best first, ties by cost: `model` and the metrics under their keys.
+    """The metrics of each candidate.
+
+    Args:
+        runs: the data set's folder under ``runs/``.
+        models: names of the candidates.
+
+    Returns:
+        One row per candidate, best first, ties by cost: `model` and the metrics under their keys.
 
     Raises:
-        UserError: a candidate has not been evaluated, or is damaged.
+        UserError: a candidate has not been evaluated, or its files are damaged.
     """
     table = []
     for name in models:
@@ -67,7 +79,7 @@ def rows(runs: Path, models: list[str]) -> list[dict]:
 
 
 def ties(task: Task, table: list[dict]) -> str:
-    """A sentence on the candidates that tie on the test split; empty if none do."""
+    """A sentence on the candidates that tie in the ranking metric; empty if none do."""
     groups: dict[float, list[str]] = {}
     for row in table:
         groups.setdefault(row[task.test_key], []).append(row["model"])
@@ -76,7 +88,7 @@ def ties(task: Task, table: list[dict]) -> str:
 
 
 def cells(row: dict, columns: list[Figure]) -> list[str]:
-    """A row as text, with the interval of the first metric after it."""
+    """A row as text: the model, its first metric with the interval as the next cell, the other metrics."""
     shown = [figure.form.format(row[figure.key]) if figure.key in row else "–" for figure in columns]
     low, high = (columns[0].form.format(row[f"{columns[0].key}/{end}"]) for end in ("low", "high"))
     shown.insert(1, f"{low}–{high}")
@@ -84,7 +96,7 @@ def cells(row: dict, columns: list[Figure]) -> list[str]:
 
 
 def headings(columns: list[Figure]) -> list[str]:
-    """The column headings for `cells`."""
+    """The headings for `cells`."""
     first, *others = (figure.title for figure in columns)
     return ["model", first, "95 % interval", *others]
 
@@ -129,11 +141,8 @@ def compare(predictions: dict[str, list[dict]]) -> list[dict]:
 def verdict(row: dict) -> str:
     """A row of `compare` as text."""
     first, second = row["first"], row["second"]
-    result = (
-        f"{first} and {second}: within the noise"
-        if row["noise"]
-        else f"{first} before {second}: more than noise"
-    )
+    within, beyond = f"{first} and {second}: within the noise", f"{first} before {second}: more than noise"
+    result = within if row["noise"] else beyond
     return (
         f"{result}. Of {row['pictures']:,} test pictures {row['wins']} are right with {first} alone and "
         f"{row['losses']} with {second} alone (exact McNemar p = {row['p']:.2g})."
@@ -141,18 +150,16 @@ def verdict(row: dict) -> str:
 
 
 def caution(verdicts: list[dict]) -> str:
-    """The limits of the verdicts, as text."""
+    """What the verdicts don't cover, as text: other seeds and splits, and the number of tests."""
     if not verdicts:
         return "One candidate only: nothing is compared."
-    several = ", and none is corrected for their number" if len(verdicts) > 1 else ""
-    return (
-        "A test compares two trained models on this split: another seed or split may turn the order"
-        f"{several}."
-    )
+    uncorrected = ", and none is corrected for their number" if len(verdicts) > 1 else ""
+    test = "A test compares two trained models on this split: another seed or split may turn the order"
+    return f"{test}{uncorrected}."
 
 
 def show(runs: Path, models: list[str], timed: bool = True) -> None:
-    """Prints the table with wall times, the champion, and further commands.
+    """Prints the table with training times, the champion, and what to run next.
 
     Args:
         runs: the data set's folder under ``runs/``.
@@ -166,8 +173,8 @@ def show(runs: Path, models: list[str], timed: bool = True) -> None:
         seconds = tracking.wall_seconds(runs / "train" / row["model"]) if timed else None
         table.append([*cells(row, shown), f"{seconds:,.0f} s" if seconds else "–"])
     title = f"{name}: test split, with the 95 % interval of {task.title}"
-    model, *figures = [*headings(shown), "training time"]
-    text.print_table([model, *figures], table, title, right=figures, width=120)
+    titles = [*headings(shown), "training time"]
+    text.print_table(titles, table, title, right=titles[1:], width=120)
     if tied := ties(task, ranked):
         print(text.printable(tied))
     decision = json.loads((runs / "register/decision.json").read_text(encoding="utf-8"))
@@ -175,14 +182,14 @@ def show(runs: Path, models: list[str], timed: bool = True) -> None:
     reason = text.shortened(decision["champion"]["reason"], 300)
     print(f"Champion of {name}: {text.printable(card.name)} ({reason}).")
     if card.drawings:
-        print("It was trained on drawings and knows no photographs. The real faces: make petfaces")
+        print("It was trained on drawings, not photographs; to train on photos, run: make petfaces")
     print(f"Report, with all figures: reports/{name}/index.html")
-    print("Runs, curves:             make ui")
-    print("One photo:                .venv/bin/petfaces predict PHOTO")
+    print("Runs and curves:          make ui")
+    print("Predict a photo:          .venv/bin/petfaces predict PHOTO")
 
 
 def _sync() -> bool:
-    """Syncs MLflow with the files; returns whether it answered. The table needs only the files."""
+    """Syncs MLflow with the files; returns whether that worked. If not, only training times are missing."""
     try:
         tracking.sync()
     except UserError as error:
@@ -192,15 +199,14 @@ def _sync() -> bool:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="The figures alone, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print all metrics as JSON.")
 def main(as_json: bool) -> None:
     """Compare the candidates of params.yaml's data set on the test split."""
     cfg = config.compose()
     runs = ROOT / "runs" / cfg.data.name
     if not (runs / "register/decision.json").is_file():
-        raise UserError(f"nothing was registered on {cfg.data.name} yet; run: dvc repro")
+        raise UserError(f"no model is registered for {cfg.data.name} yet; run: dvc repro")
     if as_json:
         print(json.dumps(rows(runs, list(cfg.models))))
         return
-    synced = _sync()
-    show(runs, list(cfg.models), timed=synced)
+    show(runs, list(cfg.models), timed=_sync())

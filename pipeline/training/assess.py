@@ -24,7 +24,7 @@ def assess(training: Training) -> tuple[ModelCard, dict[str, float], Assessment]
     """
     model, card, pack, cfg = training.model, training.card, training.pack, training.cfg
     val_set = ImageDataset(pack, pack.rows("val"), eval_transform(card.input))
-    patterns = LooseImages(out_of_domain.drawn(PATTERNS, seed=0), card.input)
+    patterns = LooseImages(out_of_domain.generated_patterns(PATTERNS, seed=0), card.input)
     targets = val_set.targets
     card, probabilities = model.task.calibrate(card, of_pictures(training, val_set), targets)
     model.temperature = card.temperature

@@ -1,299 +1,302 @@
-// Photo, file or webcam in; five bars out. The model answers in worker.js.
-import { SEVERAL, WORDS } from "./words.js";
+// The page: a photo or the webcam in, the most probable classes out. The model runs in worker.js.
+import { MULTI_LABEL_WORDS, WORDS } from "./words.js";
 
-const MOST = 4096; // pixels of a side that are kept of a photo
-const find = (id) => document.getElementById(id);
-const [photo, heat, frame, stage] = ["photo", "heat", "frame", "stage"].map(find);
+const MAX_SIDE = 4096; // pixels; larger photos are shrunk
+const WHOLE = { x: 0, y: 0, width: 1, height: 1 };
+const byId = (id) => document.getElementById(id);
+const [photo, heatmap, frame, stage] = ["photo", "heat", "frame", "stage"].map(byId);
 const card = await (await fetch("card.json")).json();
 const worker = new Worker("worker.js", { type: "module" });
 
-const several = card.thresholds.length > 0; // whether a picture has any number of classes
+const multiLabel = card.thresholds.length > 0;
 let words = WORDS.en;
-let source = null; // what is shown: a canvas of the whole picture
-let crop = null; // what of it the model sees, in shares of its sides: x, y, width, height; null is all
+let image = null; // the whole image, as a canvas
+let crop = null; // the part that the model gets, as fractions of the image's sides; null: the whole image
 let camera = null; // the webcam's stream
-let starting = 0; // which wish for the webcam is the newest: permission may come late
-let asked = 0;
-let answered = null; // the last answer, and to which picture
-let waiting = false;
+let cameraStarts = 0; // detects that a request for the webcam is outdated, since permission may come late
+let lastId = 0; // of requests to the worker
+let prediction = null; // the worker's message for the image that is shown
+let busy = false; // whether the worker has a request that is not answered
 
-const percent = (share) => new Intl.NumberFormat(document.documentElement.lang, { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 }).format(share);
-const nice = (label) => label.replace(/^(cat|dog)_/, "").replaceAll("_", " ");
+const percent = (fraction) => new Intl.NumberFormat(document.documentElement.lang, { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 }).format(fraction);
+const displayName = (label) => label.replace(/^(cat|dog)_/, "").replaceAll("_", " ");
+const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+const argmax = (values) => values.indexOf(Math.max(...values));
 
-function speak(language) {
-  words = several ? { ...WORDS[language], ...SEVERAL[language] } : WORDS[language];
+function setLanguage(language) {
+  words = multiLabel ? { ...WORDS[language], ...MULTI_LABEL_WORDS[language] } : WORDS[language];
   document.documentElement.lang = language;
-  for (const place of document.querySelectorAll("[data-word]")) place.textContent = words[place.dataset.word];
+  for (const element of document.querySelectorAll("[data-word]")) element.textContent = words[element.dataset.word];
   for (const button of document.querySelectorAll("[data-language]")) button.setAttribute("aria-pressed", button.dataset.language === language);
-  find("about").textContent = (card.drawings ? words.drawings : words.about)(card.labels.length);
-  if (camera) find("camera").textContent = words.stop;
+  byId("about").textContent = (card.drawings ? words.drawings : words.about)(card.labels.length);
+  if (camera) byId("camera").textContent = words.stop;
   photo.setAttribute("aria-label", words.photo);
   document.title = words.title;
-  if (answered) show();
+  if (prediction) showPrediction();
 }
 
-// Read aloud, so written only when it changes.
-function say(text) {
-  if (find("said").textContent !== text) find("said").textContent = text;
+// Written only when it changes, because screen readers read it aloud each time.
+function setStatus(text) {
+  if (byId("status").textContent !== text) byId("status").textContent = text;
 }
 
-// What was answered to a picture that is no longer shown must not stand beside another.
-function forget() {
-  answered = null;
-  find("bars").replaceChildren();
-  find("time").textContent = "";
-  find("said").classList.remove("unsure");
-  find("look").disabled = true;
+// Called when the image changes, so that no prediction is shown beside another image.
+function clearPrediction() {
+  prediction = null;
+  byId("bars").replaceChildren();
+  byId("time").textContent = "";
+  byId("status").classList.remove("unsure");
+  byId("look").disabled = true;
 }
 
-// The cropped picture as bytes, height × width × 3.
-function pixels() {
-  const { x, y, width, height } = crop ?? { x: 0, y: 0, width: 1, height: 1 };
-  const box = [x * source.width, y * source.height, Math.max(1, width * source.width), Math.max(1, height * source.height)].map(Math.round);
-  const four = source.getContext("2d").getImageData(...box).data;
-  const three = new Uint8Array((four.length / 4) * 3);
-  for (let from = 0, to = 0; from < four.length; from += 4, to += 3) {
-    three[to] = four[from];
-    three[to + 1] = four[from + 1];
-    three[to + 2] = four[from + 2];
+// The cropped image as uint8, height × width × 3.
+function croppedPixels() {
+  const { x, y, width, height } = crop ?? WHOLE;
+  const box = [x * image.width, y * image.height, Math.max(1, width * image.width), Math.max(1, height * image.height)].map(Math.round);
+  const rgba = image.getContext("2d").getImageData(...box).data;
+  const rgb = new Uint8Array((rgba.length / 4) * 3);
+  for (let from = 0, to = 0; from < rgba.length; from += 4, to += 3) {
+    rgb[to] = rgba[from];
+    rgb[to + 1] = rgba[from + 1];
+    rgb[to + 2] = rgba[from + 2];
   }
-  return { pixels: three, width: box[2], height: box[3] };
+  return { pixels: rgb, width: box[2], height: box[3] };
 }
 
-function ask(kind = "answer", place = 0) {
-  if (!source) return;
-  const message = { kind, id: ++asked, place, ...pixels() };
-  waiting = true;
+// Asks the worker for a "prediction", or for a "heatmap" of one class.
+function request(kind, classIndex) {
+  if (!image) return;
+  const message = { kind, id: ++lastId, classIndex, ...croppedPixels() };
+  busy = true;
   worker.postMessage(message, [message.pixels.buffer]);
 }
 
-function show() {
-  const { shares, milliseconds } = answered;
-  const isThere = (place) => several && shares[place] >= card.thresholds[place];
-  const order = [...shares.keys()].sort((a, b) => isThere(b) - isThere(a) || shares[b] - shares[a]);
-  const there = order.filter(isThere);
-  const best = order.slice(0, Math.max(5, there.length));
-  const [first] = best;
-  const unsure = several ? !there.length : shares[first] < card.unsure_below;
-  if (several) say(unsure ? words.nothing : there.map((place) => nice(card.labels[place])).join(", "));
-  else say(unsure ? words.unsure(percent(card.unsure_below)) : words.sure(nice(card.labels[first]), percent(shares[first])));
-  find("said").classList.toggle("unsure", unsure);
-  find("bars").replaceChildren(...best.map((place) => {
+function showPrediction() {
+  const { probabilities, milliseconds } = prediction;
+  const isPresent = (index) => multiLabel && probabilities[index] >= card.thresholds[index];
+  const order = [...probabilities.keys()].sort((a, b) => isPresent(b) - isPresent(a) || probabilities[b] - probabilities[a]);
+  const present = order.filter(isPresent);
+  const shown = order.slice(0, Math.max(5, present.length));
+  const [best] = shown;
+  const unsure = multiLabel ? !present.length : probabilities[best] < card.unsure_below;
+  if (multiLabel) setStatus(unsure ? words.nothing : present.map((index) => displayName(card.labels[index])).join(", "));
+  else setStatus(unsure ? words.unsure(percent(card.unsure_below)) : words.sure(displayName(card.labels[best]), percent(probabilities[best])));
+  byId("status").classList.toggle("unsure", unsure);
+  byId("bars").replaceChildren(...shown.map((index) => {
     const line = document.createElement("li");
     const name = document.createElement("span");
-    const share = document.createElement("span");
+    const probability = document.createElement("span");
     const bar = document.createElement("progress");
-    name.textContent = nice(card.labels[place]);
-    share.textContent = percent(shares[place]);
+    name.textContent = displayName(card.labels[index]);
+    probability.textContent = percent(probabilities[index]);
     bar.max = 1;
-    bar.value = shares[place];
+    bar.value = probabilities[index];
     bar.setAttribute("aria-label", name.textContent);
-    line.classList.toggle("named", isThere(place));
-    line.append(name, share, bar);
+    line.classList.toggle("named", isPresent(index));
+    line.append(name, probability, bar);
     return line;
   }));
-  find("time").textContent = words.time(Math.round(milliseconds));
+  byId("time").textContent = words.time(Math.round(milliseconds));
 }
 
 worker.onmessage = ({ data }) => {
   if (data.kind === "ready") {
-    if (!source) say(words.ready);
+    if (!image) setStatus(words.ready);
     document.body.dataset.ready = "yes";
-  } else if (data.kind === "failed") {
-    waiting = false;
-    say(words.failed(data.why));
-  } else if (data.kind === "broken") {
-    waiting = false;
-    say(words.broken(data.why));
-  } else if (data.id !== asked) {
-    return; // of a picture that is no longer shown
-  } else if (data.kind === "answer") {
-    waiting = false;
-    answered = data;
-    find("look").disabled = false;
-    show();
+  } else if (data.kind === "load error") {
+    busy = false;
+    setStatus(words.failed(data.reason));
+  } else if (data.kind === "error") {
+    busy = false;
+    setStatus(words.broken(data.reason));
+  } else if (data.id !== lastId) {
+    return; // for an image that is no longer shown
+  } else if (data.kind === "prediction") {
+    busy = false;
+    prediction = data;
+    byId("look").disabled = false;
+    showPrediction();
     document.body.dataset.answered = data.id;
-  } else if (data.kind === "mapping") {
-    find("time").textContent = words.looking(data.done, data.all);
-  } else if (data.kind === "map") {
-    waiting = false;
-    paint(data.drops, data.side);
+  } else if (data.kind === "progress") {
+    byId("time").textContent = words.looking(data.done, data.total);
+  } else if (data.kind === "heatmap") {
+    busy = false;
+    showHeatmap(data.drops, data.side);
     document.body.dataset.mapped = data.id;
   }
 };
-worker.onerror = (event) => say(words.failed(event.message ?? ""));
+worker.onerror = (event) => setStatus(words.failed(event.message ?? ""));
 
-// Red where covering costs most, over the crop.
-function paint(drops, side) {
+// Overlays the crop with red where covering lowers the probability most; `drops` is side × side.
+function showHeatmap(drops, side) {
   const small = new OffscreenCanvas(side, side);
   const colours = new ImageData(side, side);
-  const most = Math.max(...drops, 1e-6);
-  drops.forEach((drop, place) => colours.data.set([220, 30, 30, 190 * Math.max(0, drop / most)], place * 4));
+  const largest = Math.max(...drops, 1e-6);
+  drops.forEach((drop, index) => colours.data.set([220, 30, 30, 190 * Math.max(0, drop / largest)], index * 4));
   small.getContext("2d").putImageData(colours, 0, 0);
-  const { x, y, width, height } = crop ?? { x: 0, y: 0, width: 1, height: 1 };
-  const context = heat.getContext("2d");
-  context.clearRect(0, 0, heat.width, heat.height);
+  const { x, y, width, height } = crop ?? WHOLE;
+  const context = heatmap.getContext("2d");
+  context.clearRect(0, 0, heatmap.width, heatmap.height);
   context.imageSmoothingQuality = "high";
-  context.drawImage(small, x * heat.width, y * heat.height, width * heat.width, height * heat.height);
-  const label = answered.shares.indexOf(Math.max(...answered.shares));
-  find("time").textContent = words.looked(nice(card.labels[label]));
+  context.drawImage(small, x * heatmap.width, y * heatmap.height, width * heatmap.width, height * heatmap.height);
+  byId("time").textContent = words.looked(displayName(card.labels[argmax(prediction.probabilities)]));
 }
 
-function frameCrop() {
+function showCropFrame() {
   frame.hidden = !crop;
   if (!crop) return;
-  for (const [side, share] of Object.entries({ left: crop.x, top: crop.y, width: crop.width, height: crop.height })) {
-    frame.style.setProperty(side, `${share * 100}%`);
+  for (const [side, fraction] of Object.entries({ left: crop.x, top: crop.y, width: crop.width, height: crop.height })) {
+    frame.style.setProperty(side, `${fraction * 100}%`);
   }
 }
 
-function changed(cropped) {
-  crop = cropped;
-  forget();
-  heat.getContext("2d").clearRect(0, 0, heat.width, heat.height);
-  frameCrop();
-  ask();
+function setCrop(newCrop) {
+  crop = newCrop;
+  clearPrediction();
+  heatmap.getContext("2d").clearRect(0, 0, heatmap.width, heatmap.height);
+  showCropFrame();
+  request("prediction");
 }
 
-// Puts a picture on the stage, on white where it is transparent.
-function put(image, width, height) {
-  const scale = Math.min(1, MOST / Math.max(width, height));
-  source = document.createElement("canvas");
-  for (const canvas of [source, photo, heat]) {
+// Shows an image, on white where it is transparent.
+function setImage(source, width, height) {
+  const scale = Math.min(1, MAX_SIDE / Math.max(width, height));
+  image = document.createElement("canvas");
+  for (const canvas of [image, photo, heatmap]) {
     canvas.width = Math.max(1, Math.round(width * scale));
     canvas.height = Math.max(1, Math.round(height * scale));
   }
-  const context = source.getContext("2d", { willReadFrequently: true });
+  const context = image.getContext("2d", { willReadFrequently: true });
   context.fillStyle = "white";
-  context.fillRect(0, 0, source.width, source.height);
-  context.drawImage(image, 0, 0, source.width, source.height);
-  photo.getContext("2d").drawImage(source, 0, 0);
+  context.fillRect(0, 0, image.width, image.height);
+  context.drawImage(source, 0, 0, image.width, image.height);
+  photo.getContext("2d").drawImage(image, 0, 0);
   stage.style.setProperty("--aspect", photo.width / photo.height);
-  for (const part of [stage, find("tools"), find("cropping")]) part.hidden = false;
+  for (const part of [stage, byId("tools"), byId("cropping")]) part.hidden = false;
 }
 
-async function open(file) {
+async function openFile(file) {
   if (!file) return;
   stopCamera();
   try {
-    const image = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
-    put(image, image.width, image.height);
-    image.close();
+    const bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
+    setImage(bitmap, bitmap.width, bitmap.height);
+    bitmap.close();
   } catch {
-    say(words.unreadable(file.name));
-    find("said").classList.remove("unsure");
+    setStatus(words.unreadable(file.name));
+    byId("status").classList.remove("unsure");
     return;
   }
-  if (document.body.dataset.ready !== "yes") say(words.loading);
-  changed(null);
+  if (document.body.dataset.ready !== "yes") setStatus(words.loading);
+  setCrop(null);
 }
 
 function stopCamera() {
-  starting++;
+  cameraStarts++;
   camera?.getTracks().forEach((track) => track.stop());
   camera = null;
-  find("camera").textContent = words.camera;
-  find("camera").setAttribute("aria-pressed", "false");
+  byId("camera").textContent = words.camera;
+  byId("camera").setAttribute("aria-pressed", "false");
 }
 
 async function startCamera() {
-  const mine = ++starting;
+  const start = ++cameraStarts;
   let stream;
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   } catch {
-    if (mine === starting) say(words.refused);
+    if (start === cameraStarts) setStatus(words.refused);
     return;
   }
   const video = document.createElement("video");
   video.srcObject = stream;
   video.muted = true;
-  if (mine === starting) await video.play();
-  if (mine !== starting) {
+  if (start === cameraStarts) await video.play();
+  if (start !== cameraStarts) { // a photo was opened, or the button pressed, in the meantime
     stream.getTracks().forEach((track) => track.stop());
-    return; // a photo was chosen, or the button pressed, in the meantime
+    return;
   }
   camera = stream;
-  find("camera").textContent = words.stop;
-  find("camera").setAttribute("aria-pressed", "true");
+  byId("camera").textContent = words.stop;
+  byId("camera").setAttribute("aria-pressed", "true");
   crop = null;
-  frameCrop();
-  forget();
-  const next = () => {
+  showCropFrame();
+  clearPrediction();
+  const nextFrame = () => {
     if (camera !== stream) return;
-    // The square in the middle: a head is about as wide as it is high.
+    // The central square, because a head is about as wide as it is high.
     const side = Math.min(video.videoWidth, video.videoHeight);
-    if (side && !waiting) {
+    if (side && !busy) {
       const square = new OffscreenCanvas(side, side);
       square.getContext("2d").drawImage(video, (side - video.videoWidth) / 2, (side - video.videoHeight) / 2);
-      put(square, side, side);
-      ask();
+      setImage(square, side, side);
+      request("prediction");
     }
-    setTimeout(next, 100);
+    setTimeout(nextFrame, 100);
   };
-  next();
+  nextFrame();
 }
 
-find("file").addEventListener("change", (event) => {
-  open(event.target.files[0]);
-  event.target.value = ""; // the same file again is a change, too
+byId("file").addEventListener("change", (event) => {
+  openFile(event.target.files[0]);
+  event.target.value = ""; // otherwise selecting the same file again is no change
 });
-find("camera").addEventListener("click", () => (camera ? stopCamera() : startCamera()));
-find("whole").addEventListener("click", () => changed(null));
-find("look").addEventListener("click", () => {
-  if (!answered) return;
+byId("camera").addEventListener("click", () => (camera ? stopCamera() : startCamera()));
+byId("whole").addEventListener("click", () => setCrop(null));
+byId("look").addEventListener("click", () => {
+  if (!prediction) return;
   stopCamera();
-  ask("map", answered.shares.indexOf(Math.max(...answered.shares)));
+  request("heatmap", argmax(prediction.probabilities));
 });
-for (const button of document.querySelectorAll("[data-language]")) button.addEventListener("click", () => speak(button.dataset.language));
+for (const button of document.querySelectorAll("[data-language]")) button.addEventListener("click", () => setLanguage(button.dataset.language));
 
-const drop = find("drop");
+const dropZone = byId("drop");
 for (const kind of ["dragover", "dragleave", "drop"]) {
-  drop.addEventListener(kind, (event) => {
+  dropZone.addEventListener(kind, (event) => {
     event.preventDefault();
-    drop.classList.toggle("over", kind === "dragover");
-    if (kind === "drop") open(event.dataTransfer.files[0]);
+    dropZone.classList.toggle("over", kind === "dragover");
+    if (kind === "drop") openFile(event.dataTransfer.files[0]);
   });
 }
 
-let from = null;
-const place = (event) => {
+let dragStart = null;
+// The pointer's position in the photo, as fractions of its sides.
+const position = (event) => {
   const box = photo.getBoundingClientRect();
-  return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height].map((share) => Math.min(Math.max(share, 0), 1));
+  return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height].map((fraction) => clamp(fraction, 0, 1));
 };
 photo.addEventListener("pointerdown", (event) => {
   if (camera) return;
-  from = place(event);
+  dragStart = position(event);
   photo.setPointerCapture(event.pointerId);
 });
 photo.addEventListener("pointermove", (event) => {
-  if (!from) return;
-  const to = place(event);
-  crop = { x: Math.min(from[0], to[0]), y: Math.min(from[1], to[1]), width: Math.abs(from[0] - to[0]), height: Math.abs(from[1] - to[1]) };
-  frameCrop();
+  if (!dragStart) return;
+  const [x, y] = position(event);
+  crop = { x: Math.min(dragStart[0], x), y: Math.min(dragStart[1], y), width: Math.abs(dragStart[0] - x), height: Math.abs(dragStart[1] - y) };
+  showCropFrame();
 });
 photo.addEventListener("pointerup", () => {
-  if (!from) return;
-  from = null;
-  // A tap is no drag.
-  changed(crop && crop.width > 0.03 && crop.height > 0.03 ? crop : null);
+  if (!dragStart) return;
+  dragStart = null;
+  setCrop(crop && crop.width > 0.03 && crop.height > 0.03 ? crop : null); // a tap removes the crop
 });
 photo.addEventListener("pointercancel", () => {
-  from = null;
-  frameCrop();
+  dragStart = null;
+  showCropFrame();
 });
 photo.addEventListener("keydown", (event) => {
   const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-  const grows = { "+": 1.1, "=": 1.1, "-": 1 / 1.1 };
-  if (camera || !(event.key in moves || event.key in grows)) return;
+  const scales = { "+": 1.1, "=": 1.1, "-": 1 / 1.1 };
+  if (camera || !(event.key in moves || event.key in scales)) return;
   event.preventDefault();
-  const now = crop ?? { x: 0.15, y: 0.15, width: 0.7, height: 0.7 };
+  const old = crop ?? { x: 0.15, y: 0.15, width: 0.7, height: 0.7 };
   const [right, down] = moves[event.key] ?? [0, 0];
-  const width = Math.min(1, Math.max(0.05, now.width * (grows[event.key] ?? 1)));
-  const height = Math.min(1, Math.max(0.05, now.height * (grows[event.key] ?? 1)));
-  const within = (share, size) => Math.min(Math.max(share, 0), 1 - size);
-  changed({ x: within(now.x + 0.04 * right - (width - now.width) / 2, width), y: within(now.y + 0.04 * down - (height - now.height) / 2, height), width, height });
+  const [width, height] = [old.width, old.height].map((size) => clamp(size * (scales[event.key] ?? 1), 0.05, 1));
+  const x = clamp(old.x + 0.04 * right - (width - old.width) / 2, 0, 1 - width);
+  const y = clamp(old.y + 0.04 * down - (height - old.height) / 2, 0, 1 - height);
+  setCrop({ x, y, width, height });
 });
 
-speak(navigator.language.startsWith("nl") ? "nl" : "en");
-if (document.body.dataset.ready !== "yes") say(words.loading);
+setLanguage(navigator.language.startsWith("nl") ? "nl" : "en");
+if (document.body.dataset.ready !== "yes") setStatus(words.loading);

@@ -1,4 +1,4 @@
-// What the page says, in the languages it speaks.
+// The page's texts in each language.
 export const WORDS = {
   en: {
     title: "Which breed is it?",
@@ -6,24 +6,24 @@ export const WORDS = {
     camera: "Webcam",
     stop: "Stop the webcam",
     drop: "or drop one here. The head should fill the picture.",
-    cropping: "Drag across the head to show the model just that; with the keyboard: arrows move, + and − resize.",
+    cropping: "Drag across the head to give the model only that part; with the keyboard: arrows move it, + and − resize it.",
     whole: "Whole picture",
     look: "What did it look at?",
     looking: (done, all) => `Covering parts of the picture: ${done} of ${all}`,
-    looked: (label) => `Red: covered, these places make “${label}” less probable.`,
+    looked: (label) => `Red: covering these places makes “${label}” less probable.`,
     loading: "The model is loading…",
     ready: "Ready.",
-    unsure: (percent) => `Unsure. It names a breed from ${percent} on; these come nearest:`,
+    unsure: (percent) => `Unsure: no breed reaches ${percent}. The most probable:`,
     sure: (label, percent) => `${label}, ${percent}`,
     time: (milliseconds) => `${milliseconds} ms on this device`,
     about: (classes) => `Knows ${classes} breeds of cats and dogs.`,
-    drawings: (classes) => `Taught with drawings of ${classes} breeds: it knows no photographs.`,
-    private: "Everything is computed on this device; no picture leaves it.",
+    drawings: (classes) => `Trained on drawings of ${classes} breeds, not on photographs.`,
+    private: "Everything runs on this device; no picture leaves it.",
     photo: "The chosen picture",
     unreadable: (name) => `${name} can't be read as a picture.`,
-    refused: "The webcam can't be used; does the browser allow it?",
-    failed: (why) => `The model could not be loaded: ${why}`,
-    broken: (why) => `The model could not answer: ${why}`,
+    refused: "The webcam can't be used; allow it in the browser.",
+    failed: (reason) => `The model could not be loaded: ${reason}`,
+    broken: (reason) => `The model failed: ${reason}`,
   },
   nl: {
     title: "Welk ras is het?",
@@ -38,29 +38,29 @@ export const WORDS = {
     looked: (label) => `Rood: afgedekt maken deze plekken “${label}” minder waarschijnlijk.`,
     loading: "Het model wordt geladen…",
     ready: "Klaar.",
-    unsure: (percent) => `Niet zeker. Een ras noemt het vanaf ${percent}; deze komen het dichtst in de buurt:`,
+    unsure: (percent) => `Niet zeker. Geen ras haalt ${percent}; het waarschijnlijkst zijn:`,
     sure: (label, percent) => `${label}, ${percent}`,
     time: (milliseconds) => `${milliseconds} ms op dit apparaat`,
     about: (classes) => `Kent ${classes} rassen van katten en honden.`,
-    drawings: (classes) => `Geleerd van tekeningen van ${classes} rassen: het kent geen foto's.`,
+    drawings: (classes) => `Getraind op tekeningen van ${classes} rassen, niet op foto's.`,
     private: "Alles wordt op dit apparaat berekend; geen foto verlaat het.",
     photo: "De gekozen foto",
     unreadable: (name) => `${name} is niet als foto te lezen.`,
-    refused: "De webcam is niet te gebruiken; staat de browser het toe?",
-    failed: (why) => `Het model kon niet worden geladen: ${why}`,
-    broken: (why) => `Het model kon niet antwoorden: ${why}`,
+    refused: "De webcam is niet te gebruiken; sta het toe in de browser.",
+    failed: (reason) => `Het model kon niet worden geladen: ${reason}`,
+    broken: (reason) => `Het model gaf een fout: ${reason}`,
   },
 };
 
-// In place of the above, where a picture has any number of classes.
-export const SEVERAL = {
+// These replace texts of WORDS for models that find any number of classes in a picture.
+export const MULTI_LABEL_WORDS = {
   en: {
     title: "What does it show?",
     drop: "or drop one here.",
-    cropping: "Drag across a part to show the model just that; with the keyboard: arrows move, + and − resize.",
+    cropping: "Drag across a part to give the model only that; with the keyboard: arrows move it, + and − resize it.",
     nothing: "None of its classes.",
     about: (classes) => `Knows ${classes} classes; a picture has none, one or several.`,
-    drawings: (classes) => `Taught with drawings, ${classes} classes: it knows no photographs.`,
+    drawings: (classes) => `Trained on drawings of ${classes} classes, not on photographs.`,
   },
   nl: {
     title: "Wat is erop te zien?",
@@ -68,6 +68,6 @@ export const SEVERAL = {
     cropping: "Sleep over een deel om alleen dat te tonen; met het toetsenbord: pijlen verschuiven, + en − vergroten of verkleinen.",
     nothing: "Geen van zijn klassen.",
     about: (classes) => `Kent ${classes} klassen; een foto heeft er geen, een of meer.`,
-    drawings: (classes) => `Geleerd van tekeningen, ${classes} klassen: het kent geen foto's.`,
+    drawings: (classes) => `Getraind op tekeningen van ${classes} klassen, niet op foto's.`,
   },
 };

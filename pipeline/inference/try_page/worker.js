@@ -1,60 +1,59 @@
-// The model, beside the page: what it computes does not hold the page up.
+// Runs the model in a worker, so that the page stays responsive.
 import * as ort from "./ort.wasm.min.mjs";
 
-ort.env.wasm.numThreads = 1; // more would need headers that a plain host does not send
+ort.env.wasm.numThreads = 1; // threads need HTTP headers that a plain host does not send
 ort.env.wasm.wasmPaths = new URL("./", import.meta.url).href;
 
-const TILES = 7; // places a side that are covered, for the map of what it looked at
-const loaded = ort.InferenceSession.create("./model.onnx");
-loaded.then(
+const TILES = 7; // per side of the heatmap
+const session = ort.InferenceSession.create("./model.onnx");
+session.then(
   () => postMessage({ kind: "ready" }),
-  (error) => postMessage({ kind: "failed", why: String(error.message ?? error) }),
+  (error) => postMessage({ kind: "load error", reason: String(error.message ?? error) }),
 );
 
-let newest = 0; // a map is given up when another picture comes
+let newestId = 0; // a heatmap is abandoned when another request comes
 
-async function probabilities(pixels, height, width) {
-  const session = await loaded;
+async function predict(pixels, height, width) {
   const picture = new ort.Tensor("uint8", pixels, [height, width, 3]);
-  return (await session.run({ picture })).probabilities.data;
+  return (await (await session).run({ picture })).probabilities.data;
 }
 
-// How much less probable the class becomes when a part is covered with the picture's mean colour.
-async function map(id, pixels, height, width, place) {
-  const before = (await probabilities(pixels, height, width))[place];
+// By how much the probability of a class drops when a tile is covered with the image's mean colour.
+async function computeHeatmap(id, pixels, height, width, classIndex) {
+  const before = (await predict(pixels, height, width))[classIndex];
   const mean = [0, 0, 0];
-  for (let at = 0; at < pixels.length; at++) mean[at % 3] += pixels[at];
+  for (let index = 0; index < pixels.length; index++) mean[index % 3] += pixels[index];
   for (let channel = 0; channel < 3; channel++) mean[channel] /= height * width;
   const drops = new Float32Array(TILES * TILES);
   for (let tile = 0; tile < drops.length; tile++) {
-    if (id !== newest) return;
+    if (id !== newestId) return;
     const row = Math.floor(tile / TILES);
     const column = tile % TILES;
     const covered = pixels.slice();
-    // A cover reaches half a place over its own: neighbours overlap, and the map is smooth.
+    // Covers half a tile more on each side: neighbours overlap, and the heatmap is smooth.
     const [top, bottom] = [(row - 0.5) / TILES, (row + 1.5) / TILES].map((y) => Math.round(Math.min(Math.max(y, 0), 1) * height));
     const [left, right] = [(column - 0.5) / TILES, (column + 1.5) / TILES].map((x) => Math.round(Math.min(Math.max(x, 0), 1) * width));
     for (let y = top; y < bottom; y++) {
       for (let x = left; x < right; x++) covered.set(mean, (y * width + x) * 3);
     }
-    drops[tile] = before - (await probabilities(covered, height, width))[place];
-    postMessage({ kind: "mapping", id, done: tile + 1, all: drops.length });
+    drops[tile] = before - (await predict(covered, height, width))[classIndex];
+    postMessage({ kind: "progress", id, done: tile + 1, total: drops.length });
   }
-  postMessage({ kind: "map", id, drops, side: TILES });
+  postMessage({ kind: "heatmap", id, drops, side: TILES });
 }
 
 onmessage = async ({ data }) => {
-  const { kind, id, pixels, height, width, place } = data;
-  newest = id;
+  const { kind, id, pixels, height, width, classIndex } = data;
+  newestId = id;
   try {
-    if (kind === "map") {
-      await map(id, pixels, height, width, place);
+    if (kind === "heatmap") {
+      await computeHeatmap(id, pixels, height, width, classIndex);
     } else {
-      const began = performance.now();
-      const shares = await probabilities(pixels, height, width);
-      postMessage({ kind: "answer", id, shares, milliseconds: performance.now() - began });
+      const start = performance.now();
+      const probabilities = await predict(pixels, height, width);
+      postMessage({ kind: "prediction", id, probabilities, milliseconds: performance.now() - start });
     }
   } catch (error) {
-    postMessage({ kind: "broken", id, why: String(error.message ?? error) });
+    postMessage({ kind: "error", id, reason: String(error.message ?? error) });
   }
 };

@@ -1,10 +1,10 @@
-"""Script that `reproduce` runs with another commit's code: reports the lineage of a training, then trains.
+"""Script that `worktree.Reproduction` runs with another commit's code: reports lineage and device, or trains.
 
-`reproduce` copies this file into a worktree of that commit, so `pipeline` and `models` are that commit's. It
-uses only what they have had since the first commit. It is a script because Lightning launches further ranks
-by the same command::
+It runs in a worktree of that commit, so `pipeline` and `models` are that commit's, and it uses only what they
+have had since the first commit. It is a script because Lightning launches further ranks by the same command::
 
-    python rebuild.py CONFIG.YAML ANSWER.JSON [OUT]    # without OUT nothing is trained
+    python worktree_script.py CONFIG.YAML REPORT.JSON        # reports what a training would record
+    python worktree_script.py CONFIG.YAML REPORT.JSON OUT    # trains into OUT; reports only an error
 """
 
 import importlib
@@ -31,30 +31,34 @@ def configuration(settings: str, out: str) -> DictConfig:
 
 
 def _first(*paths: str) -> object:
-    """The first of these objects, given as MODULE:NAME, that exists in this commit."""
+    """The first of these objects, given as MODULE:NAME, that exists in this commit.
+
+    Raises:
+        ImportError: none does, or a module lacks one of its own imports.
+    """
     for path in paths:
         module, _, name = path.partition(":")
         try:
             return getattr(importlib.import_module(module), name)
         except ModuleNotFoundError as error:
-            if not module.startswith(error.name or "?"):  # another module is missing
+            if not module.startswith(error.name or "?"):  # the module exists, but not what it imports
                 raise
-    raise ImportError(f"none of {', '.join(paths)} is here")
+    raise ImportError(f"this commit has none of {', '.join(paths)}")
 
 
 def lineage(cfg: DictConfig) -> dict:
     """The lineage that a training would record here; without data facts if there is no data yet."""
-    data_set = _first("pipeline.data.dataset:PackedDataset", "pipeline.data:Pack")
+    dataset_class = _first("pipeline.data.dataset:PackedDataset", "pipeline.data:Pack")
     lineage_of = _first(
         *(f"pipeline.{module}:lineage_of" for module in ("artifacts.lineage", "lineage", "train"))
     )
     data_dir = Path("data", cfg.data.name).resolve()
     if (data_dir / "split.csv").is_file() and (data_dir / "pack").is_dir():
-        pack = data_set.open(data_dir)
+        pack = dataset_class.open(data_dir)
     else:
-        nothing = {"summary": {"content": None}, "split_sha256": None, "table": [], "classes": []}
-        pack = SimpleNamespace(folder=data_dir / "pack", **nothing)
-    group = cfg.runtime if "runtime" in cfg else cfg.trainer  # its place in earlier commits
+        empty = {"summary": {"content": None}, "split_sha256": None, "table": [], "classes": []}
+        pack = SimpleNamespace(folder=data_dir / "pack", **empty)
+    group = cfg.runtime if "runtime" in cfg else cfg.trainer  # earlier commits have trainer.threads
     return lineage_of(pack, group.threads)
 
 
@@ -62,45 +66,45 @@ def device(cfg: DictConfig) -> str | None:
     """The device that a training would use, or None if the configured one is not available."""
     if cfg.trainer.accelerator not in ("gpu", "cuda", "auto"):
         return "cpu"
-    number = torch.cuda.device_count()
-    if not number and cfg.trainer.accelerator == "auto":
+    count = torch.cuda.device_count()
+    if not count and cfg.trainer.accelerator == "auto":
         return "cpu"
-    enough = number and (not isinstance(cfg.trainer.devices, int) or number >= cfg.trainer.devices)
-    return torch.cuda.get_device_name(0) if enough else None
+    is_enough = count and (not isinstance(cfg.trainer.devices, int) or count >= cfg.trainer.devices)
+    return torch.cuda.get_device_name(0) if is_enough else None
 
 
-def main(settings: str, answer: str, out: str | None = None) -> None:
-    # An editable installation supplies its own checkout's modules where this commit lacks one of that name.
+def main(settings: str, report: str, out: str | None = None) -> None:
+    # An editable installation would supply the main checkout's module where this commit lacks one.
     sys.meta_path[:] = [each for each in sys.meta_path if getattr(each, "__name__", "") != "_EditableFinder"]
     from pipeline.config import ROOT
 
     # Guards against importing an installed petfaces instead of the worktree.
     assert Path.cwd().resolve() == ROOT, f"{ROOT} instead of the worktree"
-    leader = os.environ.get("LOCAL_RANK", "0") == "0"
+    is_rank_zero = os.environ.get("LOCAL_RANK", "0") == "0"
     try:
         cfg = configuration(settings, out or "runs/none")
         if out is None:
-            told = {"lineage": lineage(cfg), "device": device(cfg)}
+            result = {"lineage": lineage(cfg), "device": device(cfg)}
         else:
             from pipeline.train import train
 
-            with suppress(ImportError):  # earlier commits print their messages
+            with suppress(ImportError):  # earlier commits print messages instead of logging them
                 from pipeline.common import log
 
                 log.setup("train")
             train(cfg)
-            told = {}
+            result = {}
     except Exception as error:
-        told = {"error": f"{type(error).__name__}: {error}"}
+        result = {"error": f"{type(error).__name__}: {error}"}
         if any(kind.__name__ == "UserError" for kind in type(error).__mro__):
-            told["error"] = str(error)
-        elif leader:
+            result["error"] = str(error)
+        elif is_rank_zero:
             import traceback
 
             traceback.print_exc()
-    if leader:
-        Path(answer).write_text(json.dumps(told), encoding="utf-8")
-    sys.exit("error" in told)
+    if is_rank_zero:
+        Path(report).write_text(json.dumps(result), encoding="utf-8")
+    sys.exit("error" in result)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""``index.html`` of a report, which shows a data set and its candidates, and the images next to it.
+"""A report's ``index.html`` on a data set and its candidates, and the images that it shows.
 
-One file without scripts that loads only images of its own folder, so it opens from disk.
+The page has no scripts and loads only images from its own folder, so it can be opened from disk.
 """
 
 import math
@@ -13,14 +13,14 @@ from pipeline import portable
 from pipeline.common import pages
 from pipeline.data.dataset import ImageDataset, PackedDataset
 
-TEMPLATE = Path(__file__).with_name("page.html")
-SIDE = 112  # maximum of an image's longer side, in pixels
-# How many of each the page shows; together they bound the size of the image folder.
+TEMPLATE = Path(__file__).with_name("report_page.html")
+SIDE = 112  # maximum of a thumbnail's longer side, in pixels
+# How many of each the page shows; together they bound the size of ``pictures/``.
 PAIRS, EXAMPLES, MISTAKES, SUSPICIOUS, GROUPS, MEMBERS, LISTED = 6, 2, 18, 18, 12, 4, 48
 
 
 class Thumbnails:
-    """Small images in a folder ``pictures/``, each written once and named by the hash of its pixels.
+    """Writes small images to the folder ``pictures/``, each once, named by the hash of the packed image.
 
     Args:
         pack: the source of the images.
@@ -29,17 +29,18 @@ class Thumbnails:
 
     def __init__(self, pack: PackedDataset, folder: Path):
         self.folder, self.table = folder, pack.table
-        self.row = {path: row for row, path in enumerate(pack.table["path"])}
-        self.pictures = ImageDataset(pack, np.arange(len(pack.table)), lambda image, *_: image, seed=0)
+        self.rows = {path: row for row, path in enumerate(pack.table["path"])}
+        self.images = ImageDataset(pack, np.arange(len(pack.table)), lambda image, *_: image)
 
     def __call__(self, path: str) -> dict:
-        """Writes one image.
+        """Writes the thumbnail of one image of the pack.
 
         Returns:
-            Attributes of the `img` element, and the image's `label` and `split`.
+            Attributes of the `img` element (`src`, `alt`, `width`, `height`), and the image's `label` and
+            `split`.
         """
-        row = self.row[path]
-        small = Image.fromarray(portable.shrink(Image.fromarray(self.pictures.image(row)), SIDE))
+        row = self.rows[path]
+        small = Image.fromarray(portable.shrink(Image.fromarray(self.images.image(row)), SIDE))
         record = self.table.iloc[row]
         file = self.folder / "pictures" / f"{record['sha256'][:16]}.jpg"
         if not file.is_file():
@@ -55,53 +56,56 @@ class Thumbnails:
         }
 
 
-def confused(predictions: list[dict], confusions: list[dict], tile: Thumbnails) -> list[dict]:
+def confused(predictions: list[dict], confusions: list[dict], thumbnail: Thumbnails) -> list[dict]:
     """The most confused pairs of classes: misclassified images beside typical ones of both classes.
 
     Typical images of a class are the correctly classified test images with the highest confidence; if there
     are none, the first training images.
 
     Args:
-        predictions: predictions on the test images.
-        confusions: pairs of classes, most frequent first.
-        tile: writes an image.
+        predictions: rows of ``predictions.csv``.
+        confusions: rows of ``confusions.csv``, most frequent first.
+        thumbnail: writes an image.
+
+    Returns:
+        The first `PAIRS` of `confusions`, each with lists of thumbnails: `misjudged`, `of_label` and
+        `of_taken_for`.
     """
     ranked = sorted(predictions, key=lambda row: -float(row["probability"]))
 
     def typical(label: str) -> list[dict]:
         correct = [row["path"] for row in ranked if row["label"] == row["predicted"] == label]
-        table = tile.table
+        table = thumbnail.table
         training = table["path"][(table["label"] == label) & (table["split"] == "train")]
-        return [tile(path) for path in (correct or list(training))[:EXAMPLES]]
+        return [thumbnail(path) for path in (correct or list(training))[:EXAMPLES]]
 
     pairs = []
     for pair in confusions[:PAIRS]:
-        taken = (pair["label"], pair["taken_for"])
-        wrong = [row for row in ranked if (row["label"], row["predicted"]) == taken]
-        misjudged = [tile(row["path"]) | {"sure": float(row["probability"])} for row in wrong[:EXAMPLES]]
-        pairs.append(
-            {
-                **pair,
-                "misjudged": misjudged,
-                "of_label": typical(pair["label"]),
-                "of_taken_for": typical(pair["taken_for"]),
-            }
-        )
+        label, taken_for = pair["label"], pair["taken_for"]
+        wrong = [row for row in ranked if (row["label"], row["predicted"]) == (label, taken_for)]
+        misjudged = [thumbnail(row["path"]) | {"sure": float(row["probability"])} for row in wrong[:EXAMPLES]]
+        typical_images = {"of_label": typical(label), "of_taken_for": typical(taken_for)}
+        pairs.append({**pair, "misjudged": misjudged, **typical_images})
     return pairs
 
 
-def mistakes(predictions: list[dict], tile: Thumbnails) -> list[dict]:
-    """Misclassified test images, highest confidence first."""
+def mistakes(predictions: list[dict], thumbnail: Thumbnails) -> list[dict]:
+    """Thumbnails of misclassified test images with `taken_for` and `sure`, highest confidence first."""
     wrong = [row for row in predictions if row["label"] != row["predicted"]]
     wrong.sort(key=lambda row: -float(row["probability"]))
     return [
-        tile(row["path"]) | {"taken_for": row["predicted"], "sure": float(row["probability"])}
+        thumbnail(row["path"]) | {"taken_for": row["predicted"], "sure": float(row["probability"])}
         for row in wrong[:MISTAKES]
     ]
 
 
-def near_duplicates(pack: PackedDataset, tile: Thumbnails) -> dict:
-    """Groups of near-duplicates: those with several labels first, then the largest."""
+def near_duplicates(pack: PackedDataset, thumbnail: Thumbnails) -> dict:
+    """Groups of near-duplicates: those with several labels first, then the largest.
+
+    Returns:
+        Numbers of `groups`, of their `pictures` and of `contradictory` groups (with several labels); and the
+        groups that are `shown`.
+    """
     table = pack.table[pack.table.duplicated("group", keep=False)]
     groups = [members for _, members in table.groupby("group", sort=False)]
     groups.sort(key=lambda members: (-members["label"].nunique(), -len(members), members["path"].iloc[0]))
@@ -111,7 +115,7 @@ def near_duplicates(pack: PackedDataset, tile: Thumbnails) -> dict:
         "contradictory": sum(members["label"].nunique() > 1 for members in groups),
         "shown": [
             {
-                "members": [tile(path) for path in members["path"][:MEMBERS]],
+                "members": [thumbnail(path) for path in members["path"][:MEMBERS]],
                 "more": max(0, len(members) - MEMBERS),
                 "contradictory": members["label"].nunique() > 1,
             }
@@ -121,11 +125,15 @@ def near_duplicates(pack: PackedDataset, tile: Thumbnails) -> dict:
 
 
 def counts(pack: PackedDataset, recalls: dict[str, float]) -> dict:
-    """Images of each class in each split, and the best model's recall on the test images.
+    """Number of images of each class in each split, and the best model's recall on test images.
 
     Args:
-        pack: the data.
+        pack: the packed data set.
         recalls: recall by class.
+
+    Returns:
+        The `splits`, a row per class in `rows` (`label`, `counts` by split, `recall` or None), the `largest`
+        class's number of images, and the `totals` by split.
     """
     splits = ["train", "val", "test"] + (["dropped"] if "dropped" in set(pack.table["split"]) else [])
     by_split = {
@@ -149,10 +157,13 @@ def counts(pack: PackedDataset, recalls: dict[str, float]) -> dict:
 
 
 def intervals(shares: list[list[float]]) -> dict:
-    """Positions of the leaderboard's intervals on a common scale, in per cent of its width.
+    """Positions of the leaderboard's intervals on a common scale.
 
     Args:
         shares: lower bound, metric and upper bound of each model, as fractions.
+
+    Returns:
+        The scale's ends, `from` and `to`, in per cent; and `bars`, the shares as per cent of its width.
     """
     low = 10 * math.floor(10 * min(row[0] for row in shares))
     high = 10 * math.ceil(10 * max(row[2] for row in shares))
