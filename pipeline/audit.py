@@ -165,7 +165,7 @@ def audit(cfg: DictConfig, place: Path) -> list[dict]:
         }
         for doubt in find_doubts(x, targets, groups, pack.classes)
     ]
-    with atomic.replaced(place / "audit.csv") as part:
+    with atomic.replace_file(place / "audit.csv") as part:
         tables.write(part, rows, COLUMNS)
     return rows
 

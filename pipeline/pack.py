@@ -88,7 +88,7 @@ def pack(
     task = task or tasks.of("single_label")
     target = atomic.Target(folder, ("pack.json", "index.csv", "pixels.bin"))
     try:
-        with target.written() as part:
+        with target.replace() as part:
             summary = _pack(archive, part, max_side, classes, hidden, task)
             seal.seal(part)
     except OSError as error:

@@ -18,7 +18,7 @@ from pipeline import tasks, tracking
 from pipeline.artifacts import atomic, curves, seal
 from pipeline.artifacts.lineage import lineage_of, settings_of
 from pipeline.artifacts.provenance import Provenance
-from pipeline.artifacts.resume import ResumeState, finished, identity
+from pipeline.artifacts.resume_state import ResumeState, finished_metrics, identity
 from pipeline.common import log, paths, yaml_files
 from pipeline.common.errors import SharedError, UserError
 from pipeline.common.paths import ROOT
@@ -72,7 +72,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
         if start:
             lineage["start"] = seal.model_hash(start)
         run_identity = identity(settings, lineage, sweep)
-        if sweep and (metrics := finished(out, run_identity, sweep)):  # resuming a sweep
+        if sweep and (metrics := finished_metrics(out, run_identity, sweep)):  # resuming a sweep
             _log.info("%s is done already; delete %s to train it again", name, out)
             return metrics
         torch.set_num_threads(cfg.runtime.threads)
@@ -89,20 +89,20 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
         fit(training, resume_state.checkpoints, started_at)
         _log.info("fast_dev_run has gone through the code; nothing is kept")
         return {}
-    provenance = Provenance.here()
+    provenance = Provenance.current()
     if warning := provenance.warning():
         _log.warning("%s", warning)
-    with resume_state.claimed():
-        if previous := resume_state.others():
+    with resume_state.lock():
+        if previous := resume_state.superseded():
             _log.info("starting over: config, data or code differ from %s", previous[0])
         device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         name = name or tracking.run_name(settings, out)
         run = None
         try:
             # Opened before training, so that an unwritable folder fails at once.
-            with target.written() as part:
+            with target.replace() as part:
                 run_args = (training.card, settings, lineage, provenance)
-                run = tracking.Run(*run_args, name, sweep, device_name, resume_state.attempt())
+                run = tracking.Run(*run_args, name, sweep, device_name, resume_state.attempt_id())
                 fitted = fit(training, resume_state.checkpoints, started_at, run.push)
                 fit_ended = time.monotonic()
                 model.to(device)
@@ -116,7 +116,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
                     (part / file).write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
                 (part / "config.yaml").write_text(OmegaConf.to_yaml(settings), encoding="utf-8")
                 seal.seal(part)
-                provenance.keep(part)
+                provenance.save(part)
         except BaseException as error:
             if run:
                 run.fail(error)

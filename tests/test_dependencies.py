@@ -98,7 +98,7 @@ def test_each_augmentation_and_each_value_of_the_data_that_a_model_uses_is_a_par
 
 @pytest.mark.parametrize("stage", ["audit", "train", "evaluate"])
 def test_all_of_a_trainer_but_how_fast_it_goes_is_a_param(stage):
-    from pipeline.artifacts.resume import IGNORED_TRAINER_KEYS
+    from pipeline.artifacts.resume_state import IGNORED_TRAINER_KEYS
 
     for file in (HOUSE / "conf/trainer").glob("*.yaml"):
         runtime = set(yaml.safe_load(file.read_text())["runtime"]) - set(IGNORED_TRAINER_KEYS)

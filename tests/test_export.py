@@ -141,7 +141,7 @@ def test_nothing_of_a_persons_own_is_overwritten(exported, run, tmp_path):
     (tmp_path / "letter.txt").write_text("mine")
     for place in (tmp_path, _written_into(exported, tmp_path / "changed")):
         done = run("python", "-m", "pipeline", "export", "--out", str(place), "--no-try")
-        assert done.returncode == 1 and re.search("holds .*; name another --out", done.stdout)
+        assert done.returncode == 1 and re.search("contains .*; name another --out", done.stdout)
         assert (place / "letter.txt").read_text() == "mine"
 
 

@@ -137,7 +137,7 @@ def sound(tmp_path_factory):
 @pytest.fixture
 def quick(monkeypatch):
     """Sound cards are not exported and served for minutes: reading them is what is tried."""
-    monkeypatch.setattr(onnx_export, "_graph", lambda *_: (_ for _ in ()).throw(UserError("exported")))
+    monkeypatch.setattr(onnx_export, "_export", lambda *_: (_ for _ in ()).throw(UserError("exported")))
     monkeypatch.setattr(onnx_export, "trunk", lambda *_: (_ for _ in ()).throw(UserError("exported")))
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
     monkeypatch.setattr("pipeline.tracking.descriptions.name_of", lambda model: "x")

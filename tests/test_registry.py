@@ -165,7 +165,7 @@ def test_ctrl_c_while_it_waits_says_how_the_files_follow(repro, monkeypatch, cap
         (["promote", "99", "--why", "x"], "has no models:/sample/99; it has versions 1 to 2"),
         (["--data", "nothing", "list"], "has no 'nothing'; it has the names "),
         (["promote", "9" * 30, "--why", "x"], "is no version"),
-        (["--data", "", "list"], "--data: '' is no name"),
+        (["--data", "", "list"], "--data: '' is not a valid name"),
         (["--data", "nothing", "rollback", "--why", "x"], "'nothing' has no champion"),
         (["promote", "1"], "Missing option '--why'"),
     ],

@@ -17,8 +17,8 @@ import torch
 
 from models.classifier import Classifier
 from pipeline import config, train
-from pipeline.artifacts import curves, job_notes, resume
-from pipeline.artifacts.checkpoints import Checkpoints, read
+from pipeline.artifacts import curves, job_outcomes, resume_state
+from pipeline.artifacts.checkpoints import Checkpoints, load_checkpoint
 from pipeline.artifacts.lineage import code_hash
 from pipeline.artifacts.seal import model_hash
 from pipeline.common import errors, paths
@@ -181,7 +181,7 @@ def test_sigterm_keeps_what_was_reached_and_nothing_changes(
     (folder,) = _waiting()
     last = Checkpoints(folder / "checkpoints").latest()
     # While it validates nothing is written: the last few minutes are trained again.
-    assert last is None if judging else read(last)["global_step"] == steps
+    assert last is None if judging else load_checkpoint(last)["global_step"] == steps
     train.train(config.compose(*cfg))
     _same(undisturbed(*overrides), tmp_path / "out")
 
@@ -254,15 +254,15 @@ def test_how_fast_it_goes_may_change_in_between(repro, tmp_path, monkeypatch, ca
 
 def test_a_changed_byte_of_code_is_another_training(house):
     settings = {"trainer": {}, "runtime": {}}
-    before = resume.identity(settings, {"code": code_hash()}, None)
+    before = resume_state.identity(settings, {"code": code_hash()}, None)
     file = house / "pipeline/artifacts/curves.py"
     text = file.read_text()
     try:
         file.write_text(text + "\n")
-        assert resume.identity(settings, {"code": code_hash()}, None) != before
+        assert resume_state.identity(settings, {"code": code_hash()}, None) != before
     finally:
         file.write_text(text)
-    assert resume.identity(settings, {"code": code_hash()}, None) == before
+    assert resume_state.identity(settings, {"code": code_hash()}, None) == before
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(undisturbed, tmp_path, monkeypatch, capsys):
@@ -310,7 +310,7 @@ def test_checkpoints_are_known_by_sha256sum_and_two_are_kept(tmp_path):
         told = subprocess.run(["sha256sum", file], capture_output=True, text=True, check=True).stdout
         assert told.split()[0] in file.name
     assert len(list(kept.folder.iterdir())) == 2
-    assert read(kept.latest())["weights"].tolist() == [3, 3, 3]
+    assert load_checkpoint(kept.latest())["weights"].tolist() == [3, 3, 3]
 
 
 def test_a_full_disk_stops_with_the_cause_keeps_the_last_checkpoint_and_goes_on(
@@ -333,7 +333,7 @@ def test_a_full_disk_stops_with_the_cause_keeps_the_last_checkpoint_and_goes_on(
     monkeypatch.undo()
     (folder,) = _waiting()
     (file,) = (folder / "checkpoints").iterdir()  # the half one has given its space back
-    assert read(file)["epoch"] == 1
+    assert load_checkpoint(file)["epoch"] == 1
     train.train(config.compose(*cfg))
     _same(undisturbed(*SCRATCH), tmp_path / "out")
 
@@ -349,7 +349,7 @@ def test_killed_before_dvc_took_the_result_the_stage_gives_it_again_at_once(
     assert "resuming after epoch 3" in capsys.readouterr().err
     assert len(_attempts("not taken yet")) == 1
     _same(undisturbed(*SCRATCH), tmp_path / "out")
-    resume.discard_resume_state(tmp_path / "out")  # which the stage behind it calls
+    resume_state.discard(tmp_path / "out")  # which the stage behind it calls
     assert not _waiting()
 
 
@@ -400,7 +400,7 @@ def test_a_loss_that_is_no_number_names_the_batchs_pictures_and_the_last_good_ch
     batch = [row for epoch, row in seen if epoch == 1][16:32]
     assert f"its pictures: {', '.join(paths.iloc[batch])}; last good checkpoint: " in str(told.value)
     file = Path(str(told.value).partition("last good checkpoint: ")[2].partition(";")[0])
-    assert read(file)["epoch"] == 1
+    assert load_checkpoint(file)["epoch"] == 1
 
 
 def test_a_worker_killed_for_memory_is_told_and_the_training_goes_on(undisturbed, tmp_path, monkeypatch):
@@ -560,7 +560,7 @@ def test_a_sweep_that_was_broken_off_goes_on_under_the_same_command(repro, run, 
     known = json.loads(file.read_text())
     assert known["ended"]
     file.write_text(json.dumps(known | {"ended": False}))
-    second = file.parent / job_notes.read(file.parent)[1]["folder"]
+    second = file.parent / job_outcomes.read(file.parent)[1]["folder"]
     before = (second / "weights.safetensors").read_bytes()
     shutil.rmtree(second)
     done = run(*command)

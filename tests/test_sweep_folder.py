@@ -11,7 +11,7 @@ import pytest
 from conftest import ended
 from omegaconf import OmegaConf
 
-from pipeline.artifacts import job_notes
+from pipeline.artifacts import job_outcomes
 from pipeline.common.errors import StoppedError, UserError
 from pipeline.stage import stage
 from pipeline.sweeps import jobs, resume
@@ -123,7 +123,7 @@ def test_failed_jobs_are_counted_and_end_no_other(sweeps, monkeypatch, capsys, e
     assert str(error) in said
     assert ("Traceback" in said) == isinstance(error, ValueError)
     (folder,) = sweeps.iterdir()
-    reasons = {number: noted["error"] for number, noted in job_notes.read(folder).items()}
+    reasons = {number: noted["error"] for number, noted in job_outcomes.read(folder).items()}
     assert str(error) in reasons[0] and reasons[1] == ""
 
 

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from strangers import CARD
 
 from pipeline import config, tasks, tracking, train
-from pipeline.artifacts import job_notes, seal
+from pipeline.artifacts import job_outcomes, seal
 from pipeline.common import errors
 from pipeline.config import overrides
 from pipeline.sweeps import effects, jobs
@@ -363,7 +363,7 @@ def test_a_failed_sweep_of_hydra_tells_which_jobs_have_no_result(place, run, cap
     assert done.stdout.count("error: data/petfaces has no packed pictures") == 4, done.stdout
     assert "error: 4 of 4 jobs failed (0, 1, 2, 3)" in done.stdout
     assert done.returncode == 1
-    shutil.rmtree(place / "failed" / job_notes.read(place / "failed")[3]["folder"])
+    shutil.rmtree(place / "failed" / job_outcomes.read(place / "failed")[3]["folder"])
     text = _said(capsys, "failed")
     assert re.search("job 1: failed: .* has no packed pictures.* data=petfaces model=probe seed=2", text)
     assert re.search("job 2: failed: .* has no packed pictures.* data=petfaces model=scratch seed=1", text)

@@ -187,8 +187,8 @@ def test_a_commit_that_reads_otherwise_does_not_end_the_search(monkeypatch, erro
         return "code"
 
     monkeypatch.setattr(provenance, "_git", lambda *_: b"odd\nold\n")
-    monkeypatch.setattr(provenance, "_code_of", code_of)
-    assert provenance._with_code.__wrapped__("code") == "old"
+    monkeypatch.setattr(provenance, "_code_hash_at", code_of)
+    assert provenance._commit_with_code.__wrapped__("code") == "old"
 
 
 def test_an_earlier_forms_commit_stands_in_its_lineage(repro, house, tmp_path):
@@ -402,8 +402,8 @@ def test_files_of_an_older_form_are_told_and_passed_over(client, house, capsys):
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert len(lines) == 3
     assert lines[0].startswith("warning: passed over: runs/single/old/model.json is missing")
-    assert lines[1].startswith("warning: passed over: runs/single/bare has no SHA256SUMS (an older version")
-    assert lines[2].startswith("warning: passed over: runs/sample/register/decision.json is of an older form")
+    assert lines[1].startswith("warning: skipped: runs/single/bare has no SHA256SUMS (written by an older")
+    assert lines[2].startswith("warning: skipped: runs/sample/register/decision.json was written by an older")
 
 
 @pytest.mark.parametrize(

@@ -123,10 +123,10 @@ def test_the_lineage_names_data_commit_and_versions(once, run):
 
 def test_dirty_means_code_and_configuration_not_what_running_changes(repro, house, restored, change):
     change("params.yaml", ("\nseed: 1 ", "\nseed: 2 "))
-    assert Provenance.here().dirty is False
+    assert Provenance.current().dirty is False
     change("conf/model/scratch.yaml", ("dropout: 0.2", "dropout: 0.3"))
-    assert Provenance.here().dirty is True
-    assert b"dropout: 0.3" in Provenance.here().changes
+    assert Provenance.current().dirty is True
+    assert b"dropout: 0.3" in Provenance.current().changes
 
 
 def test_kept_weights_are_those_of_the_best_epoch(once):
@@ -269,11 +269,11 @@ def test_a_folder_that_holds_more_than_a_training_left_is_not_replaced(
 
 def test_an_exported_model_is_not_replaced_but_a_whole_train_folder_is(repro, house, tmp_path):
     exported = shutil.copytree(house / "runs/sample/register/candidates/scratch", tmp_path / "exported")
-    with pytest.raises(UserError, match="holds something else than what is written there"):
+    with pytest.raises(UserError, match="contains other files than this program writes"):
         train._target(config.compose(f"out={exported}", "model=scratch"))
     whole = shutil.copytree(house / "runs/sample/train/scratch", tmp_path / "whole")
     (whole / ".DS_Store").write_text("a system's")
-    with train._target(config.compose(f"out={whole}", "model=scratch")).written() as part:
+    with train._target(config.compose(f"out={whole}", "model=scratch")).replace() as part:
         (part / "new").write_text("new")
     assert [file.name for file in whole.iterdir()] == ["new"]
 
@@ -297,7 +297,7 @@ def test_a_training_is_not_written_over_the_projects_own_places(repro, house, tm
 
 def test_what_a_person_puts_there_while_it_trains_stays_too(tmp_path):
     target = atomic.Target(tmp_path / "out", ("a",), advice="name another")
-    with pytest.raises(UserError, match="holds something else"), target.written() as part:
+    with pytest.raises(UserError, match="contains other files"), target.replace() as part:
         (part / "a").write_text("trained")
         seal.seal(part)
         target.out.mkdir()
@@ -306,7 +306,7 @@ def test_what_a_person_puts_there_while_it_trains_stays_too(tmp_path):
     (target.part).mkdir()
     _mine(target.part)
     shutil.rmtree(target.out)
-    with pytest.raises(UserError, match=r"out\.part holds something else .* in the way: move it away"):
+    with pytest.raises(UserError, match=r"out\.part contains other files .* in the way: move it away"):
         target.begin()
     assert (target.part / "notes.txt").read_text() == "a person's"
 
@@ -314,7 +314,7 @@ def test_what_a_person_puts_there_while_it_trains_stays_too(tmp_path):
 def test_what_a_killed_process_was_writing_is_written_anew(tmp_path):
     target = atomic.Target(tmp_path / "out", ("a",))
     (target.begin() / "half").write_text("half")
-    with target.written() as part:
+    with target.replace() as part:
         (part / "a").write_text("whole")
         seal.seal(part)
     assert {file.name for file in target.out.iterdir()} == {"a", "SHA256SUMS"}
@@ -370,7 +370,7 @@ def test_a_training_without_git_is_told_why_in_one_line(
         train.train(config.compose(f"out={tmp_path / 'out'}", "model=scratch", "seed=78"))
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "git" in line]
     assert re.match(
-        rf"warning: git does not tell the commit, so this model can't be rebuilt later: .*{told}", line
+        rf"warning: git can't report the commit, so this model can't be rebuilt later: .*{told}", line
     )
 
 
@@ -378,8 +378,8 @@ def test_a_project_within_another_repository_has_no_commit_of_its_own(tmp_path, 
     assert run("git", "init", "-q", cwd=tmp_path).returncode == 0
     (tmp_path / "petfaces").mkdir()
     monkeypatch.setattr(provenance, "ROOT", tmp_path / "petfaces")
-    assert Provenance.here().commit is None
-    assert Provenance.here().trouble.endswith("is the folder petfaces/ of another repository")
+    assert Provenance.current().commit is None
+    assert Provenance.current().git_error.endswith("is the folder petfaces/ of another repository")
 
 
 def test_a_killed_training_leaves_no_half_folder(repro, tmp_path, monkeypatch):

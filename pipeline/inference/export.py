@@ -42,7 +42,7 @@ def export(found: ModelFolder, out: Path, int8: bool = False, page: bool = True)
         raise UserError("this model is exported already: copy its folder, or name the run that it comes from")
     card = found.card
     target = atomic.Target(out, ("example.py", "model.onnx"), f"--out {out}", "name another --out")
-    with target.written() as part:
+    with target.replace() as part:
         _model(found, card, part)
         figures = _to_int8(part, card) if int8 else None
         _weights(found.train, card, part)

@@ -73,7 +73,7 @@ def _in(folder: Path, scratch: Path) -> ModelFolder:
     if (folder / "register/champion").is_dir():
         return _of_champion(folder / "register/champion")
     if (folder / "model.onnx").is_file():
-        return ModelFolder(None, portable=folder).checked()
+        return ModelFolder(None, portable=folder).verified()
     if (folder / "weights.safetensors").is_file():
         from pipeline.artifacts import onnx_export
 
@@ -97,4 +97,4 @@ def _champion(name: str) -> ModelFolder:
 
 
 def _of_champion(folder: Path) -> ModelFolder:
-    return ModelFolder(*(folder / part for part in ("train", "evaluation", "portable"))).checked()
+    return ModelFolder(*(folder / part for part in ("train", "evaluation", "portable"))).verified()

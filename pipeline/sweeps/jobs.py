@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from pipeline import config, tasks, tracking
-from pipeline.artifacts import curves, job_notes
+from pipeline.artifacts import curves, job_outcomes
 from pipeline.artifacts.model_folder import ModelFolder
 from pipeline.common import text, yaml_files
 from pipeline.common.errors import UserError
@@ -131,7 +131,7 @@ def _read(folder: Path, number: int | None, noted: dict) -> Job:
     Args:
         folder: the job's folder.
         number: the job's number, if known.
-        noted: the job's note, see `job_notes.read`.
+        noted: the job's note, see `job_outcomes.read`.
     """
     job = Job(folder.name if number is None else str(number), folder, str(noted.get("words") or ""))
     if not (folder / "metrics.json").is_file():
@@ -237,8 +237,8 @@ def read(name: str, spell: bool = True) -> Sweep:
     """
     folder = SWEEPS / name
     paths = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    noted = job_notes.read(folder)
-    numbers = job_notes.numbers(noted)
+    noted = job_outcomes.read(folder)
+    numbers = job_outcomes.numbers(noted)
     jobs = []
     for path in paths:
         if path.suffix != ".part":

@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
-from pipeline.artifacts import atomic, job_notes
+from pipeline.artifacts import atomic, job_outcomes
 from pipeline.common import log, text
 from pipeline.common.errors import StoppedError, UserError, os_errors_as_user_errors
 from pipeline.common.text import printable
@@ -37,7 +37,11 @@ class SweepResume(Callback):
                 for file in folder.glob(".outcomes/*.json"):  # keep the folder of each job
                     _note(
                         file,
-                        {key: value for key, value in job_notes.read_object(file).items() if key != "error"},
+                        {
+                            key: value
+                            for key, value in job_outcomes.read_object(file).items()
+                            if key != "error"
+                        },
                     )
         except UserError as error:
             # Hydra turns an Exception of a callback into a warning, but not SystemExit.
@@ -51,7 +55,7 @@ class SweepResume(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_) -> None:
         folder = Path(config.hydra.sweep.dir)
-        outcomes = {number: each for number, each in job_notes.read(folder).items() if "error" in each}
+        outcomes = {number: each for number, each in job_outcomes.read(folder).items() if "error" in each}
         failed = sorted(number for number, outcome in outcomes.items() if outcome["error"] != "")
         _write(folder, ended=not failed)
         if failed:
@@ -139,7 +143,7 @@ def _lock(folder: Path) -> bool:
 
 def _unfinished(file: Path) -> bool:
     """Whether this ``command.json`` records the current command and a sweep that has not ended."""
-    command = job_notes.read_object(file)
+    command = job_outcomes.read_object(file)
     return command.get("arguments") == sys.argv[1:] and command.get("ended") is False
 
 

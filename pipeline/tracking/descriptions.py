@@ -4,7 +4,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from pipeline.artifacts.model_folder import ModelFolder
-from pipeline.artifacts.provenance import BESIDE, CHANGES
+from pipeline.artifacts.provenance import ARTIFACT_DIR, CHANGES
 from pipeline.common import text
 from pipeline.common.paths import ROOT
 from pipeline.tracking.naming import name_of
@@ -128,7 +128,7 @@ def _origin(trained: ModelFolder) -> list[str]:
     if provenance.inferred:
         commit += " (its own record is lost; this one has the same training code)"
     if provenance.dirty:
-        folder = "train" if "commit" in trained.lineage else BESIDE
+        folder = "train" if "commit" in trained.lineage else ARTIFACT_DIR
         location = f" (the run keeps them: `{folder}/{CHANGES}`)" if provenance.changes else ""
         commit += f" with uncommitted changes{location}"
     cost = [f"{metrics['parameters']:,} parameters"] if "parameters" in metrics else []

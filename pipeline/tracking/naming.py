@@ -8,7 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from pipeline import config
-from pipeline.artifacts import job_notes
+from pipeline.artifacts import job_outcomes
 from pipeline.artifacts.model_folder import ModelFolder
 from pipeline.common.paths import CONF, PARAMS, ROOT
 from pipeline.common.text import printable
@@ -22,8 +22,8 @@ LONGEST = 250  # characters of a parameter, the limit of older MLflow servers
 
 def name_of(model: ModelFolder) -> str:
     """Name of a model's run: the overrides that its sweep noted; else the model and what differs."""
-    noted = job_notes.read(model.train.parent) if model.sweep else {}
-    number = job_notes.numbers(noted).get(model.train.name)
+    noted = job_outcomes.read(model.train.parent) if model.sweep else {}
+    number = job_outcomes.numbers(noted).get(model.train.name)
     overrides = noted[number]["words"] if number is not None else ""
     return str(overrides or run_name(model.settings, model.train))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.artifacts import seal
 from pipeline.artifacts.model_folder import ModelFolder
-from pipeline.artifacts.provenance import BESIDE, Provenance
+from pipeline.artifacts.provenance import ARTIFACT_DIR, Provenance
 from pipeline.artifacts.untrusted import json_object
 from pipeline.common import text
 from pipeline.common.errors import UserError
@@ -159,10 +159,12 @@ def download_version(name: str, number: str, target: Path) -> None:
     shutil.copytree(exported[0].parent, target / "portable")
     for part in ("train", "evaluation", "portable"):
         _whole(target / part, f"models:/{name}/{number}, {part}")
-    if any(file.path == BESIDE for file in client().list_artifacts(version.run_id)):
-        mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=BESIDE, dst_path=str(target))
+    if any(file.path == ARTIFACT_DIR for file in client().list_artifacts(version.run_id)):
+        mlflow.artifacts.download_artifacts(
+            run_id=version.run_id, artifact_path=ARTIFACT_DIR, dst_path=str(target)
+        )
         # Recorded locally for copies that `register` makes; a record of a local training takes precedence.
-        Provenance.of(target / "train").keep(target / "train", replace=False)
+        Provenance.of(target / "train").save(target / "train", replace=False)
 
 
 def _whole(folder: Path, name: str) -> None:
@@ -270,7 +272,7 @@ def download_run(version: Version, target: Path) -> Path:
             "so nothing tells what it comes from; bring its artifacts back"
         )
     target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(available & {"train", BESIDE, "params.yaml", "dvc.lock"}):
+    for path in sorted(available & {"train", ARTIFACT_DIR, "params.yaml", "dvc.lock"}):
         mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=path, dst_path=str(target))
     _whole(target / "train", str(version))
     return target / "train"

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from pipeline.artifacts.model_folder import evaluation_of, trained
+from pipeline.artifacts.model_folder import evaluation_of, train_folders
 from pipeline.artifacts.seal import model_hash
 from pipeline.artifacts.untrusted import json_object
 from pipeline.common.errors import UserError
@@ -32,7 +32,7 @@ def sync() -> None:
             _log.info("merged what MLflow held twice: %s", merged)
         runs = versions = 0
         deleted: dict[str, DeletedError] = {}  # by message, to report each experiment once
-        for folder in trained(ROOT / "runs"):
+        for folder in train_folders(ROOT / "runs"):
             try:
                 ensure(folder, evaluation_of(folder))
                 runs += 1

@@ -8,9 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline import tasks
-from pipeline.artifacts import curves, resume, seal, untrusted
+from pipeline.artifacts import curves, resume_state, seal, untrusted
 from pipeline.artifacts.model_folder import ModelFolder
-from pipeline.artifacts.provenance import BESIDE, Provenance
+from pipeline.artifacts.provenance import ARTIFACT_DIR, Provenance
 from pipeline.artifacts.seal import digest
 from pipeline.artifacts.untrusted import json_object
 from pipeline.portable import ModelCard
@@ -163,7 +163,7 @@ def complete(run_id: str, trained: ModelFolder, extra: dict[str, float]) -> None
     if "commit" not in trained.lineage and trained.provenance.commit:
         with tempfile.TemporaryDirectory() as folder:
             trained.provenance.write(Path(folder))
-            client().log_artifacts(run_id, folder, BESIDE)
+            client().log_artifacts(run_id, folder, ARTIFACT_DIR)
     _note(run_id, trained, None)
     client().set_tag(run_id, "content", digest(trained.train))
     client().set_terminated(run_id, "FINISHED")
@@ -218,7 +218,7 @@ def _ensure_run(trained: ModelFolder) -> str:
         return found.info.run_id
     run_args = (trained.card, trained.settings, trained.provenance, name_of(trained), trained.sweep)
     # The run was interrupted in training or while being written from files, or was never logged.
-    attempt = resume.attempt_of(trained.settings, trained.lineage, trained.sweep)
+    attempt = resume_state.attempt_of(trained.settings, trained.lineage, trained.sweep)
     live = find_run(experiment, attempt=attempt) if attempt else None
     created, at = False, None
     if live:
@@ -234,7 +234,7 @@ def _ensure_run(trained: ModelFolder) -> str:
         describe(run_id, trained.settings, trained.lineage)
         log_curves(run_id, curves.read(folder), held=not created, at=at)
         complete(run_id, trained, {})
-        resume.clear_attempt(trained.settings, trained.lineage, trained.sweep)
+        resume_state.clear_attempt(trained.settings, trained.lineage, trained.sweep)
         if UNFINISHED in client().get_run(run_id).data.tags:
             client().delete_tag(run_id, UNFINISHED)
     except Exception:

@@ -123,5 +123,5 @@ def _compute(
 
 def _store(file: Path, cached: dict[str, np.ndarray]) -> None:
     """Replaces the file atomically, so that a killed run leaves the old one."""
-    with atomic.replaced(file) as part, open(part, "wb") as stream:
+    with atomic.replace_file(file) as part, open(part, "wb") as stream:
         np.savez(stream, pictures=np.array(list(cached)), features=np.stack(list(cached.values())))

@@ -67,7 +67,7 @@ class HashedCheckpoints(TorchCheckpointIO):
             self.kept.write(checkpoint["global_step"], checkpoint)
 
     def load_checkpoint(self, path: str, *_: Any, **__: Any) -> dict[str, Any]:
-        return checkpoints.read(Path(path))
+        return checkpoints.load_checkpoint(Path(path))
 
 
 def fit(training: Training, kept: Checkpoints, began: float, after_epoch: EpochHook = None) -> FitResult:
@@ -113,7 +113,7 @@ def fit(training: Training, kept: Checkpoints, began: float, after_epoch: EpochH
     trainer = _trainer(cfg, HashedCheckpoints(kept), trainer_callbacks, curves.logger)
 
     if last:
-        epoch, batch = _progress(checkpoints.read(last))
+        epoch, batch = _progress(checkpoints.load_checkpoint(last))
         data.resume(epoch, batch)
         if trainer.is_global_zero:
             _log.info("resuming after epoch %d%s", epoch, f", batch {batch}" if batch else "")
