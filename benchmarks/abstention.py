@@ -103,7 +103,7 @@ def main() -> None:
     table = Table("rule", "seed", "test top-1", "bound", "answered", "right then", "photographs named")
     for title, rule, patterns in (
         ("former", former, "former"),
-        ("today's", calibration.unsure_below, "patterns"),
+        ("today's", calibration.abstain_below, "patterns"),
     ):
         shown = []
         for seed in range(1, given.seeds + 1):

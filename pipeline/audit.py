@@ -154,7 +154,7 @@ def audit(cfg: DictConfig, place: Path) -> list[dict]:
     everything = ImageDataset(pack, np.arange(len(pack.table)), eval_transform(training.card.input))
     x, targets = features(training, everything), pack.targets
     groups, paths = pack.table["group"].to_numpy(), pack.table["path"].to_numpy()
-    find_doubts = _doubts_of_several if pack.task.several else _doubts
+    find_doubts = _doubts_of_several if pack.task.is_multi_label else _doubts
     rows = [
         {
             "path": paths[doubt.image],

@@ -59,7 +59,7 @@ def evaluate(train: Path, place: Path, out: Path, threads: int, workers: int) ->
     assessed = model.task.assess(card, probabilities, test_set.targets)
     photographs = LooseImages(out_of_domain.photographed(PHOTOGRAPHS, seed=0), card.input)
     ood = predictions.predict(model, photographs, BATCH)
-    metrics = {"test/pictures": len(rows), **model.task.figures(card, probabilities, test_set.targets)}
+    metrics = {"test/pictures": len(rows), **model.task.evaluate(card, probabilities, test_set.targets)}
     metrics["others/named"] = float(model.task.answers(card, ood).mean())
 
     with target.replace() as folder:

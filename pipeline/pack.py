@@ -102,7 +102,7 @@ def _pack(
 ) -> dict:
     """Writes a pack's files into an empty folder; returns the content of ``pack.json``."""
     rows, quarantine, offset, seen, unread = [], [], 0, set(), []
-    by_folder = not task.several
+    by_folder = not task.is_multi_label
     annotations = None if by_folder else Annotations()
     # Threads: decoding, resizing and hashing release the GIL; a process would cost a second of imports and
     # copy every image twice. Decoding runs while the archive is being read.

@@ -180,7 +180,7 @@ def split(pack: Path, target: Path, cfg: DictConfig) -> None:
     if shares:
         # Renumbers the groups: assign expects no gaps.
         free_groups = np.unique(groups[free], return_inverse=True)[1]
-        assign_groups = assign_several if task.several else assign
+        assign_groups = assign_several if task.is_multi_label else assign
         result[free] = assign_groups(list(index["label"][free]), free_groups, shares, cfg.seed)
     index["group"], index["split"] = groups, result
     index = index.sort_index()  # by path again, like the pack's index

@@ -54,7 +54,7 @@ def test_the_promise_holds_on_unseen_pictures_and_the_bound_is_steady():
     unseen, unseen_right = _judged(0, 100_000)
     answered, precision = [], []
     for seed in range(1, 41):
-        bound = calibration.unsure_below(*_judged(seed, 400), np.zeros(300), 0.95, 0.05)
+        bound = calibration.abstain_below(*_judged(seed, 400), np.zeros(300), 0.95, 0.05)
         answered.append((unseen >= bound).mean())
         precision.append(unseen_right[unseen >= bound].mean())
     assert np.mean(precision) >= 0.95
@@ -69,7 +69,7 @@ def test_one_mistake_more_moves_the_bound_little():
     for place in np.argsort(-sure)[:160:8]:
         changed = right.copy()
         changed[place] = ~changed[place]
-        bounds.append(calibration.unsure_below(sure, changed, np.zeros(300), 0.95, 0.05))
+        bounds.append(calibration.abstain_below(sure, changed, np.zeros(300), 0.95, 0.05))
     assert np.ptp([(sure >= bound).mean() for bound in bounds]) < 0.1
 
 
@@ -79,34 +79,34 @@ def test_from_the_bound_on_other_things_are_rarely_named():
     named = []
     for seed in range(1, 41):
         others = np.random.default_rng(seed).beta(2, 2, 300)
-        named.append((unseen >= calibration.unsure_below(sure, right, others, 0.5, 0.05)).mean())
+        named.append((unseen >= calibration.abstain_below(sure, right, others, 0.5, 0.05)).mean())
     assert np.mean(np.array(named) <= 0.05) > 0.9
     assert np.mean(named) > 0.02
-    bound = calibration.unsure_below(sure, right, np.array([0.3, 0.6, 0.2, 0.1]), 0.5, 0.05)
+    bound = calibration.abstain_below(sure, right, np.array([0.3, 0.6, 0.2, 0.1]), 0.5, 0.05)
     assert 0.6 < bound <= 0.7  # of four images none is named
 
 
 def test_little_data_that_is_all_right_is_enough():
     right = np.ones(12, dtype=bool)
-    assert calibration.unsure_below(np.full(12, 0.99), right, np.array([0.3]), 0.95, 0.05) < 0.99
-    assert calibration.unsure_below(np.full(3, 0.99), right[:3], np.array([0.3]), 0.95, 0.05) == 1
+    assert calibration.abstain_below(np.full(12, 0.99), right, np.array([0.3]), 0.95, 0.05) < 0.99
+    assert calibration.abstain_below(np.full(3, 0.99), right[:3], np.array([0.3]), 0.95, 0.05) == 1
 
 
 def test_pictures_of_equal_probability_are_answered_together():
     sure, right = np.full(400, 0.9), np.arange(400) < 340
-    assert calibration.unsure_below(sure, right, np.zeros(300), 0.95, 0.05) == 1
-    assert calibration.unsure_below(sure, right, np.zeros(300), 0.7, 0.05) <= 0.9
+    assert calibration.abstain_below(sure, right, np.zeros(300), 0.95, 0.05) == 1
+    assert calibration.abstain_below(sure, right, np.zeros(300), 0.7, 0.05) <= 0.9
 
 
 def test_what_can_not_keep_the_promise_is_always_unsure():
     assert (
-        calibration.unsure_below(np.array([0.9, 0.8]), np.zeros(2, dtype=bool), np.zeros(1), 0.95, 0.05) == 1
+        calibration.abstain_below(np.array([0.9, 0.8]), np.zeros(2, dtype=bool), np.zeros(1), 0.95, 0.05) == 1
     )
 
 
 def test_no_threshold_is_above_one_however_sure_a_model_is_of_a_pattern():
     sure, right = _judged(0, 400)
-    assert calibration.unsure_below(sure, right, np.ones(300, np.float32), 0.95, 0.05) == 1.0
+    assert calibration.abstain_below(sure, right, np.ones(300, np.float32), 0.95, 0.05) == 1.0
 
 
 def test_other_things_are_drawn_alike_and_differ():

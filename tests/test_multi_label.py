@@ -226,7 +226,7 @@ def test_figures_are_those_of_scikit_learn(seed):
     for part in np.array_split(np.arange(len(targets)), 7):
         metric.update(torch.from_numpy(shares[part]), torch.from_numpy(targets[part]).long())
     assert float(metric.compute()) == pytest.approx(expected, abs=1e-5)
-    figures, found = TASK.figures(_card(), shares, targets), TASK.assess(_card(), shares, targets)
+    figures, found = TASK.evaluate(_card(), shares, targets), TASK.assess(_card(), shares, targets)
     said = shares >= 0.5
     assert figures["test/f1"] == pytest.approx(f1_score(targets, said, average="macro"))
     assert figures["test/f1/micro"] == pytest.approx(f1_score(targets, said, average="micro"))
@@ -244,7 +244,7 @@ def test_an_interval_holds_the_figure_of_many_images_nineteen_times_of_twenty(mo
     true = TASK.score(*_answers(99, 50_000))
     held = 0
     for seed in range(60):
-        found = TASK.figures(_card(), *_answers(seed, 150))
+        found = TASK.evaluate(_card(), *_answers(seed, 150))
         held += found["test/map/low"] <= true <= found["test/map/high"]
     assert 52 <= held <= 60
 
@@ -255,7 +255,7 @@ def test_a_class_that_does_not_occur_has_no_part_in_the_mean():
     metric = TASK.metrics(3)["map"]
     metric.update(torch.from_numpy(shares), torch.from_numpy(targets).long())
     assert float(metric.compute()) == pytest.approx(TASK.score(shares, targets), abs=1e-5)
-    present = TASK.figures(_card(thresholds=[0.5, 0.5, 0.99]), shares, targets)["test/f1"]
+    present = TASK.evaluate(_card(thresholds=[0.5, 0.5, 0.99]), shares, targets)["test/f1"]
     assert present == pytest.approx(f1_score(targets[:, :2], shares[:, :2] >= 0.5, average="macro"))
     assert TASK.score(shares, targets) == pytest.approx(
         average_precision_score(targets[:, :2], shares[:, :2])

@@ -277,11 +277,11 @@ def test_a_report_without_an_audit_names_the_stage(tmp_path):
 def test_an_interval_holds_at_the_edges():
     from scipy.stats import binom
 
-    low, high = shares.interval(np.ones(42, dtype=bool))
+    low, high = shares.wilson_interval(np.ones(42, dtype=bool))
     assert (round(low, 3), high) == (0.916, 1.0)
-    low, high = shares.interval(np.zeros(42, dtype=bool))
+    low, high = shares.wilson_interval(np.zeros(42, dtype=bool))
     assert (low, round(high, 3)) == (0.0, 0.084)
-    ends = [shares.interval(np.arange(42) < right) for right in range(43)]
+    ends = [shares.wilson_interval(np.arange(42) < right) for right in range(43)]
     for share in (0.5, 0.9, 0.95, 0.98, 0.99):  # how often the interval holds the true share, exactly
         held = [right for right, (low, high) in enumerate(ends) if low <= share <= high]
         assert binom.pmf(held, 42, share).sum() > 0.9

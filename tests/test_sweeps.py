@@ -286,13 +286,13 @@ def test_the_loss_is_that_of_the_kept_weights():
         {"epoch": 1.0, "val/loss": 3.0, "val/top1": 0.5},
         {"epoch": 2.0, "val/loss": 2.0, "val/top1": 0.4},
     ]
-    assert tasks.kept_row(epochs, TOP1.key)["val/loss"] == 3.0
+    assert tasks.best_row(epochs, TOP1.key)["val/loss"] == 3.0
     fitted_head = {"epoch": 0.0, "val/loss": 4.0, "val/top1": 0.5}
-    assert tasks.kept_row([fitted_head, *epochs], TOP1.key)["val/loss"] == 4.0
+    assert tasks.best_row([fitted_head, *epochs], TOP1.key)["val/loss"] == 4.0
     diverged = {"epoch": 1.0, "val/loss": 9.0, "val/top1": float("nan")}
-    assert tasks.kept_row([diverged, *epochs], TOP1.key)["val/loss"] == 3.0
+    assert tasks.best_row([diverged, *epochs], TOP1.key)["val/loss"] == 3.0
     strengths = [{"val/loss": 3.0, "val/top1": 0.5}, {"val/loss": 2.0, "val/top1": 0.4}]
-    assert tasks.kept_row(strengths, TOP1.key)["val/loss"] == 2.0
+    assert tasks.best_row(strengths, TOP1.key)["val/loss"] == 2.0
 
 
 def test_a_job_that_diverged_is_shown_and_never_the_best(place, capsys):

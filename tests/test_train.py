@@ -429,8 +429,8 @@ def test_an_unknown_backbone_is_told(repro, tmp_path):
     [
         ("model.net.widths=[]", "^model.net: the network can't be built"),
         ("model.net.depths=[1]", "^model.net: the network can't be built"),
-        ("model.net.dropout=1.5", "^model.net.dropout=1.5 is not what ScratchCNN takes, or out of bounds"),
-        ("model.net.widths=[0]", r"^model.net.widths=\[0\] is not what ScratchCNN takes, or out of bounds"),
+        ("model.net.dropout=1.5", "^model.net.dropout=1.5: wrong type for ScratchCNN, or out of bounds"),
+        ("model.net.widths=[0]", r"^model.net.widths=\[0\]: wrong type for ScratchCNN, or out of bounds"),
     ],
 )
 def test_a_network_that_can_not_be_built_is_told(repro, tmp_path, override, message):

@@ -65,7 +65,7 @@ def contradictions(tree: dict) -> Iterator[str]:
     if source["kind"].startswith("drawn") and not set(_SOURCES[source["kind"]]) <= set(source):
         needed = " and ".join(f"data.source.{key}" for key in _SOURCES[source["kind"]])
         yield f"{needed} are needed with data.source.kind={source['kind']}"
-    if tasks.of(tree["data"]["task"]).several and model["balance"] == "sampler":
+    if tasks.of(tree["data"]["task"]).is_multi_label and model["balance"] == "sampler":
         yield "model.balance=sampler needs one class per image; with data.task=multi_label use weights"
     known = choices("model")
     for number, name in enumerate(tree["models"]):

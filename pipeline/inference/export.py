@@ -125,7 +125,7 @@ def _card(found: ModelFolder, card: ModelCard, int8: dict | None, page: bool) ->
         )
         if not card.several and "test/answered" not in test:
             raise UserError("this model was judged by an older version; run: dvc repro evaluate")
-        columns = [figure for figure in tasks.of(card.task).on_test if figure.key in test]
+        columns = [figure for figure in tasks.of(card.task).test_specs if figure.key in test]
         # Drops the first column, the model's name.
         headings = leaderboard.headings(columns)[1:]
         cells = leaderboard.cells({"model": card.name, **test}, columns)[1:]

@@ -99,7 +99,7 @@ def describe(folder: Path) -> list[str]:
             "if they are one, give their folders one name"
         )
     splits = splits_among(counts)
-    for name in () if task.several else counts:
+    for name in () if task.is_multi_label else counts:
         if name.lower() in OFFICIAL or name in splits:
             lines.append(
                 f"warning: {shown(name)} is taken for a class, for other folders than splits lie beside it, "

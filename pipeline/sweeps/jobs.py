@@ -142,7 +142,7 @@ def _read(folder: Path, number: int | None, noted: dict) -> Job:
         model = ModelFolder(folder)
         metrics, job.lineage, job.drawings = dict(model.metrics), model.lineage, model.card.drawings
         job.task = model.task
-        metrics["val/loss"] = tasks.kept_row(curves.read(folder), model.task.monitor)["val/loss"]
+        metrics["val/loss"] = tasks.best_row(curves.read(folder), model.task.monitor)["val/loss"]
         job.settings, job.metrics = model.settings, metrics
     except UserError as error:
         job.reason = f"unreadable: {error}"

@@ -11,7 +11,7 @@ from torch import nn
 
 from models.build import NetworkError, WeightsError
 from models.build import build as build_network
-from models.classifier import Classifier, check_numbers, read_weights
+from models.classifier import Classifier, check_weights, read_weights
 from models.pretrained import preprocessing
 from pipeline.artifacts import onnx_resize, untrusted
 from pipeline.common import paths
@@ -154,7 +154,7 @@ def load_start(net: nn.Module, net_config: dict, classes: list[str], start: Path
     shapes |= {name: (len(start_card.classes), *shapes[name][1:]) for name in heads if name in shapes}
     if {name: value.shape for name, value in state.items()} != shapes:
         raise UserError(f"model.start={named}: its weights are not of the network in its card")
-    check_numbers(state, initial, f"model.start={named}")
+    check_weights(state, initial, f"model.start={named}")
     for name in heads:
         trained, state[name] = state[name], initial[name].clone()
         for row, old in shared:

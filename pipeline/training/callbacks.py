@@ -19,7 +19,7 @@ from pytorch_lightning.loggers.logger import DummyLogger
 from pipeline.artifacts.checkpoints import Checkpoints
 from pipeline.common.errors import SharedError, StoppedError
 from pipeline.evaluation.out_of_domain import Outliers
-from pipeline.tasks import kept_row
+from pipeline.tasks import best_row
 
 _log = logging.getLogger(__name__)
 
@@ -308,7 +308,7 @@ class KeepBest(pl.Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         value = float(trainer.callback_metrics[self.monitor])
         self.rows.append({"epoch": trainer.current_epoch + 1, self.monitor: value})
-        if kept_row(self.rows, self.monitor) is self.rows[-1]:
+        if best_row(self.rows, self.monitor) is self.rows[-1]:
             self.weights = copied(pl_module.net)
 
     def state_dict(self) -> dict[str, Any]:

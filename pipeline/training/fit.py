@@ -28,7 +28,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
 from pipeline.data.dataset import ImageDataset, eval_transform
 from pipeline.evaluation.out_of_domain import Outliers
-from pipeline.tasks import kept_row
+from pipeline.tasks import best_row
 from pipeline.training import callbacks, components
 from pipeline.training.build import Training
 from pipeline.training.callbacks import EpochHook
@@ -140,7 +140,7 @@ def fit_head(training: Training) -> list[dict]:
     weight, bias, results = probe.fit_head(*parts, list(cfg.model.strengths), pack.task, balanced)
     probe.set_head(training.model.net.get_classifier(), weight, bias)
     if cfg.model.epochs > 0:  # fine-tuning starts from the best head
-        return [{"step": 0, "epoch": 0, "pictures_seen": 0, **kept_row(results, pack.task.monitor)}]
+        return [{"step": 0, "epoch": 0, "pictures_seen": 0, **best_row(results, pack.task.monitor)}]
     return [{"step": step, **row} for step, row in enumerate(results)]
 
 
