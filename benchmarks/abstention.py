@@ -72,16 +72,16 @@ def judged(folder: Path, place: Path, cfg: DictConfig) -> dict[str, np.ndarray]:
         training = Training(cfg, pack, model, card)
         for part in ("val", "test"):
             pictures = ImageDataset(pack, pack.rows(part), eval_transform(card.input))
-            shares = assess.of_pictures(training, pictures)
+            shares = assess.predict(training, pictures)
             found[part] = shares.max(axis=1)
             found[f"{part}_right"] = shares.argmax(axis=1) == pictures.targets
         others = {
-            "patterns": out_of_domain.drawn(assess.PATTERNS, seed=0),
+            "patterns": out_of_domain.drawn(assess.OOD_IMAGES, seed=0),
             "former": out_of_domain.drawn(72, seed=0),
             "unseen": out_of_domain.photographed(JUDGED_BY, seed=5),
         }
         for name, images in others.items():
-            found[name] = assess.of_pictures(training, LooseImages(images, card.input)).max(axis=1)
+            found[name] = assess.predict(training, LooseImages(images, card.input)).max(axis=1)
         found["former"] = found["former"][np.arange(72) % 6 < 5]  # the kinds that there were
         np.savez(file, **found)
     with np.load(file) as stored:

@@ -23,11 +23,11 @@ from pipeline.common import log, paths, yaml_files
 from pipeline.common.errors import SharedError, UserError
 from pipeline.common.paths import ROOT
 from pipeline.stage import stage
-from pipeline.training.distributed import own_processes
+from pipeline.training.distributed import ranks_of_one_job
 
 _log = logging.getLogger(__name__)
 
-# Files that identify a train folder, which a new training may replace.
+# Files that each train folder has; a new training may replace a folder with them.
 OUTPUT_FILES = ("weights.safetensors", "model.json", "config.yaml", "lineage.json", "metrics.json")
 # Folders of the checkout that no training may write to.
 PROTECTED = ("benchmarks", "conf", "data", "docs", "models", "photos", "pipeline", "reports", "tests")
@@ -50,7 +50,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
         fast_dev_run and on ranks above 0.
 
     Raises:
-        UserError: no packed images, or an invalid setting.
+        UserError: there are no packed images, or a setting is invalid.
     """
     started_at = time.monotonic()
     import torch
@@ -87,7 +87,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
         return {}
     if cfg.trainer.get("fast_dev_run"):
         fit(training, resume_state.checkpoints, started_at)
-        _log.info("fast_dev_run has gone through the code; nothing is kept")
+        _log.info("fast_dev_run has finished; it writes no files")
         return {}
     provenance = Provenance.current()
     if warning := provenance.warning():
@@ -158,7 +158,8 @@ def _target(cfg: DictConfig) -> atomic.Target:
     Raises:
         UserError: the path holds something else, or is one of the project's own folders.
     """
-    out, what, advice = paths.from_root(cfg.out), f"out={cfg.out}", "name another out=, in runs/single/ say"
+    out, what = paths.from_root(cfg.out), f"out={cfg.out}"
+    advice = "name another out=, such as runs/single/NAME"
     resolved = out.resolve()
     if ROOT.is_relative_to(resolved):
         raise UserError(f"{what} is the project itself, or a folder above it; {advice}")
@@ -166,7 +167,7 @@ def _target(cfg: DictConfig) -> atomic.Target:
     if parts and (parts[0] in PROTECTED or any(part.startswith(".") for part in parts)):
         raise UserError(f"{what} is among the project's own files; {advice}")
     if parts in (("runs",), ("runs", "single"), ("runs", "sweeps")) or out.suffix == ".part":
-        raise UserError(f"{what} is no name for one training; {advice}")
+        raise UserError(f"{what} is not a folder for one training; {advice}")
     target = atomic.Target(out, OUTPUT_FILES, what, advice)
     target.check()
     return target
@@ -189,10 +190,10 @@ def _new_run_folder(model: str) -> Path:
         return Path("runs/single") / name
 
 
-def check_augment_is_watched(augment: str) -> None:
-    """Refuses an augmentation whose file ``dvc.yaml`` does not list: DVC would not see changes to it.
+def check_augment_is_tracked(augment: str) -> None:
+    """Rejects an augmentation whose file ``dvc.yaml`` does not list: DVC would not notice changes to it.
 
-    ``dvc.yaml`` finds a model's file by a template, but can't read the augmentation's name from that file.
+    In ``dvc.yaml`` a template gives the model's file, but not the augmentation that this file selects.
 
     Raises:
         UserError: the file is not among the params of the stage train.
@@ -210,7 +211,7 @@ def check_augment_is_watched(augment: str) -> None:
 def main(cfg: DictConfig) -> float | None:
     job = HydraConfig.get()
     if "DVC_STAGE" in os.environ:
-        check_augment_is_watched(job.runtime.choices.augment)
+        check_augment_is_tracked(job.runtime.choices.augment)
     name = sweep = created = None
     if job.mode == RunMode.MULTIRUN:
         # Next to the sweep's other jobs, never in a DVC out.
@@ -224,7 +225,7 @@ def main(cfg: DictConfig) -> float | None:
         out = Path(cfg.out)
     cfg.out = str(out)
     try:
-        with own_processes(list(job.overrides.task), cfg.out):
+        with ranks_of_one_job(list(job.overrides.task), cfg.out):
             metrics = train(cfg, name, sweep)
     finally:
         if created:

@@ -113,11 +113,11 @@ def test_an_augmentation_that_dvc_does_not_watch_is_told(house, restored, change
     (house / "conf/augment/mine.yaml").write_text("transforms: []\nmixup: 0.1\ncutmix: 0.0\n")
     try:
         with pytest.raises(errors.UserError, match=r"conf/augment/mine\.yaml.*dvc\.yaml"):
-            train.check_augment_is_watched("mine")
+            train.check_augment_is_tracked("mine")
         change("dvc.yaml", ("      - conf/augment/none.yaml:", "      - conf/augment/mine.yaml:"))
-        train.check_augment_is_watched("mine")
+        train.check_augment_is_tracked("mine")
         with pytest.raises(errors.UserError):
-            train.check_augment_is_watched("none")
+            train.check_augment_is_tracked("none")
     finally:
         change("dvc.yaml", ("      - conf/augment/mine.yaml:", "      - conf/augment/none.yaml:"))
         (house / "conf/augment/mine.yaml").unlink()

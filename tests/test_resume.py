@@ -174,7 +174,7 @@ def test_sigterm_keeps_what_was_reached_and_nothing_changes(
 ):
     cfg = [*overrides, f"out={tmp_path / 'out'}"]
     _stop_at(monkeypatch, steps, judging)
-    told = r"\d is trained and not yet validated" if judging else r"\d is kept at batch \d+ of"
+    told = r"\d is trained and not yet validated" if judging else r"\d is saved at batch \d+ of"
     with pytest.raises(StoppedError, match=f"SIGTERM; epoch {told}"):
         train.train(config.compose(*cfg), "stopped")
     monkeypatch.undo()
@@ -299,7 +299,7 @@ def test_where_only_a_damaged_checkpoint_is_left_the_head_is_fitted_again(tmp_pa
         cfg=config.compose("model=finetune"), model=None, card=SimpleNamespace(name="")
     )
     with pytest.raises(StoppedError, match="the epochs begin"):
-        fit.fit(training, kept, began=0.0)
+        fit.fit(training, kept, started_at=0.0)
     assert began == [["a row of the head"]]
 
 
@@ -413,7 +413,7 @@ def test_a_worker_killed_for_memory_is_told_and_the_training_goes_on(undisturbed
         return whole(self, item)
 
     monkeypatch.setattr(datamodule.ImageDataset, "__getitem__", deadly)
-    with pytest.raises(UserError, match=r"a loader's worker was killed.*fewer runtime\.workers"):
+    with pytest.raises(UserError, match=r"a DataLoader worker was killed.*fewer runtime\.workers"):
         train.train(config.compose(*cfg))
     monkeypatch.undo()
     train.train(config.compose(*cfg))

@@ -215,7 +215,7 @@ def test_a_heads_rows_are_kept_by_the_classes_names(once):
     ("start", "message"),
     [
         ("nowhere", "holds no trained model"),
-        ("runs/sample/train/probe", "is of another network"),
+        ("runs/sample/train/probe", "has another architecture"),
         ("models:/sample/99", "has no models:/sample/99"),
         ("models:/sample@nobody", "has no models:/sample@nobody"),
     ],

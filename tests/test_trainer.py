@@ -64,7 +64,7 @@ def test_fast_dev_run_goes_through_the_code_and_leaves_nothing(repro, house, tmp
     )
     assert there() == before
     assert not (tmp_path / "x").exists()
-    assert "nothing is kept" in capsys.readouterr().err
+    assert "fast_dev_run has finished" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("steps", [1, 4, 7])
@@ -100,7 +100,7 @@ def test_a_limited_epoch_counts_what_it_has_seen(repro, tmp_path):
 
 
 def test_a_training_whose_time_is_over_ends_with_what_it_has_reached(repro, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"trainer\.max_time was over before the first validation"):
+    with pytest.raises(UserError, match=r"trainer\.max_time ended before the first validation"):
         train.train(config.compose(*SCRATCH, "trainer.max_time='00:00:00:00'", f"out={tmp_path / 'none'}"))
     steps, whole = [], callbacks.Curves.on_train_batch_start
 
@@ -213,12 +213,12 @@ def test_lightnings_own_checkpoints_are_written_where_a_person_wants_them(repro,
         ),
         (
             ["+metrics.a._target_=torchmetrics.classification.MultilabelAUROC"],
-            "gives no number for this task",
+            "returns no number for this task",
         ),
-        (["+model.loss._target_=torch.nn.Module"], "model.loss gives no number"),
+        (["+model.loss._target_=torch.nn.Module"], "model.loss returns no number"),
         (
             ["+model.loss._target_=torch.nn.CrossEntropyLoss", "+model.loss.reduction=none"],
-            "model.loss gives no number",
+            "model.loss returns no number",
         ),
         (
             [
