@@ -65,10 +65,10 @@ def test_it_is_told_in_one_line_and_nothing_is_written_to_the_original(copy, ori
 def test_sync_makes_it_name_the_files_beside_it(copy, original, house, tmp_path, capsys):
     before = _files(house / "mlartifacts")
     artifact_roots.rewrite()
-    assert "MLflow's store named files in" in capsys.readouterr().err
+    assert "MLflow's store had its artifacts in" in capsys.readouterr().err
     assert (original / "mlartifacts").as_uri() not in _addresses(copy / "mlflow.db")
     assert (original / "mlartifacts").as_uri() in _addresses(copy / "mlflow.db.before-move")
-    kept = list(tracking.registered(tmp_path / "look"))
+    kept = list(tracking.registered_folders(tmp_path / "look"))
     assert kept and all(each.folder.is_dir() for each in kept)
     run = store.client().create_run(store.experiment_id("sample")).info.run_id
     store.client().log_text(run, "new", "note.txt")

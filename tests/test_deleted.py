@@ -140,7 +140,7 @@ def test_a_run_that_is_gone_for_good_leaves_its_version_in_the_list(client, monk
 
     monkeypatch.setattr(mlflow.MlflowClient, "get_run", gone)
     assert [row["test"] for row in tracking.versions(NAME)] == ["", ""]
-    with pytest.raises(store.UserError, match="has no run, or no longer"):
+    with pytest.raises(store.UserError, match="has no training run"):
         tracking.find_version(f"models:/{NAME}/1")
 
 

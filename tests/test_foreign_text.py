@@ -42,7 +42,7 @@ def test_a_reason_with_markup_ends_no_list(monkeypatch, capsys):
     monkeypatch.setattr(tracking, "versions", lambda name: [row | {"withdrawn": "see [/notes]"}])
     change = tracking.Change("2026-01-01", "1", None, "see [/notes]" + STEERING + "x" * 5000)
     monkeypatch.setattr(tracking, "history", lambda name: [change])
-    monkeypatch.setattr(tracking, "shown", lambda: "http://ann:***@host/[/b]")
+    monkeypatch.setattr(tracking, "display_uri", lambda: "http://ann:***@host/[/b]")
     monkeypatch.setenv("COLUMNS", "300")
     champion.show("sample")
     printed = capsys.readouterr().out

@@ -183,7 +183,7 @@ print("there:", held == {{file.name: file.stat().st_size for file in (place / "o
 """
     lines = on_small_disk(tmp_path / "disk", "16m", program, tmp_path, what)
     (warning,) = [line for line in lines if line.startswith("train: warning: ")]
-    assert "can't write, its disk is full; make room; the files are complete" in warning
+    assert "can't write, its disk is full; free some space; the files are complete" in warning
     assert [line for line in lines if line.partition(":")[0] in ("same", "run", "once", "there")] == [
         "same: True",
         "run: FINISHED",

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.common.errors import UserError
-from pipeline.tracking import places, promotion, runs
+from pipeline.tracking import artifact_locations, promotion, runs
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def says(monkeypatch, tmp_path):
             get_registered_model=lambda name: SimpleNamespace(tags=place),
         )
         monkeypatch.setenv("MLFLOW_TRACKING_URI", store or f"sqlite:///{tmp_path / 'mlflow.db'}")
-        for module in (places, promotion):
+        for module in (artifact_locations, promotion):
             monkeypatch.setattr(module, "client", lambda: asked)
 
     return change
@@ -40,12 +40,12 @@ def says(monkeypatch, tmp_path):
 def test_no_other_server_is_asked(says, place, store):
     says(place, store)
     for which in ({"run_id": "1"}, {"model": "m-1"}):
-        with pytest.raises(UserError, match="none of its own places") as error:
-            places.check(**which)
+        with pytest.raises(UserError, match="outside the store's own locations") as error:
+            artifact_locations.check(**which)
         assert "pass" not in str(error.value)
     version = SimpleNamespace(name="x", version="1", source=place, storage_location=None, run_id="1")
-    with pytest.raises(UserError, match="none of its own places"):
-        places.check_version(version)
+    with pytest.raises(UserError, match="outside the store's own locations"):
+        artifact_locations.check_version(version)
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,14 @@ def test_no_other_server_is_asked(says, place, store):
 def test_the_tracking_servers_own_places_are_used(says, place):
     for user in ("", "ann:pass@"):
         says(place, f"http://{user}127.0.0.1:5000")
-        places.check("1", "m-1", writing=True)
+        artifact_locations.check("1", "m-1", writing=True)
 
 
 def test_of_a_sqlite_store_nothing_is_written_outside_the_folders_that_mlflow_keeps_for_an_id(says, tmp_path):
     elsewhere = tmp_path / "elsewhere/1/artifacts"  # of an experiment with a folder of its own
     for place in (f"{tmp_path}/mlartifacts/1/x", f"file://{tmp_path}/mlartifacts/1/x", elsewhere.as_uri()):
         says(place)
-        places.check("1", writing=True)
+        artifact_locations.check("1", writing=True)
     (tmp_path / ".ssh").mkdir()
     (tmp_path / "link/1").mkdir(parents=True)
     (tmp_path / "link/1/artifacts").symlink_to(tmp_path / ".ssh")
@@ -74,9 +74,9 @@ def test_of_a_sqlite_store_nothing_is_written_outside_the_folders_that_mlflow_ke
         f"{tmp_path}/elsewhere/2/artifacts",
     ):
         says(place)
-        places.check("1")  # reading a file is no harm: what is read is checked
-        with pytest.raises(UserError, match="none of its own places"):
-            places.check("1", writing=True)
+        artifact_locations.check("1")  # reading a file is no harm: what is read is checked
+        with pytest.raises(UserError, match="outside the store's own locations"):
+            artifact_locations.check("1", writing=True)
 
 
 def test_a_run_is_not_written_where_a_stranger_would_have_it(says, tmp_path, monkeypatch):
@@ -89,7 +89,7 @@ def test_a_run_is_not_written_where_a_stranger_would_have_it(says, tmp_path, mon
     )
     says(f"{tmp_path}/.ssh")
     monkeypatch.setattr(runs, "client", lambda: asked)
-    with pytest.raises(UserError, match="none of its own places"):
+    with pytest.raises(UserError, match="outside the store's own locations"):
         runs.complete("1", SimpleNamespace(metrics={}, folder=tmp_path), {})
 
 

@@ -49,7 +49,7 @@ def test_a_version_is_promoted_and_taken_back_with_reasons(run, house, second):
     assert f"version {first} became champion instead of version {second}: worse on kittens" in listed
     assert "taken back: worse on kittens" in listed
     done = run("python", "-m", "pipeline", "registry", "rollback", "--why", "once more")
-    assert done.returncode == 1 and "is the first champion: there is none to go back to" in done.stdout
+    assert done.returncode == 1 and "is the first champion: there is none to return to" in done.stdout
     done = run("python", "-m", "pipeline", "registry", "promote", first, "--why", "again")
     assert done.returncode == 1 and f"version {first} is champion of sample already" in done.stdout
 
@@ -85,14 +85,14 @@ def test_an_alias_set_on_the_page_is_told_and_dvc_sees_that_the_files_do_not_fol
     client, folder = store.client(), house / "champions"
     number, _ = tracking.champion("sample")
     kept = {file: file.read_bytes() for file in folder.iterdir()}
-    assert champion_files.lagging("sample") is None
+    assert champion_files.difference("sample") is None
     client.set_registered_model_alias("sample", "champion", second)
     try:
-        told = champion_files.lagging("sample")
+        told = champion_files.difference("sample")
         assert told.startswith(f"version {second} is champion of sample, but runs/sample/register/champion/")
         assert told.endswith("dvc repro")
         noted = (folder / "sample.json").read_bytes()
-        assert champion_files.lagging("sample") == told
+        assert champion_files.difference("sample") == told
         assert (folder / "sample.json").read_bytes() == noted  # what DVC hashes is settled
         status = run("dvc", "status", "register").stdout
         assert re.search(r"register:\n\s+changed deps:\n\s+modified: +champions", status)
@@ -153,7 +153,7 @@ def test_ctrl_c_while_it_waits_says_how_the_files_follow(repro, monkeypatch, cap
 
     monkeypatch.setattr(champion, "_refresh", interrupted)
     monkeypatch.setattr(tracking, "promote", lambda *_, **__: None)
-    monkeypatch.setattr(champion_files, "note", lambda *_: None)
+    monkeypatch.setattr(champion_files, "record", lambda *_: None)
     with pytest.raises(SystemExit, match="130"):
         petfaces("registry", "promote", "1", "--why", "x")
     assert "afterwards the files follow with: dvc repro" in capsys.readouterr().err

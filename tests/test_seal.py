@@ -309,7 +309,7 @@ def test_what_only_the_workspace_has_damaged_comes_back_from_dvcs_cache(verify, 
         _flip(file)
     assert "up to date" in run("dvc", "status", cwd=other).stdout
     synced = run("python", "-m", "pipeline", "tracking", "sync", cwd=other, PYTHONPATH=str(other))
-    assert "passed over: runs/sample/train/scratch: weights.safetensors is damaged" in synced.stdout
+    assert "skipped: runs/sample/train/scratch: weights.safetensors is damaged" in synced.stdout
     for file in mine:
         file.parent.mkdir(exist_ok=True)
         file.write_text("a person's")
@@ -401,7 +401,7 @@ def test_a_damaged_mlmodel_is_named_and_a_version_without_a_record_is_not_sealed
     wanted = f"models:/sample/{version.version}, code and MLmodel"
 
     def look(place: str):
-        (kept,) = [kept for kept in tracking.registered(tmp_path / place) if kept.name == wanted]
+        (kept,) = [kept for kept in tracking.registered_folders(tmp_path / place) if kept.name == wanted]
         return kept
 
     assert look("whole").damaged() == []

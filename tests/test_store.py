@@ -111,7 +111,7 @@ def test_a_newer_store_is_told(older, monkeypatch):
 
 def test_a_database_of_something_else_is_told_and_gets_no_tables(tmp_path, monkeypatch):
     _sql(tmp_path / "study.db", "CREATE TABLE studies (x)")
-    assert "something else than MLflow (tables studies)" in _told(
+    assert "is not an MLflow database (it has the tables studies)" in _told(
         monkeypatch, f"sqlite:///{tmp_path}/study.db"
     )
 
@@ -122,7 +122,7 @@ def test_a_file_that_is_no_database_is_told(tmp_path, monkeypatch):
 
 
 def test_a_folder_in_the_place_of_a_database_is_told(tmp_path, monkeypatch):
-    assert "can't be opened: a folder" in _told(monkeypatch, f"sqlite:///{tmp_path}")
+    assert "can't be opened: it is a folder" in _told(monkeypatch, f"sqlite:///{tmp_path}")
 
 
 @pytest.mark.parametrize("address", ["file:./mlruns", "mlruns", "./mlruns"])
@@ -136,7 +136,7 @@ def test_a_store_for_reading_only_is_told(repro, house, tmp_path, monkeypatch):
     shutil.copyfile(house / "mlflow.db", tmp_path / "kept.db")
     # As SQLite says it itself: file modes do not bind an administrator.
     told = _told(monkeypatch, f"sqlite:///file:{tmp_path}/kept.db?mode=ro&uri=true")
-    assert "can be read only" in told
+    assert "is read-only" in told
 
 
 def test_a_locked_store_is_told(repro, house, tmp_path, monkeypatch):

@@ -151,7 +151,7 @@ def test_the_comparison_begins_with_the_parameters_that_differ():
     assert web_ui.differing([probe]) == []
     assert web_ui.differing([probe, probe | {"augment": "none"}]) == []  # the first is of an earlier version
     many = [{"model.name": "probe", **{f"key{key}": str(run * key) for key in range(50)}} for run in range(3)]
-    assert len(web_ui.differing(many)) == web_ui.DIFFERING
+    assert len(web_ui.differing(many)) == web_ui.MAX_PARAMS
 
 
 def test_a_commit_outlives_mlflows_database(emptied, client, run):
@@ -401,7 +401,7 @@ def test_files_of_an_older_form_are_told_and_passed_over(client, house, capsys):
             shutil.rmtree(folder, ignore_errors=True)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert len(lines) == 3
-    assert lines[0].startswith("warning: passed over: runs/single/old/model.json is missing")
+    assert lines[0].startswith("warning: skipped: runs/single/old/model.json is missing")
     assert lines[1].startswith("warning: skipped: runs/single/bare has no SHA256SUMS (written by an older")
     assert lines[2].startswith("warning: skipped: runs/sample/register/decision.json was written by an older")
 

@@ -153,7 +153,7 @@ def test_sync_merges_what_was_doubled_before(client, folders, house, capsys):
     first, second = _double(client, folders)
     tracking.sync()
     told = capsys.readouterr().err
-    assert "merged what MLflow held twice: 1 run, version 2 of sample (now 1)" in told
+    assert "merged duplicates in MLflow: 1 run, version 2 of sample (now 1)" in told
     (run,) = _runs(client, content=client.get_run(first).data.tags["content"])
     assert run.info.run_id == first
     assert run.data.tags["mine"] == "yes"
@@ -232,12 +232,12 @@ def test_a_promotion_of_another_machine_at_the_same_moment_is_told_in_one_line(t
 
 def test_only_who_made_the_present_champion_notes_it(three, monkeypatch, tmp_path):
     monkeypatch.setattr(champion_files, "FOLDER", tmp_path / "champions")
-    monkeypatch.setattr(champion_files, "_copy", lambda name: tmp_path)
+    monkeypatch.setattr(champion_files, "_local_champion", lambda name: tmp_path)
     monkeypatch.setattr(champion_files, "model_hash", lambda folder: "0" * 64)
     for number in "12":
         promotion.promote(NAME, number, f"for {number}", by_person=True)
-    champion_files.note(NAME, "2", "for 2")
-    champion_files.note(NAME, "1", "for 1")  # of a program that was held up after it had promoted
+    champion_files.record(NAME, "2", "for 2")
+    champion_files.record(NAME, "1", "for 1")  # of a program that was held up after it had promoted
     (file,) = champion_files.FOLDER.iterdir()
     assert json.loads(file.read_text())["why"] == "for 2"
 

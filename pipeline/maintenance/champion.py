@@ -42,7 +42,7 @@ def show(name: str) -> None:
         )
         state, commit = text.shortened(state, REASON), row["commit"][:12]
         rows.append([row["version"], row["model"], row["test"] or "–", state, commit])
-    title = f"versions of {name} at {tracking.shown()}"
+    title = f"versions of {name} at {tracking.display_uri()}"
     columns, right = ["version", "model", "test", "", "commit"], ["version", "test"]
     text.print_table(columns, rows, title, right, width=120)
     for change in tracking.history(name):
@@ -149,7 +149,7 @@ def show_list(data: str | None, as_json: bool) -> None:
             print(json.dumps({"versions": tracking.versions(name), "history": history}))
             return
         show(name)
-        if lags := champion_files.lagging(name):
+        if lags := champion_files.difference(name):
             _log.warning("%s", lags)
 
 
@@ -162,7 +162,7 @@ def promote(data: str | None, version: int, why: str) -> None:
     name = _name(data)
     with _files_follow(name), tracking.reachable():
         tracking.promote(name, str(version), why, by_person=True)
-        champion_files.note(name, str(version), why)
+        champion_files.record(name, str(version), why)
         print(f"version {version} is champion of {name}", flush=True)
 
 
@@ -174,7 +174,7 @@ def rollback(data: str | None, why: str) -> None:
     name = _name(data)
     with _files_follow(name), tracking.reachable():
         gone, back = tracking.withdraw(name, why)
-        champion_files.note(name, back, why)
+        champion_files.record(name, back, why)
         print(f"version {back} is champion of {name} again, instead of {gone}", flush=True)
 
 

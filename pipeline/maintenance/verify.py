@@ -107,7 +107,7 @@ def _mlflow(found: Found, target: Path) -> str:
     """Checks MLflow's artifacts; returns a summary of what was checked."""
     number = 0
     try:
-        for kept in tracking.registered(target):
+        for kept in tracking.registered_folders(target):
             number += 1
             if not kept.folder.is_dir():
                 found.kept.append((kept, ["its files are missing"]))
@@ -117,7 +117,7 @@ def _mlflow(found: Found, target: Path) -> str:
                 found.kept.append((kept, wrong))
             else:
                 found.extra += [f"{name} of {kept.name} in MLflow" for name in kept.extra()]
-                if kept.known is None:
+                if kept.hashes is None:
                     found.sound.append(kept.folder)
                 found.wrappings.append(kept.folder)
     except UserError as error:
@@ -173,11 +173,11 @@ def repair(found: Found) -> list[str]:
     sound = [folder for folder in sound if folder.is_dir() and not portable.damaged(folder)]
     for kept, wrong in found.kept:
         with tempfile.TemporaryDirectory() as target:
-            twin = _twin(kept.folder, sound) if kept.known is None else _wrapped(kept, found, Path(target))
+            twin = _twin(kept.folder, sound) if kept.hashes is None else _wrapped(kept, found, Path(target))
             if twin:
                 try:
                     with tracking.reachable():
-                        kept.put(twin)
+                        kept.upload(twin)
                 except UserError as error:  # a missing model, for example; the others are still restored
                     todo.append(f"{kept.name} in MLflow: {error}")
         if any(phrase.startswith("code/") and phrase.endswith(" is not sealed") for phrase in wrong):
@@ -245,7 +245,7 @@ def _wrapped(kept, found: Found, target: Path) -> Path | None:
     """
     candidates = list(Path(portable.__file__).parent.glob("*.py"))
     candidates += [file for folder in found.wrappings for file in folder.rglob("*") if file.is_file()]
-    for name, digest in kept.known.items():
+    for name, digest in kept.hashes.items():
         if not portable.differing(kept.folder, {name: digest}):
             continue
         same = [file for file in candidates if file.name == Path(name).name]
