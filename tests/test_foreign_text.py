@@ -93,7 +93,7 @@ def test_the_leaderboards_table_is_shown_as_it_is():
 
 def test_a_sweeps_table_is_shown_as_it_is(capsys):
     job = SimpleNamespace(seconds=1.0, name="0[/b]", value=lambda name: HOSTILE)
-    candidate = SimpleNamespace(jobs=[job], seeds=[1], mean=0.5, tied_by=0.5, show=lambda metric: "50 %")
+    candidate = SimpleNamespace(jobs=[job], seeds=[1], mean=0.5, rounded_mean=0.5, show=lambda metric: "50 %")
     sweep = SimpleNamespace(name="[/x]", finished=[job], jobs=[job], parameters=["[red]model.lr"])
     _table(sweep, [candidate], SimpleNamespace(title="top-1"))
     printed = capsys.readouterr().out

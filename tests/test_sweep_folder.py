@@ -144,7 +144,7 @@ def test_a_failed_job_returns_no_number_that_could_win(sweeps):
 
 def test_the_sweeps_page_says_why_a_job_failed(sweeps, monkeypatch):
     _sweep(monkeypatch, _fails(UserError("no pictures"), 1), "seed=1,2", "hydra.sweep.dir=runs/sweeps/mine")
-    first, second = jobs.read("mine", spell=False).jobs
+    first, second = jobs.read("mine", details=False).jobs
     assert (first.status, first.reason) == ("failed", "no pictures")
     assert second.status == "no result"
 
@@ -155,7 +155,7 @@ def test_a_broken_record_of_a_sweep_is_no_traceback(sweeps, monkeypatch, content
     _end()
     for name in ("command.json", "multirun.yaml", ".outcomes/0.json"):
         (sweeps / "mine" / name).write_text(content)
-    assert jobs.read("mine", spell=False).jobs
+    assert jobs.read("mine", details=False).jobs
     assert _sweep(monkeypatch, _nothing, "seed=1,2") is None
 
 
@@ -224,6 +224,11 @@ def test_a_jobs_folder_can_still_be_named_by_its_overrides(sweeps, monkeypatch):
     assert _sweep(monkeypatch, _fails(UserError("no"), 1), *words).startswith(
         "test_sweep_folder: error: 1 of 2"
     )
-    first, second = jobs.read("mine", spell=False).jobs
-    assert (first.folder.name, first.name, first.said, first.status) == ("seed=1", "0", "seed=1", "failed")
-    assert (second.folder.name, second.name, second.said) == ("seed=2", "1", "seed=2")
+    first, second = jobs.read("mine", details=False).jobs
+    assert (first.folder.name, first.name, first.override_text, first.status) == (
+        "seed=1",
+        "0",
+        "seed=1",
+        "failed",
+    )
+    assert (second.folder.name, second.name, second.override_text) == ("seed=2", "1", "seed=2")

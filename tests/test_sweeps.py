@@ -224,7 +224,7 @@ def test_the_spread_of_the_lead_is_that_of_a_t_test(place):
     metric = TOP1
     sweep = jobs.read("s")
     ranked = effects.candidates(sweep, metric)
-    reach = float(re.search(r"by up to (\S+) points", effects.belief(sweep, ranked, metric)[0])[1])
+    reach = float(re.search(r"by up to (\S+) points", effects.reliability(sweep, ranked, metric)[0])[1])
     test = ttest_ind(*figures.values())
     expected = 100 * (test.confidence_interval().high - test.confidence_interval().low) / 2
     assert reach == pytest.approx(expected, abs=0.05)
@@ -337,7 +337,7 @@ def test_the_same_seed_twice_is_no_spread(place):
     for number in range(2):
         _job(place / f"s/{number}", "model.lr=0.01")
     (candidate,) = effects.candidates(jobs.read("s"), TOP1)
-    assert len(candidate.figures) == 1
+    assert len(candidate.values) == 1
 
 
 def test_jobs_on_different_splits_are_said_not_to_compare(place, capsys):
