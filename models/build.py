@@ -171,7 +171,7 @@ def _build(entry: Network, arguments: dict, num_classes: int, passed_on: tuple =
 
 
 def from_card(net: dict, num_classes: int, shapes: dict[str, tuple[int, ...]] | None = None) -> nn.Module:
-    """Builds the network of a model card with random weights; the model's own are loaded later.
+    """Builds the network of a model card with random weights; the trained weights are loaded later.
 
     Args:
         net: the card's description of the network.

@@ -45,10 +45,10 @@ def create(backbone: str, **options: object) -> nn.Module:
     """
     from huggingface_hub import constants
 
-    wanted = timm.get_pretrained_cfg(backbone)
-    if wanted is None or not wanted.has_weights:
+    pretrained = timm.get_pretrained_cfg(backbone)
+    if pretrained is None or not pretrained.has_weights:
         raise HubError("timm lists none")
-    problem = None if constants.is_offline_mode() else _problem(wanted.hf_hub_id)
+    problem = None if constants.is_offline_mode() else _problem(pretrained.hf_hub_id)
     with _quiet(), _offline(problem is not None or constants.is_offline_mode()):
         try:
             return timm.create_model(backbone, pretrained=True, **options)

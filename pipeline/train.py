@@ -145,7 +145,7 @@ def start_model(cfg: DictConfig) -> Iterator[Path | None]:
             folder = paths.from_root(start)
         if not (folder / "model.json").is_file() or not (folder / "weights.safetensors").is_file():
             raise UserError(
-                f"model.start={start} holds no trained model; name a train folder (runs/DATA/train/MODEL), "
+                f"model.start={start} is not a trained model; name a train folder (runs/DATA/train/MODEL), "
                 "models:/NAME/VERSION or models:/NAME@ALIAS"
             )
         seal.check(folder, f"model.start={start}")
@@ -156,7 +156,7 @@ def _target(cfg: DictConfig) -> atomic.Target:
     """The train folder to write.
 
     Raises:
-        UserError: the path holds something else, or is one of the project's own folders.
+        UserError: the path has other contents, or is one of the project's own folders.
     """
     out, what = paths.from_root(cfg.out), f"out={cfg.out}"
     advice = "name another out=, such as runs/single/NAME"

@@ -146,7 +146,7 @@ def test_a_locked_store_is_told(repro, house, tmp_path, monkeypatch):
     other = sqlite3.connect(file)
     other.execute("BEGIN EXCLUSIVE")
     try:
-        assert "is locked by another program" in _told(monkeypatch, f"sqlite:///{file}")
+        assert "has been locked by another program" in _told(monkeypatch, f"sqlite:///{file}")
     finally:
         other.close()
 

@@ -214,7 +214,7 @@ def test_a_heads_rows_are_kept_by_the_classes_names(once):
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        ("nowhere", "holds no trained model"),
+        ("nowhere", "is not a trained model"),
         ("runs/sample/train/probe", "has another architecture"),
         ("models:/sample/99", "has no models:/sample/99"),
         ("models:/sample@nobody", "has no models:/sample@nobody"),

@@ -47,9 +47,9 @@ class Metric:
 def metrics(sweep: Sweep) -> dict[str, Metric]:
     """The metrics that a sweep can be ranked by, by key, its task's monitored metric first."""
     task = sweep.task
-    result = [Metric(f"val/{figure.key}", f"val {figure.title}", True, True) for figure in task.ranked[:2]]
+    result = [Metric(f"val/{spec.key}", f"val {spec.title}", True, True) for spec in task.ranked[:2]]
     result.append(Metric("val/loss", "val loss", False, False))
-    known = {metric.key for metric in result} | {f"val/{figure.key}" for figure in task.ranked}
+    known = {metric.key for metric in result} | {f"val/{spec.key}" for spec in task.ranked}
     custom = sorted({key for job in sweep.finished for key in job.metrics if key.startswith("val/")} - known)
     result += [Metric(key, key.replace("/", " "), False, True) for key in custom]
     return {metric.key: metric for metric in result}

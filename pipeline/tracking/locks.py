@@ -34,8 +34,8 @@ def creation_lock() -> AbstractContextManager[None]:
     """Locks a search and the creation that depends on its result; held only briefly.
 
     MLflow has no such lock: two programs that search, find nothing and create would duplicate runs and
-    versions. All programs that use the same SQLite file share it, from any checkout; with a server, only
-    those on this machine do, so callers search again after creating.
+    versions. It covers all programs that use the same SQLite file, from any checkout; with a server, only
+    those on this machine, so callers search again after creating.
 
     Raises:
         UserError: another program holds the lock for too long, or it can't be created.

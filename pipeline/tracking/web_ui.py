@@ -61,7 +61,7 @@ def _state(experiment) -> dict:
     keys = differing([run.data.params for run in runs if run.data.params])
     task_tags = (run.data.tags["task"] for run in runs if "task" in run.data.tags)
     task = tasks.of_tag(next(task_tags, None))
-    metrics = [f"best/{task.monitor}", *(f"test/{figure.key}" for figure in task.ranked[:2])]
+    metrics = [f"best/{task.monitor}", *(f"test/{spec.key}" for spec in task.ranked[:2])]
     # Metrics come first, so that they are visible beside the name on a laptop.
     columns = FIRST_COLUMNS | {f"metrics.`{key}`": 110 - 20 * key.startswith("test") for key in metrics}
     columns |= {f"params.`{key}`": 110 for key in keys} | LAST_COLUMNS
