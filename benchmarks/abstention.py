@@ -4,7 +4,7 @@
 the split. Trained folders stay in ``runs/abstention/``; a model that is already there is not trained again.
 Each model is evaluated with two rules:
 
-- "current": `pipeline.tasks.calibration.unsure_below`
+- "current": `pipeline.tasks.calibration.abstain_below`
 - "previous": the lowest threshold at which the counts on validation meet both targets, with 60 patterns of
   five kinds
 """
@@ -57,7 +57,7 @@ def previous_rule(
 
 
 # Name of a rule, the rule, and the key of its out-of-domain confidences in `confidences`.
-RULES = (("previous", previous_rule, "former"), ("current", calibration.unsure_below, "patterns"))
+RULES = (("previous", previous_rule, "former"), ("current", calibration.abstain_below, "patterns"))
 
 
 def trained(overrides: list[str], seed: int, name: str) -> tuple[Path, Path, DictConfig]:
@@ -94,16 +94,16 @@ def confidences(folder: Path, data_dir: Path, cfg: DictConfig) -> dict[str, np.n
         training = Training(cfg, pack, model, card)
         for part in ("val", "test"):
             images = ImageDataset(pack, pack.rows(part), eval_transform(card.input))
-            probabilities = assess.of_pictures(training, images)
+            probabilities = assess.predict(training, images)
             found[part] = probabilities.max(axis=1)
             found[f"{part}_right"] = probabilities.argmax(axis=1) == images.targets
         out_of_domain_images = {
-            "patterns": out_of_domain.generated_patterns(assess.PATTERNS, seed=0),
+            "patterns": out_of_domain.generated_patterns(assess.OOD_IMAGES, seed=0),
             "former": out_of_domain.generated_patterns(72, seed=0),
             "unseen": out_of_domain.photo_crops(PHOTO_CROPS, seed=5),
         }
         for name, images in out_of_domain_images.items():
-            found[name] = assess.of_pictures(training, LooseImages(images, card.input)).max(axis=1)
+            found[name] = assess.predict(training, LooseImages(images, card.input)).max(axis=1)
         found["former"] = found["former"][np.arange(72) % 6 < 5]  # the sixth kind is newer than that rule
         np.savez(file, **found)
     with np.load(file) as stored:

@@ -23,7 +23,7 @@ from pipeline.tasks import Task
 
 
 class Classifier(pl.LightningModule):
-    """Normalisation, network, loss, metrics, optimiser and learning rate schedule.
+    """A network with its normalisation, loss, metrics, optimiser and learning rate schedule.
 
     Args:
         net: maps images N×3×H×W to logits N×num_classes.
@@ -44,8 +44,8 @@ class Classifier(pl.LightningModule):
         class_weights: weight of each class in the training loss; None: equal weights.
         flip: average predictions over an image and its mirror image, at twice the cost.
         loss: replaces the task's; called with logits and smoothed targets, both N×num_classes.
-        metrics: additional metrics by name, called with probabilities, N×num_classes, and targets; logged as
-            ``val/NAME``.
+        metrics: additional metrics by name, called with probabilities, N×num_classes, and integer targets;
+            logged as ``val/NAME``.
         temperature: divides the logits at inference; fitted on validation after training.
     """
 
@@ -91,27 +91,28 @@ class Classifier(pl.LightningModule):
         mixing = [kind(alpha=float(alpha), num_classes=num_classes) for kind, alpha in kinds if alpha > 0]
         self.mix = v2.RandomChoice(mixing) if mixing else None
         self.freeze_batchnorm, self.flip, self.temperature = freeze_batchnorm, flip, temperature
-        self.task_metrics, self.own_metrics = (
-            nn.ModuleDict({f"val/{name}": metric for name, metric in found.items()})
-            for found in (task.metrics(num_classes), metrics or {})
+        self.task_metrics, self.custom_metrics = (
+            nn.ModuleDict({f"val/{name}": metric for name, metric in by_name.items()})
+            for by_name in (task.metrics(num_classes), metrics or {})
         )
         self.loss = loss
 
-    def normalise(self, pictures: torch.Tensor) -> torch.Tensor:
-        """uint8 N×H×W×3 to float N×3×H×W; done on the device, since uint8 is four times less to transfer."""
-        x = torch.addcmul(self.shift, pictures.permute(0, 3, 1, 2).float(), self.scale)
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Float N×3×H×W from uint8 N×H×W×3; on the device, since uint8 is four times less to transfer."""
+        x = torch.addcmul(self.shift, images.permute(0, 3, 1, 2).float(), self.scale)
         return x if self.channels_last else x.contiguous()
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Temperature-scaled logits, N×num_classes, of uint8 images, N×H×W×3."""
-        return self._answer(self.net, pictures) / self.temperature
+        return self._run(self.net, images) / self.temperature
 
-    def features(self, pictures: torch.Tensor) -> torch.Tensor:
+    def features(self, images: torch.Tensor) -> torch.Tensor:
         """Input of the head, N×C, for uint8 images, N×H×W×3."""
-        return self._answer(lambda x: pooled_features(self.net, x), pictures)
+        return self._run(lambda x: pooled_features(self.net, x), images)
 
-    def _answer(self, net: Callable[[torch.Tensor], torch.Tensor], pictures: torch.Tensor) -> torch.Tensor:
-        x = self.normalise(pictures)
+    def _run(self, net: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
+        """What `net` returns for the normalised images, averaged with the mirrored ones if `flip` is set."""
+        x = self.normalise(images)
         if not self.flip:
             return net(x)
         return net(torch.cat([x, x.flip(3)])).unflatten(0, (2, -1)).mean(dim=0)
@@ -125,15 +126,15 @@ class Classifier(pl.LightningModule):
         return self
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """The loss of uint8 images, N×H×W×3; images beyond the last of the ≤ N targets show no class."""
-        pictures, labels = batch
-        x, others = self.normalise(pictures).tensor_split([len(labels)])
+        """The loss of uint8 images, N×H×W×3, and targets; images beyond the last target are outliers."""
+        images, labels = batch
+        x, outliers = self.normalise(images).tensor_split([len(labels)])
         targets = self.task.dense(labels, self.num_classes)
         if self.mix:
             x, targets = self.mix(x, targets)
-        if len(others):
-            x = torch.cat([x, others])
-            targets = torch.cat([targets, self.task.no_class(len(others), targets)])
+        if len(outliers):
+            x = torch.cat([x, outliers])
+            targets = torch.cat([targets, self.task.outlier_targets(len(outliers), targets)])
         if self.loss is not None:
             loss = self.loss(self.net(x), self.task.smooth(targets, self.label_smoothing))
         else:
@@ -143,21 +144,21 @@ class Classifier(pl.LightningModule):
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
         """Logs the task's metrics, additional metrics, and the loss without smoothing and class weights."""
-        pictures, labels = batch
-        logits = self(pictures)
+        images, labels = batch
+        logits = self(images)
         # In double precision, so that the mean does not depend on how images are split over ranks.
         loss = self.task.loss(logits, labels).double()
         self.log("val/loss", loss, batch_size=len(labels), sync_dist=True)
         for name, metric in self.task_metrics.items():
             metric.update(self.task.metric_inputs(logits), labels.long())
             self.log(name, metric, prog_bar=name == self.task.monitor)
-        for name, metric in self.own_metrics.items():
+        for name, metric in self.custom_metrics.items():
             metric.update(self.task.probabilities(logits), labels.long())
             self.log(name, metric)
 
     def evaluate(self, probabilities: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
         """The logged validation metrics, computed from given probabilities, N×num_classes, and labels."""
-        metrics = {**self.task_metrics, **self.own_metrics}
+        metrics = {**self.task_metrics, **self.custom_metrics}
         inputs = probabilities, labels.long()
         return {name: float(metric.cpu().clone()(*inputs)) for name, metric in metrics.items()}
 
@@ -177,18 +178,18 @@ class Classifier(pl.LightningModule):
         """AdamW with linear warm-up and cosine decay, stepped per batch."""
         optimizer = torch.optim.AdamW(self.parameter_groups(), lr=self.lr)
         steps = self.trainer.estimated_stepping_batches
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step, steps))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_factor(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def rate(self, step: int, steps: int) -> float:
+    def lr_factor(self, step: int, steps: int) -> float:
         """Learning rate at a step relative to its peak: linear warm-up, then cosine decay to zero."""
-        rise = max(1, round(self.warmup * steps))
-        if step < rise:
-            return (step + 1) / rise
-        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+        warmup = max(1, round(self.warmup * steps))
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
     def cost(self, size: int) -> dict[str, int]:
-        """Number of parameters, and multiply-adds for one image of `size` × `size` pixels."""
+        """The number of `parameters`, and `multiply_adds` for one image of `size` × `size` pixels."""
         from torch.utils.flop_counter import FlopCounterMode
 
         training = self.training
@@ -225,8 +226,8 @@ def build(card: ModelCard, shapes: dict[str, tuple[int, ...]] | None = None) -> 
 
 
 def save(model: Classifier, card: ModelCard, folder: Path) -> None:
-    """Writes ``weights.safetensors`` and ``model.json``."""
-    # Contiguous, so the file depends only on the values, not on the memory layout.
+    """Writes ``weights.safetensors`` and ``model.json`` into a folder."""
+    # Contiguous, so that the file depends only on the values, not on the memory layout.
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.net.state_dict().items()}
     (folder / "weights.safetensors").write_bytes(to_safetensors(tensors))
     card.write(folder)
@@ -244,22 +245,27 @@ def load(folder: Path) -> tuple[Classifier, ModelCard]:
         model = build(card, shapes_of(weights))
     except NetworkError as error:
         raise DamagedError(f"{folder}/model.json: {error}") from error
-    check_numbers(state := read_weights(weights), model.net.state_dict(), weights)
+    check_weights(state := read_weights(weights), model.net.state_dict(), weights)
     model.net.load_state_dict(state)
     return model.eval(), card
 
 
-def check_numbers(state: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], where: object) -> None:
+def check_weights(state: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], where: object) -> None:
     """Rejects weights that PyTorch would convert silently, and weights with NaN or infinity.
+
+    Args:
+        state: the weights.
+        expected: the network's own tensors.
+        where: the file, for messages.
 
     Raises:
         DamagedError: names the first such tensor.
     """
     for name, value in state.items():
-        if value.is_floating_point() != wanted[name].is_floating_point() or value.is_complex():
-            raise DamagedError(f"{where}: {name[:100]} is {value.dtype}, not {wanted[name].dtype}")
+        if value.is_floating_point() != expected[name].is_floating_point() or value.is_complex():
+            raise DamagedError(f"{where}: {name[:100]} is {value.dtype}, not {expected[name].dtype}")
         if not value.isfinite().all():
-            raise DamagedError(f"{where}: {name[:100]} holds NaN or infinity; train the model again")
+            raise DamagedError(f"{where}: {name[:100]} contains NaN or infinity; train the model again")
 
 
 def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:
@@ -268,7 +274,7 @@ def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         DamagedError: it can't be read as weights.
     """
-    with _told(file), safe_open(file, "pt") as opened:
+    with _errors_as_damaged(file), safe_open(file, "pt") as opened:
         names = list(opened.keys())
         return {name: tuple(opened.get_slice(name).get_shape()) for name in names}
 
@@ -279,12 +285,13 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
     Raises:
         DamagedError: it can't be read as weights.
     """
-    with _told(file):
+    with _errors_as_damaged(file):
         return load_file(file)
 
 
 @contextmanager
-def _told(file: Path) -> Iterator[None]:
+def _errors_as_damaged(file: Path) -> Iterator[None]:
+    """Turns errors of reading a weights file into a DamagedError that names the file."""
     try:
         if not file.is_file():
             raise DamagedError(f"{file} is missing")

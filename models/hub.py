@@ -11,25 +11,25 @@ from torch import nn
 
 from pipeline.portable import within
 
-SECONDS = 8  # timeout of the hub, including DNS, which the timeouts of HTTP libraries don't cover
+TIMEOUT_SECONDS = 8  # includes DNS, which the timeouts of HTTP libraries don't cover
 
 
 class HubError(RuntimeError):
     """The hub does not provide the weights; the message gives a short reason."""
 
 
-def similar_names(backbone: str, most: int = 5) -> list[str]:
-    """timm's names similar to an unknown one: close spellings, the same family, variants."""
+def similar_names(backbone: str, limit: int = 5) -> list[str]:
+    """timm models with a name similar to an unknown one: close spellings, the same family, variants."""
     names = timm.list_models()
     family = re.match(r"[a-z]*", backbone.lower())[0]
     related = [name for name in names if family and re.match(rf"{family}(?![a-z])", name)]
     close = difflib.get_close_matches(backbone.lower(), names, n=3, cutoff=0.7)
     variants = [name for name in names if len(backbone) > 2 and backbone.lower() in name]
-    return list(dict.fromkeys([*close, *related, *variants]))[:most]
+    return list(dict.fromkeys([*close, *related, *variants]))[:limit]
 
 
-def with_weights(backbone: str) -> list[str]:
-    """A backbone's names with each tag of pretrained weights that timm has for it."""
+def tagged_names(backbone: str) -> list[str]:
+    """A backbone's names with the tags of its pretrained weights, such as ``resnet18.a1_in1k``."""
     return timm.list_models(f"{backbone.partition('.')[0]}.*", pretrained=True)
 
 
@@ -45,10 +45,10 @@ def create(backbone: str, **options: object) -> nn.Module:
     """
     from huggingface_hub import constants
 
-    wanted = timm.get_pretrained_cfg(backbone)
-    if wanted is None or not wanted.has_weights:
-        raise HubError("timm knows none")
-    problem = None if constants.is_offline_mode() else _problem(wanted.hf_hub_id)
+    pretrained = timm.get_pretrained_cfg(backbone)
+    if pretrained is None or not pretrained.has_weights:
+        raise HubError("timm lists none")
+    problem = None if constants.is_offline_mode() else _problem(pretrained.hf_hub_id)
     with _quiet(), _offline(problem is not None or constants.is_offline_mode()):
         try:
             return timm.create_model(backbone, pretrained=True, **options)
@@ -62,36 +62,36 @@ def create(backbone: str, **options: object) -> nn.Module:
 def _problem(repository: str | None) -> str | None:
     """Why the hub can't provide a repository, or None if it can.
 
-    Checked first because timm tries one file name after another, each with retries: about a minute.
+    Checked first because timm tries one file name after another with retries, which takes about a minute.
     """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-    def ask() -> str | None:
+    def query() -> str | None:
         try:
             if repository:
-                HfApi().model_info(repository, timeout=SECONDS / 2)
+                HfApi().model_info(repository, timeout=TIMEOUT_SECONDS / 2)
             return None
         except GatedRepoError:
-            return f"{constants.ENDPOINT} wants an account for {repository}: huggingface-cli login"
+            return f"{constants.ENDPOINT} requires an account for {repository}: huggingface-cli login"
         except RepositoryNotFoundError:
             return f"{constants.ENDPOINT} has no {repository}"
         except HfHubHTTPError as error:
-            return f"{constants.ENDPOINT} answers {error.response.status_code}"
+            return f"{constants.ENDPOINT} returns status {error.response.status_code}"
         except (KeyError, TypeError, ValueError, AttributeError):
-            return f"{constants.ENDPOINT} does not answer as a hub does"
-        except Exception as error:  # errors of its HTTP library
+            return f"{constants.ENDPOINT} is not a hub"
+        except Exception as error:  # errors of the client's HTTP library
             return f"{constants.ENDPOINT} does not answer ({type(error).__name__})"
 
     try:
-        return within(SECONDS, ask)
+        return within(TIMEOUT_SECONDS, query)
     except TimeoutError:
-        return f"{constants.ENDPOINT} does not answer within {SECONDS} s"
+        return f"{constants.ENDPOINT} does not answer within {TIMEOUT_SECONDS} s"
 
 
 @contextmanager
 def _offline(offline: bool) -> Iterator[None]:
-    """Within, if `chosen`, the hub's client uses only its cache."""
+    """Within the context, the hub's client uses only its cache if `offline`, else also the hub."""
     from huggingface_hub import constants
 
     previous = constants.HF_HUB_OFFLINE
@@ -104,7 +104,7 @@ def _offline(offline: bool) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences what libraries log while they download weights; the error has all the information."""
+    """Silences all logging within the context; a failed download is reported by its exception."""
     previous = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

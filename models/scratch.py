@@ -5,7 +5,7 @@ from typing import Annotated
 import torch
 from torch import nn
 
-from models.build import MOST, network
+from models.build import MAX_VALUE, network
 
 
 class ResidualBlock(nn.Module):
@@ -51,8 +51,8 @@ class ScratchCNN(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        widths: list[Annotated[int, (1, MOST)]],
-        depths: list[Annotated[int, (1, MOST)]],
+        widths: list[Annotated[int, (1, MAX_VALUE)]],
+        depths: list[Annotated[int, (1, MAX_VALUE)]],
         dropout: Annotated[float, (0, 1)] = 0.0,
     ):
         super().__init__()

@@ -157,7 +157,7 @@ def audit(cfg: DictConfig, data_dir: Path) -> list[dict]:
     images = ImageDataset(pack, np.arange(len(pack.table)), eval_transform(training.card.input))
     x, targets = features(training, images), pack.targets
     groups, paths = pack.table["group"].to_numpy(), pack.table["path"].to_numpy()
-    find_issues = _multi_label_issues if pack.task.several else _issues
+    find_issues = _multi_label_issues if pack.task.is_multi_label else _issues
     rows = [
         {
             "path": paths[issue.image],
@@ -168,7 +168,7 @@ def audit(cfg: DictConfig, data_dir: Path) -> list[dict]:
         }
         for issue in find_issues(x, targets, groups, pack.classes)
     ]
-    with atomic.replaced(data_dir / "audit.csv") as part:
+    with atomic.replace_file(data_dir / "audit.csv") as part:
         tables.write(part, rows, COLUMNS)
     return rows
 

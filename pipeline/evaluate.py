@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from pipeline import tasks
-from pipeline.artifacts import atomic, resume, seal, untrusted
+from pipeline.artifacts import atomic, resume_state, seal, untrusted
 from pipeline.artifacts.seal import model_hash
 from pipeline.common import log, tables
 from pipeline.common.errors import UserError
@@ -59,10 +59,10 @@ def evaluate(train: Path, data_dir: Path, out: Path, threads: int, workers: int)
     assessed = model.task.assess(card, probabilities, test_set.targets)
     photographs = LooseImages(out_of_domain.photo_crops(PHOTOGRAPHS, seed=0), card.input)
     ood = predictions.predict(model, photographs, BATCH_SIZE)
-    metrics = {"test/pictures": len(rows), **model.task.figures(card, probabilities, test_set.targets)}
+    metrics = {"test/pictures": len(rows), **model.task.evaluate(card, probabilities, test_set.targets)}
     metrics["others/named"] = float(model.task.answers(card, ood).mean())
 
-    with target.written() as folder:
+    with target.replace() as folder:
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         (folder / "model.sha256").write_text(model_hash(train) + "\n", encoding="utf-8")
         np.save(folder / "probabilities.npy", probabilities)
@@ -87,7 +87,7 @@ def main(cfg: DictConfig) -> None:
     if not (train / "model.json").is_file():
         raise UserError(f"runs/{cfg.data.name}/train/{name} has no trained model; run: dvc repro train")
     seal.check(train)
-    resume.discard_resume_state(train)
+    resume_state.discard(train)
     metrics = evaluate(train, data_dir, runs / "evaluate" / name, cfg.runtime.threads, cfg.runtime.workers)
     task = tasks.of(untrusted.card(train).task)
     log.result(f"{name} on {cfg.data.name}, test {task.describe(metrics, 'test', 2)}")

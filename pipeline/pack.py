@@ -95,7 +95,7 @@ def pack(
     task = task or tasks.of("single_label")
     target = atomic.Target(folder, ("pack.json", "index.csv", "pixels.bin"))
     try:
-        with target.written() as part:
+        with target.replace() as part:
             summary = _pack(archive, part, max_side, classes, hidden, task)
             seal.seal(part)
     except OSError as error:
@@ -109,7 +109,7 @@ def _pack(
 ) -> dict:
     """Writes a pack's files into an empty folder; returns the content of ``pack.json``."""
     rows, quarantine, offset, used, unreadable = [], [], 0, set(), []
-    by_folder = not task.several
+    by_folder = not task.is_multi_label
     annotations = None if by_folder else Annotations()
     # Threads: decoding, resizing and hashing release the GIL; a process would cost a second of imports and
     # copy every image twice. Decoding runs while the archive is being read.

@@ -78,10 +78,10 @@ def decide(challenger: ModelFolder, champion: ModelFolder | None, significance: 
         return _without_test("the first champion", promoted=True)
     if challenger.card.classes != champion.card.classes:
         return _without_test("the champion before it knew another list of classes", promoted=True)
-    if challenger.judged() != champion.judged():
+    if challenger.test_images() != champion.test_images():
         return _without_test("the champion before it was judged on another test split", promoted=True)
-    right = np.array(challenger.right())
-    wins, losses, p = mcnemar(right, np.array(champion.right()))
+    right = np.array(challenger.test_correct())
+    wins, losses, p = mcnemar(right, np.array(champion.test_correct()))
     promoted = wins > losses and p < significance
     verdict = "significantly better" if promoted else "not significantly better"
     reason = (
@@ -223,8 +223,8 @@ def main(cfg: DictConfig) -> None:
     with tracking.reachable():
         # DVC has cleared the folder; a manual run clears it here, once MLflow is reachable.
         folder = runs / "register"
-        atomic.check_own(
-            folder, str(seal.relative_to_root(folder)), "move it away", "decision.json", below=True
+        atomic.check_unchanged(
+            folder, str(seal.relative_to_root(folder)), "move it away", "decision.json", recursive=True
         )
         shutil.rmtree(folder, ignore_errors=True)
         decision = register(runs, ROOT / "data" / cfg.data.name, list(cfg.models), cfg.register.significance)

@@ -182,7 +182,7 @@ def split(pack: Path, target: Path, cfg: DictConfig) -> None:
     if shares:
         # Renumbers the groups: assign expects no gaps.
         train_groups = np.unique(groups[is_train], return_inverse=True)[1]
-        assign_groups = assign_multi_label if task.several else assign
+        assign_groups = assign_multi_label if task.is_multi_label else assign
         splits[is_train] = assign_groups(list(index["label"][is_train]), train_groups, shares, cfg.seed)
     index["group"], index["split"] = groups, splits
     index = index.sort_index()  # by path again, like the pack's index

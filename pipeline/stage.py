@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline import config
 from pipeline.artifacts.lineage import settings_of
-from pipeline.artifacts.resume import effective
+from pipeline.artifacts.resume_state import result_settings
 from pipeline.common import log, text
 from pipeline.common.errors import StoppedError, UserError, os_errors_as_user_errors
 from pipeline.common.paths import CONF
@@ -28,7 +28,7 @@ def _settings_hash(*, _root_: DictConfig) -> str:
     """Hash of a job's settings, for its folder: a job number is unique only within one run of the sweeper."""
     cfg = OmegaConf.masked_copy(_root_, [key for key in _root_ if key != "hydra"])
     try:
-        tree = effective(settings_of(cfg))
+        tree = result_settings(settings_of(cfg))
     except Exception:  # the job itself reports the error, without ending other jobs
         tree = OmegaConf.to_container(cfg, resolve=False)
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:10]

@@ -18,16 +18,16 @@ from pipeline import tasks, tracking
 from pipeline.artifacts import atomic, curves, seal
 from pipeline.artifacts.lineage import lineage_of, settings_of
 from pipeline.artifacts.provenance import Provenance
-from pipeline.artifacts.resume import ResumeState, finished, identity
+from pipeline.artifacts.resume_state import ResumeState, finished_metrics, identity
 from pipeline.common import log, paths, yaml_files
 from pipeline.common.errors import SharedError, UserError
 from pipeline.common.paths import ROOT
 from pipeline.stage import stage
-from pipeline.training.distributed import own_processes
+from pipeline.training.distributed import ranks_of_one_job
 
 _log = logging.getLogger(__name__)
 
-# Files that identify a train folder, which a new training may replace.
+# Files that each train folder has; a new training may replace a folder with them.
 OUTPUT_FILES = ("weights.safetensors", "model.json", "config.yaml", "lineage.json", "metrics.json")
 # Folders of the checkout that no training may write to.
 PROTECTED = ("benchmarks", "conf", "data", "docs", "models", "photos", "pipeline", "reports", "tests")
@@ -50,7 +50,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
         fast_dev_run and on ranks above 0.
 
     Raises:
-        UserError: no packed images, or an invalid setting.
+        UserError: there are no packed images, or a setting is invalid.
     """
     started_at = time.monotonic()
     import torch
@@ -72,7 +72,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
         if start:
             lineage["start"] = seal.model_hash(start)
         run_identity = identity(settings, lineage, sweep)
-        if sweep and (metrics := finished(out, run_identity, sweep)):  # resuming a sweep
+        if sweep and (metrics := finished_metrics(out, run_identity, sweep)):  # resuming a sweep
             _log.info("%s is done already; delete %s to train it again", name, out)
             return metrics
         torch.set_num_threads(cfg.runtime.threads)
@@ -87,22 +87,22 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
         return {}
     if cfg.trainer.get("fast_dev_run"):
         fit(training, resume_state.checkpoints, started_at)
-        _log.info("fast_dev_run has gone through the code; nothing is kept")
+        _log.info("fast_dev_run has finished; it writes no files")
         return {}
-    provenance = Provenance.here()
+    provenance = Provenance.current()
     if warning := provenance.warning():
         _log.warning("%s", warning)
-    with resume_state.claimed():
-        if previous := resume_state.others():
+    with resume_state.lock():
+        if previous := resume_state.superseded():
             _log.info("starting over: config, data or code differ from %s", previous[0])
         device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         name = name or tracking.run_name(settings, out)
         run = None
         try:
             # Opened before training, so that an unwritable folder fails at once.
-            with target.written() as part:
+            with target.replace() as part:
                 run_args = (training.card, settings, lineage, provenance)
-                run = tracking.Run(*run_args, name, sweep, device_name, resume_state.attempt())
+                run = tracking.Run(*run_args, name, sweep, device_name, resume_state.attempt_id())
                 fitted = fit(training, resume_state.checkpoints, started_at, run.push)
                 fit_ended = time.monotonic()
                 model.to(device)
@@ -116,7 +116,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
                     (part / file).write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
                 (part / "config.yaml").write_text(OmegaConf.to_yaml(settings), encoding="utf-8")
                 seal.seal(part)
-                provenance.keep(part)
+                provenance.save(part)
         except BaseException as error:
             if run:
                 run.fail(error)
@@ -145,7 +145,7 @@ def start_model(cfg: DictConfig) -> Iterator[Path | None]:
             folder = paths.from_root(start)
         if not (folder / "model.json").is_file() or not (folder / "weights.safetensors").is_file():
             raise UserError(
-                f"model.start={start} holds no trained model; name a train folder (runs/DATA/train/MODEL), "
+                f"model.start={start} is not a trained model; name a train folder (runs/DATA/train/MODEL), "
                 "models:/NAME/VERSION or models:/NAME@ALIAS"
             )
         seal.check(folder, f"model.start={start}")
@@ -156,9 +156,10 @@ def _target(cfg: DictConfig) -> atomic.Target:
     """The train folder to write.
 
     Raises:
-        UserError: the path holds something else, or is one of the project's own folders.
+        UserError: the path has other contents, or is one of the project's own folders.
     """
-    out, what, advice = paths.from_root(cfg.out), f"out={cfg.out}", "name another out=, in runs/single/ say"
+    out, what = paths.from_root(cfg.out), f"out={cfg.out}"
+    advice = "name another out=, such as runs/single/NAME"
     resolved = out.resolve()
     if ROOT.is_relative_to(resolved):
         raise UserError(f"{what} is the project itself, or a folder above it; {advice}")
@@ -166,7 +167,7 @@ def _target(cfg: DictConfig) -> atomic.Target:
     if parts and (parts[0] in PROTECTED or any(part.startswith(".") for part in parts)):
         raise UserError(f"{what} is among the project's own files; {advice}")
     if parts in (("runs",), ("runs", "single"), ("runs", "sweeps")) or out.suffix == ".part":
-        raise UserError(f"{what} is no name for one training; {advice}")
+        raise UserError(f"{what} is not a folder for one training; {advice}")
     target = atomic.Target(out, OUTPUT_FILES, what, advice)
     target.check()
     return target
@@ -189,10 +190,10 @@ def _new_run_folder(model: str) -> Path:
         return Path("runs/single") / name
 
 
-def check_augment_is_watched(augment: str) -> None:
-    """Refuses an augmentation whose file ``dvc.yaml`` does not list: DVC would not see changes to it.
+def check_augment_is_tracked(augment: str) -> None:
+    """Rejects an augmentation whose file ``dvc.yaml`` does not list: DVC would not notice changes to it.
 
-    ``dvc.yaml`` finds a model's file by a template, but can't read the augmentation's name from that file.
+    In ``dvc.yaml`` a template gives the model's file, but not the augmentation that this file selects.
 
     Raises:
         UserError: the file is not among the params of the stage train.
@@ -210,7 +211,7 @@ def check_augment_is_watched(augment: str) -> None:
 def main(cfg: DictConfig) -> float | None:
     job = HydraConfig.get()
     if "DVC_STAGE" in os.environ:
-        check_augment_is_watched(job.runtime.choices.augment)
+        check_augment_is_tracked(job.runtime.choices.augment)
     name = sweep = created = None
     if job.mode == RunMode.MULTIRUN:
         # Next to the sweep's other jobs, never in a DVC out.
@@ -224,7 +225,7 @@ def main(cfg: DictConfig) -> float | None:
         out = Path(cfg.out)
     cfg.out = str(out)
     try:
-        with own_processes(list(job.overrides.task), cfg.out):
+        with ranks_of_one_job(list(job.overrides.task), cfg.out):
             metrics = train(cfg, name, sweep)
     finally:
         if created:

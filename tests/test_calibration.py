@@ -54,7 +54,7 @@ def test_the_precision_holds_on_unseen_images_and_the_threshold_is_stable():
     unseen, unseen_right = _predictions(0, 100_000)
     answered, precision = [], []
     for seed in range(1, 41):
-        threshold = calibration.unsure_below(*_predictions(seed, 400), np.zeros(300), 0.95, 0.05)
+        threshold = calibration.abstain_below(*_predictions(seed, 400), np.zeros(300), 0.95, 0.05)
         answered.append((unseen >= threshold).mean())
         precision.append(unseen_right[unseen >= threshold].mean())
     assert np.mean(precision) >= 0.95
@@ -69,7 +69,7 @@ def test_one_more_mistake_moves_the_threshold_little():
     for index in np.argsort(-confidence)[:160:8]:
         changed = right.copy()
         changed[index] = ~changed[index]
-        thresholds.append(calibration.unsure_below(confidence, changed, np.zeros(300), 0.95, 0.05))
+        thresholds.append(calibration.abstain_below(confidence, changed, np.zeros(300), 0.95, 0.05))
     assert np.ptp([(confidence >= threshold).mean() for threshold in thresholds]) < 0.1
 
 
@@ -79,34 +79,34 @@ def test_out_of_domain_images_are_rarely_named():
     named = []
     for seed in range(1, 41):
         ood = np.random.default_rng(seed).beta(2, 2, 300)
-        named.append((unseen >= calibration.unsure_below(confidence, right, ood, 0.5, 0.05)).mean())
+        named.append((unseen >= calibration.abstain_below(confidence, right, ood, 0.5, 0.05)).mean())
     assert np.mean(np.array(named) <= 0.05) > 0.9
     assert np.mean(named) > 0.02
-    threshold = calibration.unsure_below(confidence, right, np.array([0.3, 0.6, 0.2, 0.1]), 0.5, 0.05)
+    threshold = calibration.abstain_below(confidence, right, np.array([0.3, 0.6, 0.2, 0.1]), 0.5, 0.05)
     assert 0.6 < threshold <= 0.7  # none of the four images is named
 
 
 def test_a_dozen_correct_predictions_are_enough():
     right = np.ones(12, dtype=bool)
-    assert calibration.unsure_below(np.full(12, 0.99), right, np.array([0.3]), 0.95, 0.05) < 0.99
-    assert calibration.unsure_below(np.full(3, 0.99), right[:3], np.array([0.3]), 0.95, 0.05) == 1
+    assert calibration.abstain_below(np.full(12, 0.99), right, np.array([0.3]), 0.95, 0.05) < 0.99
+    assert calibration.abstain_below(np.full(3, 0.99), right[:3], np.array([0.3]), 0.95, 0.05) == 1
 
 
 def test_images_of_equal_probability_are_treated_alike():
     confidence, right = np.full(400, 0.9), np.arange(400) < 340
-    assert calibration.unsure_below(confidence, right, np.zeros(300), 0.95, 0.05) == 1
-    assert calibration.unsure_below(confidence, right, np.zeros(300), 0.7, 0.05) <= 0.9
+    assert calibration.abstain_below(confidence, right, np.zeros(300), 0.95, 0.05) == 1
+    assert calibration.abstain_below(confidence, right, np.zeros(300), 0.7, 0.05) <= 0.9
 
 
 def test_the_threshold_is_1_if_the_precision_can_not_be_reached():
     assert (
-        calibration.unsure_below(np.array([0.9, 0.8]), np.zeros(2, dtype=bool), np.zeros(1), 0.95, 0.05) == 1
+        calibration.abstain_below(np.array([0.9, 0.8]), np.zeros(2, dtype=bool), np.zeros(1), 0.95, 0.05) == 1
     )
 
 
 def test_no_threshold_is_above_1():
     confidence, right = _predictions(0, 400)
-    assert calibration.unsure_below(confidence, right, np.ones(300, np.float32), 0.95, 0.05) == 1.0
+    assert calibration.abstain_below(confidence, right, np.ones(300, np.float32), 0.95, 0.05) == 1.0
 
 
 def test_out_of_domain_images_are_reproducible_and_distinct():

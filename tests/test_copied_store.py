@@ -65,10 +65,10 @@ def test_a_copied_store_is_a_one_line_error_and_the_original_is_unchanged(copy, 
 def test_sync_points_a_copied_store_to_its_own_artifacts(copy, original, project, tmp_path, capsys):
     before = _files(project / "mlartifacts")
     artifact_roots.rewrite()
-    assert "MLflow's store named files in" in capsys.readouterr().err
+    assert "MLflow's store had its artifacts in" in capsys.readouterr().err
     assert (original / "mlartifacts").as_uri() not in _artifact_uris(copy / "mlflow.db")
     assert (original / "mlartifacts").as_uri() in _artifact_uris(copy / "mlflow.db.before-move")
-    registered = list(tracking.registered(tmp_path / "look"))
+    registered = list(tracking.registered_folders(tmp_path / "look"))
     assert registered and all(each.folder.is_dir() for each in registered)
     run = store.client().create_run(store.experiment_id("sample")).info.run_id
     store.client().log_text(run, "new", "note.txt")

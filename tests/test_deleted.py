@@ -138,7 +138,7 @@ def test_a_version_whose_run_is_gone_stays_listed(client, monkeypatch):
 
     monkeypatch.setattr(mlflow.MlflowClient, "get_run", gone)
     assert [row["test"] for row in tracking.versions(NAME)] == ["", ""]
-    with pytest.raises(store.UserError, match="has no run, or no longer"):
+    with pytest.raises(store.UserError, match="has no training run"):
         tracking.find_version(f"models:/{NAME}/1")
 
 

@@ -98,7 +98,7 @@ def test_train_depends_on_each_augmentation_and_each_data_value_that_models_use(
 
 @pytest.mark.parametrize("stage", ["audit", "train", "evaluate"])
 def test_all_trainer_keys_that_affect_results_are_params(stage):
-    from pipeline.artifacts.resume import IGNORED_TRAINER_KEYS
+    from pipeline.artifacts.resume_state import IGNORED_TRAINER_KEYS
 
     for file in (PROJECT / "conf/trainer").glob("*.yaml"):
         runtime = set(yaml.safe_load(file.read_text())["runtime"]) - set(IGNORED_TRAINER_KEYS)
@@ -113,11 +113,11 @@ def test_an_augmentation_that_dvc_does_not_watch_is_an_error(project, restored, 
     (project / "conf/augment/mine.yaml").write_text("transforms: []\nmixup: 0.1\ncutmix: 0.0\n")
     try:
         with pytest.raises(errors.UserError, match=r"conf/augment/mine\.yaml.*dvc\.yaml"):
-            train.check_augment_is_watched("mine")
+            train.check_augment_is_tracked("mine")
         change("dvc.yaml", ("      - conf/augment/none.yaml:", "      - conf/augment/mine.yaml:"))
-        train.check_augment_is_watched("mine")
+        train.check_augment_is_tracked("mine")
         with pytest.raises(errors.UserError):
-            train.check_augment_is_watched("none")
+            train.check_augment_is_tracked("none")
     finally:
         change("dvc.yaml", ("      - conf/augment/mine.yaml:", "      - conf/augment/none.yaml:"))
         (project / "conf/augment/mine.yaml").unlink()

@@ -141,7 +141,7 @@ def test_a_users_files_are_not_overwritten(exported, run, tmp_path):
     (tmp_path / "letter.txt").write_text("mine")
     for folder in (tmp_path, _with_another_file(exported, tmp_path / "changed")):
         done = run("python", "-m", "pipeline", "export", "--out", str(folder), "--no-try")
-        assert done.returncode == 1 and re.search("holds .*; name another --out", done.stdout)
+        assert done.returncode == 1 and re.search("contains .*; name another --out", done.stdout)
         assert (folder / "letter.txt").read_text() == "mine"
 
 

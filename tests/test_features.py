@@ -116,7 +116,7 @@ def probed(repro, project):
 
 
 def test_a_backbone_is_exported_once_for_features_and_models(probed, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_export, "_graph", lambda *_: pytest.fail("the trunk was exported again"))
+    monkeypatch.setattr(onnx_export, "_export", lambda *_: pytest.fail("the trunk was exported again"))
     onnx_export.to_onnx(probed, tmp_path / "onnx")
     model, card = classifier.load(probed)
     images = list(np.random.default_rng(0).integers(0, 255, (5, 64, 48, 3), dtype=np.uint8))
@@ -135,7 +135,7 @@ def test_a_damaged_backbone_export_is_reported_and_replaced(probed, tmp_path, mo
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     assert onnx_export.trunk(model, card).read_bytes() == kept.read_bytes()
-    assert "trunk.onnx is damaged; exported again" in capsys.readouterr().err
+    assert "trunk.onnx is damaged; exporting it again" in capsys.readouterr().err
 
 
 def test_a_model_that_flips_predicts_the_same_for_a_mirrored_image(probed):

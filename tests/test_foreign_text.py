@@ -42,7 +42,7 @@ def test_the_list_of_versions_shows_markup_as_text(monkeypatch, capsys):
     monkeypatch.setattr(tracking, "versions", lambda name: [row | {"withdrawn": "see [/notes]"}])
     change = tracking.Change("2026-01-01", "1", None, "see [/notes]" + CONTROL + "x" * 5000)
     monkeypatch.setattr(tracking, "history", lambda name: [change])
-    monkeypatch.setattr(tracking, "shown", lambda: "http://ann:***@host/[/b]")
+    monkeypatch.setattr(tracking, "display_uri", lambda: "http://ann:***@host/[/b]")
     monkeypatch.setenv("COLUMNS", "300")
     champion.show("sample")
     printed = capsys.readouterr().out
@@ -93,7 +93,7 @@ def test_the_leaderboard_escapes_markdown():
 
 def test_a_sweeps_table_shows_markup_as_text(capsys):
     job = SimpleNamespace(seconds=1.0, name="0[/b]", value=lambda name: HOSTILE)
-    candidate = SimpleNamespace(jobs=[job], seeds=[1], mean=0.5, tied_by=0.5, show=lambda metric: "50 %")
+    candidate = SimpleNamespace(jobs=[job], seeds=[1], mean=0.5, rounded_mean=0.5, show=lambda metric: "50 %")
     sweep = SimpleNamespace(name="[/x]", finished=[job], jobs=[job], parameters=["[red]model.lr"])
     _table(sweep, [candidate], SimpleNamespace(title="top-1"))
     printed = capsys.readouterr().out

@@ -181,7 +181,7 @@ print("artifacts:", held == {{file.name: file.stat().st_size for file in (folder
 """
     lines = on_small_disk(tmp_path / "disk", "16m", program, tmp_path, what)
     (warning,) = [line for line in lines if line.startswith("train: warning: ")]
-    assert "can't write, its disk is full; make room; the files are complete" in warning
+    assert "can't write, its disk is full; free some space; the files are complete" in warning
     assert [line for line in lines if line.partition(":")[0] in ("same", "run", "once", "artifacts")] == [
         "same: True",
         "run: FINISHED",

@@ -137,7 +137,7 @@ def valid(tmp_path_factory):
 @pytest.fixture
 def quick(monkeypatch):
     """Exporting and serving, which take minutes, are replaced: the tests are about reading cards."""
-    monkeypatch.setattr(onnx_export, "_graph", lambda *_: (_ for _ in ()).throw(UserError("exported")))
+    monkeypatch.setattr(onnx_export, "_export", lambda *_: (_ for _ in ()).throw(UserError("exported")))
     monkeypatch.setattr(onnx_export, "trunk", lambda *_: (_ for _ in ()).throw(UserError("exported")))
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
     monkeypatch.setattr("pipeline.tracking.descriptions.name_of", lambda model: "x")

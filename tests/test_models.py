@@ -80,9 +80,9 @@ def test_weights_from_a_file_replace_all_but_the_head(tmp_path):
     ("arguments", "message"),
     [
         ({"backbone": "resnet1800"}, "timm has no model 'resnet1800'"),
-        ({"backbone": "resnet18", "weights": "package"}, "no package carries weights of 'resnet18'"),
-        ({"backbone": "resnet18", "weights": "file", "file": "/no/such"}, "'/no/such' is no file"),
-        ({"backbone": "resnet18", "weights": "moon"}, "weights=moon is not known"),
+        ({"backbone": "resnet18", "weights": "package"}, "no package has weights of 'resnet18'"),
+        ({"backbone": "resnet18", "weights": "file", "file": "/no/such"}, "'/no/such' is not a file"),
+        ({"backbone": "resnet18", "weights": "moon"}, "weights=moon must be package, hub or file"),
     ],
 )
 def test_unavailable_weights_are_an_error(arguments, message):
@@ -93,7 +93,7 @@ def test_unavailable_weights_are_an_error(arguments, message):
 def test_a_file_of_another_network_or_without_weights_is_an_error(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     (tmp_path / "none.pth").write_bytes(b"no weights")
-    with pytest.raises(build.WeightsError, match="of another network"):
+    with pytest.raises(build.WeightsError, match="does not fit the network"):
         pretrained.create(5, "resnet10t", "file", str(tmp_path / "other.safetensors"))
     with pytest.raises(build.WeightsError, match="can't be read as weights"):
         pretrained.create(5, "resnet10t", "file", str(tmp_path / "none.pth"))
@@ -102,7 +102,7 @@ def test_a_file_of_another_network_or_without_weights_is_an_error(tmp_path):
 def test_an_exception_of_the_hubs_client_is_reported(monkeypatch):
     monkeypatch.setattr(hub, "_problem", lambda repository: None)
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: (_ for _ in ()).throw(OSError("no route")))
-    with pytest.raises(build.WeightsError, match="the hub did not give weights of 'resnet18'"):
+    with pytest.raises(build.WeightsError, match="no weights of 'resnet18' from the Hugging Face Hub"):
         pretrained.create(5, "resnet18", "hub")
 
 
@@ -289,7 +289,7 @@ def test_a_saved_model_predicts_the_same_in_both_memory_layouts(tmp_path):
         ("ResNet50", "near: resnet50, "),
         ("convnext-tiny", "near: convnext_tiny, "),
         ("dino", "dinov2"),
-        ("resnet50.no_such", "there are resnet50.a1_in1k, "),
+        ("resnet50.no_such", "it has resnet50.a1_in1k, "),
     ],
 )
 def test_an_unknown_backbone_is_an_error_that_suggests_others(backbone, suggestion):
@@ -314,7 +314,7 @@ def hub_at(monkeypatch, tmp_path):
 
 
 def _hub_error(caplog) -> str:
-    with pytest.raises(build.WeightsError, match="the hub did not give weights of 'resnet18'") as error:
+    with pytest.raises(build.WeightsError, match="no weights of 'resnet18' from the Hugging") as error:
         pretrained.create(5, "resnet18", "hub")
     assert "\n" not in str(error.value)
     assert "model.net.weights=package" in str(error.value)
@@ -350,7 +350,7 @@ def test_a_hub_with_an_unusable_answer_is_asked_once(hub_at, caplog, status):
     finally:
         server.shutdown()
     assert len(requests) == 1
-    assert str(status) in message or (status == 200 and "does not answer as a hub does" in message)
+    assert str(status) in message or (status == 200 and "is not a hub" in message)
 
 
 def test_a_hub_that_refuses_or_never_answers_is_a_one_line_error(hub_at, caplog, monkeypatch):
@@ -358,7 +358,7 @@ def test_a_hub_that_refuses_or_never_answers_is_a_one_line_error(hub_at, caplog,
 
     hub_at(9)
     assert "does not answer" in _hub_error(caplog)
-    monkeypatch.setattr(hub, "SECONDS", 0.4)
+    monkeypatch.setattr(hub, "TIMEOUT_SECONDS", 0.4)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -371,7 +371,7 @@ def test_a_hanging_request_to_the_hub_times_out(monkeypatch):
 
     from huggingface_hub import HfApi
 
-    monkeypatch.setattr(hub, "SECONDS", 0.01)
+    monkeypatch.setattr(hub, "TIMEOUT_SECONDS", 0.01)
     monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: threading.Event().wait())
     assert hub._problem("timm/resnet10t").endswith("does not answer within 0.01 s")
 

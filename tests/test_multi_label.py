@@ -229,7 +229,7 @@ def test_metrics_match_scikit_learn(seed):
     for part in np.array_split(np.arange(len(targets)), 7):
         metric.update(torch.from_numpy(probabilities[part]), torch.from_numpy(targets[part]).long())
     assert float(metric.compute()) == pytest.approx(expected, abs=1e-5)
-    metrics = TASK.figures(_card(), probabilities, targets)
+    metrics = TASK.evaluate(_card(), probabilities, targets)
     assessed = TASK.assess(_card(), probabilities, targets)
     predicted = probabilities >= 0.5
     assert metrics["test/f1"] == pytest.approx(f1_score(targets, predicted, average="macro"))
@@ -248,7 +248,7 @@ def test_intervals_cover_the_true_value_in_about_95_percent(monkeypatch):
     true = TASK.score(*_predictions(99, 50_000))
     covered = 0
     for seed in range(60):
-        metrics = TASK.figures(_card(), *_predictions(seed, 150))
+        metrics = TASK.evaluate(_card(), *_predictions(seed, 150))
         covered += metrics["test/map/low"] <= true <= metrics["test/map/high"]
     assert 52 <= covered <= 60
 
@@ -259,7 +259,7 @@ def test_absent_classes_are_left_out_of_the_mean():
     metric = TASK.metrics(3)["map"]
     metric.update(torch.from_numpy(probabilities), torch.from_numpy(targets).long())
     assert float(metric.compute()) == pytest.approx(TASK.score(probabilities, targets), abs=1e-5)
-    present = TASK.figures(_card(thresholds=[0.5, 0.5, 0.99]), probabilities, targets)["test/f1"]
+    present = TASK.evaluate(_card(thresholds=[0.5, 0.5, 0.99]), probabilities, targets)["test/f1"]
     assert present == pytest.approx(f1_score(targets[:, :2], probabilities[:, :2] >= 0.5, average="macro"))
     assert TASK.score(probabilities, targets) == pytest.approx(
         average_precision_score(targets[:, :2], probabilities[:, :2])

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.common.errors import UserError
-from pipeline.tracking import places, promotion, runs
+from pipeline.tracking import artifact_locations, promotion, runs
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def fake_store(monkeypatch, tmp_path):
             get_registered_model=lambda name: SimpleNamespace(tags=uri),
         )
         monkeypatch.setenv("MLFLOW_TRACKING_URI", store or f"sqlite:///{tmp_path / 'mlflow.db'}")
-        for module in (places, promotion):
+        for module in (artifact_locations, promotion):
             monkeypatch.setattr(module, "client", lambda: fake_client)
 
     return change
@@ -40,12 +40,12 @@ def fake_store(monkeypatch, tmp_path):
 def test_another_servers_address_is_refused(fake_store, uri, store):
     fake_store(uri, store)
     for target in ({"run_id": "1"}, {"model": "m-1"}):
-        with pytest.raises(UserError, match="none of its own places") as error:
-            places.check(**target)
+        with pytest.raises(UserError, match="outside the store's own locations") as error:
+            artifact_locations.check(**target)
         assert "pass" not in str(error.value)
     version = SimpleNamespace(name="x", version="1", source=uri, storage_location=None, run_id="1")
-    with pytest.raises(UserError, match="none of its own places"):
-        places.check_version(version)
+    with pytest.raises(UserError, match="outside the store's own locations"):
+        artifact_locations.check_version(version)
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,14 @@ def test_another_servers_address_is_refused(fake_store, uri, store):
 def test_the_tracking_servers_own_locations_are_used(fake_store, uri):
     for user in ("", "ann:pass@"):
         fake_store(uri, f"http://{user}127.0.0.1:5000")
-        places.check("1", "m-1", writing=True)
+        artifact_locations.check("1", "m-1", writing=True)
 
 
 def test_a_sqlite_store_is_written_only_in_folders_named_by_an_id(fake_store, tmp_path):
     own_location = tmp_path / "elsewhere/1/artifacts"  # an experiment's own artifact location
     for uri in (f"{tmp_path}/mlartifacts/1/x", f"file://{tmp_path}/mlartifacts/1/x", own_location.as_uri()):
         fake_store(uri)
-        places.check("1", writing=True)
+        artifact_locations.check("1", writing=True)
     (tmp_path / ".ssh").mkdir()
     (tmp_path / "link/1").mkdir(parents=True)
     (tmp_path / "link/1/artifacts").symlink_to(tmp_path / ".ssh")
@@ -74,9 +74,9 @@ def test_a_sqlite_store_is_written_only_in_folders_named_by_an_id(fake_store, tm
         f"{tmp_path}/elsewhere/2/artifacts",
     ):
         fake_store(uri)
-        places.check("1")  # reading is harmless: contents are checked
-        with pytest.raises(UserError, match="none of its own places"):
-            places.check("1", writing=True)
+        artifact_locations.check("1")  # reading is harmless: contents are checked
+        with pytest.raises(UserError, match="outside the store's own locations"):
+            artifact_locations.check("1", writing=True)
 
 
 def test_a_run_is_not_written_outside_the_stores_locations(fake_store, tmp_path, monkeypatch):
@@ -89,7 +89,7 @@ def test_a_run_is_not_written_outside_the_stores_locations(fake_store, tmp_path,
     )
     fake_store(f"{tmp_path}/.ssh")
     monkeypatch.setattr(runs, "client", lambda: fake_client)
-    with pytest.raises(UserError, match="none of its own places"):
+    with pytest.raises(UserError, match="outside the store's own locations"):
         runs.complete("1", SimpleNamespace(metrics={}, folder=tmp_path), {})
 
 

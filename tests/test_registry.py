@@ -49,7 +49,7 @@ def test_promotion_and_rollback_record_their_reasons(run, project, second):
     assert f"version {first} became champion instead of version {second}: worse on kittens" in output
     assert "rolled back: worse on kittens" in output
     done = run("python", "-m", "pipeline", "registry", "rollback", "--why", "once more")
-    assert done.returncode == 1 and "is the first champion: there is none to go back to" in done.stdout
+    assert done.returncode == 1 and "is the first champion: there is none to return to" in done.stdout
     done = run("python", "-m", "pipeline", "registry", "promote", first, "--why", "again")
     assert done.returncode == 1 and f"version {first} is champion of sample already" in done.stdout
 
@@ -83,14 +83,14 @@ def test_an_alias_set_in_mlflows_page_makes_register_stale(repro, run, project, 
     client, folder = store.client(), project / "champions"
     number, _ = tracking.champion("sample")
     before = {file: file.read_bytes() for file in folder.iterdir()}
-    assert champion_files.lagging("sample") is None
+    assert champion_files.difference("sample") is None
     client.set_registered_model_alias("sample", "champion", second)
     try:
-        line = champion_files.lagging("sample")
+        line = champion_files.difference("sample")
         assert line.startswith(f"version {second} is champion of sample, but runs/sample/register/champion/")
         assert line.endswith("dvc repro")
         record = (folder / "sample.json").read_bytes()
-        assert champion_files.lagging("sample") == line
+        assert champion_files.difference("sample") == line
         assert (folder / "sample.json").read_bytes() == record  # hashed by DVC
         status = run("dvc", "status", "register").stdout
         assert re.search(r"register:\n\s+changed deps:\n\s+modified: +champions", status)
@@ -151,7 +151,7 @@ def test_ctrl_c_while_waiting_prints_the_command_that_updates_the_files(repro, m
 
     monkeypatch.setattr(champion, "_update_files", interrupted)
     monkeypatch.setattr(tracking, "promote", lambda *_, **__: None)
-    monkeypatch.setattr(champion_files, "note", lambda *_: None)
+    monkeypatch.setattr(champion_files, "record", lambda *_: None)
     with pytest.raises(SystemExit, match="130"):
         petfaces("registry", "promote", "1", "--why", "x")
     assert "to update the champion's files later, run: dvc repro" in capsys.readouterr().err
@@ -163,7 +163,7 @@ def test_ctrl_c_while_waiting_prints_the_command_that_updates_the_files(repro, m
         (["promote", "99", "--why", "x"], "has no models:/sample/99; it has versions 1 to 2"),
         (["--data", "nothing", "list"], "has no 'nothing'; it has the names "),
         (["promote", "9" * 30, "--why", "x"], "is no version"),
-        (["--data", "", "list"], "--data: '' is no name"),
+        (["--data", "", "list"], "--data: '' is not a valid name"),
         (["--data", "nothing", "rollback", "--why", "x"], "'nothing' has no champion"),
         (["promote", "1"], "Missing option '--why'"),
     ],

@@ -277,11 +277,11 @@ def test_a_missing_audit_is_an_error_that_names_the_stage(tmp_path):
 def test_the_interval_is_right_at_0_and_1_and_covers_the_true_share():
     from scipy.stats import binom
 
-    low, high = shares.interval(np.ones(42, dtype=bool))
+    low, high = shares.wilson_interval(np.ones(42, dtype=bool))
     assert (round(low, 3), high) == (0.916, 1.0)
-    low, high = shares.interval(np.zeros(42, dtype=bool))
+    low, high = shares.wilson_interval(np.zeros(42, dtype=bool))
     assert (low, round(high, 3)) == (0.0, 0.084)
-    intervals = [shares.interval(np.arange(42) < hits) for hits in range(43)]
+    intervals = [shares.wilson_interval(np.arange(42) < hits) for hits in range(43)]
     for share in (0.5, 0.9, 0.95, 0.98, 0.99):  # exact coverage
         covered = [hits for hits, (low, high) in enumerate(intervals) if low <= share <= high]
         assert binom.pmf(covered, 42, share).sum() > 0.9

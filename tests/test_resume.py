@@ -17,8 +17,8 @@ import torch
 
 from models.classifier import Classifier
 from pipeline import config, train
-from pipeline.artifacts import curves, job_notes, resume
-from pipeline.artifacts.checkpoints import Checkpoints, read
+from pipeline.artifacts import curves, job_outcomes, resume_state
+from pipeline.artifacts.checkpoints import Checkpoints, load_checkpoint
 from pipeline.artifacts.lineage import code_hash
 from pipeline.artifacts.seal import model_hash
 from pipeline.common import errors, paths
@@ -174,14 +174,14 @@ def test_a_training_stopped_by_sigterm_resumes_to_the_same_bytes(
 ):
     cfg = [*overrides, f"out={tmp_path / 'out'}"]
     _stop_at(monkeypatch, steps, validating)
-    message = r"\d is trained and not yet validated" if validating else r"\d is kept at batch \d+ of"
+    message = r"\d is trained and not yet validated" if validating else r"\d is saved at batch \d+ of"
     with pytest.raises(StoppedError, match=f"SIGTERM; epoch {message}"):
         train.train(config.compose(*cfg), "stopped")
     monkeypatch.undo()
     (folder,) = _resume_states()
     last = Checkpoints(folder / "checkpoints").latest()
     # No checkpoint is written during validation: the last minutes are retrained.
-    assert last is None if validating else read(last)["global_step"] == steps
+    assert last is None if validating else load_checkpoint(last)["global_step"] == steps
     train.train(config.compose(*cfg))
     _assert_same_files(uninterrupted(*overrides), tmp_path / "out")
 
@@ -254,15 +254,15 @@ def test_runtime_settings_may_change_before_resuming(repro, tmp_path, monkeypatc
 
 def test_a_changed_byte_of_code_starts_over(project):
     settings = {"trainer": {}, "runtime": {}}
-    before = resume.identity(settings, {"code": code_hash()}, None)
+    before = resume_state.identity(settings, {"code": code_hash()}, None)
     file = project / "pipeline/artifacts/curves.py"
     text = file.read_text()
     try:
         file.write_text(text + "\n")
-        assert resume.identity(settings, {"code": code_hash()}, None) != before
+        assert resume_state.identity(settings, {"code": code_hash()}, None) != before
     finally:
         file.write_text(text)
-    assert resume.identity(settings, {"code": code_hash()}, None) == before
+    assert resume_state.identity(settings, {"code": code_hash()}, None) == before
 
 
 def test_a_damaged_checkpoint_is_reported_and_the_previous_used(uninterrupted, tmp_path, monkeypatch, capsys):
@@ -299,7 +299,7 @@ def test_without_an_intact_checkpoint_the_head_is_fitted_again(tmp_path, monkeyp
         cfg=config.compose("model=finetune"), model=None, card=SimpleNamespace(name="")
     )
     with pytest.raises(StoppedError, match="the epochs begin"):
-        fit.fit(training, checkpoints, began=0.0)
+        fit.fit(training, checkpoints, started_at=0.0)
     assert fitted == [["a row of the head"]]
 
 
@@ -310,7 +310,7 @@ def test_checkpoints_are_named_by_sha256_and_two_are_kept(tmp_path):
         output = subprocess.run(["sha256sum", file], capture_output=True, text=True, check=True).stdout
         assert output.split()[0] in file.name
     assert len(list(checkpoints.folder.iterdir())) == 2
-    assert read(checkpoints.latest())["weights"].tolist() == [3, 3, 3]
+    assert load_checkpoint(checkpoints.latest())["weights"].tolist() == [3, 3, 3]
 
 
 def test_a_full_disk_keeps_the_last_checkpoint_to_resume_from(uninterrupted, tmp_path, monkeypatch):
@@ -331,7 +331,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_to_resume_from(uninterrupted, tmp
     monkeypatch.undo()
     (folder,) = _resume_states()
     (file,) = (folder / "checkpoints").iterdir()  # the partial one is deleted
-    assert read(file)["epoch"] == 1
+    assert load_checkpoint(file)["epoch"] == 1
     train.train(config.compose(*cfg))
     _assert_same_files(uninterrupted(*SCRATCH), tmp_path / "out")
 
@@ -347,7 +347,7 @@ def test_a_result_that_dvc_did_not_commit_is_restored_without_training(
     assert "resuming after epoch 3" in capsys.readouterr().err
     assert len(_runs_named("not taken yet")) == 1
     _assert_same_files(uninterrupted(*SCRATCH), tmp_path / "out")
-    resume.discard_resume_state(tmp_path / "out")  # called by the next stage
+    resume_state.discard(tmp_path / "out")  # called by the next stage
     assert not _resume_states()
 
 
@@ -394,7 +394,7 @@ def test_a_nan_loss_reports_the_batchs_images_and_the_last_checkpoint(repro, pro
     batch = [row for epoch, row in seen if epoch == 1][16:32]
     assert f"its pictures: {', '.join(paths.iloc[batch])}; last good checkpoint: " in str(error.value)
     file = Path(str(error.value).partition("last good checkpoint: ")[2].partition(";")[0])
-    assert read(file)["epoch"] == 1
+    assert load_checkpoint(file)["epoch"] == 1
 
 
 def test_a_killed_worker_is_an_error_and_the_training_resumes(uninterrupted, tmp_path, monkeypatch):
@@ -407,7 +407,7 @@ def test_a_killed_worker_is_an_error_and_the_training_resumes(uninterrupted, tmp
         return original(self, item)
 
     monkeypatch.setattr(datamodule.ImageDataset, "__getitem__", kill_worker)
-    with pytest.raises(UserError, match=r"a loader's worker was killed.*fewer runtime\.workers"):
+    with pytest.raises(UserError, match=r"a DataLoader worker was killed.*fewer runtime\.workers"):
         train.train(config.compose(*cfg))
     monkeypatch.undo()
     train.train(config.compose(*cfg))
@@ -554,7 +554,7 @@ def test_an_interrupted_sweep_is_resumed_by_the_same_command(repro, run, project
     record = json.loads(file.read_text())
     assert record["ended"]
     file.write_text(json.dumps(record | {"ended": False}))
-    second = file.parent / job_notes.read(file.parent)[1]["folder"]
+    second = file.parent / job_outcomes.read(file.parent)[1]["folder"]
     before = (second / "weights.safetensors").read_bytes()
     shutil.rmtree(second)
     done = run(*command)

@@ -306,7 +306,7 @@ def test_damaged_workspace_files_are_restored_from_dvcs_cache(verify, run, other
         _flip(file)
     assert "up to date" in run("dvc", "status", cwd=other).stdout
     synced = run("python", "-m", "pipeline", "tracking", "sync", cwd=other, PYTHONPATH=str(other))
-    assert "passed over: runs/sample/train/scratch: weights.safetensors is damaged" in synced.stdout
+    assert "skipped: runs/sample/train/scratch: weights.safetensors is damaged" in synced.stdout
     for file in users_files:
         file.parent.mkdir(exist_ok=True)
         file.write_text("a user's")
@@ -397,7 +397,9 @@ def test_a_damaged_mlmodel_is_reported_and_invalid_records_count_as_none(repro, 
 
     def find(folder_name: str):
         (stored,) = [
-            stored for stored in tracking.registered(tmp_path / folder_name) if stored.name == expected_name
+            stored
+            for stored in tracking.registered_folders(tmp_path / folder_name)
+            if stored.name == expected_name
         ]
         return stored
 

@@ -111,7 +111,7 @@ def test_a_newer_store_is_an_error(old_store, monkeypatch):
 
 def test_another_programs_database_is_an_error(tmp_path, monkeypatch):
     _sql(tmp_path / "study.db", "CREATE TABLE studies (x)")
-    assert "something else than MLflow (tables studies)" in _error(
+    assert "is not an MLflow database (it has the tables studies)" in _error(
         monkeypatch, f"sqlite:///{tmp_path}/study.db"
     )
 
@@ -122,7 +122,7 @@ def test_a_file_that_is_no_database_is_an_error(tmp_path, monkeypatch):
 
 
 def test_a_folder_instead_of_a_database_is_an_error(tmp_path, monkeypatch):
-    assert "can't be opened: a folder" in _error(monkeypatch, f"sqlite:///{tmp_path}")
+    assert "can't be opened: it is a folder" in _error(monkeypatch, f"sqlite:///{tmp_path}")
 
 
 @pytest.mark.parametrize("address", ["file:./mlruns", "mlruns", "./mlruns"])
@@ -136,7 +136,7 @@ def test_a_read_only_store_is_an_error(repro, project, tmp_path, monkeypatch):
     shutil.copyfile(project / "mlflow.db", tmp_path / "kept.db")
     # By SQLite's mode=ro, as file modes don't bind root.
     message = _error(monkeypatch, f"sqlite:///file:{tmp_path}/kept.db?mode=ro&uri=true")
-    assert "can be read only" in message
+    assert "is read-only" in message
 
 
 def test_a_locked_store_is_an_error(repro, project, tmp_path, monkeypatch):
@@ -146,7 +146,7 @@ def test_a_locked_store_is_an_error(repro, project, tmp_path, monkeypatch):
     other = sqlite3.connect(file)
     other.execute("BEGIN EXCLUSIVE")
     try:
-        assert "is locked by another program" in _error(monkeypatch, f"sqlite:///{file}")
+        assert "has been locked by another program" in _error(monkeypatch, f"sqlite:///{file}")
     finally:
         other.close()
 

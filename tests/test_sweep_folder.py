@@ -11,7 +11,7 @@ import pytest
 from conftest import outcome
 from omegaconf import OmegaConf
 
-from pipeline.artifacts import job_notes
+from pipeline.artifacts import job_outcomes
 from pipeline.common.errors import StoppedError, UserError
 from pipeline.stage import stage
 from pipeline.sweeps import jobs, resume
@@ -123,7 +123,7 @@ def test_failed_jobs_are_counted_and_the_others_run(sweeps, monkeypatch, capsys,
     assert str(error) in output
     assert ("Traceback" in output) == isinstance(error, ValueError)
     (folder,) = sweeps.iterdir()
-    reasons = {number: noted["error"] for number, noted in job_notes.read(folder).items()}
+    reasons = {number: noted["error"] for number, noted in job_outcomes.read(folder).items()}
     assert str(error) in reasons[0] and reasons[1] == ""
 
 
@@ -144,7 +144,7 @@ def test_a_failed_job_returns_nan(sweeps):
 
 def test_a_failed_jobs_reason_is_read_back(sweeps, monkeypatch):
     _sweep(monkeypatch, _failing(UserError("no pictures"), 1), "seed=1,2", "hydra.sweep.dir=runs/sweeps/mine")
-    first, second = jobs.read("mine", spell=False).jobs
+    first, second = jobs.read("mine", details=False).jobs
     assert (first.status, first.reason) == ("failed", "no pictures")
     assert second.status == "no result"
 
@@ -155,7 +155,7 @@ def test_a_broken_record_of_a_sweep_gives_no_traceback(sweeps, monkeypatch, cont
     _release_locks()
     for name in ("command.json", "multirun.yaml", ".outcomes/0.json"):
         (sweeps / "mine" / name).write_text(content)
-    assert jobs.read("mine", spell=False).jobs
+    assert jobs.read("mine", details=False).jobs
     assert _sweep(monkeypatch, _succeed, "seed=1,2") is None
 
 
@@ -224,6 +224,11 @@ def test_a_jobs_folder_can_be_named_by_its_overrides(sweeps, monkeypatch):
     assert _sweep(monkeypatch, _failing(UserError("no"), 1), *overrides).startswith(
         "test_sweep_folder: error: 1 of 2"
     )
-    first, second = jobs.read("mine", spell=False).jobs
-    assert (first.folder.name, first.name, first.said, first.status) == ("seed=1", "0", "seed=1", "failed")
-    assert (second.folder.name, second.name, second.said) == ("seed=2", "1", "seed=2")
+    first, second = jobs.read("mine", details=False).jobs
+    assert (first.folder.name, first.name, first.override_text, first.status) == (
+        "seed=1",
+        "0",
+        "seed=1",
+        "failed",
+    )
+    assert (second.folder.name, second.name, second.override_text) == ("seed=2", "1", "seed=2")

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from untrusted_models import CARD
 
 from pipeline import config, tasks, tracking, train
-from pipeline.artifacts import job_notes, seal
+from pipeline.artifacts import job_outcomes, seal
 from pipeline.common import errors
 from pipeline.config import overrides
 from pipeline.sweeps import effects, jobs
@@ -224,7 +224,7 @@ def test_the_spread_of_the_lead_is_a_t_tests_confidence_interval(sweeps):
     metric = TOP1
     sweep = jobs.read("s")
     ranked = effects.candidates(sweep, metric)
-    half_width = float(re.search(r"by up to (\S+) points", effects.belief(sweep, ranked, metric)[0])[1])
+    half_width = float(re.search(r"by up to (\S+) points", effects.reliability(sweep, ranked, metric)[0])[1])
     test = ttest_ind(*metrics.values())
     expected = 100 * (test.confidence_interval().high - test.confidence_interval().low) / 2
     assert half_width == pytest.approx(expected, abs=0.05)
@@ -286,13 +286,13 @@ def test_the_loss_is_that_of_the_kept_weights():
         {"epoch": 1.0, "val/loss": 3.0, "val/top1": 0.5},
         {"epoch": 2.0, "val/loss": 2.0, "val/top1": 0.4},
     ]
-    assert tasks.kept_row(epochs, TOP1.key)["val/loss"] == 3.0
+    assert tasks.best_row(epochs, TOP1.key)["val/loss"] == 3.0
     fitted_head = {"epoch": 0.0, "val/loss": 4.0, "val/top1": 0.5}
-    assert tasks.kept_row([fitted_head, *epochs], TOP1.key)["val/loss"] == 4.0
+    assert tasks.best_row([fitted_head, *epochs], TOP1.key)["val/loss"] == 4.0
     diverged = {"epoch": 1.0, "val/loss": 9.0, "val/top1": float("nan")}
-    assert tasks.kept_row([diverged, *epochs], TOP1.key)["val/loss"] == 3.0
+    assert tasks.best_row([diverged, *epochs], TOP1.key)["val/loss"] == 3.0
     strengths = [{"val/loss": 3.0, "val/top1": 0.5}, {"val/loss": 2.0, "val/top1": 0.4}]
-    assert tasks.kept_row(strengths, TOP1.key)["val/loss"] == 2.0
+    assert tasks.best_row(strengths, TOP1.key)["val/loss"] == 2.0
 
 
 def test_a_diverged_job_is_shown_and_never_the_best(sweeps, capsys):
@@ -337,7 +337,7 @@ def test_a_repeated_seed_counts_once(sweeps):
     for number in range(2):
         _job(sweeps / f"s/{number}", "model.lr=0.01")
     (candidate,) = effects.candidates(jobs.read("s"), TOP1)
-    assert len(candidate.figures) == 1
+    assert len(candidate.values) == 1
 
 
 def test_different_validation_splits_are_reported(sweeps, capsys):
@@ -363,7 +363,7 @@ def test_failed_and_missing_jobs_of_a_sweep_are_listed(sweeps, run, capsys):
     assert done.stdout.count("error: data/petfaces has no packed pictures") == 4, done.stdout
     assert "error: 4 of 4 jobs failed (0, 1, 2, 3)" in done.stdout
     assert done.returncode == 1
-    shutil.rmtree(sweeps / "failed" / job_notes.read(sweeps / "failed")[3]["folder"])
+    shutil.rmtree(sweeps / "failed" / job_outcomes.read(sweeps / "failed")[3]["folder"])
     text = _output(capsys, "failed")
     assert re.search("job 1: failed: .* has no packed pictures.* data=petfaces model=probe seed=2", text)
     assert re.search("job 2: failed: .* has no packed pictures.* data=petfaces model=scratch seed=1", text)

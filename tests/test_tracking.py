@@ -151,7 +151,7 @@ def test_the_comparison_shows_the_parameters_that_differ():
     assert web_ui.differing([probe]) == []
     assert web_ui.differing([probe, probe | {"augment": "none"}]) == []  # the first is of an earlier version
     many = [{"model.name": "probe", **{f"key{key}": str(run * key) for key in range(50)}} for run in range(3)]
-    assert len(web_ui.differing(many)) == web_ui.DIFFERING
+    assert len(web_ui.differing(many)) == web_ui.MAX_PARAMS
 
 
 def test_a_commit_is_restored_after_the_database_is_lost(synced, client, run):
@@ -185,8 +185,8 @@ def test_an_unreadable_commit_does_not_stop_the_search(monkeypatch, error):
         return "code"
 
     monkeypatch.setattr(provenance, "_git", lambda *_: b"odd\nold\n")
-    monkeypatch.setattr(provenance, "_code_of", code_of)
-    assert provenance._with_code.__wrapped__("code") == "old"
+    monkeypatch.setattr(provenance, "_code_hash_at", code_of)
+    assert provenance._commit_with_code.__wrapped__("code") == "old"
 
 
 def test_an_earlier_versions_commit_is_read_from_its_lineage(repro, project, tmp_path):
@@ -400,9 +400,9 @@ def test_sync_skips_files_of_an_older_format_with_a_warning(client, project, cap
             shutil.rmtree(folder, ignore_errors=True)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert len(lines) == 3
-    assert lines[0].startswith("warning: passed over: runs/single/old/model.json is missing")
-    assert lines[1].startswith("warning: passed over: runs/single/bare has no SHA256SUMS (an older version")
-    assert lines[2].startswith("warning: passed over: runs/sample/register/decision.json is of an older form")
+    assert lines[0].startswith("warning: skipped: runs/single/old/model.json is missing")
+    assert lines[1].startswith("warning: skipped: runs/single/bare has no SHA256SUMS (written by an older")
+    assert lines[2].startswith("warning: skipped: runs/sample/register/decision.json was written by an older")
 
 
 @pytest.mark.parametrize(

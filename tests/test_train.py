@@ -121,10 +121,10 @@ def test_the_lineage_records_data_code_and_environment(trained, run):
 
 def test_params_do_not_mark_the_tree_dirty_but_conf_does(repro, project, restored, change):
     change("params.yaml", ("\nseed: 1 ", "\nseed: 2 "))
-    assert Provenance.here().dirty is False
+    assert Provenance.current().dirty is False
     change("conf/model/scratch.yaml", ("dropout: 0.2", "dropout: 0.3"))
-    assert Provenance.here().dirty is True
-    assert b"dropout: 0.3" in Provenance.here().changes
+    assert Provenance.current().dirty is True
+    assert b"dropout: 0.3" in Provenance.current().changes
 
 
 def test_kept_weights_are_those_of_the_best_epoch(trained):
@@ -214,8 +214,8 @@ def test_head_weights_are_matched_by_class_name(trained):
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        ("nowhere", "holds no trained model"),
-        ("runs/sample/train/probe", "is of another network"),
+        ("nowhere", "is not a trained model"),
+        ("runs/sample/train/probe", "has another architecture"),
         ("models:/sample/99", "has no models:/sample/99"),
         ("models:/sample@nobody", "has no models:/sample@nobody"),
     ],
@@ -267,11 +267,11 @@ def test_a_folder_with_other_contents_is_not_replaced(repro, project, tmp_path, 
 
 def test_a_train_folder_is_replaced_but_not_an_exported_model(repro, project, tmp_path):
     exported = shutil.copytree(project / "runs/sample/register/candidates/scratch", tmp_path / "exported")
-    with pytest.raises(UserError, match="holds something else than what is written there"):
+    with pytest.raises(UserError, match="contains other files than this program writes"):
         train._target(config.compose(f"out={exported}", "model=scratch"))
     whole = shutil.copytree(project / "runs/sample/train/scratch", tmp_path / "whole")
     (whole / ".DS_Store").write_text("a system's")
-    with train._target(config.compose(f"out={whole}", "model=scratch")).written() as part:
+    with train._target(config.compose(f"out={whole}", "model=scratch")).replace() as part:
         (part / "new").write_text("new")
     assert [file.name for file in whole.iterdir()] == ["new"]
 
@@ -295,7 +295,7 @@ def test_out_must_not_be_one_of_the_projects_folders(repro, project, tmp_path, o
 
 def test_files_added_to_out_during_training_are_kept(tmp_path):
     target = atomic.Target(tmp_path / "out", ("a",), advice="name another")
-    with pytest.raises(UserError, match="holds something else"), target.written() as part:
+    with pytest.raises(UserError, match="contains other files"), target.replace() as part:
         (part / "a").write_text("trained")
         seal.seal(part)
         target.out.mkdir()
@@ -304,7 +304,7 @@ def test_files_added_to_out_during_training_are_kept(tmp_path):
     (target.part).mkdir()
     _add_notes(target.part)
     shutil.rmtree(target.out)
-    with pytest.raises(UserError, match=r"out\.part holds something else .* in the way: move it away"):
+    with pytest.raises(UserError, match=r"out\.part contains other files .* in the way: move it away"):
         target.begin()
     assert (target.part / "notes.txt").read_text() == "a user's"
 
@@ -312,7 +312,7 @@ def test_files_added_to_out_during_training_are_kept(tmp_path):
 def test_a_partial_folder_of_a_killed_process_is_replaced(tmp_path):
     target = atomic.Target(tmp_path / "out", ("a",))
     (target.begin() / "half").write_text("half")
-    with target.written() as part:
+    with target.replace() as part:
         (part / "a").write_text("whole")
         seal.seal(part)
     assert {file.name for file in target.out.iterdir()} == {"a", "SHA256SUMS"}
@@ -366,7 +366,7 @@ def test_a_training_without_git_warns_in_one_line(repro, tmp_path, monkeypatch, 
         train.train(config.compose(f"out={tmp_path / 'out'}", "model=scratch", "seed=78"))
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "git" in line]
     assert re.match(
-        rf"warning: git does not tell the commit, so this model can't be rebuilt later: .*{message}", line
+        rf"warning: git can't report the commit, so this model can't be rebuilt later: .*{message}", line
     )
 
 
@@ -374,8 +374,8 @@ def test_a_project_inside_another_repository_has_no_commit(tmp_path, monkeypatch
     assert run("git", "init", "-q", cwd=tmp_path).returncode == 0
     (tmp_path / "petfaces").mkdir()
     monkeypatch.setattr(provenance, "ROOT", tmp_path / "petfaces")
-    assert Provenance.here().commit is None
-    assert Provenance.here().trouble.endswith("is the folder petfaces/ of another repository")
+    assert Provenance.current().commit is None
+    assert Provenance.current().git_error.endswith("is the folder petfaces/ of another repository")
 
 
 def test_an_interrupted_training_leaves_no_partial_folder(repro, tmp_path, monkeypatch):
@@ -425,8 +425,8 @@ def test_an_unknown_backbone_is_an_error(repro, tmp_path):
     [
         ("model.net.widths=[]", "^model.net: the network can't be built"),
         ("model.net.depths=[1]", "^model.net: the network can't be built"),
-        ("model.net.dropout=1.5", "^model.net.dropout=1.5 is not what ScratchCNN takes, or out of bounds"),
-        ("model.net.widths=[0]", r"^model.net.widths=\[0\] is not what ScratchCNN takes, or out of bounds"),
+        ("model.net.dropout=1.5", "^model.net.dropout=1.5: wrong type for ScratchCNN, or out of bounds"),
+        ("model.net.widths=[0]", r"^model.net.widths=\[0\]: wrong type for ScratchCNN, or out of bounds"),
     ],
 )
 def test_invalid_network_arguments_are_an_error(repro, tmp_path, override, message):

@@ -63,7 +63,7 @@ def test_fast_dev_run_writes_nothing(repro, project, tmp_path, capsys, model):
     )
     assert state() == before
     assert not (tmp_path / "x").exists()
-    assert "nothing is kept" in capsys.readouterr().err
+    assert "fast_dev_run has finished" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("steps", [1, 4, 7])
@@ -99,7 +99,7 @@ def test_a_limited_epoch_counts_the_images_seen(repro, tmp_path):
 
 
 def test_max_time_ends_a_training_with_its_last_weights(repro, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"trainer\.max_time was over before the first validation"):
+    with pytest.raises(UserError, match=r"trainer\.max_time ended before the first validation"):
         train.train(config.compose(*SCRATCH, "trainer.max_time='00:00:00:00'", f"out={tmp_path / 'none'}"))
     steps, original = [], callbacks.Curves.on_train_batch_start
 
@@ -212,12 +212,12 @@ def test_lightnings_model_checkpoint_writes_into_the_named_folder(repro, tmp_pat
         ),
         (
             ["+metrics.a._target_=torchmetrics.classification.MultilabelAUROC"],
-            "gives no number for this task",
+            "returns no number for this task",
         ),
-        (["+model.loss._target_=torch.nn.Module"], "model.loss gives no number"),
+        (["+model.loss._target_=torch.nn.Module"], "model.loss returns no number"),
         (
             ["+model.loss._target_=torch.nn.CrossEntropyLoss", "+model.loss.reduction=none"],
-            "model.loss gives no number",
+            "model.loss returns no number",
         ),
         (
             [

@@ -153,7 +153,7 @@ def test_sync_merges_duplicate_runs_and_versions(client, folders, project, capsy
     first, second = _duplicate(client, folders)
     tracking.sync()
     messages = capsys.readouterr().err
-    assert "merged what MLflow held twice: 1 run, version 2 of sample (now 1)" in messages
+    assert "merged duplicates in MLflow: 1 run, version 2 of sample (now 1)" in messages
     (run,) = _runs(client, content=client.get_run(first).data.tags["content"])
     assert run.info.run_id == first
     assert run.data.tags["mine"] == "yes"
@@ -225,19 +225,19 @@ def test_a_concurrent_promotion_from_another_machine_is_an_error(three_versions,
         set_alias(self, name, alias, number)
 
     monkeypatch.setattr(mlflow.MlflowClient, "set_registered_model_alias", set_alias_late)
-    with pytest.raises(UserError, match=r"version 2 was promoted \(theirs\)"):
+    with pytest.raises(UserError, match=r"promoted version 2 \(theirs\)"):
         promotion.promote(NAME, "1", "ours")
     assert promotion.champion(NAME)[0] == "2" == promotion.history(NAME)[-1].version
 
 
 def test_only_the_current_champion_is_recorded_in_the_files(three_versions, monkeypatch, tmp_path):
     monkeypatch.setattr(champion_files, "FOLDER", tmp_path / "champions")
-    monkeypatch.setattr(champion_files, "_copy", lambda name: tmp_path)
+    monkeypatch.setattr(champion_files, "_local_champion", lambda name: tmp_path)
     monkeypatch.setattr(champion_files, "model_hash", lambda folder: "0" * 64)
     for number in "12":
         promotion.promote(NAME, number, f"for {number}", by_person=True)
-    champion_files.note(NAME, "2", "for 2")
-    champion_files.note(NAME, "1", "for 1")  # by a program that was delayed after promoting
+    champion_files.record(NAME, "2", "for 2")
+    champion_files.record(NAME, "1", "for 1")  # by a program that was delayed after promoting
     (file,) = champion_files.FOLDER.iterdir()
     assert json.loads(file.read_text())["why"] == "for 2"
 

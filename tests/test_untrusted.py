@@ -62,27 +62,27 @@ def test_every_model_in_conf_passes_the_check_of_network_arguments():
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        ({"_target_": "pandas.read_pickle", "filepath_or_buffer": "x.pkl"}, "no network of this checkout"),
-        ({"_target_": "os.system", "command": "touch x"}, "no network of this checkout"),
-        ({"_target_": "models.classifier.load", "folder": "/"}, "no network of this checkout"),
-        ({"_target_": "models.pretrained.torch.hub.load"}, "no network of this checkout"),
+        ({"_target_": "pandas.read_pickle", "filepath_or_buffer": "x.pkl"}, "is not a registered network"),
+        ({"_target_": "os.system", "command": "touch x"}, "is not a registered network"),
+        ({"_target_": "models.classifier.load", "folder": "/"}, "is not a registered network"),
+        ({"_target_": "models.pretrained.torch.hub.load"}, "is not a registered network"),
         (CARD["net"] | {"widths": {"_target_": "pandas.read_pickle"}}, "net must be a mapping"),
         (CARD["net"] | {"_partial_": True}, "takes no argument '_partial_'"),
         (CARD["net"] | {"widths": [8, 100_001]}, "out of bounds"),
-        (CARD["net"] | {"widths": [8, 90_000]}, "the weights are of another network"),
+        (CARD["net"] | {"widths": [8, 90_000]}, "the weights do not match the card.s network"),
         (CARD["net"] | {"depths": [1, 100_000]}, "far larger than the weights"),
         (CARD["net"] | {"widths": [0, 0]}, "out of bounds"),
         (CARD["net"] | {"depths": [0, 0]}, "out of bounds"),
         (CARD["net"] | {"dropout": 1.5}, "out of bounds"),
-        (CARD["net"] | {"depths": "11"}, "not what ScratchCNN takes"),
-        (CARD["net"] | {"dropout": True}, "not what ScratchCNN takes"),
+        (CARD["net"] | {"depths": "11"}, "wrong type for ScratchCNN"),
+        (CARD["net"] | {"dropout": True}, "wrong type for ScratchCNN"),
         ({"_target_": "models.scratch.ScratchCNN"}, "needs the argument"),
         *(
             ({"_target_": "models.pretrained.create", "backbone": name}, message)
             for name, message in [
-                ("hf-hub:timm/resnet18.a1_in1k", "is no name of a timm model"),
-                ("local-dir:/tmp", "is no name of a timm model"),
-                ("../resnet10t", "is no name of a timm model"),
+                ("hf-hub:timm/resnet18.a1_in1k", "is not a timm model name"),
+                ("local-dir:/tmp", "is not a timm model name"),
+                ("../resnet10t", "is not a timm model name"),
                 ("resnet1800", "can't be built"),
                 ("vit_giant_patch14_dinov2", "far larger than the weights"),
             ]
@@ -178,8 +178,8 @@ def test_invalid_weight_files_are_an_error(kind, trained, tmp_path):
         (lambda value: value.to(torch.bool), "is torch.bool, not torch.float32"),
         (lambda value: value.to(torch.int8), "is torch.int8, not torch.float32"),
         (lambda value: value.to(torch.complex64), "is torch.complex64, not torch.float32"),
-        (lambda value: value * math.nan, "holds NaN or infinity"),
-        (lambda value: value / 0, "holds NaN or infinity"),
+        (lambda value: value * math.nan, "contains NaN or infinity"),
+        (lambda value: value / 0, "contains NaN or infinity"),
     ],
 )
 def test_weights_of_another_type_or_with_nan_are_refused(change, message, trained, tmp_path):

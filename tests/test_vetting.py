@@ -122,7 +122,7 @@ def test_settings_with_the_commits_own_classes_are_accepted(tree):
         ({"model__net": {"_target_": "models.tiny.Tiny", "_args_": [1]}}, "no plain argument"),
         (
             {"model__net": {"_target_": "models.pretrained.create", "backbone": "hf-hub:a/b"}},
-            "is no name of a timm model",
+            "is not a timm model name",
         ),
         (
             {"model__net": {"_target_": "models.pretrained.create", "backbone": "x", "cache_dir": "/"}},

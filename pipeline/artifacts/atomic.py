@@ -1,7 +1,7 @@
 """Atomic writes of files and folders that never delete a user's files.
 
 Train, pack, evaluate, register and export replace their output folder. The old one is deleted only if this
-program wrote it: sealed, intact, nothing added. Otherwise a UserError names what is in the way.
+program wrote it (it is sealed and intact, and nothing was added); otherwise a UserError names the files.
 """
 
 import os
@@ -17,7 +17,7 @@ from pipeline.artifacts import seal
 from pipeline.common.errors import UserError
 from pipeline.common.text import listed, printable
 
-MARK = ".unfinished"  # marks a folder as being written, so leftovers of a killed process can be deleted
+MARKER = ".unfinished"  # file in a temporary folder: one that a killed process left may be deleted
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Target:
 
     Attributes:
         out: must be missing, empty, or unchanged since this program wrote it.
-        needed: files that identify a folder of this kind.
+        required: files that each folder of this kind has.
         what: name used in messages, such as ``out=runs/single/mine``; defaults to the path.
-        advice: what the user should do if the folder can't be replaced.
+        advice: ends the message if the folder can't be replaced.
     """
 
     out: Path
-    needed: tuple[str, ...]
+    required: tuple[str, ...]
     what: str = ""
     advice: str = "move it away"
 
@@ -47,21 +47,21 @@ class Target:
         Raises:
             UserError: `out` holds something that this program did not write.
         """
-        _check(self.out, self.what or str(seal.relative_to_root(self.out)), self.needed, self.advice)
+        _check(self.out, self.what or str(seal.relative_to_root(self.out)), self.required, self.advice)
 
     def begin(self) -> Path:
-        """Creates and returns the temporary folder, after deleting leftovers of a killed process.
+        """Creates and returns the temporary folder; deletes one that a killed process left.
 
         Raises:
             UserError: as `check`, or something else has the temporary folder's name.
         """
         self.check()
-        if self.part.is_symlink() or not (self.part / MARK).is_file():
+        if self.part.is_symlink() or not (self.part / MARKER).is_file():
             what = str(seal.relative_to_root(self.part))
-            _check(self.part, what, self.needed, "it is in the way: move it away")
+            _check(self.part, what, self.required, "it is in the way: move it away")
         shutil.rmtree(self.part, ignore_errors=True)
         self.part.mkdir(parents=True)
-        (self.part / MARK).touch()
+        (self.part / MARKER).touch()
         return self.part
 
     def finish(self) -> None:
@@ -70,13 +70,13 @@ class Target:
         Raises:
             UserError: as `check`; the user may have put something there in the meantime.
         """
-        (self.part / MARK).unlink()
+        (self.part / MARKER).unlink()
         self.check()
         shutil.rmtree(self.out, ignore_errors=True)
         os.replace(self.part, self.out)
 
     @contextmanager
-    def written(self) -> Iterator[Path]:
+    def replace(self) -> Iterator[Path]:
         """Yields the temporary folder; replaces `out` on success, deletes the temporary folder on error."""
         part = self.begin()
         try:
@@ -87,8 +87,11 @@ class Target:
 
 
 @contextmanager
-def replaced(file: Path) -> Iterator[Path]:
-    """Yields a temporary path; the file written there replaces `file` if the context raises nothing."""
+def replace_file(file: Path) -> Iterator[Path]:
+    """Yields a temporary path in the same folder, which is created; what is written there replaces `file`.
+
+    If the context raises, `file` stays as it was.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
@@ -100,13 +103,13 @@ def replaced(file: Path) -> Iterator[Path]:
 
 def replace_text(file: Path, content: str) -> None:
     """Writes a text file atomically, as UTF-8."""
-    with replaced(file) as part:
+    with replace_file(file) as part:
         part.write_text(content, encoding="utf-8")
 
 
 @contextmanager
-def replaced_folder(folder: Path) -> Iterator[Path]:
-    """Like `replaced`, for a cache folder; of two concurrent writers, either one's folder remains."""
+def replace_folder(folder: Path) -> Iterator[Path]:
+    """Like `replace_file`, for a cache folder; of two concurrent writers, either one's folder remains."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix="."))
     try:
@@ -118,7 +121,8 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _check(folder: Path, what: str, needed: tuple[str, ...], advice: str) -> None:
+def _check(folder: Path, what: str, required: tuple[str, ...], advice: str) -> None:
+    """`Target.check` for any folder."""
     if folder.is_symlink():
         raise UserError(f"{what} is a symbolic link, which is not replaced; {advice}")
     if not folder.exists():
@@ -131,24 +135,24 @@ def _check(folder: Path, what: str, needed: tuple[str, ...], advice: str) -> Non
         known = portable.sealed(folder)
     except portable.DamagedError:
         known = {}
-    if not set(needed) <= known.keys():
-        raise UserError(f"{what} holds something else than what is written there; {advice}")
-    check_own(folder, what, advice)
+    if not set(required) <= known.keys():
+        raise UserError(f"{what} contains other files than this program writes; {advice}")
+    check_unchanged(folder, what, advice)
 
 
-def check_own(folder: Path, what: str, advice: str, *written: str, below: bool = False) -> None:
+def check_unchanged(folder: Path, what: str, advice: str, *written: str, recursive: bool = False) -> None:
     """Checks that a folder is unchanged since this program wrote it.
 
     Args:
         folder: an existing directory.
         what: its name in the message.
-        advice: what the user should do if it was changed.
+        advice: ends the message.
         written: see `seal.foreign_files`.
-        below: see `seal.foreign_files`.
+        recursive: see `seal.foreign_files`.
 
     Raises:
         UserError: names the files that were added or changed.
     """
-    if found := seal.foreign_files(folder, *written, below=below):
+    if found := seal.foreign_files(folder, *written, recursive=recursive):
         shown = listed(list(map(printable, found)), 3)
-        raise UserError(f"{what} holds what was added or changed there ({shown}); {advice}")
+        raise UserError(f"{what} contains added or changed files ({shown}); {advice}")

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written atomically, verified by SHA-256, the last two kept."""
+"""Checkpoints on disk: written atomically, verified by SHA-256; the last two are kept."""
 
 import hashlib
 import io
@@ -11,7 +11,7 @@ from pipeline import portable
 
 _log = logging.getLogger(__name__)
 
-KEPT = 2  # the previous one is the fallback if the last is damaged
+KEEP_LAST = 2  # the previous one is the fallback if the last is damaged
 _NAME = re.compile(r"(\d{9})\.([0-9a-f]{64})\.ckpt")
 
 
@@ -24,12 +24,15 @@ class Checkpoints:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def write(self, step: int, tree: dict) -> Path:
-        """Writes a checkpoint, fsynced before this returns, and deletes all but the last KEPT.
+    def write(self, step: int, checkpoint: dict) -> Path:
+        """Writes a checkpoint, fsynced before this returns, and deletes all but the last KEEP_LAST.
 
         Args:
             step: optimiser steps done; must not decrease.
-            tree: tensors and plain values that ``torch.load(weights_only=True)`` can read.
+            checkpoint: tensors and plain values that ``torch.load(weights_only=True)`` can read.
+
+        Returns:
+            The file.
 
         Raises:
             OSError: it can't be written; earlier checkpoints are intact.
@@ -37,7 +40,7 @@ class Checkpoints:
         import torch
 
         buffer = io.BytesIO()
-        torch.save(tree, buffer)
+        torch.save(checkpoint, buffer)
         data = buffer.getbuffer()
         self.folder.mkdir(parents=True, exist_ok=True)
         part, file = self.folder / "part", self.folder / f"{step:09}.{hashlib.sha256(data).hexdigest()}.ckpt"
@@ -48,32 +51,32 @@ class Checkpoints:
                 os.fsync(stream.fileno())
             os.replace(part, file)
         except OSError:
-            part.unlink(missing_ok=True)  # the disk may be full
+            part.unlink(missing_ok=True)  # frees the space of a partial file on a full disk
             raise
         directory = os.open(self.folder, os.O_RDONLY)
         try:
             os.fsync(directory)
         finally:
             os.close(directory)
-        for old in self._newest_first()[KEPT:]:
+        for old in self._newest_first()[KEEP_LAST:]:
             old.unlink()
         return file
 
-    def any(self) -> bool:
-        """Whether a checkpoint exists, intact or not."""
+    def exist(self) -> bool:
+        """Whether there is a checkpoint, intact or not."""
         return bool(self._newest_first())
 
     def latest(self) -> Path | None:
         """The newest intact checkpoint or None; warns about damaged ones and deletes them."""
         for file in self._newest_first():
             try:
-                found = portable.sha256_of(file)
-            except FileNotFoundError:  # damaged, and deleted by another process of this training
+                sha256 = portable.sha256_of(file)
+            except FileNotFoundError:  # it was damaged, and another rank has deleted it
                 continue
-            if found == _NAME.fullmatch(file.name)[2]:
+            if sha256 == _NAME.fullmatch(file.name)[2]:
                 return file
             _log.warning(
-                "the checkpoint %s is damaged (its sha256 is %s…); the one before is used", file, found[:12]
+                "the checkpoint %s is damaged (its sha256 is %s…); using the previous one", file, sha256[:12]
             )
             file.unlink(missing_ok=True)  # another rank may have deleted it
         return None
@@ -86,8 +89,8 @@ class Checkpoints:
         return sorted(files, key=lambda file: (file.name[:9], file.stat().st_mtime_ns), reverse=True)
 
 
-def read(file: Path) -> dict:
-    """Loads a checkpoint's tree with its tensors on the CPU."""
+def load_checkpoint(file: Path) -> dict:
+    """The content of a checkpoint, with its tensors on the CPU."""
     import torch
 
     return torch.load(file, map_location="cpu", weights_only=True)

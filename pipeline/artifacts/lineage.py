@@ -1,4 +1,4 @@
-"""Lineage of a result: configuration, data, code and environment; no time, host or commit."""
+"""Lineage of a result: its configuration, data, code and environment, without time, host or commit."""
 
 import sys
 
@@ -11,6 +11,9 @@ from pipeline.common.paths import ROOT
 
 # Top-level config keys that don't change the result.
 IGNORED_KEYS = ("out", "models", "fetch", "register")
+# Their versions are part of the lineage.
+PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "albumentations")
+PACKAGES += ("numpy", "scikit-learn", "pillow")
 
 
 def settings_of(cfg: DictConfig) -> dict:
@@ -21,7 +24,7 @@ def settings_of(cfg: DictConfig) -> dict:
     tree = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
     # None means Lightning's default; other versions of Lightning may have more arguments.
     tree["trainer"] = {key: value for key, value in tree["trainer"].items() if value is not None}
-    for key in ("callbacks", "metrics"):  # the user's own, usually none
+    for key in ("callbacks", "metrics"):  # recorded only if the user added any
         if not tree[key]:
             del tree[key]
     return _without_passwords(tree)
@@ -38,36 +41,30 @@ def _without_passwords(tree: object) -> object:
 
 def code_hash() -> str:
     """SHA-256 of the code that ``dvc.yaml`` lists as dependencies of the train stage."""
-    paths = [ROOT / need for need in code_needs(yaml_files.read(ROOT / "dvc.yaml"))]
-    files = [file for place in paths for file in (place.rglob("*.py") if place.is_dir() else [place])]
+    paths = [ROOT / dep for dep in code_deps(yaml_files.read(ROOT / "dvc.yaml"))]
+    files = [file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path])]
     return seal.hash_of((file.relative_to(ROOT), portable.sha256_of(file)) for file in sorted(files))
 
 
-def code_needs(dvc_yaml: dict) -> list[str]:
+def code_deps(dvc_yaml: dict) -> list[str]:
     """Code files and folders among the train stage's dependencies in a ``dvc.yaml``."""
-    needs = dvc_yaml["stages"]["train"]["deps"]
-    return [need for need in needs if need.partition("/")[0] in ("pipeline", "models")]
+    deps = dvc_yaml["stages"]["train"]["deps"]
+    return [dep for dep in deps if dep.partition("/")[0] in ("pipeline", "models")]
 
 
 def lineage_of(pack, threads: int) -> dict:
-    """Data, code and environment of a result.
+    """The content of ``lineage.json``: data, code and environment of a result.
 
     The commit is recorded elsewhere (`pipeline.artifacts.provenance`): many commits can have the same code.
+
+    Args:
+        pack: the `PackedDataset`.
+        threads: number of torch threads.
     """
     from importlib.metadata import version
 
     import torch
 
-    packages = (
-        "torch",
-        "torchvision",
-        "timm",
-        "pytorch-lightning",
-        "albumentations",
-        "numpy",
-        "scikit-learn",
-        "pillow",
-    )
     return {
         "data": {
             "name": pack.folder.parent.name,
@@ -80,7 +77,7 @@ def lineage_of(pack, threads: int) -> dict:
         "environment": {
             "python": ".".join(map(str, sys.version_info[:3])),
             "threads": threads,
-            **{name: version(name) for name in packages},
+            **{name: version(name) for name in PACKAGES},
             # CPU vector width: it changes the order of summation and so the weights' last bits.
             "instructions": torch.backends.cpu.get_cpu_capability(),
         },

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline import tasks
-from pipeline.artifacts import job_notes, seal, untrusted
+from pipeline.artifacts import job_outcomes, seal, untrusted
 from pipeline.artifacts.provenance import Provenance
 from pipeline.common import tables
 from pipeline.common.errors import UserError
@@ -35,13 +35,13 @@ class ModelFolder:
         Raises:
             UserError: a file is missing, damaged or in an older format.
         """
-        model = cls(train).checked()
+        model = cls(train).verified()
         for _ in (model.card, model.settings, model.lineage, model.metrics):
             pass  # read lazily; errors should surface before anything is written
         return model
 
-    def checked(self) -> "ModelFolder":
-        """Returns itself if every folder matches its seal.
+    def verified(self) -> "ModelFolder":
+        """Checks that every folder matches its seal; returns itself.
 
         Raises:
             UserError: a folder is damaged or was never sealed.
@@ -73,11 +73,12 @@ class ModelFolder:
     @cached_property
     def metrics(self) -> dict:
         """Validation metrics of the saved weights, and the model's cost."""
-        return untrusted.figures(self.train / "metrics.json", self.task.monitor)
+        return untrusted.metrics(self.train / "metrics.json", self.task.monitor)
 
     @cached_property
     def test_metrics(self) -> dict:
-        return untrusted.figures(self.evaluation / "metrics.json", self.task.test_key)
+        """Metrics on the test split, with their intervals."""
+        return untrusted.metrics(self.evaluation / "metrics.json", self.task.test_key)
 
     @cached_property
     def provenance(self) -> Provenance:
@@ -94,53 +95,54 @@ class ModelFolder:
         """Name of the sweep that trained it, or None."""
         return self.train.parent.name if self.train.parent.parent == ROOT / "runs/sweeps" else None
 
-    def judged(self) -> list[tuple[str, str]]:
+    def test_images(self) -> list[tuple[str, str]]:
         """SHA-256 and label of the test images, sorted."""
         return [(row["sha256"], row["label"]) for row in self._predictions]
 
-    def right(self) -> list[bool]:
-        """Whether each test image's prediction is correct (all labels, if multi-label), as `judged` sorts."""
+    def test_correct(self) -> list[bool]:
+        """Whether each prediction is correct (all labels, if multi-label), in the order of `test_images`."""
         return [row["label"] == row["predicted"] for row in self._predictions]
 
     @cached_property
     def _predictions(self) -> list[dict]:
         file = self.evaluation / "predictions.csv"
         try:
-            # By content, since older evaluations are sorted by path.
+            # Sorted by hash here, since older evaluations are sorted by path.
             rows = sorted(tables.read(file), key=lambda row: (row["sha256"], row["label"]))
             return [{key: row[key] for key in ("sha256", "label", "predicted")} for row in rows]
         except (OSError, ValueError, LookupError) as error:
             raise UserError(f"{seal.relative_to_root(file)} is missing or damaged") from error
 
 
-def trained(runs: Path) -> list[Path]:
-    """Finished train folders of DVC, sweeps and single runs, without copies of champions."""
-    folders = (path.parent for path in runs.rglob("lineage.json"))
-    left_out = {"register", ".work"}
-    whole = (
-        folder
-        for folder in folders
-        if not left_out & set(folder.relative_to(runs).parts) and folder.suffix != ".part"
-    )
-    numbers = {sweep: job_notes.numbers(job_notes.read(sweep)) for sweep in (runs / "sweeps").glob("*")}
+def train_folders(runs: Path) -> list[Path]:
+    """Finished train folders of DVC, sweeps (in the order of their jobs) and single runs.
+
+    Copies of champions are left out.
+    """
+    folders = [
+        path.parent
+        for path in runs.rglob("lineage.json")
+        if not {"register", ".work"} & set(path.relative_to(runs).parts) and path.parent.suffix != ".part"
+    ]
+    numbers = {sweep: job_outcomes.numbers(job_outcomes.read(sweep)) for sweep in (runs / "sweeps").glob("*")}
 
     def order(folder: Path) -> tuple[Path, str]:
         # Numeric order: job 10 after job 2. In earlier versions the folder's name is the job number.
         number = numbers.get(folder.parent, {}).get(folder.name, folder.name)
         return folder.parent, str(number).zfill(10)
 
-    return sorted(whole, key=order)
+    return sorted(folders, key=order)
 
 
 def evaluation_of(train: Path) -> Path | None:
-    """The evaluation of a train folder; None if there is none or it is of an earlier model.
+    """The evaluation folder of a train folder; None if it is missing or belongs to an earlier model.
 
     Raises:
         UserError: the evaluation is damaged.
     """
     evaluation = train.parent.parent / "evaluate" / train.name
-    known = evaluation / "model.sha256"
-    if not known.is_file():
+    hash_file = evaluation / "model.sha256"
+    if not hash_file.is_file():
         return None
     seal.check(evaluation)
-    return evaluation if known.read_text(encoding="utf-8").strip() == seal.model_hash(train) else None
+    return evaluation if hash_file.read_text(encoding="utf-8").strip() == seal.model_hash(train) else None

@@ -47,8 +47,11 @@ def trunk_key(model: "Classifier", card: ModelCard) -> str:
 def trunk(model: "Classifier", card: ModelCard) -> Path:
     """Exports a pretrained network without its head to ONNX: uint8 `pictures` to `features`.
 
-    Exporting takes longer than computing features of a thousand images, so the file is cached by content; a
-    probe's features and its export share it.
+    Exporting takes longer than computing features of a thousand images, so the file is cached by `trunk_key`;
+    a probe's features and its export share it.
+
+    Returns:
+        The ONNX file.
     """
     from torch import nn
 
@@ -56,18 +59,18 @@ def trunk(model: "Classifier", card: ModelCard) -> Path:
     if folder.is_dir():
         if not (wrong := portable.damaged(folder)):
             return folder / "trunk.onnx"
-        _log.warning("%s: %s; exported again", folder, ", ".join(wrong))
+        _log.warning("%s: %s; exporting it again", folder, ", ".join(wrong))
 
     class Trunk(nn.Module):
         def __init__(self):
             super().__init__()
             self.model = model
 
-        def forward(self, pictures):
-            return self.model.features(pictures)
+        def forward(self, images):
+            return self.model.features(images)
 
-    with atomic.replaced_folder(folder) as part:
-        _save(_graph(Trunk(), card.input.size, "features"), part / "trunk.onnx")
+    with atomic.replace_folder(folder) as part:
+        _save(_export(Trunk(), card.input.size, "features"), part / "trunk.onnx")
         seal.seal(part)
     return folder / "trunk.onnx"
 
@@ -97,39 +100,38 @@ def to_onnx(train: Path, target: Path) -> None:
     onnx_resize.check(card.input.interpolation)
     try:
         if isinstance(head, nn.Linear):
-            network = _with_head(onnx.load(trunk(model, card)), head, model.temperature)
+            network = _add_head(onnx.load(trunk(model, card)), head, model.temperature)
         else:
-            network = _graph(model, card.input.size, "logits")
-        whole = _whole(network, card)
+            network = _export(model, card.input.size, "logits")
+        exported = _add_preprocessing(network, card)
     except (OSError, UserError):
         raise
     except Exception as error:  # PyTorch's exporter raises many types for networks that it can't trace
         raise UserError(
             f"the network of {seal.relative_to_root(train)} can't be exported ({type(error).__name__}); "
-            "choose another"
+            "choose another network"
         ) from error
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    _save(whole, target / "model.onnx")
+    _save(exported, target / "model.onnx")
     shutil.copyfile(train / "model.json", target / "model.json")
     seal.seal(target)
     try:
-        portable.OnnxClassifier(target)  # the export must load under the same checks that its users run
+        portable.OnnxClassifier(target)  # loading runs all checks
     except portable.DamagedError as error:
         raise UserError(
             f"{seal.relative_to_root(train)} can't be exported: {error}; choose another network"
         ) from error
 
 
-def _whole(network: "onnx.ModelProto", card: ModelCard) -> "onnx.ModelProto":
-    """A graph for one image: resizing, the network (`pictures` to `logits`), then probabilities."""
+def _add_preprocessing(network: "onnx.ModelProto", card: ModelCard) -> "onnx.ModelProto":
+    """The complete graph: resizing of one image, the network (`pictures` to `logits`), then probabilities."""
     from onnx import compose, parser
 
-    # The batch has one image; its dimension is squeezed.
     opset, ir = network.opset_import[0].version, network.ir_version
     classes = len(card.classes)
     activation = "Sigmoid (logits)" if card.several else "Softmax <axis=1> (logits)"
-    answer = parser.parse_model(f"""
+    output = parser.parse_model(f"""
         <ir_version: {ir}, opset_import: ["" : {opset}]>
         answer (float[pictures, {classes}] logits) => (float[{classes}] probabilities) {{
             shares = {activation}
@@ -138,18 +140,24 @@ def _whole(network: "onnx.ModelProto", card: ModelCard) -> "onnx.ModelProto":
         }}
     """)
     prefixed = functools.partial(compose.add_prefix, rename_inputs=False, rename_outputs=False)
-    network, after = prefixed(network, "network/"), prefixed(answer, "answer/")
-    before = prefixed(onnx_resize.graph(card.input, opset, ir), "sizing/")
+    network, output = prefixed(network, "network/"), prefixed(output, "answer/")
+    resize = prefixed(onnx_resize.graph(card.input, opset, ir), "sizing/")
     del network.metadata_props[:]
-    whole = compose.merge_models(before, network, [("pictures", "pictures")])
-    whole = compose.merge_models(whole, after, [("logits", "logits")])
-    del whole.graph.value_info[:]  # holds shapes with a dynamic batch size
-    del whole.opset_import[1:]  # merging repeats the opset; quantisation needs a single entry
-    return whole
+    model = compose.merge_models(resize, network, [("pictures", "pictures")])
+    model = compose.merge_models(model, output, [("logits", "logits")])
+    del model.graph.value_info[:]  # has shapes with a dynamic batch size; here it is 1
+    del model.opset_import[1:]  # merging repeats the opset; quantisation needs a single entry
+    return model
 
 
-def _graph(network: "nn.Module", size: int, output: str) -> "onnx.ModelProto":
-    """Exports a network to ONNX, with uint8 `pictures` N×size×size×3 as input and a dynamic N."""
+def _export(network: "nn.Module", size: int, output: str) -> "onnx.ModelProto":
+    """Exports a network to ONNX with the input `pictures`, uint8 N×size×size×3 with a dynamic N.
+
+    Args:
+        network: called with the input.
+        size: side length in pixels.
+        output: name of the network's output in the graph.
+    """
     import torch
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # else it logs each optimiser pass
@@ -175,8 +183,8 @@ def _graph(network: "nn.Module", size: int, output: str) -> "onnx.ModelProto":
     return graph
 
 
-def _with_head(graph: "onnx.ModelProto", head: "nn.Linear", temperature: float) -> "onnx.ModelProto":
-    """The trunk followed by a linear head, with the temperature folded into its weights."""
+def _add_head(graph: "onnx.ModelProto", head: "nn.Linear", temperature: float) -> "onnx.ModelProto":
+    """Appends a linear head to a trunk's graph, in place; the temperature is folded into the weights."""
     from onnx import helper, numpy_helper
 
     for name, tensor in (("head.weight", head.weight), ("head.bias", head.bias)):

@@ -1,7 +1,7 @@
-"""Resizing and cropping of `pipeline.portable` as an ONNX graph: an image of any size to a batch of one.
+"""Resizing and cropping as in `pipeline.portable`, as an ONNX graph from one image to a batch of one.
 
-For uint8, ONNX Runtime's antialiased resize computes the same as Pillow, so both give the same bytes
-(`tests/test_onnx_resize.py`); for floats it doesn't.
+On uint8, ONNX Runtime's antialiased resize gives the same bytes as Pillow (`tests/test_onnx_resize.py`); on
+floats it doesn't.
 """
 
 from typing import TYPE_CHECKING
@@ -28,23 +28,23 @@ def check(interpolation: str) -> None:
         )
 
 
-def graph(sizing: Preprocessing, opset: int, ir_version: int) -> "onnx.ModelProto":
+def graph(preprocessing: Preprocessing, opset: int, ir_version: int) -> "onnx.ModelProto":
     """The graph from `picture`, uint8 height × width × 3, to `pictures`, uint8 1 × size × size × 3.
 
     Args:
-        sizing: a card's `input`; its interpolation is one that `check` accepts.
+        preprocessing: a card's `input`; its interpolation is one that `check` accepts.
         opset: ONNX opset version, 18 or later.
         ir_version: ONNX IR version.
     """
     from onnx import parser
 
-    size = sizing.size
-    if sizing.crop == "squash":
+    size = preprocessing.size
+    if preprocessing.crop == "squash":
         target, cut = f"target = Constant <value_ints=[{size}, {size}]> ()", "cut = Identity (resized)"
     else:
         target = f"""
             shorter = ReduceMin <keepdims=1> (small)
-            whole = Constant <value=double[1] {{{size / sizing.crop_pct!r}}}> ()
+            whole = Constant <value=double[1] {{{size / preprocessing.crop_pct!r}}}> ()
             enlarge = Div (whole, shorter)
             enlarged = Mul (small, enlarge)
             near = Round (enlarged)
@@ -72,7 +72,7 @@ def graph(sizing: Preprocessing, opset: int, ir_version: int) -> "onnx.ModelProt
             sides = Shape <start=0, end=2> (picture)
             lengths = Cast <to=11> (sides)
             longer = ReduceMax <keepdims=1> (lengths)
-            most = Constant <value=double[1] {{{float(sizing.max_side)!r}}}> ()
+            most = Constant <value=double[1] {{{float(preprocessing.max_side)!r}}}> ()
             one = Constant <value=double[1] {{1.0}}> ()
             wanted = Div (most, longer)
             scale = Min (wanted, one)
@@ -85,7 +85,7 @@ def graph(sizing: Preprocessing, opset: int, ir_version: int) -> "onnx.ModelProt
             shrunk = {resize.format(MODES["bicubic"], "batch", "sizes_small")}
             {target}
             sizes = Concat <axis=0> (front, target)
-            resized = {resize.format(MODES[sizing.interpolation], "shrunk", "sizes")}
+            resized = {resize.format(MODES[preprocessing.interpolation], "shrunk", "sizes")}
             {cut}
             pictures = Transpose <perm=[0, 2, 3, 1]> (cut)
         }}

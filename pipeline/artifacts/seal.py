@@ -17,7 +17,7 @@ REPAIR = "petfaces verify --repair"
 
 
 def seal(folder: Path) -> None:
-    """Writes ``SHA256SUMS`` over all files of a folder."""
+    """Writes the ``SHA256SUMS`` of all files of a folder."""
     lines = (f"{digest}  {name}\n" for name, digest in portable.sums(folder).items())
     (folder / portable.SUMS).write_text("".join(lines), encoding="utf-8")
 
@@ -42,8 +42,8 @@ def check(folder: Path, name: str | None = None) -> None:
     """
     if not (folder / portable.SUMS).is_file():
         raise UserError(
-            f"{name or relative_to_root(folder)} has no {portable.SUMS} (an older version made it?); make it "
-            f"again, or take it as it is: petfaces verify --seal {relative_to_root(folder)}"
+            f"{name or relative_to_root(folder)} has no {portable.SUMS} (written by an older version?); make "
+            f"it again, or seal it as it is: petfaces verify --seal {relative_to_root(folder)}"
         )
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     stats = ((file, file.stat()) for file in files)
@@ -55,6 +55,7 @@ def check(folder: Path, name: str | None = None) -> None:
 
 @functools.cache
 def _damaged(folder: Path, stamps: tuple) -> list[str]:
+    """`portable.damaged`, cached until the stamps change."""
     return portable.damaged(folder)
 
 
@@ -70,35 +71,35 @@ def digest(folder: Path) -> str:
 
 def hash_of(files: Iterable[tuple[Path, str]]) -> str:
     """SHA-256 of (path, SHA-256) pairs, in the given order."""
-    whole = hashlib.sha256()
-    for file, sha256 in files:
-        whole.update(f"{file} {sha256}\n".encode())
-    return whole.hexdigest()
+    return hashlib.sha256("".join(f"{file} {sha256}\n" for file, sha256 in files).encode()).hexdigest()
 
 
-def foreign_files(folder: Path, *written: str, below: bool = False) -> list[str]:
-    """Files that were added or changed since this program wrote a folder, one description each.
+def foreign_files(folder: Path, *written: str, recursive: bool = False) -> list[str]:
+    """Files that were added or changed since this program wrote a folder.
 
     Args:
         folder: an existing directory.
         written: names of unsealed files that this program wrote itself.
-        below: whether seals of subfolders count too.
+        recursive: whether files that the seals of subfolders list count as written, too.
+
+    Returns:
+        The names of added files, then a message for each changed or missing one.
     """
     seals = [name for name in portable.entries(folder) if name.rpartition("/")[2] == portable.SUMS]
     known, wrong = set(written), []
-    for base in {Path(name).parent for name in seals if below or name == portable.SUMS}:
+    for base in {Path(name).parent for name in seals if recursive or name == portable.SUMS}:
         try:
             known |= {(base / name).as_posix() for name in (*portable.sealed(folder / base), portable.SUMS)}
         except portable.DamagedError as error:
             wrong.append(f"{base / portable.SUMS}: {error}")
         else:
-            wrong += [(base / phrase).as_posix() for phrase in portable.damaged(folder / base)]
-    others = (name for name in portable.entries(folder) if name not in known and not portable.is_litter(name))
-    return [*others, *wrong]
+            wrong += [(base / message).as_posix() for message in portable.damaged(folder / base)]
+    added = (name for name in portable.entries(folder) if name not in known and not portable.is_litter(name))
+    return [*added, *wrong]
 
 
 def model_hash(train: Path) -> str:
     """SHA-256 of a train folder's weights and card (classes, preprocessing)."""
-    whole = hashlib.sha256((train / "weights.safetensors").read_bytes())
-    whole.update((train / "model.json").read_bytes())
-    return whole.hexdigest()
+    digest = hashlib.sha256((train / "weights.safetensors").read_bytes())
+    digest.update((train / "model.json").read_bytes())
+    return digest.hexdigest()

@@ -21,7 +21,7 @@ def name(value: object, where: object) -> str:
     """
     if isinstance(value, str) and portable.NAME.fullmatch(value):
         return value
-    raise UserError(f"{where}: {str(value)[:50]!r} is no name; take letters, digits and _.-")
+    raise UserError(f"{where}: {str(value)[:50]!r} is not a valid name; use letters, digits and _.-")
 
 
 def commit(value: object, where: object) -> str:
@@ -32,7 +32,7 @@ def commit(value: object, where: object) -> str:
     """
     if isinstance(value, str) and _HASH.fullmatch(value):
         return value
-    raise UserError(f"{where}: {str(value)[:50]!r} is no commit")
+    raise UserError(f"{where}: {str(value)[:50]!r} is not a commit id")
 
 
 def card(folder: Path) -> portable.ModelCard:
@@ -47,8 +47,12 @@ def card(folder: Path) -> portable.ModelCard:
         raise UserError(str(error).removeprefix(f"{ROOT}/")) from error
 
 
-def figures(file: Path, *keys: str) -> dict:
+def metrics(file: Path, *keys: str) -> dict:
     """A JSON file's metrics by name, each a number or NaN.
+
+    Args:
+        file: the JSON file.
+        keys: metrics that it must have.
 
     Raises:
         UserError: the file is missing or damaged, lacks one of the keys, or a value is not a number.
@@ -56,12 +60,12 @@ def figures(file: Path, *keys: str) -> dict:
     tree = json_object(file, *keys)
     for key, value in tree.items():
         if not (portable.is_number(value) or (type(value) is float and math.isnan(value))):
-            raise UserError(f"{seal.relative_to_root(file)}: {key[:50]}={str(value)[:50]} is no figure")
+            raise UserError(f"{seal.relative_to_root(file)}: {key[:50]}={str(value)[:50]} is not a number")
     return tree
 
 
 def json_object(file: Path, *keys: str) -> dict:
-    """A JSON file's object; its numbers may be NaN.
+    """A JSON file's object, which has these keys; its numbers may be NaN.
 
     Raises:
         UserError: the file is missing or damaged, or lacks one of the keys.
@@ -70,10 +74,11 @@ def json_object(file: Path, *keys: str) -> dict:
         tree = portable.read_json(file, numbers_only=False)
     except portable.DamagedError as error:
         raise UserError(f"{seal.relative_to_root(file)} is missing or damaged") from error
-    lacks = [key for key in keys if not isinstance(tree, dict) or key not in tree]
-    if lacks or not isinstance(tree, dict):
+    missing = [key for key in keys if not isinstance(tree, dict) or key not in tree]
+    if missing or not isinstance(tree, dict):
         raise UserError(
-            f"{seal.relative_to_root(file)} is of an older form, it has no {', '.join(lacks) or 'keys'}"
+            f"{seal.relative_to_root(file)} was written by an older version; it has no "
+            f"{', '.join(missing) or 'keys'}"
         )
     return tree
 
@@ -92,14 +97,14 @@ def lineage(folder: Path, *keys: str) -> dict:
     name(data.get("name"), f"{where}: data.name")
     for key in ("commit", "code", "start"):
         if tree.get(key) is not None and not (isinstance(tree[key], str) and _HASH.fullmatch(tree[key])):
-            raise UserError(f"{where}: {key}={str(tree[key])[:50]!r} is no hash")
+            raise UserError(f"{where}: {key}={str(tree[key])[:50]!r} is not a hash")
     for group in (data, tree.get("environment", {})):
         for key, value in group.items():
             if not portable.is_plain(value):
-                raise UserError(f"{where}: {key[:50]!r} is no plain value")
+                raise UserError(f"{where}: {key[:50]!r} is not a plain value")
     for key in ("pictures", "classes"):
         if not portable.is_number(data.get(key, 0)):
-            raise UserError(f"{where}: data.{key} is no number")
+            raise UserError(f"{where}: data.{key} is not a number")
     if type(tree.get("dirty", False)) is not bool:
         raise UserError(f"{where}: dirty must be true or false")
     return tree
@@ -113,10 +118,10 @@ def settings(folder: Path) -> dict:
     """
     file = folder / "config.yaml"
     tree = yaml_object(file)
-    groups = [tree.get(group) for group in ("data", "model")]
-    others = [tree.get(group, {}) for group in ("augment", "trainer", "runtime", "pack", "split")]
-    if type(tree.get("seed")) is not int or not all(isinstance(group, dict) for group in groups + others):
-        raise UserError(f"{seal.relative_to_root(file)} is missing, damaged or of an older form")
+    required = [tree.get(group) for group in ("data", "model")]
+    optional = [tree.get(group, {}) for group in ("augment", "trainer", "runtime", "pack", "split")]
+    if type(tree.get("seed")) is not int or not all(isinstance(group, dict) for group in required + optional):
+        raise UserError(f"{seal.relative_to_root(file)} is damaged or was written by an older version")
     for group in ("data", "model"):
         name(tree[group].get("name"), f"{seal.relative_to_root(file)}: {group}.name")
     return tree
@@ -135,29 +140,30 @@ def yaml_object(file: Path, resolved: bool = True) -> dict:
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # much faster; a sweep has hundreds of files
-    wrong = f"{seal.relative_to_root(file)} is missing, damaged or of an older form"
+    message = f"{seal.relative_to_root(file)} is missing or damaged"
     try:
         if not file.is_file() or file.stat().st_size > MAX_YAML:
-            raise UserError(wrong)
+            raise UserError(message)
         text = file.read_text(encoding="utf-8")
         # A few lines of nested aliases can expand to gigabytes.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=loader)):
-            raise UserError(f"{seal.relative_to_root(file)} has aliases, which are not read")
+            raise UserError(f"{seal.relative_to_root(file)} has YAML aliases, which are refused")
         tree = yaml.load(text, Loader=loader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(wrong) from error
-    if not isinstance(tree, dict) or not _is_tree(tree, resolved):
-        raise UserError(f"{seal.relative_to_root(file)} holds something else than names and plain values")
+        raise UserError(message) from error
+    if not isinstance(tree, dict) or not _is_plain_tree(tree, resolved):
+        raise UserError(f"{seal.relative_to_root(file)} contains other than mappings, lists and plain values")
     return tree
 
 
-def _is_tree(value: object, resolved: bool, deep: int = 12) -> bool:
+def _is_plain_tree(value: object, resolved: bool, depth: int = 12) -> bool:
+    """Whether a value consists of mappings, lists and plain values, at most `depth` levels deep."""
     if isinstance(value, dict):
-        return deep > 0 and all(
-            isinstance(key, str) and _is_tree(item, resolved, deep - 1) for key, item in value.items()
+        return depth > 0 and all(
+            isinstance(key, str) and _is_plain_tree(item, resolved, depth - 1) for key, item in value.items()
         )
     if isinstance(value, list):
-        return deep > 0 and all(_is_tree(item, resolved, deep - 1) for item in value)
+        return depth > 0 and all(_is_plain_tree(item, resolved, depth - 1) for item in value)
     if isinstance(value, str):
         return not (resolved and "${" in value)
     return value is None or type(value) in (bool, int) or (type(value) is float and not math.isnan(value))

@@ -53,7 +53,7 @@ def contradictions(tree: dict) -> Iterator[str]:
         yield from _not_plain(node, key)
     yield from _model_problems(model)
     yield from _source_problems(source)
-    if tasks.of(tree["data"]["task"]).several and model["balance"] == "sampler":
+    if tasks.of(tree["data"]["task"]).is_multi_label and model["balance"] == "sampler":
         yield "model.balance=sampler needs one class per image; with data.task=multi_label use weights"
     known = choices("model")
     for number, name in enumerate(tree["models"]):

@@ -80,7 +80,7 @@ class PackedDataset:
 
     def species(self) -> list[str]:
         """Species of each class; empty if unknown or multi-label."""
-        if self.task.several:
+        if self.task.is_multi_label:
             return [""] * len(self.classes)
         return [self.table["species"][self.table["label"] == name].iloc[0] for name in self.classes]
 

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from pipeline.common import text
-from pipeline.tasks import kept_row
+from pipeline.tasks import best_row
 
 _log = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ def curves(rows: dict[str, list[dict]], key: str, title: str, file: Path) -> Non
             right.plot(x, train_loss, color=colour, ls="--", label=f"{name}, train")
             right.plot(x, [row["val/loss"] for row in epochs], color=colour, label=f"{name}, val")
         elif own_rows:
-            left.axhline(100 * kept_row(own_rows, key)[key], color=colour, ls=":", label=name)
+            left.axhline(100 * best_row(own_rows, key)[key], color=colour, ls=":", label=name)
     left.set(xlabel="epoch", ylabel=f"{title}, %")
     right.set(xlabel="epoch", ylabel="loss")
     for axes in (left, right):

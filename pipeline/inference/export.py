@@ -43,7 +43,7 @@ def export(model: ModelFolder, out: Path, int8: bool = False, page: bool = True)
         raise UserError("this model is exported already: copy its folder, or name the run that it comes from")
     card = model.card
     target = atomic.Target(out, ("example.py", "model.onnx"), f"--out {out}", "name another --out")
-    with target.written() as folder:
+    with target.replace() as folder:
         _write_onnx(model, card, folder)
         int8_metrics = _quantize(folder, card) if int8 else None
         _write_weights(model.train, card, folder)
@@ -133,7 +133,7 @@ def _readme(model: ModelFolder, card: ModelCard, int8: dict | None, page: bool) 
         )
         if not card.several and "test/answered" not in test:
             raise UserError("this model was evaluated by an older version; run: dvc repro evaluate")
-        columns = [figure for figure in tasks.of(card.task).on_test if figure.key in test]
+        columns = [spec for spec in tasks.of(card.task).test_specs if spec.key in test]
         # The first column is the model's name.
         headings = leaderboard.headings(columns)[1:]
         cells = leaderboard.cells({"model": card.name, **test}, columns)[1:]

@@ -73,7 +73,7 @@ def _from_folder(folder: Path, scratch: Path) -> ModelFolder:
     if (folder / "register/champion").is_dir():
         return _champion_in(folder / "register/champion")
     if (folder / "model.onnx").is_file():
-        return ModelFolder(None, portable=folder).checked()
+        return ModelFolder(None, portable=folder).verified()
     if (folder / "weights.safetensors").is_file():
         from pipeline.artifacts import onnx_export
 
@@ -96,4 +96,4 @@ def _champion_of(name: str) -> ModelFolder:
 
 
 def _champion_in(folder: Path) -> ModelFolder:
-    return ModelFolder(*(folder / part for part in ("train", "evaluation", "portable"))).checked()
+    return ModelFolder(*(folder / part for part in ("train", "evaluation", "portable"))).verified()

@@ -40,7 +40,7 @@ def show(name: str) -> None:
         rolled_back = f"rolled back: {row['withdrawn']}" if row["withdrawn"] else ""
         state = text.shortened("champion" if row["champion"] else rolled_back, MAX_REASON)
         rows.append([row["version"], row["model"], row["test"] or "–", state, row["commit"][:12]])
-    title = f"versions of {name} at {tracking.shown()}"
+    title = f"versions of {name} at {tracking.display_uri()}"
     columns, right = ["version", "model", "test", "", "commit"], ["version", "test"]
     text.print_table(columns, rows, title, right, width=120)
     for change in tracking.history(name):
@@ -153,7 +153,7 @@ def show_list(data: str | None, as_json: bool) -> None:
             print(json.dumps({"versions": tracking.versions(name), "history": history}))
             return
         show(name)
-        if warning := champion_files.lagging(name):
+        if warning := champion_files.difference(name):
             _log.warning("%s", warning)
 
 
@@ -166,7 +166,7 @@ def promote(data: str | None, version: int, why: str) -> None:
     name = _name(data)
     with _updating_files(name), tracking.reachable():
         tracking.promote(name, str(version), why, by_person=True)
-        champion_files.note(name, str(version), why)
+        champion_files.record(name, str(version), why)
         print(f"version {version} is champion of {name}", flush=True)
 
 
@@ -178,7 +178,7 @@ def rollback(data: str | None, why: str) -> None:
     name = _name(data)
     with _updating_files(name), tracking.reachable():
         withdrawn, champion = tracking.withdraw(name, why)
-        champion_files.note(name, champion, why)
+        champion_files.record(name, champion, why)
         print(f"version {champion} is champion of {name} again, instead of {withdrawn}", flush=True)
 
 

@@ -121,7 +121,7 @@ def _scan_mlflow(found: Findings, target: Path) -> str:
     """Checks MLflow's artifacts; returns a summary of what was checked."""
     number = 0
     try:
-        for stored in tracking.registered(target):
+        for stored in tracking.registered_folders(target):
             number += 1
             if not stored.folder.is_dir():
                 found.stored.append((stored, ["its files are missing"]))
@@ -131,7 +131,7 @@ def _scan_mlflow(found: Findings, target: Path) -> str:
                 found.stored.append((stored, wrong))
             else:
                 found.extra += [f"{name} of {stored.name} in MLflow" for name in stored.extra()]
-                if stored.known is None:
+                if stored.hashes is None:
                     found.intact.append(stored.folder)
                 found.intact_wrappers.append(stored.folder)
     except UserError as error:
@@ -182,14 +182,14 @@ def repair(found: Findings) -> list[str]:
     intact = [folder for folder in intact if folder.is_dir() and not portable.damaged(folder)]
     for stored, wrong in found.stored:
         with tempfile.TemporaryDirectory() as target:
-            if stored.known is None:
+            if stored.hashes is None:
                 source = _intact_copy(stored.folder, intact)
             else:
                 source = _intact_wrapper(stored, found, Path(target))
             if source:
                 try:
                     with tracking.reachable():
-                        stored.put(source)
+                        stored.upload(source)
                 except UserError as error:  # a missing model, for example; the others are still restored
                     todo.append(f"{stored.name} in MLflow: {error}")
         if any(message.startswith("code/") and message.endswith(" is not sealed") for message in wrong):
@@ -259,7 +259,7 @@ def _intact_wrapper(stored: StoredFolder, found: Findings, target: Path) -> Path
     """
     candidates = list(Path(portable.__file__).parent.glob("*.py"))
     candidates += [file for folder in found.intact_wrappers for file in folder.rglob("*") if file.is_file()]
-    for name, digest in stored.known.items():
+    for name, digest in stored.hashes.items():
         if not portable.differing(stored.folder, {name: digest}):
             continue
         same = [file for file in candidates if file.name == Path(name).name]

@@ -17,14 +17,14 @@ from pipeline.common import text
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
 from pipeline.evaluation import ranking
-from pipeline.tasks import Figure, Task
+from pipeline.tasks import MetricSpec, Task
 
 _log = logging.getLogger(__name__)
 
 COST = (
-    Figure("parameters", "parameters", "{:,}"),
-    Figure("multiply_adds", "multiply-adds", "{:,}"),
-    Figure("pictures_seen", "pictures seen", "{:,}"),
+    MetricSpec("parameters", "parameters", "{:,}"),
+    MetricSpec("multiply_adds", "multiply-adds", "{:,}"),
+    MetricSpec("pictures_seen", "pictures seen", "{:,}"),
 )
 NOISE = 0.05  # p-value from which a difference counts as noise
 
@@ -39,7 +39,7 @@ def task_of(runs: Path, models: list[str]) -> Task:
     return tasks.of(untrusted.card(runs / "train" / models[0]).task)
 
 
-def columns(task: Task, printed: bool = False) -> list[Figure]:
+def columns(task: Task, printed: bool = False) -> list[MetricSpec]:
     """The metrics that a table shows, the ranking metric first.
 
     Args:
@@ -47,8 +47,8 @@ def columns(task: Task, printed: bool = False) -> list[Figure]:
         printed: whether to return only those that fit a terminal; the report shows all.
     """
     val = replace(task.ranked[0], key=task.monitor, title=f"val {task.title}")
-    figures = [*task.on_test, val, *COST]
-    return [figure for figure in figures if figure.key in task.printed] if printed else figures
+    specs = [*task.test_specs, val, *COST]
+    return [spec for spec in specs if spec.key in task.printed] if printed else specs
 
 
 def rows(runs: Path, models: list[str]) -> list[dict]:
@@ -87,17 +87,17 @@ def ties(task: Task, table: list[dict]) -> str:
     return f"{'; '.join(tied)} tie in {task.title}. {ranking.RULE}" if tied else ""
 
 
-def cells(row: dict, columns: list[Figure]) -> list[str]:
+def cells(row: dict, columns: list[MetricSpec]) -> list[str]:
     """A row as text: the model, its first metric with the interval as the next cell, the other metrics."""
-    shown = [figure.form.format(row[figure.key]) if figure.key in row else "–" for figure in columns]
-    low, high = (columns[0].form.format(row[f"{columns[0].key}/{end}"]) for end in ("low", "high"))
+    shown = [spec.template.format(row[spec.key]) if spec.key in row else "–" for spec in columns]
+    low, high = (columns[0].template.format(row[f"{columns[0].key}/{end}"]) for end in ("low", "high"))
     shown.insert(1, f"{low}–{high}")
     return [row["model"], *shown]
 
 
-def headings(columns: list[Figure]) -> list[str]:
+def headings(columns: list[MetricSpec]) -> list[str]:
     """The headings for `cells`."""
-    first, *others = (figure.title for figure in columns)
+    first, *others = (spec.title for spec in columns)
     return ["model", first, "95 % interval", *others]
 
 

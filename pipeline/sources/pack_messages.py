@@ -99,7 +99,7 @@ def describe(folder: Path) -> list[str]:
             "if they are the same, rename their folders"
         )
     splits = splits_among(counts)
-    for name in () if task.several else counts:
+    for name in () if task.is_multi_label else counts:
         if name.lower() in SPLIT_NAMES or name in splits:
             lines.append(
                 f"warning: {short_name(name)} is treated as a class, not a split: other folders are next to "

@@ -1,4 +1,4 @@
-"""Analysis of a sweep: candidates by mean over seeds, seed noise, and the effect of each parameter."""
+"""Analysis of a sweep: candidates ranked by mean over seeds, seed noise, and the effect of each parameter."""
 
 import math
 import statistics
@@ -9,38 +9,47 @@ from pipeline.common.errors import UserError
 from pipeline.evaluation import ranking
 from pipeline.sweeps.jobs import ABSENT, Job, Sweep
 
-TIED = 4  # decimal places to which the means of tied configurations agree
+TIE_DECIMALS = 4  # configurations whose means agree to so many decimals tie
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A validation metric that a sweep can be ranked by; fractions are shown in per cent."""
+    """A validation metric that a sweep can be ranked by.
+
+    Attributes:
+        key: in ``metrics.json``, or ``val/loss``.
+        title: heading in tables and charts.
+        percent: whether it is a fraction, shown in per cent.
+        larger_is_better: the order of the ranking.
+    """
 
     key: str
     title: str
     percent: bool
-    larger: bool  # whether larger is better
+    larger_is_better: bool
 
-    def of(self, job: Job) -> float:
+    def value(self, job: Job) -> float:
         """The job's value, in per cent for fractions; NaN if it has none."""
         value = job.metrics.get(self.key, math.nan)
         return 100 * value if self.percent else value
 
     def show(self, value: float) -> str:
+        """A value as text."""
         if math.isnan(value):
             return "NaN"
         return f"{value:.1f} %" if self.percent else f"{value:.3f}"
 
     def difference(self, value: float) -> str:
+        """A difference between two values as text."""
         return f"{value:.1f} points" if self.percent else f"{value:.3f}"
 
 
 def metrics(sweep: Sweep) -> dict[str, Metric]:
     """The metrics that a sweep can be ranked by, by key, its task's monitored metric first."""
     task = sweep.task
-    result = [Metric(f"val/{figure.key}", f"val {figure.title}", True, True) for figure in task.ranked[:2]]
+    result = [Metric(f"val/{spec.key}", f"val {spec.title}", True, True) for spec in task.ranked[:2]]
     result.append(Metric("val/loss", "val loss", False, False))
-    known = {metric.key for metric in result} | {f"val/{figure.key}" for figure in task.ranked}
+    known = {metric.key for metric in result} | {f"val/{spec.key}" for spec in task.ranked}
     custom = sorted({key for job in sweep.finished for key in job.metrics if key.startswith("val/")} - known)
     result += [Metric(key, key.replace("/", " "), False, True) for key in custom]
     return {metric.key: metric for metric in result}
@@ -60,19 +69,19 @@ def find_metric(sweep: Sweep, key: str | None) -> Metric:
 
 @dataclass
 class Candidate:
-    """Jobs that differ only in the seed."""
+    """A configuration: the jobs that differ only in the seed, and the metric's value in each."""
 
     jobs: list[Job]
-    figures: list[float]  # one per seed
+    values: list[float]
 
     @property
     def mean(self) -> float:
-        return statistics.fmean(self.figures)
+        return statistics.fmean(self.values)
 
     @property
-    def tied_by(self) -> float:
-        """The mean rounded for ties: float32 metrics of equal counts differ in the last digits."""
-        return round(self.mean, TIED)
+    def rounded_mean(self) -> float:
+        """The mean, rounded: float32 metrics of the same counts differ in the last digits."""
+        return round(self.mean, TIE_DECIMALS)
 
     @property
     def cost(self) -> tuple[float, ...]:
@@ -86,9 +95,9 @@ class Candidate:
 
     def show(self, metric: Metric) -> str:
         """The mean, and the range over seeds."""
-        if len(self.figures) < 2 or math.isnan(self.mean):
+        if len(self.values) < 2 or math.isnan(self.mean):
             return metric.show(self.mean)
-        low, high = (f"{end(self.figures):.{1 if metric.percent else 3}f}" for end in (min, max))
+        low, high = (f"{end(self.values):.{1 if metric.percent else 3}f}" for end in (min, max))
         return f"{metric.show(self.mean)} ({low}–{high})"
 
 
@@ -97,46 +106,48 @@ def candidates(sweep: Sweep, metric: Metric) -> list[Candidate]:
     groups: dict[str, dict[object, Job]] = {}
     for job in sweep.finished:
         key = repr([item for item in job.plain.items() if item[0] != "seed"])
-        # A repeated seed gives the same result and no information on the spread.
+        # A repeated seed gives the same result, so it adds no information on the spread.
         groups.setdefault(key, {}).setdefault(job.settings["seed"], job)
-    found = [
-        Candidate(list(jobs.values()), [metric.of(job) for job in jobs.values()]) for jobs in groups.values()
-    ]
+    found = [Candidate([*jobs.values()], [*map(metric.value, jobs.values())]) for jobs in groups.values()]
 
     def order(candidate: Candidate) -> tuple:
         loss = statistics.fmean(job.metrics["val/loss"] for job in candidate.jobs)
-        mean = candidate.tied_by
-        return math.isnan(mean), -mean if metric.larger else mean, candidate.cost, loss
+        mean = candidate.rounded_mean
+        return math.isnan(mean), -mean if metric.larger_is_better else mean, candidate.cost, loss
 
     return sorted(found, key=order)
 
 
 def ranks(ranked: list[Candidate]) -> list[str]:
-    """Each candidate's rank as shown in a table; a dash if it has no mean."""
-    numbers = ranking.ranks([item.tied_by for item in ranked if not math.isnan(item.mean)])
+    """Each candidate's rank as text; a dash if its mean is NaN."""
+    numbers = ranking.ranks([item.rounded_mean for item in ranked if not math.isnan(item.mean)])
     return numbers + ["–"] * (len(ranked) - len(numbers))
 
 
 def _pooled_std(ranked: list[Candidate]) -> tuple[float, int] | None:
     """Pooled standard deviation over seeds and its degrees of freedom; None without repeated seeds."""
-    repeated = [item for item in ranked if len(item.figures) > 1 and not math.isnan(item.mean)]
-    freedom = sum(len(item.figures) - 1 for item in repeated)
+    repeated = [item for item in ranked if len(item.values) > 1 and not math.isnan(item.mean)]
+    freedom = sum(len(item.values) - 1 for item in repeated)
     if not freedom:
         return None
-    squares = sum((len(item.figures) - 1) * statistics.variance(item.figures) for item in repeated)
+    squares = sum((len(item.values) - 1) * statistics.variance(item.values) for item in repeated)
     return math.sqrt(squares / freedom), freedom
 
 
 def _compare_best(ranked: list[Candidate], metric: Metric) -> str:
-    """Whether the best leads the second by more than chance, given their models' spread over seeds."""
+    """A sentence: does the best lead the second by more than chance, given their models' spread over seeds?
+
+    Compares the lead with the 95 % interval of a difference of means, by Student's t with the pooled standard
+    deviation over seeds.
+    """
     from scipy.stats import t
 
     best, second = ranked[:2]
     models = {item.jobs[0].settings["model"]["name"] for item in (best, second)}
     spread = _pooled_std([item for item in ranked if item.jobs[0].settings["model"]["name"] in models])
-    gap = abs(best.tied_by - second.tied_by)
+    gap = abs(best.rounded_mean - second.rounded_mean)
     lead = f"The best is {metric.difference(gap)} before the next"
-    if tied := sum(item.tied_by == best.tied_by for item in ranked[1:]):
+    if tied := sum(item.rounded_mean == best.rounded_mean for item in ranked[1:]):
         lead = f"The best ties with {tied} other{'s' if tied > 1 else ''} (the cheapest comes first)"
     if spread is None:
         return (
@@ -146,7 +157,7 @@ def _compare_best(ranked: list[Candidate], metric: Metric) -> str:
     deviation, freedom = spread
     if deviation == 0:
         return f"{lead}. The seed changes nothing here, so it can't tell how much of that is chance."
-    noise = deviation * math.sqrt(1 / len(best.figures) + 1 / len(second.figures))
+    noise = deviation * math.sqrt(1 / len(best.values) + 1 / len(second.values))
     bound = float(t.ppf(0.975, freedom)) * noise
     verdict = "within the spread over seeds" if gap <= bound else "more than the spread over seeds"
     return (
@@ -157,15 +168,15 @@ def _compare_best(ranked: list[Candidate], metric: Metric) -> str:
 
 
 def _wilson(fraction: float, images: int) -> str:
-    """The 95 % Wilson interval of a fraction, in per cent."""
+    """The 95 % Wilson interval of a fraction, in per cent, as text."""
     from scipy.stats import binomtest
 
     interval = binomtest(round(fraction * images), images).proportion_ci(0.95, method="wilson")
     return f"{100 * interval.low:.1f}–{100 * interval.high:.1f}"
 
 
-def belief(sweep: Sweep, ranked: list[Candidate], metric: Metric) -> list[str]:
-    """Sentences on how much of the ranking is chance."""
+def reliability(sweep: Sweep, ranked: list[Candidate], metric: Metric) -> list[str]:
+    """Sentences on how reliable the ranking is, given the seeds and the number of validation images."""
     ranked = [item for item in ranked if not math.isnan(item.mean)]
     if not ranked:
         return [f"No job has left a {metric.title}: there is nothing to choose."]
@@ -174,7 +185,7 @@ def belief(sweep: Sweep, ranked: list[Candidate], metric: Metric) -> list[str]:
         sentences.append(_compare_best(ranked, metric))
     elif spread := _pooled_std(ranked):
         sentences.append(
-            f"One configuration with {len(best.figures)} seeds: nothing to choose. Over the seeds "
+            f"One configuration with {len(best.values)} seeds: nothing to choose. Over the seeds "
             f"{metric.title} spreads by {metric.difference(spread[0])} (standard deviation)."
         )
     else:
@@ -187,7 +198,7 @@ def belief(sweep: Sweep, ranked: list[Candidate], metric: Metric) -> list[str]:
             f"interval of {_wilson(best.mean / 100, images)} % (Wilson) by itself, and choosing the best "
             "of many flatters it."
         )
-    missing = sum(math.isnan(metric.of(job)) for job in sweep.finished)
+    missing = sum(math.isnan(metric.value(job)) for job in sweep.finished)
     if missing:
         sentences.append(f"Jobs that finished without a {metric.title} (NaN), and can't be best: {missing}.")
     return sentences
@@ -255,7 +266,7 @@ def importance(jobs: list[Job], parameters: list[str], metric: Metric) -> tuple[
         else:
             table[parameter] = [str(value) for value in values]
             choices.append(parameter)
-    x, y = pd.DataFrame(table), np.array([metric.of(job) for job in jobs])
+    x, y = pd.DataFrame(table), np.array([metric.value(job) for job in jobs])
     forest = RandomForestRegressor(200, oob_score=True, random_state=0)
     encoder = make_column_transformer((OneHotEncoder(), choices), remainder="passthrough")
     model = make_pipeline(encoder, forest).fit(x, y)
@@ -270,7 +281,7 @@ def importance(jobs: list[Job], parameters: list[str], metric: Metric) -> tuple[
 
 
 def _groups(jobs: list[Job], parameter: str) -> list[tuple[str, list[Job]]]:
-    """Jobs by a parameter's value; more than 8 different numbers are split into quartiles."""
+    """Jobs by a parameter's value as text; more than 8 different numbers are split into quartiles."""
     by_value: dict[str, list[Job]] = {}
     for job in jobs:
         by_value.setdefault(repr(job.value(parameter)), []).append(job)
@@ -287,15 +298,15 @@ def _groups(jobs: list[Job], parameter: str) -> list[tuple[str, list[Job]]]:
 
 def effects(sweep: Sweep, metric: Metric) -> tuple[list[Effect], str]:
     """The effect of each parameter, most important first, and a sentence on the importance."""
-    jobs = [job for job in sweep.finished if not math.isnan(metric.of(job))]
+    jobs = [job for job in sweep.finished if not math.isnan(metric.value(job))]
     weights, message = importance(jobs, sweep.parameters, metric)
     found = []
     for parameter in sweep.parameters:
         means = [
-            (value, statistics.fmean(map(metric.of, group)), len(group))
+            (value, statistics.fmean(map(metric.value, group)), len(group))
             for value, group in _groups([job for job in jobs if job.value(parameter) != ABSENT], parameter)
         ]
-        means.sort(key=lambda row: -row[1] if metric.larger else row[1])
+        means.sort(key=lambda row: -row[1] if metric.larger_is_better else row[1])
         if means:
             found.append(Effect(parameter, means, weights.get(parameter)))
     return sorted(found, key=lambda item: -(item.importance if weights else item.range)), message

@@ -3,8 +3,8 @@
 A parameter is an override (see `config.overrides`) with several values among the finished jobs of one data
 set and model: a choice of a group, or a value that does not follow from another override. A sweep over
 models thus has the parameter `model`, and of the thirty keys that change with it only those that vary within
-a model. If ``conf/`` no longer has the files that a job selected, its overrides are the differences from the
-first job of the same model.
+a model. If ``conf/`` no longer has the files that a job selected, a job's overrides are its differences from
+the first job of the same model.
 """
 
 import re
@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from pipeline import config, tasks, tracking
-from pipeline.artifacts import curves, job_notes
+from pipeline.artifacts import curves, job_outcomes
 from pipeline.artifacts.model_folder import ModelFolder
 from pipeline.common import text, yaml_files
 from pipeline.common.errors import UserError
@@ -28,7 +28,7 @@ from pipeline.tasks import Task
 
 SWEEPS = ROOT / "runs/sweeps"
 _NUMBER = re.compile("[0-9]{1,6}")  # a folder of earlier code, named by job number instead of a hash
-ABSENT = "–"  # value for a model without the key
+ABSENT = "–"  # the value of a key that the job's model does not have
 
 
 @dataclass
@@ -37,16 +37,22 @@ class Job:
 
     Attributes:
         name: Hydra's job number; the folder's name if the number is unknown.
-        said: its overrides, from its outcome note or the sweep's ``multirun.yaml``; empty if unknown.
+        folder: its train folder.
+        override_text: from its outcome or the sweep's ``multirun.yaml``; empty if unknown.
         status: finished, running, failed, no result or not started.
+        reason: why it has no result, if known.
         settings: the resolved configuration; empty unless finished.
         metrics: ``metrics.json`` and the kept weights' val/loss.
+        lineage: data, code and environment.
+        drawings: whether its images are drawings.
+        task: of its model.
+        overrides: found from the settings; see `config.overrides`.
         seconds: wall time, if MLflow recorded it.
     """
 
     name: str
     folder: Path
-    said: str = ""
+    override_text: str = ""
     status: str = "no result"
     reason: str = ""
     settings: dict = field(default_factory=dict)
@@ -54,7 +60,7 @@ class Job:
     lineage: dict = field(default_factory=dict)
     drawings: bool = False
     task: Task | None = None
-    words: Overrides | None = None
+    overrides: Overrides | None = None
     seconds: float | None = None
 
     @cached_property
@@ -64,8 +70,8 @@ class Job:
 
     def value(self, key: str) -> object:
         """The choice of a group or the value of a dotted key; `ABSENT` if there is none."""
-        if self.words and key in self.words.choices:
-            return self.words.choices[key]
+        if self.overrides and key in self.overrides.choices:
+            return self.overrides.choices[key]
         return self.plain.get(key, ABSENT)
 
 
@@ -98,25 +104,25 @@ def names() -> list[str]:
     return sorted(path.name for path in SWEEPS.glob("*") if path.is_dir() and not path.name.startswith("."))
 
 
-def resolve(word: str) -> str:
+def resolve(name_or_id: str) -> str:
     """A sweep's name from its name, or its parent run's name or id in MLflow.
 
     Raises:
         UserError: there is no such sweep; the message lists the existing ones.
     """
     known = names()
-    for name in (word, word.removeprefix("sweep ")):
+    for name in (name_or_id, name_or_id.removeprefix("sweep ")):
         if name in known:
             return name
     hint = f"there {'are' if len(known) > 1 else 'is'} {', '.join(known)}" if known else "there is none yet"
     try:
-        found = tracking.sweep_of(word)
+        found = tracking.sweep_of(name_or_id)
     except UserError as error:
-        raise UserError(f"no sweep is called '{word}': {hint} ({error})") from error
+        raise UserError(f"no sweep is called '{name_or_id}': {hint} ({error})") from error
     if found is None:
-        raise UserError(f"no sweep is called '{word}': {hint}")
+        raise UserError(f"no sweep is called '{name_or_id}': {hint}")
     if found not in known:
-        raise UserError(f"MLflow knows sweep '{found}', but its files are not in runs/sweeps/: {hint}")
+        raise UserError(f"MLflow has sweep '{found}', but its files are not in runs/sweeps/: {hint}")
     return found
 
 
@@ -125,24 +131,24 @@ def _natural_key(name: str) -> list:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def _read(folder: Path, number: int | None, noted: dict) -> Job:
+def _read(folder: Path, number: int | None, outcome: dict) -> Job:
     """The job in a folder.
 
     Args:
         folder: the job's folder.
         number: the job's number, if known.
-        noted: the job's note, see `job_notes.read`.
+        outcome: see `job_outcomes.read`; empty if unknown.
     """
-    job = Job(folder.name if number is None else str(number), folder, str(noted.get("words") or ""))
+    job = Job(folder.name if number is None else str(number), folder, str(outcome.get("words") or ""))
     if not (folder / "metrics.json").is_file():
-        job.reason = str(noted.get("error") or "")
+        job.reason = str(outcome.get("error") or "")
         job.status = "failed" if job.reason else job.status
         return job
     try:
         model = ModelFolder(folder)
         metrics, job.lineage, job.drawings = dict(model.metrics), model.lineage, model.card.drawings
         job.task = model.task
-        metrics["val/loss"] = tasks.kept_row(curves.read(folder), model.task.monitor)["val/loss"]
+        metrics["val/loss"] = tasks.best_row(curves.read(folder), model.task.monitor)["val/loss"]
         job.settings, job.metrics = model.settings, metrics
     except UserError as error:
         job.reason = f"unreadable: {error}"
@@ -154,20 +160,20 @@ def _read(folder: Path, number: int | None, noted: dict) -> Job:
     return job
 
 
-def _asked(folder: Path) -> list[str]:
-    """The overrides of each job by number, as Hydra's BasicSweeper makes them; empty if they are unknown."""
+def _planned_overrides(folder: Path) -> list[str]:
+    """The overrides of each job of the sweep's command, by job number; empty if they are unknown."""
     try:
         tree = yaml_files.load(folder / "multirun.yaml")
     except UserError:
         return []
     if not str(OmegaConf.select(tree, "hydra.sweeper._target_")).endswith("BasicSweeper"):
         return []
-    # As BasicSweeper.sweep does it.
+    # As in BasicSweeper.sweep.
     params = [f"{key}={value}" for key, value in (tree.hydra.sweeper.params or {}).items()]
     parsed = OverridesParser.create().parse_overrides([*params, *tree.hydra.overrides.task])
     try:
         (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    except HydraException:  # glob() depends on the files that conf/ had
+    except HydraException:  # such as a glob() over files that conf/ no longer has
         return []
     return [text.without_password(" ".join(overrides)) for overrides in jobs]
 
@@ -177,23 +183,24 @@ def _find_overrides(sweep: Sweep) -> None:
     finder = OverrideFinder()
     try:
         for job in sweep.finished:
-            job.words = finder.find(job.settings)
+            job.overrides = finder.find(job.settings)
     except UserError as error:
-        sweep.notes.append(f"{error}: parameters are told by their differences among the jobs alone.")
+        sweep.notes.append(f"{error}: parameters are found from the differences between jobs alone.")
         references: dict[tuple, dict] = {}
         for job in sweep.finished:
             choices = {group: job.settings[group]["name"] for group in BY_NAME}
             reference = references.setdefault(tuple(choices.values()), job.plain)
             values = {key: value for key, value in job.plain.items() if reference.get(key, ABSENT) != value}
-            job.words = Overrides(choices, values)
+            job.overrides = Overrides(choices, values)
 
 
 def _varying_parameters(jobs: list[Job]) -> list[str]:
-    keys = dict.fromkeys(key for job in jobs for key in job.words.choices)
-    keys |= dict.fromkeys(key for job in jobs for key in job.words.values if key != "seed")
+    """The parameters of the module's docstring, without `seed`."""
+    keys = dict.fromkeys(key for job in jobs for key in job.overrides.choices)
+    keys |= dict.fromkeys(key for job in jobs for key in job.overrides.values if key != "seed")
     by_model: dict[tuple, list[Job]] = {}
     for job in jobs:
-        by_model.setdefault(tuple(job.words.choices[group] for group in BY_NAME), []).append(job)
+        by_model.setdefault(tuple(job.overrides.choices[group] for group in BY_NAME), []).append(job)
 
     def several(key: str, among: list[Job]) -> bool:
         return len({repr(job.value(key)) for job in among}) > 1
@@ -211,7 +218,7 @@ def _add_mlflow_records(sweep: Sweep) -> None:
     try:
         runs = tracking.sweep_runs(sweep.name)
     except UserError as error:
-        sweep.notes.append(f"{error}: no wall times, no reasons of failures.")
+        sweep.notes.append(f"{error}: no wall times and no reasons for failures.")
         return
     by_params: dict[frozenset, list[dict]] = {}
     by_name: dict[str, dict] = {}
@@ -223,42 +230,42 @@ def _add_mlflow_records(sweep: Sweep) -> None:
             matching = by_params.get(tracking.comparable(tracking.params(job.settings)), [])
             timed = next((run for run in matching if run["seconds"] is not None), None)
             job.seconds = timed["seconds"] if timed else None
-        elif run := by_name.get(job.said):
+        elif run := by_name.get(job.override_text):
             job.status = {"FAILED": "failed", "RUNNING": "running"}.get(run["status"], job.status)
             job.reason = job.reason or run["reason"]
 
 
-def read(name: str, spell: bool = True) -> Sweep:
+def read(name: str, details: bool = True) -> Sweep:
     """Reads a sweep.
 
     Args:
         name: a folder of ``runs/sweeps/``.
-        spell: whether to find the varying parameters, and to query MLflow for what the files lack.
+        details: whether to find the varying parameters, and to query MLflow for wall times and failures.
     """
     folder = SWEEPS / name
     paths = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    noted = job_notes.read(folder)
-    numbers = job_notes.numbers(noted)
+    outcomes = job_outcomes.read(folder)
+    numbers = job_outcomes.numbers(outcomes)
     jobs = []
     for path in paths:
         if path.suffix != ".part":
             number = numbers.get(path.name, int(path.name) if _NUMBER.fullmatch(path.name) else None)
-            jobs.append(_read(path, number, noted.get(number, {})))
-    planned = _asked(folder)
-    seen = {int(job.name) for job in jobs if _NUMBER.fullmatch(job.name)}
+            jobs.append(_read(path, number, outcomes.get(number, {})))
+    planned = _planned_overrides(folder)
+    started = {int(job.name) for job in jobs if _NUMBER.fullmatch(job.name)}
     for job in jobs:
-        if not job.said and _NUMBER.fullmatch(job.name) and int(job.name) < len(planned):
-            job.said = planned[int(job.name)]
-    if len(seen) == len(jobs):
+        if not job.override_text and _NUMBER.fullmatch(job.name) and int(job.name) < len(planned):
+            job.override_text = planned[int(job.name)]
+    if len(started) == len(jobs):
         folders = {job.folder.name for job in jobs}  # identical jobs share a folder
-        seen |= {number for number, note in noted.items() if str(note["folder"]) in folders}
+        started |= {number for number, each in outcomes.items() if str(each["folder"]) in folders}
         jobs += [
             Job(str(number), folder / str(number), overrides, "not started")
             for number, overrides in enumerate(planned)
-            if number not in seen
+            if number not in started
         ]
     sweep = Sweep(name, sorted(jobs, key=lambda job: _natural_key(job.name)))
-    if not spell:
+    if not details:
         return sweep
     _add_mlflow_records(sweep)
     _find_overrides(sweep)
@@ -266,10 +273,10 @@ def read(name: str, spell: bool = True) -> Sweep:
     splits = {(job.lineage["data"]["content"], job.lineage["data"]["split"]) for job in sweep.finished}
     if len(splits) > 1:
         sweep.notes.append(
-            f"The jobs were judged on {len(splits)} different validation splits: figures do not compare."
+            f"The jobs have {len(splits)} different validation splits: their metrics are not comparable."
         )
     # Early versions recorded the commit instead of a hash of the code.
     codes = {job.lineage.get("code") or job.lineage.get("commit") for job in sweep.finished}
     if len(codes) > 1:
-        sweep.notes.append("The code was changed while the sweep ran: its jobs are of different code.")
+        sweep.notes.append("The code was changed while the sweep ran: its jobs ran different code.")
     return sweep

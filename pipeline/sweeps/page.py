@@ -68,11 +68,11 @@ def _axis(values: list) -> dict:
 
 
 def _figure(traces: list[dict], **layout: object) -> dict:
-    """A figure in the form of plotly.js; the page adds its own colours.
+    """A figure in the form of plotly.js; the page adds the colours of text and grid.
 
     Args:
-        traces: what is drawn.
-        layout: overrides what all figures share.
+        traces: plotly's.
+        layout: overrides the layout that all figures share.
     """
     shared = {
         "paper_bgcolor": "rgba(0,0,0,0)",
@@ -85,28 +85,29 @@ def _figure(traces: list[dict], **layout: object) -> dict:
 
 def _parallel(jobs: list[Job], parameters: list[str], metric: Metric) -> dict:
     """Parallel coordinates, one line per job; the metric is the last axis and the colour."""
-    values = [metric.of(job) for job in jobs]
+    values = [metric.value(job) for job in jobs]
     shown = list(parameters)
     if len({job.settings["seed"] for job in jobs}) > 1:
         shown.append("seed")
     dimensions = [{"label": short(name, 24), **_axis([job.value(name) for job in jobs])} for name in shown]
     number_format = ".1f" if metric.percent else ".3f"
-    dimensions.append({"label": _unit(metric), "values": values, "tickformat": number_format})
-    line = {"color": values, "colorscale": SCALE, "reversescale": not metric.larger}
+    dimensions.append({"label": _axis_title(metric), "values": values, "tickformat": number_format})
+    line = {"color": values, "colorscale": SCALE, "reversescale": not metric.larger_is_better}
     trace = {"type": "parcoords", "dimensions": dimensions, "line": line, "labelside": "top"}
     return _figure([trace], height=420, margin={"l": 60, "r": 60, "t": 60, "b": 30})
 
 
 def _label(job: Job, parameters: list[str], metric: Metric) -> str:
-    lines = [f"job {job.name}: {metric.show(metric.of(job))}"]
+    """The hover text of a job, as HTML."""
+    lines = [f"job {job.name}: {metric.show(metric.value(job))}"]
     lines += [f"{name} = {short(job.value(name))}" for name in [*parameters, "seed"]]
     return "<br>".join(escape(text.printable(line), quote=False) for line in lines)  # plotly reads HTML
 
 
 def _best_so_far(jobs: list[Job], parameters: list[str], metric: Metric) -> dict:
     """The best metric up to each job, in the order of the jobs."""
-    names, values = [job.name for job in jobs], [metric.of(job) for job in jobs]
-    best = list(accumulate(values, max if metric.larger else min))
+    names, values = [job.name for job in jobs], [metric.value(job) for job in jobs]
+    best = list(accumulate(values, max if metric.larger_is_better else min))
     points = {"type": "scatter", "mode": "markers", "name": "a job", "x": names, "y": values}
     points |= {"text": [_label(job, parameters, metric) for job in jobs], "hoverinfo": "text"}
     points |= {"marker": {"color": COLOURS[0]}}
@@ -116,16 +117,16 @@ def _best_so_far(jobs: list[Job], parameters: list[str], metric: Metric) -> dict
         [points, line],
         height=340,
         xaxis={"title": {"text": "job"}, "type": "category", "nticks": 12},
-        yaxis={"title": {"text": _unit(metric)}},
+        yaxis={"title": {"text": _axis_title(metric)}},
     )
 
 
-def _unit(metric: Metric) -> str:
+def _axis_title(metric: Metric) -> str:
     return f"{metric.title}, %" if metric.percent else metric.title
 
 
 def _means(x: list, y: list[float], order: list) -> dict:
-    """The mean of y at each point of `order`, as coordinates."""
+    """The mean of y at each value of x, in the given order, as coordinates of a trace."""
     points = [point for point in order if point in x]
     means = [fmean(value for point, value in zip(x, y, strict=True) if point == at) for at in points]
     return {"x": points, "y": means}
@@ -147,7 +148,7 @@ def _metric_by_parameter(jobs: list[Job], parameter: str, parameters: list[str],
         group = [job for job in jobs if job.settings["model"]["name"] == model]
         points = {
             "x": [job.value(parameter) if continuous else names[repr(job.value(parameter))] for job in group],
-            "y": [metric.of(job) for job in group],
+            "y": [metric.value(job) for job in group],
             "text": [_label(job, parameters, metric) for job in group],
             "hoverinfo": "text",
             "name": model,
@@ -175,7 +176,7 @@ def _metric_by_parameter(jobs: list[Job], parameter: str, parameters: list[str],
         traces,
         height=320,
         xaxis=axis,
-        yaxis={"title": {"text": _unit(metric)}},
+        yaxis={"title": {"text": _axis_title(metric)}},
         boxmode="overlay" if parameter == "model" else "group",
         showlegend=len(models) > 1,
     )
@@ -183,19 +184,20 @@ def _metric_by_parameter(jobs: list[Job], parameter: str, parameters: list[str],
 
 def figures(sweep: Sweep, effects: list[Effect], metric: Metric) -> dict[str, dict]:
     """All charts in the form of plotly.js by the id of their HTML element; none for fewer than two jobs."""
-    jobs = [job for job in sweep.finished if not math.isnan(metric.of(job))]
+    jobs = [job for job in sweep.finished if not math.isnan(metric.value(job))]
     if len(jobs) < 2:
         return {}
-    drawn = {
+    by_id = {
         "parallel": _parallel(jobs, sweep.parameters, metric),
         "so-far": _best_so_far(jobs, sweep.parameters, metric),
     }
     for index, effect in enumerate(effects):
-        drawn[f"effect-{index}"] = _metric_by_parameter(jobs, effect.parameter, sweep.parameters, metric)
-    return drawn
+        by_id[f"effect-{index}"] = _metric_by_parameter(jobs, effect.parameter, sweep.parameters, metric)
+    return by_id
 
 
 def duration(seconds: float | None) -> str:
+    """Seconds as text; a dash for None."""
     if seconds is None:
         return "–"
     return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
@@ -205,7 +207,7 @@ def write(
     sweep: Sweep,
     ranked: list[Candidate],
     metric: Metric,
-    belief: list[str],
+    reliability: list[str],
     effects: tuple[list[Effect], str],
     best: str,
     target: Path,
@@ -216,7 +218,7 @@ def write(
         sweep: the sweep.
         ranked: candidates, best first.
         metric: the ranking metric.
-        belief: sentences on chance.
+        reliability: sentences, see `effects.reliability`.
         effects: effects of the parameters, and a sentence on their importance.
         best: YAML of the best configuration's experiment file.
         target: output file.
@@ -237,9 +239,9 @@ def write(
         repeated=any(len(item.jobs) > 1 for item in ranked),
         metric=metric,
         metrics=metrics(sweep),
-        belief=belief,
+        reliability=reliability,
         effects=effects[0],
-        told=effects[1],
+        importance_note=effects[1],
         best=best,
         figures=drawn,
         plotly=Markup(get_plotlyjs()) if drawn else "",

@@ -1,5 +1,6 @@
 """Gives each sweep its own folder, resumes an interrupted one, and exits with status 1 if jobs failed."""
 
+import itertools
 import json
 import logging
 import sys
@@ -11,38 +12,40 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
-from pipeline.artifacts import atomic, job_notes
+from pipeline.artifacts import atomic, job_outcomes
 from pipeline.common import log, text
 from pipeline.common.errors import StoppedError, UserError, os_errors_as_user_errors
 from pipeline.common.text import printable
 
 _log = logging.getLogger(__name__)
 
-# Locks of this process; the kernel releases them even if it is killed.
+# Locks held until this process ends, even if it is killed.
 _held = []
 
 
 class SweepResume(Callback):
-    """Claims a sweep's folder, records its command in ``command.json``, and counts failed jobs."""
+    """Hydra callback that locks a sweep's folder, records its command, and exits with 1 if jobs failed.
+
+    The command is in ``command.json`` in that folder.
+    """
 
     def on_multirun_start(self, config: DictConfig, **_) -> None:
-        wanted = Path(config.hydra.sweep.dir)
-        explicit = any(word.startswith("hydra.sweep.dir=") for word in config.hydra.overrides.hydra)
+        configured = Path(config.hydra.sweep.dir)
+        explicit = any(override.startswith("hydra.sweep.dir=") for override in config.hydra.overrides.hydra)
         try:
             with os_errors_as_user_errors():
-                folder = _claim_given(wanted) if explicit else _claim(wanted)
+                folder = _claim_given(configured) if explicit else _claim(configured)
                 if (folder / "command.json").is_file():
                     _log.info("resuming the sweep in %s; delete that folder to start over", folder)
-                _write(folder, ended=False)
-                for file in folder.glob(".outcomes/*.json"):  # keep the folder of each job
-                    _note(
-                        file,
-                        {key: value for key, value in job_notes.read_object(file).items() if key != "error"},
-                    )
+                _write_command(folder, ended=False)
+                for file in folder.glob(".outcomes/*.json"):  # the jobs keep their folders
+                    outcome = job_outcomes.read_object(file)
+                    outcome.pop("error", None)
+                    _write_outcome(file, outcome)
         except UserError as error:
             # Hydra turns an Exception of a callback into a warning, but not SystemExit.
             log.fail(error)
-        if folder != wanted:
+        if folder != configured:
             quoted = QuotedString(str(folder), Quote.single).with_quotes()
             with read_write(config):
                 config.hydra.sweep.dir = str(folder)
@@ -51,13 +54,13 @@ class SweepResume(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_) -> None:
         folder = Path(config.hydra.sweep.dir)
-        outcomes = {number: each for number, each in job_notes.read(folder).items() if "error" in each}
+        outcomes = {number: each for number, each in job_outcomes.read(folder).items() if "error" in each}
         failed = sorted(number for number, outcome in outcomes.items() if outcome["error"] != "")
-        _write(folder, ended=not failed)
+        _write_command(folder, ended=not failed)
         if failed:
             log.fail(
                 f"{len(failed)} of {len(outcomes)} jobs failed ({', '.join(map(str, failed))}); their "
-                "messages are above, the same command tries them again"
+                "messages are above, the same command runs them again"
             )
 
 
@@ -70,9 +73,9 @@ def run_job(job: Callable[[], object], hydra: DictConfig) -> object:
     """
     file = Path(hydra.sweep.dir) / f".outcomes/{hydra.job.num}.json"
     overrides = text.without_password(" ".join(hydra.overrides.task))
-    note = {"folder": Path(hydra.runtime.output_dir).name, "words": overrides}
+    outcome = {"folder": Path(hydra.runtime.output_dir).name, "words": overrides}
     file.parent.mkdir(parents=True, exist_ok=True)
-    _note(file, note | {"error": None})  # remains if the process is killed
+    _write_outcome(file, outcome | {"error": None})  # remains if the process is killed
     value, error = float("nan"), ""
     with log.job_number(hydra.job.num):
         _log.info("%s", overrides)
@@ -86,16 +89,16 @@ def run_job(job: Callable[[], object], hydra: DictConfig) -> object:
         except Exception as failure:
             error = f"{type(failure).__name__}: {failure}"
             _log.exception("%s", error)
-    _note(file, note | {"error": printable(error)})
+    _write_outcome(file, outcome | {"error": printable(error)})
     return value
 
 
-def _note(file: Path, note: dict) -> None:
-    file.write_text(json.dumps(note), encoding="utf-8")
+def _write_outcome(file: Path, outcome: dict) -> None:
+    file.write_text(json.dumps(outcome), encoding="utf-8")
 
 
 def _claim_given(folder: Path) -> Path:
-    """Claims the folder that the command names and keeps its contents.
+    """Locks the folder that the command names; its contents stay.
 
     Raises:
         UserError: another sweep is running in it.
@@ -107,21 +110,19 @@ def _claim_given(folder: Path) -> Path:
 
 
 def _claim(new: Path) -> Path:
-    """Claims the folder of an unfinished, not running sweep of this command, else creates a new one."""
+    """Locks and returns the folder of an interrupted sweep of this command, else a new one named `new`."""
     for file in sorted(new.parent.glob("*/command.json"), reverse=True):
-        # Check again under the lock: the sweep may have ended meanwhile.
-        if _unfinished(file) and _lock(file.parent):
-            if _unfinished(file):
+        # Checks again under the lock: the sweep may have ended meanwhile.
+        if _is_interrupted(file) and _lock(file.parent):
+            if _is_interrupted(file):
                 return file.parent
             _held.pop().release()
-    number = 1
-    while True:
+    for number in itertools.count(1):
         folder = new if number == 1 else new.with_name(f"{new.name}-{number}")
         with suppress(FileExistsError):
             folder.mkdir(parents=True)
             _lock(folder)
             return folder
-        number += 1
 
 
 def _lock(folder: Path) -> bool:
@@ -137,12 +138,12 @@ def _lock(folder: Path) -> bool:
     return True
 
 
-def _unfinished(file: Path) -> bool:
+def _is_interrupted(file: Path) -> bool:
     """Whether this ``command.json`` records the current command and a sweep that has not ended."""
-    command = job_notes.read_object(file)
+    command = job_outcomes.read_object(file)
     return command.get("arguments") == sys.argv[1:] and command.get("ended") is False
 
 
-def _write(folder: Path, ended: bool) -> None:
+def _write_command(folder: Path, ended: bool) -> None:
     command = {"arguments": sys.argv[1:], "ended": ended}
     atomic.replace_text(folder / "command.json", json.dumps(command) + "\n")

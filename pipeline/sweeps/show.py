@@ -18,38 +18,38 @@ from pipeline.sweeps import effects, jobs, page
 from pipeline.sweeps.effects import Candidate, Metric
 from pipeline.sweeps.jobs import Sweep
 
-SHOWN = 10  # configurations printed
-WIDTH = 160  # of tables where the output is no terminal
+MAX_ROWS = 10  # configurations printed
+WIDTH = 160  # characters of a table's line if the output is not a terminal
 
 
 def _cost(candidate: Candidate) -> str:
     """The training cost of a candidate, as text."""
     job = candidate.jobs[0]
-    seen = [item.metrics.get("pictures_seen") for item in candidate.jobs]
+    images_seen = [item.metrics.get("pictures_seen") for item in candidate.jobs]
     parts = [
         f"{job.metrics[key]:,} {title}"
         for key, title in (("parameters", "parameters"), ("multiply_adds", "multiply-adds a picture"))
         if key in job.metrics
     ]
-    if None not in seen:
-        parts.append(f"{max(seen):,} pictures seen")
+    if None not in images_seen:
+        parts.append(f"{max(images_seen):,} pictures seen")
     timed = [item.seconds for item in candidate.jobs if item.seconds is not None]
     if timed:
         parts.append(f"{page.duration(max(timed))} of wall time in the sweep")
     return ", ".join(parts)
 
 
-def _comment(name: str, sweep: Sweep, candidate: Candidate, metric: Metric, belief: list[str]) -> list[str]:
-    """Header of an experiment file: its command, cost and expected result."""
+def _comment(name: str, sweep: Sweep, candidate: Candidate, metric: Metric, sentence: str) -> list[str]:
+    """Lines of an experiment file's header: its command, cost and expected result."""
     seeds = ", ".join(map(str, candidate.seeds))
     result = f"{metric.title} {candidate.show(metric)} on {candidate.jobs[0].settings['data']['name']}, " + (
-        f"mean of seeds {seeds} (lowest–highest)" if len(candidate.figures) > 1 else f"seed {seeds} alone"
+        f"mean of seeds {seeds} (lowest–highest)" if len(candidate.values) > 1 else f"seed {seeds} alone"
     )
     paragraphs = [
         f"python -m pipeline.train experiment={name}",
         f"Cost: {_cost(candidate)}.",
         f"Expect: {result}.",
-        f"The best of {len(sweep.finished)} jobs of the sweep {sweep.name}. {belief[0]}",
+        f"The best of {len(sweep.finished)} jobs of the sweep {sweep.name}. {sentence}",
     ]
     return [line for paragraph in paragraphs for line in textwrap.wrap(paragraph, 105)]
 
@@ -57,7 +57,7 @@ def _comment(name: str, sweep: Sweep, candidate: Candidate, metric: Metric, beli
 def _table(sweep: Sweep, ranked: list[Candidate], metric: Metric) -> None:
     """Prints the best configurations."""
     numbers, rows = effects.ranks(ranked), []
-    for number, candidate in zip(numbers, ranked[:SHOWN], strict=False):
+    for number, candidate in zip(numbers, ranked[:MAX_ROWS], strict=False):
         timed = [job.seconds for job in candidate.jobs if job.seconds is not None]
         values = (effects.short(candidate.jobs[0].value(name)) for name in sweep.parameters)
         seeds, names = map(str, candidate.seeds), (job.name for job in candidate.jobs)
@@ -66,17 +66,17 @@ def _table(sweep: Sweep, ranked: list[Candidate], metric: Metric) -> None:
     title = f"sweep {sweep.name}: {len(sweep.finished)} of {len(sweep.jobs)} jobs finished"
     columns = ["rank", metric.title, *sweep.parameters, "seeds", "jobs", "wall time"]
     text.print_table(columns, rows, title, right=columns[:2], width=WIDTH)
-    if len(ranked) > SHOWN:
-        print(f"and {len(ranked) - SHOWN} more configurations on the page")
+    if len(ranked) > MAX_ROWS:
+        print(f"and {len(ranked) - MAX_ROWS} more configurations on the page")
     if any("=" in number for number in numbers):
         print(ranking.RULE)
 
 
-def show(word: str, key: str | None, name: str | None) -> None:
+def show(name_or_id: str, key: str | None, name: str | None) -> None:
     """Writes a sweep's page and prints its best configurations.
 
     Args:
-        word: the sweep's name, or its parent run's name or id in MLflow.
+        name_or_id: the sweep's name, or its parent run's name or id in MLflow.
         key: of the metric; None: the task's monitored metric.
         name: of the experiment file for the best configuration; None: not saved.
 
@@ -85,30 +85,30 @@ def show(word: str, key: str | None, name: str | None) -> None:
     """
     if name is not None:
         overrides.check_name(name)
-    sweep = jobs.read(jobs.resolve(word))
+    sweep = jobs.read(jobs.resolve(name_or_id))
     metric = effects.find_metric(sweep, key)
     ranked = effects.candidates(sweep, metric)
-    belief = effects.belief(sweep, ranked, metric)
+    reliability = effects.reliability(sweep, ranked, metric)
     best = ranked[0] if ranked and not math.isnan(ranked[0].mean) else None
-    comment = _comment(name or "NAME", sweep, best, metric, belief) if best else []
-    settings = overrides.experiment_yaml(best.jobs[0].words, comment) if best else ""
+    comment = _comment(name or "NAME", sweep, best, metric, reliability[0]) if best else []
+    settings = overrides.experiment_yaml(best.jobs[0].overrides, comment) if best else ""
     target = jobs.SWEEPS / sweep.name / "index.html"
-    page.write(sweep, ranked, metric, belief, effects.effects(sweep, metric), settings, target)
+    page.write(sweep, ranked, metric, reliability, effects.effects(sweep, metric), settings, target)
     if ranked:
         _table(sweep, ranked, metric)
-    for sentence in (*sweep.notes, *belief):
+    for sentence in (*sweep.notes, *reliability):
         print(text.printable(sentence))
     for job in sweep.jobs:
         if job.status != "finished":
             reason = f": {job.reason}" if job.reason else ""
-            print(text.shortened(f"job {job.name}: {job.status}{reason} {job.said}".rstrip(), 1000))
+            print(text.shortened(f"job {job.name}: {job.status}{reason} {job.override_text}".rstrip(), 1000))
     if best and not name:
         print(f"\nThe best, for conf/experiment/ (--save NAME writes it):\n\n{text.lines(settings)}")
     print(f"page: {target.relative_to(paths.ROOT)}")
     if name:
         if best is None:
             raise UserError(f"no job of {sweep.name} has a {metric.title}: nothing to save")
-        overrides.save(name, best.jobs[0].words, best.jobs[0].settings, comment)
+        overrides.save(name, best.jobs[0].overrides, best.jobs[0].settings, comment)
         print(f"saved: conf/experiment/{name}.yaml; run it: python -m pipeline.train experiment={name}")
 
 
@@ -116,7 +116,7 @@ def overview() -> None:
     """Prints a table of all sweeps."""
     rows = []
     for name in jobs.names():
-        sweep = jobs.read(name, spell=False)
+        sweep = jobs.read(name, details=False)
         metric = effects.find_metric(sweep, None)
         ranked = effects.candidates(sweep, metric)
         data = ", ".join(sorted({job.settings["data"]["name"] for job in sweep.finished}))
@@ -134,8 +134,8 @@ def overview() -> None:
 @click.option(
     "--metric",
     metavar="val/NAME",
-    help="What the best is best in: a figure of the page's table of jobs (a loss is minimised); by default "
-    "what models are chosen by.",
+    help="The metric to rank by, a column of the page's table of jobs (a loss is minimised); by default the "
+    "monitored metric.",
 )
 @click.option("--save", metavar="NAME", help="Write the best configuration as conf/experiment/NAME.yaml.")
 def main(sweep: str | None, metric: str | None, save: str | None) -> None:
@@ -146,7 +146,7 @@ def main(sweep: str | None, metric: str | None, save: str | None) -> None:
     if save is not None and not sweep:
         raise click.UsageError("--save needs a sweep")
     if metric is not None and not (sweep and metric.startswith("val/")):
-        raise click.UsageError("--metric needs a sweep, and names a figure on validation: val/NAME")
+        raise click.UsageError("--metric needs a sweep, and names a validation metric: val/NAME")
     if sweep:
         show(sweep, metric, save)
     else:

@@ -1,6 +1,6 @@
-"""Label types (single- and multi-label): what training, evaluation and reports need for each."""
+"""Tasks, single-label and multi-label: what training, evaluation and reports need for each."""
 
-from pipeline.tasks.base import SEPARATOR, Assessment, Figure, Task, kept_row
+from pipeline.tasks.base import SEPARATOR, Assessment, MetricSpec, Task, best_row
 from pipeline.tasks.multi_label import MultiLabel
 from pipeline.tasks.single_label import SingleLabel
 
@@ -13,5 +13,5 @@ def of(name: str) -> Task:
 
 
 def of_tag(name: str | None) -> Task:
-    """The task in a run's tag; single-label if it is unknown (anyone can edit tags) or missing (old runs)."""
+    """The task in a run's tag; single-label if the tag is missing (old runs) or invalid (anyone can edit)."""
     return _TASKS.get(name, _TASKS["single_label"])

@@ -1,4 +1,4 @@
-"""The interface of a task: loss, metrics, the monitored metric, and the form of predictions."""
+"""The interface of a task: its targets, loss, metrics, thresholds and predictions."""
 
 import math
 from abc import ABC, abstractmethod
@@ -19,18 +19,18 @@ SEPARATOR = "|"  # between the classes of a multi-label image
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A metric as shown in tables.
+class MetricSpec:
+    """How a metric is shown in tables.
 
     Attributes:
         key: in ``metrics.json``; without the split if it is measured on both validation and test.
         title: column heading.
-        form: format string of the value.
+        template: format string of the value.
     """
 
     key: str
     title: str
-    form: str = "{:.1%}"
+    template: str = "{:.1%}"
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def class_rows(classes: list[str], hits: np.ndarray, predicted: np.ndarray, true
     Args:
         classes: names.
         hits: true positives per class.
-        predicted: images predicted as each class.
-        true: images of each class.
+        predicted: number of images predicted as each class.
+        true: number of images of each class.
     """
     return [
         {
@@ -76,17 +76,17 @@ def class_rows(classes: list[str], hits: np.ndarray, predicted: np.ndarray, true
 
 def confusions(labels: list[str], predicted: list[str]) -> list[dict]:
     """Rows of `Assessment.confusions`, from the true and the predicted label of each image."""
-    pairs = Counter((true, guess) for true, guess in zip(labels, predicted, strict=True) if true != guess)
+    pairs = Counter(pair for pair in zip(labels, predicted, strict=True) if pair[0] != pair[1])
     ordered = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
     return [{"label": true, "taken_for": guess, "pictures": count} for (true, guess), count in ordered]
 
 
-def kept_row(rows: list[dict], monitor: str) -> dict:
+def best_row(rows: list[dict], monitor: str) -> dict:
     """The row of ``curves.csv`` whose weights are kept, the first of equals.
 
-    That is the epoch with the best monitored metric; epoch 0 is a fitted head before fine-tuning. Of a probe,
-    which has no epochs, it is the strength with the lowest validation loss: on a few hundred images the loss
-    is less noisy than the metric and rewards calibration.
+    That is the epoch with the best monitored metric; epoch 0 is a fitted head before fine-tuning. A probe has
+    no epochs: its best row is the regularisation with the lowest validation loss, which on a few hundred
+    images is less noisy than the metric and rewards calibration.
 
     Args:
         rows: all rows.
@@ -105,10 +105,10 @@ class Task(ABC):
 
     Attributes:
         name: in model cards and the data config.
-        several: whether an image may have any number of classes; labels then come from a file, not from the
-            image's folder.
+        is_multi_label: whether an image may have any number of classes; the labels then come from a file, not
+            from the image's folder.
         ranked: metrics on validation and test, higher is better; the first is the monitored metric.
-        further: metrics on test only.
+        test_only: metrics on test only.
         printed: keys of the metrics shown in the terminal.
         compared: keys of the metrics with a column in ``dvc exp show``.
         about: explanation of the metrics for reports.
@@ -116,9 +116,9 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
-    several: ClassVar[bool]
-    ranked: ClassVar[tuple[Figure, ...]]
-    further: ClassVar[tuple[Figure, ...]]
+    is_multi_label: ClassVar[bool]
+    ranked: ClassVar[tuple[MetricSpec, ...]]
+    test_only: ClassVar[tuple[MetricSpec, ...]]
     printed: ClassVar[tuple[str, ...]]
     compared: ClassVar[tuple[str, ...]]
     about: ClassVar[str]
@@ -140,12 +140,12 @@ class Task(ABC):
         return f"test/{self.ranked[0].key}"
 
     @property
-    def on_test(self) -> list[Figure]:
+    def test_specs(self) -> list[MetricSpec]:
         """All test metrics under their full keys, starting with `test_key`."""
-        return [*(replace(figure, key=f"test/{figure.key}") for figure in self.ranked), *self.further]
+        return [*(replace(spec, key=f"test/{spec.key}") for spec in self.ranked), *self.test_only]
 
     def describe(self, metrics: dict, split: str, count: int | None = None) -> str:
-        """Formats the ranked metrics of a split, each with its interval if there is one.
+        """The ranked metrics of a split as text, each with its interval if there is one.
 
         Args:
             metrics: values by key.
@@ -153,12 +153,12 @@ class Task(ABC):
             count: number of metrics; None for all.
         """
         shown = []
-        for figure in self.ranked[:count]:
-            key, form = f"{split}/{figure.key}", figure.form.format
+        for spec in self.ranked[:count]:
+            key, form = f"{split}/{spec.key}", spec.template.format
             value, low, high = (metrics.get(name) for name in (key, f"{key}/low", f"{key}/high"))
             if value is not None:
                 interval = "" if None in (low, high) else f" ({form(low)}–{form(high)})"
-                shown.append(f"{figure.title} {form(value)}{interval}")
+                shown.append(f"{spec.title} {form(value)}{interval}")
         return ", ".join(shown)
 
     def display(self, label: str) -> str:
@@ -175,7 +175,7 @@ class Task(ABC):
 
     @abstractmethod
     def counts(self, targets: np.ndarray, num_classes: int) -> np.ndarray:
-        """Number of images of each class."""
+        """Number of images of each class, int, num_classes."""
 
     @abstractmethod
     def class_weights(self, targets: np.ndarray, num_classes: int) -> list[float]:
@@ -194,12 +194,15 @@ class Task(ABC):
         """Dense targets for the loss: float, N×num_classes."""
 
     @abstractmethod
-    def smooth(self, targets: "Tensor", share: float) -> "Tensor":
-        """Dense targets with label smoothing (arXiv:1512.00567); `share` is the smoothing factor."""
+    def smooth(self, targets: "Tensor", smoothing: float) -> "Tensor":
+        """Dense targets with label smoothing by the factor `smoothing` (arXiv:1512.00567)."""
 
     @abstractmethod
-    def no_class(self, count: int, like: "Tensor") -> "Tensor":
-        """Dense targets of `count` out-of-domain images, with the dtype, device and classes of `like`."""
+    def outlier_targets(self, count: int, like: "Tensor") -> "Tensor":
+        """Dense targets of `count` out-of-domain images, with the dtype, device and classes of `like`.
+
+        Used for outlier exposure (arXiv:1812.04606).
+        """
 
     @abstractmethod
     def loss(
@@ -227,9 +230,9 @@ class Task(ABC):
         card: ModelCard,
         probabilities: np.ndarray,
         targets: np.ndarray,
-        others: np.ndarray,
-        precision: float,
-        named: float,
+        ood_probabilities: np.ndarray,
+        min_precision: float,
+        max_ood_rate: float,
     ) -> ModelCard:
         """Chooses thresholds on validation data and returns the card with them.
 
@@ -237,9 +240,9 @@ class Task(ABC):
             card: card of the calibrated model.
             probabilities: of validation images.
             targets: their targets.
-            others: probabilities of out-of-domain images.
-            precision: minimum precision of the answers.
-            named: maximum fraction of out-of-domain images that get an answer.
+            ood_probabilities: of out-of-domain images.
+            min_precision: minimum precision of the answers.
+            max_ood_rate: maximum fraction of out-of-domain images that get an answer.
         """
 
     @abstractmethod
@@ -248,12 +251,12 @@ class Task(ABC):
 
     @abstractmethod
     def predicted(self, card: ModelCard, probabilities: np.ndarray) -> np.ndarray:
-        """Predicted classes, N×classes bool; includes the guess where the model abstains."""
+        """Predicted classes, N×classes bool; also of images for which the model abstains."""
 
     @abstractmethod
     def assess(self, card: ModelCard, probabilities: np.ndarray, targets: np.ndarray) -> Assessment:
         """Compares predictions with targets per image."""
 
     @abstractmethod
-    def figures(self, card: ModelCard, probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    def evaluate(self, card: ModelCard, probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         """Test metrics; those of `ranked` with their 95 % interval as ``/low`` and ``/high``."""

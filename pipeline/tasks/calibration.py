@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-# Safety margins in standard errors, chosen by benchmarks/abstention.py. The first is small so that a small
+# Safety margins in standard errors, chosen with benchmarks/abstention.py. The first is small so that a small
 # validation set can meet the precision target: about eight images, if all are correct. The second is larger
-# because synthetic patterns stand in for photos, and a network trained from scratch labels photos more often.
-RIGHT_MARGIN, OTHERS_MARGIN = 0.5, 1.5
+# because photos are replaced by synthetic patterns, which a network trained from scratch labels less often.
+PRECISION_MARGIN, OOD_MARGIN = 0.5, 1.5
 
 
 def temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
@@ -34,7 +34,7 @@ def temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
 
 
 def best_temperature(loss: Callable[[float], float]) -> float:
-    """The temperature between 1/20 and 20 that minimizes `loss`."""
+    """The temperature between 1/20 and 20 that minimizes a loss."""
     from scipy.optimize import minimize_scalar
 
     bounds = (-np.log(20), np.log(20))
@@ -52,19 +52,19 @@ def binary_logits(probabilities: np.ndarray) -> np.ndarray:
 
 
 def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities after dividing the logits by a temperature; the dtype is kept."""
+    """Probabilities, N × classes, after dividing the logits by a temperature; the dtype is kept."""
     scaled = _logits(probabilities) / temperature
     return np.exp(scaled - np.logaddexp.reduce(scaled, axis=1, keepdims=True)).astype(probabilities.dtype)
 
 
 def _logits(probabilities: np.ndarray) -> np.ndarray:
-    """Logits up to a constant per image, to which softmax is invariant."""
+    """Float64 logits up to a constant per image, to which softmax is invariant."""
     tiny = np.finfo(probabilities.dtype).tiny
     return np.log(np.maximum(probabilities, tiny).astype(np.float64))
 
 
-def unsure_below(
-    sure: np.ndarray, right: np.ndarray, others: np.ndarray, wanted: float, named: float
+def abstain_below(
+    confidence: np.ndarray, correct: np.ndarray, ood: np.ndarray, min_precision: float, max_ood_rate: float
 ) -> float:
     """The lowest threshold on the top probability that meets both targets.
 
@@ -73,17 +73,17 @@ def unsure_below(
     errors near the threshold determine it.
 
     Args:
-        sure: the calibrated top probability of each validation image, N.
-        right: whether the top class is correct, N bool.
-        others: the top probability of each out-of-domain image, M.
-        wanted: minimum precision of the answers, below 1.
-        named: maximum fraction of out-of-domain images that get an answer.
+        confidence: the calibrated top probability of each validation image, N.
+        correct: whether the top class is correct, N bool.
+        ood: the top probability of each out-of-domain image, M.
+        min_precision: minimum precision of the answers, below 1.
+        max_ood_rate: maximum fraction of out-of-domain images that get an answer.
 
     Returns:
-        A threshold between 0 and 1; 1 if none meets the targets: the model then always abstains.
+        A threshold between 0 and 1. It is 1 if none meets the targets, so that the model abstains.
     """
-    threshold = max(_min_for_precision(sure, right, wanted), _min_for_ood_rate(others, named))
-    return min(float(threshold), 1.0)  # the next number above a pattern's probability of 1 is none
+    by_precision = _min_for_precision(confidence, correct, min_precision)
+    return min(float(max(by_precision, _min_for_ood_rate(ood, max_ood_rate))), 1.0)  # nextafter may exceed 1
 
 
 def _min_for_precision(confidence: np.ndarray, correct: np.ndarray, min_precision: float) -> float:
@@ -92,16 +92,16 @@ def _min_for_precision(confidence: np.ndarray, correct: np.ndarray, min_precisio
     count = np.arange(1, len(descending) + 1)
     expected = np.cumsum(_fit_precision(confidence, correct)(descending)) / count
     last_of_ties = np.append(descending[1:] != descending[:-1], True)  # ties are answered together
-    meets_target = np.flatnonzero(last_of_ties & (_wilson(expected, count, -RIGHT_MARGIN) >= min_precision))
-    if not len(meets_target):
+    reached = np.flatnonzero(last_of_ties & (_wilson(expected, count, -PRECISION_MARGIN) >= min_precision))
+    if not len(reached):
         return 1.0
-    return 0.0 if meets_target[-1] == len(descending) - 1 else descending[meets_target[-1]]
+    return 0.0 if reached[-1] == len(descending) - 1 else descending[reached[-1]]
 
 
 def _min_for_ood_rate(ood_confidence: np.ndarray, max_ood_rate: float) -> float:
     """The lowest threshold at which the fraction answered, plus the margin, is at most `max_ood_rate`."""
     descending, count = np.sort(ood_confidence)[::-1], np.arange(len(ood_confidence))
-    allowed = count[_wilson(count / len(ood_confidence), len(ood_confidence), OTHERS_MARGIN) <= max_ood_rate]
+    allowed = count[_wilson(count / len(ood_confidence), len(ood_confidence), OOD_MARGIN) <= max_ood_rate]
     # With few images even zero answers may exceed the rate: the threshold is then above all of them.
     return np.nextafter(descending[allowed[-1] if len(allowed) else 0], descending.dtype.type(2))
 
@@ -110,7 +110,10 @@ def _fit_precision(confidence: np.ndarray, correct: np.ndarray) -> Callable[[np.
     """Fits P(correct | top probability) by logistic regression on the logit (Platt 1999).
 
     A normal prior pulls the fit towards the identity, since the input is already calibrated; with few images,
-    or only correct ones, the fit therefore stays close to it.
+    or only correct ones, the fit stays close to it.
+
+    Returns:
+        A function from top probabilities to fitted ones.
     """
     from scipy.optimize import minimize
     from scipy.special import expit

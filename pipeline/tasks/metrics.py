@@ -3,30 +3,31 @@
 import numpy as np
 
 
-def share(key: str, right: np.ndarray) -> dict[str, float]:
-    """The mean of `right` over independent images under `key`, with ``/low`` and ``/high`` (95 %)."""
-    low, high = interval(right)
-    return {key: float(right.mean()), f"{key}/low": low, f"{key}/high": high}
+def proportion(key: str, correct: np.ndarray) -> dict[str, float]:
+    """The mean of 0/1 values of independent images under `key`, with ``/low`` and ``/high`` (95 %)."""
+    low, high = wilson_interval(correct)
+    return {key: float(correct.mean()), f"{key}/low": low, f"{key}/high": high}
 
 
-def interval(right: np.ndarray) -> tuple[float, float]:
+def wilson_interval(correct: np.ndarray) -> tuple[float, float]:
     """95 % Wilson interval of a proportion (Wilson 1927, doi:10.1080/01621459.1927.10502953).
 
     It is valid at the extremes: for 42 of 42 correct images it gives 91.6 to 100 %.
 
     Args:
-        right: 0/1 values of independent images, at least one.
+        correct: 0/1 values of independent images, at least one.
     """
     from scipy.stats import binomtest
 
-    bounds = binomtest(int(np.count_nonzero(right)), len(right)).proportion_ci(0.95, method="wilson")
+    bounds = binomtest(int(np.count_nonzero(correct)), len(correct)).proportion_ci(0.95, method="wilson")
     return float(bounds.low), float(bounds.high)
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> tuple[int, int, float]:
     """Exact McNemar's test of two models on the same images.
 
-    Only images on which the models differ count; under the null hypothesis each model wins half of them.
+    Only images that one of the models alone gets right count; under the null hypothesis each model wins half
+    of them.
 
     Args:
         first: whether the first model is correct on each image, N bool.
@@ -43,12 +44,21 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> tuple[int, int, float]:
 
 def topk(probabilities: np.ndarray, targets: np.ndarray, k: int) -> np.ndarray:
     """Whether the true class is among the k most probable, N bool."""
-    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
-    return (best == targets[:, None]).any(axis=1)
+    top = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+    return (top == targets[:, None]).any(axis=1)
 
 
-def species_right(probabilities: np.ndarray, targets: np.ndarray, species: list[str]) -> np.ndarray | None:
-    """Whether the most probable species is correct, N bool; None without two known species."""
+def species_correct(probabilities: np.ndarray, targets: np.ndarray, species: list[str]) -> np.ndarray | None:
+    """Whether the most probable species is correct, N bool.
+
+    Args:
+        probabilities: N × classes.
+        targets: class indices, N.
+        species: of each class; empty if unknown.
+
+    Returns:
+        None if a species is unknown or all classes have the same one.
+    """
     kinds = sorted(set(species))
     if "" in kinds or len(kinds) < 2:
         return None

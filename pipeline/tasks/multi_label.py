@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.portable import ModelCard
 from pipeline.tasks import calibration, metrics
-from pipeline.tasks.base import SEPARATOR, Assessment, Figure, Task, class_rows, confusions
+from pipeline.tasks.base import SEPARATOR, Assessment, MetricSpec, Task, class_rows, confusions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,14 +23,14 @@ PRIOR = 5
 class MultiLabel(Task):
     """Any number of classes per image, including none."""
 
-    name, several = "multi_label", True
-    ranked = (Figure("map", "mAP"),)
-    further = (
-        Figure("test/f1", "macro F1"),
-        Figure("test/f1/micro", "micro F1"),
-        Figure("test/exact", "exact match"),
-        Figure("test/brier", "Brier", "{:.3f}"),
-        Figure("others/named", "other things named"),
+    name, is_multi_label = "multi_label", True
+    ranked = (MetricSpec("map", "mAP"),)
+    test_only = (
+        MetricSpec("test/f1", "macro F1"),
+        MetricSpec("test/f1/micro", "micro F1"),
+        MetricSpec("test/exact", "exact match"),
+        MetricSpec("test/brier", "Brier", "{:.3f}"),
+        MetricSpec("others/named", "other things named"),
     )
     printed = ("test/map", "test/f1", "test/exact", "parameters")
     compared = ("test/map", "test/f1", "test/exact")
@@ -52,11 +52,11 @@ class MultiLabel(Task):
 
     def targets(self, labels: list[str], classes: list[str]) -> np.ndarray:
         """Multi-hot targets, float32, images × classes."""
-        number = {name: index for index, name in enumerate(classes)}
-        found = np.zeros((len(labels), len(classes)), dtype=np.float32)
+        indices = {name: index for index, name in enumerate(classes)}
+        targets = np.zeros((len(labels), len(classes)), dtype=np.float32)
         for row, label in enumerate(labels):
-            found[row, [number[name] for name in _names(label)]] = 1
-        return found
+            targets[row, [indices[name] for name in _names(label)]] = 1
+        return targets
 
     def counts(self, targets: np.ndarray, num_classes: int) -> np.ndarray:
         return targets.sum(axis=0).astype(np.int64)
@@ -80,10 +80,10 @@ class MultiLabel(Task):
     def dense(self, targets: "Tensor", num_classes: int) -> "Tensor":
         return targets
 
-    def smooth(self, targets: "Tensor", share: float) -> "Tensor":
-        return targets * (1 - share) + share / 2
+    def smooth(self, targets: "Tensor", smoothing: float) -> "Tensor":
+        return targets * (1 - smoothing) + smoothing / 2
 
-    def no_class(self, count: int, like: "Tensor") -> "Tensor":
+    def outlier_targets(self, count: int, like: "Tensor") -> "Tensor":
         """All zeros."""
         return like.new_zeros((count, like.shape[1]))
 
@@ -101,7 +101,7 @@ class MultiLabel(Task):
         return binary_cross_entropy_with_logits(logits, self.smooth(targets, smoothing), pos_weight=weights)
 
     def metric_inputs(self, logits: "Tensor") -> "Tensor":
-        """Probabilities: torchmetrics mistakes logits for them if a whole batch lies within 0 and 1."""
+        """Probabilities: torchmetrics mistakes logits for them if those of a batch all lie in 0–1."""
         return self.probabilities(logits)
 
     def probabilities(self, logits: "Tensor") -> "Tensor":
@@ -124,7 +124,7 @@ class MultiLabel(Task):
     def choose_thresholds(
         self, card: ModelCard, probabilities: np.ndarray, targets: np.ndarray, *_: object
     ) -> ModelCard:
-        """Chooses the threshold with the best F1 per class; out-of-domain images are not used."""
+        """Chooses each class's threshold by F1; ignores the arguments on out-of-domain images."""
         thresholds = [_best_threshold(*pair) for pair in zip(probabilities.T, targets.T, strict=True)]
         return replace(card, thresholds=thresholds)
 
@@ -135,36 +135,39 @@ class MultiLabel(Task):
         return probabilities >= np.array(card.thresholds)
 
     def assess(self, card: ModelCard, probabilities: np.ndarray, targets: np.ndarray) -> Assessment:
-        present, wanted = self.predicted(card, probabilities), targets > 0
+        predicted, true = self.predicted(card, probabilities), targets > 0
         names = np.array(card.classes, dtype=object)
-        labels, predicted = ([SEPARATOR.join(names[row]) for row in rows] for rows in (wanted, present))
-        hits, given, true = (present & wanted).sum(axis=0), present.sum(axis=0), wanted.sum(axis=0)
+        labels, guesses = ([SEPARATOR.join(names[row]) for row in rows] for rows in (true, predicted))
+        hits = (predicted & true).sum(axis=0)
         return Assessment(
             labels=labels,
-            predicted=predicted,
+            predicted=guesses,
             # Joint probability of all classes, assuming independence.
-            certainty=np.where(present, probabilities, 1 - probabilities).prod(axis=1),
-            classes=class_rows(card.classes, hits, given, true),
-            confusions=confusions(labels, predicted),
-            matrix=wanted.T.astype(np.int64) @ present.astype(np.int64),
+            certainty=np.where(predicted, probabilities, 1 - probabilities).prod(axis=1),
+            classes=class_rows(card.classes, hits, predicted.sum(axis=0), true.sum(axis=0)),
+            confusions=confusions(labels, guesses),
+            matrix=true.T.astype(np.int64) @ predicted.astype(np.int64),
         )
 
-    def figures(self, card: ModelCard, probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        present, wanted = self.predicted(card, probabilities), targets > 0
-        found = _bootstrap("test/map", lambda rows: _map(probabilities[rows], targets[rows]), len(targets))
-        found |= _bootstrap("test/f1", lambda rows: _f1(present[rows], wanted[rows]), len(targets))
-        found["test/f1/micro"] = _f1(present.reshape(-1, 1), wanted.reshape(-1, 1))
-        found |= metrics.share("test/exact", (present == wanted).all(axis=1))
-        found["test/brier"] = float(((probabilities - targets) ** 2).mean())
-        return found
+    def evaluate(self, card: ModelCard, probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+        predicted, true = self.predicted(card, probabilities), targets > 0
+        result = _bootstrap("test/map", lambda rows: _map(probabilities[rows], targets[rows]), len(targets))
+        result |= _bootstrap("test/f1", lambda rows: _f1(predicted[rows], true[rows]), len(targets))
+        result["test/f1/micro"] = _f1(predicted.reshape(-1, 1), true.reshape(-1, 1))
+        result |= metrics.proportion("test/exact", (predicted == true).all(axis=1))
+        result["test/brier"] = float(((probabilities - targets) ** 2).mean())
+        return result
 
 
 def _names(label: str) -> list[str]:
+    """The class names in a label."""
     return label.split(SEPARATOR) if label else []
 
 
 def _best_threshold(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """The threshold with the best F1, midway between two images' probabilities; 0.5 without positives.
+    """The threshold with the best F1, midway between two images' probabilities, shrunk as for `PRIOR`.
+
+    Without positives it is 0.5.
 
     Args:
         probabilities: of the class, N.
@@ -192,15 +195,21 @@ def _map(probabilities: np.ndarray, targets: np.ndarray) -> float:
     return float(average_precision_score(targets[:, occurs], probabilities[:, occurs], average="macro"))
 
 
-def _f1(present: np.ndarray, wanted: np.ndarray) -> float:
+def _f1(predicted: np.ndarray, true: np.ndarray) -> float:
     """Mean F1 over the columns with positives; NaN if there are none."""
-    hits, true = (present & wanted).sum(axis=0), wanted.sum(axis=0)
-    f1 = 2 * hits / np.maximum(present.sum(axis=0) + true, 1)
-    return float(f1[true > 0].mean()) if true.any() else float("nan")
+    hits, positives = (predicted & true).sum(axis=0), true.sum(axis=0)
+    f1 = 2 * hits / np.maximum(predicted.sum(axis=0) + positives, 1)
+    return float(f1[positives > 0].mean()) if positives.any() else float("nan")
 
 
 def _bootstrap(key: str, metric: Callable[[np.ndarray], float], count: int) -> dict[str, float]:
-    """A metric and its 95 % percentile bootstrap interval over images (Efron, Tibshirani 1993)."""
+    """A metric with ``/low`` and ``/high``: the 95 % bootstrap interval over images (Efron, Tibshirani 1993).
+
+    Args:
+        key: the metric's.
+        metric: computes it for the images with these indices.
+        count: number of images.
+    """
     rng = np.random.default_rng(0)
     resampled = [metric(rng.integers(0, count, count)) for _ in range(RESAMPLES)]
     low, high = np.nanquantile(resampled, [0.025, 0.975])

@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.portable import ModelCard
 from pipeline.tasks import calibration, metrics
-from pipeline.tasks.base import Assessment, Figure, Task, class_rows, confusions
+from pipeline.tasks.base import Assessment, MetricSpec, Task, class_rows, confusions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,15 +19,15 @@ TOP = (1, 3, 5)
 class SingleLabel(Task):
     """One class per image."""
 
-    name, several = "single_label", False
-    ranked = tuple(Figure(f"top{k}", f"top-{k}") for k in TOP)
-    further = (
-        Figure("test/mean_per_class", "per class"),
-        Figure("test/species", "cat or dog"),
-        Figure("test/calibration_error", "calibration", "{:.3f}"),
-        Figure("test/answered", "answered"),
-        Figure("test/answered/right", "right then"),
-        Figure("others/named", "other things named"),
+    name, is_multi_label = "single_label", False
+    ranked = tuple(MetricSpec(f"top{k}", f"top-{k}") for k in TOP)
+    test_only = (
+        MetricSpec("test/mean_per_class", "per class"),
+        MetricSpec("test/species", "cat or dog"),
+        MetricSpec("test/calibration_error", "calibration", "{:.3f}"),
+        MetricSpec("test/answered", "answered"),
+        MetricSpec("test/answered/right", "right then"),
+        MetricSpec("others/named", "other things named"),
     )
     printed = ("test/top1", "test/top3", "test/species", "test/answered", "test/answered/right", "parameters")
     compared = ("test/top1", "test/top3", "test/answered", "test/answered/right")
@@ -45,8 +45,8 @@ class SingleLabel(Task):
 
     def targets(self, labels: list[str], classes: list[str]) -> np.ndarray:
         """Class indices, int64, N."""
-        number = {name: index for index, name in enumerate(classes)}
-        return np.array([number[label] for label in labels], dtype=np.int64)
+        indices = {name: index for index, name in enumerate(classes)}
+        return np.array([indices[label] for label in labels], dtype=np.int64)
 
     def counts(self, targets: np.ndarray, num_classes: int) -> np.ndarray:
         return np.bincount(targets, minlength=num_classes)
@@ -73,11 +73,11 @@ class SingleLabel(Task):
 
         return one_hot(targets, num_classes).float()
 
-    def smooth(self, targets: "Tensor", share: float) -> "Tensor":
-        return targets * (1 - share) + share / targets.shape[1]
+    def smooth(self, targets: "Tensor", smoothing: float) -> "Tensor":
+        return targets * (1 - smoothing) + smoothing / targets.shape[1]
 
-    def no_class(self, count: int, like: "Tensor") -> "Tensor":
-        """Uniform over the classes, as in outlier exposure (arXiv:1812.04606)."""
+    def outlier_targets(self, count: int, like: "Tensor") -> "Tensor":
+        """Uniform over the classes."""
         classes = like.shape[1]
         return like.new_full((count, classes), 1 / classes)
 
@@ -100,22 +100,22 @@ class SingleLabel(Task):
         self, card: ModelCard, probabilities: np.ndarray, targets: np.ndarray
     ) -> tuple[ModelCard, np.ndarray]:
         temperature = calibration.temperature(probabilities, targets)
-        return replace(card, temperature=temperature), calibration.apply_temperature(
-            probabilities, temperature
-        )
+        calibrated = calibration.apply_temperature(probabilities, temperature)
+        return replace(card, temperature=temperature), calibrated
 
     def choose_thresholds(
         self,
         card: ModelCard,
         probabilities: np.ndarray,
         targets: np.ndarray,
-        others: np.ndarray,
-        precision: float,
-        named: float,
+        ood_probabilities: np.ndarray,
+        min_precision: float,
+        max_ood_rate: float,
     ) -> ModelCard:
+        """Chooses the threshold on the top probability (see `calibration.abstain_below`)."""
         confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
-        threshold = calibration.unsure_below(confidence, correct, others.max(axis=1), precision, named)
-        return replace(card, unsure_below=threshold)
+        arguments = (confidence, correct, ood_probabilities.max(axis=1), min_precision, max_ood_rate)
+        return replace(card, unsure_below=calibration.abstain_below(*arguments))
 
     def answers(self, card: ModelCard, probabilities: np.ndarray) -> np.ndarray:
         return probabilities.max(axis=1) >= card.unsure_below
@@ -126,9 +126,9 @@ class SingleLabel(Task):
     def assess(self, card: ModelCard, probabilities: np.ndarray, targets: np.ndarray) -> Assessment:
         from sklearn.metrics import confusion_matrix
 
-        classes, guesses = card.classes, probabilities.argmax(axis=1)
-        labels, predicted = ([classes[number] for number in numbers] for numbers in (targets, guesses))
-        matrix = confusion_matrix(targets, guesses, labels=range(len(classes)))
+        classes, top = card.classes, probabilities.argmax(axis=1)
+        labels, predicted = ([classes[index] for index in indices] for indices in (targets, top))
+        matrix = confusion_matrix(targets, top, labels=range(len(classes)))
         return Assessment(
             labels=labels,
             predicted=predicted,
@@ -138,21 +138,21 @@ class SingleLabel(Task):
             matrix=matrix,
         )
 
-    def figures(self, card: ModelCard, probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    def evaluate(self, card: ModelCard, probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         from sklearn.metrics import recall_score
 
         predicted = probabilities.argmax(axis=1)
         found: dict[str, float] = {}
         for k in TOP:
-            found |= metrics.share(f"test/top{k}", metrics.topk(probabilities, targets, k))
+            found |= metrics.proportion(f"test/top{k}", metrics.topk(probabilities, targets, k))
         recall = recall_score(targets, predicted, labels=np.unique(targets), average="macro")
         found["test/mean_per_class"] = float(recall)
-        species = metrics.species_right(probabilities, targets, card.species)
+        species = metrics.species_correct(probabilities, targets, card.species)
         if species is not None:
-            found |= metrics.share("test/species", species)
+            found |= metrics.proportion("test/species", species)
         found["test/calibration_error"] = metrics.calibration_error(probabilities, targets)
         answered = self.answers(card, probabilities)
-        found |= metrics.share("test/answered", answered)
+        found |= metrics.proportion("test/answered", answered)
         if answered.any():
-            found |= metrics.share("test/answered/right", (predicted == targets)[answered])
+            found |= metrics.proportion("test/answered/right", (predicted == targets)[answered])
         return found

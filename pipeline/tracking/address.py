@@ -16,7 +16,7 @@ def default_uri() -> str:
     return f"sqlite:///{paths.main_checkout() / 'mlflow.db'}"
 
 
-def shown() -> str:
+def display_uri() -> str:
     """The tracking URI for messages, without its password."""
     return text.without_password(uri())
 

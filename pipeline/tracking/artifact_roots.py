@@ -1,7 +1,7 @@
 """Artifact locations in MLflow's SQLite store.
 
 MLflow stores absolute URIs, so the store of a copied or moved project still points to the original's folder:
-it would write there, and loses its artifacts once that folder is deleted. `check` rejects such a store until
+it would write there, and loses its artifacts when that folder is deleted. `check` rejects such a store until
 `rewrite`, called by ``petfaces tracking sync``, has pointed it to the folder next to it.
 """
 
@@ -15,14 +15,15 @@ from urllib.parse import unquote, urlparse
 from pipeline.common import paths, text
 from pipeline.common.errors import UserError
 from pipeline.tracking.address import local_file
-from pipeline.tracking.locks import creating, writing
+from pipeline.tracking.locks import creation_lock, write_lock
 
 _log = logging.getLogger(__name__)
 
 FOLDER = "mlartifacts"
-ROOTS = ("experiments", "artifact_location")  # inherited by new runs
-FILES = (("runs", "artifact_uri"), ("logged_models", "artifact_location"))  # a folder per row
-OTHERS = (("model_versions", "source"), ("model_versions", "storage_location"))
+# Tables and columns of MLflow's schema.
+ROOT_COLUMN = ("experiments", "artifact_location")  # new runs inherit it
+FOLDER_COLUMNS = (("runs", "artifact_uri"), ("logged_models", "artifact_location"))  # a folder per row
+SOURCE_COLUMNS = (("model_versions", "source"), ("model_versions", "storage_location"))
 SYNC = "petfaces tracking sync"
 
 
@@ -46,7 +47,7 @@ def check() -> None:
 
 
 def rewrite() -> None:
-    """Points this checkout's own store to the artifact folder next to it; keeps a backup of the database.
+    """Points this checkout's own store to the artifact folder next to it, after a backup of the database.
 
     Raises:
         UserError: the artifacts are not in that folder.
@@ -54,11 +55,11 @@ def rewrite() -> None:
     file = _store()
     if not _foreign_roots(file):
         return
-    with writing(), creating():
+    with write_lock(), creation_lock():
         roots = _foreign_roots(file)
         for root in roots:
             _check_files(file, root)
-        backup = _copy(file)
+        backup = _back_up(file)
         with closing(sqlite3.connect(file, isolation_level=None)) as database:
             database.execute("BEGIN IMMEDIATE")
             for root in roots:
@@ -66,8 +67,8 @@ def rewrite() -> None:
                 _replace(database, str(_path(root)), str(file.parent / FOLDER))
             database.execute("COMMIT")
     _log.info(
-        "MLflow's store named files in %s, from where it was copied or moved; now it names those in %s (the "
-        "database as it was: %s)",
+        "MLflow's store had its artifacts in %s, from where it was copied or moved; now it uses %s (backup "
+        "of the database: %s)",
         ", ".join(str(_path(root)) for root in roots),
         file.parent / FOLDER,
         backup.name,
@@ -84,13 +85,13 @@ def _foreign_roots(file: Path | None) -> list[str]:
     """Artifact folders of other checkouts in a store, as the store spells them."""
     if file is None:
         return []
-    own, (table, column) = file.parent / FOLDER, ROOTS
+    own, (table, column) = file.parent / FOLDER, ROOT_COLUMN
     with suppress(sqlite3.DatabaseError), closing(_open(file)) as database:  # `store.check` reports these
         rows = database.execute(f"SELECT DISTINCT {column} FROM {table}").fetchall()
         return sorted(
             root
             for (root,) in rows
-            if root and _is_local(root) and _path(root).name == FOLDER and not _same(_path(root), own)
+            if root and _is_local(root) and _path(root).name == FOLDER and not _is_same(_path(root), own)
         )
     return []
 
@@ -107,24 +108,24 @@ def _path(root: str) -> Path:
     return Path(unquote(urlparse(root).path) if root.startswith("file:") else root)
 
 
-def _same(one: Path, two: Path) -> bool:
+def _is_same(first: Path, second: Path) -> bool:
     """Whether two paths are the same folder, also through links."""
     with suppress(OSError):
-        return one.samefile(two)
-    return one == two
+        return first.samefile(second)
+    return first == second
 
 
 def _check_files(file: Path, root: str) -> None:
     """Checks that the artifacts of runs and models are next to the store.
 
     Raises:
-        UserError: some are only where the store was copied from, or all are missing.
+        UserError: some are only in the original's folder, or all are missing.
     """
     new, old = file.parent / FOLDER, _path(root)
     with closing(_open(file)) as database:
         expected = [
             unquote(address.removeprefix(root)).strip("/")
-            for table, column in FILES
+            for table, column in FOLDER_COLUMNS
             if column in _columns(database, table)
             for (address,) in database.execute(f"SELECT {column} FROM {table}")
             if address and address.startswith(f"{root}/")
@@ -133,13 +134,13 @@ def _check_files(file: Path, root: str) -> None:
     missing = [path for path in expected if (old / path).is_dir() and path not in set(present)]
     if missing:
         raise UserError(
-            f"{len(missing)} folders of MLflow's store {file} are in {old} and not in {new}; copy them, "
-            f"then run {SYNC} again: cp -Rn {shlex.quote(f'{old}/.')} {shlex.quote(str(new))}"
+            f"{len(missing)} artifact folders of MLflow's store {file} are in {old} and not in {new}; copy "
+            f"them, then run {SYNC} again: cp -Rn {shlex.quote(f'{old}/.')} {shlex.quote(str(new))}"
         )
     if expected and not present:
         raise UserError(
-            f"MLflow's store {file} names files in {old}, but they are neither there nor in {new}; bring "
-            f"{FOLDER}/ here, or move {file.name} away and run: {SYNC}"
+            f"MLflow's store {file} has its artifacts in {old}, but they are neither there nor in {new}; "
+            f"copy {FOLDER}/ here, or move {file.name} away and run: {SYNC}"
         )
 
 
@@ -147,7 +148,7 @@ def _columns(database: sqlite3.Connection, table: str) -> set[str]:
     return {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
 
 
-def _copy(file: Path) -> Path:
+def _back_up(file: Path) -> Path:
     """Copies the database to an unused name next to it; returns the copy's path."""
     names = (file.with_name(f"{file.name}.before-move{number or ''}") for number in range(1000))
     target = next(name for name in names if not name.exists())
@@ -158,7 +159,7 @@ def _copy(file: Path) -> Path:
 
 def _replace(database: sqlite3.Connection, old: str, new: str) -> None:
     """Replaces a folder at the start of the stored URIs and paths, and no other text."""
-    for table, column in (ROOTS, *FILES, *OTHERS):
+    for table, column in (ROOT_COLUMN, *FOLDER_COLUMNS, *SOURCE_COLUMNS):
         if column in _columns(database, table):
             database.execute(
                 f"UPDATE {table} SET {column} = ? || substr({column}, ?) "

@@ -1,4 +1,4 @@
-"""Folders of registered models among MLflow's artifacts."""
+"""Artifact folders of registered models in MLflow: reading, checking and repairing them."""
 
 import json
 import tempfile
@@ -8,12 +8,12 @@ from pathlib import Path
 
 from pipeline import portable
 from pipeline.common.errors import UserError
-from pipeline.tracking import places
+from pipeline.tracking import artifact_locations
 from pipeline.tracking.address import local_file
 from pipeline.tracking.store import client, error_message, is_refusal, reachable, versions_of
 
-WRAPPING = "wrapping_sha256"  # version tag: hashes of the files around the exported model
-LATER = ("registered_model_meta",)  # added by MLflow when it copies a version
+LOADER_HASHES = "wrapping_sha256"  # version tag, see `loader_hashes`
+ADDED_LATER = ("registered_model_meta",)  # by MLflow when it copies a version
 
 
 @dataclass(frozen=True)
@@ -21,50 +21,49 @@ class StoredFolder:
     """A folder among MLflow's artifacts.
 
     Attributes:
-        name: as messages show it.
+        name: for messages.
         folder: a local copy.
-        put: uploads the files of a folder over it.
-        known: SHA-256 by file name, if recorded outside the folder's own seal.
+        upload: uploads the files of a local folder into it.
+        hashes: SHA-256 by file name, if recorded in a tag instead of the folder's own seal.
     """
 
     name: str
     folder: Path
-    put: Callable[[Path], None]
-    known: dict[str, str] | None = None
+    upload: Callable[[Path], None]
+    hashes: dict[str, str] | None = None
 
     @property
     def sealed(self) -> bool:
-        return self.known is not None or (self.folder / portable.SUMS).is_file()
+        """Whether its hashes are recorded."""
+        return self.hashes is not None or (self.folder / portable.SUMS).is_file()
 
     def damaged(self) -> list[str]:
         """A message for each file that differs from what was registered; empty if none does."""
-        if self.known is None:
+        if self.hashes is None:
             return portable.damaged(self.folder)
-        # Python searches code/ first: a file added there could be the one that runs.
+        # Python imports from code/ first, so a file added there could replace a module.
         added = [f"{name} is not sealed" for name in self.extra() if name.startswith("code/")]
-        return portable.differing(self.folder, self.known) + added
+        return portable.differing(self.folder, self.hashes) + added
 
     def extra(self) -> list[str]:
         """Names of files that were not registered."""
-        if self.known is None:
+        if self.hashes is None:
             return portable.extra(self.folder)
-        # Loading a model creates code/__pycache__.
-        names = (
-            name for name in portable.entries(self.folder) if _wraps(name) and not portable.is_litter(name)
-        )
-        return [name for name in names if name not in self.known]
+        # Loading a model creates code/__pycache__, which does not count.
+        names = (name for name in portable.entries(self.folder) if not portable.is_litter(name))
+        return [name for name in names if _is_loader_file(name) and name not in self.hashes]
 
 
-def wrapping(model: Path) -> dict[str, str]:
+def loader_hashes(model: Path) -> dict[str, str]:
     """SHA-256 of the files that MLflow adds to an exported model: MLmodel, loader code, requirements."""
-    return {name: digest for name, digest in portable.sums(model).items() if _wraps(name)}
+    return {name: digest for name, digest in portable.sums(model).items() if _is_loader_file(name)}
 
 
-def _wraps(name: str) -> bool:
-    return not name.startswith("data/") and name not in LATER
+def _is_loader_file(name: str) -> bool:
+    return not name.startswith("data/") and name not in ADDED_LATER
 
 
-def registered(target: Path) -> Iterator[StoredFolder]:
+def registered_folders(target: Path) -> Iterator[StoredFolder]:
     """Yields each version's exported model, the files MLflow added to it, train folder and evaluation.
 
     Args:
@@ -74,7 +73,7 @@ def registered(target: Path) -> Iterator[StoredFolder]:
         UserError: MLflow does not answer.
     """
     if (file := local_file()) and not file.is_file():
-        return  # opening it would create it
+        return  # there is no store, and opening it would create one
     target.mkdir(parents=True, exist_ok=True)
     with reachable():
         for model in client().search_registered_models():
@@ -88,11 +87,11 @@ def _folders_of(version, target: Path) -> Iterator[StoredFolder]:
 
     address = f"models:/{version.name}/{version.version}"
     try:
-        places.check_version(version)
+        artifact_locations.check_version(version)
     except (UserError, mlflow.exceptions.MlflowException) as error:
         if not isinstance(error, UserError) and not is_refusal(error):
             raise
-        # One bad version must not hide the others.
+        # A version that can't be read must not hide the others.
         yield StoredFolder(f"{address} ({error_message(error)})", target / "gone", lambda folder: None)
         return
     model_dir = _fetch(target, artifact_uri=address)
@@ -100,23 +99,22 @@ def _folders_of(version, target: Path) -> Iterator[StoredFolder]:
     # Repaired in place: a new version would lose its number, alias and count of test-set uses.
     model_id, subfolder = version.source.rpartition("/")[2], str(exported.relative_to(model_dir))
 
-    def put_model(folder: Path, subfolder: str | None = None) -> None:
-        places.check(model=model_id, writing=True)
+    def upload_model(folder: Path, subfolder: str | None = None) -> None:
+        artifact_locations.check(model=model_id, writing=True)
         client().log_model_artifacts(model_id, str(folder), subfolder)
 
-    def put_part(folder: Path, part: str) -> None:
-        places.check(version.run_id, writing=True)
+    def upload_part(folder: Path, part: str) -> None:
+        artifact_locations.check(version.run_id, writing=True)
         client().log_artifacts(version.run_id, str(folder), part)
 
-    yield StoredFolder(address, exported, lambda folder: put_model(folder, subfolder))
-    yield StoredFolder(
-        f"{address}, code and MLmodel", model_dir, put_model, _hashes_from_tag(version.tags.get(WRAPPING))
-    )
+    yield StoredFolder(address, exported, lambda folder: upload_model(folder, subfolder))
+    hashes = _hashes_from_tag(version.tags.get(LOADER_HASHES))
+    yield StoredFolder(f"{address}, code and MLmodel", model_dir, upload_model, hashes)
     for part in ("train", "evaluation"):
         yield StoredFolder(
             f"{address}, {part}",
             _fetch(target, run_id=version.run_id, artifact_path=part),
-            lambda folder, part=part: put_part(folder, part),
+            lambda folder, part=part: upload_part(folder, part),
         )
 
 

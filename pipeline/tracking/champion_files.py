@@ -1,4 +1,4 @@
-"""Detects champion files that differ from the registry's champion, and makes DVC update them.
+"""Makes DVC update the champion's files if they differ from the registry's champion.
 
 The stage `register` depends on the folder ``champions/``, which is in git. A champion that the stage did not
 choose is recorded there: ``dvc status`` then shows the stage as changed, and ``dvc repro`` updates the files.
@@ -11,47 +11,51 @@ from pipeline.artifacts import atomic
 from pipeline.artifacts.seal import model_hash
 from pipeline.common.paths import ROOT
 from pipeline.tracking import promotion
-from pipeline.tracking.locks import creating
+from pipeline.tracking.locks import creation_lock
 
 FOLDER = ROOT / "champions"
 
 
-def note(name: str, number: str, why: str) -> None:
+def record(name: str, number: str, why: str) -> None:
     """Records for the stage `register` that a version became champion; idempotent.
 
-    Does nothing if another version has become champion meanwhile: whoever promoted that one records it.
+    Does nothing if another version has become champion meanwhile: that promotion makes its own record.
+
+    Args:
+        name: the data set.
+        number: the version.
+        why: the reason for the promotion.
     """
-    train = _copy(name)
+    train = _local_champion(name)
     if train is None:
         return  # this checkout has registered nothing
-    with creating():
+    with creation_lock():
         champion = promotion.champion(name)
         if champion and champion[0] != number:
             return
-        record = {"version": number, "instead_of": model_hash(train), "why": why}
-        FOLDER.mkdir(exist_ok=True)
-        atomic.replace_text(FOLDER / f"{name}.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        tree = {"version": number, "instead_of": model_hash(train), "why": why}
+        atomic.replace_text(FOLDER / f"{name}.json", json.dumps(tree, indent=2, ensure_ascii=False) + "\n")
 
 
-def lagging(name: str) -> str | None:
+def difference(name: str) -> str | None:
     """Compares the champion's files with the registry, and records the registry's champion if they differ.
 
     Returns:
         A message with the difference and the remedy, or None.
     """
-    train, champion = _copy(name), promotion.champion(name)
+    train, champion = _local_champion(name), promotion.champion(name)
     # A version without a hash was not registered by this project.
     if not train or not champion or not champion[1] or model_hash(train) == champion[1]:
         return None
-    note(name, champion[0], "set in MLflow")
+    record(name, champion[0], "set in MLflow")
     return (
-        f"version {champion[0]} is champion of {name}, but {train.parent.relative_to(ROOT)}/ holds another "
-        f"one; with `data: {name}` in params.yaml run: dvc repro"
+        f"version {champion[0]} is champion of {name}, but {train.parent.relative_to(ROOT)}/ has another; "
+        f"with `data: {name}` in params.yaml run: dvc repro"
     )
 
 
-def _copy(name: str) -> Path | None:
-    """The train folder of the local champion, or None."""
+def _local_champion(name: str) -> Path | None:
+    """The train folder of the champion that `register` copied here, or None."""
     folder = ROOT / "runs" / name / "register/champion/train"
     complete = all((folder / file).is_file() for file in ("weights.safetensors", "model.json"))
     return folder if complete else None

@@ -4,21 +4,21 @@ from pathlib import Path
 from urllib.parse import quote
 
 from pipeline.artifacts.model_folder import ModelFolder
-from pipeline.artifacts.provenance import BESIDE, CHANGES
+from pipeline.artifacts.provenance import ARTIFACT_DIR, CHANGES
 from pipeline.common import text
 from pipeline.common.paths import ROOT
 from pipeline.tracking.naming import name_of
 
-JOBS = 20  # listed in a sweep's description, best first
-VALUES = 4  # listed per key in a sweep's name
+MAX_JOBS = 20  # listed in a sweep's description, best first
+MAX_VALUES = 4  # listed per key in a sweep's name
 # MLflow's version table shows the first thirty characters of a description without Markdown, so metrics come
 # first and are not bold. MLflow renders Markdown tables without column spacing, so these are lists.
-ENTRANCE = "workflowType=machine_learning"  # MLflow opens its GenAI pages by default
+WORKFLOW = "workflowType=machine_learning"  # in URLs; MLflow opens its GenAI pages by default
 
 
 def run_link(experiment: str, run_id: str) -> str:
     """Relative link to a run's page from any page of the same MLflow."""
-    return f"#/experiments/{experiment}/runs/{run_id}?{ENTRANCE}"
+    return f"#/experiments/{experiment}/runs/{run_id}?{WORKFLOW}"
 
 
 def experiment(trained: ModelFolder) -> str:
@@ -33,7 +33,7 @@ def experiment(trained: ModelFolder) -> str:
         "- `val/…`, `train/…`: curves, a point an epoch (of a probe: a strength of regularisation)\n"
         "- `test/…`: the test split, looked at once per candidate\n"
         "- a sweep is one run that holds its jobs\n\n"
-        f"Registered versions: [{name}](#/models/{quote(data['name'])}?{ENTRANCE})\n"
+        f"Registered versions: [{name}](#/models/{quote(data['name'])}?{WORKFLOW})\n"
     )
 
 
@@ -58,14 +58,14 @@ def version(trained: ModelFolder, test: dict, experiment: str, run_id: str) -> s
 
 
 def sweep(
-    experiment: str, jobs: list[tuple[str, str, float | None, str]], figure_title: str
+    experiment: str, jobs: list[tuple[str, str, float | None, str]], metric_title: str
 ) -> tuple[str, str]:
     """A sweep's name and description.
 
     Args:
         experiment: its id.
         jobs: name, run id, validation metric of the kept weights (None if unfinished) and status of each.
-        figure_title: title of the metric.
+        metric_title: title of the metric.
     """
     choices: dict[str, list[str]] = {}
     for name, *_ in jobs:
@@ -89,10 +89,10 @@ def sweep(
     if not done:
         return title, f"{summary}.\n"
     best, *_ = done
-    parts = [f"{summary}. Best on validation: {figure_title} **{best[2]:.1%}** with {linked(*best[:2])}.", ""]
-    parts += [f"1. {figure:.1%} {linked(name, run_id)}" for name, run_id, figure, _ in done[:JOBS]]
-    if len(done) > JOBS:
-        parts += ["", f"and {len(done) - JOBS} more, down to {done[-1][2]:.1%}"]
+    parts = [f"{summary}. Best on validation: {metric_title} **{best[2]:.1%}** with {linked(*best[:2])}.", ""]
+    parts += [f"1. {value:.1%} {linked(name, run_id)}" for name, run_id, value, _ in done[:MAX_JOBS]]
+    if len(done) > MAX_JOBS:
+        parts += ["", f"and {len(done) - MAX_JOBS} more, down to {done[-1][2]:.1%}"]
     return title, "\n".join(parts) + "\n"
 
 
@@ -109,26 +109,28 @@ def without_paths(message: str) -> str:
 
 
 def _values(values: list[str]) -> str:
-    if len(values) <= VALUES:
+    """The values of a key that the jobs have, shortened."""
+    if len(values) <= MAX_VALUES:
         return ",".join(values)
     return f"{values[0]}…{values[-1]}({len(values)})"
 
 
 def _summary(trained: ModelFolder, test: dict | None) -> str:
-    figures = ["test " + trained.task.describe(test, "test")] if test else []
-    figures.append("validation " + trained.task.describe(trained.metrics, "val"))
+    metrics = ["test " + trained.task.describe(test, "test")] if test else []
+    metrics.append("validation " + trained.task.describe(trained.metrics, "val"))
     warning = " Trained on drawings: it knows no photographs." if trained.card.drawings else ""
-    return f"{text.markdown(trained.card.name)}: {'; '.join(figures)}.{warning}"
+    return f"{text.markdown(trained.card.name)}: {'; '.join(metrics)}.{warning}"
 
 
 def _origin(trained: ModelFolder) -> list[str]:
+    """Markdown list items: data, commit and cost."""
     data, metrics = trained.lineage["data"], trained.metrics
     provenance = trained.provenance
     commit = f"`{provenance.commit[:8]}`" if provenance.commit else "unknown"
     if provenance.inferred:
         commit += " (its own record is lost; this one has the same training code)"
     if provenance.dirty:
-        folder = "train" if "commit" in trained.lineage else BESIDE
+        folder = "train" if "commit" in trained.lineage else ARTIFACT_DIR
         location = f" (the run keeps them: `{folder}/{CHANGES}`)" if provenance.changes else ""
         commit += f" with uncommitted changes{location}"
     cost = [f"{metrics['parameters']:,} parameters"] if "parameters" in metrics else []

@@ -1,4 +1,4 @@
-"""Merges runs and versions that MLflow holds twice because several programs wrote them at the same time.
+"""Merges runs and versions that MLflow has twice because several programs wrote them at the same time.
 
 The oldest is kept, or the run that a version was registered from. Whatever only the others have (an
 evaluation, a wall time, users' tags) is copied to it. Deleted runs can be restored in MLflow.
@@ -10,20 +10,20 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
-from pipeline.tracking import places
+from pipeline.tracking import artifact_locations
 from pipeline.tracking.address import local_file
-from pipeline.tracking.locks import creating, writing
+from pipeline.tracking.locks import creation_lock, write_lock
 from pipeline.tracking.promotion import WITHDRAWN, changes
-from pipeline.tracking.runs import NOTE, PARENT, UNFINISHED, update_sweep_note
+from pipeline.tracking.runs import EXPECTED_CONTENT, NOTE, PARENT, update_sweep_note
 from pipeline.tracking.store import client, versions_of
 
-# Not copied: MLflow's own tags, and those on how the run was written.
-OWN = ("mlflow.", "restored", "content")
+# Prefixes of tags that are not copied: MLflow's, and those on how the run was written.
+NOT_COPIED = ("mlflow.", "restored", "content")
 
 
 def merge() -> str:
     """Merges duplicates; returns a short summary, empty if there were none."""
-    with writing(), creating():
+    with write_lock(), creation_lock():
         versions = [
             line for model in client().search_registered_models() for line in _merge_versions(model.name)
         ]
@@ -52,7 +52,7 @@ def _merge_versions(name: str) -> list[str]:
             if alias == "champion":  # the champion does not count as withdrawn
                 client().delete_model_version_tag(name, kept, WITHDRAWN)
     _renumber(name, replacement)
-    for deleted in replacement:  # last, so that an interrupted merge can be repeated
+    for deleted in replacement:  # last, so that an interrupted merge is repeated
         client().delete_model_version(name, deleted)
     return [f"version {deleted} of {name} (now {kept})" for deleted, kept in replacement.items()]
 
@@ -91,7 +91,8 @@ def _merge_runs(experiment: str) -> int:
     for same in _groups(runs, _identity):
         registered = [run for run in same if client().search_model_versions(f"run_id='{run.info.run_id}'")]
         first = min(registered or same, key=_merge_order)
-        others = [run for run in same if run is not first and run not in registered]  # a version needs those
+        # Versions need the runs they were registered from.
+        others = [run for run in same if run is not first and run not in registered]
         for other in others:
             _copy_missing(first, other)
         parents.add(first.data.tags.get(PARENT))
@@ -120,10 +121,11 @@ def _groups(runs: list, key: Callable) -> list[list]:
 
 
 def _identity(run) -> tuple[str, str | None] | None:
+    """Hash of the run's train folder, and its parent run; None for a run that is not complete."""
     tags = run.data.tags
-    # `merge` locks out local writers, so an unfinished run was interrupted; on a server, another machine may
-    # still be writing it.
-    content = tags.get("content", tags.get(UNFINISHED) if local_file() else None)
+    # `merge` holds the locks of a local store, so an incomplete run there was interrupted; on a server,
+    # another machine may still be writing it.
+    content = tags.get("content", tags.get(EXPECTED_CONTENT) if local_file() else None)
     return (content, tags.get(PARENT)) if content else None
 
 
@@ -145,8 +147,8 @@ def _copy_missing(first, other) -> None:
 
     run_id, tags = first.info.run_id, first.data.tags
     if "evaluation" in other.data.tags and "evaluation" not in tags:
-        places.check(other.info.run_id)
-        places.check(run_id, writing=True)
+        artifact_locations.check(other.info.run_id)
+        artifact_locations.check(run_id, writing=True)
         with tempfile.TemporaryDirectory() as folder:
             mlflow.artifacts.download_artifacts(
                 run_id=other.info.run_id, artifact_path="evaluation", dst_path=folder
@@ -156,7 +158,7 @@ def _copy_missing(first, other) -> None:
         if key not in first.data.metrics:
             client().log_metric(run_id, key, value, step=0)
     for key, value in other.data.tags.items():
-        if key not in tags and not key.startswith(OWN):
+        if key not in tags and not key.startswith(NOT_COPIED):
             client().set_tag(run_id, key, value)
     known = tags.get(NOTE, "").splitlines()
     # Skips two lines of generated notes: the first, with the metrics, and the one on how it was written.

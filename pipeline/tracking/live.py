@@ -14,16 +14,15 @@ from pipeline.common.errors import StoppedError, UserError
 from pipeline.common.paths import ROOT
 from pipeline.portable import ModelCard
 from pipeline.tracking import descriptions, runs, store
-from pipeline.tracking.locks import writing
-from pipeline.tracking.store import answering_within, client, error_message, experiment_id, find_or_create_run
+from pipeline.tracking.locks import write_lock
+from pipeline.tracking.store import client, error_message, experiment_id, find_or_create_run, request_timeout
 
 _log = logging.getLogger(__name__)
 
-# Seconds without requests after a failure, doubled each time. Each request waits BRISK seconds at most, so
-# an unresponsive server hardly delays a long training.
-PAUSE, LONGEST_PAUSE = 30, 900
-BRISK = 5
-BROKEN_OFF = "failed_by"
+# Seconds without requests after a failure, doubled each time, and the timeout of a request: an unresponsive
+# server hardly delays a long training.
+RETRY_SECONDS, MAX_RETRY_SECONDS, REQUEST_SECONDS = 30, 900, 5
+FAILURE_TAG = "failed_by"
 
 
 class Run:
@@ -54,13 +53,13 @@ class Run:
         device: str,
         attempt: str,
     ):
-        self.described, self.lineage = (card, settings, provenance, name, sweep), lineage
+        self.run_args, self.lineage = (card, settings, provenance, name, sweep), lineage
         self.device, self.attempt = device, attempt
         self.run_id: str | None = None
         self.sent = 0  # rows of the curves sent so far
-        self.doubt = True  # whether MLflow may hold rows that `sent` does not count
+        self.may_have_more = True  # whether MLflow may have rows that `sent` does not count
         self.warned = False
-        self.silent_until, self.pause = 0.0, PAUSE
+        self.retry_at, self.retry_seconds = 0.0, RETRY_SECONDS
         self.monitor = None  # of CPU, memory and disk, if the user enables it
         self._try(lambda: None)
 
@@ -73,8 +72,8 @@ class Run:
 
         def end() -> None:
             self._stop_monitor()
-            with writing():  # else `sync` in another program may complete this run, too
-                self.doubt |= "content" in client().get_run(self.run_id).data.tags
+            with write_lock():  # `sync` in another program may complete this run, too
+                self.may_have_more |= "content" in client().get_run(self.run_id).data.tags
                 self._push(rows)
                 runs.complete(self.run_id, ModelFolder.open(folder), {"wall_seconds": seconds})
 
@@ -88,13 +87,13 @@ class Run:
         self._try(lambda: self._fail(reason, "KILLED" if stopped else "FAILED"), patient=True)
 
     def _push(self, rows: list[dict]) -> None:
-        runs.log_curves(self.run_id, rows[self.sent :], held=self.doubt)
-        self.sent, self.doubt = len(rows), False
+        runs.log_curves(self.run_id, rows[self.sent :], may_exist=self.may_have_more)
+        self.sent, self.may_have_more = len(rows), False
 
     def _fail(self, reason: str, status: str) -> None:
         self._stop_monitor()
         reason = descriptions.without_paths(reason)[:500]
-        client().set_tag(self.run_id, BROKEN_OFF, reason)
+        client().set_tag(self.run_id, FAILURE_TAG, reason)
         client().set_tag(self.run_id, runs.NOTE, descriptions.failed(reason))
         client().set_terminated(self.run_id, status)
         runs.update_sweep_note(self.run_id)
@@ -104,12 +103,12 @@ class Run:
 
         Args:
             action: must be repeatable.
-            patient: at the end of a training: ignores recent failures and waits as long as usual.
+            patient: whether to ignore recent failures and use MLflow's timeout, as at the end of a training.
         """
-        if not patient and time.monotonic() < self.silent_until:
+        if not patient and time.monotonic() < self.retry_at:
             return False
         try:
-            with answering_within(None if patient else BRISK):
+            with request_timeout(None if patient else REQUEST_SECONDS):
                 try:
                     self._run_action(action)
                 except Exception as error:
@@ -120,13 +119,12 @@ class Run:
         except Exception as error:
             if not self.warned:
                 _log.warning(
-                    "%s; the files are complete, what is missing there is sent later, or by: petfaces "
-                    "tracking sync",
+                    "%s; the files are complete, MLflow gets the rest later, or by: petfaces tracking sync",
                     error_message(error),
                 )
-            self.warned = self.doubt = True
-            self.silent_until = time.monotonic() + self.pause
-            self.pause = min(2 * self.pause, LONGEST_PAUSE)
+            self.warned = self.may_have_more = True
+            self.retry_at = time.monotonic() + self.retry_seconds
+            self.retry_seconds = min(2 * self.retry_seconds, MAX_RETRY_SECONDS)
             return False
         return True
 
@@ -141,15 +139,15 @@ class Run:
 
     def _open(self) -> str:
         """Finds or creates the run of this attempt; returns its id."""
-        card, settings, *_ = self.described
+        card, settings, *_ = self.run_args
         run_id, created = find_or_create_run(
             experiment_id(card.data),
-            lambda: runs.new(*self.described, attempt=self.attempt),
+            lambda: runs.new(*self.run_args, attempt=self.attempt),
             attempt=self.attempt,
         )
         if not created:
             client().update_run(run_id, status="RUNNING")
-            for tag in {BROKEN_OFF, runs.NOTE} & set(client().get_run(run_id).data.tags):
+            for tag in {FAILURE_TAG, runs.NOTE} & set(client().get_run(run_id).data.tags):
                 client().delete_tag(run_id, tag)
         runs.describe(run_id, settings, self.lineage)
         machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"

@@ -8,28 +8,28 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from pipeline import config
-from pipeline.artifacts import job_notes
+from pipeline.artifacts import job_outcomes
 from pipeline.artifacts.model_folder import ModelFolder
 from pipeline.common.paths import CONF, PARAMS, ROOT
 from pipeline.common.text import printable
 from pipeline.config.overrides import BY_CONTENT, BY_NAME, OverrideFinder, Overrides
 
 GROUPS = (*BY_NAME, *BY_CONTENT, "experiment")  # parameters of a run whose values name files
-MOST, LONG = 5, 40  # differences in a name, and characters of each
-HASH = "… sha256 "  # precedes the hash in a truncated value
-LONGEST = 250  # characters of a parameter, the limit of older MLflow servers
+MAX_DIFFERENCES, MAX_VALUE = 5, 40  # in a run's name: differences, and characters of a value
+HASH = "… sha256 "  # precedes the hash in a truncated parameter
+MAX_PARAM = 250  # characters of a parameter, the limit of older MLflow servers
 
 
 def name_of(model: ModelFolder) -> str:
-    """Name of a model's run: the overrides that its sweep noted; else the model and what differs."""
-    noted = job_notes.read(model.train.parent) if model.sweep else {}
-    number = job_notes.numbers(noted).get(model.train.name)
-    overrides = noted[number]["words"] if number is not None else ""
+    """Name of a model's run: the overrides in its sweep's outcomes, else as `run_name`."""
+    outcomes = job_outcomes.read(model.train.parent) if model.sweep else {}
+    number = job_outcomes.numbers(outcomes).get(model.train.name)
+    overrides = outcomes[number]["words"] if number is not None else ""
     return str(overrides or run_name(model.settings, model.train))
 
 
 def run_name(settings: dict, folder: Path) -> str:
-    """Name of a single run: the model, and what differs from ``conf/`` and ``params.yaml``.
+    """Name of a single run: the model, and the differences from ``conf/`` and ``params.yaml``.
 
     Args:
         settings: the resolved configuration.
@@ -44,13 +44,13 @@ def run_name(settings: dict, folder: Path) -> str:
     groups = [f"{group}={overrides.choices[group]}" for group in BY_CONTENT if group not in overrides.default]
     values = sorted(overrides.values.items(), key=lambda item: item[0] == "seed")  # seed last
     differences = [*groups, *(f"{key}={_short(value)}" for key, value in values)]
-    more = [f"and {len(differences) - MOST} more"] if len(differences) > MOST else []
-    return " ".join([model, *differences[:MOST], *more])
+    rest = len(differences) - MAX_DIFFERENCES
+    return " ".join([model, *differences[:MAX_DIFFERENCES], *([f"and {rest} more"] if rest > 0 else [])])
 
 
 def _short(value: object) -> str:
     text = printable("null" if value is None else value)
-    return text if len(text) <= LONG else f"{text[:LONG]}…"
+    return text if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}…"
 
 
 def params(settings: dict) -> dict[str, str]:
@@ -60,23 +60,25 @@ def params(settings: dict) -> dict[str, str]:
     differences remain visible. ``data.source`` is left out, as a property of the data set.
     """
     values = {key: value for key, value in config.flat(settings) if not key.startswith("data.source.")}
-    return chosen(settings) | {key: _truncated(str(value)) for key, value in values.items()}
+    return selected_files(settings) | {key: _truncated(str(value)) for key, value in values.items()}
 
 
 def _truncated(text: str) -> str:
-    if len(text) <= LONGEST:
+    if len(text) <= MAX_PARAM:
         return text
-    return f"{text[: LONGEST - 30]}{HASH}{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return f"{text[: MAX_PARAM - 30]}{HASH}{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def comparable(found: dict[str, str]) -> frozenset:
-    """The parameters that all versions of this project log alike, for matching runs."""
-    same = {key: value for key, value in found.items() if key not in GROUPS and HASH not in value}
-    return frozenset(same.items())
+def comparable(params: dict[str, str]) -> frozenset:
+    """The parameters that all versions of this project log alike, as (key, value), for matching runs."""
+    return frozenset(item for item in params.items() if item[0] not in GROUPS and HASH not in item[1])
 
 
-def chosen(settings: dict) -> dict[str, str]:
-    """The selected file of each group; as `experiment`, the largest that the settings contain, or none."""
+def selected_files(settings: dict) -> dict[str, str]:
+    """The selected file of each group of ``conf/``.
+
+    The value of `experiment` is the largest experiment file that the settings contain, or none.
+    """
     overrides = _find_overrides(settings)
     if overrides is None:
         return {group: settings[group]["name"] for group in BY_NAME}

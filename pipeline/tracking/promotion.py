@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 
 from pipeline import tasks
 from pipeline.common.errors import UserError
-from pipeline.tracking.locks import creating
-from pipeline.tracking.registry import find_version, run_of, what_is_there
-from pipeline.tracking.store import client, or_none, shown, versions_of
+from pipeline.tracking.locks import creation_lock
+from pipeline.tracking.registry import available, find_version, run_of
+from pipeline.tracking.store import client, display_uri, or_none, versions_of
 
 # Tags of a registered model, one per champion change, keyed by nanoseconds and a random suffix.
-KEY = re.compile(r"change_(\d{1,20})(?:_\w+)?")
+CHANGE_TAG = re.compile(r"change_(\d{1,20})(?:_\w+)?")
 WITHDRAWN = "withdrawn"  # tag of a version that a user withdrew as champion
-ANY = "any"
+UNKNOWN = "unknown"  # which version was champion when the decision was made
 MAX_CLOCK_SKEW = 366 * 86_400 * 10**9  # nanoseconds by which another machine's clock may be ahead
 
 
@@ -32,7 +32,7 @@ class ChampionChangedError(UserError):
 
 
 def promote(
-    name: str, number: str, reason: str, by_person: bool = False, instead_of: str | None = ANY
+    name: str, number: str, reason: str, by_person: bool = False, instead_of: str | None = UNKNOWN
 ) -> None:
     """Makes a version the champion and records in its history when, why, and which version it replaces.
 
@@ -40,18 +40,18 @@ def promote(
         name: the data set.
         number: the version.
         reason: free text.
-        by_person: whether a user decided; the gate will then not promote the former champion again.
+        by_person: whether a user decided; the stage `register` then won't promote the former champion again.
         instead_of: number of the champion when the decision was made, or None if there was none.
 
     Raises:
         ChampionChangedError: the champion has changed since the decision.
         UserError: there is no such version, or it is already champion.
     """
-    with creating():
+    with creation_lock():
         version = find_version(f"models:/{name}/{number}").number
         former = champion(name)
         current = former[0] if former else None
-        if instead_of not in (ANY, current):
+        if instead_of not in (UNKNOWN, current):
             raise ChampionChangedError(f"version {current or 'none'} became champion of {name} meanwhile")
         if current == version:
             raise UserError(f"version {version} is champion of {name} already")
@@ -62,7 +62,7 @@ def promote(
 
 
 def withdraw(name: str, reason: str) -> tuple[str, str]:
-    """Reinstates the previous champion; the gate will not promote the withdrawn version again.
+    """Reinstates the previous champion; the stage `register` won't promote the withdrawn version again.
 
     Returns:
         The numbers of the withdrawn and the reinstated version.
@@ -70,11 +70,11 @@ def withdraw(name: str, reason: str) -> tuple[str, str]:
     Raises:
         UserError: there is no champion, or no previous one.
     """
-    with creating():
+    with creation_lock():
         current = champion(name)
         if not current:
             raise UserError(
-                f"'{name}' has no champion in the registry at {shown()}; it has {what_is_there(name)}"
+                f"'{name}' has no champion in the registry at {display_uri()}; it has {available(name)}"
             )
         existing = {str(version.version) for version in versions_of(name)}
         champions: list[str] = []  # in order; reinstating a version removes those after it
@@ -88,7 +88,7 @@ def withdraw(name: str, reason: str) -> tuple[str, str]:
             champions.pop()
         if not champions:
             raise UserError(
-                f"version {current[0]} of {name} is the first champion: there is none to go back to"
+                f"version {current[0]} of {name} is the first champion: there is none to return to"
             )
         promote(name, champions[-1], reason, by_person=True, instead_of=current[0])
         return current[0], champions[-1]
@@ -127,9 +127,9 @@ def changes(name: str) -> dict[str, Change]:
     Keys of the first format count from 0, so they sort before those that are timestamps.
     """
     tags, found = client().get_registered_model(name).tags, {}
-    for key in sorted(filter(KEY.fullmatch, tags), key=lambda key: (int(KEY.fullmatch(key)[1]), key)):
+    for key in sorted(filter(CHANGE_TAG.fullmatch, tags), key=lambda key: (_nanoseconds(key), key)):
         # Any client may write tags. A key far in the future would leave no greater one for the next change.
-        if int(KEY.fullmatch(key)[1]) > time.time_ns() + MAX_CLOCK_SKEW:
+        if _nanoseconds(key) > time.time_ns() + MAX_CLOCK_SKEW:
             continue
         with suppress(ValueError, TypeError, RecursionError):
             change = Change(**json.loads(tags[key]))
@@ -140,12 +140,21 @@ def changes(name: str) -> dict[str, Change]:
     return found
 
 
+def _nanoseconds(key: str) -> int:
+    return int(CHANGE_TAG.fullmatch(key)[1])
+
+
 def _set(name: str, number: str, former: str | None, reason: str) -> None:
+    """Records the change and sets the alias.
+
+    Raises:
+        ChampionChangedError: another machine promoted a version at the same time.
+    """
     when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     change = Change(when, number, former, reason[:500])
     # A later change gets a greater key, even within a second or if another machine's clock is ahead. The
     # suffix separates changes that two machines make at the same time.
-    last = max((int(KEY.fullmatch(key)[1]) for key in changes(name)), default=0)
+    last = max(map(_nanoseconds, changes(name)), default=0)
     tag = f"change_{max(time.time_ns(), last + 1):020}_{uuid.uuid4().hex[:8]}"
     # Recorded first: an interruption may leave a surplus entry in the history, never a missing one.
     client().set_registered_model_tag(name, tag, json.dumps(asdict(change), ensure_ascii=False))
@@ -156,8 +165,8 @@ def _set(name: str, number: str, former: str | None, reason: str) -> None:
     if latest[0] != tag:
         _set_alias(name, latest[1].version)
         raise ChampionChangedError(
-            f"version {number} was champion of {name} for a moment: at the same time version "
-            f"{latest[1].version} was promoted ({latest[1].why})"
+            f"version {number} is not champion of {name}: at the same time another program promoted version "
+            f"{latest[1].version} ({latest[1].why})"
         )
 
 
@@ -181,12 +190,12 @@ def versions(name: str) -> list[dict]:
     Raises:
         UserError: the registry has no such name.
     """
-    found = versions_of(name)
-    if not found:
-        raise UserError(f"the registry at {shown()} has no '{name}'; it has {what_is_there(name)}")
+    existing = versions_of(name)
+    if not existing:
+        raise UserError(f"the registry at {display_uri()} has no '{name}'; it has {available(name)}")
     current = champion(name)
     rows = []
-    for each in found:
+    for each in existing:
         run = run_of(each)
         task = tasks.of_tag(run.data.tags.get("task")) if run else None
         rows.append(

@@ -10,18 +10,18 @@ from pathlib import Path
 
 from pipeline.artifacts import seal
 from pipeline.artifacts.model_folder import ModelFolder
-from pipeline.artifacts.provenance import BESIDE, Provenance
+from pipeline.artifacts.provenance import ARTIFACT_DIR, Provenance
 from pipeline.artifacts.untrusted import json_object
 from pipeline.common import text
 from pipeline.common.errors import UserError
 from pipeline.portable import SUMS, ModelCard
-from pipeline.tracking import descriptions, places
-from pipeline.tracking.artifacts import WRAPPING, wrapping
-from pipeline.tracking.locks import creating, writing
+from pipeline.tracking import artifact_locations, descriptions
+from pipeline.tracking.artifacts import LOADER_HASHES, loader_hashes
+from pipeline.tracking.locks import creation_lock, write_lock
 from pipeline.tracking.runs import ensure
-from pipeline.tracking.store import client, or_none, shown, versions_of
+from pipeline.tracking.store import client, display_uri, or_none, versions_of
 
-PORTABLE = Path(__file__).parents[1] / "portable"  # the code shipped with a registered model
+PORTABLE = Path(__file__).parents[1] / "portable"  # the loader code of a registered model
 REQUIREMENTS = ("numpy", "pandas", "pillow", "onnxruntime")  # of `portable`, pinned to the installed versions
 
 
@@ -49,7 +49,7 @@ def ensure_version(folder: Path, evaluation: Path, portable: Path) -> str:
     seal.check(evaluation)
     seal.check(portable)
     name, model = trained.card.data, trained.sha256
-    with writing():
+    with write_lock():
         if found := _first_version(name, model):
             return str(found.version)
         version = _create_version(trained, evaluation, portable)
@@ -78,7 +78,7 @@ def _create_version(trained: ModelFolder, evaluation: Path, portable: Path):
             signature=signature(trained.card),
             pip_requirements=[f"{package}=={metadata.version(package)}" for package in REQUIREMENTS],
         )
-    # Registering is not part of training: keeps the run's end time, also if an earlier registration failed.
+    # Keeps the end time of training, also if an earlier registration failed.
     client().set_terminated(run_id, "FINISHED", run.end_time)
     lineage = trained.lineage
     tags = {
@@ -90,7 +90,7 @@ def _create_version(trained: ModelFolder, evaluation: Path, portable: Path):
     }
     with tempfile.TemporaryDirectory() as folder:
         model_dir = mlflow.artifacts.download_artifacts(logged.model_uri, dst_path=folder)
-        tags[WRAPPING] = json.dumps(wrapping(Path(model_dir)))
+        tags[LOADER_HASHES] = json.dumps(loader_hashes(Path(model_dir)))
     test = json_object(evaluation / "metrics.json", trained.task.test_key)
     return client().create_model_version(
         name,
@@ -107,7 +107,7 @@ def _create_model(trained: ModelFolder) -> None:
 
     name = trained.card.data
     flag = "whether each is `present`" if trained.card.several else "whether it is `unsure`"
-    with creating():
+    with creation_lock():
         if client().search_registered_models(f"name='{name}'"):
             return
         try:
@@ -149,24 +149,26 @@ def download_version(name: str, number: str, target: Path) -> None:
     import mlflow
 
     version = client().get_model_version(name, number)
-    places.check_version(version)
+    artifact_locations.check_version(version)
     for part in ("train", "evaluation"):
         mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=part, dst_path=str(target))
     model = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{number}"))
     exported = list(model.rglob("model.onnx"))
     if len(exported) != 1:
-        raise UserError(f"models:/{name}/{number} holds no exported model; register it again: dvc repro")
+        raise UserError(f"models:/{name}/{number} has no exported model; register it again: dvc repro")
     shutil.copytree(exported[0].parent, target / "portable")
     for part in ("train", "evaluation", "portable"):
-        _whole(target / part, f"models:/{name}/{number}, {part}")
-    if any(file.path == BESIDE for file in client().list_artifacts(version.run_id)):
-        mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=BESIDE, dst_path=str(target))
-        # Recorded locally for copies that `register` makes; a record of a local training takes precedence.
-        Provenance.of(target / "train").keep(target / "train", replace=False)
+        _check_or_seal(target / part, f"models:/{name}/{number}, {part}")
+    if any(file.path == ARTIFACT_DIR for file in client().list_artifacts(version.run_id)):
+        mlflow.artifacts.download_artifacts(
+            run_id=version.run_id, artifact_path=ARTIFACT_DIR, dst_path=str(target)
+        )
+        # Saved here for the copies that `register` makes; the record of a local training takes precedence.
+        Provenance.of(target / "train").save(target / "train", replace=False)
 
 
-def _whole(folder: Path, name: str) -> None:
-    """Checks downloaded files; those registered before seals existed are sealed as they are."""
+def _check_or_seal(folder: Path, name: str) -> None:
+    """Checks a downloaded folder; one that was registered before seals existed is sealed as it is."""
     if not (folder / SUMS).is_file():
         seal.seal(folder)
     seal.check(folder, name)
@@ -187,9 +189,12 @@ def download_train(address: str, target: Path) -> Path:
 
 @dataclass(frozen=True)
 class Version:
-    """A registered version, its run and training device.
+    """A registered version.
 
     Attributes:
+        name: the data set.
+        number: of the version.
+        run_id: the training run.
         device: training device; None if the run was written from files afterwards.
     """
 
@@ -218,10 +223,10 @@ def find_version(address: str) -> Version:
     get = client().get_model_version_by_alias if alias else client().get_model_version
     version = or_none(get, name, alias or number)
     if version is None:
-        raise UserError(f"the registry at {shown()} has no {address}; it has {what_is_there(name)}")
+        raise UserError(f"the registry at {display_uri()} has no {address}; it has {available(name)}")
     run = run_of(version)
     if run is None:
-        raise UserError(f"{address} has no run, or no longer, so nothing tells what it comes from")
+        raise UserError(f"{address} has no training run (any more), so its origin is unknown")
     return Version(version.name, str(version.version), version.run_id, run.data.tags.get("device"))
 
 
@@ -230,8 +235,8 @@ def run_of(version):
     return or_none(client().get_run, version.run_id) if version.run_id else None
 
 
-def what_is_there(name: str) -> str:
-    """For messages: what the registry has under a name, or else the names it has."""
+def available(name: str) -> str:
+    """For messages: the versions under a name, or else the names in the registry."""
     versions = versions_of(name)
     if not versions:
         names = sorted(f"'{model.name}'" for model in client().search_registered_models())
@@ -262,15 +267,15 @@ def download_run(version: Version, target: Path) -> Path:
     """
     import mlflow
 
-    places.check(version.run_id)
+    artifact_locations.check(version.run_id)
     available = {file.path for file in client().list_artifacts(version.run_id)}
     if "train" not in available:
         raise UserError(
-            f"MLflow at {shown()} has lost the files of {version} (run {version.run_id}), "
-            "so nothing tells what it comes from; bring its artifacts back"
+            f"MLflow at {display_uri()} no longer has the files of {version} (run {version.run_id}), so its "
+            "origin is unknown; restore its artifacts"
         )
     target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(available & {"train", BESIDE, "params.yaml", "dvc.lock"}):
+    for path in sorted(available & {"train", ARTIFACT_DIR, "params.yaml", "dvc.lock"}):
         mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=path, dst_path=str(target))
-    _whole(target / "train", str(version))
+    _check_or_seal(target / "train", str(version))
     return target / "train"

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from pipeline.artifacts.model_folder import evaluation_of, trained
+from pipeline.artifacts.model_folder import evaluation_of, train_folders
 from pipeline.artifacts.seal import model_hash
 from pipeline.artifacts.untrusted import json_object
 from pipeline.common.errors import UserError
@@ -12,7 +12,7 @@ from pipeline.tracking import artifact_roots, champion_files, duplicates
 from pipeline.tracking.promotion import champion, promote
 from pipeline.tracking.registry import ensure_version
 from pipeline.tracking.runs import ensure
-from pipeline.tracking.store import DeletedError, reachable, shown
+from pipeline.tracking.store import DeletedError, display_uri, reachable
 
 _log = logging.getLogger(__name__)
 
@@ -29,10 +29,10 @@ def sync() -> None:
     artifact_roots.rewrite()
     with reachable():
         if merged := duplicates.merge():
-            _log.info("merged what MLflow held twice: %s", merged)
+            _log.info("merged duplicates in MLflow: %s", merged)
         runs = versions = 0
         deleted: dict[str, DeletedError] = {}  # by message, to report each experiment once
-        for folder in trained(ROOT / "runs"):
+        for folder in train_folders(ROOT / "runs"):
             try:
                 ensure(folder, evaluation_of(folder))
                 runs += 1
@@ -42,25 +42,32 @@ def sync() -> None:
                 _skip(error)
         for file in sorted((ROOT / "runs").glob("*/register/decision.json")):
             try:
-                versions += _registered(file)
+                versions += _restore_versions(file)
             except DeletedError as error:
                 deleted[str(error)] = error
             except (UserError, OSError) as error:
                 _skip(error)
         if deleted:
             raise DeletedError("; ".join(deleted))
-        print(f"MLflow at {shown()} holds the {runs} runs and {versions} candidates of the files")
+        print(f"MLflow at {display_uri()} has the {runs} runs and {versions} candidates of runs/")
 
 
-def _registered(file: Path) -> int:
-    """Restores the versions and the champion of a data set; returns the number of candidates."""
+def _restore_versions(file: Path) -> int:
+    """Restores the versions and the champion of a data set from its ``decision.json``.
+
+    Returns:
+        The number of candidates.
+
+    Raises:
+        UserError: a file is missing, damaged or in an older format.
+    """
     decision = json_object(file, "candidates", "champion")
     if not isinstance(decision["candidates"], dict) or "reason" not in decision["champion"]:
-        raise UserError(f"{file.relative_to(ROOT)} is of an older form")
+        raise UserError(f"{file.relative_to(ROOT)} was written by an older version")
     stage_dir, name, versions = file.parent, file.parent.parent.name, 0
     for model, expected in decision["candidates"].items():
         folder = stage_dir.parent / "train" / model
-        # After a training that is not registered yet, the exported model is still the previous one.
+        # If a later training is not registered yet, the exported model is still the previous one.
         if (
             (folder / "model.json").is_file()
             and model_hash(folder) == expected
@@ -72,10 +79,10 @@ def _registered(file: Path) -> int:
     number = ensure_version(champion_dir / "train", champion_dir / "evaluation", champion_dir / "portable")
     if champion(name) is None:
         promote(name, number, decision["champion"]["reason"])
-    if warning := champion_files.lagging(name):
+    if warning := champion_files.difference(name):
         _log.warning("%s", warning)
     return versions
 
 
 def _skip(error: Exception) -> None:
-    _log.warning("passed over: %s; make it again, or delete it", error)
+    _log.warning("skipped: %s; make it again, or delete it", error)

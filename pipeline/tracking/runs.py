@@ -8,14 +8,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline import tasks
-from pipeline.artifacts import curves, resume, seal, untrusted
+from pipeline.artifacts import curves, resume_state, seal, untrusted
 from pipeline.artifacts.model_folder import ModelFolder
-from pipeline.artifacts.provenance import BESIDE, Provenance
+from pipeline.artifacts.provenance import ARTIFACT_DIR, Provenance
 from pipeline.artifacts.seal import digest
 from pipeline.artifacts.untrusted import json_object
 from pipeline.portable import ModelCard
-from pipeline.tracking import descriptions, places
-from pipeline.tracking.locks import creating, writing
+from pipeline.tracking import artifact_locations, descriptions
+from pipeline.tracking.locks import creation_lock, write_lock
 from pipeline.tracking.naming import name_of, params
 from pipeline.tracking.store import (
     client,
@@ -31,15 +31,15 @@ _log = logging.getLogger(__name__)
 
 NOTE = "mlflow.note.content"  # the description in MLflow's UI
 PARENT = "mlflow.parentRunId"
-UNFINISHED = "content_expected"  # tag of a run being written from files: its later `content`
-DIGITS = 5  # of final metrics: fits a table cell and hides float32 rounding errors
+EXPECTED_CONTENT = "content_expected"  # tag of a run being written from files: the `content` it will have
+METRIC_DIGITS = 5  # of final metrics: fits a table cell and hides float32 rounding errors
 COUNTERS = ("step", "epoch", "pictures_seen")  # columns of curves.csv whose charts would be straight lines
 
 
 def new(
     card: ModelCard, settings: dict, provenance: Provenance, name: str, sweep: str | None, **tags: str
 ) -> str:
-    """Creates a run with its tags; returns its id."""
+    """Creates a run with its tags, in the experiment of its data set; returns its id."""
     experiment = experiment_id(card.data)
     tags |= {
         "mlflow.runName": name,
@@ -96,7 +96,7 @@ def update_sweep_note(run_id: str) -> None:
     parent, experiment = run.data.tags.get(PARENT), run.info.experiment_id
     if parent is None or not is_active(parent):
         return
-    with creating():  # each job writes the summary of all jobs
+    with creation_lock():  # each job writes the summary of all jobs
         found = client().search_runs([experiment], f"tags.`{PARENT}` = '{parent}'", max_results=1000)
         found.sort(key=lambda job: job.info.start_time)
         task = tasks.of_tag(run.data.tags.get("task"))
@@ -125,23 +125,23 @@ def is_active(run_id: str) -> bool:
     return run is not None and run.info.lifecycle_stage == "active"
 
 
-def log_curves(run_id: str, rows: list[dict], held: bool, at: int | None = None) -> None:
+def log_curves(run_id: str, rows: list[dict], may_exist: bool, timestamp: int | None = None) -> None:
     """Logs rows of the training curves.
 
     Args:
         run_id: the run.
         rows: new rows.
-        held: whether the run may already hold some of their points, which are then skipped.
-        at: timestamp in milliseconds; None: now. MLflow stores equal points with equal timestamps once.
+        may_exist: whether the run may already have some of their points, which are then skipped.
+        timestamp: in milliseconds; None: now. MLflow stores equal points with equal timestamps once.
     """
     from mlflow.entities import Metric
 
     keys = {key for row in rows for key in row} - set(COUNTERS)
     history = client().get_metric_history
-    logged = {key: {point.step for point in history(run_id, key)} if held else set() for key in keys}
-    at = at or int(time.time() * 1000)
+    logged = {key: {point.step for point in history(run_id, key)} if may_exist else set() for key in keys}
+    timestamp = timestamp or int(time.time() * 1000)
     metrics = [
-        Metric(key, float(row[key]), at, int(row["step"]))
+        Metric(key, float(row[key]), timestamp, int(row["step"]))
         for row in rows
         for key in row
         if key in keys and row[key] is not None and int(row["step"]) not in logged[key]
@@ -151,19 +151,25 @@ def log_curves(run_id: str, rows: list[dict], held: bool, at: int | None = None)
 
 
 def complete(run_id: str, trained: ModelFolder, extra: dict[str, float]) -> None:
-    """Logs final metrics and files; the tag `content` is set last and marks the run as complete."""
-    # val/… is a curve whose last point may not belong to the kept weights.
+    """Logs final metrics and files; the tag `content` is set last and marks the run as complete.
+
+    Args:
+        run_id: the run.
+        trained: its model folder.
+        extra: further metrics.
+    """
+    # Logged as best/val/…, since the last point of the curve val/… may not belong to the kept weights.
     final = {
         f"best/{key}" if key.startswith("val/") else key: value
         for key, value in (trained.metrics | extra).items()
     }
     _log_final_metrics(run_id, final)
-    places.check(run_id, writing=True)
+    artifact_locations.check(run_id, writing=True)
     client().log_artifacts(run_id, trained.train, "train")
     if "commit" not in trained.lineage and trained.provenance.commit:
         with tempfile.TemporaryDirectory() as folder:
             trained.provenance.write(Path(folder))
-            client().log_artifacts(run_id, folder, BESIDE)
+            client().log_artifacts(run_id, folder, ARTIFACT_DIR)
     _note(run_id, trained, None)
     client().set_tag(run_id, "content", digest(trained.train))
     client().set_terminated(run_id, "FINISHED")
@@ -175,7 +181,7 @@ def _log_final_metrics(run_id: str, values: dict[str, float]) -> None:
     from mlflow.entities import Metric
 
     logged, now = client().get_run(run_id).data.metrics, int(time.time() * 1000)
-    final = {key: round(float(value), DIGITS) for key, value in values.items()}
+    final = {key: round(float(value), METRIC_DIGITS) for key, value in values.items()}
     metrics = [Metric(key, value, now, 0) for key, value in final.items() if logged.get(key) != value]
     client().log_batch(run_id, metrics=metrics)
 
@@ -202,7 +208,7 @@ def ensure(folder: Path, evaluation: Path | None = None) -> str:
         UserError: a file of the folder is missing, damaged or in an older format.
     """
     trained = ModelFolder.open(folder)
-    with writing():
+    with write_lock():
         run_id = _ensure_run(trained)
         if evaluation:
             _ensure_evaluation(run_id, trained, evaluation)
@@ -213,30 +219,30 @@ def _ensure_run(trained: ModelFolder) -> str:
     folder, content = trained.train, digest(trained.train)
     experiment = experiment_id(trained.card.data)
     # An equal run outside the sweep does not count as its job.
-    within = {PARENT: _parent(experiment, trained.sweep)} if trained.sweep else {}
-    if found := find_run(experiment, content=content, **within) or _restore(experiment, content, within):
+    parent = {PARENT: _parent(experiment, trained.sweep)} if trained.sweep else {}
+    if found := find_run(experiment, content=content, **parent) or _restore(experiment, content, parent):
         return found.info.run_id
     run_args = (trained.card, trained.settings, trained.provenance, name_of(trained), trained.sweep)
     # The run was interrupted in training or while being written from files, or was never logged.
-    attempt = resume.attempt_of(trained.settings, trained.lineage, trained.sweep)
+    attempt = resume_state.attempt_of(trained.settings, trained.lineage, trained.sweep)
     live = find_run(experiment, attempt=attempt) if attempt else None
-    created, at = False, None
+    created, timestamp = False, None
     if live:
         run_id = live.info.run_id
     else:
-        tags = {UNFINISHED: content}
+        tags = {EXPECTED_CONTENT: content}
         run_id, created = find_or_create_run(
-            experiment, lambda: new(*run_args, restored="true", **tags), **tags, **within
+            experiment, lambda: new(*run_args, restored="true", **tags), **tags, **parent
         )
         # Two machines may write this run to a server: equal timestamps make their points identical.
-        at = client().get_run(run_id).info.start_time
+        timestamp = client().get_run(run_id).info.start_time
     try:
         describe(run_id, trained.settings, trained.lineage)
-        log_curves(run_id, curves.read(folder), held=not created, at=at)
+        log_curves(run_id, curves.read(folder), may_exist=not created, timestamp=timestamp)
         complete(run_id, trained, {})
-        resume.clear_attempt(trained.settings, trained.lineage, trained.sweep)
-        if UNFINISHED in client().get_run(run_id).data.tags:
-            client().delete_tag(run_id, UNFINISHED)
+        resume_state.clear_attempt(trained.settings, trained.lineage, trained.sweep)
+        if EXPECTED_CONTENT in client().get_run(run_id).data.tags:
+            client().delete_tag(run_id, EXPECTED_CONTENT)
     except Exception:
         if created:  # partly written; `sync` writes a complete one
             with suppress(Exception):  # MLflow may be unreachable
@@ -246,9 +252,9 @@ def _ensure_run(trained: ModelFolder) -> str:
     return run_id
 
 
-def _restore(experiment: str, content: str, within: dict[str, str]):
+def _restore(experiment: str, content: str, parent: dict[str, str]):
     """Restores and returns a deleted run if a registered version needs its files; else None."""
-    found = find_run(experiment, deleted=True, content=content, **within)
+    found = find_run(experiment, deleted=True, content=content, **parent)
     if found is None or not client().search_model_versions(f"run_id='{found.info.run_id}'"):
         return None
     client().restore_run(found.info.run_id)
@@ -264,10 +270,10 @@ def _ensure_evaluation(run_id: str, trained: ModelFolder, folder: Path) -> None:
     scalars = {
         key: value
         for key, value in metrics.items()
-        if isinstance(value, int | float) and not key.endswith(("/low", "/high"))  # of no use as charts
+        if isinstance(value, int | float) and not key.endswith(("/low", "/high"))  # no use as charts
     }
     _log_final_metrics(run_id, scalars)
-    places.check(run_id, writing=True)
+    artifact_locations.check(run_id, writing=True)
     client().log_artifacts(run_id, folder, "evaluation")
     _note(run_id, trained, metrics)
     client().set_tag(run_id, "evaluation", content)

@@ -11,10 +11,10 @@ from pathlib import Path
 from pipeline.common import text
 from pipeline.common.errors import UserError
 from pipeline.tracking import artifact_roots
-from pipeline.tracking.address import default_uri, local_file, shown, uri
-from pipeline.tracking.locks import creating, waiting_at_most
+from pipeline.tracking.address import default_uri, display_uri, local_file, uri
+from pipeline.tracking.locks import creation_lock, lock_timeout
 
-# Fail within seconds if a server is unreachable; `sync` sends the files later.
+# Fails within seconds if a server is unreachable; `sync` sends the files later.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 # No telemetry unless the user enables it.
@@ -41,18 +41,18 @@ def client():
 
     import mlflow
 
-    # Hides pages of migrations at the first start, and tracebacks of errors that we report in one line.
+    # Hides the log of migrations at the first start, and tracebacks of errors that we report in one line.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     for name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     # The signature and the description document a model's input; no example is needed.
     warnings.filterwarnings("ignore", message=".*input example was not provided.*")
-    if shown() != uri():  # MLflow prints the URI, here with a password, after each run
+    if display_uri() != uri():  # MLflow prints the URI, here with a password, after each run
         os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-    with creating():  # else two simultaneous first starts would both create the tables
+    with creation_lock():  # two simultaneous first starts must not both create the tables
         check()
         artifact_roots.check()
-        _make()
+        _create_sqlite_store()
         mlflow.set_tracking_uri(uri())
         return mlflow.MlflowClient()
 
@@ -67,8 +67,8 @@ def check() -> None:
     if scheme in ("", "file"):
         folder = uri().removeprefix("file://").removeprefix("file:")
         raise UserError(
-            f"MLFLOW_TRACKING_URI={shown()} names a folder of files, which MLflow no longer writes; "
-            f"unset it, or bring its runs into a new database: mlflow migrate-filestore --source {folder} "
+            f"MLFLOW_TRACKING_URI={display_uri()} names a folder of files, which MLflow no longer writes; "
+            f"unset it, or migrate its runs to a new database: mlflow migrate-filestore --source {folder} "
             "--target sqlite:///migrated.db"
         )
     if scheme.partition("+")[0] not in ("sqlite", "postgresql", "mysql", "mssql"):
@@ -78,30 +78,30 @@ def check() -> None:
     from sqlalchemy.exc import DBAPIError
 
     address = make_url(uri())
-    lite = address.get_backend_name() == "sqlite"
+    is_sqlite = address.get_backend_name() == "sqlite"
     try:
         if file := local_file():
             file.parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(address, connect_args={"timeout": LOCK_SECONDS} if lite else {})
+        engine = create_engine(address, connect_args={"timeout": LOCK_SECONDS} if is_sqlite else {})
         try:
             with engine.connect() as connection:
                 _check_schema(connection, set(inspect(connection).get_table_names()))
-                if lite:  # only a write reveals a read-only database
+                if is_sqlite:  # only a write reveals a read-only database
                     connection.exec_driver_sql("BEGIN IMMEDIATE")
                     connection.exec_driver_sql("CREATE TABLE writable (x INTEGER)")
                     connection.exec_driver_sql("ROLLBACK")
         finally:
             engine.dispose()
     except DBAPIError as error:
-        raise UserError(f"MLflow's store {shown()} {_database_problem(error.orig)}") from error
+        raise UserError(f"MLflow's store {display_uri()} {_database_problem(error.orig)}") from error
     except OSError as error:
-        raise UserError(f"MLflow's store {shown()} can't be made: {error.strerror}") from error
+        raise UserError(f"MLflow's store {display_uri()} can't be created: {error.strerror}") from error
     except ImportError as error:
-        raise UserError(f"MLflow's store {shown()} needs a driver: pip install {error.name}") from error
+        raise UserError(f"MLflow's store {display_uri()} needs a driver: pip install {error.name}") from error
 
 
-def _make() -> None:
-    """Creates a new SQLite store under a temporary name and renames it atomically.
+def _create_sqlite_store() -> None:
+    """Creates a SQLite store that does not exist yet, under a temporary name, and renames it atomically.
 
     MLflow creates the tables one by one: if killed meanwhile, it leaves a store that can't be opened again.
     """
@@ -112,7 +112,7 @@ def _make() -> None:
     if file is None or (file.exists() and file.stat().st_size):
         return
     part = file.with_name(f"{file.name}.part")
-    part.unlink(missing_ok=True)  # left by a killed start
+    part.unlink(missing_ok=True)  # of a process that was killed here
     part_uri = f"{make_url(uri()).drivername}:///{part}"
     mlflow.MlflowClient(part_uri, part_uri).search_registered_models(max_results=1)
     os.replace(part, file)
@@ -131,20 +131,20 @@ def _check_schema(connection, tables: set[str]) -> None:
     if found is None:
         names = ", ".join(sorted(tables)[:3])
         raise UserError(
-            f"{shown()} is a database of something else than MLflow (tables {names}); move it away, {other}"
+            f"{display_uri()} is not an MLflow database (it has the tables {names}); move it away, {other}"
         )
     script = ScriptDirectory(str(Path(mlflow.__file__).parent / "store/db_migrations"))
     try:
         script.get_revision(found)
     except CommandError as error:
         raise UserError(
-            f"MLflow's store {shown()} was written by a newer MLflow (its schema {found} is unknown to "
+            f"MLflow's store {display_uri()} was written by a newer MLflow (its schema {found} is unknown to "
             f"{mlflow.__version__}); install that one, {other}"
         ) from error
     if found != script.get_current_head():
         raise UserError(
-            f"MLflow's store {shown()} was written by an older MLflow (schema {found}, {mlflow.__version__} "
-            f"has {script.get_current_head()}); copy it, then run: mlflow db upgrade {shown()}"
+            f"MLflow's store {display_uri()} was written by an older MLflow (schema {found}, not "
+            f"{script.get_current_head()}); copy it, then run: mlflow db upgrade {display_uri()}"
         )
 
 
@@ -155,11 +155,11 @@ def _database_problem(error: BaseException) -> str:
     if name.startswith("SQLITE_NOTADB"):
         return f"is not a database; move it away, {other}"
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return f"is locked by another program for {LOCK_SECONDS} s; end that one, then try again"
+        return f"has been locked by another program for {LOCK_SECONDS} s; end that one, then try again"
     if name.startswith("SQLITE_READONLY"):
-        return f"can be read only; make it and its folder writable, {other}"
+        return f"is read-only; make it and its folder writable, {other}"
     if name.startswith("SQLITE_CANTOPEN"):
-        return f"can't be opened: a folder, or in one that can't be written; mend that, {other}"
+        return f"can't be opened: it is a folder, or its folder is not writable; correct that, {other}"
     return f"can't be used: {first_line(error)}"
 
 
@@ -167,7 +167,7 @@ def experiment_id(name: str) -> str:
     """Id of a data set's experiment, created if missing."""
     import mlflow
 
-    with creating():
+    with creation_lock():
         if found := find_experiment(name):
             return found
         folder = artifact_roots.own_folder()
@@ -189,7 +189,7 @@ def find_experiment(name: str) -> str | None:
     if found and found.lifecycle_stage == "deleted":
         address = f"MLFLOW_TRACKING_URI={shlex.quote(uri())} " if uri() == default_uri() else ""
         raise DeletedError(
-            f"the experiment {text.printable(name)} was deleted in MLflow at {shown()}; restore it: "
+            f"the experiment {text.printable(name)} was deleted in MLflow at {display_uri()}; restore it: "
             f"{address}.venv/bin/mlflow experiments restore --experiment-id {found.experiment_id}"
         )
     return found.experiment_id if found else None
@@ -222,11 +222,11 @@ def find_or_create_run(experiment: str, create: Callable[[], str], **tags: str) 
     Returns:
         Its id, and whether it was created here.
     """
-    with creating():
+    with creation_lock():
         if found := find_run(experiment, **tags):
             return found.info.run_id, False
         run_id = create()
-        # Our lock does not cover other machines: one may have created the run meanwhile.
+        # The lock does not cover other machines: one may have created the run meanwhile.
         oldest = find_run(experiment, **tags)
         if oldest is None or oldest.info.run_id == run_id:
             return run_id, True
@@ -234,12 +234,12 @@ def find_or_create_run(experiment: str, create: Callable[[], str], **tags: str) 
         return oldest.info.run_id, False
 
 
-def or_none(ask: Callable, *args):
-    """What MLflow answers to ``ask(*args)``; None if it has no such thing, as for an invalid id or name."""
+def or_none(request: Callable, *args):
+    """The result of a request to MLflow, ``request(*args)``; None for an unknown or invalid id or name."""
     import mlflow
 
     try:
-        return ask(*args)
+        return request(*args)
     except mlflow.exceptions.MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
@@ -248,22 +248,23 @@ def or_none(ask: Callable, *args):
 
 def versions_of(name: str) -> list:
     """All versions of a registered name, oldest first; empty if there is no such name."""
-    # A name that this project registers has no quote, which would end the text in MLflow's query.
+    # A quote would end the string in MLflow's query; no name that this project registers has one.
     versions = client().search_model_versions(f"name='{name}'") if "'" not in name else []
     return sorted(versions, key=lambda version: int(version.version))
 
 
 @contextmanager
-def answering_within(seconds: float | None) -> Iterator[None]:
-    """Within the context, requests are not retried and time out; None: as set in the environment.
+def request_timeout(seconds: float | None) -> Iterator[None]:
+    """Within the context, requests to a server time out after so many seconds and are not retried.
 
-    Also limits the wait for another program's lock; None: to a minute.
+    Waiting for another program's lock is limited, too. None: timeout and retries as in the environment, and a
+    minute for the lock.
     """
     limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     previous = {name: os.environ[name] for name in limits}
     try:
         os.environ.update(limits if seconds else {})
-        with waiting_at_most(seconds or 60):
+        with lock_timeout(seconds or 60):
             yield
     finally:
         os.environ.update(previous)
@@ -289,7 +290,7 @@ def reachable() -> Iterator[None]:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether MLflow rejected the request, so that a retry is useless."""
+    """Whether MLflow rejected the request, so that a retry would fail, too."""
     return getattr(error, "error_code", "") in (
         "RESOURCE_DOES_NOT_EXIST",
         "INVALID_PARAMETER_VALUE",
@@ -306,11 +307,11 @@ def error_message(error: Exception) -> str:
         return str(error)
     for each in _chain(error):
         if isinstance(each, IntegrityError):
-            return f"another program wrote the same into MLflow at {shown()} at the same moment"
+            return f"another program wrote the same entry to MLflow at {display_uri()} at the same time"
         if "disk is full" in str(each) or getattr(each, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            return f"MLflow at {shown()} can't write, its disk is full; make room"
+            return f"MLflow at {display_uri()} can't write, its disk is full; free some space"
     verb = "refuses" if is_refusal(error) else "does not answer"
-    return f"MLflow at {shown()} {verb}: {first_line(error)}"
+    return f"MLflow at {display_uri()} {verb}: {first_line(error)}"
 
 
 def first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""MLflow's records of sweeps; callers work without them."""
+"""MLflow's records of sweeps; callers also work without them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +10,8 @@ from pipeline.tracking.store import client, error_message, or_none
 
 
 @contextmanager
-def _asked() -> Iterator[None]:
-    """Turns any error of an optional query to MLflow into a UserError.
+def _any_error_as_user_error() -> Iterator[None]:
+    """Turns any error within the context into a UserError: these queries to MLflow are optional.
 
     Raises:
         UserError: the query failed.
@@ -29,19 +29,19 @@ def _experiments() -> list[str]:
     return [experiment.experiment_id for experiment in client().search_experiments()]
 
 
-def sweep_of(word: str) -> str | None:
-    """The sweep of the parent or job run with this id or name; None if there is no such run.
+def sweep_of(run_name: str) -> str | None:
+    """The sweep of the parent or job run with this name or id; None if there is no such run.
 
     Raises:
         UserError: MLflow does not answer.
     """
-    with _asked():
+    with _any_error_as_user_error():
         experiments = _experiments()
         if not experiments:
             return None
-        run = or_none(client().get_run, word)
+        run = or_none(client().get_run, run_name)
         if run is None:
-            quoted = word.replace("'", "")
+            quoted = run_name.replace("'", "")
             found = client().search_runs(experiments, f"attributes.run_name = '{quoted}'", max_results=1)
             if not found:
                 return None
@@ -56,7 +56,7 @@ def sweep_runs(sweep: str) -> list[dict]:
     Raises:
         UserError: MLflow does not answer.
     """
-    with _asked():
+    with _any_error_as_user_error():
         experiments = _experiments()
         if not experiments:
             return []

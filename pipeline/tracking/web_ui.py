@@ -11,27 +11,28 @@ from pathlib import Path
 from pipeline import tasks
 from pipeline.common import text
 from pipeline.common.errors import UserError
-from pipeline.tracking.descriptions import ENTRANCE
+from pipeline.tracking.descriptions import WORKFLOW
 from pipeline.tracking.naming import GROUPS
-from pipeline.tracking.store import client, reachable, shown, uri
+from pipeline.tracking.store import client, display_uri, reachable, uri
 
 # A saved view of the runs table, stored like those of the UI's "Views" menu, as an experiment's tag. Unlike
 # a link, it sets columns, their order and widths. Users' changes to it are kept.
 VIEW = "comparison"
-# In order, widths in pixels: the metrics between them fit beside the assistant's panel on a laptop.
-FIRST = {"attributes.`Run Name`": 330, "runDateAndNestInfo": 130}  # titled Created
-LAST = {"duration": 90, "attributes.`Models`": 130, "attributes.`Dataset`": 260}
-DIFFERING, NEWEST = 5, 200  # parameters shown, and runs compared to select them
-# Values that are the same in each view. With `isAccordionReordered` false, the UI's own sections, sorted by
-# name, would come first.
-COMMON = json.loads(Path(__file__).with_name("web_ui_view.json").read_text(encoding="utf-8"))
+# Columns before and after the metrics and parameters, with widths in pixels: the metrics fit beside the
+# assistant's panel on a laptop. The UI titles the second one Created.
+FIRST_COLUMNS = {"attributes.`Run Name`": 330, "runDateAndNestInfo": 130}
+LAST_COLUMNS = {"duration": 90, "attributes.`Models`": 130, "attributes.`Dataset`": 260}
+MAX_PARAMS, MAX_RUNS = 5, 200  # parameters shown, and newest runs compared to select them
+# The parts that each view has. With `isAccordionReordered` false, the UI's own sections, sorted by name,
+# would come first.
+TEMPLATE = json.loads(Path(__file__).with_name("web_ui_view.json").read_text(encoding="utf-8"))
 
 
 def differing(runs: list[dict[str, str]]) -> list[str]:
     """The parameters that best distinguish runs, starting with selected files of ``conf/``.
 
-    A parameter that differs only between models follows from the model, so others count only if they vary
-    among the runs of one model. Runs of earlier versions lack some parameters.
+    A parameter that differs only between models follows from the model, so those other than files count only
+    if they vary among the runs of one model. Runs of earlier versions lack some parameters.
 
     Args:
         runs: the parameters of each run.
@@ -44,35 +45,35 @@ def differing(runs: list[dict[str, str]]) -> list[str]:
         groups = [runs] if key in GROUPS else by_model.values()
         counts[key] = max(len({params[key] for params in some if key in params}) for some in groups)
     varied = [key for key, values in counts.items() if values > 1 and key not in ("data.name", "model.name")]
-    # A file's name replaces the values in the file, except for models, which have other values, too.
+    # The name of a group's file stands for the group's values, except for models, whose values vary, too.
     covered = tuple(f"{group}." for group in GROUPS if group in varied and group != "model")
     varied = [key for key in varied if not key.startswith(covered)]
     order = {key: position for position, key in enumerate((*GROUPS, "seed"))}
     varied.sort(key=lambda key: (order.get(key, len(order)), -counts[key], key))
-    return varied[:DIFFERING]
+    return varied[:MAX_PARAMS]
 
 
 def _state(experiment) -> dict:
     """The view of an experiment's runs: metrics, and the parameters that differ."""
     query = "attributes.status != 'FAILED'"
-    runs = client().search_runs([experiment.experiment_id], query, max_results=NEWEST)
-    # Parent runs of sweeps have none.
+    runs = client().search_runs([experiment.experiment_id], query, max_results=MAX_RUNS)
+    # Parent runs of sweeps have no parameters.
     keys = differing([run.data.params for run in runs if run.data.params])
     task_tags = (run.data.tags["task"] for run in runs if "task" in run.data.tags)
     task = tasks.of_tag(next(task_tags, None))
-    metrics = [f"best/{task.monitor}", *(f"test/{figure.key}" for figure in task.ranked[:2])]
+    metrics = [f"best/{task.monitor}", *(f"test/{spec.key}" for spec in task.ranked[:2])]
     # Metrics come first, so that they are visible beside the name on a laptop.
-    columns = FIRST | {f"metrics.`{key}`": 110 - 20 * key.startswith("test") for key in metrics}
-    columns |= {f"params.`{key}`": 110 for key in keys} | LAST
+    columns = FIRST_COLUMNS | {f"metrics.`{key}`": 110 - 20 * key.startswith("test") for key in metrics}
+    columns |= {f"params.`{key}`": 110 for key in keys} | LAST_COLUMNS
     charts = {  # section: type, metrics; by default the UI shows a bar chart of every metric
         "the kept weights": ("BAR", metrics),
         "curves": ("LINE", (task.monitor, "val/loss", "train/loss")),
     }
-    return COMMON["state"] | {
+    return TEMPLATE["state"] | {
         "selectedColumns": [name for name in columns if "." in name],
         "columnOrder": list(columns),
         "columnWidths": columns,
-        "compareRunSections": [{"uuid": name, "name": name, **COMMON["section"]} for name in charts],
+        "compareRunSections": [{"uuid": name, "name": name, **TEMPLATE["section"]} for name in charts],
         "compareRunCharts": [
             {
                 "uuid": key,
@@ -80,10 +81,10 @@ def _state(experiment) -> dict:
                 "displayName": key,
                 "type": chart,
                 "metricSectionId": name,
-                **COMMON["chart"],
+                **TEMPLATE["chart"],
             }
-            for name, (chart, shown) in charts.items()
-            for key in shown
+            for name, (chart, chart_keys) in charts.items()
+            for key in chart_keys
         ],
     }
 
@@ -107,13 +108,13 @@ def links(host: str) -> list[tuple[str, str]]:
     found = []
     models = {model.name for model in client().search_registered_models()}
     for experiment in client().search_experiments():
-        name, page = experiment.name, f"{host}/#/experiments/{experiment.experiment_id}/runs?{ENTRANCE}"
+        name, page = experiment.name, f"{host}/#/experiments/{experiment.experiment_id}/runs?{WORKFLOW}"
         if name == "Default":  # MLflow's own, unused here
             continue
         view = f"{page}&{_view(experiment)}"
         found += [(f"{name}: runs", view), (f"{name}: charts", f"{view}&compareRunsMode=CHART")]
         if name in models:
-            found.append((f"{name}: versions", f"{host}/#/models/{name}?{ENTRANCE}"))
+            found.append((f"{name}: versions", f"{host}/#/models/{name}?{WORKFLOW}"))
     return found
 
 
@@ -135,7 +136,7 @@ def ui(port: int = 5000) -> None:
     import signal
 
     if uri().startswith("http"):
-        _print(shown().rstrip("/"))
+        _print(display_uri().rstrip("/"))
         return
     client()
     host = f"http://127.0.0.1:{port}"
@@ -157,14 +158,14 @@ def ui(port: int = 5000) -> None:
         if server.poll() is None:
             with reachable():
                 _print(host)
-            print("Ctrl-C ends it.", flush=True)
+            print("Ctrl-C stops it.", flush=True)
         server.wait()
     finally:
         if server.poll() is None:
             os.killpg(server.pid, signal.SIGTERM)
             server.wait()
     if server.returncode > 0:
-        raise UserError("MLflow's page did not start; what it says stands above")
+        raise UserError("MLflow's UI did not start; its messages are above")
 
 
 def _listens(port: int) -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 
 from models.build import NetworkError, WeightsError
 from models.build import build as build_network
-from models.classifier import Classifier, check_numbers, read_weights
+from models.classifier import Classifier, check_weights, read_weights
 from models.pretrained import preprocessing
 from pipeline.artifacts import onnx_resize, untrusted
 from pipeline.common import paths
@@ -91,19 +91,19 @@ def build(cfg: DictConfig, pack: PackedDataset, start: Path | None = None) -> Tr
         task=pack.task.name,
         thresholds=[],
     )
-    onnx_resize.check(card.input.interpolation)  # fails before hours of training, not after
-    passed_on = ["lr", "weight_decay", "warmup", "label_smoothing", "channels_last"]
-    passed_on += ["layer_decay", "frozen", "freeze_batchnorm"]
-    arguments = {key: cfg.model[key] for key in passed_on if key in cfg.model}
+    onnx_resize.check(card.input.interpolation)  # fails here, not after hours of training
+    keys = ["lr", "weight_decay", "warmup", "label_smoothing", "channels_last"]
+    keys += ["layer_decay", "frozen", "freeze_batchnorm"]
+    arguments = {key: cfg.model[key] for key in keys if key in cfg.model}
     if cfg.model.balance == "weights":
         targets = pack.targets[pack.rows("train")]
         arguments["class_weights"] = pack.task.class_weights(targets, num_classes)
     if cfg.model.get("loss"):
         arguments["loss"] = components.loss(OmegaConf.to_container(cfg.model.loss, resolve=True))
-        components.try_loss(arguments["loss"], num_classes)
-    described = OmegaConf.to_container(cfg.metrics, resolve=True)
-    metrics = components.metrics(described, num_classes=num_classes, num_labels=num_classes)
-    components.try_metrics(metrics, pack.task, pack.classes)
+        components.check_loss(arguments["loss"], num_classes)
+    tree = OmegaConf.to_container(cfg.metrics, resolve=True)
+    metrics = components.metrics(tree, num_classes=num_classes, num_labels=num_classes)
+    components.check_metrics(metrics, pack.task, pack.classes)
     model = Classifier(
         net,
         num_classes,
@@ -119,7 +119,7 @@ def build(cfg: DictConfig, pack: PackedDataset, start: Path | None = None) -> Tr
     return Training(cfg, pack, model, card)
 
 
-def load_start(net: nn.Module, net_config: dict, classes: list[str], start: Path, named: str) -> None:
+def load_start(net: nn.Module, net_config: dict, classes: list[str], start: Path, name: str) -> None:
     """Loads the weights of a trained model of the same architecture; matches the head by class name.
 
     A class that the start model lacks keeps its randomly initialized row of the head.
@@ -129,7 +129,7 @@ def load_start(net: nn.Module, net_config: dict, classes: list[str], start: Path
         net_config: the config that it was built from.
         classes: names, in the order of the outputs.
         start: train folder of the start model.
-        named: the start model as the user named it, for messages.
+        name: the value of ``model.start``, for messages.
 
     Raises:
         UserError: the start model is damaged, or has another architecture.
@@ -139,28 +139,28 @@ def load_start(net: nn.Module, net_config: dict, classes: list[str], start: Path
     try:
         state = read_weights(start / "weights.safetensors")
     except DamagedError as error:
-        raise UserError(f"model.start={named}: {error}") from error
+        raise UserError(f"model.start={name}: {error}") from error
     if _architecture(start_card.net) != _architecture(net_config):
         raise UserError(
-            f"model.start={named} is of another network ({_architecture(start_card.net)}) "
-            f"than this one ({_architecture(net_config)}); choose the same model and backbone"
+            f"model.start={name} has another architecture ({_architecture(start_card.net)}) "
+            f"than this model ({_architecture(net_config)}); choose the same model and backbone"
         )
     head = getattr(net, "pretrained_cfg", {}).get("classifier", "head")
     initial = net.state_dict()
-    rows = {name: row for row, name in enumerate(start_card.classes)}
-    shared = [(row, rows[name]) for row, name in enumerate(classes) if name in rows]
-    heads = (f"{head}.weight", f"{head}.bias")
-    shapes = {name: value.shape for name, value in initial.items()}
-    shapes |= {name: (len(start_card.classes), *shapes[name][1:]) for name in heads if name in shapes}
-    if {name: value.shape for name, value in state.items()} != shapes:
-        raise UserError(f"model.start={named}: its weights are not of the network in its card")
-    check_numbers(state, initial, f"model.start={named}")
-    for name in heads:
-        trained, state[name] = state[name], initial[name].clone()
-        for row, old in shared:
-            state[name][row] = trained[old]
+    rows = {label: row for row, label in enumerate(start_card.classes)}
+    shared = [(row, rows[label]) for row, label in enumerate(classes) if label in rows]
+    head_keys = (f"{head}.weight", f"{head}.bias")
+    shapes = {key: value.shape for key, value in initial.items()}
+    shapes |= {key: (len(start_card.classes), *shapes[key][1:]) for key in head_keys if key in shapes}
+    if {key: value.shape for key, value in state.items()} != shapes:
+        raise UserError(f"model.start={name}: its weights do not match the network in its card")
+    check_weights(state, initial, f"model.start={name}")
+    for key in head_keys:
+        trained, state[key] = state[key], initial[key].clone()
+        for row, trained_row in shared:
+            state[key][row] = trained[trained_row]
     net.load_state_dict(state)
-    _log.info("starts from %s; its head knows %d of %d classes", named, len(shared), len(classes))
+    _log.info("starting from %s; %d of %d classes are in its head", name, len(shared), len(classes))
 
 
 def _architecture(net: dict) -> dict:

@@ -19,7 +19,7 @@ from pytorch_lightning.loggers.logger import DummyLogger
 from pipeline.artifacts.checkpoints import Checkpoints
 from pipeline.common.errors import SharedError, StoppedError
 from pipeline.evaluation.out_of_domain import Outliers
-from pipeline.tasks import kept_row
+from pipeline.tasks import best_row
 
 _log = logging.getLogger(__name__)
 
@@ -39,21 +39,20 @@ class ExactResume(pl.Callback):
     """Writes checkpoints from which a resumed training gives the same bytes as an uninterrupted one.
 
     It saves before a step, when Lightning's progress counters are exact: at the start of each epoch, every
-    few minutes, and on SIGTERM; and once at the end. It must be the first callback, because it seeds the
+    few minutes, and on SIGTERM. It also saves at the end. It must be the first callback, because it seeds the
     RNG that other callbacks may use in the same step.
 
     Args:
         seed: the training's seed.
         minutes: time between two checkpoints within an epoch.
         threads: number of torch threads.
-        began: start of this process, by ``time.monotonic``.
-        kept: the checkpoint store.
+        started_at: start of this process, by ``time.monotonic``.
+        checkpoints: the training's checkpoints.
     """
 
-    def __init__(self, seed: int, minutes: float, threads: int, began: float, kept: Checkpoints):
-        self.seed, self.minutes, self.threads = seed, minutes, threads
-        self.began, self.kept = began, kept
-        self.seconds, self.is_done = 0.0, False
+    def __init__(self, seed: int, minutes: float, threads: int, started_at: float, checkpoints: Checkpoints):
+        self.seed, self.minutes, self.threads, self.checkpoints = seed, minutes, threads, checkpoints
+        self.seconds, self.counted_until, self.is_done = 0.0, started_at, False
         self.stop_requested, self.last_save, self.resumed_at = False, time.monotonic(), 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -75,11 +74,11 @@ class ExactResume(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        seen = trainer.current_epoch * trainer.num_training_batches + batch_idx
+        batches_done = trainer.current_epoch * trainer.num_training_batches + batch_idx
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._save_or_stop(trainer, batch_idx)
-        # Dropout, mixup and outlier patterns: one RNG stream per step.
-        stream = np.random.SeedSequence([self.seed, seen, trainer.global_rank])
+        # One RNG stream per batch, for dropout, mixup and outlier patterns.
+        stream = np.random.SeedSequence([self.seed, batches_done, trainer.global_rank])
         torch.manual_seed(int(stream.generate_state(1)[0]))
 
     def _save_or_stop(self, trainer: pl.Trainer, batch_idx: int) -> None:
@@ -88,18 +87,19 @@ class ExactResume(pl.Callback):
         if batch_idx == 0 or is_sync_step(trainer, batch_idx - 1):
             # Rank 0's clock decides when to save; a signal to any rank stops all of them.
             minutes = (time.monotonic() - self.last_save) / 60
-            is_due_to_save = self._any(trainer, trainer.is_global_zero and minutes >= self.minutes)
-            must_stop = self._any(trainer, self.stop_requested)
+            is_due_to_save = self._any_rank(trainer, trainer.is_global_zero and minutes >= self.minutes)
+            must_stop = self._any_rank(trainer, self.stop_requested)
         if is_new_epoch or is_due_to_save or must_stop:
             self.save(trainer)
         if must_stop:
             raise StoppedError(
-                f"SIGTERM; epoch {trainer.current_epoch + 1} is kept at batch {batch_idx} of "
+                f"SIGTERM; epoch {trainer.current_epoch + 1} is saved at batch {batch_idx} of "
                 f"{trainer.num_training_batches}, the same command resumes there"
             )
 
     @staticmethod
-    def _any(trainer: pl.Trainer, local: bool) -> bool:
+    def _any_rank(trainer: pl.Trainer, local: bool) -> bool:
+        """Whether `local` is true on any rank; every rank must call it."""
         return trainer.strategy.reduce_boolean_decision(local, all=False)
 
     def save(self, trainer: pl.Trainer) -> None:
@@ -111,9 +111,9 @@ class ExactResume(pl.Callback):
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, *_: int
     ) -> None:
-        # Sync only in batches that every rank has; some ranks may have one more at the end.
+        # Syncs only in batches that every rank has; some ranks may have one more at the end.
         common = len(trainer.datamodule.val_set) // trainer.world_size // trainer.datamodule.batch_size
-        if (trainer.world_size == 1 or batch_idx < common) and self._any(trainer, self.stop_requested):
+        if (trainer.world_size == 1 or batch_idx < common) and self._any_rank(trainer, self.stop_requested):
             raise StoppedError(
                 f"SIGTERM; epoch {trainer.current_epoch + 1} is trained and not yet validated, the same "
                 "command resumes from the last checkpoint"
@@ -123,7 +123,7 @@ class ExactResume(pl.Callback):
         # A run killed before it writes its results can then be resumed in seconds.
         self.is_done = True
         self.save(trainer)
-        if self._any(trainer, self.stop_requested):
+        if self._any_rank(trainer, self.stop_requested):
             raise StoppedError("SIGTERM; the training is done, the same command resumes there")
 
     def on_exception(
@@ -135,8 +135,8 @@ class ExactResume(pl.Callback):
     def elapsed(self) -> float:
         """Seconds spent on this training, over all attempts."""
         now = time.monotonic()
-        self.seconds += now - self.began
-        self.began = now
+        self.seconds += now - self.counted_until
+        self.counted_until = now
         return self.seconds
 
     def state_dict(self) -> dict[str, Any]:
@@ -174,29 +174,27 @@ class LatestMetricsLogger(DummyLogger):
 
 
 class Curves(pl.Callback):
-    """Collects the rows of ``curves.csv``, one per epoch, and prints a line per epoch.
+    """Collects the rows of ``curves.csv``, one per epoch, and logs a line per epoch.
 
     Args:
         rows: rows before the first epoch.
         after_epoch: see `EpochHook`.
-        title: the model's name in the printed line.
+        title: the model's name in the logged line.
         resume: provides the elapsed time and the last checkpoint.
 
     Attributes:
         logger: the logger to pass to the trainer.
     """
 
-    _STATE = ("rows", "loss", "batches", "seen")  # what a checkpoint holds, besides the logged values
-
     def __init__(self, rows: list[dict], after_epoch: EpochHook, title: str, resume: ExactResume):
         self.rows, self.after_epoch, self.title, self.resume = rows, after_epoch, title, resume
-        self.loss, self.lr, self.batches, self.seen = 0.0, 0.0, 0, 0
-        self.pending: list[torch.Tensor] = []
+        self.loss, self.lr, self.batches, self.images_seen = 0.0, 0.0, 0, 0
+        self.pending: list[torch.Tensor] = []  # losses of the batches since the last sync
         self.logger = LatestMetricsLogger()
-        self.started = (0.0, 0)
+        self.start = (0.0, 0)  # time and epoch
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.started = (time.monotonic(), trainer.current_epoch)
+        self.start = (time.monotonic(), trainer.current_epoch)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -208,7 +206,7 @@ class Curves(pl.Callback):
     ) -> None:
         # Lightning has divided the loss by accumulate_grad_batches.
         self.pending.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
-        self.seen += len(batch[1]) * trainer.world_size
+        self.images_seen += len(batch[1]) * trainer.world_size
         if is_sync_step(trainer, batch_idx) or batch_idx + 1 == trainer.num_training_batches:
             self._accumulate_losses(trainer, batch_idx)
 
@@ -235,11 +233,11 @@ class Curves(pl.Callback):
         column = int((~torch.isfinite(losses)).any(dim=0).nonzero()[0])
         rank = int((~torch.isfinite(losses[:, column])).nonzero()[0])
         batch = batch_idx + 1 - losses.shape[1] + column
-        last = self.resume.kept.latest() if trainer.is_global_zero else None
+        last = self.resume.checkpoints.latest() if trainer.is_global_zero else None
         epoch, loss = trainer.current_epoch, float(losses[rank, column])
         raise SharedError(
             f"epoch {epoch + 1}, batch {batch + 1}: the loss is {loss}; "
-            f"its pictures: {', '.join(trainer.datamodule.names(epoch, batch, rank))}; "
+            f"its pictures: {', '.join(trainer.datamodule.image_paths(epoch, batch, rank))}; "
             f"last good checkpoint: {last or 'none'}; choose a lower model.lr, or look at these pictures"
         )
 
@@ -251,7 +249,7 @@ class Curves(pl.Callback):
         row = {
             "step": len(self.rows),
             "epoch": epoch,
-            "pictures_seen": self.seen,
+            "pictures_seen": self.images_seen,
             "lr": self.lr,
             "train/loss": self.loss / (self.batches * trainer.world_size),
             "val/loss": logged["val/loss"],
@@ -264,8 +262,8 @@ class Curves(pl.Callback):
             if self.after_epoch:
                 self.after_epoch(self.rows)
             seconds = self.resume.elapsed()
-            since, first_epoch = self.started
-            remaining = (time.monotonic() - since) / (epoch - first_epoch) * (trainer.max_epochs - epoch)
+            start, first_epoch = self.start
+            remaining = (time.monotonic() - start) / (epoch - first_epoch) * (trainer.max_epochs - epoch)
             _log.info(
                 "%s epoch %d/%d, loss %.3f, val %s, %.0f s%s",
                 self.title,
@@ -278,12 +276,12 @@ class Curves(pl.Callback):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        return {key: getattr(self, key) for key in self._STATE} | {"logged": self.logger.values}
+        sums = {"loss": self.loss, "batches": self.batches, "seen": self.images_seen}
+        return {"rows": self.rows, **sums, "logged": self.logger.values}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.logger.values = state_dict["logged"]
-        for key in self._STATE:
-            setattr(self, key, state_dict[key])
+        self.rows, self.logger.values = state_dict["rows"], state_dict["logged"]
+        self.loss, self.batches, self.images_seen = (state_dict[key] for key in ("loss", "batches", "seen"))
 
 
 class KeepBest(pl.Callback):
@@ -308,8 +306,8 @@ class KeepBest(pl.Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         value = float(trainer.callback_metrics[self.monitor])
         self.rows.append({"epoch": trainer.current_epoch + 1, self.monitor: value})
-        if kept_row(self.rows, self.monitor) is self.rows[-1]:
-            self.weights = copied(pl_module.net)
+        if best_row(self.rows, self.monitor) is self.rows[-1]:
+            self.weights = cpu_weights(pl_module.net)
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows, "weights": self.weights}
@@ -318,21 +316,21 @@ class KeepBest(pl.Callback):
         self.rows, self.weights = state_dict["rows"], state_dict["weights"]
 
 
-def copied(net: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """A copy of a network's weights on the CPU."""
+def cpu_weights(net: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of a network's state dict on the CPU."""
     return {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}
 
 
-def averaging(decay: float) -> WeightAveraging:
-    """An exponential moving average of the weights (Polyak, Juditsky 1992); buffers are not averaged.
+def weight_ema(decay: float) -> WeightAveraging:
+    """A callback for an exponential moving average of the weights (Polyak, Juditsky 1992), without buffers.
 
     Args:
-        decay: the final decay. It starts lower, so that a short training does not keep its random
-            initialization (like TensorFlow's ExponentialMovingAverage with num_updates).
+        decay: the final decay. It starts lower, so that the initialization has no weight in a short training
+            (like TensorFlow's ExponentialMovingAverage with num_updates).
     """
 
-    def average(averaged: list[torch.Tensor], current: list[torch.Tensor], updates: torch.Tensor) -> None:
+    def update(averaged: list[torch.Tensor], current: list[torch.Tensor], updates: torch.Tensor) -> None:
         done = int(updates)
         torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + done) / (10 + done)))
 
-    return WeightAveraging(use_buffers=False, multi_avg_fn=average)
+    return WeightAveraging(use_buffers=False, multi_avg_fn=update)

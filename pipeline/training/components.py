@@ -5,8 +5,8 @@ import inspect
 
 import pytorch_lightning as pl
 import torch
-import torchmetrics
 from torch import nn
+from torchmetrics import Metric
 
 from pipeline.common.errors import UserError
 from pipeline.common.text import printable
@@ -23,17 +23,17 @@ def callbacks(tree: dict[str, dict]) -> list[pl.Callback]:
     return [_make(node, pl.Callback, f"callbacks.{name}") for name, node in tree.items()]
 
 
-def metrics(tree: dict[str, dict], **offered: object) -> dict[str, torchmetrics.Metric]:
+def metrics(tree: dict[str, dict], **defaults: object) -> dict[str, Metric]:
     """The metrics of a configuration by name.
 
     Args:
         tree: maps names to ``_target_`` nodes.
-        offered: arguments passed to each class that accepts them.
+        defaults: default arguments of the classes that accept them.
 
     Raises:
         UserError: one is not a torchmetrics metric, or does not accept its arguments.
     """
-    return {name: _make(node, torchmetrics.Metric, f"metrics.{name}", offered) for name, node in tree.items()}
+    return {name: _make(node, Metric, f"metrics.{name}", defaults) for name, node in tree.items()}
 
 
 def loss(tree: dict) -> nn.Module:
@@ -45,40 +45,51 @@ def loss(tree: dict) -> nn.Module:
     return _make(tree, nn.Module, "model.loss")
 
 
-def try_metrics(found: dict[str, torchmetrics.Metric], task: Task, classes: list[str]) -> None:
-    """Checks before training that each metric maps a task's probabilities and targets to one number.
+def check_metrics(by_name: dict[str, Metric], task: Task, classes: list[str]) -> None:
+    """Checks that each metric maps a task's probabilities and targets to one number.
 
     Raises:
         UserError: one does not.
     """
     probabilities = torch.full((2, len(classes)), 0.5)
     targets = torch.from_numpy(task.targets(classes[:2], classes))
-    for name, metric in found.items():
+    for name, metric in by_name.items():
         try:
             float(metric.clone()(probabilities, targets.long()))
         except Exception as error:  # a class may raise anything for unsupported inputs
-            raise UserError(f"metrics.{name} gives no number for this task ({_why(error)})") from error
+            raise UserError(f"metrics.{name} returns no number for this task ({_short(error)})") from error
 
 
-def try_loss(found: nn.Module, num_classes: int) -> None:
-    """Checks before training that a loss maps logits and dense targets, N×num_classes, to one number.
+def check_loss(function: nn.Module, num_classes: int) -> None:
+    """Checks that a loss maps logits and dense targets, N×num_classes, to one number.
 
     Raises:
         UserError: it does not.
     """
     try:
-        value = found(torch.zeros(2, num_classes), torch.eye(2, num_classes))
+        value = function(torch.zeros(2, num_classes), torch.eye(2, num_classes))
         if value.numel() != 1:
             raise ValueError(f"{value.numel()} numbers")
     except Exception as error:  # as above
-        raise UserError(f"model.loss gives no number for logits and targets ({_why(error)})") from error
+        raise UserError(f"model.loss returns no number for logits and targets ({_short(error)})") from error
 
 
-def _why(error: Exception) -> str:
+def _short(error: Exception) -> str:
     return printable(reason(error))[:200]
 
 
-def _make(node: dict, base: type, setting: str, offered: dict | None = None) -> object:
+def _make(node: dict, base: type, setting: str, defaults: dict | None = None) -> object:
+    """An instance of the class that a ``_target_`` node names, which must derive from `base`.
+
+    Args:
+        node: ``_target_`` and arguments.
+        base: the base class.
+        setting: the node's key in the configuration, for messages.
+        defaults: default arguments that are passed if the class accepts them.
+
+    Raises:
+        UserError: the class can't be imported, is another kind of class, or does not accept its arguments.
+    """
     target = node["_target_"]
     module, _, name = target.rpartition(".")
     try:
@@ -91,8 +102,8 @@ def _make(node: dict, base: type, setting: str, offered: dict | None = None) -> 
         )
     arguments = {key: value for key, value in node.items() if key != "_target_"}
     parameters = inspect.signature(component).parameters
-    arguments = {key: value for key, value in (offered or {}).items() if key in parameters} | arguments
+    arguments = {key: value for key, value in (defaults or {}).items() if key in parameters} | arguments
     try:
         return component(**arguments)
     except Exception as error:  # a class may raise anything for invalid arguments
-        raise UserError(f"{setting}: {target} does not take these arguments ({_why(error)})") from error
+        raise UserError(f"{setting}: {target} does not take these arguments ({_short(error)})") from error

@@ -49,10 +49,10 @@ class ImageData(pl.LightningDataModule):
         return loader(self.train_set, self.batch_size, self.cfg.runtime.workers, self.sampler)
 
     def val_dataloader(self) -> DataLoader:
-        own = range(self.trainer.global_rank, len(self.val_set), self.trainer.world_size)
-        return loader(Subset(self.val_set, own), self.batch_size, self.cfg.runtime.workers)
+        indices = range(self.trainer.global_rank, len(self.val_set), self.trainer.world_size)
+        return loader(Subset(self.val_set, indices), self.batch_size, self.cfg.runtime.workers)
 
-    def names(self, epoch: int, batch: int, rank: int) -> list[str]:
+    def image_paths(self, epoch: int, batch: int, rank: int) -> list[str]:
         """Paths of the images in one batch of one rank, for error messages."""
         first = batch * self.batch_size
         indices = self._sampler(rank).order(epoch)[first : first + self.batch_size]

@@ -7,12 +7,16 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def own_processes(overrides: list[str], out: str) -> Iterator[None]:
+def ranks_of_one_job(overrides: list[str], out: str) -> Iterator[None]:
     """Lets Lightning launch further ranks from within a sweep's job.
 
     Lightning reruns `sys.argv`; under --multirun each rank would run the whole sweep, so the arguments are
     replaced by this job's. Afterwards the process group and its environment variables are cleared, so that
-    the next job does not take itself for a rank.
+    the next job does not count as a rank of this one.
+
+    Args:
+        overrides: the job's.
+        out: its train folder.
     """
     original = list(sys.argv)
     sys.argv = [

@@ -27,7 +27,7 @@ CACHE = Path("data/.cache/features")  # in the main checkout
 
 
 def backbone_key(model: Classifier, card: ModelCard, cfg: DictConfig) -> str:
-    """Hash of everything but the image that a feature's bits depend on.
+    """SHA-256 of everything but the image that the bits of features depend on.
 
     That is the backbone's weights, preprocessing and its code, and what affects the last bits: engine,
     memory layout, batch size, threads, device, versions.
@@ -48,15 +48,15 @@ def backbone_key(model: Classifier, card: ModelCard, cfg: DictConfig) -> str:
     return digest.hexdigest()
 
 
-def features(training: Training, pictures: ImageDataset | LooseImages) -> np.ndarray:
-    """Pooled features, images×C float32, in the order of `pictures`.
+def features(training: Training, dataset: ImageDataset | LooseImages) -> np.ndarray:
+    """Pooled features, images×C float32, in the order of the images.
 
     Cached in one file per backbone, keyed by image hash: only new images are computed, none for a second
     head, a changed label or another split.
 
     Args:
         training: its model's head is not used.
-        pictures: resized by `eval_transform` for the model's card.
+        dataset: images resized by `eval_transform` for the model's card.
     """
     model, card, cfg = training.model, training.card, training.cfg
     file = paths.main_checkout() / CACHE / f"{backbone_key(model, card, cfg)[:24]}.npz"
@@ -67,12 +67,12 @@ def features(training: Training, pictures: ImageDataset | LooseImages) -> np.nda
                 cache = dict(zip(stored["pictures"].tolist(), stored["features"], strict=True))
         except Exception as error:  # numpy may raise anything for damaged bytes
             _log.warning("%s is damaged (%s); the features are computed again", file.name, error)
-    keys = pictures.hashes
+    keys = dataset.hashes
     new = [index for index, key in enumerate(keys) if key not in cache]
     _log.debug("%d of %d features are not in %s", len(new), len(keys), file)
     if new:
         engine, batch_size, workers = _engine(model, card, cfg), cfg.model.batch_size, cfg.runtime.workers
-        computed = _compute(engine, Subset(pictures, new), batch_size, workers)
+        computed = _compute(engine, Subset(dataset, new), batch_size, workers)
         cache.update(zip((keys[index] for index in new), computed, strict=True))
         _store(file, cache)
     return np.stack([cache[key] for key in keys])
@@ -93,14 +93,12 @@ def _engine(model: Classifier, card: ModelCard, cfg: DictConfig) -> Callable[[to
 
         return by_torch
     if model.device.type != "cpu":
-        raise UserError(
-            "runtime.features=onnx computes on the processor; on a GPU use runtime.features=torch"
-        )
+        raise UserError("runtime.features=onnx computes on the CPU only; on a GPU use runtime.features=torch")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cfg.runtime.threads
-    options.log_severity_level = 3  # errors only: users can do nothing about its warnings
+    options.log_severity_level = 3  # errors only: users can't act on its warnings
     session = onnxruntime.InferenceSession(
         str(onnx_export.trunk(model, card)), options, providers=["CPUExecutionProvider"]
     )
@@ -110,6 +108,7 @@ def _engine(model: Classifier, card: ModelCard, cfg: DictConfig) -> Callable[[to
 def _compute(
     engine: Callable[[torch.Tensor], np.ndarray], dataset: Dataset, batch_size: int, workers: int
 ) -> np.ndarray:
+    """Features of all images, images×C."""
     from tqdm import tqdm
 
     # Full batches only: another batch size may use another CPU kernel, with different last bits.
@@ -122,6 +121,6 @@ def _compute(
 
 
 def _store(file: Path, cached: dict[str, np.ndarray]) -> None:
-    """Replaces the file atomically, so that a killed run leaves the old one."""
-    with atomic.replaced(file) as part, open(part, "wb") as stream:
+    """Replaces the cache file atomically, so that a killed run leaves the old one."""
+    with atomic.replace_file(file) as part, open(part, "wb") as stream:
         np.savez(stream, pictures=np.array(list(cached)), features=np.stack(list(cached.values())))

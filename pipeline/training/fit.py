@@ -21,14 +21,13 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 
 from models import probe
-from pipeline.artifacts import checkpoints
-from pipeline.artifacts.checkpoints import Checkpoints
+from pipeline.artifacts.checkpoints import Checkpoints, load_checkpoint
 from pipeline.common import log
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
 from pipeline.data.dataset import ImageDataset, eval_transform
 from pipeline.evaluation.out_of_domain import Outliers
-from pipeline.tasks import kept_row
+from pipeline.tasks import best_row
 from pipeline.training import callbacks, components
 from pipeline.training.build import Training
 from pipeline.training.callbacks import EpochHook
@@ -43,7 +42,7 @@ for _name in ("pytorch_lightning", "lightning_fabric"):  # hides tips and device
 
 @dataclass(frozen=True)
 class FitResult:
-    """The results of a training besides the weights, which are in the model.
+    """The results of a training except the weights, which are in the model.
 
     Attributes:
         rows: rows of ``curves.csv``.
@@ -55,28 +54,30 @@ class FitResult:
 
 
 class HashedCheckpoints(TorchCheckpointIO):
-    """Stores checkpoints that Lightning saves to an empty path in `Checkpoints`, by step and hash."""
+    """Saves a checkpoint whose path is empty to `Checkpoints`, which names the file by step and hash."""
 
-    def __init__(self, kept: Checkpoints):
-        self.kept = kept
+    def __init__(self, checkpoints: Checkpoints):
+        self.checkpoints = checkpoints
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
         if path:  # from a ModelCheckpoint in the user's config
             super().save_checkpoint(checkpoint, path, storage_options)
         else:
-            self.kept.write(checkpoint["global_step"], checkpoint)
+            self.checkpoints.write(checkpoint["global_step"], checkpoint)
 
     def load_checkpoint(self, path: str, *_: Any, **__: Any) -> dict[str, Any]:
-        return checkpoints.read(Path(path))
+        return load_checkpoint(Path(path))
 
 
-def fit(training: Training, kept: Checkpoints, began: float, after_epoch: EpochHook = None) -> FitResult:
+def fit(
+    training: Training, checkpoints: Checkpoints, started_at: float, after_epoch: EpochHook = None
+) -> FitResult:
     """Fits the head, the whole network or both; the model gets the weights that are best on validation.
 
     Args:
         training: with the initial weights.
-        kept: the checkpoint store; training resumes from the newest.
-        began: start of this process, by ``time.monotonic``.
+        checkpoints: training resumes from the newest.
+        started_at: start of this process, by ``time.monotonic``.
         after_epoch: see `callbacks.EpochHook`.
 
     Raises:
@@ -85,20 +86,20 @@ def fit(training: Training, kept: Checkpoints, began: float, after_epoch: EpochH
         UserError: the machine lacks the requested device, or a DataLoader worker was killed.
     """
     model, card, cfg = training.model, training.card, training.cfg
-    last = None if cfg.trainer.get("fast_dev_run") else kept.latest()
+    last = None if cfg.trainer.get("fast_dev_run") else checkpoints.latest()
     rows = fit_head(training) if cfg.model.head == "probe" and not last else []
     if cfg.model.epochs == 0:
-        return FitResult(rows, time.monotonic() - began)
+        return FitResult(rows, time.monotonic() - started_at)
 
     data = ImageData(training)
     minutes, threads = cfg.runtime.checkpoint_minutes, cfg.runtime.threads
-    resume = callbacks.ExactResume(cfg.seed, minutes, threads, began, kept)
+    resume = callbacks.ExactResume(cfg.seed, minutes, threads, started_at, checkpoints)
     curves = callbacks.Curves(rows, after_epoch, card.name, resume)
     monitor = model.task.monitor
     best = callbacks.KeepBest(monitor)
     stopping = EarlyStopping(monitor, mode="max", min_delta=0.0, patience=cfg.model.patience)
     if rows:  # the fitted head counts as epoch 0, so the kept weights are never worse on validation
-        best.rows, best.weights = list(rows), callbacks.copied(model.net)
+        best.rows, best.weights = list(rows), callbacks.cpu_weights(model.net)
         stopping.best_score = torch.tensor(rows[0][monitor], dtype=torch.float64)
     outliers = math.ceil(cfg.model.get("outliers", 0.0) * cfg.model.batch_size)
     trainer_callbacks = [
@@ -107,21 +108,21 @@ def fit(training: Training, kept: Checkpoints, began: float, after_epoch: EpochH
         *components.callbacks(OmegaConf.to_container(cfg.callbacks, resolve=True)),
         curves,
         best,
-        *([callbacks.averaging(cfg.model.ema)] if cfg.model.ema else []),
+        *([callbacks.weight_ema(cfg.model.ema)] if cfg.model.ema else []),
         stopping,
     ]
-    trainer = _trainer(cfg, HashedCheckpoints(kept), trainer_callbacks, curves.logger)
+    trainer = _trainer(cfg, HashedCheckpoints(checkpoints), trainer_callbacks, curves.logger)
 
     if last:
-        epoch, batch = _progress(checkpoints.read(last))
+        epoch, batch = _progress(load_checkpoint(last))
         data.resume(epoch, batch)
         if trainer.is_global_zero:
             _log.info("resuming after epoch %d%s", epoch, f", batch {batch}" if batch else "")
     model.train()  # feature extraction left it in eval mode
-    with _quiet():
+    with _user_facing_problems():
         trainer.fit(model, data, ckpt_path=last)
     if not best.weights:
-        raise UserError("trainer.max_time was over before the first validation; give more, or leave it out")
+        raise UserError("trainer.max_time ended before the first validation; increase or remove it")
     if not cfg.trainer.get("fast_dev_run"):
         model.net.load_state_dict(best.weights)
     return FitResult(curves.rows, resume.elapsed())
@@ -140,7 +141,7 @@ def fit_head(training: Training) -> list[dict]:
     weight, bias, results = probe.fit_head(*parts, list(cfg.model.strengths), pack.task, balanced)
     probe.set_head(training.model.net.get_classifier(), weight, bias)
     if cfg.model.epochs > 0:  # fine-tuning starts from the best head
-        return [{"step": 0, "epoch": 0, "pictures_seen": 0, **kept_row(results, pack.task.monitor)}]
+        return [{"step": 0, "epoch": 0, "pictures_seen": 0, **best_row(results, pack.task.monitor)}]
     return [{"step": step, **row} for step, row in enumerate(results)]
 
 
@@ -152,9 +153,9 @@ def _progress(checkpoint: dict) -> tuple[int, int]:
 
 
 def _trainer(
-    cfg: DictConfig, checkpoint_io: TorchCheckpointIO, trainer_callbacks: list[pl.Callback], logger: Logger
+    cfg: DictConfig, checkpoint_io: HashedCheckpoints, trainer_callbacks: list[pl.Callback], logger: Logger
 ) -> pl.Trainer:
-    """Lightning's Trainer on the devices that ``conf/trainer/`` configures.
+    """Lightning's Trainer with the arguments in ``conf/trainer/``.
 
     Raises:
         UserError: the machine lacks these devices, or Lightning rejects an argument.
@@ -166,7 +167,7 @@ def _trainer(
     }
     options = OmegaConf.to_container(cfg.trainer, resolve=True)
     options = {key: value for key, value in options.items() if value is not None}  # null: Lightning's default
-    if "profiler" in options:  # Lightning logs the profile at this level
+    if "profiler" in options:  # the profile is logged at this level
         logging.getLogger("pytorch_lightning").setLevel(logging.INFO)
     try:
         return pl.Trainer(
@@ -176,7 +177,7 @@ def _trainer(
             plugins=[checkpoint_io],
             logger=logger,
             enable_checkpointing=any(isinstance(each, Checkpoint) for each in trainer_callbacks),
-            default_root_dir=ROOT / "runs/checkpoints" / checkpoint_io.kept.folder.parent.name,
+            default_root_dir=ROOT / "runs/checkpoints" / checkpoint_io.checkpoints.folder.parent.name,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
@@ -187,15 +188,15 @@ def _trainer(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Hides warnings that a user can't act on.
+def _user_facing_problems() -> Iterator[None]:
+    """Hides warnings that a user can't act on, and turns errors that a user can fix into UserErrors.
 
     Raises:
         UserError: a DataLoader worker was killed, or Lightning rejects a callback's arguments.
     """
     try:
         with warnings.catch_warnings():
-            # Advice on DataLoaders; it says that ours is not resumable, but its sampler is.
+            # Advice on DataLoaders: it calls ours not resumable, but its sampler is.
             warnings.simplefilter("ignore", PossibleUserWarning)
             # PyTorch's deprecation warnings about calls inside Lightning.
             modules = r"pytorch_lightning\.utilities\._pytree|lightning_fabric\.utilities\.distributed"
@@ -207,7 +208,6 @@ def _quiet() -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         raise UserError(
-            "a loader's worker was killed, most often for want of memory "
-            f"({str(error).splitlines()[0]}); "
+            f"a DataLoader worker was killed, probably for lack of memory ({str(error).splitlines()[0]}); "
             "choose fewer runtime.workers; the same command resumes from the last checkpoint"
         ) from error

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def read(sweep: Path) -> dict[int, dict]:
-    """Outcomes of all jobs by job number.
+    """Outcomes by job number.
 
     An outcome has `folder`, `words` (the job's overrides) and `error`: empty if the job succeeded, None if it
     has not ended. Earlier versions wrote only `error` and named each folder by its job number.
@@ -15,9 +15,9 @@ def read(sweep: Path) -> dict[int, dict]:
     return {int(file.stem): {"folder": file.stem, "words": "", **read_object(file)} for file in files}
 
 
-def numbers(noted: dict[int, dict]) -> dict[str, int]:
+def numbers(outcomes: dict[int, dict]) -> dict[str, int]:
     """Job numbers by folder name; the lowest number if several jobs share a folder."""
-    return {str(noted[number]["folder"]): number for number in sorted(noted, reverse=True)}
+    return {str(outcomes[number]["folder"]): number for number in sorted(outcomes, reverse=True)}
 
 
 def read_object(file: Path) -> dict:

@@ -1,4 +1,4 @@
-"""Checks of the artifact locations in a store, which anyone with write access to it may have set."""
+"""Checks of the artifact locations in MLflow's store, which anyone with write access to it may have set."""
 
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -9,13 +9,13 @@ from pipeline.tracking.address import uri
 from pipeline.tracking.artifact_roots import own_folder
 from pipeline.tracking.store import client
 
-SERVERS = ("http", "https", "mlflow-artifacts")
+SERVER_SCHEMES = ("http", "https", "mlflow-artifacts")
 
 
 def check(run_id: str | None = None, model: str | None = None, writing: bool = False) -> None:
     """Rejects artifact locations outside the store.
 
-    MLflow contacts any server that an artifact URI names, with the tracking server's credentials, and writes
+    MLflow itself sends the tracking server's credentials to any server that an artifact URI names, and writes
     into any folder.
 
     Args:
@@ -44,21 +44,27 @@ def check_version(version) -> None:
 
 
 def _check(address: str, name: str, written: str | None = None) -> None:
-    """`check` for one URI; `written` is the id of a run or model that files are written to."""
+    """`check` for one URI.
+
+    Args:
+        address: the URI.
+        name: what it belongs to, for messages.
+        written: id of the run or model whose files are written; None if they are only read.
+    """
     own = own_folder()
     try:
         parts, server = urlsplit(address), _host(uri())
-        foreign = parts.scheme in SERVERS and _host(address) not in ("", server)
+        foreign = parts.scheme in SERVER_SCHEMES and _host(address) not in ("", server)
         if written and own and parts.scheme in ("", "file"):
             folder = Path(unquote(parts.path)).resolve()
-            # Experiments may use other folders; there, too, MLflow names subfolders by id.
+            # An experiment may have its own folder; there, too, MLflow names subfolders by id.
             foreign = not folder.is_relative_to(own.resolve()) and folder.parts[-2:] != (written, "artifacts")
     except ValueError:  # invalid, such as "http://["
         foreign = True
     if foreign:
         raise UserError(
-            f"MLflow says that files of {name} lie at {text.without_password(address)}, which is none of its "
-            "own places; it is not used. If you trust who writes to this store, copy the files into it"
+            f"the artifacts of {name} are at {text.without_password(address)}, outside the store's own "
+            "locations, and are not accessed; if you trust whoever writes to this store, copy them into it"
         )
 
 

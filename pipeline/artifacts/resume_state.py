@@ -1,4 +1,4 @@
-"""State of an unfinished training run; the same command finds it and resumes."""
+"""State of an unfinished training run, under ``runs/.work/``, from which the same command resumes."""
 
 import hashlib
 import json
@@ -23,8 +23,8 @@ IGNORED_TRAINER_KEYS = (
 )
 
 
-def effective(settings: dict) -> dict:
-    """The settings without those that don't change the result (IGNORED_TRAINER_KEYS)."""
+def result_settings(settings: dict) -> dict:
+    """The settings that determine the result, without IGNORED_TRAINER_KEYS."""
     groups = {
         group: {
             key: value for key, value in settings.get(group, {}).items() if key not in IGNORED_TRAINER_KEYS
@@ -43,19 +43,19 @@ def identity(settings: dict, lineage: dict, sweep: str | None) -> str:
         sweep: counts because jobs of different sweeps are different MLflow runs.
     """
     parts = [
-        effective(settings),
+        result_settings(settings),
         *(lineage.get(key) for key in ("data", "code", "environment", "start")),
         sweep,
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def finished(out: Path, known: str, sweep: str | None) -> dict | None:
-    """``metrics.json`` of `out` if it holds a finished training run with the identity `known`, else None."""
+def finished_metrics(out: Path, run_identity: str, sweep: str | None) -> dict | None:
+    """``metrics.json`` of a train folder if it holds a finished run of this identity, else None."""
     try:
         settings = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
         lineage = json.loads((out / "lineage.json").read_text(encoding="utf-8"))
-        if identity(settings, lineage, sweep) == known:
+        if identity(settings, lineage, sweep) == run_identity:
             seal.check(out)
             return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, UserError):
@@ -64,18 +64,18 @@ def finished(out: Path, known: str, sweep: str | None) -> dict | None:
 
 
 def attempt_of(settings: dict, lineage: dict, sweep: str | None) -> str | None:
-    """Name of this training run's attempt that is not yet marked as ended in MLflow, or None."""
-    return _attempt(_work_dir() / identity(settings, lineage, sweep)[:16])
+    """Id of this training's attempt if MLflow does not have the end of its run yet, else None."""
+    return _read_attempt(_work_dir() / identity(settings, lineage, sweep)[:16])
 
 
 def clear_attempt(settings: dict, lineage: dict, sweep: str | None) -> None:
-    """Deletes the attempt's name once MLflow knows that it ended; keeps it while there are checkpoints."""
+    """Deletes the attempt's id when MLflow has the complete run; keeps it while there are checkpoints."""
     folder = _work_dir() / identity(settings, lineage, sweep)[:16]
-    if not Checkpoints(folder / "checkpoints").any():
+    if not Checkpoints(folder / "checkpoints").exist():
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def discard_resume_state(train: Path) -> None:
+def discard(train: Path) -> None:
     """Deletes what `ResumeState.clear` kept; for stages after `train`, when DVC has cached its output."""
     settings = yaml_files.read(train / "config.yaml")
     lineage = json.loads((train / "lineage.json").read_text(encoding="utf-8"))
@@ -86,7 +86,7 @@ def _work_dir() -> Path:
     return paths.main_checkout() / "runs/.work"
 
 
-def _attempt(folder: Path) -> str | None:
+def _read_attempt(folder: Path) -> str | None:
     try:
         return json.loads((folder / "attempt.json").read_text(encoding="utf-8"))["attempt"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -94,21 +94,25 @@ def _attempt(folder: Path) -> str | None:
 
 
 class ResumeState:
-    """A run's folder under ``runs/.work/``, outside DVC's outs, which DVC deletes before a stage runs.
+    """An unfinished run's folder; outside DVC's outs, since DVC deletes those before a stage runs.
+
+    Args:
+        run_identity: see `identity`.
+        out: the train folder to write.
 
     Attributes:
         folder: may be deleted at any time; training then starts over.
         checkpoints: the run's checkpoints.
     """
 
-    def __init__(self, identity: str, out: Path):
+    def __init__(self, run_identity: str, out: Path):
         self.work = _work_dir()
-        self.folder, self.out = self.work / identity[:16], out
+        self.folder, self.out = self.work / run_identity[:16], out
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Locks the identity and the output folder against concurrent training.
+    def lock(self) -> Iterator[None]:
+        """Locks the identity and the output folder against concurrent training, within the context.
 
         Raises:
             UserError: another process holds one of the locks.
@@ -134,36 +138,35 @@ class ResumeState:
             same_out.release()
             same_run.release()
 
-    def attempt(self) -> str:
-        """A unique name by which a restart finds its MLflow run.
+    def attempt_id(self) -> str:
+        """A unique id by which a restart finds its MLflow run.
 
         Saved before that run is created, so a process killed in between never leads to a second run.
         """
-        if known := _attempt(self.folder):
-            return known
-        file, name = self.folder / "attempt.json", uuid.uuid4().hex
-        self.folder.mkdir(parents=True, exist_ok=True)
-        atomic.replace_text(file, json.dumps({"attempt": name, "out": str(self.out)}) + "\n")
-        return name
+        if saved := _read_attempt(self.folder):
+            return saved
+        attempt = uuid.uuid4().hex
+        record = {"attempt": attempt, "out": str(self.out)}
+        atomic.replace_text(self.folder / "attempt.json", json.dumps(record) + "\n")
+        return attempt
 
-    def others(self) -> list[Path]:
-        """Folders of unfinished runs into the same `out` that can't resume because something changed."""
+    def superseded(self) -> list[Path]:
+        """Folders of unfinished runs into the same `out` that can't resume: config, data or code changed."""
         found = []
         for file in self.work.glob("*/attempt.json"):
             try:
                 same = json.loads(file.read_text(encoding="utf-8"))["out"] == str(self.out)
             except (OSError, ValueError, KeyError):
                 continue
-            kept = Checkpoints(file.parent / "checkpoints").any()
-            if same and kept and file.parent != self.folder:
+            if same and file.parent != self.folder and Checkpoints(file.parent / "checkpoints").exist():
                 found.append(file.parent)
         return found
 
     def clear(self, synced: bool) -> None:
-        """Deletes the state of a finished run; keeps the attempt's name unless MLflow has its end (`synced`).
+        """Deletes the state of a finished run; keeps the attempt's id unless MLflow has its end (`synced`).
 
-        A DVC stage keeps everything until the next stage starts (`discard_resume_state`): DVC caches the
-        output only after this process ends. If DVC is killed before that, it trains again, in seconds.
+        In a DVC stage everything stays until the next stage calls `discard`: DVC caches the output only after
+        this process ends. If DVC is killed before that, the stage runs again and resumes at the end.
         """
         if "DVC_STAGE" not in os.environ:
             shutil.rmtree(self.folder if synced else self.checkpoints.folder, ignore_errors=True)
