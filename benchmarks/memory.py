@@ -59,7 +59,7 @@ def generate(data_dir: Path, count: int) -> None:
     numbers = np.arange(count)
     index = pandas.DataFrame({"path": [f"{NAME}/{n % CLASSES:02}/{n:07}.jpg" for n in numbers]})
     index["label"] = [f"{n % CLASSES:02}" for n in numbers]
-    index["species"] = index["breed"] = index["official"] = ""
+    index["species"] = index["breed"] = index["official"] = index["boxes"] = ""
     index["sha256"] = [hashlib.sha256(str(n).encode()).hexdigest() for n in numbers]
     index["phash"] = index["sha256"]
     index["height"] = index["width"] = SIDE
@@ -67,12 +67,13 @@ def generate(data_dir: Path, count: int) -> None:
     index.to_csv(data_dir / "pack/index.csv", index=False)
     split = index[["path", "label"]].assign(group=numbers, split="train")
     split.loc[: CLASSES * 2 - 1, "split"] = "val"
+    split.loc[CLASSES * 2 : CLASSES * 3 - 1, "split"] = "test"
     split.to_csv(data_dir / "split.csv", index=False)
     with open(data_dir / "pack/pixels.bin", "wb") as pixels:
         pixels.truncate(count * SIDE * SIDE * 3)
     (data_dir / "pack/quarantine.csv").write_text("path,reason\n", encoding="utf-8")
     summary = {"schema": pack_index.VERSION, "max_side": SIDE, "pictures": count, "classes": CLASSES}
-    summary |= {"quarantined": 0, "content": pack_index.content_hash(index)}
+    summary |= {"task": "single_label", "quarantined": 0, "content": pack_index.content_hash(index)}
     (data_dir / "pack/pack.json").write_text(json.dumps(summary), encoding="utf-8")
     seal.seal(data_dir / "pack")
 

@@ -96,6 +96,7 @@ def _trainings(folder: Path, overrides: list[str]) -> dict[str, Callable[[], obj
     """Two epochs of `scratch` with and without tracking."""
     from pipeline.artifacts.checkpoints import Checkpoints
     from pipeline.artifacts.lineage import lineage_of, settings_of
+    from pipeline.artifacts.provenance import Provenance
     from pipeline.data.dataset import PackedDataset
     from pipeline.tracking import Run
     from pipeline.training import build, fit
@@ -112,8 +113,8 @@ def _trainings(folder: Path, overrides: list[str]) -> dict[str, Callable[[], obj
         return fit.fit(build.build(cfg, packed), checkpoints, time.monotonic(), on_epoch_end).rows
 
     def tracked() -> None:
-        run = Run(card, settings, lineage, "overhead", None, "cpu", f"attempt{next(numbers)}")
-        train(run.push)
+        attempt = f"attempt{next(numbers)}"
+        train(Run(card, settings, lineage, Provenance(), "overhead", None, "cpu", attempt).push)
 
     tracked()  # creates the store
     return {"two epochs, untracked": lambda: train(lambda rows: None), "two epochs, tracked": tracked}
