@@ -45,7 +45,8 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, _help_line(module)) for name, module in COMMANDS.items()]
         plugins = [entry for entry in metadata.entry_points(group=PLUGINS) if entry.name not in COMMANDS]
-        rows += sorted((entry.name, f"Provided by {entry.dist.name}.") for entry in plugins)
+        own = {entry.name: _help_line(entry.module) for entry in plugins if _source(entry.module).is_file()}
+        rows += sorted((each.name, own.get(each.name, f"Provided by {each.dist.name}.")) for each in plugins)
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -57,10 +58,15 @@ class LazyGroup(click.Group):
             log.stop("Ctrl-C")
 
 
+def _source(module: str) -> Path:
+    """The file of a module of this checkout."""
+    return ROOT / f"{module.replace('.', '/')}.py"
+
+
 def _help_line(module: str) -> str:
     """The first docstring line of a module's function ``main``, read without importing the module."""
-    source = (ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
-    functions = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+    tree = ast.parse(_source(module).read_text(encoding="utf-8"))
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     return ast.get_docstring(functions["main"]).partition("\n")[0]
 
 

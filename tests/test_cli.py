@@ -57,7 +57,7 @@ def test_all_commands_report_errors_alike(monkeypatch, capsys, error, status, me
 
 def test_a_package_can_add_a_command_by_entry_point(monkeypatch, capsys):
     class Entry:
-        name, dist = "catalog", type("Dist", (), {"name": "petfaces-catalog"})
+        name, module, dist = "catalog", "petfaces_catalog", type("Dist", (), {"name": "petfaces-catalog"})
 
         @staticmethod
         def load() -> click.Command:

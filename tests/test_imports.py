@@ -113,4 +113,22 @@ def test_package_data_lists_every_file_that_is_not_python(project):
         for file in (project / package.replace(".", "/")).glob(pattern)
     }
     kinds = (".html", ".md", ".json", ".yaml", ".js", ".css", ".svg")
-    assert {file for file in (project / "pipeline").rglob("*") if file.suffix in kinds} == listed
+    files = [*(project / "pipeline").rglob("*"), *(project / "catalog").rglob("*")]
+    assert {file for file in files if file.suffix in kinds} == {
+        file for file in listed if file.suffix in kinds
+    }
+
+
+def test_the_pipeline_does_not_import_the_catalog(project):
+    files = [*(project / "pipeline").rglob("*.py"), *(project / "models").glob("*.py")]
+    assert [file for file in files if any(name.split(".")[0] == "catalog" for name in _imports(file))] == []
+
+
+def test_only_the_store_of_the_catalog_uses_sql(project):
+    libraries = ("sqlalchemy", "alembic", "sqlite3")
+    users = {
+        file.relative_to(project / "catalog").parts[0]
+        for file in (project / "catalog").rglob("*.py")
+        if any(name.split(".")[0] in libraries for name in _imports(file))
+    }
+    assert users == {"store", "migrations"}

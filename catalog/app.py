@@ -1,0 +1,74 @@
+"""The catalog's web application."""
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from catalog.helper_process import HelperProcess
+from catalog.library import Library
+from catalog.store import Database
+from catalog.web import context, exports, images, labeling, projects
+from catalog.web.security import SameOrigin
+from pipeline.common.errors import UserError
+from pipeline.inference.request_limits import RequestLimits
+
+MAX_REQUEST = 80_000_000  # bytes: one image of the largest size, with its form
+TIMEOUT = 600  # seconds for a request to arrive
+MAX_ACTIVE = 64  # requests
+
+_log = logging.getLogger("pipeline.catalog")
+
+
+def application(database: Database, library: Library, with_helper: bool = True) -> FastAPI:
+    """Builds the application.
+
+    Args:
+        database: the catalog's.
+        library: image files.
+        with_helper: whether to run the helper process; tests run its jobs themselves.
+    """
+    helper = HelperProcess(library.folder)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if with_helper:
+            helper.start()
+        yield
+        helper.stop()
+        images.close()
+
+    app = FastAPI(title="Pet Faces catalog", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.context = context.Context(database, library, context.person())
+    for module in (projects, labeling, images, exports):
+        app.include_router(module.router)
+    app.mount("/static", StaticFiles(directory=context.PACKAGE / "static"), "static")
+    app.add_middleware(SameOrigin)
+    app.add_middleware(RequestLimits, max_bytes=MAX_REQUEST, timeout=TIMEOUT, max_active=MAX_ACTIVE, hosts=[])
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        return _answer(request, error.status_code, str(error.detail))
+
+    @app.exception_handler(UserError)
+    async def user_error(request: Request, error: UserError) -> Response:
+        return _answer(request, 422, str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        return _answer(request, 422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+
+    return app
+
+
+def _answer(request: Request, status: int, message: str) -> Response:
+    """An error as a page for browsers, or as JSON for programs."""
+    if "text/html" in request.headers.get("accept", ""):
+        return context.render("error.html", status, message=message)
+    return JSONResponse({"detail": message}, status)

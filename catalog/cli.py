@@ -1,0 +1,117 @@
+"""The command ``petfaces catalog``: the web application, and what is done with its labels."""
+
+import contextlib
+import logging
+import socket
+import subprocess
+from pathlib import Path
+
+import click
+
+from catalog.library import Library, default_folder
+from pipeline.common import log
+from pipeline.common.errors import UserError
+from pipeline.common.paths import ROOT
+from pipeline.inference.loopback import is_loopback
+
+PORT = 8300
+
+
+@click.group(invoke_without_command=True)
+@click.option(
+    "--folder", type=click.Path(path_type=Path, file_okay=False), help="Where images and labels lie."
+)
+@click.option("--host", default="127.0.0.1", help="A loopback address: there are no accounts yet.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0 picks a free one."
+)
+@click.pass_context
+def main(ctx: click.Context, folder: Path | None, host: str, port: int) -> None:
+    """Label images in the browser, with a model's help; without a command, start the web application."""
+    ctx.obj = Library(folder.resolve() if folder else default_folder())
+    if ctx.invoked_subcommand is None:
+        serve(ctx.obj, host, port)
+
+
+def serve(library: Library, host: str, port: int) -> None:
+    """Runs the web application until Ctrl-C.
+
+    Raises:
+        UserError: the host isn't loopback, or the port is taken.
+    """
+    if not is_loopback(host):
+        raise UserError(
+            f"--host {host}: the catalog has no accounts, so it listens on this machine only; "
+            "leave --host out"
+        )
+    import uvicorn
+
+    from catalog.app import application
+    from catalog.store import open_database
+
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise UserError(f"--port {port}: {error.strerror}; name another") from error
+    app = application(open_database(library.database), library)
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    click.echo(f"The catalog is at {address}; Ctrl-C ends it. Its files: {library.folder}")
+    settings = uvicorn.Config(app, ws="none", log_level="warning", timeout_graceful_shutdown=10)
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after an orderly end
+        uvicorn.Server(settings).run(sockets=[listener])
+
+
+@main.command()
+@click.argument("project")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=ROOT / "labels")
+@click.pass_obj
+def export(library: Library, project: str, out: Path) -> None:
+    """Write PROJECT's labels as the snapshot that data=labels reads."""
+    from catalog import export as exports
+    from catalog.store import exported, open_database, projects
+
+    with open_database(library.database).read() as session:
+        labels = exported.labels(session, projects.by_name(session, project))
+    file = exports.snapshot(labels, library, out)
+    unknown = len(labels.images) - len(labels.labeled)
+    click.echo(f"{file}: {len(labels.labeled):,} labels, {unknown:,} unknown images left out")
+
+
+@main.command()
+@click.argument("project")
+@click.pass_context
+def retrain(ctx: click.Context, project: str) -> None:
+    """Export PROJECT's labels, then train, evaluate and register on them: dvc repro with data=labels."""
+    out = ROOT / "labels"
+    ctx.invoke(export, project=project, out=out)
+    snapshot = (out / "snapshot.tar").relative_to(ROOT)
+    # Standard DVC: writes the two values into params.yaml, and runs the stages that they change.
+    command = ["dvc", "exp", "run", "-S", "data=labels", "-S", f"fetch.path={snapshot}"]
+    click.echo(f"$ {' '.join(command)}")
+    status = subprocess.run(command, cwd=ROOT, check=False).returncode
+    if status:
+        raise UserError(f"dvc ended with status {status}; see the messages above")
+
+
+@main.command()
+@click.option("--repair", is_flag=True, help="Set current labels to what the events say.")
+@click.pass_obj
+def verify(library: Library, repair: bool) -> None:
+    """Check that all current labels follow from the recorded events."""
+    from catalog.store import labels, open_database, projects
+
+    database = open_database(library.database)
+    with database.read() as session:
+        names = {project.id: project.name for project in projects.all_projects(session)}
+        wrong = {key: sum(1 for _ in labels.differences(session, key)) for key in names}
+    for key, count in wrong.items():
+        if count and repair:
+            with database.write() as session:
+                labels.rebuild(session, key)
+        repaired = " (repaired)" if count and repair else ""
+        click.echo(f"{names[key]}: {count:,} labels differ from the events{repaired}")
+    if any(wrong.values()) and not repair:
+        log.fail("labels differ from the events; petfaces catalog verify --repair sets them right")

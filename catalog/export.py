@@ -1,0 +1,155 @@
+"""Writes labels as COCO, CSV, class folders, and the snapshot that the pipeline reads.
+
+Equal labels give equal bytes: rows are sorted by image hash, and archives carry no times.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from catalog.library import Library
+from catalog.store.exported import LabeledImage, Labels
+from pipeline import tasks
+from pipeline.artifacts import atomic
+from pipeline.common import text
+from pipeline.common.errors import UserError
+from pipeline.sources import archives
+
+SNAPSHOT = "snapshot.tar"
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time of a zip's member
+
+
+def coco(labels: Labels) -> str:
+    """Annotations that pycocotools loads: a box around the whole image for each of its classes.
+
+    Images that are unknown are left out.
+    """
+    categories = {name: number for number, name in enumerate(labels.classes, start=1)}
+    images, annotations = [], []
+    for number, image in enumerate(labels.labeled, start=1):
+        images.append(
+            {
+                "id": number,
+                "file_name": image.path,
+                "width": image.width,
+                "height": image.height,
+                "sha256": image.sha256,
+                "split": image.split,
+            }
+        )
+        annotations += [
+            {
+                "id": 0,
+                "image_id": number,
+                "category_id": categories[name],
+                "bbox": [0, 0, image.width, image.height],
+                "area": image.width * image.height,
+                "iscrowd": 0,
+            }
+            for name in image.classes
+        ]
+    for number, annotation in enumerate(annotations, start=1):
+        annotation["id"] = number
+    tree = {
+        "info": {"description": labels.project},
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": number, "name": name} for name, number in categories.items()],
+    }
+    return json.dumps(tree, ensure_ascii=False, indent=1) + "\n"
+
+
+def table(labels: Labels) -> str:
+    """A CSV file with a row for each image that people have looked at, unknown ones too."""
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["path", "labels", "status", "split", "sha256"])
+    for image in labels.images:
+        status = "unknown" if image.is_unknown else "labeled"
+        path = f"'{image.path}" if image.path[:1] in "=+-@\t\r" else image.path  # a formula in a spreadsheet
+        writer.writerow([path, tasks.SEPARATOR.join(image.classes), status, image.split, image.sha256])
+    return stream.getvalue()
+
+
+def class_folders(labels: Labels, library: Library) -> bytes:
+    """A zip with a folder for each class; an image of several classes lies in each of theirs.
+
+    Raises:
+        UserError: an image's file is missing or damaged.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for image in labels.labeled:
+            data = _original(image, library)
+            for name in image.classes:
+                member = zipfile.ZipInfo(f"{name}/{image.sha256[:16]}{image.suffix}", _EPOCH)
+                archive.writestr(member, data)
+    return buffer.getvalue()
+
+
+def snapshot(labels: Labels, library: Library, folder: Path) -> Path:
+    """Writes what ``data=labels`` reads: images with their labels and their split, without unknown ones.
+
+    With one class per image they lie in ``train/CLASS`` and ``test/CLASS``; with several there is a
+    ``labels.csv``.
+
+    Returns:
+        The archive; ``snapshot.json`` beside it says what it holds.
+
+    Raises:
+        UserError: there are no labels, or an image's file is missing or damaged.
+    """
+    if not labels.labeled:
+        raise UserError(f"{labels.project} has no labels yet; label some images first")
+    with atomic.replace_file(folder / SNAPSHOT) as part, tarfile.open(part, "w", encoding="utf-8") as archive:
+        for name, data in _members(labels, library):
+            archives.add(archive, name, data)
+    summary = {
+        "project": labels.project,
+        "task": labels.task,
+        "labels": len(labels.labeled),
+        "test": sum(image.split == "test" for image in labels.labeled),
+        "unknown": len(labels.images) - len(labels.labeled),
+        "last_event": labels.last_event,
+    }
+    atomic.replace_text(folder / "snapshot.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    return folder / SNAPSHOT
+
+
+def _members(labels: Labels, library: Library) -> Iterator[tuple[str, bytes]]:
+    several = labels.task == "multi_label"
+    if several:
+        stream = io.StringIO(newline="")
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["path", "labels", "split"])
+        for image in labels.labeled:
+            row = [f"images/{image.sha256}{image.suffix}", tasks.SEPARATOR.join(image.classes), image.split]
+            writer.writerow(row)
+        yield "labels.csv", stream.getvalue().encode()
+    for image in labels.labeled:
+        folder = "images" if several else f"{image.split}/{image.classes[0]}"
+        yield f"{folder}/{image.sha256}{image.suffix}", _original(image, library)
+
+
+def _original(image: LabeledImage, library: Library) -> bytes:
+    """The bytes that were labeled.
+
+    Raises:
+        UserError: the file is missing, or has changed since then.
+    """
+    file = library.image(image.sha256, image.suffix)
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        data = b""
+    if hashlib.sha256(data).hexdigest() != image.sha256:
+        raise UserError(
+            f"{file} (first seen as {text.shortened(image.path, 100)}) is missing or has changed; bring the "
+            "file back, then read the project's images again"
+        )
+    return data

@@ -1,0 +1,94 @@
+"""The helper's loop: ``python -m catalog.helper FOLDER``, started and watched by the server."""
+
+import logging
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+from filelock import FileLock
+
+from catalog.helper.progress import Progress
+from catalog.helper.reading import read
+from catalog.library import Library
+from catalog.store import Database, jobs, open_database, projects, suggestions
+from catalog.store.tables import Help, JobState, Project
+from pipeline.common import log, text
+from pipeline.common.errors import UserError
+from pipeline.portable import reason
+
+PAUSE = 0.3  # seconds between looks for work
+
+_log = logging.getLogger("pipeline.catalog")
+
+
+def main(folder: Path) -> None:
+    """Works until standard input, which the server holds open, is closed."""
+    log.setup("catalog helper")
+    threading.Thread(target=_end_with_server, daemon=True).start()
+    library = Library(folder)
+    database = open_database(library.database)
+    # A helper of a server that was killed may still be in its last step.
+    with FileLock(folder / "helper.lock"):
+        with database.write() as session:
+            jobs.requeue_interrupted(session, "the helper ended unexpectedly, twice; out of memory perhaps")
+        while True:
+            if not work(database, library):
+                time.sleep(PAUSE)
+
+
+def _end_with_server() -> None:
+    sys.stdin.buffer.read()
+    os._exit(0)  # whatever it does: jobs are repeated
+
+
+def work(database: Database, library: Library) -> bool:
+    """Does one job, if there is one; returns whether there was."""
+    _request_training(database)
+    with database.write() as session:
+        job = jobs.take(session)
+        if job is None:
+            return False
+        job_id, kind, project = job.id, jobs.Kind(job.kind), session.get(Project, job.project_id)
+        session.flush()
+        session.expunge(project)
+    progress = Progress(database, job_id)
+    state = JobState.DONE
+    try:
+        if kind == jobs.Kind.READ:
+            message = read(database, library, project, progress)
+        else:
+            # Imported late: reading images needs none of the numeric libraries behind it.
+            from catalog.helper.suggest import suggest
+
+            message = suggest(database, library, project, progress)
+    except UserError as error:
+        state, message = JobState.FAILED, str(error)
+    except Exception as error:  # shown on the page; the next job may well succeed
+        _log.exception("%s of project %s failed", kind, project.name)
+        state, message = JobState.FAILED, text.shortened(f"{type(error).__name__}: {reason(error)}", 300)
+    with database.write() as session:
+        jobs.finish(session, job_id, state, message)
+        if kind == jobs.Kind.READ and state == JobState.DONE and project.model_help != Help.NONE:
+            jobs.request(session, project.id, jobs.Kind.SUGGEST)
+    return True
+
+
+def _request_training(database: Database) -> None:
+    """Asks for new suggestions where enough was labeled since the last ones."""
+    with database.read() as session:
+        due = [
+            project.id
+            for project in projects.helped(session)
+            if suggestions.is_due(session, project.id)
+            and not jobs.is_open(session, project.id, jobs.Kind.SUGGEST)
+        ]
+    if due:
+        with database.write() as session:
+            for project_id in due:
+                jobs.request(session, project_id, jobs.Kind.SUGGEST)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

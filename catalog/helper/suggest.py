@@ -1,0 +1,249 @@
+"""Groups of similar images, and predictions by a head that is trained on the labels so far."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from catalog.helper import features
+from catalog.helper.features import FeatureStore
+from catalog.helper.heads import MultiLabelHead, Projection, SingleLabelHead
+from catalog.helper.progress import Progress
+from catalog.library import Library
+from catalog.store import Database, images, projects, suggestions
+from catalog.store.suggestions import Known
+from catalog.store.tables import Help, Project
+
+GROUPS = 200  # pages of similar images that are prepared while there is no head
+LABELS_PER_CLASS = 10  # on average, before a head's predictions order the pages
+MIN_PER_CLASS = 3  # unless each class has so many
+EVIDENCE = 40  # predictions that people have judged, before any is filled in
+PROBABLE = 9  # classes kept for the keys
+Z = 1.645  # a lower bound with 95 % confidence
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A prediction made before a person labeled the image, and whether she agreed."""
+
+    confidence: float
+    right: bool
+
+
+def threshold(judged: Sequence[Judged], min_precision: float) -> float | None:
+    """The lowest confidence from which predictions are right often enough.
+
+    Args:
+        judged: predictions and what people said afterwards: each was held out when it was made.
+        min_precision: the lower end of a one-sided 95 % Wilson interval must reach it.
+
+    Returns:
+        The confidence, or None if no threshold has the precision, or the evidence is too small.
+    """
+    if len(judged) < EVIDENCE:
+        return None
+    ordered = sorted(judged, key=lambda each: -each.confidence)
+    right = np.cumsum([each.right for each in ordered])
+    count = np.arange(1, len(ordered) + 1)
+    reached = np.flatnonzero((wilson_lower(right, count) >= min_precision) & (count >= EVIDENCE // 2))
+    return ordered[reached[-1]].confidence if len(reached) else None
+
+
+def wilson_lower(right: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Lower end of the Wilson score interval (1927, doi:10.1080/01621459.1927.10502953) of right/count."""
+    share = right / count
+    center = share + Z**2 / (2 * count)
+    spread = Z * np.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
+    return (center - spread) / (1 + Z**2 / count)
+
+
+def suggest(database: Database, library: Library, project: Project, progress: Progress) -> str:
+    """Computes missing features, then replaces the project's suggestions.
+
+    Returns:
+        What the new suggestions are, in one line.
+
+    Raises:
+        UserError: the backbone's weights are not available.
+    """
+    with database.read() as session:
+        known, last_event = suggestions.known(session, project.id)
+        files = {
+            sha256: library.image(sha256, suffix) for sha256, suffix in images.files(session, project.id)
+        }
+        class_ids = [found.id for found in projects.classes(session, project.id)]
+        judged = [Judged(*row) for row in suggestions.judged(session, project.id)]
+    if not known:
+        return "no images yet"
+    progress.report(0, 0, "loading the backbone")
+    store, backbone = features.imagenet_backbone(library.features)
+    features.compute(
+        store, backbone, files, lambda done, total: progress.report(done, total, "computing features")
+    )
+    progress.report(0, 0, "training on the labels")
+    x = _components(store, tuple(image.sha256 for image in known))
+    waiting = np.array(
+        [index for index, image in enumerate(known) if image.waiting and not image.is_test], int
+    )
+    learned = [index for index, image in enumerate(known) if image.classes is not None and not image.is_test]
+    head = None
+    if project.model_help == Help.SUGGESTIONS:
+        head = _train(project.task, x, known, learned, class_ids)
+    probabilities = head.probabilities(x[waiting]) if head is not None and len(waiting) else None
+    counts = _counts(known, learned, class_ids)
+    is_ready = head is not None and (
+        min(counts) >= MIN_PER_CLASS or len(learned) >= LABELS_PER_CLASS * len(class_ids)
+    )
+    limit = threshold(judged, project.min_precision) if is_ready else None
+    if is_ready:
+        groups = by_prediction(probabilities, project.page_size)
+    else:
+        groups = by_similarity(x, waiting, learned, project.page_size)
+    rows = _rows(known, waiting, groups, probabilities, class_ids, project.task)
+    if project.model_help == Help.GROUPS:
+        message = "pages show similar images"
+    else:
+        message = _message(len(learned), len(judged), is_ready, limit, project.min_precision)
+    suggestions.add_model(
+        database, project.id, last_event, len(learned), limit, message, run_id=None, rows=rows
+    )
+    return message
+
+
+@functools.lru_cache(1)
+def _components(store: FeatureStore, hashes: tuple[str, ...]) -> np.ndarray:
+    """Principal components of images' features, N×D; kept until the images change."""
+    vectors = store.get(list(hashes))
+    return Projection.fit(vectors)(vectors)
+
+
+def _train(
+    task: str, x: np.ndarray, known: list[Known], learned: list[int], class_ids: list[int]
+) -> SingleLabelHead | MultiLabelHead | None:
+    """A head trained on the labeled images; None if too little is known to train one."""
+    places = {class_id: place for place, class_id in enumerate(class_ids)}
+    if task == "multi_label":
+        y = np.zeros((len(learned), len(class_ids)), int)
+        for row, index in enumerate(learned):
+            y[row, [places[class_id] for class_id in known[index].classes]] = 1
+        return MultiLabelHead(x[learned], y) if len(learned) >= 2 * LABELS_PER_CLASS else None
+    y = np.array([places[known[index].classes[0]] for index in learned], int)
+    return SingleLabelHead(x[learned], y, len(class_ids)) if len(set(y)) > 1 and len(y) >= 18 else None
+
+
+def _counts(known: list[Known], learned: list[int], class_ids: list[int]) -> list[int]:
+    """Number of labeled images of each class."""
+    counts = dict.fromkeys(class_ids, 0)
+    for index in learned:
+        for class_id in known[index].classes:
+            counts[class_id] += 1
+    return list(counts.values())
+
+
+def by_similarity(x: np.ndarray, waiting: np.ndarray, learned: list[int], size: int) -> list[np.ndarray]:
+    """Groups of similar images that cover what is not labeled yet.
+
+    A group is a seed and the images nearest to it. Every other seed is the image least similar to all that
+    were labeled or grouped before, so that rare classes come early; the others come in random order, so that
+    outliers don't fill the pages.
+
+    Args:
+        x: components, N×D.
+        waiting: indices of images to group, in random order.
+        learned: indices of labeled images.
+        size: images of a group.
+
+    Returns:
+        Positions within `waiting`, each once, at most GROUPS groups; most similar to the seed last.
+    """
+    unit = _unit(x)
+    candidates, left = unit[waiting], np.ones(len(waiting), bool)
+    nearest = np.full(len(waiting), -1.0)  # similarity to the nearest labeled or grouped image
+    for start in range(0, len(learned), 1000):
+        block = candidates @ unit[learned[start : start + 1000]].T
+        nearest = np.maximum(nearest, block.max(axis=1))
+    groups = []
+    while left.any() and len(groups) < GROUPS:
+        free = np.flatnonzero(left)
+        is_first = not groups and not learned
+        seed = free[0] if is_first or len(groups) % 2 else free[np.argmin(nearest[free])]
+        similarity = candidates[free] @ candidates[seed]
+        group = free[np.argsort(-similarity)[:size]]
+        left[group] = False
+        nearest = np.maximum(nearest, (candidates @ candidates[group].T).max(axis=1))
+        groups.append(group[::-1])
+    return groups
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+def by_prediction(probabilities: np.ndarray, size: int) -> list[np.ndarray]:
+    """Groups of images with the same most probable class, the most certain groups first.
+
+    Args:
+        probabilities: N×classes.
+        size: images of a group.
+
+    Returns:
+        Rows of `probabilities`, each once; within a group the least certain first, where errors are likely.
+    """
+    best, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    groups = []
+    for index in np.unique(best):
+        rows = np.flatnonzero(best == index)
+        rows = rows[np.argsort(-confidence[rows], kind="stable")]
+        groups += [rows[start : start + size][::-1] for start in range(0, len(rows), size)]
+    # A full group first: pages are filled from the next group where one is smaller.
+    return sorted(groups, key=lambda rows: -confidence[rows].sum() / size)
+
+
+def _rows(
+    known: list[Known],
+    waiting: np.ndarray,
+    groups: list[np.ndarray],
+    probabilities: np.ndarray | None,
+    class_ids: list[int],
+    task: str,
+) -> list[dict]:
+    """The columns of `Suggestion` for each grouped image."""
+    rows = []
+    ids = np.array(class_ids)
+    for cluster, group in enumerate(groups):
+        for place, row in enumerate(group):
+            predicted, confidence, probable = None, 0.0, []
+            if probabilities is not None:
+                own = probabilities[row]
+                probable = ids[np.argsort(-own, kind="stable")[:PROBABLE]].tolist()
+                if task == "multi_label":
+                    predicted = ids[own >= 0.5].tolist()
+                    confidence = float(np.prod(np.maximum(own, 1 - own)))
+                else:
+                    predicted, confidence = probable[:1], float(own.max())
+            rows.append(
+                {
+                    "image_id": known[waiting[row]].id,
+                    "cluster": cluster,
+                    "distance": float(place),
+                    "predicted": predicted,
+                    "confidence": confidence,
+                    "probable": probable,
+                }
+            )
+    return rows
+
+
+def _message(labels: int, judged: int, is_ready: bool, limit: float | None, min_precision: float) -> str:
+    """What the dashboard says of the suggestions."""
+    if not is_ready:
+        return f"too few labels for predictions ({labels:,}); pages show similar images"
+    if limit is not None:
+        return f"trained on {labels:,} labels; suggestions are filled in from a confidence of {limit:.1%}"
+    if judged < EVIDENCE:
+        return f"trained on {labels:,} labels; {judged} of {EVIDENCE} predictions checked by people so far"
+    return (
+        f"trained on {labels:,} labels; no confidence has a precision of {min_precision:.0%} yet, so nothing "
+        "is filled in"
+    )

@@ -1,0 +1,82 @@
+"""Image files and thumbnails of the catalog, by content."""
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from pipeline.artifacts import atomic
+from pipeline.common import paths
+
+VARIABLE = "PETFACES_CATALOG"  # of the environment: the catalog's folder
+FOLDER = "data/catalog"  # in the main checkout
+THUMBNAIL_SIDE = 384  # pixels of the longer side; sharp on a dense screen at half of that
+
+
+def default_folder() -> Path:
+    """The folder named by PETFACES_CATALOG, or that of the checkout."""
+    return paths.from_root(os.environ.get(VARIABLE) or FOLDER, paths.main_checkout())
+
+
+@dataclass(frozen=True)
+class Library:
+    """Files below the catalog's folder.
+
+    Attributes:
+        folder: holds ``catalog.db``, ``images/``, ``thumbnails/``, ``uploads/`` and ``features/``.
+    """
+
+    folder: Path
+
+    @property
+    def database(self) -> Path:
+        return self.folder / "catalog.db"
+
+    @property
+    def features(self) -> Path:
+        return self.folder / "features"
+
+    def uploads(self, project_id: int) -> Path:
+        """Folder of files that a browser has sent and that were not read yet."""
+        return self.folder / "uploads" / str(project_id)
+
+    def image(self, sha256: str, suffix: str) -> Path:
+        """Path of an original file."""
+        return self.folder / "images" / sha256[:2] / f"{sha256}{suffix}"
+
+    def thumbnail(self, sha256: str) -> Path:
+        """Path of an image's thumbnail."""
+        return self.folder / "thumbnails" / sha256[:2] / f"{sha256}.jpg"
+
+    def store(self, data: bytes, sha256: str, suffix: str, source: Path | None) -> None:
+        """Keeps an original, so that nothing is lost when the source is moved or deleted.
+
+        Args:
+            data: the file's bytes.
+            sha256: of `data`.
+            suffix: with its dot.
+            source: the file itself, which is linked instead of copied where the file system can.
+        """
+        target = self.image(sha256, suffix)
+        if target.is_file():
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source is not None:
+            with contextlib.suppress(OSError):  # another file system, or one without hard links
+                os.link(source, target)
+                if target.read_bytes() == data:
+                    return
+                target.unlink()  # the source changed since it was read
+        with atomic.replace_file(target) as part:
+            part.write_bytes(data)
+
+    def store_thumbnail(self, image: Image.Image, sha256: str) -> None:
+        """Makes an image's thumbnail by shrinking `image` in place; an existing file is kept."""
+        target = self.thumbnail(sha256)
+        if not target.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+            with atomic.replace_file(target) as part:
+                image.save(part, "JPEG", quality=85)

@@ -1,0 +1,454 @@
+// The label page: shows a page of images, takes labels by keyboard, mouse or touch, and submits them.
+import { findClasses, normalized } from "./search.js";
+
+const KEEP_SECONDS = 60; // between renewals of the page's lease, which lasts three minutes
+const SWALLOW_MS = 1000; // letters typed on after a class was found do not begin another search
+
+const byId = (id) => document.getElementById(id);
+const project = byId("app").dataset.project;
+const grid = byId("grid");
+const search = byId("search");
+
+let info; // the project: task and classes
+let names = new Map(); // class names by id
+let page = null;
+let answers = new Map(); // image id -> {status, classes}
+let selected = new Set(); // positions
+let cursor = 0;
+let confirmed = false; // whether the next Enter submits a page with unlabeled images
+let busy = false;
+let found = { rest: "", at: 0, name: "" }; // the last class found by letters
+
+const stored = (key) => JSON.parse(sessionStorage.getItem(`${key}:${project}`) || "null");
+const store = (key, value) => sessionStorage.setItem(`${key}:${project}`, JSON.stringify(value));
+
+class Refused extends Error {
+  constructor(status, body) {
+    super(body.detail || `the server answers ${status}`);
+    Object.assign(this, { status, body });
+  }
+}
+
+async function request(path, body) {
+  let response;
+  try {
+    response = await fetch(path, {
+      method: body === undefined ? "GET" : "POST",
+      headers: { "Content-Type": "application/json", Accept: "application/json" },
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
+  } catch {
+    throw new Error("The server can't be reached. Your labels are kept on this page; try again.");
+  }
+  const answer = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Refused(response.status, answer);
+  return answer;
+}
+
+function notice(text, ...buttons) {
+  const element = byId("notice");
+  element.replaceChildren(text, ...buttons);
+  element.hidden = !text;
+}
+
+function button(text, action) {
+  const element = document.createElement("button");
+  element.type = "button";
+  element.textContent = text;
+  element.addEventListener("click", action);
+  return element;
+}
+
+// One request at a time: a second Enter must not submit the next page unseen.
+async function exclusively(action) {
+  if (busy) return;
+  busy = true;
+  try {
+    await action();
+  } catch (error) {
+    notice(error.message);
+  } finally {
+    busy = false;
+  }
+}
+
+// A tab that was duplicated has the same stored page; whoever holds the page's lock keeps it.
+async function isOurs(token) {
+  if (!navigator.locks) return true;
+  return new Promise((resolve) => {
+    navigator.locks.request(`page:${token}`, { ifAvailable: true }, (lock) => {
+      resolve(lock !== null);
+      return lock ? new Promise((release) => (releaseLock = release)) : undefined;
+    });
+  });
+}
+let releaseLock = () => {};
+
+async function openPage() {
+  let token = stored("page");
+  releaseLock();
+  if (token && !(await isOurs(token))) token = null;
+  show(await request(`/api/projects/${project}/pages`, { token }));
+  if (page && page.token !== token) {
+    releaseLock();
+    await isOurs(page.token);
+  }
+}
+
+function show(next) {
+  page = next.page;
+  selected.clear();
+  cursor = 0;
+  confirmed = false;
+  byId("done").textContent = `${next.done.toLocaleString()} of ${next.total.toLocaleString()} done`;
+  notice("");
+  store("page", page ? page.token : null);
+  grid.replaceChildren();
+  if (!page) {
+    byId("kind").textContent = next.message;
+    grid.append(emptyMessage());
+    return;
+  }
+  const typed = stored("answers");
+  answers = new Map(typed && typed.token === page.token ? typed.answers : []);
+  for (const image of page.images) {
+    if (answers.has(image.id)) continue;
+    if (image.answer) answers.set(image.id, image.answer);
+    else if (image.suggested) answers.set(image.id, { status: "labeled", classes: image.suggested });
+  }
+  if (page.kind === "cluster") page.images.forEach((_, position) => selected.add(position));
+  byId("kind").textContent = {
+    manual: "Manual page: images in random order.",
+    test: "Manual page: these images test the model, so there are no suggestions.",
+    cluster: "Similar images, all selected: one key labels them all.",
+    prelabeled: "Suggested labels, the least certain first: correct what is wrong, then submit.",
+  }[page.kind];
+  grid.style.setProperty("--columns", Math.ceil(Math.sqrt(page.images.length)));
+  page.images.forEach((image, position) => grid.append(cell(image, position)));
+  showClasses();
+  update();
+  grid.focus({ preventScroll: true });
+}
+
+function emptyMessage() {
+  const paragraph = document.createElement("p");
+  const link = document.createElement("a");
+  link.href = `/projects/${project}`;
+  link.textContent = "To the project's page";
+  paragraph.append(link);
+  return paragraph;
+}
+
+function cell(image, position) {
+  const figure = document.createElement("div");
+  figure.id = `image-${position}`;
+  figure.className = "cell";
+  figure.setAttribute("role", "option");
+  const picture = document.createElement("img");
+  picture.src = `/images/${image.id}/thumbnail`;
+  picture.alt = `Image ${position + 1}`;
+  picture.draggable = false;
+  const label = document.createElement("span");
+  label.className = "label";
+  figure.append(picture, label);
+  figure.addEventListener("click", () => {
+    cursor = position;
+    toggle(position);
+  });
+  figure.addEventListener("dblclick", () => zoom(position));
+  return figure;
+}
+
+function describe(image) {
+  const answer = answers.get(image.id);
+  if (!answer) return "";
+  if (answer.status !== "labeled") return answer.status === "skipped" ? "skip" : "unknown";
+  return answer.classes.map((id) => names.get(id)).join(", ") || "none of the classes";
+}
+
+function isSuggestion(image) {
+  const answer = answers.get(image.id);
+  return Boolean(image.suggested && answer && String(answer.classes) === String(image.suggested));
+}
+
+function update() {
+  page.images.forEach((image, position) => {
+    const element = byId(`image-${position}`);
+    const text = describe(image);
+    const label = element.querySelector(".label");
+    label.textContent = isSuggestion(image) ? `${text} ${Math.floor(100 * image.confidence)} %` : text;
+    element.classList.toggle("suggested", isSuggestion(image));
+    element.classList.toggle("labeled", Boolean(text));
+    element.classList.toggle("cursor", position === cursor);
+    element.setAttribute("aria-selected", String(selected.has(position)));
+    element.setAttribute("aria-label", `Image ${position + 1}: ${text || "no label"}`);
+  });
+  grid.setAttribute("aria-activedescendant", `image-${cursor}`);
+  byId(`image-${cursor}`).scrollIntoView({ block: "nearest" });
+  store("answers", { token: page.token, answers: [...answers] });
+}
+
+function showClasses() {
+  const shown = findClasses(info.classes, search.value);
+  const keyed = search.value ? [] : page.keys;
+  const ids = search.value ? shown.map((each) => each.id) : [...keyed, ...names.keys()];
+  byId("classes").replaceChildren(
+    ...[...new Set(ids)].map((id) => {
+      const item = document.createElement("li");
+      const choice = button(names.get(id), () => {
+        give(id);
+        clearSearch();
+      });
+      const key = keyed.indexOf(id);
+      if (key >= 0) {
+        const mark = document.createElement("kbd");
+        mark.textContent = key + 1;
+        choice.prepend(mark, " ");
+      }
+      item.append(choice);
+      return item;
+    }),
+  );
+}
+
+function targets() {
+  return selected.size ? [...selected] : [cursor];
+}
+
+function give(id) {
+  if (!page) return;
+  const images = targets().map((position) => page.images[position]);
+  if (info.task === "multi_label") {
+    const has = (image) => (answers.get(image.id)?.classes ?? []).includes(id);
+    const remove = images.every(has);
+    for (const image of images) {
+      const others = (answers.get(image.id)?.classes ?? []).filter((each) => each !== id);
+      answers.set(image.id, { status: "labeled", classes: remove ? others : [...others, id] });
+    }
+    update();
+    return;
+  }
+  set({ status: "labeled", classes: [id] });
+}
+
+// Gives an answer to the selected images, or to the one with the frame, and moves the frame on.
+function set(answer) {
+  if (!page) return;
+  const positions = targets();
+  for (const position of positions) {
+    const { id } = page.images[position];
+    if (answer) answers.set(id, answer);
+    else answers.delete(id);
+  }
+  const unlabeled = page.images.findIndex((image) => !answers.has(image.id));
+  if (selected.size) cursor = unlabeled >= 0 ? unlabeled : Math.min(...positions);
+  else if (answer) cursor = Math.min(cursor + 1, page.images.length - 1);
+  selected.clear();
+  confirmed = false;
+  update();
+}
+
+function toggle(position) {
+  if (selected.has(position)) selected.delete(position);
+  else selected.add(position);
+  update();
+}
+
+function selectAll(on) {
+  selected = new Set(on ? page.images.keys() : []);
+  update();
+}
+
+function move(step) {
+  cursor = Math.max(0, Math.min(page.images.length - 1, cursor + step));
+  update();
+}
+
+async function submit() {
+  if (!page) return;
+  const missing = page.images.filter((image) => !answers.has(image.id));
+  if (info.task === "multi_label") {
+    missing.forEach((image) => answers.set(image.id, { status: "labeled", classes: [] }));
+  } else if (missing.length && !confirmed) {
+    confirmed = true;
+    notice(`${missing.length} images have no label. Submit again to leave them for later.`);
+    return;
+  }
+  await send(Object.fromEntries(answers));
+}
+
+async function send(given) {
+  const { token } = page;
+  try {
+    await request(`/api/pages/${token}/submit`, { answers: given });
+  } catch (error) {
+    if (error.status !== 409) throw error;
+    stale(error.body.taken, given);
+    return;
+  }
+  store("history", [...(stored("history") || []), token].slice(-50));
+  await openPage();
+}
+
+// Images of this page were labeled elsewhere: the others can still be saved.
+function stale(taken, given) {
+  const rest = Object.fromEntries(Object.entries(given).filter(([id]) => !taken.includes(Number(id))));
+  const count = Object.keys(rest).length;
+  const fresh = button("Take a new page", () => exclusively(newPage));
+  const save = button(`Save the other ${count}`, () => exclusively(() => send(rest)));
+  notice(`${taken.length} images were labeled elsewhere meanwhile. `, ...(count ? [save] : []), fresh);
+}
+
+async function newPage() {
+  await request(`/api/pages/${page.token}/release`, {});
+  store("page", null);
+  await openPage();
+}
+
+async function undo() {
+  const history = stored("history") || [];
+  const token = history.at(-1);
+  if (!token) {
+    notice("There is no earlier page of this tab.");
+    return;
+  }
+  const current = page;
+  const next = await request(`/api/pages/${token}/undo`, {}).catch((error) => {
+    if (error.status === 409) store("history", history.slice(0, -1));
+    throw error;
+  });
+  store("history", history.slice(0, -1));
+  if (current) await request(`/api/pages/${current.token}/release`, {});
+  show(next);
+  releaseLock();
+  await isOurs(page.token);
+}
+
+function zoom(position = cursor) {
+  if (!page) return;
+  cursor = position;
+  update();
+  const dialog = byId("large");
+  const image = dialog.querySelector("img");
+  image.src = `/images/${page.images[position].id}/large`;
+  image.alt = `Image ${position + 1}, large`;
+  if (!dialog.open) dialog.showModal();
+}
+
+function clearSearch() {
+  search.value = "";
+  showClasses();
+  grid.focus({ preventScroll: true });
+}
+
+search.addEventListener("input", () => {
+  if (!page) return;
+  const typed = normalized(search.value);
+  const matches = findClasses(info.classes, search.value);
+  if (typed && matches.length === 1 && matches[0].isPrefix) {
+    found = { rest: matches[0].rest, at: Date.now() };
+    give(matches[0].id);
+    clearSearch();
+  } else {
+    showClasses();
+  }
+});
+
+search.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && search.value) {
+    const [first] = findClasses(info.classes, search.value);
+    if (first) give(first.id);
+    clearSearch();
+  } else if (event.key === "Enter") {
+    clearSearch();
+    exclusively(submit);
+  } else if (event.key === "Escape") {
+    clearSearch();
+  } else {
+    return;
+  }
+  event.preventDefault();
+  event.stopPropagation();
+});
+
+const KEYS = {
+  Enter: () => exclusively(submit),
+  " ": () => toggle(cursor),
+  ArrowRight: () => move(1),
+  ArrowLeft: () => move(-1),
+  ArrowDown: () => move(columns()),
+  ArrowUp: () => move(-columns()),
+  Escape: () => selectAll(false),
+  Backspace: () => set(null),
+  Delete: () => set(null),
+  0: () => set({ status: "unknown", classes: [] }),
+  "-": () => set({ status: "skipped", classes: [] }),
+  "+": () => zoom(),
+};
+
+function columns() {
+  return getComputedStyle(grid).gridTemplateColumns.split(" ").length;
+}
+
+document.addEventListener("keydown", (event) => {
+  const { target, key } = event;
+  if (event.altKey || document.querySelector("dialog[open]") || target === search) return;
+  if (key === "?") {
+    byId("help").showModal();
+    event.preventDefault();
+    return;
+  }
+  if (!page && !(event.ctrlKey || event.metaKey)) return;
+  if (target instanceof HTMLButtonElement && (key === "Enter" || key === " ")) return;
+  if (target instanceof HTMLAnchorElement && key === "Enter") return;
+  if (event.ctrlKey || event.metaKey) {
+    if (key === "a" && page) selectAll(true);
+    else if (key === "z") exclusively(undo);
+    else return;
+  } else if (/^[1-9]$/.test(key)) {
+    if (page.keys[key - 1] !== undefined) give(page.keys[key - 1]);
+  } else if (KEYS[key]) {
+    KEYS[key]();
+  } else if (/^\p{L}$/u.test(key)) {
+    if (Date.now() - found.at < SWALLOW_MS && found.rest.startsWith(normalized(key))) {
+      found = { rest: found.rest.slice(1), at: Date.now() };
+    } else {
+      found.rest = "";
+      search.focus(); // the letter itself goes there
+      return;
+    }
+  } else {
+    return;
+  }
+  event.preventDefault();
+});
+
+byId("large").addEventListener("keydown", (event) => {
+  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  if (step) zoom(Math.max(0, Math.min(page.images.length - 1, cursor + step)));
+});
+byId("help-button").addEventListener("click", () => byId("help").showModal());
+byId("submit").addEventListener("click", () => exclusively(submit));
+byId("undo").addEventListener("click", () => exclusively(undo));
+byId("all").addEventListener("click", () => page && selectAll(true));
+byId("none").addEventListener("click", () => page && selectAll(false));
+byId("unknown").addEventListener("click", () => set({ status: "unknown", classes: [] }));
+byId("skip").addEventListener("click", () => set({ status: "skipped", classes: [] }));
+byId("zoom").addEventListener("click", () => zoom());
+
+setInterval(async () => {
+  if (!page) return;
+  const { held } = await request(`/api/pages/${page.token}/keep`, {}).catch(() => ({ held: true }));
+  if (!held) notice("Some of these images were given to another page meanwhile; submit to save the rest.");
+}, KEEP_SECONDS * 1000);
+
+await exclusively(async () => {
+  info = await request(`/api/projects/${project}`);
+  names = new Map(info.classes.map((each) => [each.id, each.name]));
+  if (!localStorage.getItem("seen-help")) {
+    localStorage.setItem("seen-help", "yes");
+    byId("help").showModal();
+  }
+  await openPage();
+});
+document.documentElement.dataset.ready = "yes";

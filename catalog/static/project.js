@@ -1,0 +1,61 @@
+// Refreshes the dashboard, and uploads images.
+const REFRESH_MS = 2000;
+const PER_REQUEST = 20_000_000; // bytes of one upload request; a larger image has one of its own
+const FILES_PER_REQUEST = 50;
+
+const status = document.getElementById("status");
+setInterval(async () => {
+  if (document.hidden) return;
+  const response = await fetch(status.dataset.url, { headers: { Accept: "text/html" } }).catch(() => null);
+  if (response?.ok) status.innerHTML = await response.text();
+}, REFRESH_MS);
+
+const upload = document.getElementById("upload");
+const bar = upload.querySelector("progress");
+const message = upload.querySelector("[role=status]");
+
+function* batches(files) {
+  let batch = [];
+  let size = 0;
+  for (const file of files) {
+    if (batch.length && (size + file.size > PER_REQUEST || batch.length >= FILES_PER_REQUEST)) {
+      yield batch;
+      batch = [];
+      size = 0;
+    }
+    batch.push(file);
+    size += file.size;
+  }
+  if (batch.length) yield batch;
+}
+
+async function send(files) {
+  let done = 0;
+  bar.hidden = false;
+  bar.max = files.length;
+  for (const batch of batches(files)) {
+    const form = new FormData();
+    for (const file of batch) form.append("files", file, file.webkitRelativePath || file.name);
+    const response = await fetch(upload.dataset.url, { method: "POST", body: form }).catch(() => null);
+    if (!response?.ok) {
+      const reason = response ? (await response.json()).detail : "the server can't be reached";
+      message.textContent = `${done} of ${files.length} images are uploaded; then: ${reason}`;
+      return;
+    }
+    done += batch.length;
+    bar.value = done;
+    message.textContent = `${done.toLocaleString()} of ${files.length.toLocaleString()} images uploaded`;
+  }
+}
+
+upload.querySelector("input").addEventListener("change", (event) => send([...event.target.files]));
+upload.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  upload.classList.add("over");
+});
+upload.addEventListener("dragleave", () => upload.classList.remove("over"));
+upload.addEventListener("drop", (event) => {
+  event.preventDefault();
+  upload.classList.remove("over");
+  send([...event.dataTransfer.files]);
+});

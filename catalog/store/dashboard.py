@@ -1,0 +1,101 @@
+"""Figures of a project's dashboard."""
+
+import time
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from catalog.store import jobs, projects, suggestions
+from catalog.store.tables import Event, Help, Image, Job, LabelClass, Model, Project, Status, Suggestion
+
+HOURS = 24  # of the chart of labels per hour
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """What a project's dashboard shows.
+
+    Attributes:
+        counts: images by status.
+        total: all images.
+        open_now: images on open pages.
+        prelabeled, clustered: waiting images by the kind of page that they come on next.
+        distribution: (class, images), most frequent first; an image counts for each of its classes.
+        per_hour: labels in each of the last HOURS hours, oldest first.
+        jobs: the last job of each kind.
+        model: the newest model.
+        history: models, newest first.
+    """
+
+    counts: dict[Status, int]
+    total: int
+    open_now: int
+    prelabeled: int
+    clustered: int
+    distribution: list[tuple[LabelClass, int]]
+    per_hour: list[int]
+    jobs: dict[str, Job]
+    model: Model | None
+    history: list[Model]
+
+    def as_dict(self) -> dict[str, object]:
+        """For a template."""
+        return dict(vars(self))
+
+
+def of(session: Session, project: Project) -> Dashboard:
+    """Computes the dashboard of a project."""
+    now = time.time()
+    counts = projects.counts(session, project.id)
+    held = select(func.count()).where(Image.project_id == project.id, Image.leased_until >= now)
+    model = suggestions.newest(session, project.id)
+    suggested = (
+        select(func.count())
+        .select_from(Suggestion)
+        .join(Image, Image.id == Suggestion.image_id)
+        .where(Suggestion.project_id == project.id, Image.status == Status.WAITING)
+    )
+    prelabeled = clustered = 0
+    if project.model_help != Help.NONE and model is not None:
+        clustered = session.scalar(suggested)
+        if model.threshold is not None:
+            prelabeled = session.scalar(suggested.where(Suggestion.confidence >= model.threshold))
+            clustered -= prelabeled
+    return Dashboard(
+        counts=counts,
+        total=sum(counts.values()),
+        open_now=session.scalar(held),
+        prelabeled=prelabeled,
+        clustered=clustered,
+        distribution=_distribution(session, project),
+        per_hour=_per_hour(session, project, now),
+        jobs=jobs.latest(session, project.id),
+        model=model,
+        history=list(suggestions.history(session, project.id)),
+    )
+
+
+def _distribution(session: Session, project: Project) -> list[tuple[LabelClass, int]]:
+    found = {label_class.id: label_class for label_class in projects.classes(session, project.id)}
+    counts = dict.fromkeys(found, 0)
+    query = (
+        select(Image.classes, func.count())
+        .where(Image.project_id == project.id, Image.status == Status.LABELED)
+        .group_by(Image.classes)
+    )
+    for classes, count in session.execute(query):
+        for class_id in classes:
+            counts[class_id] += count
+    return [(found[class_id], count) for class_id, count in sorted(counts.items(), key=lambda item: -item[1])]
+
+
+def _per_hour(session: Session, project: Project, now: float) -> list[int]:
+    hour = func.floor((now - Event.at) / 3600)
+    query = (
+        select(hour, func.count())
+        .where(Event.project_id == project.id, Event.at > now - HOURS * 3600, Event.page_token.is_not(None))
+        .group_by(hour)
+    )
+    found = {int(ago): count for ago, count in session.execute(query)}
+    return [found.get(ago, 0) for ago in reversed(range(HOURS))]

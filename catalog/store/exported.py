@@ -1,0 +1,76 @@
+"""The labels of a project in the form of exports."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from catalog.store import projects, suggestions
+from catalog.store.tables import Image, Project, Status
+
+
+@dataclass(frozen=True)
+class LabeledImage:
+    """An image that people have looked at.
+
+    Attributes:
+        classes: names; empty for an image that is unknown.
+        split: `test` for images that were labeled without suggestions, else `train`.
+    """
+
+    id: int
+    path: str
+    sha256: str
+    suffix: str
+    width: int
+    height: int
+    is_unknown: bool
+    classes: tuple[str, ...]
+    split: str
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The state of a project's labels.
+
+    Attributes:
+        images: sorted by hash.
+        last_event: id of the last event; 0 without one.
+    """
+
+    project: str
+    task: str
+    classes: tuple[str, ...]
+    images: tuple[LabeledImage, ...]
+    last_event: int
+
+    @property
+    def labeled(self) -> list[LabeledImage]:
+        """The images without those that are unknown."""
+        return [image for image in self.images if not image.is_unknown]
+
+
+def labels(session: Session, project: Project) -> Labels:
+    """All labels of a project."""
+    names = {found.id: found.name for found in projects.classes(session, project.id)}
+    query = (
+        select(Image)
+        .where(Image.project_id == project.id, Image.status.in_([Status.LABELED, Status.UNKNOWN]))
+        .order_by(Image.sha256)
+    )
+    images = tuple(
+        LabeledImage(
+            id=image.id,
+            path=image.path,
+            sha256=image.sha256,
+            suffix=image.suffix,
+            width=image.width,
+            height=image.height,
+            is_unknown=image.status == Status.UNKNOWN,
+            classes=tuple(sorted(names[class_id] for class_id in image.classes)),
+            split="test" if image.is_test else "train",
+        )
+        for image in session.scalars(query)
+    )
+    last_event = suggestions.last_event(session, project.id)
+    return Labels(project.name, project.task, tuple(names.values()), images, last_event)

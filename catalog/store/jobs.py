@@ -1,0 +1,92 @@
+"""The helper's work: reading images, computing features, training."""
+
+import enum
+import time
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from catalog.store.tables import Job, JobState, Project
+
+OPEN = (JobState.WAITING, JobState.RUNNING)
+
+
+class Kind(enum.StrEnum):
+    """Kinds of work."""
+
+    READ = "read"  # find and check a project's images
+    SUGGEST = "suggest"  # compute features, train a head or form clusters, write suggestions
+
+
+def request(session: Session, project_id: int, kind: Kind) -> None:
+    """Adds a job, unless an equal one is waiting."""
+    query = select(Job.id).where(
+        Job.project_id == project_id, Job.kind == kind, Job.state == JobState.WAITING
+    )
+    if session.scalar(query.limit(1)) is None:
+        now = time.time()
+        session.add(
+            Job(
+                project_id=project_id,
+                kind=kind,
+                state=JobState.WAITING,
+                attempts=0,
+                done=0,
+                total=0,
+                message="",
+                created_at=now,
+                updated_at=now,
+            )
+        )
+
+
+def is_open(session: Session, project_id: int, kind: Kind) -> bool:
+    """Whether a job of this kind is waiting or running."""
+    query = select(Job.id).where(Job.project_id == project_id, Job.kind == kind, Job.state.in_(OPEN))
+    return session.scalar(query.limit(1)) is not None
+
+
+def take(session: Session) -> Job | None:
+    """The next job, marked as running; reading comes before suggesting. None if there is none."""
+    query = (
+        select(Job)
+        .join(Project, Project.id == Job.project_id)
+        .where(Job.state == JobState.WAITING, ~Project.paused)
+        .order_by(Job.kind, Job.id)
+    )
+    job = session.scalar(query.limit(1))
+    if job is not None:
+        job.state, job.updated_at = JobState.RUNNING, time.time()
+        job.attempts += 1
+    return job
+
+
+def requeue_interrupted(session: Session, reason: str) -> None:
+    """Puts jobs back that a helper left running when it ended; fails those that it ended on twice."""
+    for job in session.scalars(select(Job).where(Job.state == JobState.RUNNING)):
+        if job.attempts < 2:
+            job.state = JobState.WAITING
+        else:
+            job.state, job.message = JobState.FAILED, reason
+
+
+def report(session: Session, job_id: int, done: int, total: int, message: str) -> None:
+    """Writes a running job's progress."""
+    values = {"done": done, "total": total, "message": message, "updated_at": time.time()}
+    session.execute(update(Job).where(Job.id == job_id).values(values))
+
+
+def finish(session: Session, job_id: int, state: JobState, message: str) -> None:
+    """Writes how a job ended."""
+    values = {"state": state, "message": message, "updated_at": time.time()}
+    session.execute(update(Job).where(Job.id == job_id).values(values))
+
+
+def latest(session: Session, project_id: int) -> dict[str, Job]:
+    """The last job of each kind, running ones first."""
+    query = select(Job).where(Job.project_id == project_id).order_by(Job.id)
+    found: dict[str, Job] = {}
+    for job in session.scalars(query):
+        if job.kind not in found or found[job.kind].state not in OPEN:
+            found[job.kind] = job
+    return found

@@ -1,0 +1,112 @@
+"""Labels as append-only events; an image's current label is that of its last event."""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from catalog.store.tables import Event, Image, Page, PageKind, Status
+from pipeline.common.errors import UserError
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a person says of an image: classes, or that she can't tell, or that it shall come later."""
+
+    status: Status
+    classes: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        """Raises UserError if classes are given with a status that has none, or twice."""
+        if self.classes and self.status != Status.LABELED:
+            raise UserError("an image that is unknown or skipped has no class")
+        if len(set(self.classes)) < len(self.classes):
+            raise UserError("a class is given twice")
+
+    def as_json(self) -> dict:
+        return {"status": str(self.status), "classes": sorted(self.classes)}
+
+    @classmethod
+    def of(cls, state: dict) -> "Answer":
+        return cls(Status(state["status"]), tuple(state["classes"]))
+
+
+def current(image: Image) -> Answer:
+    """The image's current label."""
+    return Answer(Status(image.status), tuple(image.classes))
+
+
+def record(session: Session, image: Image, answer: Answer, page: Page, shown: dict) -> None:
+    """Adds the event of a page's answer, and updates the image's current label.
+
+    Args:
+        session: of a write transaction.
+        image: the image.
+        answer: what was said of it.
+        page: the page that showed it.
+        shown: its entry in `page.images`.
+    """
+    _add(
+        session,
+        image,
+        answer,
+        person=page.person,
+        page_token=page.token,
+        page_kind=PageKind(page.kind),
+        model_id=page.model_id,
+        predicted=shown["predicted"],
+        confidence=shown["confidence"],
+    )
+
+
+def take_back(session: Session, image: Image, page: Page) -> bool:
+    """Restores the label from before a page was submitted; False if the image was labeled since then."""
+    last = session.get(Event, image.event_id) if image.event_id else None
+    if last is None or last.page_token != page.token:
+        return False
+    _add(session, image, Answer.of(last.before), person=page.person)
+    return True
+
+
+def _add(session: Session, image: Image, answer: Answer, **columns: object) -> None:
+    event = Event(
+        project_id=image.project_id,
+        image_id=image.id,
+        at=time.time(),
+        before=current(image).as_json(),
+        after=answer.as_json(),
+        **columns,
+    )
+    session.add(event)
+    session.flush()
+    image.status, image.classes, image.event_id = answer.status, sorted(answer.classes), event.id
+
+
+def derived(events: Iterable[Event]) -> dict[int, tuple[int, dict]]:
+    """The last event's id and state of each image, from events in the order of their ids."""
+    return {event.image_id: (event.id, event.after) for event in events}
+
+
+def differences(session: Session, project_id: int) -> Iterator[tuple[Image, int | None, Answer]]:
+    """Images whose current label is not that of their events, with the id and label of the last event."""
+    events = session.scalars(
+        select(Event)
+        .where(Event.project_id == project_id)
+        .order_by(Event.id)
+        .execution_options(yield_per=1000)
+    )
+    expected = derived(events)
+    for image in session.scalars(select(Image).where(Image.project_id == project_id)):
+        event_id, state = expected.get(image.id, (None, Answer(Status.WAITING).as_json()))
+        if image.event_id != event_id or current(image).as_json() != state:
+            yield image, event_id, Answer.of(state)
+
+
+def rebuild(session: Session, project_id: int) -> int:
+    """Sets current labels to what the events say; returns how many were wrong."""
+    wrong = list(differences(session, project_id))
+    for image, event_id, answer in wrong:
+        image.status, image.classes, image.event_id = answer.status, sorted(answer.classes), event_id
+    return len(wrong)

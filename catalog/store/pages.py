@@ -1,0 +1,210 @@
+"""Hands out pages of images, and takes what people answer.
+
+An image is on one page at a time: its row names the page that holds it. A page that isn't kept open loses its
+images after LEASE_SECONDS, but only to another page: until then it can still be submitted.
+"""
+
+import secrets
+import time
+
+from sqlalchemy import ColumnElement, Select, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from catalog.store import labels
+from catalog.store.labels import Answer
+from catalog.store.tables import Help, Image, LabelClass, Model, Page, PageKind, Project, Status, Suggestion
+from pipeline.common.errors import UserError
+
+LEASE_SECONDS = 180  # a browser renews it every minute
+KEYS = 9  # the keys 1-9
+
+
+class StalePageError(Exception):
+    """A page that can't be submitted as it is.
+
+    Attributes:
+        taken: ids of the images that it no longer holds.
+    """
+
+    def __init__(self, taken: list[int]):
+        super().__init__(f"{len(taken)} images of this page were handed out again or labeled elsewhere")
+        self.taken = taken
+
+
+def hand_out(session: Session, project: Project, person: str, size: int | None = None) -> Page | None:
+    """A new page with images that nobody has open; None if no such image is left.
+
+    Raises:
+        UserError: the project is paused.
+    """
+    if project.paused:
+        raise UserError(f"{project.name} is paused; resume it on its settings page")
+    kind, images = _choose(session, project, size or project.page_size)
+    return _open(session, project, kind, images, person) if images else None
+
+
+def _open(
+    session: Session,
+    project: Project,
+    kind: PageKind,
+    images: list[Image],
+    person: str,
+    answers: dict[int, Answer] | None = None,
+) -> Page:
+    """Creates a page that holds these images; `answers` are filled in."""
+    suggestions: dict[int, Suggestion] = {}
+    if kind != PageKind.TEST and project.model_help != Help.NONE:
+        query = select(Suggestion).where(Suggestion.image_id.in_([image.id for image in images]))
+        suggestions = {found.image_id: found for found in session.scalars(query)}
+    now, shown = time.time(), []
+    page = Page(token=secrets.token_urlsafe(18), project_id=project.id, kind=kind, person=person)
+    for image in images:
+        found = suggestions.get(image.id)
+        shown.append(
+            {
+                "id": image.id,
+                "predicted": found.predicted if found else None,
+                "confidence": found.confidence if found else None,
+                "answer": (answers or {}).get(image.id),
+            }
+        )
+        image.page_token, image.leased_until = page.token, now + LEASE_SECONDS
+    page.images, page.created_at = shown, now
+    page.keys = _keys(session, project, list(suggestions.values()))
+    page.model_id = max((found.model_id for found in suggestions.values()), default=None)
+    session.add(page)
+    return page
+
+
+def _keys(session: Session, project: Project, suggestions: list[Suggestion]) -> list[int]:
+    """Class ids for the keys 1-9: the first ones, or those most probable on the page, if the project says so.
+
+    An image's candidates count 1, 1/2, 1/3 and so on; the first classes fill the rest.
+    """
+    query = select(LabelClass.id).where(LabelClass.project_id == project.id).order_by(LabelClass.position)
+    first = list(session.scalars(query))
+    scores = dict.fromkeys(first, 0.0)
+    if project.probable_keys:
+        for suggestion in suggestions:
+            for place, class_id in enumerate(suggestion.probable, start=1):
+                if class_id in scores:
+                    scores[class_id] += 1 / place
+    return sorted(first, key=lambda class_id: -scores[class_id])[:KEYS]
+
+
+def _choose(session: Session, project: Project, size: int) -> tuple[PageKind, list[Image]]:
+    """The next images, and the kind of page they make."""
+    rest = _free(project, Status.WAITING).where(~Image.is_test)
+    tests = _free(project, Status.WAITING).where(Image.is_test)
+    skipped = _free(project, Status.SKIPPED)
+    choices: list[tuple[PageKind, Select, tuple]] = []
+    if project.model_help != Help.NONE:
+        newest = select(Model).where(Model.project_id == project.id).order_by(Model.id.desc()).limit(1)
+        model = session.scalar(newest)
+        suggested = rest.join(Suggestion, Suggestion.image_id == Image.id)
+        similar = (Suggestion.cluster, Suggestion.distance)
+        threshold = model.threshold if model else None
+        if project.uncertain_first and model and model.labels:
+            unsure = suggested if threshold is None else suggested.where(Suggestion.confidence < threshold)
+            choices.append((PageKind.MANUAL, unsure, (Suggestion.confidence,)))
+        if threshold is not None:
+            choices.append(
+                (PageKind.PRELABELED, suggested.where(Suggestion.confidence >= threshold), similar)
+            )
+        choices.append((PageKind.CLUSTER, suggested, similar))
+    choices.append((PageKind.MANUAL, rest, ()))
+    choices.insert(0 if _tests_are_due(session, project) else len(choices), (PageKind.TEST, tests, ()))
+    choices += [
+        (PageKind.MANUAL, skipped.where(~Image.is_test), ()),
+        (PageKind.TEST, skipped.where(Image.is_test), ()),
+    ]
+    for kind, query, order in choices:
+        if found := list(session.scalars(query.order_by(*order, Image.rank).limit(size))):
+            return kind, found
+    return PageKind.MANUAL, []
+
+
+def _free(project: Project, status: Status) -> Select:
+    """The project's images with this status that no page holds."""
+    expired: ColumnElement[bool] = or_(Image.leased_until.is_(None), Image.leased_until < time.time())
+    return select(Image).where(Image.project_id == project.id, Image.status == status, expired)
+
+
+def _tests_are_due(session: Session, project: Project) -> bool:
+    """Whether test images make up no more than their share of those that people have looked at."""
+    query = (
+        select(Image.is_test, func.count())
+        .where(Image.project_id == project.id, Image.status != Status.WAITING)
+        .group_by(Image.is_test)
+    )
+    done = dict(session.execute(query).tuples().all())
+    return done.get(True, 0) <= project.test_fraction * sum(done.values())
+
+
+def renew(session: Session, page: Page) -> bool:
+    """Keeps a page open for another LEASE_SECONDS; returns whether it still holds all of its images."""
+    until = time.time() + LEASE_SECONDS
+    held = session.execute(
+        update(Image).where(Image.page_token == page.token).values(leased_until=until)
+    ).rowcount
+    return page.submitted_at is None and held == len(page.images)
+
+
+def release(session: Session, page: Page) -> None:
+    """Gives a page's images back to the queue."""
+    session.execute(
+        update(Image).where(Image.page_token == page.token).values(page_token=None, leased_until=None)
+    )
+
+
+def submit(session: Session, page: Page, answers: dict[int, Answer]) -> int:
+    """Records the answers of a page, and gives its other images back; returns the number of labels.
+
+    The same request twice, after a lost response perhaps, counts once.
+
+    Raises:
+        StalePageError: the page doesn't hold all of these images, or was submitted with other answers.
+        UserError: an answer names a class that the project doesn't have, or an image of another page.
+    """
+    stored = {str(image_id): answer.as_json() for image_id, answer in answers.items()}
+    if page.submitted_at is not None:
+        if page.answers == stored:
+            return len(answers)
+        raise StalePageError([image["id"] for image in page.images])
+    shown = {image["id"]: image for image in page.images}
+    if foreign := answers.keys() - shown.keys():
+        raise UserError(f"image {min(foreign)} isn't on this page")
+    known = set(session.scalars(select(LabelClass.id).where(LabelClass.project_id == page.project_id)))
+    for answer in answers.values():
+        if unknown := set(answer.classes) - known:
+            raise UserError(f"there is no class {min(unknown)} in this project")
+    images = {image.id: image for image in session.scalars(select(Image).where(Image.id.in_(list(shown))))}
+    if taken := [number for number in answers if images[number].page_token != page.token]:
+        raise StalePageError(taken)
+    page.submitted_at, page.answers = time.time(), stored
+    for number, answer in answers.items():
+        labels.record(session, images[number], answer, page, shown[number])
+    release(session, page)
+    return len(answers)
+
+
+def undo(session: Session, page: Page) -> Page | None:
+    """Takes a submitted page's labels back, and opens it again with them filled in.
+
+    Images that were labeled again since then, or that somebody else has open, stay as they are.
+
+    Returns:
+        The new page; None if no image is left to take back.
+    """
+    project = session.get(Project, page.project_id)
+    answers, reopened = {}, []
+    for number, given in (page.answers or {}).items():
+        image = session.get(Image, int(number))
+        held = image.page_token is not None and (image.leased_until or 0) >= time.time()
+        if not held and labels.take_back(session, image, page):
+            answers[image.id] = given
+            reopened.append(image)
+    if not reopened:
+        return None
+    session.flush()
+    return _open(session, project, PageKind(page.kind), reopened, page.person, answers)

@@ -1,0 +1,174 @@
+"""Projects and their classes."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from catalog.store import jobs
+from catalog.store.tables import Help, Image, LabelClass, Project, Source, Status
+from pipeline import tasks
+from pipeline.common import text
+from pipeline.common.errors import UserError
+
+PAGE_SIZES = (1, 4, 6, 9, 16, 25)
+MAX_CLASSES = 1000
+TASKS = ("single_label", "multi_label")
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The form of a project; the first four can't change after it is created."""
+
+    name: str
+    task: str
+    source: Source
+    source_path: str
+    classes: tuple[str, ...]
+    instructions: str = ""
+    model_help: Help = Help.SUGGESTIONS
+    probable_keys: bool = False
+    uncertain_first: bool = False
+    page_size: int = 9
+    min_precision: float = 0.9
+    test_fraction: float = 0.15
+
+    def __post_init__(self):
+        """Raises UserError for a value that can't be used."""
+        if problem := text.class_name_problem(self.name):
+            raise UserError(f"the project's name {problem}")
+        if len(self.name) > 100:
+            raise UserError("the project's name has more than 100 characters")
+        if self.task not in TASKS:
+            raise UserError(f"the task {text.shortened(self.task, 40)} is unknown")
+        if self.page_size not in PAGE_SIZES:
+            raise UserError(f"images per page: one of {', '.join(map(str, PAGE_SIZES))}")
+        if not 0.5 <= self.min_precision < 1:
+            raise UserError("the precision of suggestions must be from 0.5 to below 1")
+        if not 0 < self.test_fraction <= 0.5:
+            raise UserError("the share of test images must be above 0 and at most 0.5")
+        check_classes(self.classes)
+
+
+def check_classes(names: Iterable[str]) -> None:
+    """Checks the names of a project's classes.
+
+    Raises:
+        UserError: they are fewer than two or too many, or a name is invalid or too similar to another.
+    """
+    names = list(names)
+    if not 2 <= len(names) <= MAX_CLASSES:
+        raise UserError(f"give 2 to {MAX_CLASSES:,} classes, one per line; there are {len(names)}")
+    for name in names:
+        problem = text.class_name_problem(name)
+        if problem is None and tasks.SEPARATOR in name:
+            problem = f"contains {tasks.SEPARATOR}, which separates classes in files"
+        if problem is None and ("/" in name or "\\" in name):
+            problem = "contains a slash, and classes become folders"
+        if problem:
+            raise UserError(f"the class {text.shortened(name, 60) or 'in an empty line'} {problem}")
+    if groups := text.look_alikes(names):
+        raise UserError(f"these classes look alike: {', '.join(map(repr, groups[0]))}")
+
+
+def create(session: Session, draft: Draft) -> Project:
+    """Adds a project and asks the helper to read its images.
+
+    Raises:
+        UserError: the name is taken.
+    """
+    if session.scalar(select(Project).where(Project.name == draft.name)):
+        raise UserError(f"there is a project {draft.name} already; choose another name")
+    project = Project(
+        name=draft.name,
+        task=draft.task,
+        source=draft.source,
+        source_path=draft.source_path,
+        instructions=draft.instructions,
+        model_help=draft.model_help,
+        probable_keys=draft.probable_keys,
+        uncertain_first=draft.uncertain_first,
+        page_size=draft.page_size,
+        min_precision=draft.min_precision,
+        test_fraction=draft.test_fraction,
+        paused=False,
+        created_at=time.time(),
+    )
+    session.add(project)
+    session.flush()
+    for position, name in enumerate(draft.classes):
+        session.add(LabelClass(project_id=project.id, name=name, position=position))
+    if draft.source != Source.UPLOAD:
+        jobs.request(session, project.id, jobs.Kind.READ)
+    return project
+
+
+def all_projects(session: Session) -> list[Project]:
+    """All projects by name."""
+    return list(session.scalars(select(Project).order_by(Project.name)))
+
+
+def change(session: Session, project: Project, new_classes: tuple[str, ...], **values: object) -> None:
+    """Changes a project's settings, and adds classes behind its present ones.
+
+    Args:
+        session: of a write transaction.
+        project: the project.
+        new_classes: names.
+        **values: columns of `Project`; task, source and share of test images can't change.
+
+    Raises:
+        UserError: a value can't be used, or the name is taken.
+    """
+    present = classes(session, project.id)
+    draft = Draft(
+        task=project.task,
+        source=Source(project.source),
+        source_path=project.source_path,
+        classes=(*(found.name for found in present), *new_classes),
+        test_fraction=project.test_fraction,
+        **{key: value for key, value in values.items() if key != "paused"},
+    )
+    other = session.scalar(select(Project).where(Project.name == draft.name, Project.id != project.id))
+    if other is not None:
+        raise UserError(f"there is a project {draft.name} already; choose another name")
+    if draft.model_help not in (Help.NONE, project.model_help):
+        jobs.request(session, project.id, jobs.Kind.SUGGEST)
+    for key, value in values.items():
+        setattr(project, key, value)
+    for position, name in enumerate(new_classes, start=len(present)):
+        session.add(LabelClass(project_id=project.id, name=name, position=position))
+
+
+def classes(session: Session, project_id: int) -> list[LabelClass]:
+    """A project's classes in the order of their keys."""
+    query = select(LabelClass).where(LabelClass.project_id == project_id).order_by(LabelClass.position)
+    return list(session.scalars(query))
+
+
+def by_name(session: Session, name: str) -> Project:
+    """The project with this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    project = session.scalar(select(Project).where(Project.name == name))
+    if project is None:
+        names = session.scalars(select(Project.name).order_by(Project.name)).all()
+        raise UserError(f"there is no project {name}; there are: {text.listed(names, 8) or 'none'}")
+    return project
+
+
+def helped(session: Session) -> list[Project]:
+    """The projects that run with a model's help."""
+    query = select(Project).where(Project.model_help != Help.NONE, ~Project.paused)
+    return list(session.scalars(query))
+
+
+def counts(session: Session, project_id: int) -> dict[Status, int]:
+    """Number of images by status."""
+    query = select(Image.status, func.count()).where(Image.project_id == project_id).group_by(Image.status)
+    found = dict(session.execute(query).tuples().all())
+    return {status: found.get(status, 0) for status in Status}

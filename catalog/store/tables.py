@@ -1,0 +1,263 @@
+"""Tables of the catalog's database; `catalog/migrations` creates them.
+
+Times are seconds since 1970 (UTC). The current label of an image is derived from its last event.
+"""
+
+import enum
+
+from sqlalchemy import JSON, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    """Base of all tables."""
+
+
+class Source(enum.StrEnum):
+    """Where a project's images come from."""
+
+    FOLDER = "folder"  # a folder or an archive on this machine
+    DATASET = "dataset"  # the archive of one of the pipeline's data sets
+    UPLOAD = "upload"
+
+
+class Help(enum.StrEnum):
+    """What a model does for those who label."""
+
+    NONE = "none"
+    GROUPS = "groups"  # pages of similar images
+    SUGGESTIONS = "suggestions"  # and labels filled in, once it has learned enough
+
+
+class Status(enum.StrEnum):
+    """An image's current label."""
+
+    WAITING = "waiting"
+    LABELED = "labeled"
+    UNKNOWN = "unknown"  # a person has looked and can't tell
+    SKIPPED = "skipped"  # comes again after all others
+
+
+class PageKind(enum.StrEnum):
+    """How the images of a page were chosen, and what is shown with them."""
+
+    MANUAL = "manual"
+    TEST = "test"  # manual, without any suggestion: these images grade the models
+    CLUSTER = "cluster"  # similar images
+    PRELABELED = "prelabeled"  # with a model's suggestions filled in
+
+
+class JobState(enum.StrEnum):
+    """State of the helper's work."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class Project(Base):
+    """Images to label, the classes to choose from, and how labeling works."""
+
+    __tablename__ = "project"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), unique=True)
+    task: Mapped[str] = mapped_column(String(20))  # of pipeline.tasks
+    source: Mapped[Source] = mapped_column(String(20))
+    source_path: Mapped[str]  # empty for uploads
+    instructions: Mapped[str]  # Markdown, or a link
+    model_help: Mapped[Help] = mapped_column(String(12))
+    probable_keys: Mapped[bool]  # keys 1-9 are the most probable classes instead of the first
+    uncertain_first: Mapped[bool]  # active learning instead of a random order
+    page_size: Mapped[int]
+    min_precision: Mapped[float]  # of suggestions that are filled in
+    test_fraction: Mapped[float]
+    paused: Mapped[bool]
+    created_at: Mapped[float]
+
+
+class LabelClass(Base):
+    """A class of a project."""
+
+    __tablename__ = "label_class"
+    __table_args__ = (UniqueConstraint("project_id", "name"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    name: Mapped[str] = mapped_column(String(200))
+    position: Mapped[int]  # the first nine have the keys 1-9
+
+
+class Image(Base):
+    """An image of a project, with its current label and lease.
+
+    Attributes:
+        sha256: of the encoded file, the image's identity within the project.
+        path: where it was found first, for display and export.
+        is_test: drawn from `sha256`; test images are labeled without suggestions.
+        rank: position in the random order, from `sha256`.
+        status, classes, event_id: derived from the last event.
+        page_token, leased_until: the page that shows the image now.
+    """
+
+    __tablename__ = "image"
+    __table_args__ = (
+        UniqueConstraint("project_id", "sha256"),
+        Index("image_queue", "project_id", "status", "is_test", "rank"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    sha256: Mapped[str] = mapped_column(String(64))
+    path: Mapped[str]
+    suffix: Mapped[str] = mapped_column(String(10))
+    width: Mapped[int]
+    height: Mapped[int]
+    is_test: Mapped[bool]
+    rank: Mapped[int]
+    status: Mapped[Status] = mapped_column(String(10), default=Status.WAITING)
+    classes: Mapped[list[int]] = mapped_column(JSON, default=list)
+    event_id: Mapped[int | None]
+    page_token: Mapped[str | None] = mapped_column(String(40))
+    leased_until: Mapped[float | None]
+
+
+class Quarantined(Base):
+    """A file that can't be used, with the reason."""
+
+    __tablename__ = "quarantined"
+    __table_args__ = (UniqueConstraint("project_id", "path"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    path: Mapped[str]
+    reason: Mapped[str]
+
+
+class Page(Base):
+    """Images handed out together to one tab.
+
+    Attributes:
+        token: random; who knows it may submit the page.
+        images: in their order: ``{"id": 7, "predicted": [3], "confidence": 0.97, "answer": null}``. The
+            prediction is shown on prelabeled pages only; an answer, if an undo brought it back.
+        keys: class ids on the keys 1-9.
+        model_id: the model that made the predictions.
+        answers: what was submitted, by image id, so that a repeated request is recognised.
+    """
+
+    __tablename__ = "page"
+
+    token: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    kind: Mapped[PageKind] = mapped_column(String(12))
+    person: Mapped[str] = mapped_column(String(100))
+    images: Mapped[list[dict]] = mapped_column(JSON)
+    keys: Mapped[list[int]] = mapped_column(JSON)
+    model_id: Mapped[int | None] = mapped_column(ForeignKey("model.id"))
+    created_at: Mapped[float]
+    submitted_at: Mapped[float | None]
+    answers: Mapped[dict | None] = mapped_column(JSON)
+
+
+class Event(Base):
+    """What a person said of an image; only ever added.
+
+    Attributes:
+        page_kind: how the image was shown; None for an event without a page.
+        model_id, predicted, confidence: what a model had said of the image before, shown or not.
+        before, after: status and classes, as ``{"status": "labeled", "classes": [3]}``.
+        geometry: reserved for boxes.
+    """
+
+    __tablename__ = "event"
+    __table_args__ = (
+        Index("event_project", "project_id", "id"),
+        Index("event_image", "image_id", "id"),
+        {"sqlite_autoincrement": True},  # ids grow, also across backups
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    image_id: Mapped[int] = mapped_column(ForeignKey("image.id"))
+    at: Mapped[float]
+    person: Mapped[str] = mapped_column(String(100))
+    page_token: Mapped[str | None] = mapped_column(String(40))
+    page_kind: Mapped[PageKind | None] = mapped_column(String(12))
+    model_id: Mapped[int | None] = mapped_column(ForeignKey("model.id"))
+    predicted: Mapped[list[int] | None] = mapped_column(JSON)
+    confidence: Mapped[float | None]
+    before: Mapped[dict] = mapped_column(JSON)
+    after: Mapped[dict] = mapped_column(JSON)
+    geometry: Mapped[dict | None] = mapped_column(JSON)
+
+
+class Model(Base):
+    """Suggestions of one computation: clusters, or a head trained on labels.
+
+    Attributes:
+        last_event: id of the last event that it has learned from.
+        labels: number of images that it has learned from.
+        threshold: confidence from which suggestions are filled in; None if there are too few labels.
+        message: what the dashboard says of it.
+        run_id: the MLflow run.
+    """
+
+    __tablename__ = "model"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    created_at: Mapped[float]
+    last_event: Mapped[int]
+    labels: Mapped[int]
+    threshold: Mapped[float | None]
+    message: Mapped[str]
+    run_id: Mapped[str | None] = mapped_column(String(40))
+
+
+class Suggestion(Base):
+    """What the latest model says of a waiting image; replaced by the next one's.
+
+    Attributes:
+        cluster: number of a group of similar images, in the order in which they are shown.
+        distance: place within the cluster.
+        predicted: the most probable classes; None before there is a trained head.
+        confidence: calibrated probability that `predicted` is right; 0 without it.
+        probable: ids of the most probable classes, best first.
+    """
+
+    __tablename__ = "suggestion"
+    __table_args__ = (Index("suggestion_queue", "project_id", "confidence"),)
+
+    image_id: Mapped[int] = mapped_column(ForeignKey("image.id"), primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    model_id: Mapped[int] = mapped_column(ForeignKey("model.id"))
+    cluster: Mapped[int]
+    distance: Mapped[float]
+    predicted: Mapped[list[int] | None] = mapped_column(JSON)
+    confidence: Mapped[float]
+    probable: Mapped[list[int]] = mapped_column(JSON)
+
+
+class Job(Base):
+    """Work of the helper process, for its progress on the page.
+
+    Attributes:
+        attempts: how often it was begun; the helper may have been killed while it worked.
+        done, total: progress; `total` is 0 while it is unknown.
+    """
+
+    __tablename__ = "job"
+    __table_args__ = (Index("job_queue", "state", "id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    kind: Mapped[str] = mapped_column(String(20))  # of catalog.store.jobs
+    state: Mapped[JobState] = mapped_column(String(10))
+    attempts: Mapped[int]
+    done: Mapped[int]
+    total: Mapped[int]
+    message: Mapped[str]
+    created_at: Mapped[float]
+    updated_at: Mapped[float]

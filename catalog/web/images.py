@@ -1,0 +1,60 @@
+"""Thumbnails and large views of images, by id."""
+
+import io
+import threading
+
+from fastapi import APIRouter, HTTPException
+from fastapi.responses import FileResponse, Response
+from PIL import Image as PillowImage
+
+from catalog.store.tables import Image
+from catalog.web.context import Context, InContext
+from pipeline.inference.decoder import Decoder
+from pipeline.portable import MAX_PIXELS, UnreadableError
+
+LARGE_SIDE = 1600  # pixels of the longer side
+SECONDS = 20  # to decode one image
+_CACHED = {"Cache-Control": "private, max-age=31536000, immutable"}  # an id's image never changes
+
+router = APIRouter()
+_decoder = Decoder(LARGE_SIDE, MAX_PIXELS, SECONDS)
+_lock = threading.Lock()  # the decoder takes one image at a time
+
+
+def close() -> None:
+    """Ends the decoder's process."""
+    _decoder.close()
+
+
+def _find(context: Context, image_id: int) -> Image:
+    with context.database.read() as session:
+        image = session.get(Image, image_id)
+        if image is None:
+            raise HTTPException(404, "there is no such image")
+        session.expunge(image)
+        return image
+
+
+@router.get("/images/{image_id}/thumbnail", include_in_schema=False)
+def thumbnail(image_id: int, context: InContext) -> FileResponse:
+    file = context.library.thumbnail(_find(context, image_id).sha256)
+    if not file.is_file():
+        raise HTTPException(404, "its thumbnail is missing; read the images again on the project's page")
+    return FileResponse(file, media_type="image/jpeg", headers=_CACHED)
+
+
+@router.get("/images/{image_id}/large", include_in_schema=False)
+def large(image_id: int, context: InContext) -> Response:
+    """The image, decoded in a process of its own and encoded anew: originals are untrusted."""
+    image = _find(context, image_id)
+    file = context.library.image(image.sha256, image.suffix)
+    try:
+        with _lock:
+            pixels = _decoder.read(file.read_bytes())
+    except FileNotFoundError:
+        raise HTTPException(404, "its file is missing; read the images again on the project's page") from None
+    except UnreadableError:  # an animation, of which the thumbnail shows the first frame
+        return thumbnail(image_id, context)
+    buffer = io.BytesIO()
+    PillowImage.fromarray(pixels).save(buffer, "JPEG", quality=90)
+    return Response(buffer.getvalue(), media_type="image/jpeg", headers=_CACHED)

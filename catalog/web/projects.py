@@ -1,0 +1,254 @@
+"""Pages of projects: the list, creating one, its dashboard and settings, and uploads."""
+
+import json
+import secrets
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Form, HTTPException, Request, UploadFile
+from fastapi.responses import HTMLResponse, RedirectResponse
+
+from catalog.store import Session, dashboard, images, jobs, projects
+from catalog.store.projects import Draft
+from catalog.store.tables import Help, Project, Source, Status
+from catalog.web.context import InContext, project_or_404, render
+from catalog.web.markdown import as_html
+from pipeline.common.errors import UserError
+from pipeline.common.paths import main_checkout
+from pipeline.sources import archives
+
+router = APIRouter(include_in_schema=False)
+
+INSTRUCTIONS = """\
+**Unclear images:** press 0 for "unknown" if you can't tell.
+
+**Cut-off animals:** label them if the face can be seen.
+
+**Wrong images** (no animal, several animals): press 0 as well.
+"""
+EXAMPLE = {
+    "task": "single_label",
+    "source": "folder",
+    "instructions": INSTRUCTIONS,
+    "model_help": Help.SUGGESTIONS,
+}
+
+
+def _datasets() -> list[str]:
+    """Data sets of the pipeline whose images are here."""
+    return sorted(file.parent.name for file in (main_checkout() / "data").glob("*/archive"))
+
+
+def state_of(session: Session, project: Project) -> str:
+    """`paused`, `initializing` while images are read, or `running`."""
+    if project.paused:
+        return "paused"
+    return "initializing" if jobs.is_open(session, project.id, jobs.Kind.READ) else "running"
+
+
+@router.get("/")
+def index(context: InContext) -> HTMLResponse:
+    with context.database.read() as session:
+        rows = []
+        for project in projects.all_projects(session):
+            counts = projects.counts(session, project.id)
+            total = sum(counts.values())
+            done = total - counts[Status.WAITING] - counts[Status.SKIPPED]
+            rows.append(
+                {"project": project, "state": state_of(session, project), "done": done, "total": total}
+            )
+        return render("projects.html", rows=rows)
+
+
+@router.get("/projects/new")
+def new(context: InContext) -> HTMLResponse:
+    empty = dict.fromkeys(("name", "path", "dataset", "classes"), "")
+    return _form(empty | EXAMPLE)
+
+
+def _form(values: dict[str, str], error: str = "", status: int = 200) -> HTMLResponse:
+    return render("new.html", status, values=values, error=error, datasets=_datasets())
+
+
+@router.post("/projects")
+def create(
+    context: InContext,
+    name: Annotated[str, Form()] = "",
+    task: Annotated[str, Form()] = "single_label",
+    source: Annotated[str, Form()] = "folder",
+    path: Annotated[str, Form()] = "",
+    dataset: Annotated[str, Form()] = "",
+    classes: Annotated[str, Form(max_length=300_000)] = "",
+    instructions: Annotated[str, Form(max_length=100_000)] = "",
+    model_help: Annotated[Help, Form()] = Help.SUGGESTIONS,
+) -> HTMLResponse:
+    given = {
+        "name": name,
+        "task": task,
+        "source": source,
+        "path": path,
+        "dataset": dataset,
+        "classes": classes,
+        "instructions": instructions,
+        "model_help": model_help,
+    }
+    try:
+        with context.database.write() as session:
+            project = projects.create(
+                session,
+                Draft(
+                    name=name.strip(),
+                    task=task,
+                    source=Source(source),
+                    source_path=_source_path(Source(source), path, dataset),
+                    classes=_lines(classes),
+                    instructions=instructions,
+                    model_help=model_help,
+                ),
+            )
+            project_id = project.id
+    except (UserError, ValueError) as error:
+        return _form(given, str(error), 422)
+    return RedirectResponse(f"/projects/{project_id}", 303)
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _source_path(source: Source, path: str, dataset: str) -> str:
+    """The folder, archive or data set of a new project.
+
+    Raises:
+        UserError: it is missing.
+    """
+    if source == Source.DATASET:
+        if dataset not in _datasets():
+            raise UserError("choose a data set; they appear here after dvc repro fetch")
+        return dataset
+    if source == Source.FOLDER:
+        folder = Path(path.strip()).expanduser()
+        if not path.strip() or not folder.is_absolute() or not folder.exists():
+            raise UserError("images: give the whole path of a folder or archive on this machine")
+        return str(folder)
+    return ""
+
+
+@router.get("/projects/{project_id}")
+def overview(project_id: int, context: InContext) -> HTMLResponse:
+    with context.database.read() as session:
+        project = project_or_404(session, project_id)
+        return render(
+            "project.html",
+            project=project,
+            state=state_of(session, project),
+            instructions=as_html(project.instructions),
+            bad=len(images.quarantined(session, project.id)),
+            **dashboard.of(session, project).as_dict(),
+        )
+
+
+@router.get("/projects/{project_id}/status")
+def status(project_id: int, context: InContext) -> HTMLResponse:
+    """The part of the dashboard that the page refreshes."""
+    with context.database.read() as session:
+        project = project_or_404(session, project_id)
+        return render(
+            "status.html",
+            project=project,
+            state=state_of(session, project),
+            **dashboard.of(session, project).as_dict(),
+        )
+
+
+@router.get("/projects/{project_id}/quarantine")
+def quarantine(project_id: int, context: InContext) -> HTMLResponse:
+    with context.database.read() as session:
+        project = project_or_404(session, project_id)
+        return render("quarantine.html", project=project, files=images.quarantined(session, project.id))
+
+
+@router.get("/projects/{project_id}/settings")
+def settings(project_id: int, context: InContext) -> HTMLResponse:
+    with context.database.read() as session:
+        return _settings(session, project_or_404(session, project_id))
+
+
+def _settings(session: Session, project: Project, error: str = "", status: int = 200) -> HTMLResponse:
+    return render(
+        "settings.html",
+        status,
+        project=project,
+        classes=projects.classes(session, project.id),
+        sizes=projects.PAGE_SIZES,
+        error=error,
+    )
+
+
+@router.post("/projects/{project_id}/settings")
+def change_settings(
+    project_id: int,
+    context: InContext,
+    name: Annotated[str, Form()] = "",
+    instructions: Annotated[str, Form(max_length=100_000)] = "",
+    page_size: Annotated[int, Form()] = 9,
+    min_precision: Annotated[float, Form()] = 90,
+    model_help: Annotated[Help, Form()] = Help.SUGGESTIONS,
+    probable_keys: Annotated[bool, Form()] = False,
+    uncertain_first: Annotated[bool, Form()] = False,
+    paused: Annotated[bool, Form()] = False,
+    new_classes: Annotated[str, Form(max_length=300_000)] = "",
+) -> HTMLResponse:
+    try:
+        with context.database.write() as session:
+            project = project_or_404(session, project_id)
+            projects.change(
+                session,
+                project,
+                name=name.strip(),
+                instructions=instructions,
+                page_size=page_size,
+                min_precision=min_precision / 100,
+                model_help=model_help,
+                probable_keys=probable_keys,
+                uncertain_first=uncertain_first,
+                paused=paused,
+                new_classes=_lines(new_classes),
+            )
+    except UserError as error:
+        with context.database.read() as session:
+            return _settings(session, project_or_404(session, project_id), str(error), 422)
+    return RedirectResponse(f"/projects/{project_id}", 303)
+
+
+@router.post("/projects/{project_id}/read")
+def read_again(project_id: int, context: InContext) -> RedirectResponse:
+    with context.database.write() as session:
+        project = project_or_404(session, project_id)
+        jobs.request(session, project.id, jobs.Kind.READ)
+    return RedirectResponse(f"/projects/{project_id}", 303)
+
+
+@router.post("/projects/{project_id}/files")
+def upload(project_id: int, files: list[UploadFile], context: InContext, request: Request) -> dict[str, int]:
+    """Keeps uploaded images for the helper to read."""
+    with context.database.read() as session:
+        project_or_404(session, project_id)
+    folder = context.library.uploads(project_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        if (file.size or 0) > archives.MAX_BYTES:
+            raise HTTPException(
+                413, f"{(file.filename or '')[:100]} has more than {archives.MAX_BYTES:,} bytes"
+            )
+        token = secrets.token_hex(16)
+        with open(folder / f"{token}.bin", "wb") as target:
+            shutil.copyfileobj(file.file, target)
+        name = json.dumps({"path": (file.filename or "image")[:1000]})
+        part = folder / f"{token}.part"
+        part.write_text(name, encoding="utf-8")
+        part.rename(folder / f"{token}.json")  # the image is complete now
+    with context.database.write() as session:
+        jobs.request(session, project_id, jobs.Kind.READ)
+    return {"received": len(files)}

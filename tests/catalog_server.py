@@ -1,0 +1,102 @@
+"""A catalog in a temporary folder for tests: its files, its database, and the application behind HTTP."""
+
+import contextlib
+import io
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import requests
+import uvicorn
+from PIL import Image as PillowImage
+
+from catalog.app import application
+from catalog.helper.__main__ import work
+from catalog.library import Library
+from catalog.store import Database, open_database, projects
+from catalog.store.tables import Help, Project, Source
+
+
+@dataclass
+class Catalog:
+    """A catalog whose helper's jobs are done by `finish_jobs`."""
+
+    library: Library
+    database: Database
+
+    @classmethod
+    def create(cls, folder: Path) -> "Catalog":
+        library = Library(folder / "catalog")
+        return cls(library, open_database(library.database))
+
+    def add_project(self, images: Path, **changes: object) -> int:
+        """Creates a project, and reads its images; returns its id."""
+        values = {
+            "name": "pets",
+            "task": "single_label",
+            "source": Source.FOLDER,
+            "source_path": str(images),
+            "classes": ("cat", "dog", "rabbit"),
+            "model_help": Help.NONE,
+            "test_fraction": 1e-9,
+        }
+        with self.database.write() as session:
+            project = projects.create(session, projects.Draft(**{**values, **changes})).id
+        self.finish_jobs()
+        return project
+
+    def finish_jobs(self) -> None:
+        while work(self.database, self.library):
+            pass
+
+    def project(self, session, number: int = 1) -> Project:
+        return session.get(Project, number)
+
+    @contextlib.contextmanager
+    def served(self, with_helper: bool = False) -> Iterator[str]:
+        """The address of the running application."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        app = application(self.database, self.library, with_helper)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def picture(seed: int, kind: str = "PNG") -> bytes:
+    """An image of random colours, different for each seed."""
+    pixels = np.random.default_rng(seed).integers(0, 255, (16, 20, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    PillowImage.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def folder_of(path: Path, count: int) -> Path:
+    """A folder of different images ``000.png`` and so on."""
+    path.mkdir(parents=True)
+    for number in range(count):
+        (path / f"{number:03}.png").write_bytes(picture(number))
+    return path
+
+
+def open_page(address: str, project: int = 1, **body: object) -> dict | None:
+    """A page handed out over HTTP."""
+    answer = requests.post(f"{address}/api/projects/{project}/pages", json=body, timeout=30)
+    answer.raise_for_status()
+    return answer.json()["page"]
+
+
+def submit(address: str, page: dict, *classes: int) -> requests.Response:
+    """Gives all images of a page the same classes."""
+    answers = {image["id"]: {"status": "labeled", "classes": list(classes)} for image in page["images"]}
+    return requests.post(f"{address}/api/pages/{page['token']}/submit", json={"answers": answers}, timeout=30)

@@ -1,0 +1,139 @@
+"""Reading images into a project: what is new joins, what can't be used is named with its reason."""
+
+import hashlib
+import io
+import zipfile
+
+import pytest
+import requests
+from catalog_server import Catalog, folder_of, picture
+from PIL import Image as PillowImage
+from sqlalchemy import select
+
+from catalog.store import images, jobs
+from catalog.store.tables import Image, JobState, Source
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    return Catalog.create(tmp_path)
+
+
+def read_again(catalog):
+    with catalog.database.write() as session:
+        jobs.request(session, 1, jobs.Kind.READ)
+    catalog.finish_jobs()
+
+
+def rows(catalog):
+    with catalog.database.read() as session:
+        found = list(session.scalars(select(Image).order_by(Image.path)))
+        session.expunge_all()
+        return found
+
+
+def reasons(catalog):
+    with catalog.database.read() as session:
+        return {file.path: file.reason for file in images.quarantined(session, 1)}
+
+
+def test_an_image_is_known_by_its_hash_and_has_a_thumbnail(catalog, tmp_path):
+    folder = folder_of(tmp_path / "images", 3)
+    catalog.add_project(folder)
+    for image in rows(catalog):
+        data = (folder / image.path).read_bytes()
+        assert image.sha256 == hashlib.sha256(data).hexdigest()
+        assert catalog.library.image(image.sha256, image.suffix).read_bytes() == data
+        with PillowImage.open(catalog.library.thumbnail(image.sha256)) as thumbnail:
+            assert thumbnail.size == (image.width, image.height) == (20, 16)
+
+
+def test_reading_a_folder_again_adds_what_is_new(catalog, tmp_path):
+    folder = folder_of(tmp_path / "images", 3)
+    catalog.add_project(folder)
+    before = {image.path: image.id for image in rows(catalog)}
+    (folder / "new.png").write_bytes(picture(77))
+    (folder / "copy of 000.png").write_bytes(picture(0))
+    (folder / "000.png").rename(folder / "renamed.png")
+    read_again(catalog)
+    after = {image.path: image.id for image in rows(catalog)}
+    assert after.keys() - before.keys() == {"new.png"}
+    assert before.items() <= after.items()
+
+
+def test_unusable_files_are_listed_with_the_reason(catalog, tmp_path):
+    folder = folder_of(tmp_path / "images", 2)
+    (folder / "text.jpg").write_text("no image")
+    (folder / "empty.png").touch()
+    catalog.add_project(folder)
+    assert len(rows(catalog)) == 2
+    assert reasons(catalog) == {
+        "text.jpg": "not a picture of a known format",
+        "empty.png": "empty file",
+    }
+
+
+def test_images_stay_when_their_source_is_deleted(catalog, tmp_path):
+    folder = folder_of(tmp_path / "images", 2)
+    catalog.add_project(folder)
+    for file in folder.iterdir():
+        file.unlink()
+    read_again(catalog)
+    assert all(catalog.library.image(image.sha256, image.suffix).is_file() for image in rows(catalog))
+
+
+def test_orientation_is_applied(catalog, tmp_path):
+    folder = folder_of(tmp_path / "images", 1)
+    exif = PillowImage.Exif()
+    exif[0x0112] = 6
+    PillowImage.new("RGB", (40, 20)).save(folder / "turned.jpg", exif=exif)
+    catalog.add_project(folder)
+    turned = next(image for image in rows(catalog) if image.path == "turned.jpg")
+    assert (turned.width, turned.height) == (20, 40)
+
+
+def test_an_archive_is_read_like_a_folder(catalog, tmp_path):
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for number in range(3):
+            archive.writestr(f"a/{number}.png", picture(number))
+        archive.writestr("a/notes.txt", "not an image")
+    catalog.add_project(tmp_path / "images.zip")
+    assert [image.path for image in rows(catalog)] == ["a/0.png", "a/1.png", "a/2.png"]
+    assert reasons(catalog) == {}
+
+
+def test_a_missing_folder_fails_the_job_in_one_line(catalog, tmp_path):
+    catalog.add_project(tmp_path / "nowhere")
+    with catalog.database.read() as session:
+        job = jobs.latest(session, 1)["read"]
+    assert job.state == JobState.FAILED
+    assert "nowhere is not there" in job.message
+
+
+def test_uploads_join_the_project(catalog):
+    catalog.add_project("", source=Source.UPLOAD, source_path="")
+    files = [("files", (f"{number}.png", io.BytesIO(picture(number)))) for number in range(5)]
+    files.append(("files", ("../../evil.png", io.BytesIO(picture(9)))))
+    files.append(("files", ("broken.jpg", io.BytesIO(b"no image"))))
+    with catalog.served() as address:
+        answer = requests.post(f"{address}/projects/1/files", files=files, timeout=30)
+    assert answer.json() == {"received": 7}
+    catalog.finish_jobs()
+    assert len(rows(catalog)) == 6
+    assert list(reasons(catalog)) == ["broken.jpg"]
+    assert list(catalog.library.uploads(1).iterdir()) == []
+    inside = catalog.library.folder.resolve()
+    assert all(file.resolve().is_relative_to(inside) for file in inside.rglob("*"))
+
+
+def test_a_job_that_a_killed_helper_left_is_done_again_and_fails_after_two_attempts(catalog, tmp_path):
+    catalog.add_project(folder_of(tmp_path / "images", 1))
+    for expected in (JobState.WAITING, JobState.FAILED):
+        with catalog.database.write() as session:
+            if expected == JobState.WAITING:
+                jobs.request(session, 1, jobs.Kind.READ)
+                session.flush()
+            assert jobs.take(session) is not None
+        with catalog.database.write() as session:
+            jobs.requeue_interrupted(session, "the helper ended")
+            assert jobs.latest(session, 1)["read"].state == expected
