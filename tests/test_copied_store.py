@@ -83,7 +83,7 @@ def test_files_that_are_still_with_the_original_have_to_come_first(copy, house):
     champion = store_run(copy)
     shutil.rmtree(copy / "mlartifacts" / champion)
     before = _addresses(copy / "mlflow.db")
-    with pytest.raises(UserError, match=rf"1 folders of .* copy them, .*: cp -Rn {house}/mlartifacts/\. "):
+    with pytest.raises(UserError, match=rf"1 artifact folders of .* copy them, .*: cp -Rn {house}/mlartifacts/\. "):
         artifact_roots.rewrite()
     assert _addresses(copy / "mlflow.db") == before
     assert not (copy / "mlflow.db.before-move").exists()

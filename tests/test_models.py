@@ -82,7 +82,7 @@ def test_weights_from_a_file_pass_over_the_head_alone(tmp_path):
         ({"backbone": "resnet1800"}, "timm has no model 'resnet1800'"),
         ({"backbone": "resnet18", "weights": "package"}, "no package has weights of 'resnet18'"),
         ({"backbone": "resnet18", "weights": "file", "file": "/no/such"}, "'/no/such' is not a file"),
-        ({"backbone": "resnet18", "weights": "moon"}, "weights=moon is not known"),
+        ({"backbone": "resnet18", "weights": "moon"}, "weights=moon must be package, hub or file"),
     ],
 )
 def test_weights_that_cannot_be_had_are_told(arguments, message):
@@ -289,7 +289,7 @@ def test_a_saved_model_answers_as_before_in_both_memory_layouts(tmp_path):
         ("ResNet50", "near: resnet50, "),
         ("convnext-tiny", "near: convnext_tiny, "),
         ("dino", "dinov2"),
-        ("resnet50.no_such", "there are resnet50.a1_in1k, "),
+        ("resnet50.no_such", "it has resnet50.a1_in1k, "),
     ],
 )
 def test_an_unknown_backbone_is_told_with_names_near_it(backbone, near):

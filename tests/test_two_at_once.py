@@ -225,7 +225,7 @@ def test_a_promotion_of_another_machine_at_the_same_moment_is_told_in_one_line(t
         point(self, name, alias, number)
 
     monkeypatch.setattr(mlflow.MlflowClient, "set_registered_model_alias", overtaken)
-    with pytest.raises(UserError, match=r"version 2 was promoted \(theirs\)"):
+    with pytest.raises(UserError, match=r"promoted version 2 \(theirs\)"):
         promotion.promote(NAME, "1", "ours")
     assert promotion.champion(NAME)[0] == "2" == promotion.history(NAME)[-1].version
 

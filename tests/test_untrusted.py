@@ -74,8 +74,8 @@ def test_every_model_of_this_checkout_has_arguments_that_its_registry_knows():
         (CARD["net"] | {"widths": [0, 0]}, "out of bounds"),
         (CARD["net"] | {"depths": [0, 0]}, "out of bounds"),
         (CARD["net"] | {"dropout": 1.5}, "out of bounds"),
-        (CARD["net"] | {"depths": "11"}, "not what ScratchCNN takes"),
-        (CARD["net"] | {"dropout": True}, "not what ScratchCNN takes"),
+        (CARD["net"] | {"depths": "11"}, "wrong type for ScratchCNN"),
+        (CARD["net"] | {"dropout": True}, "wrong type for ScratchCNN"),
         ({"_target_": "models.scratch.ScratchCNN"}, "needs the argument"),
         *(
             ({"_target_": "models.pretrained.create", "backbone": name}, message)
