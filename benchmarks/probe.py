@@ -30,6 +30,7 @@ from pipeline.common import tables
 from pipeline.common.paths import ROOT
 from pipeline.config import compose
 from pipeline.data.dataset import ImageDataset, PackedDataset, eval_transform
+from pipeline.tasks import Task
 from pipeline.training import build
 from pipeline.training.features import features
 
@@ -43,7 +44,7 @@ COLUMNS = ("backbone", "learnt_from", "method", "seed", "top1")
 PLAIN = ("model.input.crop=center", "model.flip=false")
 
 
-def ours(x: np.ndarray, y: np.ndarray, c_values: list[float], seed: int) -> Callable:
+def ours(x: np.ndarray, y: np.ndarray, c_values: list[float], seed: int, task: Task) -> Callable:
     """Fits the probe's head; of several values of C, the best on a held-out fifth is used for a fit on all.
 
     Args:
@@ -51,15 +52,16 @@ def ours(x: np.ndarray, y: np.ndarray, c_values: list[float], seed: int) -> Call
         y: class indices.
         c_values: inverse regularization strengths.
         seed: of the held-out part.
+        task: of the data set.
 
     Returns:
         A function from features to predicted class indices.
     """
     if len(c_values) > 1:
         fit, held_out = train_test_split(np.arange(len(y)), test_size=0.2, stratify=y, random_state=seed)
-        *_, rows = fit_head((x[fit], y[fit]), (x[held_out], y[held_out]), c_values)
+        *_, rows = fit_head((x[fit], y[fit]), (x[held_out], y[held_out]), c_values, task)
         c_values = [min(rows, key=lambda row: row["val/loss"])["C"]]
-    weight, bias, _ = fit_head((x, y), (x, y), c_values)
+    weight, bias, _ = fit_head((x, y), (x, y), c_values, task)
     return lambda features: (features @ weight.T + bias).argmax(axis=1)
 
 
@@ -102,7 +104,7 @@ def main() -> None:
         few_shot_c = FEW_SHOT_C.get(len(train) // len(pack.classes))
         c_values = list(cfg.model.strengths) if few_shot_c is None else [few_shot_c]
         x = all_features()
-        return ours(x[train], y[train], c_values, seed)(x[test])
+        return ours(x[train], y[train], c_values, seed, pack.task)(x[test])
 
     table = Table("trained on", "method", "top-1 (range)", "trials", title=f"{backbone} on {cfg.data.name}")
     everything = np.arange(len(y))

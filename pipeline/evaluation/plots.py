@@ -112,10 +112,10 @@ def confusion(matrix: np.ndarray, counts: np.ndarray, classes: list[str], title:
         title: title of the plot.
         file: the file to write.
     """
-    shares = matrix / np.maximum(counts[:, None], 1)
+    normalized = matrix / np.maximum(counts[:, None], 1)
     side = min(max(3.0, 0.22 * len(classes)), 10.0)
     figure, axes = plt.subplots(figsize=(side, side))
-    image = axes.imshow(shares, cmap="viridis", vmin=0, vmax=1)
+    image = axes.imshow(normalized, cmap="viridis", vmin=0, vmax=1)
     names = classes if len(classes) <= 80 else []  # more names do not fit
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
     axes.set_yticks(range(len(names)), names, fontsize=6)

@@ -156,23 +156,23 @@ def counts(pack: PackedDataset, recalls: dict[str, float]) -> dict:
     }
 
 
-def intervals(shares: list[list[float]]) -> dict:
+def intervals(bounds: list[list[float]]) -> dict:
     """Positions of the leaderboard's intervals on a common scale.
 
     Args:
-        shares: lower bound, metric and upper bound of each model, as fractions.
+        bounds: lower bound, metric and upper bound of each model, as fractions.
 
     Returns:
-        The scale's ends, `from` and `to`, in per cent; and `bars`, the shares as per cent of its width.
+        The scale's ends, `from` and `to`, in per cent; and `bars`, the bounds as per cent of its width.
     """
-    low = 10 * math.floor(10 * min(row[0] for row in shares))
-    high = 10 * math.ceil(10 * max(row[2] for row in shares))
+    low = 10 * math.floor(10 * min(row[0] for row in bounds))
+    high = 10 * math.ceil(10 * max(row[2] for row in bounds))
     width = max(high - low, 10)
 
     def position(fraction: float) -> float:
         return round(100 * (100 * fraction - low) / width, 2)
 
-    return {"from": low, "to": low + width, "bars": [list(map(position, row)) for row in shares]}
+    return {"from": low, "to": low + width, "bars": [list(map(position, row)) for row in bounds]}
 
 
 def write(folder: Path, **shown: object) -> None:
