@@ -83,7 +83,9 @@ def test_artifacts_must_be_copied_before_the_store_is_rewritten(copy, project):
     run_id = _run_with_artifacts(copy)
     shutil.rmtree(copy / "mlartifacts" / run_id)
     before = _artifact_uris(copy / "mlflow.db")
-    with pytest.raises(UserError, match=rf"1 artifact folders of .* copy them, .*: cp -Rn {project}/mlartifacts/\. "):
+    with pytest.raises(
+        UserError, match=rf"1 artifact folders of .* copy them, .*: cp -Rn {project}/mlartifacts/\. "
+    ):
         artifact_roots.rewrite()
     assert _artifact_uris(copy / "mlflow.db") == before
     assert not (copy / "mlflow.db.before-move").exists()
