@@ -9,7 +9,7 @@ TORCH ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install checkout demo petfaces ui test test-unit test-slow bench peers lint constraints clean
+.PHONY: help install checkout demo petfaces ui catalog catalog-demo test test-unit test-slow bench peers lint constraints clean
 .NOTPARALLEL:  # with -j, too, a check comes before what it guards
 
 help:  ## list the targets
@@ -51,6 +51,12 @@ petfaces: checkout $(INSTALLED)  ## the same on the real faces; PETFACES_MIRROR=
 
 ui: $(INSTALLED)  ## MLflow's page, with links to its training side
 	@petfaces tracking ui
+
+catalog: $(INSTALLED)  ## label images in the browser, with a model's help
+	@petfaces catalog
+
+catalog-demo: $(INSTALLED)  ## the same with the sample's drawn faces, to try it
+	@petfaces catalog demo
 
 test: $(INSTALLED)  ## the tests (offline, on drawn faces)
 	pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -11,10 +11,11 @@ import click
 from catalog.library import Library, default_folder
 from pipeline.common import log
 from pipeline.common.errors import UserError
-from pipeline.common.paths import ROOT
+from pipeline.common.paths import ROOT, main_checkout
 from pipeline.inference.loopback import is_loopback
 
 PORT = 8300
+DEMO = "Drawn faces"
 
 
 @click.group(invoke_without_command=True)
@@ -62,6 +63,38 @@ def serve(library: Library, host: str, port: int) -> None:
     settings = uvicorn.Config(app, ws="none", log_level="warning", timeout_graceful_shutdown=10)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after an orderly end
         uvicorn.Server(settings).run(sockets=[listener])
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True)
+@click.pass_obj
+def demo(library: Library, port: int) -> None:
+    """Start with a project of the sample's drawn faces, without their labels."""
+    from catalog.store import open_database, projects
+    from catalog.store.tables import Source
+    from pipeline.sources import archives, photos
+
+    archive = main_checkout() / "data/sample/archive"
+    if not archive.is_file():
+        raise UserError("the sample isn't here yet; run: make demo")
+    names = {
+        Path(path).parent.name for path, _ in archives.members(archive) if photos.is_named_as_picture(path)
+    }
+    database = open_database(library.database)
+    with database.write() as session:
+        if not any(project.name == DEMO for project in projects.all_projects(session)):
+            draft = projects.Draft(
+                name=DEMO,
+                task="single_label",
+                source=Source.DATASET,
+                source_path="sample",
+                classes=tuple(sorted(names)),
+                instructions="Each face is drawn, and each breed has its own colours and ears.",
+                probable_keys=True,
+            )
+            projects.create(session, draft)
+    database.close()
+    serve(library, "127.0.0.1", port)
 
 
 @main.command()

@@ -44,10 +44,12 @@ def threshold(judged: Sequence[Judged], min_precision: float) -> float | None:
     if len(judged) < EVIDENCE:
         return None
     ordered = sorted(judged, key=lambda each: -each.confidence)
-    right = np.cumsum([each.right for each in ordered])
-    count = np.arange(1, len(ordered) + 1)
-    reached = np.flatnonzero((wilson_lower(right, count) >= min_precision) & (count >= EVIDENCE // 2))
-    return ordered[reached[-1]].confidence if len(reached) else None
+    confidence = np.array([each.confidence for each in ordered])
+    right, count = np.cumsum([each.right for each in ordered]), np.arange(1, len(ordered) + 1)
+    is_last = np.append(confidence[1:] < confidence[:-1], True)  # equal ones are filled in together
+    is_enough = (wilson_lower(right, count) >= min_precision) & (count >= EVIDENCE // 2)
+    reached = np.flatnonzero(is_last & is_enough)
+    return float(confidence[reached[-1]]) if len(reached) else None
 
 
 def wilson_lower(right: np.ndarray, count: np.ndarray) -> np.ndarray:

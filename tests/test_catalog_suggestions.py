@@ -1,0 +1,199 @@
+"""Suggestions are grouped, trained on people's labels alone, and filled in only where they proved right."""
+
+import numpy as np
+import pytest
+from catalog_server import Catalog, open_page, submit
+from PIL import Image as PillowImage
+from sqlalchemy import select
+
+from catalog.helper import features, suggest
+from catalog.helper.features import FeatureStore
+from catalog.helper.heads import MultiLabelHead, SingleLabelHead
+from catalog.helper.suggest import Judged
+from catalog.store import jobs, suggestions
+from catalog.store.tables import Event, Help, Image, PageKind, Suggestion
+
+COLOURS = {"cat": (200, 30, 30), "dog": (30, 200, 30), "rabbit": (30, 30, 200)}
+
+
+class Colours:
+    """Stands in for the backbone: an image's feature is its mean colour."""
+
+    def resize(self, file):
+        with PillowImage.open(file) as image:
+            return np.asarray(image.convert("RGB").resize((8, 8)))
+
+    def __call__(self, pictures):
+        return pictures.mean(axis=(1, 2)).astype(np.float32)
+
+
+@pytest.fixture
+def catalog(tmp_path, monkeypatch):
+    """A project of 180 images of three colours, each of which is a class."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    for name, colour in COLOURS.items():
+        for number in range(60):
+            pixels = np.clip(rng.normal(colour, 25, (8, 8, 3)) + rng.normal(0, 12, 3), 0, 255)
+            PillowImage.fromarray(pixels.astype(np.uint8)).save(folder / f"{name}-{number}.png")
+    store = FeatureStore(tmp_path / "features")
+    monkeypatch.setattr(features, "imagenet_backbone", lambda _: (store, Colours()))
+    catalog = Catalog.create(tmp_path)
+    catalog.add_project(folder, model_help=Help.SUGGESTIONS, test_fraction=0.1)
+    return catalog
+
+
+def truth(catalog):
+    with catalog.database.read() as session:
+        ids = {"cat": 1, "dog": 2, "rabbit": 3}
+        return {image.id: ids[image.path.split("-")[0]] for image in session.scalars(select(Image))}
+
+
+def label(address, page, true):
+    """Submits the true classes of a page."""
+    for class_id in set(true.values()):
+        images = [image for image in page["images"] if true[image["id"]] == class_id]
+        if images and len(images) == len(page["images"]):
+            return submit(address, page, class_id)
+    import requests
+
+    answers = {image["id"]: {"status": "labeled", "classes": [true[image["id"]]]} for image in page["images"]}
+    return requests.post(f"{address}/api/pages/{page['token']}/submit", json={"answers": answers}, timeout=30)
+
+
+def test_labels_of_people_lead_to_suggestions_that_are_right(catalog):
+    true, kinds, right = truth(catalog), [], []
+    with catalog.served() as address:
+        while (page := open_page(address)) is not None:
+            kinds.append(page["kind"])
+            if page["kind"] == PageKind.PRELABELED:
+                right += [image["suggested"] == [true[image["id"]]] for image in page["images"]]
+                assert all(0 < image["confidence"] <= 1 for image in page["images"])
+            assert label(address, page, true).status_code == 200
+            catalog.finish_jobs()
+    assert PageKind.CLUSTER in kinds and PageKind.PRELABELED in kinds
+    assert len(right) > 30 and np.mean(right) >= 0.9
+    with catalog.database.read() as session:
+        by_model = [event for event in session.scalars(select(Event)) if event.predicted is not None]
+        assert by_model and all(event.model_id and event.confidence is not None for event in by_model)
+        tests = select(Event).join(Image, Image.id == Event.image_id).where(Image.is_test)
+        assert all(event.predicted is None for event in session.scalars(tests))
+
+
+def test_pages_of_similar_images_come_before_any_label(catalog):
+    true = truth(catalog)
+    with catalog.served() as address:
+        pages = [open_page(address) for _ in range(6)]
+    clusters = [page for page in pages if page["kind"] == PageKind.CLUSTER]
+    assert len(clusters) >= 3
+    for page in clusters:
+        assert len({true[image["id"]] for image in page["images"]}) == 1
+
+
+def test_a_suggestion_is_no_label(catalog):
+    true = truth(catalog)
+    with catalog.served() as address:
+        for _ in range(8):
+            label(address, open_page(address), true)
+            catalog.finish_jobs()
+    with catalog.database.read() as session:
+        suggested = set(session.scalars(select(Suggestion.image_id).where(Suggestion.confidence > 0)))
+        labeled = set(session.scalars(select(Event.image_id)))
+        waiting = set(session.scalars(select(Image.id).where(Image.status == "waiting")))
+    assert suggested and suggested <= waiting and not suggested & labeled
+
+
+def test_the_helper_trains_again_after_a_page_of_labels(catalog):
+    true = truth(catalog)
+    with catalog.database.read() as session:
+        first = suggestions.newest(session, 1).id
+        assert not suggestions.is_due(session, 1)
+    with catalog.served() as address:
+        for _ in range(2):
+            label(address, open_page(address), true)
+    with catalog.database.read() as session:
+        assert suggestions.is_due(session, 1)
+    catalog.finish_jobs()
+    with catalog.database.read() as session:
+        newest = suggestions.newest(session, 1)
+        assert newest.id > first
+        assert newest.last_event == suggestions.last_event(session, 1)
+
+
+def test_a_failed_training_is_shown_and_labeling_goes_on(catalog, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr(suggest, "suggest", fail)
+    with catalog.database.write() as session:
+        jobs.request(session, 1, jobs.Kind.SUGGEST)
+    catalog.finish_jobs()
+    with catalog.database.read() as session:
+        job = jobs.latest(session, 1)["suggest"]
+    assert (job.state, job.message) == ("failed", "RuntimeError: no memory left")
+    with catalog.served() as address:
+        assert submit(address, open_page(address), 1).status_code == 200
+
+
+def test_the_threshold_is_the_lowest_with_the_precision():
+    sure = [Judged(0.9, True)] * 100
+    assert suggest.threshold(sure + [Judged(0.5, False)] * 100, 0.9) == 0.9
+    assert suggest.threshold(sure + [Judged(0.5, True)] * 100, 0.9) == 0.5
+    assert suggest.threshold([Judged(0.9, False)] * 100, 0.9) is None
+
+
+def test_too_little_evidence_gives_no_threshold():
+    assert suggest.threshold([Judged(0.99, True)] * (suggest.EVIDENCE - 1), 0.9) is None
+
+
+def test_the_lower_bound_is_below_the_share():
+    lower = suggest.wilson_lower(np.array([36, 90, 900]), np.array([40, 100, 1000]))
+    assert (lower < 0.9).all() and (np.diff(lower) > 0).all()
+
+
+@pytest.mark.parametrize("learned", [[], [0, 5]])
+def test_groups_hold_each_waiting_image_once(learned):
+    x = np.random.default_rng(0).normal(size=(50, 8))
+    waiting = np.setdiff1d(np.arange(50), learned)
+    groups = suggest.by_similarity(x, waiting, learned, size=9)
+    assert sorted(np.concatenate(groups)) == list(range(len(waiting)))
+    assert all(len(group) <= 9 for group in groups)
+
+
+def test_groups_by_prediction_have_one_class_and_the_certain_come_first():
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(4) / 4, 100)
+    groups = suggest.by_prediction(probabilities, size=9)
+    assert sorted(np.concatenate(groups)) == list(range(100))
+    for group in groups:
+        assert len(set(probabilities[group].argmax(1))) == 1
+        assert (np.diff(probabilities[group].max(1)) >= 0).all()
+    sums = [probabilities[group].max(1).sum() for group in groups]
+    assert sums == sorted(sums, reverse=True)
+
+
+def test_a_head_learns_with_one_image_of_a_class():
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(center, 0.3, (count, 6)) for center, count in ((0, 1), (2, 20), (4, 20))])
+    y = np.repeat([0, 1, 3], (1, 20, 20))
+    probabilities = SingleLabelHead(x, y, classes=5).probabilities(x)
+    assert (probabilities.argmax(1) == y).mean() > 0.95
+    assert np.allclose(probabilities.sum(1), 1)
+    assert (probabilities[:, [2, 4]] == 0).all()
+
+
+def test_a_head_for_several_classes_knows_constant_ones():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 4))
+    y = np.stack([x[:, 0] > 0, np.ones(60), np.zeros(60)], axis=1).astype(int)
+    probabilities = MultiLabelHead(x, y).probabilities(x)
+    assert ((probabilities >= 0.5) == y).mean() > 0.95
+
+
+def test_features_are_computed_once_and_read_again(tmp_path):
+    store = FeatureStore(tmp_path)
+    store.add(["a", "b"], np.eye(2, 4))
+    store.add(["c"], np.ones((1, 4)))
+    again = FeatureStore(tmp_path)
+    assert "a" in again and "d" not in again
+    assert np.array_equal(again.get(["c", "a"]), np.stack([np.ones(4), np.eye(2, 4)[0]]))
