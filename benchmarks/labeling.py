@@ -9,7 +9,6 @@ The person is slower than the helper: each page is opened when the helper has no
 from the ImageNet backbone and sees labels given on the pages only.
 """
 
-import argparse
 import json
 import tempfile
 import threading
@@ -24,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import select
 
+from benchmarks.common import argument_parser
 from catalog.app import application
 from catalog.library import Library
 from catalog.store import Database, jobs, open_database, projects, suggestions
@@ -191,8 +191,7 @@ def _check(database: Database, project: int, truth: dict[int, str]) -> None:
 
 def main() -> None:
     """Prints the actions of each way of labeling."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("overrides", nargs="*", help="configuration, such as data=petfaces")
+    parser = argument_parser("benchmarks.labeling", __doc__)
     parser.add_argument("--only", choices=list(Help), help="one way of labeling instead of all three")
     parser.add_argument("--test-fraction", type=float, default=projects.Draft.test_fraction)
     arguments = parser.parse_args()

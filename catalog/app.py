@@ -22,7 +22,7 @@ MAX_REQUEST = 80_000_000  # bytes: one image of the largest size, with its form
 TIMEOUT = 600  # seconds for a request to arrive
 MAX_ACTIVE = 64  # requests
 
-_log = logging.getLogger("pipeline.catalog")
+_log = logging.getLogger(__name__)
 
 
 def application(database: Database, library: Library, with_helper: bool = True) -> FastAPI:

@@ -10,7 +10,7 @@ from pipeline.common.paths import ROOT
 
 PAUSE = 1.0  # seconds before a helper that ended is started again
 
-_log = logging.getLogger("pipeline.catalog")
+_log = logging.getLogger(__name__)
 
 
 class HelperProcess:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import requests
 from catalog_server import Catalog, open_page, submit
 from PIL import Image as PillowImage
 from sqlalchemy import select
@@ -12,6 +13,9 @@ from catalog.helper.heads import MultiLabelHead, SingleLabelHead
 from catalog.helper.suggest import Judged
 from catalog.store import jobs, suggestions
 from catalog.store.tables import Event, Help, Image, PageKind, Suggestion
+from pipeline import tracking
+from pipeline.common.errors import UserError
+from pipeline.tracking.store import client
 
 COLOURS = {"cat": (200, 30, 30), "dog": (30, 200, 30), "rabbit": (30, 30, 200)}
 
@@ -39,6 +43,7 @@ def catalog(tmp_path, monkeypatch):
             PillowImage.fromarray(pixels.astype(np.uint8)).save(folder / f"{name}-{number}.png")
     store = FeatureStore(tmp_path / "features")
     monkeypatch.setattr(features, "imagenet_backbone", lambda _: (store, Colours()))
+    monkeypatch.setattr(suggest, "_log_run", lambda *_: None)
     catalog = Catalog.create(tmp_path)
     catalog.add_project(folder, model_help=Help.SUGGESTIONS, test_fraction=0.1)
     return catalog
@@ -56,8 +61,6 @@ def label(address, page, true):
         images = [image for image in page["images"] if true[image["id"]] == class_id]
         if images and len(images) == len(page["images"]):
             return submit(address, page, class_id)
-    import requests
-
     answers = {image["id"]: {"status": "labeled", "classes": [true[image["id"]]]} for image in page["images"]}
     return requests.post(f"{address}/api/pages/{page['token']}/submit", json={"answers": answers}, timeout=30)
 
@@ -79,6 +82,42 @@ def test_labels_of_people_lead_to_suggestions_that_are_right(catalog):
         assert by_model and all(event.model_id and event.confidence is not None for event in by_model)
         tests = select(Event).join(Image, Image.id == Event.image_id).where(Image.is_test)
         assert all(event.predicted is None for event in session.scalars(tests))
+
+
+@pytest.mark.integration
+def test_each_computation_is_a_run_in_mlflow_that_names_the_last_label(catalog, monkeypatch):
+    monkeypatch.undo()
+    store = FeatureStore(catalog.library.folder / "features")
+    monkeypatch.setattr(features, "imagenet_backbone", lambda _: (store, Colours()))
+    with catalog.served() as address:
+        submit(address, open_page(address), 1)
+    with catalog.database.write() as session:
+        jobs.request(session, 1, jobs.Kind.SUGGEST)
+    catalog.finish_jobs()
+    with catalog.database.read() as session:
+        model = suggestions.newest(session, 1)
+        last = suggestions.last_event(session, 1)
+    run = client().get_run(model.run_path.rpartition("/")[2])
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["last_label_event"] == str(last)
+    assert {"seconds/features", "seconds/training", "images/labeled"} <= run.data.metrics.keys()
+
+
+def test_labeling_needs_no_mlflow(catalog, monkeypatch):
+    def unreachable(*_, **__):
+        raise UserError("the tracking server does not answer")
+
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        features, "imagenet_backbone", lambda _: (FeatureStore(catalog.library.features), Colours())
+    )
+    monkeypatch.setattr(tracking, "log_work", unreachable)
+    with catalog.database.write() as session:
+        jobs.request(session, 1, jobs.Kind.SUGGEST)
+    catalog.finish_jobs()
+    with catalog.database.read() as session:
+        assert jobs.latest(session, 1)["suggest"].state == "done"
+        assert suggestions.newest(session, 1).run_path is None
 
 
 def test_pages_of_similar_images_come_before_any_label(catalog):

@@ -20,7 +20,7 @@ from pipeline.portable import reason
 
 PAUSE = 0.3  # seconds between looks for work
 
-_log = logging.getLogger("pipeline.catalog")
+_log = logging.getLogger(__name__)
 
 
 def main(folder: Path) -> None:

@@ -91,8 +91,8 @@ def compute(
     backbone: Backbone,
     files: dict[str, Path],
     report: Callable[[int, int], None],
-) -> None:
-    """Computes and stores the features that are missing.
+) -> int:
+    """Computes and stores the features that are missing; returns their number.
 
     Args:
         store: where they go.
@@ -111,6 +111,7 @@ def compute(
                 done += len(batch)
                 report(done, len(missing))
             store.add(keys, np.concatenate(parts))
+    return len(missing)
 
 
 def _batches(pool: ThreadPoolExecutor, backbone: Backbone, files: list[Path]) -> Iterator[np.ndarray]:

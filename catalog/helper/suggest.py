@@ -1,6 +1,8 @@
 """Groups of similar images, and predictions by a head that is trained on the labels so far."""
 
 import functools
+import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +16,9 @@ from catalog.library import Library
 from catalog.store import Database, images, projects, suggestions
 from catalog.store.suggestions import Known
 from catalog.store.tables import Help, Project
+from pipeline.common.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 GROUPS = 200  # pages of similar images that are prepared while there is no head
 LABELS_PER_CLASS = 10  # on average, before a head's predictions order the pages
@@ -78,23 +83,26 @@ def suggest(database: Database, library: Library, project: Project, progress: Pr
         judged = [Judged(*row) for row in suggestions.judged(session, project.id)]
     if not known:
         return "no images yet"
+    clock = Clock()
     progress.report(0, 0, "loading the backbone")
     store, backbone = features.imagenet_backbone(library.features)
-    features.compute(
+    computed = features.compute(
         store, backbone, files, lambda done, total: progress.report(done, total, "computing features")
     )
-    progress.report(0, 0, "training on the labels")
     x = _components(store, tuple(image.sha256 for image in known))
-    waiting = np.array(
-        [index for index, image in enumerate(known) if image.waiting and not image.is_test], int
-    )
-    learned = [index for index, image in enumerate(known) if image.classes is not None and not image.is_test]
+    clock.lap("features")
+    progress.report(0, 0, "training on the labels")
+    shown = [index for index, image in enumerate(known) if not image.is_test]
+    waiting = np.array([index for index in shown if known[index].waiting], int)
+    learned = [index for index in shown if known[index].classes is not None]
     head = None
     if project.model_help == Help.SUGGESTIONS:
         head = _train(project.task, x, known, learned, class_ids)
+    clock.lap("training")
     probabilities = head.probabilities(x[waiting]) if head is not None and len(waiting) else None
+    clock.lap("inference")
     counts = _counts(known, learned, class_ids)
-    is_ready = head is not None and (
+    is_ready = probabilities is not None and (
         min(counts) >= MIN_PER_CLASS or len(learned) >= LABELS_PER_CLASS * len(class_ids)
     )
     limit = threshold(judged, project.min_precision) if is_ready else None
@@ -107,10 +115,51 @@ def suggest(database: Database, library: Library, project: Project, progress: Pr
         message = "pages show similar images"
     else:
         message = _message(len(learned), len(judged), is_ready, limit, project.min_precision)
+    metrics = {
+        **clock.seconds,
+        "images/new_features": computed,
+        "images/labeled": len(learned),
+        "images/waiting": len(waiting),
+        "validation/predictions": len(judged),
+    }
+    if judged:
+        metrics["validation/accuracy"] = float(np.mean([each.right for each in judged]))
+    if limit is not None:
+        metrics["validation/threshold"] = limit
+        metrics["images/prelabeled"] = sum(row["confidence"] >= limit for row in rows)
+    run_path = _log_run(project, last_event, message, metrics)
     suggestions.add_model(
-        database, project.id, last_event, len(learned), limit, message, run_id=None, rows=rows
+        database, project.id, last_event, len(learned), limit, message, run_path=run_path, rows=rows
     )
     return message
+
+
+class Clock:
+    """Seconds that steps take."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, step: str) -> None:
+        """Ends a step; the next one begins."""
+        now = time.monotonic()
+        self.seconds[f"seconds/{step}"] = now - self._last
+        self._last = now
+
+
+def _log_run(project: Project, last_event: int, message: str, metrics: dict[str, float]) -> str | None:
+    """Logs the computation to MLflow; a tracking server that is down stops no labeling."""
+    from pipeline import tracking
+
+    params = {"backbone": "ImageNet", "task": project.task, "min_precision": project.min_precision}
+    tags = {"project": project.name, "last_label_event": str(last_event), "result": message}
+    try:
+        name = f"after event {last_event}"
+        return tracking.log_work(f"catalog: {project.name}", name, params, metrics, tags)
+    except UserError as error:
+        _log.warning("%s; the suggestions are not in MLflow", error)
+        return None
 
 
 @functools.lru_cache(1)

@@ -33,7 +33,7 @@ class Draft:
     uncertain_first: bool = False
     page_size: int = 9
     min_precision: float = 0.9
-    test_fraction: float = 0.15
+    test_fraction: float = 0.05
 
     def __post_init__(self):
         """Raises UserError for a value that can't be used."""

@@ -93,7 +93,7 @@ def add_model(
     labels: int,
     threshold: float | None,
     message: str,
-    run_id: str | None,
+    run_path: str | None,
     rows: list[dict],
 ) -> None:
     """Adds a model and replaces the project's suggestions by its own.
@@ -108,7 +108,7 @@ def add_model(
         labels: the number of images that it has learned from.
         threshold: see `Model`.
         message: see `Model`.
-        run_id: the MLflow run.
+        run_path: see `Model`.
         rows: the columns of `Suggestion` but `project_id` and `model_id`, for each image that waits.
     """
     with database.write() as session:
@@ -119,7 +119,7 @@ def add_model(
             labels=labels,
             threshold=None,
             message=message,
-            run_id=run_id,
+            run_path=run_path,
         )
         session.add(model)
         session.flush()

@@ -201,7 +201,7 @@ class Model(Base):
         labels: number of images that it has learned from.
         threshold: confidence from which suggestions are filled in; None if there are too few labels.
         message: what the dashboard says of it.
-        run_id: the MLflow run.
+        run_path: path of its run in MLflow's UI; None if MLflow could not be used.
     """
 
     __tablename__ = "model"
@@ -213,7 +213,7 @@ class Model(Base):
     labels: Mapped[int]
     threshold: Mapped[float | None]
     message: Mapped[str]
-    run_id: Mapped[str | None] = mapped_column(String(40))
+    run_path: Mapped[str | None] = mapped_column(String(100))
 
 
 class Suggestion(Base):

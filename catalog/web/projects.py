@@ -32,6 +32,7 @@ EXAMPLE = {
     "source": "folder",
     "instructions": INSTRUCTIONS,
     "model_help": Help.SUGGESTIONS,
+    "test_percent": 5,
 }
 
 
@@ -82,6 +83,7 @@ def create(
     classes: Annotated[str, Form(max_length=300_000)] = "",
     instructions: Annotated[str, Form(max_length=100_000)] = "",
     model_help: Annotated[Help, Form()] = Help.SUGGESTIONS,
+    test_percent: Annotated[float, Form()] = 5,
 ) -> HTMLResponse:
     given = {
         "name": name,
@@ -92,6 +94,7 @@ def create(
         "classes": classes,
         "instructions": instructions,
         "model_help": model_help,
+        "test_percent": test_percent,
     }
     try:
         with context.database.write() as session:
@@ -105,6 +108,7 @@ def create(
                     classes=_lines(classes),
                     instructions=instructions,
                     model_help=model_help,
+                    test_fraction=test_percent / 100,
                 ),
             )
             project_id = project.id

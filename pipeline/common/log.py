@@ -19,7 +19,7 @@ from pipeline.common import text
 
 VARIABLE = "PETFACES_LOG"  # environment variable, which child processes inherit
 LEVELS = ("debug", "info", "warning", "error")
-_LOGGERS = ("pipeline", "models", "__main__")  # __main__: a stage run as a program
+_LOGGERS = ("pipeline", "models", "catalog", "__main__")  # __main__: a stage run as a program
 _STOPPED = logging.ERROR + 5
 logging.addLevelName(_STOPPED, "STOPPED")
 _COLORS = {logging.DEBUG: "bright_black", logging.WARNING: "yellow", logging.ERROR: "red", _STOPPED: "red"}

@@ -38,3 +38,4 @@ from pipeline.tracking.runs import ensure, wall_seconds
 from pipeline.tracking.store import display_uri, reachable
 from pipeline.tracking.sweeps import sweep_of, sweep_runs
 from pipeline.tracking.web_ui import links
+from pipeline.tracking.work import log_work

@@ -97,7 +97,7 @@ def upgrade() -> None:
         sa.Column("labels", sa.Integer(), nullable=False),
         sa.Column("threshold", sa.Double(), nullable=True),
         sa.Column("message", sa.String(), nullable=False),
-        sa.Column("run_id", sa.String(length=40), nullable=True),
+        sa.Column("run_path", sa.String(length=100), nullable=True),
         sa.ForeignKeyConstraint(
             ["project_id"],
             ["project.id"],

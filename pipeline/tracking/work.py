@@ -1,0 +1,33 @@
+"""Runs of work other than this pipeline's trainings, such as the catalog's suggestions."""
+
+from pipeline.tracking.locks import write_lock
+from pipeline.tracking.store import client, experiment_id, reachable
+
+
+def log_work(
+    experiment: str, name: str, params: dict[str, object], metrics: dict[str, float], tags: dict[str, str]
+) -> str:
+    """Logs a finished run.
+
+    Args:
+        experiment: its name; created if MLflow lacks it.
+        name: the run's name.
+        params: parameters by name.
+        metrics: final values by name.
+        tags: further tags.
+
+    Returns:
+        The run's path in MLflow's UI: ``experiments/1/runs/0123…``.
+
+    Raises:
+        UserError: MLflow can't be used or reached.
+    """
+    with reachable(), write_lock():
+        number = experiment_id(experiment)
+        run_id = client().create_run(number, tags={"mlflow.runName": name, **tags}).info.run_id
+        for key, value in params.items():
+            client().log_param(run_id, key, value)
+        for key, value in metrics.items():
+            client().log_metric(run_id, key, value)
+        client().set_terminated(run_id, "FINISHED")
+    return f"experiments/{number}/runs/{run_id}"

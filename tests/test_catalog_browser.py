@@ -1,0 +1,241 @@
+"""In a browser the catalog is used by keyboard alone, fits a phone, and loads nothing from elsewhere."""
+
+import os
+import shutil
+import subprocess
+import tarfile
+
+import pytest
+from catalog_server import Catalog, folder_of
+from sqlalchemy import select
+
+from catalog.store import projects
+from catalog.store.tables import Event, Image, Status
+
+BROWSER = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+AXE = "axe-core@4.10.3"
+CLASSES = tuple(f"pet_{name}" for name in ("Abyssinian", "Beagle", "Bengal", "Birman", "Bombay", "Boxer"))
+CLASSES += tuple(f"cat_{name}" for name in ("Persian", "Ragdoll", "Siamese", "Sphynx"))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not BROWSER:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory):
+    """The source of axe-core; skipped if npm can't provide it."""
+    folder = tmp_path_factory.mktemp("axe")
+    try:
+        subprocess.run(["npm", "pack", "--silent", AXE], cwd=folder, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"npm can't fetch axe-core: {error}")
+    (archive,) = folder.glob("*.tgz")
+    with tarfile.open(archive) as package:
+        return package.extractfile("package/axe.min.js").read().decode()
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    catalog = Catalog.create(tmp_path)
+    catalog.add_project(folder_of(tmp_path / "images", 30), classes=CLASSES)
+    return catalog
+
+
+@pytest.fixture
+def address(catalog):
+    with catalog.served() as address:
+        yield address
+
+
+@pytest.fixture
+def new_tab(browser, address):
+    """Opens tabs; a JavaScript error or a request to another host fails the test."""
+    problems: list[str] = []
+    contexts = []
+
+    def open_tab(path: str = "", context=None, **options):
+        if context is None:
+            context = browser.new_context(**options)
+            context.add_init_script("localStorage.setItem('seen-help', 'yes')")
+            contexts.append(context)
+        tab = context.new_page()
+        tab.on("pageerror", lambda error: problems.append(str(error)))
+        tab.on("console", lambda line: line.type == "error" and problems.append(line.text))
+        tab.on("request", lambda each: each.url.startswith(address) or problems.append(each.url))
+        tab.goto(f"{address}/{path}")
+        return tab
+
+    yield open_tab
+    for context in contexts:
+        context.close()
+    assert [problem for problem in problems if "409" not in problem] == []  # Chromium logs each status
+
+
+def label_tab(new_tab, **options):
+    tab = new_tab("projects/1/label", **options)
+    tab.wait_for_selector("html[data-ready=yes]")
+    return tab
+
+
+def given(catalog):
+    with catalog.database.read() as session:
+        names = {found.id: found.name for found in projects.classes(session, 1)}
+        labeled = session.scalars(select(Image).where(Image.status == Status.LABELED).order_by(Image.rank))
+        return [names[number] for image in labeled for number in image.classes]
+
+
+def labeled(tab, count):
+    """Waits until so many images of the page have a label."""
+    from playwright.sync_api import expect
+
+    expect(tab.locator(".cell.labeled")).to_have_count(count)
+
+
+def submitted(tab):
+    """Presses Enter and waits for the next page."""
+    with tab.expect_response(lambda answer: answer.url.endswith("/pages") and answer.ok):
+        tab.keyboard.press("Enter")
+    labeled(tab, 0)
+
+
+def test_a_page_is_labeled_by_keyboard_alone(catalog, new_tab):
+    tab = label_tab(new_tab)
+    for key in "123123123":
+        tab.keyboard.press(key)
+    submitted(tab)
+    assert given(catalog) == [CLASSES[int(key) - 1] for key in "123123123"]
+
+
+def test_letters_find_any_class_and_what_is_typed_on_is_ignored(catalog, new_tab):
+    tab = label_tab(new_tab)
+    tab.keyboard.type("siamese")  # "si" is enough
+    tab.keyboard.type("be")
+    tab.keyboard.press("Enter")  # the first of Beagle and Bengal
+    for _ in range(7):
+        tab.keyboard.press("1")
+    submitted(tab)
+    assert given(catalog)[:2] == ["cat_Siamese", "pet_Beagle"]
+    assert len(given(catalog)) == 9
+
+
+def test_selected_images_get_one_class_together(catalog, new_tab):
+    tab = label_tab(new_tab)
+    tab.keyboard.press("Control+a")
+    tab.keyboard.press("4")
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("Space")
+    tab.keyboard.press("ArrowDown")
+    tab.keyboard.press("Space")
+    tab.keyboard.press("2")
+    submitted(tab)
+    names = given(catalog)
+    assert (names.count(CLASSES[3]), names.count(CLASSES[1])) == (7, 2)
+
+
+def test_unknown_skip_and_taking_a_label_away(catalog, new_tab):
+    tab = label_tab(new_tab)
+    for key in ("0", "-", "1"):
+        tab.keyboard.press(key)
+    tab.keyboard.press("ArrowLeft")
+    tab.keyboard.press("Backspace")
+    tab.keyboard.press("Enter")
+    assert "7 images have no label" in tab.inner_text("#notice")
+    submitted(tab)
+    with catalog.database.read() as session:
+        found = projects.counts(session, 1)
+    assert (found[Status.UNKNOWN], found[Status.SKIPPED], found[Status.LABELED]) == (1, 1, 0)
+
+
+def test_undo_reopens_the_last_page_with_its_labels(catalog, new_tab):
+    tab = label_tab(new_tab)
+    tab.keyboard.press("Control+a")
+    tab.keyboard.press("2")
+    submitted(tab)
+    tab.keyboard.press("Control+z")
+    labeled(tab, 9)
+    assert given(catalog) == []
+    tab.keyboard.press("5")
+    submitted(tab)
+    assert sorted(set(given(catalog))) == sorted({CLASSES[1], CLASSES[4]})
+
+
+def test_labels_that_were_not_submitted_survive_a_reload(new_tab):
+    tab = label_tab(new_tab)
+    tab.keyboard.press("3")
+    first = tab.get_attribute(".cell img", "src")
+    tab.reload()
+    tab.wait_for_selector("html[data-ready=yes]")
+    assert tab.get_attribute(".cell img", "src") == first
+    assert tab.inner_text(".cell .label >> nth=0") == CLASSES[2]
+
+
+def test_two_tabs_of_one_person_show_different_images(new_tab):
+    first = label_tab(new_tab)
+    second = label_tab(new_tab, context=first.context)
+    shown = [
+        {image.get_attribute("src") for image in tab.locator(".cell img").all()} for tab in (first, second)
+    ]
+    assert len(shown[0]) == len(shown[1]) == 9
+    assert not shown[0] & shown[1]
+
+
+def test_a_stale_page_offers_to_save_the_rest(catalog, new_tab):
+    tab = label_tab(new_tab)
+    tab.keyboard.press("Control+a")
+    tab.keyboard.press("1")
+    with catalog.database.write() as session:
+        taken = session.scalar(select(Image).where(Image.page_token.is_not(None)))
+        taken.page_token = None
+    tab.keyboard.press("Enter")
+    tab.click("text=Save the other 8")
+    labeled(tab, 0)
+    assert len(given(catalog)) == 8
+
+
+def test_a_project_is_made_and_its_images_are_uploaded_in_the_browser(catalog, new_tab, tmp_path):
+    tab = new_tab("projects/new")
+    tab.fill("#name", "uploaded")
+    tab.check("input[value=upload]")
+    tab.fill("#classes", "cat\ndog")
+    tab.click("text=Create project")
+    tab.wait_for_url("**/projects/2")
+    tab.set_input_files("input[type=file]", sorted((tmp_path / "images").iterdir())[:7])
+    tab.wait_for_selector("text=7 of 7 images uploaded")
+    catalog.finish_jobs()
+    with catalog.database.read() as session:
+        assert sum(projects.counts(session, 2).values()) == 7
+
+
+PAGES = ("", "projects/new", "projects/1", "projects/1/label", "projects/1/settings", "projects/1/export")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_violation_and_nothing_overflows_on_a_phone(new_tab, axe, scheme):
+    tab = new_tab(color_scheme=scheme, viewport={"width": 390, "height": 800})
+    for path in PAGES:
+        tab.goto(f"{tab.url.split('/projects')[0].rstrip('/')}/{path}")
+        tab.wait_for_load_state("networkidle")
+        tab.evaluate(axe)
+        found = tab.evaluate("axe.run()")["violations"]
+        assert [(each["id"], each["nodes"][0]["html"]) for each in found] == [], path
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390, path
+
+
+def test_a_hundred_images_are_labeled_by_keyboard(tmp_path, new_tab, catalog, address):
+    catalog.add_project(folder_of(tmp_path / "more", 130), name="more", classes=CLASSES)
+    tab = new_tab("projects/2/label")
+    tab.wait_for_selector("html[data-ready=yes]")
+    for number in range(100):
+        tab.keyboard.press(str(1 + number % 9))
+        if number % 9 == 8:
+            submitted(tab)
+    with catalog.database.read() as session:
+        assert len(list(session.scalars(select(Event).where(Event.project_id == 2)))) == 99
