@@ -10,6 +10,7 @@ from the ImageNet backbone and sees labels given on the pages only.
 """
 
 import json
+import os
 import tempfile
 import threading
 import time
@@ -135,6 +136,7 @@ def run(archive: Path, label_of: dict[str, str], model_help: Help, test_fraction
     """Labels all images of an archive once, and checks the result."""
     classes = tuple(sorted(set(label_of.values())))
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
         library = Library(Path(folder))
         database = open_database(library.database)
         with database.write() as session:

@@ -110,7 +110,7 @@ def suggest(database: Database, library: Library, project: Project, progress: Pr
         groups = by_prediction(probabilities, project.page_size)
     else:
         groups = by_similarity(x, waiting, learned, project.page_size)
-    rows = _rows(known, waiting, groups, probabilities, class_ids, project.task)
+    rows = _rows(known, waiting, groups, probabilities, class_ids, project.task, is_ready)
     if project.model_help == Help.GROUPS:
         message = "pages show similar images"
     else:
@@ -258,8 +258,13 @@ def _rows(
     probabilities: np.ndarray | None,
     class_ids: list[int],
     task: str,
+    is_ready: bool,
 ) -> list[dict]:
-    """The columns of `Suggestion` for each grouped image."""
+    """The columns of `Suggestion` for each grouped image.
+
+    A head that isn't ready only orders the keys. Its predictions are not recorded: it is certain of images of
+    classes that it doesn't know yet, which would spoil the evidence for the threshold.
+    """
     rows = []
     ids = np.array(class_ids)
     for cluster, group in enumerate(groups):
@@ -268,7 +273,9 @@ def _rows(
             if probabilities is not None:
                 own = probabilities[row]
                 probable = ids[np.argsort(-own, kind="stable")[:PROBABLE]].tolist()
-                if task == "multi_label":
+                if not is_ready:
+                    pass
+                elif task == "multi_label":
                     predicted = ids[own >= 0.5].tolist()
                     confidence = float(np.prod(np.maximum(own, 1 - own)))
                 else:
