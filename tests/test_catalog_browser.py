@@ -205,6 +205,7 @@ def test_a_project_is_made_and_its_images_are_uploaded_in_the_browser(catalog, n
     tab.fill("#name", "uploaded")
     tab.check("input[value=upload]")
     tab.fill("#classes", "cat\ndog")
+    tab.check("input[name=model_help][value=none]")
     tab.click("text=Create project")
     tab.wait_for_url("**/projects/2")
     tab.set_input_files("input[type=file]", sorted((tmp_path / "images").iterdir())[:7])

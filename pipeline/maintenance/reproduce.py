@@ -23,7 +23,8 @@ from pipeline import tracking
 from pipeline.common import log
 from pipeline.common.errors import UserError
 from pipeline.maintenance.comparison import differences, verdict
-from pipeline.maintenance.worktree import Reproduction, print_field, worktree
+from pipeline.maintenance.reproduction import Reproduction, print_field
+from pipeline.maintenance.worktree import worktree
 
 
 def reproduce(
