@@ -1,7 +1,6 @@
 """The catalog's web application."""
 
 import contextlib
-import logging
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI, Request
@@ -21,8 +20,6 @@ from pipeline.inference.request_limits import RequestLimits
 MAX_REQUEST = 80_000_000  # bytes: one image of the largest size, with its form
 TIMEOUT = 600  # seconds for a request to arrive
 MAX_ACTIVE = 64  # requests
-
-_log = logging.getLogger(__name__)
 
 
 def application(database: Database, library: Library, with_helper: bool = True) -> FastAPI:

@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 
 from catalog.library import Library, default_folder
-from pipeline.common import log
+from pipeline.common import log, yaml_files
 from pipeline.common.errors import UserError
-from pipeline.common.paths import ROOT, main_checkout
+from pipeline.common.paths import CONF, ROOT, main_checkout
 from pipeline.inference.loopback import is_loopback
 
 PORT = 8300
@@ -108,6 +108,12 @@ def export(library: Library, project: str, out: Path) -> None:
 
     with open_database(library.database).read() as session:
         labels = exported.labels(session, projects.by_name(session, project))
+    expected = yaml_files.read(CONF / "data/labels.yaml")["task"]
+    if labels.task != expected:
+        raise UserError(
+            f"{project} has the task {labels.task}, and conf/data/labels.yaml says {expected}; "
+            f"write there: task: {labels.task}"
+        )
     file = exports.snapshot(labels, library, out)
     unknown = len(labels.images) - len(labels.labeled)
     click.echo(f"{file}: {len(labels.labeled):,} labels, {unknown:,} unknown images left out")

@@ -76,20 +76,20 @@ def table(labels: Labels) -> str:
     return stream.getvalue()
 
 
-def class_folders(labels: Labels, library: Library) -> bytes:
-    """A zip with a folder for each class; an image of several classes lies in each of theirs.
+def class_folders(labels: Labels, library: Library, target: Path) -> None:
+    """Writes a zip with a folder for each class; an image of several classes lies in each of theirs.
+
+    Images without any class are left out.
 
     Raises:
         UserError: an image's file is missing or damaged.
     """
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with zipfile.ZipFile(target, "w") as archive:
         for image in labels.labeled:
             data = _original(image, library)
             for name in image.classes:
                 member = zipfile.ZipInfo(f"{name}/{image.sha256[:16]}{image.suffix}", _EPOCH)
                 archive.writestr(member, data)
-    return buffer.getvalue()
 
 
 def snapshot(labels: Labels, library: Library, folder: Path) -> Path:

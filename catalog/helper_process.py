@@ -18,7 +18,7 @@ class HelperProcess:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._stopping = threading.Event()
+        self._stopping, self._lock = threading.Event(), threading.Lock()
         self._process: subprocess.Popen | None = None
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -28,18 +28,23 @@ class HelperProcess:
 
     def stop(self) -> None:
         """Ends the helper; an unfinished job is done again at the next start."""
-        self._stopping.set()
-        if self._thread.is_alive():
+        with self._lock:
+            self._stopping.set()
             if self._process is not None:
                 self._process.kill()
+        if self._thread.is_alive():
             self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stopping.is_set():
-            # The pipe stays open as long as this process lives: the helper ends when it is closed.
-            with subprocess.Popen(
-                [sys.executable, "-m", "catalog.helper", str(self._folder)], stdin=subprocess.PIPE, cwd=ROOT
-            ) as self._process:
+        command = [sys.executable, "-m", "catalog.helper", str(self._folder)]
+        while True:
+            with self._lock:
+                if self._stopping.is_set():
+                    return
+                # The pipe stays open as long as this process lives: the helper ends when it is closed.
+                self._process = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT)
+            with self._process:
                 status = self._process.wait()
             if not self._stopping.wait(PAUSE):
                 _log.warning("the helper ended with status %d; starting it again", status)
+                command = [*command[:4], "--crashed"]

@@ -1,6 +1,5 @@
 """Image files and thumbnails of the catalog, by content."""
 
-import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,33 +49,21 @@ class Library:
         """Path of an image's thumbnail."""
         return self.folder / "thumbnails" / sha256[:2] / f"{sha256}.jpg"
 
-    def store(self, data: bytes, sha256: str, suffix: str, source: Path | None) -> None:
-        """Keeps an original, so that nothing is lost when the source is moved or deleted.
+    def holds(self, sha256: str, suffix: str) -> bool:
+        """Whether an image's file and thumbnail are there."""
+        return self.image(sha256, suffix).is_file() and self.thumbnail(sha256).is_file()
 
-        Args:
-            data: the file's bytes.
-            sha256: of `data`.
-            suffix: with its dot.
-            source: the file itself, which is linked instead of copied where the file system can.
-        """
+    def store(self, data: bytes, sha256: str, suffix: str) -> None:
+        """Keeps a copy of an original, so that nothing is lost when the source is changed or deleted."""
         target = self.image(sha256, suffix)
-        if target.is_file():
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source is not None:
-            with contextlib.suppress(OSError):  # another file system, or one without hard links
-                os.link(source, target)
-                if target.read_bytes() == data:
-                    return
-                target.unlink()  # the source changed since it was read
-        with atomic.replace_file(target) as part:
-            part.write_bytes(data)
+        if not target.is_file():
+            with atomic.replace_file(target) as part:
+                part.write_bytes(data)
 
     def store_thumbnail(self, image: Image.Image, sha256: str) -> None:
         """Makes an image's thumbnail by shrinking `image` in place; an existing file is kept."""
         target = self.thumbnail(sha256)
         if not target.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
             image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
             with atomic.replace_file(target) as part:
                 image.save(part, "JPEG", quality=85)

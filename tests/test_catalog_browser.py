@@ -9,10 +9,11 @@ import pytest
 from catalog_server import Catalog, folder_of
 from sqlalchemy import select
 
-from catalog.store import projects
-from catalog.store.tables import Event, Image, Status
+from catalog.store import projects, suggestions
+from catalog.store.tables import Event, Help, Image, Page, Status
 
 BROWSER = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+UNSEEN_MS = 350  # a page can't be submitted sooner
 AXE = "axe-core@4.10.3"
 CLASSES = tuple(f"pet_{name}" for name in ("Abyssinian", "Beagle", "Bengal", "Birman", "Bombay", "Boxer"))
 CLASSES += tuple(f"cat_{name}" for name in ("Persian", "Ragdoll", "Siamese", "Sphynx"))
@@ -64,7 +65,8 @@ def new_tab(browser, address):
     def open_tab(path: str = "", context=None, **options):
         if context is None:
             context = browser.new_context(**options)
-            context.add_init_script("localStorage.setItem('seen-help', 'yes')")
+            for project in (1, 2):
+                context.add_init_script(f"localStorage.setItem('seen-help:{project}', 'yes')")
             contexts.append(context)
         tab = context.new_page()
         tab.on("pageerror", lambda error: problems.append(str(error)))
@@ -82,6 +84,7 @@ def new_tab(browser, address):
 def label_tab(new_tab, **options):
     tab = new_tab("projects/1/label", **options)
     tab.wait_for_selector("html[data-ready=yes]")
+    tab.wait_for_timeout(UNSEEN_MS)
     return tab
 
 
@@ -104,6 +107,7 @@ def submitted(tab):
     with tab.expect_response(lambda answer: answer.url.endswith("/pages") and answer.ok):
         tab.keyboard.press("Enter")
     labeled(tab, 0)
+    tab.wait_for_timeout(UNSEEN_MS)
 
 
 def test_a_page_is_labeled_by_keyboard_alone(catalog, new_tab):
@@ -161,10 +165,107 @@ def test_undo_reopens_the_last_page_with_its_labels(catalog, new_tab):
     submitted(tab)
     tab.keyboard.press("Control+z")
     labeled(tab, 9)
+    tab.wait_for_timeout(UNSEEN_MS)
     assert given(catalog) == []
     tab.keyboard.press("5")
     submitted(tab)
     assert sorted(set(given(catalog))) == sorted({CLASSES[1], CLASSES[4]})
+
+
+def test_undo_takes_back_the_last_key_before_any_page(catalog, new_tab):
+    tab = label_tab(new_tab)
+    for key in "123":
+        tab.keyboard.press(key)
+    tab.keyboard.press("Control+z")
+    labeled(tab, 2)
+    assert given(catalog) == []
+
+
+def test_a_held_enter_submits_one_page(catalog, new_tab):
+    tab = label_tab(new_tab)
+    tab.keyboard.press("Control+a")
+    tab.keyboard.press("1")
+    tab.keyboard.down("Enter")
+    for _ in range(5):
+        tab.keyboard.down("Enter")  # repeats
+    labeled(tab, 0)
+    tab.keyboard.up("Enter")
+    assert len(given(catalog)) == 9
+
+
+def test_after_a_click_enter_submits_and_does_not_press_the_button_again(catalog, new_tab):
+    tab = label_tab(new_tab)
+    tab.keyboard.press("Control+a")
+    tab.keyboard.press("1")
+    tab.click("#unknown")
+    submitted(tab)
+    with catalog.database.read() as session:
+        found = projects.counts(session, 1)
+    assert (found[Status.UNKNOWN], found[Status.LABELED]) == (1, 8)
+
+
+def test_a_page_with_suggestions_is_corrected_with_the_keyboard(catalog, new_tab):
+    add_model(catalog, predicted=[4], confidence=0.97)
+    tab = label_tab(new_tab)
+    assert "Suggested labels" in tab.inner_text("#kind")
+    labeled(tab, 9)
+    tab.keyboard.press("2")  # the first is the least certain
+    with tab.expect_response(lambda answer: answer.url.endswith("/submit") and answer.ok):
+        tab.keyboard.press("Enter")
+    names = given(catalog)
+    assert (names.count(CLASSES[3]), names.count(CLASSES[1])) == (8, 1)
+
+
+def test_similar_images_get_one_class_with_one_key(catalog, new_tab):
+    add_model(catalog, predicted=None, confidence=0.0)
+    tab = label_tab(new_tab)
+    assert "Similar images, all selected" in tab.inner_text("#kind")
+    tab.keyboard.press("3")
+    submitted(tab)
+    assert given(catalog) == [CLASSES[2]] * 9
+
+
+def test_several_classes_are_given_and_an_untouched_page_asks_first(tmp_path, catalog, new_tab):
+    catalog.add_project(
+        folder_of(tmp_path / "several", 30), name="several", task="multi_label", classes=CLASSES
+    )
+    tab = new_tab("projects/2/label")
+    tab.wait_for_selector("html[data-ready=yes]")
+    tab.wait_for_timeout(UNSEEN_MS)
+    tab.keyboard.press("Enter")
+    assert "none of the classes" in tab.inner_text("#notice")
+    tab.keyboard.press("1")
+    tab.keyboard.press("2")
+    tab.keyboard.press("Enter")
+    tab.wait_for_timeout(2 * UNSEEN_MS)
+    with catalog.database.read() as session:
+        events = session.scalars(select(Event).where(Event.project_id == 2))
+        counts = sorted(len(event.after["classes"]) for event in events)
+    assert counts == [0] * 8 + [2]
+
+
+def add_model(catalog, predicted, confidence):
+    """Stores suggestions for all images, as the helper does."""
+    with catalog.database.write() as session:
+        catalog.project(session).model_help = Help.SUGGESTIONS
+        numbers = list(session.scalars(select(Image.id)))
+        # One submitted page, so that the next one isn't due to be shown without suggestions.
+        page = Page(token="x", project_id=1, kind="manual", person="a", images=[], keys=[], created_at=0)
+        page.submitted_at = 1
+        session.add(page)
+    rows = [
+        {
+            "image_id": number,
+            "cluster": position // 9,
+            "distance": float(position % 9),
+            "predicted": predicted,
+            "confidence": confidence,
+            "probable": predicted or [],
+        }
+        for position, number in enumerate(numbers)
+    ]
+    threshold = None if predicted is None else 0.9
+    suggestions.add_model(catalog.database, 1, 0, 50, threshold, "", rows)
 
 
 def test_labels_that_were_not_submitted_survive_a_reload(new_tab):
@@ -234,6 +335,7 @@ def test_a_hundred_images_are_labeled_by_keyboard(tmp_path, new_tab, catalog, ad
     catalog.add_project(folder_of(tmp_path / "more", 130), name="more", classes=CLASSES)
     tab = new_tab("projects/2/label")
     tab.wait_for_selector("html[data-ready=yes]")
+    tab.wait_for_timeout(UNSEEN_MS)
     for number in range(100):
         tab.keyboard.press(str(1 + number % 9))
         if number % 9 == 8:

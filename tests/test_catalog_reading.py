@@ -82,6 +82,55 @@ def test_images_stay_when_their_source_is_deleted(catalog, tmp_path):
     assert all(catalog.library.image(image.sha256, image.suffix).is_file() for image in rows(catalog))
 
 
+def test_a_repaired_file_leaves_the_list(catalog, tmp_path):
+    folder = folder_of(tmp_path / "images", 1)
+    (folder / "late.png").touch()
+    catalog.add_project(folder)
+    assert list(reasons(catalog)) == ["late.png"]
+    (folder / "late.png").write_bytes(picture(50))
+    read_again(catalog)
+    assert reasons(catalog) == {}
+
+
+def test_a_missing_original_or_thumbnail_comes_back_by_reading_again(catalog, tmp_path):
+    catalog.add_project(folder_of(tmp_path / "images", 2))
+    first, second = rows(catalog)
+    catalog.library.image(first.sha256, first.suffix).unlink()
+    catalog.library.thumbnail(second.sha256).unlink()
+    read_again(catalog)
+    assert all(catalog.library.holds(image.sha256, image.suffix) for image in (first, second))
+    assert len(rows(catalog)) == 2
+
+
+def test_an_edited_source_does_not_change_what_was_labeled(catalog, tmp_path):
+    folder = folder_of(tmp_path / "images", 1)
+    catalog.add_project(folder)
+    (image,) = rows(catalog)
+    with open(folder / "000.png", "r+b") as file:
+        file.write(b"edited in place")
+    assert (
+        hashlib.sha256(catalog.library.image(image.sha256, image.suffix).read_bytes()).hexdigest()
+        == image.sha256
+    )
+
+
+def test_uploads_join_although_the_source_is_gone(catalog, tmp_path):
+    catalog.add_project(tmp_path / "unplugged")
+    with catalog.served() as address:
+        files = [("files", ("new.png", io.BytesIO(picture(5))))]
+        requests.post(f"{address}/projects/1/files", files=files, timeout=30)
+    catalog.finish_jobs()
+    assert [image.path for image in rows(catalog)] == ["new.png"]
+
+
+def test_files_that_are_no_images_are_counted(catalog, tmp_path):
+    folder = folder_of(tmp_path / "images", 1)
+    (folder / "photo.heic").write_bytes(b"an iPhone's format")
+    catalog.add_project(folder)
+    with catalog.database.read() as session:
+        assert "1 .heic" in jobs.latest(session, 1)["read"].message
+
+
 def test_orientation_is_applied(catalog, tmp_path):
     folder = folder_of(tmp_path / "images", 1)
     exif = PillowImage.Exif()
@@ -117,7 +166,7 @@ def test_uploads_join_the_project(catalog):
     files.append(("files", ("broken.jpg", io.BytesIO(b"no image"))))
     with catalog.served() as address:
         answer = requests.post(f"{address}/projects/1/files", files=files, timeout=30)
-    assert answer.json() == {"received": 7}
+    assert answer.json() == {"received": 7, "refused": 0}
     catalog.finish_jobs()
     assert len(rows(catalog)) == 6
     assert list(reasons(catalog)) == ["broken.jpg"]
@@ -135,5 +184,5 @@ def test_a_job_that_a_killed_helper_left_is_done_again_and_fails_after_two_attem
                 session.flush()
             assert jobs.take(session) is not None
         with catalog.database.write() as session:
-            jobs.requeue_interrupted(session, "the helper ended")
+            jobs.requeue_interrupted(session, crashed=True)
             assert jobs.latest(session, 1)["read"].state == expected

@@ -118,6 +118,21 @@ def test_settings_change_and_classes_are_added_behind_the_present_ones(catalog, 
     assert names == ["cat", "dog", "rabbit", "horse"]
 
 
+def test_a_mistake_in_the_settings_loses_nothing_typed(catalog, address):
+    form = {"name": "pets", "instructions": "Look twice", "new_classes": "horse\nCAT"}
+    answer = requests.post(f"{address}/projects/1/settings", data=form, timeout=30)
+    assert answer.status_code == 422
+    assert "Look twice" in answer.text and "horse" in answer.text and "look alike" in answer.text
+    with catalog.database.read() as session:
+        assert len(projects.classes(session, 1)) == 3
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser/x", "relative", "/" + "x" * 5000, ""])
+def test_a_path_that_cannot_be_is_an_error_of_the_form(address, path):
+    answer = requests.post(f"{address}/projects", data={**FORM, "path": path}, timeout=30)
+    assert (answer.status_code, "give the whole path" in answer.text) == (422, True)
+
+
 @pytest.mark.parametrize("kind", ["thumbnail", "large"])
 def test_images_are_served_as_jpeg_by_id(address, kind):
     answer = requests.get(f"{address}/images/1/{kind}", timeout=60)

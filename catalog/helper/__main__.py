@@ -1,4 +1,4 @@
-"""The helper's loop: ``python -m catalog.helper FOLDER``, started and watched by the server."""
+"""The helper's loop: ``python -m catalog.helper FOLDER [--crashed]``, started and watched by the server."""
 
 import logging
 import os
@@ -23,8 +23,13 @@ PAUSE = 0.3  # seconds between looks for work
 _log = logging.getLogger(__name__)
 
 
-def main(folder: Path) -> None:
-    """Works until standard input, which the server holds open, is closed."""
+def main(folder: Path, crashed: bool) -> None:
+    """Works until standard input, which the server holds open, is closed.
+
+    Args:
+        folder: the catalog's.
+        crashed: whether the last helper of this server ended unexpectedly.
+    """
     log.setup("catalog helper")
     threading.Thread(target=_end_with_server, daemon=True).start()
     library = Library(folder)
@@ -32,7 +37,7 @@ def main(folder: Path) -> None:
     # A helper of a server that was killed may still be in its last step.
     with FileLock(folder / "helper.lock"):
         with database.write() as session:
-            jobs.requeue_interrupted(session, "the helper ended unexpectedly, twice; out of memory perhaps")
+            jobs.requeue_interrupted(session, crashed)
         while True:
             if not work(database, library):
                 time.sleep(PAUSE)
@@ -83,6 +88,7 @@ def _request_training(database: Database) -> None:
             for project in projects.helped(session)
             if suggestions.is_due(session, project.id)
             and not jobs.is_open(session, project.id, jobs.Kind.SUGGEST)
+            and not jobs.has_just_failed(session, project.id, jobs.Kind.SUGGEST)
         ]
     if due:
         with database.write() as session:
@@ -91,4 +97,4 @@ def _request_training(database: Database) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), "--crashed" in sys.argv)

@@ -100,7 +100,7 @@ def compute(
         files: images by hash.
         report: called with the number of finished and of all missing images.
     """
-    missing = [key for key in files if key not in store]
+    missing = [key for key, file in files.items() if key not in store and file.is_file()]
     done = 0
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for start in range(0, len(missing), CHUNK):

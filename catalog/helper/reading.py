@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import os
-import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,35 +29,46 @@ _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg"}  # others: the format's name
 
 @dataclass(frozen=True)
 class Found:
-    """A file to read: its path for display, and its bytes or why they can't be read."""
+    """A file to read.
+
+    Attributes:
+        path: for display.
+        data: its bytes, or why they can't be read.
+        upload: the file in which a browser's upload waits; None for other sources.
+    """
 
     path: str
     data: bytes | str
-    file: Path | None = None  # on this machine, where it is a file of its own
+    upload: Path | None = None
 
 
-def find(project: Project, library: Library) -> Iterator[Found]:
-    """The files of a project's source, and those that were uploaded.
+def find(project: Project, library: Library, skipped: Counter[str]) -> Iterator[Found]:
+    """The files that were uploaded, and those of a project's source.
+
+    Args:
+        project: the project.
+        library: of the catalog.
+        skipped: counts files of a folder that are no images, by suffix.
 
     Raises:
         UserError: the source is missing or damaged.
     """
+    yield from _uploads(library.uploads(project.id))
+    path = Path(project.source_path)
     if project.source == Source.DATASET:
-        archive = main_checkout() / "data" / project.source_path / "archive"
-        if not archive.is_file():
+        path = main_checkout() / "data" / project.source_path / "archive"
+        if not path.is_file():
             raise UserError(
                 f"data/{project.source_path} has no archive yet; run: dvc repro fetch, or name a folder"
             )
-        yield from _members(archive)
-    elif project.source == Source.FOLDER:
-        path = Path(project.source_path)
-        if path.is_file():
-            yield from _members(path)
-        elif path.is_dir():
-            yield from _files(path)
-        else:
-            raise UserError(f"{path} is not there; name a folder or an archive of this machine")
-    yield from _uploads(library.uploads(project.id))
+    if project.source == Source.UPLOAD:
+        return
+    if path.is_file():
+        yield from _members(path)
+    elif path.is_dir():
+        yield from _files(path, skipped)
+    else:
+        raise UserError(f"{path} is not there; name a folder or an archive of this machine")
 
 
 def _members(archive: Path) -> Iterator[Found]:
@@ -68,11 +79,11 @@ def _members(archive: Path) -> Iterator[Found]:
             yield Found(path, data)
 
 
-def _files(folder: Path) -> Iterator[Found]:
-    for name in photos.image_paths([str(folder)]):
+def _files(folder: Path, skipped: Counter[str]) -> Iterator[Found]:
+    for name in photos.image_paths([str(folder)], skipped):
         path = str(Path(name).relative_to(folder))
         try:
-            yield Found(path, photos.read(name), Path(name))
+            yield Found(path, photos.read(name))
         except portable.UnreadableError as error:
             yield Found(path, str(error))
 
@@ -80,16 +91,22 @@ def _files(folder: Path) -> Iterator[Found]:
 def _uploads(folder: Path) -> Iterator[Found]:
     """Files that a browser has sent."""
     for name in sorted(folder.glob("*.json")):  # written after the image's bytes
-        data = name.with_suffix(".bin")
-        yield Found(json.loads(name.read_text(encoding="utf-8"))["path"], data.read_bytes())
+        path = json.loads(name.read_text(encoding="utf-8"))["path"]
+        yield Found(path, name.with_suffix(".bin").read_bytes(), name)
 
 
-def _clear_uploads(folder: Path, before: float) -> None:
-    """Deletes uploads that were complete at this time (seconds since 1970); called after they were stored."""
-    for name in folder.glob("*.json"):
-        if name.stat().st_mtime <= before:
-            name.with_suffix(".bin").unlink(missing_ok=True)
-            name.unlink()
+@dataclass(frozen=True)
+class Result:
+    """What became of a file: a usable image, a reason why it isn't one, or neither if it was known."""
+
+    found: Found
+    image: NewImage | None = None
+    reason: str | None = None
+
+    @property
+    def path(self) -> str:
+        """The path as it is shown and stored."""
+        return text.shortened(text.path(self.found.path), 1000)
 
 
 def read(database: Database, library: Library, project: Project, progress: Progress) -> str:
@@ -101,59 +118,80 @@ def read(database: Database, library: Library, project: Project, progress: Progr
     Raises:
         UserError: the source is missing or damaged; what was read before stays.
     """
-    started = time.time()
     with database.read() as session:
-        known = images.hashes(session, project.id)
+        known = images.suffixes(session, project.id)
+    skipped: Counter[str] = Counter()
     seen = added = bad = 0
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for results, files in _in_batches(pool, find(project, library), known, library):
-            usable = [result for result in results if isinstance(result, NewImage)]
-            problems = dict(result for result in results if not isinstance(result, NewImage))
+        for results in _in_batches(pool, find(project, library, skipped), known, library):
+            problems = {result.path: result.reason for result in results if result.reason}
+            usable = {result.path for result in results if not result.reason}
             with database.write() as session:
-                added += images.add(session, project, usable)
-                images.quarantine(session, project.id, problems)
-            seen, bad = seen + files, bad + len(problems)
+                added += images.add(session, project, [each.image for each in results if each.image])
+                images.quarantine(session, project.id, problems, usable)
+            for upload in (result.found.upload for result in results):
+                if upload is not None:
+                    upload.with_suffix(".bin").unlink(missing_ok=True)
+                    upload.unlink()
+            seen, bad = seen + len(results), bad + len(problems)
             progress.report(seen, 0, f"{seen:,} files read")
-    _clear_uploads(library.uploads(project.id), started)
-    return f"{seen:,} files: {added:,} new images, {bad:,} that can't be used"
+    more = f"; {photos.skipped_message(skipped)}" if skipped else ""
+    return f"{seen:,} files: {added:,} new images, {bad:,} that can't be used{more}"
 
 
 def _in_batches(
-    pool: ThreadPoolExecutor, files: Iterator[Found], known: set[str], library: Library
-) -> Iterator[tuple[list[NewImage | tuple[str, str]], int]]:
-    """Results of `_read` for files that are not `known`, in batches, with the number of files gone through.
+    pool: ThreadPoolExecutor, files: Iterator[Found], known: dict[str, str], library: Library
+) -> Iterator[list[Result]]:
+    """Results of `_read`, in batches; at most two batches of files are in memory.
 
-    At most two batches of files are in memory.
+    Args:
+        pool: threads.
+        files: what to read.
+        known: suffixes of images that need not be read again, by hash; new images are added.
+        library: of the catalog.
     """
-    pending: list[Future] = []
-    count = 0
-    for found in files:
-        count += 1
-        sha256 = hashlib.sha256(found.data).hexdigest() if isinstance(found.data, bytes) else ""
-        if sha256 not in known:
-            known.update({sha256} - {""})
-            pending.append(pool.submit(_read, found, sha256, library))
-        if len(pending) >= 2 * BATCH:
-            yield [future.result() for future in pending[:BATCH]], count
-            count = 0
-            del pending[:BATCH]
-    yield [future.result() for future in pending], count
+    pending: list[Future[Result] | Result] = []
+
+    def finished(count: int) -> list[Result]:
+        done = [each.result() if isinstance(each, Future) else each for each in pending[:count]]
+        del pending[:count]
+        return done
+
+    try:
+        for found in files:
+            sha256 = hashlib.sha256(found.data).hexdigest() if isinstance(found.data, bytes) else ""
+            suffix = known.get(sha256)
+            if suffix is None:
+                known |= {sha256: ""} if sha256 else {}
+                pending.append(pool.submit(_read, found, sha256, library, is_new=True))
+            elif suffix and not library.holds(sha256, suffix):
+                pending.append(pool.submit(_read, found, sha256, library, is_new=False))
+            else:
+                pending.append(Result(found))
+            if len(pending) >= 2 * BATCH:
+                yield finished(BATCH)
+    except UserError:  # the source ended early; what came before it is kept
+        yield finished(len(pending))
+        raise
+    yield finished(len(pending))
 
 
-def _read(found: Found, sha256: str, library: Library) -> NewImage | tuple[str, str]:
-    """Checks and stores one image; returns (path, reason) if it can't be used."""
-    path = text.shortened(text.path(found.path), 1000)
+def _read(found: Found, sha256: str, library: Library, is_new: bool) -> Result:
+    """Checks and stores one image."""
     if isinstance(found.data, str):
-        return path, text.printable(found.data)
+        return Result(found, reason=text.printable(found.data))
     try:
         image = portable.read_picture(found.data)
     except portable.UnreadableError as error:
-        return path, text.printable(error)
+        return Result(found, reason=text.printable(error))
     width, height = image.size
     suffix = _suffix(found.data)
-    library.store(found.data, sha256, suffix, found.file)
+    library.store(found.data, sha256, suffix)
     library.store_thumbnail(image, sha256)
-    return NewImage(path, sha256, suffix, width, height)
+    result = Result(found)
+    if is_new:
+        result = Result(found, NewImage(result.path, sha256, suffix, width, height))
+    return result
 
 
 def _suffix(data: bytes) -> str:

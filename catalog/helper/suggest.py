@@ -25,6 +25,7 @@ LABELS_PER_CLASS = 10  # on average, before a head's predictions order the pages
 MIN_PER_CLASS = 3  # unless each class has so many
 EVIDENCE = 40  # predictions that people have judged, before any is filled in
 PROBABLE = 9  # classes kept for the keys
+MLFLOW_SECONDS = 10  # to wait for another program that writes to MLflow
 Z = 1.645  # a lower bound with 95 % confidence
 
 
@@ -40,7 +41,7 @@ def threshold(judged: Sequence[Judged], min_precision: float) -> float | None:
     """The lowest confidence from which predictions are right often enough.
 
     Args:
-        judged: predictions and what people said afterwards: each was held out when it was made.
+        judged: predictions, and what people said afterwards without having seen them.
         min_precision: the lower end of a one-sided 95 % Wilson interval must reach it.
 
     Returns:
@@ -76,11 +77,11 @@ def suggest(database: Database, library: Library, project: Project, progress: Pr
     """
     with database.read() as session:
         known, last_event = suggestions.known(session, project.id)
-        files = {
-            sha256: library.image(sha256, suffix) for sha256, suffix in images.files(session, project.id)
-        }
+        suffixes = images.suffixes(session, project.id)
         class_ids = [found.id for found in projects.classes(session, project.id)]
         judged = [Judged(*row) for row in suggestions.judged(session, project.id)]
+    files = {key: library.image(key, suffix) for key, suffix in suffixes.items()}
+    known = [image for image in known if files[image.sha256].is_file()]  # others come back by reading again
     if not known:
         return "no images yet"
     clock = Clock()
@@ -127,10 +128,9 @@ def suggest(database: Database, library: Library, project: Project, progress: Pr
     if limit is not None:
         metrics["validation/threshold"] = limit
         metrics["images/prelabeled"] = sum(row["confidence"] >= limit for row in rows)
-    run_path = _log_run(project, last_event, message, metrics)
-    suggestions.add_model(
-        database, project.id, last_event, len(learned), limit, message, run_path=run_path, rows=rows
-    )
+    model_id = suggestions.add_model(database, project.id, last_event, len(learned), limit, message, rows)
+    if run_path := _log_run(project, last_event, message, metrics):
+        suggestions.set_run_path(database, model_id, run_path)
     return message
 
 
@@ -156,7 +156,7 @@ def _log_run(project: Project, last_event: int, message: str, metrics: dict[str,
     tags = {"project": project.name, "last_label_event": str(last_event), "result": message}
     try:
         name = f"after event {last_event}"
-        return tracking.log_work(f"catalog: {project.name}", name, params, metrics, tags)
+        return tracking.log_work(f"catalog: {project.name}", name, params, metrics, tags, MLFLOW_SECONDS)
     except UserError as error:
         _log.warning("%s; the suggestions are not in MLflow", error)
         return None

@@ -1,6 +1,8 @@
 // The label page: shows a page of images, takes labels by keyboard, mouse or touch, and submits them.
 import { findClasses, normalized } from "./search.js";
 
+const UNSEEN_MS = 300; // after a page appears, in which Enter can't have been meant for it
+const RETRY_SECONDS = 10; // between looks for images that others may give back
 const KEEP_SECONDS = 60; // between renewals of the page's lease, which lasts three minutes
 const SWALLOW_MS = 1000; // letters typed on after a class was found do not begin another search
 
@@ -16,7 +18,9 @@ let answers = new Map(); // image id -> {status, classes}
 let selected = new Set(); // positions
 let cursor = 0;
 let confirmed = false; // whether the next Enter submits a page with unlabeled images
-let busy = false;
+let busy = false; // a request is under way: the page that is shown can't change
+let shownAt = 0;
+let steps = []; // the answers before each change, for undo
 let found = { rest: "", at: 0, name: "" }; // the last class found by letters
 
 const stored = (key) => JSON.parse(sessionStorage.getItem(`${key}:${project}`) || "null");
@@ -63,12 +67,14 @@ function button(text, action) {
 async function exclusively(action) {
   if (busy) return;
   busy = true;
+  grid.setAttribute("aria-busy", "true");
   try {
     await action();
   } catch (error) {
     notice(error.message);
   } finally {
     busy = false;
+    grid.removeAttribute("aria-busy");
   }
 }
 
@@ -97,6 +103,8 @@ async function openPage() {
 
 function show(next) {
   page = next.page;
+  shownAt = performance.now();
+  steps = [];
   selected.clear();
   cursor = 0;
   confirmed = false;
@@ -107,6 +115,8 @@ function show(next) {
   if (!page) {
     byId("kind").textContent = next.message;
     grid.append(emptyMessage());
+    byId("classes").replaceChildren();
+    if (next.done < next.total || !next.total) setTimeout(() => page || exclusively(openPage), RETRY_SECONDS * 1000);
     return;
   }
   const typed = stored("answers");
@@ -118,8 +128,8 @@ function show(next) {
   }
   if (page.kind === "cluster") page.images.forEach((_, position) => selected.add(position));
   byId("kind").textContent = {
-    manual: "Manual page: images in random order.",
-    test: "Manual page: these images test the model, so there are no suggestions.",
+    manual: "Images in random order.",
+    test: "These images test the model, so there are no suggestions.",
     cluster: "Similar images, all selected: one key labels them all.",
     prelabeled: "Suggested labels, the least certain first: correct what is wrong, then submit.",
   }[page.kind];
@@ -145,7 +155,7 @@ function cell(image, position) {
   figure.className = "cell";
   figure.setAttribute("role", "option");
   const picture = document.createElement("img");
-  picture.src = `/images/${image.id}/thumbnail`;
+  picture.src = `/images/${image.id}/thumbnail?${image.sha256}`;
   picture.alt = `Image ${position + 1}`;
   picture.draggable = false;
   const label = document.createElement("span");
@@ -181,7 +191,8 @@ function update() {
     element.classList.toggle("labeled", Boolean(text));
     element.classList.toggle("cursor", position === cursor);
     element.setAttribute("aria-selected", String(selected.has(position)));
-    element.setAttribute("aria-label", `Image ${position + 1}: ${text || "no label"}`);
+    const origin = isSuggestion(image) ? ", suggested" : "";
+    element.setAttribute("aria-label", `Image ${position + 1}: ${text || "no label"}${origin}`);
   });
   grid.setAttribute("aria-activedescendant", `image-${cursor}`);
   byId(`image-${cursor}`).scrollIntoView({ block: "nearest" });
@@ -215,12 +226,18 @@ function targets() {
   return selected.size ? [...selected] : [cursor];
 }
 
+function remember() {
+  steps.push(new Map(answers));
+  confirmed = false;
+}
+
 function give(id) {
-  if (!page) return;
+  if (!page || busy) return;
   const images = targets().map((position) => page.images[position]);
   if (info.task === "multi_label") {
     const has = (image) => (answers.get(image.id)?.classes ?? []).includes(id);
     const remove = images.every(has);
+    remember();
     for (const image of images) {
       const others = (answers.get(image.id)?.classes ?? []).filter((each) => each !== id);
       answers.set(image.id, { status: "labeled", classes: remove ? others : [...others, id] });
@@ -231,20 +248,22 @@ function give(id) {
   set({ status: "labeled", classes: [id] });
 }
 
-// Gives an answer to the selected images, or to the one with the frame, and moves the frame on.
+// Gives an answer to the selected images, or to the highlighted one, and highlights the next one to look at.
 function set(answer) {
-  if (!page) return;
+  if (!page || busy) return;
+  remember();
   const positions = targets();
   for (const position of positions) {
     const { id } = page.images[position];
     if (answer) answers.set(id, answer);
     else answers.delete(id);
   }
+  const last = page.images.length - 1;
   const unlabeled = page.images.findIndex((image) => !answers.has(image.id));
-  if (selected.size) cursor = unlabeled >= 0 ? unlabeled : Math.min(...positions);
-  else if (answer) cursor = Math.min(cursor + 1, page.images.length - 1);
+  if (selected.size > last) cursor = 0;
+  else if (selected.size && unlabeled >= 0) cursor = unlabeled;
+  else if (answer) cursor = Math.min(Math.max(...positions) + 1, last);
   selected.clear();
-  confirmed = false;
   update();
 }
 
@@ -265,15 +284,16 @@ function move(step) {
 }
 
 async function submit() {
-  if (!page) return;
+  if (!page || performance.now() - shownAt < UNSEEN_MS) return;
+  const several = info.task === "multi_label";
   const missing = page.images.filter((image) => !answers.has(image.id));
-  if (info.task === "multi_label") {
-    missing.forEach((image) => answers.set(image.id, { status: "labeled", classes: [] }));
-  } else if (missing.length && !confirmed) {
+  if (missing.length && !confirmed && !(several && steps.length)) {
     confirmed = true;
-    notice(`${missing.length} images have no label. Submit again to leave them for later.`);
+    const rest = several ? "record that they have none of the classes" : "leave them for later";
+    notice(`${missing.length} images have no label. Submit again to ${rest}.`);
     return;
   }
+  if (several) missing.forEach((image) => answers.set(image.id, { status: "labeled", classes: [] }));
   await send(Object.fromEntries(answers));
 }
 
@@ -283,11 +303,22 @@ async function send(given) {
     await request(`/api/pages/${token}/submit`, { answers: given });
   } catch (error) {
     if (error.status !== 409) throw error;
-    stale(error.body.taken, given);
+    if (!error.body.is_saved) {
+      stale(error.body.taken, given);
+      return;
+    }
+    addToHistory(token); // the answer to an earlier request was lost
+    store("page", null);
+    notice(`${error.message}. `, button("Undo it", () => exclusively(undo)));
     return;
   }
-  store("history", [...(stored("history") || []), token].slice(-50));
+  addToHistory(token);
   await openPage();
+}
+
+function addToHistory(token) {
+  const history = stored("history") || [];
+  if (history.at(-1) !== token) store("history", [...history, token].slice(-50));
 }
 
 // Images of this page were labeled elsewhere: the others can still be saved.
@@ -306,22 +337,27 @@ async function newPage() {
 }
 
 async function undo() {
+  if (steps.length) {
+    answers = steps.pop();
+    update();
+    return;
+  }
   const history = stored("history") || [];
   const token = history.at(-1);
   if (!token) {
-    notice("There is no earlier page of this tab.");
+    notice("Nothing to undo in this tab.");
     return;
   }
   const current = page;
   const next = await request(`/api/pages/${token}/undo`, {}).catch((error) => {
-    if (error.status === 409) store("history", history.slice(0, -1));
+    if ([404, 409].includes(error.status)) store("history", history.slice(0, -1));
     throw error;
   });
   store("history", history.slice(0, -1));
-  if (current) await request(`/api/pages/${current.token}/release`, {});
   show(next);
   releaseLock();
   await isOurs(page.token);
+  if (current && current.token !== token) await request(`/api/pages/${current.token}/release`, {});
 }
 
 function zoom(position = cursor) {
@@ -330,7 +366,7 @@ function zoom(position = cursor) {
   update();
   const dialog = byId("large");
   const image = dialog.querySelector("img");
-  image.src = `/images/${page.images[position].id}/large`;
+  image.src = `/images/${page.images[position].id}/large?${page.images[position].sha256}`;
   image.alt = `Image ${position + 1}, large`;
   if (!dialog.open) dialog.showModal();
 }
@@ -392,6 +428,7 @@ function columns() {
 
 document.addEventListener("keydown", (event) => {
   const { target, key } = event;
+  if (event.repeat && (key === "Enter" || key === "z")) return event.preventDefault();
   if (event.altKey || document.querySelector("dialog[open]") || target === search) return;
   if (key === "?") {
     byId("help").showModal();
@@ -427,14 +464,25 @@ byId("large").addEventListener("keydown", (event) => {
   const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
   if (step) zoom(Math.max(0, Math.min(page.images.length - 1, cursor + step)));
 });
+const BUTTONS = {
+  submit: () => exclusively(submit),
+  undo: () => exclusively(undo),
+  all: () => page && selectAll(true),
+  none: () => page && selectAll(false),
+  unknown: () => set({ status: "unknown", classes: [] }),
+  skip: () => set({ status: "skipped", classes: [] }),
+  zoom: () => zoom(),
+};
+// The keys work on the images again after a click: Enter must not press the same button.
+const focusGrid = () => grid.focus({ preventScroll: true });
+for (const [id, action] of Object.entries(BUTTONS)) {
+  byId(id).addEventListener("click", () => {
+    action();
+    focusGrid();
+  });
+}
 byId("help-button").addEventListener("click", () => byId("help").showModal());
-byId("submit").addEventListener("click", () => exclusively(submit));
-byId("undo").addEventListener("click", () => exclusively(undo));
-byId("all").addEventListener("click", () => page && selectAll(true));
-byId("none").addEventListener("click", () => page && selectAll(false));
-byId("unknown").addEventListener("click", () => set({ status: "unknown", classes: [] }));
-byId("skip").addEventListener("click", () => set({ status: "skipped", classes: [] }));
-byId("zoom").addEventListener("click", () => zoom());
+for (const dialog of document.querySelectorAll("dialog")) dialog.addEventListener("close", focusGrid);
 
 setInterval(async () => {
   if (!page) return;
@@ -445,8 +493,8 @@ setInterval(async () => {
 await exclusively(async () => {
   info = await request(`/api/projects/${project}`);
   names = new Map(info.classes.map((each) => [each.id, each.name]));
-  if (!localStorage.getItem("seen-help")) {
-    localStorage.setItem("seen-help", "yes");
+  if (!localStorage.getItem(`seen-help:${project}`)) {
+    localStorage.setItem(`seen-help:${project}`, "yes");
     byId("help").showModal();
   }
   await openPage();

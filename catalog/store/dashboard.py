@@ -25,7 +25,6 @@ class Dashboard:
         per_hour: labels in each of the last HOURS hours, oldest first.
         jobs: the last job of each kind.
         model: the newest model.
-        history: models, newest first.
     """
 
     counts: dict[Status, int]
@@ -37,7 +36,6 @@ class Dashboard:
     per_hour: list[int]
     jobs: dict[str, Job]
     model: Model | None
-    history: list[Model]
 
     def as_dict(self) -> dict[str, object]:
         """For a template."""
@@ -72,7 +70,6 @@ def of(session: Session, project: Project) -> Dashboard:
         per_hour=_per_hour(session, project, now),
         jobs=jobs.latest(session, project.id),
         model=model,
-        history=list(suggestions.history(session, project.id)),
     )
 
 

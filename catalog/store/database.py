@@ -54,7 +54,8 @@ def open_database(file: Path) -> Database:
         UserError: the file is no database of the catalog, or is of a newer version.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    engine = _engine(file)
+    # Alembic replaces tables of SQLite to change them, which foreign keys would refuse.
+    engine = _engine(file, foreign_keys=False)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
@@ -69,10 +70,12 @@ def open_database(file: Path) -> Database:
             connection.commit()
     except DatabaseError as error:
         raise UserError(f"{file} is no database of the catalog ({error.orig}); move it away") from error
-    return Database(engine)
+    finally:
+        engine.dispose()
+    return Database(_engine(file, foreign_keys=True))
 
 
-def _engine(file: Path) -> Engine:
+def _engine(file: Path, foreign_keys: bool) -> Engine:
     engine = create_engine(f"sqlite:///{file}", connect_args={"timeout": BUSY_SECONDS})
 
     @event.listens_for(engine, "connect")
@@ -80,7 +83,7 @@ def _engine(file: Path) -> Engine:
         connection.isolation_level = None  # the sqlite3 module begins no transactions by itself
         connection.execute("PRAGMA journal_mode = WAL")  # readers don't wait for the writer
         connection.execute("PRAGMA synchronous = FULL")  # a committed label survives a power failure
-        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
 
     @event.listens_for(engine, "begin")
     def begin(connection) -> None:

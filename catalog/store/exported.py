@@ -50,6 +50,12 @@ class Labels:
         return [image for image in self.images if not image.is_unknown]
 
 
+def count(session: Session, project: Project) -> dict[str, int]:
+    """Number of labeled and of unknown images."""
+    counts = projects.counts(session, project.id)
+    return {"labels": counts[Status.LABELED], "unknown": counts[Status.UNKNOWN]}
+
+
 def labels(session: Session, project: Project) -> Labels:
     """All labels of a project."""
     names = {found.id: found.name for found in projects.classes(session, project.id)}

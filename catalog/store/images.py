@@ -8,6 +8,8 @@ from sqlalchemy.orm import Session
 
 from catalog.store.tables import Image, Project, Quarantined
 
+CHUNK = 500  # parameters of a statement
+
 
 @dataclass(frozen=True)
 class NewImage:
@@ -44,28 +46,20 @@ def add(session: Session, project: Project, found: Iterable[NewImage]) -> int:
     return len(rows)
 
 
-def hashes(session: Session, project_id: int) -> set[str]:
-    """The hashes of the project's images."""
-    return set(session.scalars(select(Image.sha256).where(Image.project_id == project_id)))
+def suffixes(session: Session, project_id: int) -> dict[str, str]:
+    """The suffix of each image of the project, by hash."""
+    query = select(Image.sha256, Image.suffix).where(Image.project_id == project_id)
+    return dict(session.execute(query).tuples().all())
 
 
-def files(session: Session, project_id: int) -> list[tuple[str, str]]:
-    """Hash and suffix of each image, for `Library.image`."""
-    query = select(Image.sha256, Image.suffix).where(Image.project_id == project_id).order_by(Image.rank)
-    return [(sha256, suffix) for sha256, suffix in session.execute(query)]
-
-
-def quarantine(session: Session, project_id: int, problems: dict[str, str]) -> None:
-    """Records files that can't be used, by path with the reason."""
-    if problems:
-        session.execute(
-            delete(Quarantined).where(
-                Quarantined.project_id == project_id, Quarantined.path.in_(list(problems))
-            )
-        )
-        rows = [
-            {"project_id": project_id, "path": path, "reason": reason} for path, reason in problems.items()
-        ]
+def quarantine(session: Session, project_id: int, problems: dict[str, str], usable: set[str]) -> None:
+    """Records files that can't be used, by path with the reason, and forgets those that can by now."""
+    paths = [*problems, *usable]
+    for start in range(0, len(paths), CHUNK):
+        outdated = Quarantined.path.in_(paths[start : start + CHUNK])
+        session.execute(delete(Quarantined).where(Quarantined.project_id == project_id, outdated))
+    rows = [{"project_id": project_id, "path": path, "reason": reason} for path, reason in problems.items()]
+    if rows:
         session.execute(insert(Quarantined), rows)
 
 
@@ -75,6 +69,7 @@ def quarantined(session: Session, project_id: int) -> list[Quarantined]:
     return list(session.scalars(query))
 
 
-def count(session: Session, project_id: int) -> int:
-    """Number of the project's images."""
-    return session.scalar(select(func.count()).select_from(Image).where(Image.project_id == project_id))
+def count_quarantined(session: Session, project_id: int) -> int:
+    """Number of unusable files."""
+    query = select(func.count()).select_from(Quarantined).where(Quarantined.project_id == project_id)
+    return session.scalar(query)

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from catalog.store.tables import Job, JobState, Project
 
+RETRY_SECONDS = 60  # before a job that failed is tried again by itself
 OPEN = (JobState.WAITING, JobState.RUNNING)
 
 
@@ -46,6 +47,15 @@ def is_open(session: Session, project_id: int, kind: Kind) -> bool:
     return session.scalar(query.limit(1)) is not None
 
 
+def has_just_failed(session: Session, project_id: int, kind: Kind) -> bool:
+    """Whether the last job of this kind failed less than RETRY_SECONDS ago."""
+    query = select(Job).where(Job.project_id == project_id, Job.kind == kind).order_by(Job.id.desc())
+    last = session.scalar(query.limit(1))
+    return (
+        last is not None and last.state == JobState.FAILED and time.time() - last.updated_at < RETRY_SECONDS
+    )
+
+
 def take(session: Session) -> Job | None:
     """The next job, marked as running; reading comes before suggesting. None if there is none."""
     query = (
@@ -57,13 +67,19 @@ def take(session: Session) -> Job | None:
     job = session.scalar(query.limit(1))
     if job is not None:
         job.state, job.updated_at = JobState.RUNNING, time.time()
-        job.attempts += 1
     return job
 
 
-def requeue_interrupted(session: Session, reason: str) -> None:
-    """Puts jobs back that a helper left running when it ended; fails those that it ended on twice."""
+def requeue_interrupted(session: Session, crashed: bool) -> None:
+    """Puts jobs back that a helper left running when it ended.
+
+    Args:
+        session: of a write transaction.
+        crashed: whether it ended unexpectedly; a job on which this happened twice has failed.
+    """
+    reason = "the helper ended unexpectedly, twice; out of memory perhaps"
     for job in session.scalars(select(Job).where(Job.state == JobState.RUNNING)):
+        job.attempts += crashed
         if job.attempts < 2:
             job.state = JobState.WAITING
         else:
@@ -83,10 +99,11 @@ def finish(session: Session, job_id: int, state: JobState, message: str) -> None
 
 
 def latest(session: Session, project_id: int) -> dict[str, Job]:
-    """The last job of each kind, running ones first."""
-    query = select(Job).where(Job.project_id == project_id).order_by(Job.id)
-    found: dict[str, Job] = {}
-    for job in session.scalars(query):
-        if job.kind not in found or found[job.kind].state not in OPEN:
-            found[job.kind] = job
+    """The running job of each kind, or else the last one."""
+    found = {}
+    for kind in Kind:
+        query = select(Job).where(Job.project_id == project_id, Job.kind == kind)
+        job = session.scalar(query.order_by(Job.state != JobState.RUNNING, Job.id.desc()).limit(1))
+        if job is not None:
+            found[str(kind)] = job
     return found

@@ -17,6 +17,7 @@ from pipeline.common.errors import UserError
 
 LEASE_SECONDS = 180  # a browser renews it every minute
 KEYS = 9  # the keys 1-9
+CHECK_EVERY = 8  # pages; one of them shows confident predictions without filling them in
 
 
 class StalePageError(Exception):
@@ -24,11 +25,15 @@ class StalePageError(Exception):
 
     Attributes:
         taken: ids of the images that it no longer holds.
+        is_saved: whether the page was submitted before, with other answers.
     """
 
-    def __init__(self, taken: list[int]):
-        super().__init__(f"{len(taken)} images of this page were handed out again or labeled elsewhere")
-        self.taken = taken
+    def __init__(self, taken: list[int], is_saved: bool = False):
+        if is_saved:
+            super().__init__("this page was saved before, with other labels; undo it to change them")
+        else:
+            super().__init__(f"{len(taken)} images of this page were handed out again or labeled elsewhere")
+        self.taken, self.is_saved = taken, is_saved
 
 
 def hand_out(session: Session, project: Project, person: str, size: int | None = None) -> Page | None:
@@ -63,6 +68,7 @@ def _open(
         shown.append(
             {
                 "id": image.id,
+                "sha256": image.sha256,
                 "predicted": found.predicted if found else None,
                 "confidence": found.confidence if found else None,
                 "answer": (answers or {}).get(image.id),
@@ -97,22 +103,7 @@ def _choose(session: Session, project: Project, size: int) -> tuple[PageKind, li
     rest = _free(project, Status.WAITING).where(~Image.is_test)
     tests = _free(project, Status.WAITING).where(Image.is_test)
     skipped = _free(project, Status.SKIPPED)
-    choices: list[tuple[PageKind, Select, tuple]] = []
-    if project.model_help != Help.NONE:
-        newest = select(Model).where(Model.project_id == project.id).order_by(Model.id.desc()).limit(1)
-        model = session.scalar(newest)
-        suggested = rest.join(Suggestion, Suggestion.image_id == Image.id)
-        similar = (Suggestion.cluster, Suggestion.distance)
-        threshold = model.threshold if model else None
-        if project.uncertain_first and model and model.labels:
-            unsure = suggested if threshold is None else suggested.where(Suggestion.confidence < threshold)
-            choices.append((PageKind.MANUAL, unsure, (Suggestion.confidence,)))
-        if threshold is not None:
-            choices.append(
-                (PageKind.PRELABELED, suggested.where(Suggestion.confidence >= threshold), similar)
-            )
-        choices.append((PageKind.CLUSTER, suggested, similar))
-    choices.append((PageKind.MANUAL, rest, ()))
+    choices = [*_suggested(session, project, rest), (PageKind.MANUAL, rest, ())]
     choices.insert(0 if _tests_are_due(session, project) else len(choices), (PageKind.TEST, tests, ()))
     choices += [
         (PageKind.MANUAL, skipped.where(~Image.is_test), ()),
@@ -120,8 +111,44 @@ def _choose(session: Session, project: Project, size: int) -> tuple[PageKind, li
     ]
     for kind, query, order in choices:
         if found := list(session.scalars(query.order_by(*order, Image.rank).limit(size))):
-            return kind, found
+            return kind, _of_one_group(session, found) if kind == PageKind.CLUSTER else found
     return PageKind.MANUAL, []
+
+
+def _suggested(session: Session, project: Project, rest: Select) -> list[tuple[PageKind, Select, tuple]]:
+    """Queries for pages with a model's help, in the order in which they are tried."""
+    newest = select(Model).where(Model.project_id == project.id).order_by(Model.id.desc()).limit(1)
+    model = session.scalar(newest)
+    if model is None or project.model_help == Help.NONE:
+        return []
+    suggested = rest.join(Suggestion, Suggestion.image_id == Image.id).where(Suggestion.model_id == model.id)
+    similar = (Suggestion.cluster, Suggestion.distance)
+    choices: list[tuple[PageKind, Select, tuple]] = [(PageKind.CLUSTER, suggested, similar)]
+    if model.threshold is None or project.model_help != Help.SUGGESTIONS:
+        return choices
+    sure = suggested.where(Suggestion.confidence >= model.threshold)
+    kind = PageKind.CLUSTER if _check_is_due(session, project) else PageKind.PRELABELED
+    choices.insert(0, (kind, sure, similar))
+    if project.uncertain_first:
+        unsure = suggested.where(Suggestion.confidence < model.threshold)
+        choices.insert(kind == PageKind.CLUSTER, (PageKind.MANUAL, unsure, (Suggestion.confidence,)))
+    return choices
+
+
+def _check_is_due(session: Session, project: Project) -> bool:
+    """Whether the next page of confident predictions is shown without them.
+
+    People tend to accept what is filled in, so only such pages are evidence for the threshold.
+    """
+    query = select(func.count()).where(Page.project_id == project.id, Page.submitted_at.is_not(None))
+    return session.scalar(query) % CHECK_EVERY == 0
+
+
+def _of_one_group(session: Session, found: list[Image]) -> list[Image]:
+    """The images that are in the same group as the first one."""
+    query = select(Suggestion).where(Suggestion.image_id.in_([image.id for image in found]))
+    groups = {suggestion.image_id: suggestion.cluster for suggestion in session.scalars(query)}
+    return [image for image in found if groups[image.id] == groups[found[0].id]]
 
 
 def _free(project: Project, status: Status) -> Select:
@@ -170,7 +197,7 @@ def submit(session: Session, page: Page, answers: dict[int, Answer]) -> int:
     if page.submitted_at is not None:
         if page.answers == stored:
             return len(answers)
-        raise StalePageError([image["id"] for image in page.images])
+        raise StalePageError([image["id"] for image in page.images], is_saved=True)
     shown = {image["id"]: image for image in page.images}
     if foreign := answers.keys() - shown.keys():
         raise UserError(f"image {min(foreign)} isn't on this page")

@@ -134,7 +134,8 @@ def change(session: Session, project: Project, new_classes: tuple[str, ...], **v
     other = session.scalar(select(Project).where(Project.name == draft.name, Project.id != project.id))
     if other is not None:
         raise UserError(f"there is a project {draft.name} already; choose another name")
-    if draft.model_help not in (Help.NONE, project.model_help):
+    has_changed = (draft.model_help, draft.min_precision) != (project.model_help, project.min_precision)
+    if has_changed and draft.model_help != Help.NONE:
         jobs.request(session, project.id, jobs.Kind.SUGGEST)
     for key, value in values.items():
         setattr(project, key, value)

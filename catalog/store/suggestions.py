@@ -1,16 +1,16 @@
 """What a model is trained on, and what it suggests."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from catalog.store.database import Database
-from catalog.store.tables import Event, Image, Model, Status, Suggestion
+from catalog.store.tables import Event, Image, Model, PageKind, Status, Suggestion
 
 PAGE = 9  # labels
+RECENT = 500  # predictions that count as evidence; older ones are of models that knew less
 CHUNK = 500  # rows per transaction, so that nobody who labels waits long
 
 
@@ -51,20 +51,25 @@ def last_event(session: Session, project_id: int) -> int:
 
 
 def judged(session: Session, project_id: int) -> list[tuple[float, bool]]:
-    """Confidence of each prediction that was made before a person labeled the image, and whether it is right.
+    """Confidence of the last predictions that people did not see when they labeled, and whether it was right.
 
-    Only the last label of each image counts.
+    A prediction for an image that nobody could name is wrong. Only the last label of each image counts.
     """
     query = (
         select(Event.confidence, Event.predicted, Event.after)
         .join(Image, Image.event_id == Event.id)
-        .where(Image.project_id == project_id, Image.status == Status.LABELED)
-        .order_by(Event.id)
+        .where(
+            Image.project_id == project_id,
+            Image.status.in_([Status.LABELED, Status.UNKNOWN]),
+            Event.page_kind != PageKind.PRELABELED,
+            Event.confidence > 0,
+        )
+        .order_by(Event.id.desc())
+        .limit(RECENT)
     )
     return [
-        (confidence, sorted(predicted) == after["classes"])
+        (confidence, after["status"] == Status.LABELED and sorted(predicted) == after["classes"])
         for confidence, predicted, after in session.execute(query)
-        if predicted is not None
     ]
 
 
@@ -93,10 +98,9 @@ def add_model(
     labels: int,
     threshold: float | None,
     message: str,
-    run_path: str | None,
     rows: list[dict],
-) -> None:
-    """Adds a model and replaces the project's suggestions by its own.
+) -> int:
+    """Adds a model and replaces the project's suggestions by its own; returns the model's id.
 
     The model is added first, but its threshold is set last: until all rows are replaced no page is
     prelabeled, since old rows have confidences of another model.
@@ -108,7 +112,6 @@ def add_model(
         labels: the number of images that it has learned from.
         threshold: see `Model`.
         message: see `Model`.
-        run_path: see `Model`.
         rows: the columns of `Suggestion` but `project_id` and `model_id`, for each image that waits.
     """
     with database.write() as session:
@@ -119,7 +122,6 @@ def add_model(
             labels=labels,
             threshold=None,
             message=message,
-            run_path=run_path,
         )
         session.add(model)
         session.flush()
@@ -136,9 +138,10 @@ def add_model(
         outdated = Suggestion.project_id == project_id, Suggestion.model_id != model_id
         session.execute(delete(Suggestion).where(*outdated))
         session.get(Model, model_id).threshold = threshold
+    return model_id
 
 
-def history(session: Session, project_id: int, most: int = 20) -> Iterator[Model]:
-    """The project's models, newest first."""
-    query = select(Model).where(Model.project_id == project_id).order_by(Model.id.desc()).limit(most)
-    return session.scalars(query)
+def set_run_path(database: Database, model_id: int, run_path: str) -> None:
+    """Records a model's run in MLflow."""
+    with database.write() as session:
+        session.get(Model, model_id).run_path = run_path

@@ -105,6 +105,7 @@ class Image(Base):
     __table_args__ = (
         UniqueConstraint("project_id", "sha256"),
         Index("image_queue", "project_id", "status", "is_test", "rank"),
+        Index("image_page", "page_token"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -140,8 +141,8 @@ class Page(Base):
 
     Attributes:
         token: random; who knows it may submit the page.
-        images: in their order: ``{"id": 7, "predicted": [3], "confidence": 0.97, "answer": null}``. The
-            prediction is shown on prelabeled pages only; an answer, if an undo brought it back.
+        images: in their order, each with `id`, `sha256`, `predicted`, `confidence` and `answer`. The
+            prediction is shown on prelabeled pages only; the answer is that of an undone page.
         keys: class ids on the keys 1-9.
         model_id: the model that made the predictions.
         answers: what was submitted, by image id, so that a repeated request is recognised.
@@ -228,7 +229,7 @@ class Suggestion(Base):
     """
 
     __tablename__ = "suggestion"
-    __table_args__ = (Index("suggestion_queue", "project_id", "confidence"),)
+    __table_args__ = (Index("suggestion_queue", "project_id", "cluster", "distance"),)
 
     image_id: Mapped[int] = mapped_column(ForeignKey("image.id"), primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
@@ -244,7 +245,7 @@ class Job(Base):
     """Work of the helper process, for its progress on the page.
 
     Attributes:
-        attempts: how often it was begun; the helper may have been killed while it worked.
+        attempts: how often the helper ended unexpectedly while it worked on it.
         done, total: progress; `total` is 0 while it is unknown.
     """
 

@@ -1,7 +1,12 @@
 """Downloads of a project's labels."""
 
+import shlex
+import tempfile
+from pathlib import Path
+
 from fastapi import APIRouter
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, Response
+from starlette.background import BackgroundTask
 
 from catalog import export
 from catalog.store import exported
@@ -20,12 +25,8 @@ def _labels(context: Context, project_id: int) -> Labels:
 def page(project_id: int, context: InContext) -> HTMLResponse:
     with context.database.read() as session:
         project = project_or_404(session, project_id)
-        found = exported.labels(session, project)
         return render(
-            "export.html",
-            project=project,
-            labels=len(found.labeled),
-            unknown=len(found.images) - len(found.labeled),
+            "export.html", project=project, name=shlex.quote(project.name), **exported.count(session, project)
         )
 
 
@@ -46,6 +47,14 @@ def csv(project_id: int, context: InContext) -> Response:
 
 
 @router.get("/projects/{project_id}/export/folders.zip")
-def folders(project_id: int, context: InContext) -> Response:
-    content = export.class_folders(_labels(context, project_id), context.library)
-    return _download(content, "folders.zip", "application/zip")
+def folders(project_id: int, context: InContext) -> FileResponse:
+    labels = _labels(context, project_id)
+    file = Path(tempfile.mkstemp(suffix=".zip", dir=context.library.folder)[1])
+    try:
+        export.class_folders(labels, context.library, file)
+    except BaseException:
+        file.unlink()
+        raise
+    return FileResponse(
+        file, media_type="application/zip", filename="folders.zip", background=BackgroundTask(file.unlink)
+    )

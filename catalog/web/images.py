@@ -14,7 +14,8 @@ from pipeline.portable import MAX_PIXELS, UnreadableError
 
 LARGE_SIDE = 1600  # pixels of the longer side
 SECONDS = 20  # to decode one image
-_CACHED = {"Cache-Control": "private, max-age=31536000, immutable"}  # an id's image never changes
+# Pages put the image's hash into the address: ids begin at 1 again in another catalog on the same port.
+_CACHED = {"Cache-Control": "private, max-age=31536000, immutable"}
 
 router = APIRouter()
 _decoder = Decoder(LARGE_SIDE, MAX_PIXELS, SECONDS)
@@ -54,7 +55,9 @@ def large(image_id: int, context: InContext) -> Response:
     except FileNotFoundError:
         raise HTTPException(404, "its file is missing; read the images again on the project's page") from None
     except UnreadableError:  # an animation, of which the thumbnail shows the first frame
-        return thumbnail(image_id, context)
+        response = thumbnail(image_id, context)
+        response.headers["Cache-Control"] = "no-store"
+        return response
     buffer = io.BytesIO()
     PillowImage.fromarray(pixels).save(buffer, "JPEG", quality=90)
     return Response(buffer.getvalue(), media_type="image/jpeg", headers=_CACHED)

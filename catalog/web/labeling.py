@@ -30,13 +30,13 @@ class Labeling(BaseModel):
     name: str
     task: str
     classes: list[ShownClass]
-    page_size: int
 
 
 class ShownImage(BaseModel):
     """An image on a page; `suggested` and `confidence` are those of a prelabeled page."""
 
     id: int
+    sha256: str
     suggested: list[int] | None
     confidence: float | None
     answer: "GivenAnswer | None"
@@ -91,7 +91,6 @@ def describe(project_id: int, context: InContext) -> Labeling:
             name=project.name,
             task=project.task,
             classes=[ShownClass(id=found.id, name=found.name) for found in classes],
-            page_size=project.page_size,
         )
 
 
@@ -131,7 +130,8 @@ def submit(token: str, submission: Submission, context: InContext) -> JSONRespon
         try:
             saved = pages.submit(session, page, answers)
         except StalePageError as error:
-            return JSONResponse({"detail": str(error), "taken": error.taken}, 409)
+            detail = {"detail": str(error), "taken": error.taken, "is_saved": error.is_saved}
+            return JSONResponse(detail, 409)
         return JSONResponse({"saved": saved})
 
 
@@ -185,6 +185,7 @@ def _shown(page: Page) -> OpenPage:
         images=[
             ShownImage(
                 id=image["id"],
+                sha256=image["sha256"],
                 suggested=image["predicted"] if is_filled else None,
                 confidence=image["confidence"] if is_filled else None,
                 answer=image["answer"],

@@ -2,18 +2,19 @@
 
 import json
 import secrets
+import shlex
 import shutil
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Form, HTTPException, Request, UploadFile
+from fastapi import APIRouter, Form, UploadFile
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from catalog.store import Session, dashboard, images, jobs, projects
 from catalog.store.projects import Draft
 from catalog.store.tables import Help, Project, Source, Status
-from catalog.web.context import InContext, project_or_404, render
-from catalog.web.markdown import as_html
+from catalog.web.context import Context, InContext, project_or_404, render
+from pipeline.artifacts import atomic
 from pipeline.common.errors import UserError
 from pipeline.common.paths import main_checkout
 from pipeline.sources import archives
@@ -132,8 +133,12 @@ def _source_path(source: Source, path: str, dataset: str) -> str:
             raise UserError("choose a data set; they appear here after dvc repro fetch")
         return dataset
     if source == Source.FOLDER:
-        folder = Path(path.strip()).expanduser()
-        if not path.strip() or not folder.is_absolute() or not folder.exists():
+        try:
+            folder = Path(path.strip()).expanduser()
+            is_usable = bool(path.strip()) and folder.is_absolute() and folder.exists()
+        except (OSError, RuntimeError):  # no such home folder, no permission, or too long
+            is_usable = False
+        if not is_usable:
             raise UserError("images: give the whole path of a folder or archive on this machine")
         return str(folder)
     return ""
@@ -141,27 +146,24 @@ def _source_path(source: Source, path: str, dataset: str) -> str:
 
 @router.get("/projects/{project_id}")
 def overview(project_id: int, context: InContext) -> HTMLResponse:
-    with context.database.read() as session:
-        project = project_or_404(session, project_id)
-        return render(
-            "project.html",
-            project=project,
-            state=state_of(session, project),
-            instructions=as_html(project.instructions),
-            bad=len(images.quarantined(session, project.id)),
-            **dashboard.of(session, project).as_dict(),
-        )
+    return _dashboard("project.html", project_id, context)
 
 
 @router.get("/projects/{project_id}/status")
 def status(project_id: int, context: InContext) -> HTMLResponse:
     """The part of the dashboard that the page refreshes."""
+    return _dashboard("status.html", project_id, context)
+
+
+def _dashboard(template: str, project_id: int, context: Context) -> HTMLResponse:
     with context.database.read() as session:
         project = project_or_404(session, project_id)
         return render(
-            "status.html",
+            template,
             project=project,
+            name=shlex.quote(project.name),
             state=state_of(session, project),
+            bad=images.count_quarantined(session, project.id),
             **dashboard.of(session, project).as_dict(),
         )
 
@@ -179,11 +181,20 @@ def settings(project_id: int, context: InContext) -> HTMLResponse:
         return _settings(session, project_or_404(session, project_id))
 
 
-def _settings(session: Session, project: Project, error: str = "", status: int = 200) -> HTMLResponse:
+def _settings(
+    session: Session,
+    project: Project,
+    given: dict[str, object] | None = None,
+    error: str = "",
+    status: int = 200,
+) -> HTMLResponse:
+    """The settings page, with what was typed after a mistake."""
+    present = {column.name: getattr(project, column.name) for column in Project.__table__.columns}
     return render(
         "settings.html",
         status,
         project=project,
+        values=present | {"new_classes": ""} | (given or {}),
         classes=projects.classes(session, project.id),
         sizes=projects.PAGE_SIZES,
         error=error,
@@ -204,55 +215,52 @@ def change_settings(
     paused: Annotated[bool, Form()] = False,
     new_classes: Annotated[str, Form(max_length=300_000)] = "",
 ) -> HTMLResponse:
+    values = {
+        "name": name.strip(),
+        "instructions": instructions,
+        "page_size": page_size,
+        "min_precision": min_precision / 100,
+        "model_help": model_help,
+        "probable_keys": probable_keys,
+        "uncertain_first": uncertain_first,
+        "paused": paused,
+    }
     try:
         with context.database.write() as session:
             project = project_or_404(session, project_id)
-            projects.change(
-                session,
-                project,
-                name=name.strip(),
-                instructions=instructions,
-                page_size=page_size,
-                min_precision=min_precision / 100,
-                model_help=model_help,
-                probable_keys=probable_keys,
-                uncertain_first=uncertain_first,
-                paused=paused,
-                new_classes=_lines(new_classes),
-            )
+            projects.change(session, project, new_classes=_lines(new_classes), **values)
     except UserError as error:
         with context.database.read() as session:
-            return _settings(session, project_or_404(session, project_id), str(error), 422)
+            project = project_or_404(session, project_id)
+            given = {**values, "new_classes": new_classes}
+            return _settings(session, project, given, str(error), 422)
     return RedirectResponse(f"/projects/{project_id}", 303)
 
 
-@router.post("/projects/{project_id}/read")
-def read_again(project_id: int, context: InContext) -> RedirectResponse:
+@router.post("/projects/{project_id}/jobs/{kind}")
+def request_job(project_id: int, kind: jobs.Kind, context: InContext) -> RedirectResponse:
+    """Reads the images again, or computes suggestions again."""
     with context.database.write() as session:
         project = project_or_404(session, project_id)
-        jobs.request(session, project.id, jobs.Kind.READ)
+        jobs.request(session, project.id, kind)
     return RedirectResponse(f"/projects/{project_id}", 303)
 
 
 @router.post("/projects/{project_id}/files")
-def upload(project_id: int, files: list[UploadFile], context: InContext, request: Request) -> dict[str, int]:
-    """Keeps uploaded images for the helper to read."""
+def upload(project_id: int, files: list[UploadFile], context: InContext) -> dict[str, int]:
+    """Keeps uploaded images for the helper to read; `refused` counts those that are too large."""
     with context.database.read() as session:
         project_or_404(session, project_id)
     folder = context.library.uploads(project_id)
     folder.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        if (file.size or 0) > archives.MAX_BYTES:
-            raise HTTPException(
-                413, f"{(file.filename or '')[:100]} has more than {archives.MAX_BYTES:,} bytes"
-            )
+    usable = [file for file in files if (file.size or 0) <= archives.MAX_BYTES]
+    for file in usable:
         token = secrets.token_hex(16)
         with open(folder / f"{token}.bin", "wb") as target:
             shutil.copyfileobj(file.file, target)
         name = json.dumps({"path": (file.filename or "image")[:1000]})
-        part = folder / f"{token}.part"
-        part.write_text(name, encoding="utf-8")
-        part.rename(folder / f"{token}.json")  # the image is complete now
-    with context.database.write() as session:
-        jobs.request(session, project_id, jobs.Kind.READ)
-    return {"received": len(files)}
+        atomic.replace_text(folder / f"{token}.json", name)  # the image is complete now
+    if usable:
+        with context.database.write() as session:
+            jobs.request(session, project_id, jobs.Kind.READ)
+    return {"received": len(usable), "refused": len(files) - len(usable)}

@@ -1,4 +1,4 @@
-"""Script that `reproduction.Reproduction` runs with another commit's code: reports lineage and device, or trains.
+"""Script that `Reproduction` runs with another commit's code: reports lineage and device, or trains.
 
 It runs in a worktree of that commit, so `pipeline` and `models` are that commit's, and it uses only what they
 have had since the first commit. It is a script because Lightning launches further ranks by the same command::

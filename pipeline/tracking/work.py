@@ -1,11 +1,16 @@
 """Runs of work other than this pipeline's trainings, such as the catalog's suggestions."""
 
-from pipeline.tracking.locks import write_lock
+from pipeline.tracking.locks import lock_timeout, write_lock
 from pipeline.tracking.store import client, experiment_id, reachable
 
 
 def log_work(
-    experiment: str, name: str, params: dict[str, object], metrics: dict[str, float], tags: dict[str, str]
+    experiment: str,
+    name: str,
+    params: dict[str, object],
+    metrics: dict[str, float],
+    tags: dict[str, str],
+    timeout: float,
 ) -> str:
     """Logs a finished run.
 
@@ -15,6 +20,7 @@ def log_work(
         params: parameters by name.
         metrics: final values by name.
         tags: further tags.
+        timeout: seconds to wait for other programs that write to MLflow.
 
     Returns:
         The run's path in MLflow's UI: ``experiments/1/runs/0123…``.
@@ -22,7 +28,7 @@ def log_work(
     Raises:
         UserError: MLflow can't be used or reached.
     """
-    with reachable(), write_lock():
+    with reachable(), lock_timeout(timeout), write_lock():
         number = experiment_id(experiment)
         run_id = client().create_run(number, tags={"mlflow.runName": name, **tags}).info.run_id
         for key, value in params.items():

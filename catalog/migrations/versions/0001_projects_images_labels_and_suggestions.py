@@ -52,6 +52,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("project_id", "sha256"),
     )
     with op.batch_alter_table("image", schema=None) as batch_op:
+        batch_op.create_index("image_page", ["page_token"], unique=False)
         batch_op.create_index("image_queue", ["project_id", "status", "is_test", "rank"], unique=False)
 
     op.create_table(
@@ -198,6 +199,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("image_id"),
     )
     with op.batch_alter_table("suggestion", schema=None) as batch_op:
-        batch_op.create_index("suggestion_queue", ["project_id", "confidence"], unique=False)
+        batch_op.create_index("suggestion_queue", ["project_id", "cluster", "distance"], unique=False)
 
     # ### end Alembic commands ###
