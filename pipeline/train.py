@@ -27,10 +27,11 @@ from pipeline.training.distributed import ranks_of_one_job
 
 _log = logging.getLogger(__name__)
 
-# Files that each train folder has; a new training may replace a folder with them.
+# A folder with all of these is a train folder, which a new training may replace.
 OUTPUT_FILES = ("weights.safetensors", "model.json", "config.yaml", "lineage.json", "metrics.json")
 # Folders of the checkout that no training may write to.
-PROTECTED = ("benchmarks", "conf", "data", "docs", "models", "photos", "pipeline", "reports", "tests")
+PROTECTED = ("benchmarks", "catalog", "conf", "data", "docs", "models", "photos", "pipeline")
+PROTECTED += ("reports", "tests")
 
 
 def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) -> dict[str, float]:
@@ -63,7 +64,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     from pipeline.training.assess import assess
     from pipeline.training.fit import fit
 
-    target = _target(cfg)
+    target = _output_folder(cfg)
     out = target.out
     pack = PackedDataset.open(ROOT / "data" / cfg.data.name)
     device = build.device(cfg)
@@ -82,7 +83,7 @@ def train(cfg: DictConfig, name: str | None = None, sweep: str | None = None) ->
     resume_state = ResumeState(run_identity, out)
     _log.debug("on %s with %d threads, into %s", device, cfg.runtime.threads, out)
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:  # rank 0 does everything else
-        with suppress(SharedError):  # a failure status would get rank 0 killed before it reports the error
+        with suppress(SharedError):  # on a failure status Lightning kills rank 0 before it reports the error
             fit(training, resume_state.checkpoints, started_at)
         return {}
     if cfg.trainer.get("fast_dev_run"):
@@ -152,7 +153,7 @@ def start_model(cfg: DictConfig) -> Iterator[Path | None]:
         yield folder
 
 
-def _target(cfg: DictConfig) -> atomic.Target:
+def _output_folder(cfg: DictConfig) -> atomic.Target:
     """The train folder to write.
 
     Raises:
@@ -174,7 +175,7 @@ def _target(cfg: DictConfig) -> atomic.Target:
 
 
 def _epochs_and_images(rows: list[dict]) -> dict[str, int]:
-    """Epochs run, and images the network was trained on (none for a probe)."""
+    """Epochs run, and images shown in training, with repeats (none for a probe)."""
     last = next((row for row in reversed(rows) if "epoch" in row), {"epoch": 0, "pictures_seen": 0})
     return {"epochs": int(last["epoch"]), "pictures_seen": int(last["pictures_seen"])}
 
@@ -193,7 +194,8 @@ def _new_run_folder(model: str) -> Path:
 def check_augment_is_tracked(augment: str) -> None:
     """Rejects an augmentation whose file ``dvc.yaml`` does not list: DVC would not notice changes to it.
 
-    In ``dvc.yaml`` a template gives the model's file, but not the augmentation that this file selects.
+    ``dvc.yaml`` can interpolate the name of the model's file, but not the augmentation that this file
+    selects.
 
     Raises:
         UserError: the file is not among the params of the stage train.
@@ -209,12 +211,13 @@ def check_augment_is_tracked(augment: str) -> None:
 
 @stage
 def main(cfg: DictConfig) -> float | None:
+    """Trains; returns the monitored metric, which Hydra's sweepers take as the objective."""
     job = HydraConfig.get()
     if "DVC_STAGE" in os.environ:
         check_augment_is_tracked(job.runtime.choices.augment)
     name = sweep = created = None
     if job.mode == RunMode.MULTIRUN:
-        # Next to the sweep's other jobs, never in a DVC out.
+        # A sweep's job writes to Hydra's folder for it; `cfg.out` may be a DVC out.
         out = Path(job.runtime.output_dir)
         if out.parent != Path(job.sweep.dir).absolute():
             raise UserError("hydra.sweep.subdir must be one folder's name, without a slash")

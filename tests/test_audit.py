@@ -114,7 +114,7 @@ def test_an_image_in_the_wrong_folder_is_listed_first_with_the_right_label(tmp_p
     before = (tmp_path / "audit.csv").read_bytes()
     audit.audit(cfg, tmp_path)
     assert (tmp_path / "audit.csv").read_bytes() == before
-    assert "cat_Bombay" in (tmp_path / "split.csv").read_text()  # no label was changed
+    assert f"{wrong},cat_Bombay," in (tmp_path / "split.csv").read_text()  # no label was changed
 
 
 @pytest.mark.integration

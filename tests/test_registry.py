@@ -77,6 +77,7 @@ def test_each_rollback_goes_one_champion_further_back(repro, monkeypatch):
     assert [promotion.withdraw("sample", "x") for _ in range(2)] == [("3", "2"), ("2", "1")]
     with pytest.raises(UserError, match="version 1 of sample is the first champion"):
         promotion.withdraw("sample", "x")
+    assert promoted == ["2", "1"]
 
 
 def test_an_alias_set_in_mlflows_page_makes_register_stale(repro, run, project, second, monkeypatch):

@@ -268,10 +268,10 @@ def test_a_folder_with_other_contents_is_not_replaced(repro, project, tmp_path, 
 def test_a_train_folder_is_replaced_but_not_an_exported_model(repro, project, tmp_path):
     exported = shutil.copytree(project / "runs/sample/register/candidates/scratch", tmp_path / "exported")
     with pytest.raises(UserError, match="contains other files than this program writes"):
-        train._target(config.compose(f"out={exported}", "model=scratch"))
+        train._output_folder(config.compose(f"out={exported}", "model=scratch"))
     whole = shutil.copytree(project / "runs/sample/train/scratch", tmp_path / "whole")
     (whole / ".DS_Store").write_text("a system's")
-    with train._target(config.compose(f"out={whole}", "model=scratch")).replace() as part:
+    with train._output_folder(config.compose(f"out={whole}", "model=scratch")).replace() as part:
         (part / "new").write_text("new")
     assert [file.name for file in whole.iterdir()] == ["new"]
 

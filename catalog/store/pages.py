@@ -1,7 +1,7 @@
-"""Hands out pages of images, and takes what people answer.
+"""Hands out pages, which are batches of images shown together, and takes what people answer.
 
-An image is on one page at a time: its row names the page that holds it. A page that isn't kept open loses its
-images after LEASE_SECONDS, but only to another page: until then it can still be submitted.
+An image is on one page at a time: its row names the page that holds it. After LEASE_SECONDS without renewal
+another page may take the images; while none has, the page can still be submitted.
 """
 
 import secrets
@@ -54,7 +54,7 @@ def _open(
     kind: PageKind,
     images: list[Image],
     person: str,
-    answers: dict[int, Answer] | None = None,
+    answers: dict[int, dict] | None = None,
 ) -> Page:
     """Creates a page that holds these images; `answers` are filled in."""
     suggestions: dict[int, Suggestion] = {}
@@ -111,7 +111,7 @@ def _choose(session: Session, project: Project, size: int) -> tuple[PageKind, li
     ]
     for kind, query, order in choices:
         if found := list(session.scalars(query.order_by(*order, Image.rank).limit(size))):
-            return kind, _of_one_group(session, found) if kind == PageKind.CLUSTER else found
+            return kind, _of_one_cluster(session, found) if kind == PageKind.CLUSTER else found
     return PageKind.MANUAL, []
 
 
@@ -131,7 +131,9 @@ def _suggested(session: Session, project: Project, rest: Select) -> list[tuple[P
     choices.insert(0, (kind, sure, similar))
     if project.uncertain_first:
         unsure = suggested.where(Suggestion.confidence < model.threshold)
-        choices.insert(kind == PageKind.CLUSTER, (PageKind.MANUAL, unsure, (Suggestion.confidence,)))
+        # A page that checks confident predictions comes first; else the most uncertain images do.
+        position = 1 if kind == PageKind.CLUSTER else 0
+        choices.insert(position, (PageKind.MANUAL, unsure, (Suggestion.confidence,)))
     return choices
 
 
@@ -144,21 +146,21 @@ def _check_is_due(session: Session, project: Project) -> bool:
     return session.scalar(query) % CHECK_EVERY == 0
 
 
-def _of_one_group(session: Session, found: list[Image]) -> list[Image]:
-    """The images that are in the same group as the first one."""
+def _of_one_cluster(session: Session, found: list[Image]) -> list[Image]:
+    """The images that are in the same cluster as the first one."""
     query = select(Suggestion).where(Suggestion.image_id.in_([image.id for image in found]))
-    groups = {suggestion.image_id: suggestion.cluster for suggestion in session.scalars(query)}
-    return [image for image in found if groups[image.id] == groups[found[0].id]]
+    clusters = {suggestion.image_id: suggestion.cluster for suggestion in session.scalars(query)}
+    return [image for image in found if clusters[image.id] == clusters[found[0].id]]
 
 
 def _free(project: Project, status: Status) -> Select:
     """The project's images with this status that no page holds."""
-    expired: ColumnElement[bool] = or_(Image.leased_until.is_(None), Image.leased_until < time.time())
-    return select(Image).where(Image.project_id == project.id, Image.status == status, expired)
+    available: ColumnElement[bool] = or_(Image.leased_until.is_(None), Image.leased_until < time.time())
+    return select(Image).where(Image.project_id == project.id, Image.status == status, available)
 
 
 def _tests_are_due(session: Session, project: Project) -> bool:
-    """Whether test images make up no more than their share of those that people have looked at."""
+    """Whether a test page is next: test images are at most `test_fraction` of those that people have seen."""
     query = (
         select(Image.is_test, func.count())
         .where(Image.project_id == project.id, Image.status != Status.WAITING)

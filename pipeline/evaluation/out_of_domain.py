@@ -1,9 +1,10 @@
 """Out-of-domain images for training, for choosing the abstention threshold, and for testing it.
 
-No extra data set is needed. Training and threshold selection use generated patterns; testing uses crops of
-the two photographs that ship with scikit-learn, a temple and a flower. Shuffled tiles of face images were
-tried and dropped: they still show a breed's fur, a third of them gets a confidence of at least 80 %, and a
-threshold that rejects them also rejects a quarter of the correct predictions.
+No extra data set is needed. Training (`Outliers`) and the choice of the threshold use generated patterns
+(`generated_patterns`); testing uses crops (`photo_crops`) of the two photographs that ship with
+scikit-learn, a temple and a flower. Shuffled tiles of face images were tried and dropped: they still show a
+breed's fur, a third of them gets a confidence of at least 80 %, and a threshold that rejects them also
+rejects a quarter of the correct predictions.
 """
 
 from dataclasses import replace
@@ -24,7 +25,7 @@ class Outliers:
     """Generated patterns that are added to each batch, so that the network learns low confidence on them.
 
     Outlier exposure (Hendrycks et al. 2019, arXiv:1812.04606). Without it, a network trained from scratch
-    gives some pattern more than 99 % confidence, a different one in each training, and a threshold above that
+    is more than 99 % confident on some patterns, on others in each training, and a threshold above that
     rejects most correct predictions; see reports/benchmarks.md.
 
     Args:

@@ -1,10 +1,9 @@
 """A sweep as read from files: the jobs under ``runs/sweeps/<name>/``, and which parameters vary among them.
 
-A parameter is an override (see `config.overrides`) with several values among the finished jobs of one data
-set and model: a choice of a group, or a value that does not follow from another override. A sweep over
-models thus has the parameter `model`, and of the thirty keys that change with it only those that vary within
-a model. If ``conf/`` no longer has the files that a job selected, a job's overrides are its differences from
-the first job of the same model.
+A parameter of a sweep is a setting whose value varies among the finished jobs of one data set and model.
+Settings that only follow from another one don't count: a sweep over models has the parameter `model`, not the
+thirty keys that change with it. They are found by `config.overrides`. If ``conf/`` no longer has the files
+that a job selected, a job's overrides are its differences from the first job of the same model.
 """
 
 import re
@@ -27,7 +26,7 @@ from pipeline.config.overrides import BY_NAME, OverrideFinder, Overrides
 from pipeline.tasks import Task
 
 SWEEPS = ROOT / "runs/sweeps"
-_NUMBER = re.compile("[0-9]{1,6}")  # a folder of earlier code, named by job number instead of a hash
+_NUMBER = re.compile("[0-9]{1,6}")  # a job number; also the name of a job's folder from earlier code
 ABSENT = "–"  # the value of a key that the job's model does not have
 
 

@@ -1,4 +1,8 @@
-"""Tasks, single-label and multi-label: what training, evaluation and reports need for each."""
+"""Tasks, single-label and multi-label: what training, evaluation and reports need for each.
+
+A metric of the test split is a `MetricSpec` and a line in `evaluate` of its task. One of validation only
+needs no code: see `metrics` in ``conf/config.yaml``.
+"""
 
 from pipeline.tasks.base import SEPARATOR, Assessment, MetricSpec, Task, best_row
 from pipeline.tasks.multi_label import MultiLabel

@@ -16,7 +16,7 @@ from pipeline.tracking.store import client, display_uri, or_none, versions_of
 
 # Tags of a registered model, one per champion change, keyed by nanoseconds and a random suffix.
 CHANGE_TAG = re.compile(r"change_(\d{1,20})(?:_\w+)?")
-WITHDRAWN = "withdrawn"  # tag of a version that a user withdrew as champion
+WITHDRAWN = "withdrawn"  # tag of a champion that a user replaced; register won't promote it again
 UNKNOWN = "unknown"  # which version was champion when the decision was made
 MAX_CLOCK_SKEW = 366 * 86_400 * 10**9  # nanoseconds by which another machine's clock may be ahead
 
@@ -77,7 +77,7 @@ def withdraw(name: str, reason: str) -> tuple[str, str]:
                 f"'{name}' has no champion in the registry at {display_uri()}; it has {available(name)}"
             )
         existing = {str(version.version) for version in versions_of(name)}
-        champions: list[str] = []  # in order; reinstating a version removes those after it
+        champions: list[str] = []  # a stack: going back to a version removes those after it
         for change in history(name):
             if change.version not in existing:
                 continue  # deleted since
@@ -117,14 +117,14 @@ class Change:
 
 
 def history(name: str) -> list[Change]:
-    """Champion changes, oldest first, without aliases set by hand in MLflow's UI."""
+    """Champion changes, oldest first, without those made by hand in MLflow's UI, which are not recorded."""
     return list(changes(name).values())
 
 
 def changes(name: str) -> dict[str, Change]:
     """Champion changes by tag key, oldest first; invalid tags are skipped.
 
-    Keys of the first format count from 0, so they sort before those that are timestamps.
+    Early keys are change_0, change_1 and so on, and sort before those that are timestamps.
     """
     tags, found = client().get_registered_model(name).tags, {}
     for key in sorted(filter(CHANGE_TAG.fullmatch, tags), key=lambda key: (_nanoseconds(key), key)):
