@@ -7,18 +7,16 @@ and submitting pages of a project with all of them.
 import json
 import statistics
 import tempfile
-import threading
 import time
 import urllib.request
 from pathlib import Path
 
 import numpy as np
-import uvicorn
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import argument_parser, describe_machine
+from benchmarks.common import argument_parser, describe_machine, serving
 from catalog.app import application
 from catalog.library import Library
 from catalog.store import jobs, open_database, projects
@@ -59,52 +57,44 @@ def main() -> None:
         draw(folder, arguments.images)
         library = Library(Path(scratch) / "catalog")
         database = open_database(library.database)
-        app = application(database, library)
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        begin = time.perf_counter()
-        draft = projects.Draft(
-            name="speed",
-            task="single_label",
-            source=Source.FOLDER,
-            source_path=str(folder),
-            classes=tuple(f"class {number}" for number in range(35)),
-            model_help=Help.NONE,
-        )
-        with database.write() as session:
-            project = projects.create(session, draft).id
-        while json.loads(request(address, f"/api/projects/{project}/pages", {})[1])["page"] is None:
-            time.sleep(0.05)
-        first = time.perf_counter() - begin
-        table.add_row(f"first page of {arguments.images:,} images", f"{first:.1f} s", "")
-        while True:
-            with database.read() as session:
-                if not jobs.is_open(session, project, jobs.Kind.READ):
-                    break
-            time.sleep(0.2)
-        table.add_row("all images read", f"{time.perf_counter() - begin:.1f} s", "")
-        times: dict[str, list[float]] = {}
-        for _ in range(PAGES):
-            times.setdefault("label page", []).append(request(address, f"/projects/{project}/label")[0])
-            spent, content = request(address, f"/api/projects/{project}/pages", {})
-            times.setdefault("handing out nine images", []).append(spent)
-            page = json.loads(content)["page"]
-            image = page["images"][0]["id"]
-            times.setdefault("thumbnail", []).append(request(address, f"/images/{image}/thumbnail")[0])
-            answers = {each["id"]: {"status": "labeled", "classes": [1]} for each in page["images"]}
-            path = f"/api/pages/{page['token']}/submit"
-            times.setdefault("submitting nine labels", []).append(
-                request(address, path, {"answers": answers})[0]
+        with serving(application(database, library)) as address:
+            begin = time.perf_counter()
+            draft = projects.Draft(
+                name="speed",
+                task="single_label",
+                source=Source.FOLDER,
+                source_path=str(folder),
+                classes=tuple(f"class {number}" for number in range(35)),
+                model_help=Help.NONE,
             )
-            times.setdefault("dashboard", []).append(request(address, f"/projects/{project}")[0])
-        for name, values in times.items():
-            table.add_row(name, f"{statistics.median(values):.0f} ms", f"{max(values):.0f} ms")
-        server.should_exit = True
-        thread.join()
+            with database.write() as session:
+                project = projects.create(session, draft).id
+            while json.loads(request(address, f"/api/projects/{project}/pages", {})[1])["page"] is None:
+                time.sleep(0.05)
+            first = time.perf_counter() - begin
+            table.add_row(f"first page of {arguments.images:,} images", f"{first:.1f} s", "")
+            while True:
+                with database.read() as session:
+                    if not jobs.is_open(session, project, jobs.Kind.READ):
+                        break
+                time.sleep(0.2)
+            table.add_row("all images read", f"{time.perf_counter() - begin:.1f} s", "")
+            times: dict[str, list[float]] = {}
+            for _ in range(PAGES):
+                times.setdefault("label page", []).append(request(address, f"/projects/{project}/label")[0])
+                spent, content = request(address, f"/api/projects/{project}/pages", {})
+                times.setdefault("handing out nine images", []).append(spent)
+                page = json.loads(content)["page"]
+                image = page["images"][0]["id"]
+                times.setdefault("thumbnail", []).append(request(address, f"/images/{image}/thumbnail")[0])
+                answers = {each["id"]: {"status": "labeled", "classes": [1]} for each in page["images"]}
+                path = f"/api/pages/{page['token']}/submit"
+                times.setdefault("submitting nine labels", []).append(
+                    request(address, path, {"answers": answers})[0]
+                )
+                times.setdefault("dashboard", []).append(request(address, f"/projects/{project}")[0])
+            for name, values in times.items():
+                table.add_row(name, f"{statistics.median(values):.0f} ms", f"{max(values):.0f} ms")
         database.close()
     Console(width=100).print(table)
 

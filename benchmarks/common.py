@@ -1,11 +1,13 @@
-"""What the benchmarks share: command line, description of the machine, and timing in turn."""
+"""What the benchmarks share: command line, description of the machine, timing in turn, a server."""
 
 import argparse
 import os
 import platform
 import statistics
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 
 
@@ -69,3 +71,20 @@ def time_in_turn(programs: dict[str, Callable[[], object]], rounds: int) -> dict
             program()
             seconds[name].append(time.perf_counter() - start)
     return {name: Timing(rounds) for name, rounds in seconds.items()}
+
+
+@contextmanager
+def serving(app) -> Iterator[str]:
+    """The address of an ASGI application that runs in a thread."""
+    import uvicorn
+
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()

@@ -12,19 +12,17 @@ from the ImageNet backbone and sees labels given on the pages only.
 import json
 import os
 import tempfile
-import threading
 import time
 import urllib.request
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-import uvicorn
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import select
 
-from benchmarks.common import argument_parser
+from benchmarks.common import argument_parser, serving
 from catalog.app import application
 from catalog.library import Library
 from catalog.store import Database, jobs, open_database, projects, suggestions
@@ -153,22 +151,15 @@ def run(archive: Path, label_of: dict[str, str], model_help: Help, test_fraction
                 test_fraction=test_fraction,
             )
             project = projects.create(session, draft).id
-        server = uvicorn.Server(uvicorn.Config(application(database, library), port=0, log_level="error"))
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.05)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        _wait(database, project)
-        with database.read() as session:
-            truth = {image.id: label_of[image.path] for image in session.scalars(select(Image))}
-        person = Person(f"http://127.0.0.1:{port}", project, truth)
-        while person.label_page():
-            if model_help != Help.NONE:
-                _wait(database, project)
-        _check(database, project, truth)
-        server.should_exit = True
-        thread.join()
+        with serving(application(database, library)) as address:
+            _wait(database, project)
+            with database.read() as session:
+                truth = {image.id: label_of[image.path] for image in session.scalars(select(Image))}
+            person = Person(address, project, truth)
+            while person.label_page():
+                if model_help != Help.NONE:
+                    _wait(database, project)
+            _check(database, project, truth)
         database.close()
         return person.count
 

@@ -57,7 +57,7 @@ def serve(library: Library, host: str, port: int) -> None:
     except OSError as error:
         raise UserError(f"--port {port}: {error.strerror}; name another") from error
     app = application(open_database(library.database), library)
-    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # the browser gets the reason
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     click.echo(f"The catalog is at {address}; Ctrl-C ends it. Its files: {library.folder}")
     settings = uvicorn.Config(app, ws="none", log_level="warning", timeout_graceful_shutdown=10)
@@ -136,7 +136,7 @@ def retrain(ctx: click.Context, project: str) -> None:
 
 
 @main.command()
-@click.option("--repair", is_flag=True, help="Set current labels to what the events say.")
+@click.option("--repair", is_flag=True, help="Set current labels to those of the events.")
 @click.pass_obj
 def verify(library: Library, repair: bool) -> None:
     """Check that all current labels follow from the recorded events."""

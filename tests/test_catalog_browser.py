@@ -1,18 +1,16 @@
 """In a browser the catalog is used by keyboard alone, fits a phone, and loads nothing from elsewhere."""
 
-import os
-import shutil
 import subprocess
 import tarfile
 
 import pytest
 from catalog_server import Catalog, folder_of
+from chromium import chromium
 from sqlalchemy import select
 
 from catalog.store import projects, suggestions
 from catalog.store.tables import Event, Help, Image, Page, Status
 
-BROWSER = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 UNSEEN_MS = 350  # a page can't be submitted sooner
 AXE = "axe-core@4.10.3"
 CLASSES = tuple(f"pet_{name}" for name in ("Abyssinian", "Beagle", "Bengal", "Birman", "Bombay", "Boxer"))
@@ -21,13 +19,8 @@ CLASSES += tuple(f"cat_{name}" for name in ("Persian", "Ragdoll", "Siamese", "Sp
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not BROWSER:
-        pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,17 @@
 """The exported page classifies photos and webcam frames in the browser, without requests to others."""
 
 import json
-import shutil
 import threading
 import time
 
 import numpy as np
 import pytest
+from chromium import chromium
 
 from pipeline.common.errors import UserError
 from pipeline.inference import browser_demo
 from pipeline.portable import OnnxClassifier, read_card
 from pipeline.sources import synthetic
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +42,8 @@ def address(page_dir):
 
 @pytest.fixture(scope="module")
 def browser():
-    """Chromium with a fake webcam; skipped if it is not installed."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not BROWSER:
-        pytest.skip("no Chromium on this machine")
-    arguments = ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=BROWSER, args=arguments)
+    with chromium("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream") as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture

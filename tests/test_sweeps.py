@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
 import random
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+from chromium import chromium
 from conftest import outcome, petfaces
 from omegaconf import OmegaConf
 from untrusted_models import CARD
@@ -19,9 +19,6 @@ from pipeline.common import errors
 from pipeline.config import overrides
 from pipeline.sweeps import effects, jobs
 from pipeline.tracking import store
-
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-
 
 TOP1 = effects.metrics(jobs.Sweep("s", []))["val/top1"]
 
@@ -538,15 +535,12 @@ def test_the_page_escapes_html(sweeps):
 
 
 @pytest.mark.integration
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH or in $CHROMIUM")
 def test_a_browser_draws_all_plots_without_network_or_errors(sweeps):
-    playwright = pytest.importorskip("playwright.sync_api")
     _many(sweeps)
     (sweeps / "many/150").mkdir()
     petfaces("sweeps", "many")
     requests, problems = [], []
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
         page.on("request", lambda request: requests.append(request.url))
         page.on("pageerror", lambda error: problems.append(str(error)))
@@ -559,7 +553,6 @@ def test_a_browser_draws_all_plots_without_network_or_errors(sweeps):
         without_js = browser.new_context(java_script_enabled=False).new_page()
         without_js.goto((sweeps / "many/index.html").as_uri())
         rows = without_js.locator("tr").count()
-        browser.close()
     assert problems == []
     assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
     assert plots == 6  # parallel coordinates, best so far, four effects

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,8 +10,7 @@ from pathlib import Path
 
 import pytest
 import requests
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+from chromium import chromium
 
 
 def _free_port() -> int:
@@ -91,14 +89,8 @@ def test_ctrl_c_stops_the_server_and_its_child_processes(repro, project):
 
 @pytest.fixture(scope="module")
 def browser():
-    """Chromium; skipped if it is not installed."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not BROWSER:
-        pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 def _open(browser, link: str, text: str):

@@ -23,47 +23,48 @@ _log = logging.getLogger(__name__)
 GROUPS = 200  # pages of similar images that are prepared while there is no head
 LABELS_PER_CLASS = 10  # on average, before a head's predictions order the pages
 MIN_PER_CLASS = 3  # unless each class has so many
-EVIDENCE = 40  # predictions that people have judged, before any is filled in
+EVIDENCE = 40  # predictions that people have checked, before any is filled in
 PROBABLE = 9  # classes kept for the keys
 MLFLOW_SECONDS = 10  # to wait for another program that writes to MLflow
-Z = 1.645  # a lower bound with 95 % confidence
+CONFIDENCE = 0.95  # of the lower bound of the precision
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A prediction made before a person labeled the image, and whether she agreed."""
+class Checked:
+    """A prediction made before a person labeled the image, and whether the label agrees with it."""
 
     confidence: float
     right: bool
 
 
-def threshold(judged: Sequence[Judged], min_precision: float) -> float | None:
+def threshold(checked: Sequence[Checked], min_precision: float) -> float | None:
     """The lowest confidence from which predictions are right often enough.
 
     Args:
-        judged: predictions, and what people said afterwards without having seen them.
-        min_precision: the lower end of a one-sided 95 % Wilson interval must reach it.
+        checked: predictions that people did not see when they labeled the images.
+        min_precision: the lower bound of the precision (Wilson, one-sided) must reach it.
 
     Returns:
         The confidence, or None if no threshold has the precision, or the evidence is too small.
     """
-    if len(judged) < EVIDENCE:
+    if len(checked) < EVIDENCE:
         return None
-    ordered = sorted(judged, key=lambda each: -each.confidence)
-    confidence = np.array([each.confidence for each in ordered])
-    right, count = np.cumsum([each.right for each in ordered]), np.arange(1, len(ordered) + 1)
-    is_last = np.append(confidence[1:] < confidence[:-1], True)  # equal ones are filled in together
-    is_enough = (wilson_lower(right, count) >= min_precision) & (count >= EVIDENCE // 2)
-    reached = np.flatnonzero(is_last & is_enough)
-    return float(confidence[reached[-1]]) if len(reached) else None
+    ordered = sorted(checked, key=lambda each: -each.confidence)
+    found, right = None, 0
+    for count, each in enumerate(ordered, start=1):
+        right += each.right
+        is_last = count == len(ordered) or ordered[count].confidence < each.confidence  # of equal ones
+        if is_last and count >= EVIDENCE // 2 and lower_bound(right, count) >= min_precision:
+            found = each.confidence
+    return found
 
 
-def wilson_lower(right: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Lower end of the Wilson score interval (1927, doi:10.1080/01621459.1927.10502953) of right/count."""
-    share = right / count
-    center = share + Z**2 / (2 * count)
-    spread = Z * np.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
-    return (center - spread) / (1 + Z**2 / count)
+def lower_bound(right: int, count: int) -> float:
+    """The lower end of a one-sided Wilson interval of right/count."""
+    from scipy.stats import binomtest
+
+    two_sided = 2 * CONFIDENCE - 1
+    return float(binomtest(right, count).proportion_ci(two_sided, method="wilson").low)
 
 
 def suggest(database: Database, library: Library, project: Project, progress: Progress) -> str:
@@ -79,7 +80,7 @@ def suggest(database: Database, library: Library, project: Project, progress: Pr
         known, last_event = suggestions.known(session, project.id)
         suffixes = images.suffixes(session, project.id)
         class_ids = [found.id for found in projects.classes(session, project.id)]
-        judged = [Judged(*row) for row in suggestions.judged(session, project.id)]
+        checked = [Checked(*row) for row in suggestions.checked(session, project.id)]
     files = {key: library.image(key, suffix) for key, suffix in suffixes.items()}
     known = [image for image in known if files[image.sha256].is_file()]  # others come back by reading again
     if not known:
@@ -106,7 +107,7 @@ def suggest(database: Database, library: Library, project: Project, progress: Pr
     is_ready = probabilities is not None and (
         min(counts) >= MIN_PER_CLASS or len(learned) >= LABELS_PER_CLASS * len(class_ids)
     )
-    limit = threshold(judged, project.min_precision) if is_ready else None
+    limit = threshold(checked, project.min_precision) if is_ready else None
     if is_ready:
         groups = by_prediction(probabilities, project.page_size)
     else:
@@ -115,16 +116,16 @@ def suggest(database: Database, library: Library, project: Project, progress: Pr
     if project.model_help == Help.GROUPS:
         message = "pages show similar images"
     else:
-        message = _message(len(learned), len(judged), is_ready, limit, project.min_precision)
+        message = _message(len(learned), len(checked), is_ready, limit, project.min_precision)
     metrics = {
         **clock.seconds,
         "images/new_features": computed,
         "images/labeled": len(learned),
         "images/waiting": len(waiting),
-        "validation/predictions": len(judged),
+        "validation/predictions": len(checked),
     }
-    if judged:
-        metrics["validation/accuracy"] = float(np.mean([each.right for each in judged]))
+    if checked:
+        metrics["validation/accuracy"] = float(np.mean([each.right for each in checked]))
     if limit is not None:
         metrics["validation/threshold"] = limit
         metrics["images/prelabeled"] = sum(row["confidence"] >= limit for row in rows)
@@ -152,7 +153,7 @@ def _log_run(project: Project, last_event: int, message: str, metrics: dict[str,
     """Logs the computation to MLflow; a tracking server that is down stops no labeling."""
     from pipeline import tracking
 
-    params = {"backbone": "ImageNet", "task": project.task, "min_precision": project.min_precision}
+    params = {"task": project.task, "min_precision": project.min_precision}
     tags = {"project": project.name, "last_label_event": str(last_event), "result": message}
     try:
         name = f"after event {last_event}"
@@ -173,13 +174,13 @@ def _train(
     task: str, x: np.ndarray, known: list[Known], learned: list[int], class_ids: list[int]
 ) -> SingleLabelHead | MultiLabelHead | None:
     """A head trained on the labeled images; None if too little is known to train one."""
-    places = {class_id: place for place, class_id in enumerate(class_ids)}
+    columns = {class_id: column for column, class_id in enumerate(class_ids)}
     if task == "multi_label":
         y = np.zeros((len(learned), len(class_ids)), int)
         for row, index in enumerate(learned):
-            y[row, [places[class_id] for class_id in known[index].classes]] = 1
+            y[row, [columns[class_id] for class_id in known[index].classes]] = 1
         return MultiLabelHead(x[learned], y) if len(learned) >= 2 * LABELS_PER_CLASS else None
-    y = np.array([places[known[index].classes[0]] for index in learned], int)
+    y = np.array([columns[known[index].classes[0]] for index in learned], int)
     return SingleLabelHead(x[learned], y, len(class_ids)) if len(set(y)) > 1 and len(y) >= 18 else None
 
 
@@ -208,7 +209,9 @@ def by_similarity(x: np.ndarray, waiting: np.ndarray, learned: list[int], size: 
     Returns:
         Positions within `waiting`, each once, at most GROUPS groups; most similar to the seed last.
     """
-    unit = _unit(x)
+    from sklearn.preprocessing import normalize
+
+    unit = normalize(x)
     candidates, left = unit[waiting], np.ones(len(waiting), bool)
     nearest = np.full(len(waiting), -1.0)  # similarity to the nearest labeled or grouped image
     for start in range(0, len(learned), 1000):
@@ -225,10 +228,6 @@ def by_similarity(x: np.ndarray, waiting: np.ndarray, learned: list[int], size: 
         nearest = np.maximum(nearest, (candidates @ candidates[group].T).max(axis=1))
         groups.append(group[::-1])
     return groups
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
 def by_prediction(probabilities: np.ndarray, size: int) -> list[np.ndarray]:
@@ -268,23 +267,21 @@ def _rows(
     rows = []
     ids = np.array(class_ids)
     for cluster, group in enumerate(groups):
-        for place, row in enumerate(group):
+        for position, row in enumerate(group):
             predicted, confidence, probable = None, 0.0, []
             if probabilities is not None:
                 own = probabilities[row]
                 probable = ids[np.argsort(-own, kind="stable")[:PROBABLE]].tolist()
-                if not is_ready:
-                    pass
-                elif task == "multi_label":
+                if is_ready and task == "multi_label":
                     predicted = ids[own >= 0.5].tolist()
                     confidence = float(np.prod(np.maximum(own, 1 - own)))
-                else:
+                elif is_ready:
                     predicted, confidence = probable[:1], float(own.max())
             rows.append(
                 {
                     "image_id": known[waiting[row]].id,
                     "cluster": cluster,
-                    "distance": float(place),
+                    "distance": float(position),
                     "predicted": predicted,
                     "confidence": confidence,
                     "probable": probable,
@@ -293,15 +290,15 @@ def _rows(
     return rows
 
 
-def _message(labels: int, judged: int, is_ready: bool, limit: float | None, min_precision: float) -> str:
-    """What the dashboard says of the suggestions."""
+def _message(labels: int, checked: int, is_ready: bool, limit: float | None, min_precision: float) -> str:
+    """A sentence on the suggestions for the dashboard."""
     if not is_ready:
         return f"too few labels for predictions ({labels:,}); pages show similar images"
     if limit is not None:
         return f"trained on {labels:,} labels; suggestions are filled in from a confidence of {limit:.1%}"
-    if judged < EVIDENCE:
-        return f"trained on {labels:,} labels; {judged} of {EVIDENCE} predictions checked by people so far"
+    if checked < EVIDENCE:
+        return f"trained on {labels:,} labels; {checked} of {EVIDENCE} predictions checked by people so far"
     return (
-        f"trained on {labels:,} labels; no confidence has a precision of {min_precision:.0%} yet, so nothing "
-        "is filled in"
+        f"trained on {labels:,} labels; its predictions aren't right {min_precision:.0%} of the time yet, "
+        "so none is filled in"
     )

@@ -21,7 +21,7 @@ let confirmed = false; // whether the next Enter submits a page with unlabeled i
 let busy = false; // a request is under way: the page that is shown can't change
 let shownAt = 0;
 let steps = []; // the answers before each change, for undo
-let found = { rest: "", at: 0, name: "" }; // the last class found by letters
+let found = { rest: "", at: 0 }; // the last class found by letters
 
 const stored = (key) => JSON.parse(sessionStorage.getItem(`${key}:${project}`) || "null");
 const store = (key, value) => sessionStorage.setItem(`${key}:${project}`, JSON.stringify(value));

@@ -2,8 +2,8 @@
 const radios = document.querySelectorAll("input[name=source]");
 
 function update() {
-  const chosen = document.querySelector("input[name=source]:checked").value;
-  for (const field of document.querySelectorAll("[data-source]")) field.hidden = field.dataset.source !== chosen;
+  const selected = document.querySelector("input[name=source]:checked").value;
+  for (const field of document.querySelectorAll("[data-source]")) field.hidden = field.dataset.source !== selected;
 }
 
 radios.forEach((radio) => radio.addEventListener("change", update));

@@ -65,7 +65,7 @@ def open_database(file: Path) -> Database:
             if current is not None and current not in known:
                 raise UserError(f"{file} is of a newer version of this project; update the checkout")
             config.attributes["connection"] = connection
-            logging.getLogger("alembic").setLevel(logging.WARNING)
+            logging.getLogger("alembic").setLevel(logging.WARNING)  # else each start logs two lines
             command.upgrade(config, "head")
             connection.commit()
     except DatabaseError as error:

@@ -25,7 +25,7 @@ class NewImage:
 def add(session: Session, project: Project, found: Iterable[NewImage]) -> int:
     """Adds images to a project that doesn't have them; returns how many.
 
-    Whether an image is in the test split, and its place in the random order, follow from its hash alone:
+    Whether an image is in the test split, and its position in the random order, follow from its hash alone:
     they are the same in every project and after every reading.
     """
     rows = [

@@ -13,7 +13,7 @@ from pipeline.common.errors import UserError
 
 @dataclass(frozen=True)
 class Answer:
-    """What a person says of an image: classes, or that she can't tell, or that it shall come later."""
+    """A person's answer to an image: its classes, or that it is unknown or skipped."""
 
     status: Status
     classes: tuple[int, ...] = ()
@@ -44,7 +44,7 @@ def record(session: Session, image: Image, answer: Answer, page: Page, shown: di
     Args:
         session: of a write transaction.
         image: the image.
-        answer: what was said of it.
+        answer: the person's.
         page: the page that showed it.
         shown: its entry in `page.images`.
     """
@@ -105,7 +105,7 @@ def differences(session: Session, project_id: int) -> Iterator[tuple[Image, int 
 
 
 def rebuild(session: Session, project_id: int) -> int:
-    """Sets current labels to what the events say; returns how many were wrong."""
+    """Sets current labels to those of the events; returns how many differed."""
     wrong = list(differences(session, project_id))
     for image, event_id, answer in wrong:
         image.status, image.classes, image.event_id = answer.status, sorted(answer.classes), event_id

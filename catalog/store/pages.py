@@ -10,9 +10,9 @@ import time
 from sqlalchemy import ColumnElement, Select, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from catalog.store import labels
+from catalog.store import labels, suggestions
 from catalog.store.labels import Answer
-from catalog.store.tables import Help, Image, LabelClass, Model, Page, PageKind, Project, Status, Suggestion
+from catalog.store.tables import Help, Image, LabelClass, Page, PageKind, Project, Status, Suggestion
 from pipeline.common.errors import UserError
 
 LEASE_SECONDS = 180  # a browser renews it every minute
@@ -57,14 +57,14 @@ def _open(
     answers: dict[int, dict] | None = None,
 ) -> Page:
     """Creates a page that holds these images; `answers` are filled in."""
-    suggestions: dict[int, Suggestion] = {}
+    by_image: dict[int, Suggestion] = {}
     if kind != PageKind.TEST and project.model_help != Help.NONE:
         query = select(Suggestion).where(Suggestion.image_id.in_([image.id for image in images]))
-        suggestions = {found.image_id: found for found in session.scalars(query)}
+        by_image = {found.image_id: found for found in session.scalars(query)}
     now, shown = time.time(), []
     page = Page(token=secrets.token_urlsafe(18), project_id=project.id, kind=kind, person=person)
     for image in images:
-        found = suggestions.get(image.id)
+        found = by_image.get(image.id)
         shown.append(
             {
                 "id": image.id,
@@ -76,13 +76,13 @@ def _open(
         )
         image.page_token, image.leased_until = page.token, now + LEASE_SECONDS
     page.images, page.created_at = shown, now
-    page.keys = _keys(session, project, list(suggestions.values()))
-    page.model_id = max((found.model_id for found in suggestions.values()), default=None)
+    page.keys = _keys(session, project, list(by_image.values()))
+    page.model_id = max((found.model_id for found in by_image.values()), default=None)
     session.add(page)
     return page
 
 
-def _keys(session: Session, project: Project, suggestions: list[Suggestion]) -> list[int]:
+def _keys(session: Session, project: Project, shown: list[Suggestion]) -> list[int]:
     """Class ids for the keys 1-9: the first ones, or those most probable on the page, if the project says so.
 
     An image's candidates count 1, 1/2, 1/3 and so on; the first classes fill the rest.
@@ -91,10 +91,10 @@ def _keys(session: Session, project: Project, suggestions: list[Suggestion]) -> 
     first = list(session.scalars(query))
     scores = dict.fromkeys(first, 0.0)
     if project.probable_keys:
-        for suggestion in suggestions:
-            for place, class_id in enumerate(suggestion.probable, start=1):
+        for suggestion in shown:
+            for rank, class_id in enumerate(suggestion.probable, start=1):
                 if class_id in scores:
-                    scores[class_id] += 1 / place
+                    scores[class_id] += 1 / rank
     return sorted(first, key=lambda class_id: -scores[class_id])[:KEYS]
 
 
@@ -117,8 +117,7 @@ def _choose(session: Session, project: Project, size: int) -> tuple[PageKind, li
 
 def _suggested(session: Session, project: Project, rest: Select) -> list[tuple[PageKind, Select, tuple]]:
     """Queries for pages with a model's help, in the order in which they are tried."""
-    newest = select(Model).where(Model.project_id == project.id).order_by(Model.id.desc()).limit(1)
-    model = session.scalar(newest)
+    model = suggestions.newest(session, project.id)
     if model is None or project.model_help == Help.NONE:
         return []
     suggested = rest.join(Suggestion, Suggestion.image_id == Image.id).where(Suggestion.model_id == model.id)

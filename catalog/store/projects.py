@@ -12,10 +12,10 @@ from catalog.store.tables import Help, Image, LabelClass, Project, Source, Statu
 from pipeline import tasks
 from pipeline.common import text
 from pipeline.common.errors import UserError
+from pipeline.portable.card import TASKS
 
 PAGE_SIZES = (1, 4, 6, 9, 16, 25)
 MAX_CLASSES = 1000
-TASKS = ("single_label", "multi_label")
 
 
 @dataclass(frozen=True)
@@ -81,21 +81,8 @@ def create(session: Session, draft: Draft) -> Project:
     """
     if session.scalar(select(Project).where(Project.name == draft.name)):
         raise UserError(f"there is a project {draft.name} already; choose another name")
-    project = Project(
-        name=draft.name,
-        task=draft.task,
-        source=draft.source,
-        source_path=draft.source_path,
-        instructions=draft.instructions,
-        model_help=draft.model_help,
-        probable_keys=draft.probable_keys,
-        uncertain_first=draft.uncertain_first,
-        page_size=draft.page_size,
-        min_precision=draft.min_precision,
-        test_fraction=draft.test_fraction,
-        paused=False,
-        created_at=time.time(),
-    )
+    columns = {key: value for key, value in vars(draft).items() if key != "classes"}
+    project = Project(**columns, paused=False, created_at=time.time())
     session.add(project)
     session.flush()
     for position, name in enumerate(draft.classes):

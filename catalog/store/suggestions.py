@@ -50,7 +50,7 @@ def last_event(session: Session, project_id: int) -> int:
     return session.scalar(select(func.max(Event.id)).where(Event.project_id == project_id)) or 0
 
 
-def judged(session: Session, project_id: int) -> list[tuple[float, bool]]:
+def checked(session: Session, project_id: int) -> list[tuple[float, bool]]:
     """Confidence of the last predictions that people did not see when they labeled, and whether it was right.
 
     A prediction for an image that nobody could name is wrong. Only the last label of each image counts.

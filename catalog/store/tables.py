@@ -163,11 +163,11 @@ class Page(Base):
 
 
 class Event(Base):
-    """What a person said of an image; only ever added.
+    """A person's label for an image; events are only ever added.
 
     Attributes:
         page_kind: how the image was shown; None for an event without a page.
-        model_id, predicted, confidence: what a model had said of the image before, shown or not.
+        model_id, predicted, confidence: the prediction that a model had made before, shown or not.
         before, after: status and classes, as ``{"status": "labeled", "classes": [3]}``.
         geometry: reserved for boxes.
     """
@@ -201,7 +201,7 @@ class Model(Base):
         last_event: id of the last event that it has learned from.
         labels: number of images that it has learned from.
         threshold: confidence from which suggestions are filled in; None if there are too few labels.
-        message: what the dashboard says of it.
+        message: a sentence for the dashboard.
         run_path: path of its run in MLflow's UI; None if MLflow could not be used.
     """
 
@@ -218,11 +218,11 @@ class Model(Base):
 
 
 class Suggestion(Base):
-    """What the latest model says of a waiting image; replaced by the next one's.
+    """The latest model's group and prediction for an image that waits; the next model replaces it.
 
     Attributes:
         cluster: number of a group of similar images, in the order in which they are shown.
-        distance: place within the cluster.
+        distance: position within the cluster.
         predicted: the most probable classes; None before there is a trained head.
         confidence: calibrated probability that `predicted` is right; 0 without it.
         probable: ids of the most probable classes, best first.

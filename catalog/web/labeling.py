@@ -43,7 +43,7 @@ class ShownImage(BaseModel):
 
 
 class GivenAnswer(BaseModel):
-    """What a person says of an image."""
+    """A person's answer to an image."""
 
     status: Status
     classes: list[int] = Field(default=[], max_length=1000)

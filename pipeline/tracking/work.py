@@ -1,5 +1,7 @@
 """Runs of work other than this pipeline's trainings, such as the catalog's suggestions."""
 
+import time
+
 from pipeline.tracking.locks import lock_timeout, write_lock
 from pipeline.tracking.store import client, experiment_id, reachable
 
@@ -28,12 +30,16 @@ def log_work(
     Raises:
         UserError: MLflow can't be used or reached.
     """
+    from mlflow.entities import Metric, Param
+
     with reachable(), lock_timeout(timeout), write_lock():
         number = experiment_id(experiment)
         run_id = client().create_run(number, tags={"mlflow.runName": name, **tags}).info.run_id
-        for key, value in params.items():
-            client().log_param(run_id, key, value)
-        for key, value in metrics.items():
-            client().log_metric(run_id, key, value)
+        now = int(time.time() * 1000)
+        client().log_batch(
+            run_id,
+            metrics=[Metric(key, float(value), now, 0) for key, value in metrics.items()],
+            params=[Param(key, str(value)) for key, value in params.items()],
+        )
         client().set_terminated(run_id, "FINISHED")
     return f"experiments/{number}/runs/{run_id}"
