@@ -17,6 +17,7 @@ from pipeline import tracking
 from pipeline.common.errors import UserError
 from pipeline.tracking.store import client
 
+LOG_RUN = suggest._log_run
 COLOURS = {"cat": (200, 30, 30), "dog": (30, 200, 30), "rabbit": (30, 30, 200)}
 
 
@@ -85,11 +86,18 @@ def test_labels_of_people_lead_to_suggestions_that_are_right(catalog):
         assert tests and all(event.predicted is None for event in tests)
 
 
+@pytest.fixture
+def mlflow_store(tmp_path, monkeypatch):
+    """A store of its own: that of the copied project may be replaced while this process has it open."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setattr(suggest, "_log_run", LOG_RUN)
+    client.cache_clear()
+    yield
+    client.cache_clear()
+
+
 @pytest.mark.integration
-def test_each_computation_is_a_run_in_mlflow_that_names_the_last_label(catalog, monkeypatch):
-    monkeypatch.undo()
-    store = FeatureStore(catalog.library.folder / "features")
-    monkeypatch.setattr(features, "imagenet_backbone", lambda _: (store, Colours()))
+def test_each_computation_is_a_run_in_mlflow_that_names_the_last_label(catalog, mlflow_store):
     with catalog.served() as address:
         submit(address, open_page(address), 1)
     with catalog.database.write() as session:
@@ -108,10 +116,7 @@ def test_labeling_needs_no_mlflow(catalog, monkeypatch):
     def unreachable(*_, **__):
         raise UserError("the tracking server does not answer")
 
-    monkeypatch.undo()
-    monkeypatch.setattr(
-        features, "imagenet_backbone", lambda _: (FeatureStore(catalog.library.features), Colours())
-    )
+    monkeypatch.setattr(suggest, "_log_run", LOG_RUN)
     monkeypatch.setattr(tracking, "log_work", unreachable)
     with catalog.database.write() as session:
         jobs.request(session, 1, jobs.Kind.SUGGEST)

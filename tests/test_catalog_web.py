@@ -64,7 +64,7 @@ def test_any_address_but_loopback_is_refused(tmp_path):
 
 
 def test_a_project_is_created_from_the_form(catalog, address, tmp_path):
-    form = {**FORM, "path": str(tmp_path / "images"), "model_help": "groups"}
+    form = {**FORM, "path": str(tmp_path / "images"), "model_help": "none"}
     answer = requests.post(f"{address}/projects", data=form, allow_redirects=False, timeout=30)
     assert (answer.status_code, answer.headers["location"]) == (303, "/projects/2")
     catalog.finish_jobs()
