@@ -9,13 +9,14 @@ from pathlib import Path
 import click
 
 from catalog.library import Library, default_folder
-from pipeline.common import log, yaml_files
+from pipeline.common import log
 from pipeline.common.errors import UserError
-from pipeline.common.paths import CONF, ROOT, main_checkout
+from pipeline.common.paths import ROOT, main_checkout
 from pipeline.inference.loopback import is_loopback
 
 PORT = 8300
 DEMO = "Drawn faces"
+DATA = {"single_label": "labels", "multi_label": "labels_multi"}  # the data set of a project's task
 
 
 @click.group(invoke_without_command=True)
@@ -102,37 +103,60 @@ def demo(library: Library, port: int) -> None:
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=ROOT / "labels")
 @click.pass_obj
 def export(library: Library, project: str, out: Path) -> None:
-    """Write PROJECT's labels as the snapshot that data=labels reads."""
+    """Write PROJECT's labels as a snapshot, snapshot.tar, that the pipeline trains on."""
+    task = _export(library, project, out)
+    click.echo(f"To train on them: data={DATA[task]} with fetch.path={out / 'snapshot.tar'}")
+
+
+def _export(library: Library, project: str, out: Path) -> str:
+    """Writes the snapshot of a project; returns the project's task."""
     from catalog import export as exports
     from catalog.store import exported, open_database, projects
 
     with open_database(library.database).read() as session:
         labels = exported.labels(session, projects.by_name(session, project))
-    expected = yaml_files.read(CONF / "data/labels.yaml")["task"]
-    if labels.task != expected:
-        raise UserError(
-            f"{project} has the task {labels.task}, and conf/data/labels.yaml says {expected}; "
-            f"write there: task: {labels.task}"
-        )
     file = exports.snapshot(labels, library, out)
     unknown = len(labels.images) - len(labels.labeled)
     click.echo(f"{file}: {len(labels.labeled):,} labels, {unknown:,} unknown images left out")
+    return labels.task
 
 
 @main.command()
 @click.argument("project")
-@click.pass_context
-def retrain(ctx: click.Context, project: str) -> None:
-    """Export PROJECT's labels, then train, evaluate and register on them: dvc repro with data=labels."""
-    out = ROOT / "labels"
-    ctx.invoke(export, project=project, out=out)
-    snapshot = (out / "snapshot.tar").relative_to(ROOT)
+@click.pass_obj
+def retrain(library: Library, project: str) -> None:
+    """Train, evaluate and register on PROJECT's labels; the champion then predicts in the project."""
+    task = _export(library, project, ROOT / "labels")
     # Standard DVC: writes the two values into params.yaml, and runs the stages that they change.
-    command = ["dvc", "exp", "run", "-S", "data=labels", "-S", f"fetch.path={snapshot}"]
+    settings = [f"data={DATA[task]}", "fetch.path=labels/snapshot.tar"]
+    command = ["dvc", "exp", "run", *(word for setting in settings for word in ("-S", setting))]
     click.echo(f"$ {' '.join(command)}")
     status = subprocess.run(command, cwd=ROOT, check=False).returncode
     if status:
         raise UserError(f"dvc ended with status {status}; see the messages above")
+    _adopt(library, project, DATA[task])
+
+
+@main.command()
+@click.argument("project")
+@click.argument("data")
+@click.pass_obj
+def adopt(library: Library, project: str, data: str) -> None:
+    """Let the champion of the data set DATA predict in PROJECT; retrain does this by itself."""
+    _adopt(library, project, data)
+
+
+def _adopt(library: Library, project: str, data: str) -> None:
+    from catalog import champions
+    from catalog.store import open_database, projects
+
+    database = open_database(library.database)
+    with database.read() as session:
+        task = projects.by_name(session, project).task
+    champion = champions.adopt(library, data, task)
+    with database.write() as session:
+        projects.use_champion(session, projects.by_name(session, project), champion.name)
+    click.echo(f"{champion.name} predicts in {project}, until a head trained there is right more often")
 
 
 @main.command()

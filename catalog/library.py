@@ -24,7 +24,8 @@ class Library:
     """Files below the catalog's folder.
 
     Attributes:
-        folder: holds ``catalog.db``, ``images/``, ``thumbnails/``, ``uploads/`` and ``features/``.
+        folder: holds ``catalog.db``, ``images/``, ``thumbnails/``, ``uploads/``, ``features/`` and
+            ``champions/``.
     """
 
     folder: Path
@@ -36,6 +37,10 @@ class Library:
     @property
     def features(self) -> Path:
         return self.folder / "features"
+
+    @property
+    def champions(self) -> Path:
+        return self.folder / "champions"
 
     def uploads(self, project_id: int) -> Path:
         """Folder of files that a browser has sent and that were not read yet."""

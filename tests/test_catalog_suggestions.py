@@ -1,5 +1,7 @@
 """Suggestions are grouped, trained on people's labels alone, and filled in only where they proved right."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import requests
@@ -7,11 +9,14 @@ from catalog_server import Catalog, open_page, submit
 from PIL import Image as PillowImage
 from sqlalchemy import select
 
-from catalog.helper import features, suggest
+from catalog import champions
+from catalog.champions import Champion
+from catalog.helper import evidence, features, suggest
+from catalog.helper.evidence import Checked
 from catalog.helper.features import FeatureStore
+from catalog.helper.groups import by_prediction, by_similarity
 from catalog.helper.heads import MultiLabelHead, SingleLabelHead
-from catalog.helper.suggest import Checked
-from catalog.store import jobs, suggestions
+from catalog.store import jobs, projects, suggestions
 from catalog.store.tables import Event, Help, Image, PageKind, Suggestion
 from pipeline import tracking
 from pipeline.common.errors import UserError
@@ -24,7 +29,7 @@ COLOURS = {"cat": (200, 30, 30), "dog": (30, 200, 30), "rabbit": (30, 30, 200)}
 class Colours:
     """Stands in for the backbone: an image's feature is its mean colour."""
 
-    def resize(self, file):
+    def prepare(self, file):
         with PillowImage.open(file) as image:
             return np.asarray(image.convert("RGB").resize((8, 8)))
 
@@ -183,32 +188,111 @@ def test_a_failed_training_is_shown_and_labeling_goes_on(catalog, monkeypatch):
 
 def test_the_threshold_is_the_lowest_with_the_precision():
     sure = [Checked(0.9, True)] * 100
-    assert suggest.threshold(sure + [Checked(0.5, False)] * 100, 0.9) == 0.9
-    assert suggest.threshold(sure + [Checked(0.5, True)] * 100, 0.9) == 0.5
-    assert suggest.threshold([Checked(0.9, False)] * 100, 0.9) is None
+    assert evidence.threshold(sure + [Checked(0.5, False)] * 100, 0.9) == 0.9
+    assert evidence.threshold(sure + [Checked(0.5, True)] * 100, 0.9) == 0.5
+    assert evidence.threshold([Checked(0.9, False)] * 100, 0.9) is None
 
 
 def test_too_little_evidence_gives_no_threshold():
-    assert suggest.threshold([Checked(0.99, True)] * (suggest.EVIDENCE - 1), 0.9) is None
+    assert evidence.threshold([Checked(0.99, True)] * (evidence.EVIDENCE - 1), 0.9) is None
 
 
 def test_the_lower_bound_grows_with_the_evidence():
-    lower = [suggest.lower_bound(9 * count // 10, count) for count in (40, 100, 1000)]
+    lower = [evidence.lower_bound(9 * count // 10, count) for count in (40, 100, 1000)]
     assert max(lower) < 0.9 and lower == sorted(lower)
+
+
+class ColourChampion:
+    """Stands in for a champion: it names the colour, or always the first class if it is useless."""
+
+    def __init__(self, useless=False):
+        classes = ["dog", "cat", "rabbit", "horse"]
+        self.card = SimpleNamespace(classes=classes, task="single_label", several=False)
+        self._useless = useless
+
+    def prepare(self, file):
+        red, green, blue = np.array(Colours().prepare(file), float).mean(axis=(0, 1))
+        scores = np.array([green, red, blue, 0]) if not self._useless else np.array([200, 0, 0, 0])
+        return (scores**4 / (scores**4).sum()).astype(np.float32)
+
+    def __call__(self, probabilities):
+        return probabilities
+
+
+def adopt(catalog, monkeypatch, tmp_path, network, trained_on=()):
+    """Makes `network` the champion of the project."""
+    champion = Champion("labels-1", tmp_path / "champion", frozenset(trained_on))
+    store = FeatureStore(tmp_path / "champion-features")
+    monkeypatch.setattr(champions, "load", lambda *_: champion)
+    monkeypatch.setattr(features, "of_champion", lambda *_: (store, network))
+    with catalog.database.write() as session:
+        projects.use_champion(session, catalog.project(session), champion.name)
+    catalog.finish_jobs()
+
+
+def test_a_champion_predicts_before_there_is_any_label(catalog, monkeypatch, tmp_path):
+    adopt(catalog, monkeypatch, tmp_path, ColourChampion())
+    true = truth(catalog)
+    with catalog.database.read() as session:
+        assert suggestions.newest(session, 1).champion == "labels-1"
+        predicted = {each.image_id: each.predicted for each in session.scalars(select(Suggestion))}
+        tests = set(session.scalars(select(Image.id).where(Image.is_test)))
+    assert predicted.keys() == true.keys() - tests
+    assert all(classes == [true[image_id]] for image_id, classes in predicted.items())
+
+
+def test_a_champion_fills_in_labels_once_people_agree_with_it(catalog, monkeypatch, tmp_path):
+    adopt(catalog, monkeypatch, tmp_path, ColourChampion())
+    true, kinds = truth(catalog), []
+    with catalog.served() as address:
+        for _ in range(12):
+            page = open_page(address)
+            kinds.append(page["kind"])
+            label(address, page, true)
+            catalog.finish_jobs()
+    assert kinds.index(PageKind.PRELABELED) >= 5
+    with catalog.database.read() as session:
+        assert suggestions.newest(session, 1).champion == "labels-1"
+
+
+def test_images_that_a_champion_was_trained_on_are_no_evidence_for_it(catalog, monkeypatch, tmp_path):
+    with catalog.database.read() as session:
+        everything = list(session.scalars(select(Image.sha256)))
+    adopt(catalog, monkeypatch, tmp_path, ColourChampion(), everything)
+    true = truth(catalog)
+    with catalog.served() as address:
+        for _ in range(8):
+            label(address, open_page(address), true)
+            catalog.finish_jobs()
+    with catalog.database.read() as session:
+        model = suggestions.newest(session, 1)
+    assert model.threshold is None
+    assert model.message.endswith(f"0 of {evidence.EVIDENCE} predictions checked by people so far")
+
+
+def test_a_head_that_is_right_more_often_replaces_the_champion(catalog, monkeypatch, tmp_path):
+    adopt(catalog, monkeypatch, tmp_path, ColourChampion(useless=True))
+    true = truth(catalog)
+    with catalog.served() as address:
+        for _ in range(8):
+            label(address, open_page(address), true)
+            catalog.finish_jobs()
+    with catalog.database.read() as session:
+        assert suggestions.newest(session, 1).champion == ""
 
 
 @pytest.mark.parametrize("learned", [[], [0, 5]])
 def test_groups_hold_each_waiting_image_once(learned):
     x = np.random.default_rng(0).normal(size=(50, 8))
     waiting = np.setdiff1d(np.arange(50), learned)
-    groups = suggest.by_similarity(x, waiting, learned, size=9)
+    groups = by_similarity(x, waiting, np.array(learned, int), size=9)
     assert sorted(np.concatenate(groups)) == list(range(len(waiting)))
     assert all(len(group) <= 9 for group in groups)
 
 
 def test_groups_by_prediction_have_one_class_and_the_certain_come_first():
     probabilities = np.random.default_rng(0).dirichlet(np.ones(4) / 4, 100)
-    groups = suggest.by_prediction(probabilities, size=9)
+    groups = by_prediction(probabilities, size=9)
     assert sorted(np.concatenate(groups)) == list(range(100))
     for group in groups:
         assert len(set(probabilities[group].argmax(1))) == 1
@@ -225,6 +309,15 @@ def test_a_head_learns_with_one_image_of_a_class():
     assert (probabilities.argmax(1) == y).mean() > 0.95
     assert np.allclose(probabilities.sum(1), 1)
     assert (probabilities[:, [2, 4]] < 1e-6).all()
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_head_is_graded_by_images_that_it_was_not_trained_on(several):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(90, 400)), rng.integers(0, 2, 90)  # nothing to learn, so only memory helps
+    head = MultiLabelHead(x, np.eye(2, dtype=int)[y]) if several else SingleLabelHead(x, y, classes=2)
+    memorised, held_out = head.probabilities(x).argmax(1) == y, head.cross_validated().argmax(1) == y
+    assert memorised.mean() > 0.8 and held_out.mean() < 0.65
 
 
 def test_a_head_for_several_classes_knows_constant_ones():

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from catalog.champions import Champion
 from pipeline.artifacts import atomic
-from pipeline.portable import Preprocessing, read_picture, resizing
+from pipeline.common.errors import UserError
+from pipeline.portable import DamagedError, OnnxClassifier, Preprocessing, read_picture, resizing
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +78,7 @@ class Backbone:
         self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         self._sizing = sizing
 
-    def resize(self, file: Path) -> np.ndarray:
+    def prepare(self, file: Path) -> np.ndarray:
         """The image in a file as the network takes it, uint8 S×S×3."""
         sizing = self._sizing
         picture = resizing.shrink(read_picture(file.read_bytes()), sizing.max_side)
@@ -86,9 +88,34 @@ class Backbone:
         return self._session.run(None, {"pictures": pictures})[0]
 
 
+class ChampionNetwork:
+    """A champion of the pipeline; its features are the probabilities of its classes.
+
+    Args:
+        folder: the exported model.
+
+    Raises:
+        UserError: it is damaged.
+    """
+
+    def __init__(self, folder: Path):
+        try:
+            self._model = OnnxClassifier(folder, threads=1)  # images are prepared in several threads
+        except DamagedError as error:
+            raise UserError(str(error)) from error
+        self.card = self._model.card
+
+    def prepare(self, file: Path) -> np.ndarray:
+        """The probabilities for the image in a file."""
+        return self._model.probabilities(file.read_bytes())
+
+    def __call__(self, probabilities: np.ndarray) -> np.ndarray:
+        return probabilities
+
+
 def compute(
     store: FeatureStore,
-    backbone: Backbone,
+    backbone: Backbone | ChampionNetwork,
     files: dict[str, Path],
     report: Callable[[int, int], None],
 ) -> int:
@@ -114,13 +141,15 @@ def compute(
     return len(missing)
 
 
-def _batches(pool: ThreadPoolExecutor, backbone: Backbone, files: list[Path]) -> Iterator[np.ndarray]:
-    """Resized images, up to BATCH together; the next batch is read while the last one is computed."""
+def _batches(
+    pool: ThreadPoolExecutor, backbone: Backbone | ChampionNetwork, files: list[Path]
+) -> Iterator[np.ndarray]:
+    """Prepared images, up to BATCH together; the next batch is read while the last one is computed."""
     starts = range(0, len(files), BATCH)
-    upcoming = [pool.submit(backbone.resize, file) for file in files[:BATCH]]
+    upcoming = [pool.submit(backbone.prepare, file) for file in files[:BATCH]]
     for start in starts:
         current = upcoming
-        upcoming = [pool.submit(backbone.resize, file) for file in files[start + BATCH : start + 2 * BATCH]]
+        upcoming = [pool.submit(backbone.prepare, file) for file in files[start + BATCH : start + 2 * BATCH]]
         yield np.stack([future.result() for future in current])
 
 
@@ -141,7 +170,6 @@ def imagenet_backbone(folder: Path) -> tuple[FeatureStore, Backbone]:
     from models.pretrained import preprocessing
     from pipeline import config, tasks
     from pipeline.artifacts import onnx_export
-    from pipeline.common.errors import UserError
     from pipeline.portable import ModelCard
 
     cfg = config.compose("model=probe")
@@ -171,3 +199,17 @@ def imagenet_backbone(folder: Path) -> tuple[FeatureStore, Backbone]:
     model = Classifier(net, 2, sizing.mean, sizing.std, tasks.of("single_label"), flip=False)
     graph = onnx_export.trunk(model, card)
     return FeatureStore(folder / graph.parent.name), Backbone(graph, sizing)
+
+
+@functools.lru_cache(1)
+def of_champion(folder: Path, champion: Champion) -> tuple[FeatureStore, ChampionNetwork]:
+    """A champion, and where the probabilities are kept that it has computed; loaded once.
+
+    Args:
+        folder: below which they have a folder.
+        champion: the champion.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    return FeatureStore(folder / champion.name), ChampionNetwork(champion.folder)

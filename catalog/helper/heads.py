@@ -1,6 +1,7 @@
 """Classifiers on frozen features that train in a fraction of a second."""
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,19 +56,28 @@ class SingleLabelHead:
 
     def __init__(self, x: np.ndarray, y: np.ndarray, classes: int):
         self._classes, self._model, self.temperature = classes, _fit(x, y), 1.0
-        held_out, targets = [], []
-        for fold in range(FOLDS):
-            test = np.arange(len(y)) % FOLDS == fold
-            if len(set(y[~test])) > 1 and (known := test & np.isin(y, y[~test])).any():
-                held_out.append(_probabilities(_fit(x[~test], y[~test]), x[known], classes))
-                targets.append(y[known])
-        if held_out:
-            self.temperature = calibration.temperature(np.concatenate(held_out), np.concatenate(targets))
+        self._held_out, usable = np.zeros((len(y), classes)), np.zeros(len(y), bool)
+        for test in _folds(len(y)):
+            if len(set(y[~test])) > 1:
+                self._held_out[test] = _probabilities(_fit(x[~test], y[~test]), x[test], classes)
+                usable |= test & np.isin(y, y[~test])
+        if usable.any():
+            self.temperature = calibration.temperature(self._held_out[usable], y[usable])
 
     def probabilities(self, x: np.ndarray) -> np.ndarray:
         """The probability of each class, N×classes; next to 0 for classes without a label."""
         probabilities = _probabilities(self._model, x, self._classes)
         return calibration.apply_temperature(probabilities, self.temperature)
+
+    def cross_validated(self) -> np.ndarray:
+        """Probabilities of the labeled images by heads that were trained without them, N×classes."""
+        return calibration.apply_temperature(self._held_out, self.temperature)
+
+
+def _folds(count: int) -> Iterator[np.ndarray]:
+    """Masks of the images that each of FOLDS folds holds out."""
+    for fold in range(FOLDS):
+        yield np.arange(count) % FOLDS == fold
 
 
 def _fit(x: np.ndarray, y: np.ndarray):
@@ -96,6 +106,7 @@ class MultiLabelHead:
     def __init__(self, x: np.ndarray, y: np.ndarray):
         from sklearn.linear_model import LogisticRegression
 
+        self._x, self._y = x, y
         self._models = [
             LogisticRegression(C=10, max_iter=300).fit(x, column)
             if 0 < column.sum() < len(column)
@@ -110,3 +121,10 @@ class MultiLabelHead:
             for model in self._models
         ]
         return np.stack(columns, axis=1)
+
+    def cross_validated(self) -> np.ndarray:
+        """Probabilities of the labeled images by heads that were trained without them, N×classes."""
+        held_out = np.zeros(self._y.shape)
+        for test in _folds(len(self._y)):
+            held_out[test] = MultiLabelHead(self._x[~test], self._y[~test]).probabilities(self._x[test])
+        return held_out

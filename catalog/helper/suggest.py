@@ -1,70 +1,30 @@
-"""Groups of similar images, and predictions by a head that is trained on the labels so far."""
+"""Computes a project's suggestions: groups of images for its pages, and predictions."""
 
 import functools
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from catalog.helper import features
+from catalog import champions
+from catalog.helper import evidence, features, groups
+from catalog.helper.evidence import EVIDENCE, Checked
 from catalog.helper.features import FeatureStore
-from catalog.helper.heads import MultiLabelHead, Projection, SingleLabelHead
+from catalog.helper.heads import Projection
+from catalog.helper.predictions import ChampionPredictions, Images, Predictions, train_head
 from catalog.helper.progress import Progress
 from catalog.library import Library
-from catalog.store import Database, images, projects, suggestions
-from catalog.store.suggestions import Known
+from catalog.store import Database, projects, suggestions
+from catalog.store import images as stored_images
 from catalog.store.tables import Help, Project
 from pipeline.common.errors import UserError
 
 _log = logging.getLogger(__name__)
 
-GROUPS = 200  # pages of similar images that are prepared while there is no head
-LABELS_PER_CLASS = 10  # on average, before a head's predictions order the pages
-MIN_PER_CLASS = 3  # unless each class has so many
-EVIDENCE = 40  # predictions that people have checked, before any is filled in
 PROBABLE = 9  # classes kept for the keys
 MLFLOW_SECONDS = 10  # to wait for another program that writes to MLflow
-CONFIDENCE = 0.95  # of the lower bound of the precision
-
-
-@dataclass(frozen=True)
-class Checked:
-    """A prediction made before a person labeled the image, and whether the label agrees with it."""
-
-    confidence: float
-    right: bool
-
-
-def threshold(checked: Sequence[Checked], min_precision: float) -> float | None:
-    """The lowest confidence from which predictions are right often enough.
-
-    Args:
-        checked: predictions that people did not see when they labeled the images.
-        min_precision: the lower bound of the precision (Wilson, one-sided) must reach it.
-
-    Returns:
-        The confidence, or None if no threshold has the precision, or the evidence is too small.
-    """
-    if len(checked) < EVIDENCE:
-        return None
-    ordered = sorted(checked, key=lambda each: -each.confidence)
-    found, right = None, 0
-    for count, each in enumerate(ordered, start=1):
-        right += each.right
-        is_last = count == len(ordered) or ordered[count].confidence < each.confidence  # of equal ones
-        if is_last and count >= EVIDENCE // 2 and lower_bound(right, count) >= min_precision:
-            found = each.confidence
-    return found
-
-
-def lower_bound(right: int, count: int) -> float:
-    """The lower end of a one-sided Wilson interval of right/count."""
-    from scipy.stats import binomtest
-
-    two_sided = 2 * CONFIDENCE - 1
-    return float(binomtest(right, count).proportion_ci(two_sided, method="wilson").low)
 
 
 def suggest(database: Database, library: Library, project: Project, progress: Progress) -> str:
@@ -78,8 +38,8 @@ def suggest(database: Database, library: Library, project: Project, progress: Pr
     """
     with database.read() as session:
         known, last_event = suggestions.known(session, project.id)
-        suffixes = images.suffixes(session, project.id)
-        class_ids = [found.id for found in projects.classes(session, project.id)]
+        suffixes = stored_images.suffixes(session, project.id)
+        classes = projects.classes(session, project.id)
         checked = [Checked(*row) for row in suggestions.checked(session, project.id)]
     files = {key: library.image(key, suffix) for key, suffix in suffixes.items()}
     known = [image for image in known if files[image.sha256].is_file()]  # others come back by reading again
@@ -92,47 +52,85 @@ def suggest(database: Database, library: Library, project: Project, progress: Pr
         store, backbone, files, lambda done, total: progress.report(done, total, "computing features")
     )
     x = _components(store, tuple(image.sha256 for image in known))
+    images = Images.of(known, x, classes)
     clock.lap("features")
     progress.report(0, 0, "training on the labels")
-    shown = [index for index, image in enumerate(known) if not image.is_test]
-    waiting = np.array([index for index in shown if known[index].waiting], int)
-    learned = [index for index in shown if known[index].classes is not None]
-    head = None
+    predictor = None
     if project.model_help == Help.SUGGESTIONS:
-        head = _train(project.task, x, known, learned, class_ids)
+        predictor = _predictor(project, library, files, images, checked, progress)
     clock.lap("training")
-    probabilities = head.probabilities(x[waiting]) if head is not None and len(waiting) else None
-    clock.lap("inference")
-    counts = _counts(known, learned, class_ids)
-    is_ready = probabilities is not None and (
-        min(counts) >= MIN_PER_CLASS or len(learned) >= LABELS_PER_CLASS * len(class_ids)
-    )
-    limit = threshold(checked, project.min_precision) if is_ready else None
-    if is_ready:
-        groups = by_prediction(probabilities, project.page_size)
+    limit = None
+    if predictor is not None and predictor.is_ready:
+        limit = evidence.threshold(predictor.checked, project.min_precision)
+        grouped = groups.by_prediction(predictor.predictions.probabilities, project.page_size)
     else:
-        groups = by_similarity(x, waiting, learned, project.page_size)
-    rows = _rows(known, waiting, groups, probabilities, class_ids, project.task, is_ready)
-    if project.model_help == Help.GROUPS:
-        message = "pages show similar images"
-    else:
-        message = _message(len(learned), len(checked), is_ready, limit, project.min_precision)
+        grouped = groups.by_similarity(x, images.waiting, images.learned, project.page_size)
+    rows = _rows(images, grouped, predictor)
+    message = _message(project, predictor, len(images.learned), limit)
     metrics = {
         **clock.seconds,
         "images/new_features": computed,
-        "images/labeled": len(learned),
-        "images/waiting": len(waiting),
-        "validation/predictions": len(checked),
+        "images/labeled": len(images.learned),
+        "images/waiting": len(images.waiting),
     }
-    if checked:
-        metrics["validation/accuracy"] = float(np.mean([each.right for each in checked]))
+    if predictor is not None and predictor.checked:
+        metrics["validation/predictions"] = len(predictor.checked)
+        metrics["validation/accuracy"] = float(np.mean([each.right for each in predictor.checked]))
     if limit is not None:
         metrics["validation/threshold"] = limit
         metrics["images/prelabeled"] = sum(row["confidence"] >= limit for row in rows)
-    model_id = suggestions.add_model(database, project.id, last_event, len(learned), limit, message, rows)
-    if run_path := _log_run(project, last_event, message, metrics):
+    champion = predictor.champion if predictor is not None else ""
+    model_id = suggestions.add_model(
+        database, project.id, last_event, len(images.learned), limit, message, champion, rows
+    )
+    if run_path := _log_run(project, last_event, message, champion, metrics):
         suggestions.set_run_path(database, model_id, run_path)
     return message
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """The model that predicts in a project.
+
+    Attributes:
+        champion: its name; empty for a head that was trained on the project's labels.
+        predictions: for the images that wait.
+        is_ready: whether its predictions order the pages, and are filled in where `checked` allows it.
+        checked: the evidence for its threshold.
+    """
+
+    champion: str
+    predictions: Predictions
+    is_ready: bool
+    checked: list[Checked]
+
+
+def _predictor(
+    project: Project,
+    library: Library,
+    files: dict[str, Path],
+    images: Images,
+    checked: list[Checked],
+    progress: Progress,
+) -> Predictor | None:
+    """The project's champion until a head trained on the labels is better; None without either."""
+    head = train_head(project.task, images)
+    if project.champion:
+        champion = champions.load(library, project.champion)
+        progress.report(0, 0, f"loading the champion {champion.name}")
+        predicted = ChampionPredictions(
+            champion,
+            library.features,
+            files,
+            images,
+            lambda done, total: progress.report(done, total, f"predicting with {champion.name}"),
+        )
+        if head is None or not images.are_enough or not predicted.is_beaten_by(project.task, head, images):
+            return Predictor(champion.name, predicted.waiting, True, predicted.checked)
+    if head is None:
+        return None
+    predictions = Predictions.of(head.probabilities(images.x[images.waiting]), project.task)
+    return Predictor("", predictions, images.are_enough, checked)
 
 
 class Clock:
@@ -149,11 +147,13 @@ class Clock:
         self._last = now
 
 
-def _log_run(project: Project, last_event: int, message: str, metrics: dict[str, float]) -> str | None:
+def _log_run(
+    project: Project, last_event: int, message: str, champion: str, metrics: dict[str, float]
+) -> str | None:
     """Logs the computation to MLflow; a tracking server that is down stops no labeling."""
     from pipeline import tracking
 
-    params = {"task": project.task, "min_precision": project.min_precision}
+    params = {"task": project.task, "min_precision": project.min_precision, "champion": champion or "none"}
     tags = {"project": project.name, "last_label_event": str(last_event), "result": message}
     try:
         name = f"after event {last_event}"
@@ -170,116 +170,26 @@ def _components(store: FeatureStore, hashes: tuple[str, ...]) -> np.ndarray:
     return Projection.fit(vectors)(vectors)
 
 
-def _train(
-    task: str, x: np.ndarray, known: list[Known], learned: list[int], class_ids: list[int]
-) -> SingleLabelHead | MultiLabelHead | None:
-    """A head trained on the labeled images; None if too little is known to train one."""
-    columns = {class_id: column for column, class_id in enumerate(class_ids)}
-    if task == "multi_label":
-        y = np.zeros((len(learned), len(class_ids)), int)
-        for row, index in enumerate(learned):
-            y[row, [columns[class_id] for class_id in known[index].classes]] = 1
-        return MultiLabelHead(x[learned], y) if len(learned) >= 2 * LABELS_PER_CLASS else None
-    y = np.array([columns[known[index].classes[0]] for index in learned], int)
-    return SingleLabelHead(x[learned], y, len(class_ids)) if len(set(y)) > 1 and len(y) >= 18 else None
-
-
-def _counts(known: list[Known], learned: list[int], class_ids: list[int]) -> list[int]:
-    """Number of labeled images of each class."""
-    counts = dict.fromkeys(class_ids, 0)
-    for index in learned:
-        for class_id in known[index].classes:
-            counts[class_id] += 1
-    return list(counts.values())
-
-
-def by_similarity(x: np.ndarray, waiting: np.ndarray, learned: list[int], size: int) -> list[np.ndarray]:
-    """Groups of similar images that cover what is not labeled yet.
-
-    A group is a seed and the images nearest to it. Every other seed is the image least similar to all that
-    were labeled or grouped before, so that rare classes come early; the others come in random order, so that
-    outliers don't fill the pages.
-
-    Args:
-        x: components, N×D.
-        waiting: indices of images to group, in random order.
-        learned: indices of labeled images.
-        size: images of a group.
-
-    Returns:
-        Positions within `waiting`, each once, at most GROUPS groups; most similar to the seed last.
-    """
-    from sklearn.preprocessing import normalize
-
-    unit = normalize(x)
-    candidates, left = unit[waiting], np.ones(len(waiting), bool)
-    nearest = np.full(len(waiting), -1.0)  # similarity to the nearest labeled or grouped image
-    for start in range(0, len(learned), 1000):
-        block = candidates @ unit[learned[start : start + 1000]].T
-        nearest = np.maximum(nearest, block.max(axis=1))
-    groups = []
-    while left.any() and len(groups) < GROUPS:
-        free = np.flatnonzero(left)
-        is_first = not groups and not learned
-        seed = free[0] if is_first or len(groups) % 2 else free[np.argmin(nearest[free])]
-        similarity = candidates[free] @ candidates[seed]
-        group = free[np.argsort(-similarity)[:size]]
-        left[group] = False
-        nearest = np.maximum(nearest, (candidates @ candidates[group].T).max(axis=1))
-        groups.append(group[::-1])
-    return groups
-
-
-def by_prediction(probabilities: np.ndarray, size: int) -> list[np.ndarray]:
-    """Groups of images with the same most probable class, the most certain groups first.
-
-    Args:
-        probabilities: N×classes.
-        size: images of a group.
-
-    Returns:
-        Rows of `probabilities`, each once; within a group the least certain first, where errors are likely.
-    """
-    best, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    groups = []
-    for index in np.unique(best):
-        rows = np.flatnonzero(best == index)
-        rows = rows[np.argsort(-confidence[rows], kind="stable")]
-        groups += [rows[start : start + size][::-1] for start in range(0, len(rows), size)]
-    # A full group first: pages are filled from the next group where one is smaller.
-    return sorted(groups, key=lambda rows: -confidence[rows].sum() / size)
-
-
-def _rows(
-    known: list[Known],
-    waiting: np.ndarray,
-    groups: list[np.ndarray],
-    probabilities: np.ndarray | None,
-    class_ids: list[int],
-    task: str,
-    is_ready: bool,
-) -> list[dict]:
+def _rows(images: Images, grouped: list[np.ndarray], predictor: Predictor | None) -> list[dict]:
     """The columns of `Suggestion` for each grouped image.
 
     A head that isn't ready only orders the keys. Its predictions are not recorded: it is certain of images of
     classes that it doesn't know yet, which would spoil the evidence for the threshold.
     """
     rows = []
-    ids = np.array(class_ids)
-    for cluster, group in enumerate(groups):
+    ids = np.array(images.class_ids)
+    for cluster, group in enumerate(grouped):
         for position, row in enumerate(group):
             predicted, confidence, probable = None, 0.0, []
-            if probabilities is not None:
-                own = probabilities[row]
-                probable = ids[np.argsort(-own, kind="stable")[:PROBABLE]].tolist()
-                if is_ready and task == "multi_label":
-                    predicted = ids[own >= 0.5].tolist()
-                    confidence = float(np.prod(np.maximum(own, 1 - own)))
-                elif is_ready:
-                    predicted, confidence = probable[:1], float(own.max())
+            if predictor is not None:
+                predictions = predictor.predictions
+                probable = ids[np.argsort(-predictions.probabilities[row], kind="stable")[:PROBABLE]].tolist()
+                if predictor.is_ready:
+                    predicted = ids[predictions.present[row]].tolist()
+                    confidence = float(predictions.confidence[row])
             rows.append(
                 {
-                    "image_id": known[waiting[row]].id,
+                    "image_id": images.known[images.waiting[row]].id,
                     "cluster": cluster,
                     "distance": float(position),
                     "predicted": predicted,
@@ -290,15 +200,17 @@ def _rows(
     return rows
 
 
-def _message(labels: int, checked: int, is_ready: bool, limit: float | None, min_precision: float) -> str:
+def _message(project: Project, predictor: Predictor | None, labels: int, limit: float | None) -> str:
     """A sentence on the suggestions for the dashboard."""
-    if not is_ready:
+    if project.model_help == Help.GROUPS:
+        return "pages show similar images"
+    if predictor is None or not predictor.is_ready:
         return f"too few labels for predictions ({labels:,}); pages show similar images"
+    champion = predictor.champion
+    model = f"the champion {champion}" if champion else f"trained on {labels:,} labels"
     if limit is not None:
-        return f"trained on {labels:,} labels; suggestions are filled in from a confidence of {limit:.1%}"
-    if checked < EVIDENCE:
-        return f"trained on {labels:,} labels; {checked} of {EVIDENCE} predictions checked by people so far"
-    return (
-        f"trained on {labels:,} labels; its predictions aren't right {min_precision:.0%} of the time yet, "
-        "so none is filled in"
-    )
+        return f"{model}; suggestions are filled in from a confidence of {limit:.1%}"
+    if len(predictor.checked) < EVIDENCE:
+        return f"{model}; {len(predictor.checked)} of {EVIDENCE} predictions checked by people so far"
+    precision = f"{project.min_precision:.0%}"
+    return f"{model}; its predictions aren't right {precision} of the time yet, so none is filled in"

@@ -34,6 +34,7 @@ class Draft:
     page_size: int = 9
     min_precision: float = 0.9
     test_fraction: float = 0.05
+    champion: str = ""
 
     def __post_init__(self):
         """Raises UserError for a value that can't be used."""
@@ -121,13 +122,21 @@ def change(session: Session, project: Project, new_classes: tuple[str, ...], **v
     other = session.scalar(select(Project).where(Project.name == draft.name, Project.id != project.id))
     if other is not None:
         raise UserError(f"there is a project {draft.name} already; choose another name")
-    has_changed = (draft.model_help, draft.min_precision) != (project.model_help, project.min_precision)
+    of_suggestions = ("model_help", "min_precision", "champion")
+    has_changed = any(getattr(draft, key) != getattr(project, key) for key in of_suggestions)
     if has_changed and draft.model_help != Help.NONE:
         jobs.request(session, project.id, jobs.Kind.SUGGEST)
     for key, value in values.items():
         setattr(project, key, value)
     for position, name in enumerate(new_classes, start=len(present)):
         session.add(LabelClass(project_id=project.id, name=name, position=position))
+
+
+def use_champion(session: Session, project: Project, champion: str) -> None:
+    """Lets a champion predict in a project, and asks for its suggestions."""
+    project.champion = champion
+    if project.model_help != Help.NONE:
+        jobs.request(session, project.id, jobs.Kind.SUGGEST)
 
 
 def classes(session: Session, project_id: int) -> list[LabelClass]:

@@ -16,19 +16,26 @@ CHUNK = 500  # rows per transaction, so that nobody who labels waits long
 
 @dataclass(frozen=True)
 class Known:
-    """An image as the helper needs it; `classes` is None unless it is labeled."""
+    """An image as the helper needs it.
+
+    Attributes:
+        classes: None unless it is labeled.
+        is_evidence: whether a person labeled it without seeing a suggestion.
+    """
 
     id: int
     sha256: str
     is_test: bool
     classes: tuple[int, ...] | None
     waiting: bool
+    is_evidence: bool
 
 
 def known(session: Session, project_id: int) -> tuple[list[Known], int]:
     """All images of a project in their random order, and the id of the last event (0 if there is none)."""
     query = (
-        select(Image.id, Image.sha256, Image.is_test, Image.classes, Image.status)
+        select(Image.id, Image.sha256, Image.is_test, Image.classes, Image.status, Event.page_kind)
+        .outerjoin(Event, Event.id == Image.event_id)
         .where(Image.project_id == project_id)
         .order_by(Image.rank, Image.id)
     )
@@ -39,8 +46,9 @@ def known(session: Session, project_id: int) -> tuple[list[Known], int]:
             is_test,
             tuple(classes) if status == Status.LABELED else None,
             status in (Status.WAITING, Status.SKIPPED),
+            status == Status.LABELED and kind != PageKind.PRELABELED,
         )
-        for number, sha256, is_test, classes, status in session.execute(query)
+        for number, sha256, is_test, classes, status, kind in session.execute(query)
     ]
     return images, last_event(session, project_id)
 
@@ -53,12 +61,15 @@ def last_event(session: Session, project_id: int) -> int:
 def checked(session: Session, project_id: int) -> list[tuple[float, bool]]:
     """Confidence of the last predictions that people did not see when they labeled, and whether it was right.
 
-    A prediction for an image that nobody could name is wrong. Only the last label of each image counts.
+    Only those of heads that were trained here count, and only the last label of each image. A prediction for
+    an image that nobody could name is wrong.
     """
     query = (
         select(Event.confidence, Event.predicted, Event.after)
         .join(Image, Image.event_id == Event.id)
+        .join(Model, Model.id == Event.model_id)
         .where(
+            Model.champion == "",
             Image.project_id == project_id,
             Image.status.in_([Status.LABELED, Status.UNKNOWN]),
             Event.page_kind != PageKind.PRELABELED,
@@ -98,6 +109,7 @@ def add_model(
     labels: int,
     threshold: float | None,
     message: str,
+    champion: str,
     rows: list[dict],
 ) -> int:
     """Adds a model and replaces the project's suggestions by its own; returns the model's id.
@@ -112,6 +124,7 @@ def add_model(
         labels: the number of images that it has learned from.
         threshold: see `Model`.
         message: see `Model`.
+        champion: see `Model`.
         rows: the columns of `Suggestion` but `project_id` and `model_id`, for each image that waits.
     """
     with database.write() as session:
@@ -122,6 +135,7 @@ def add_model(
             labels=labels,
             threshold=None,
             message=message,
+            champion=champion,
         )
         session.add(model)
         session.flush()

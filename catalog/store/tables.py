@@ -73,6 +73,7 @@ class Project(Base):
     page_size: Mapped[int]
     min_precision: Mapped[float]  # of suggestions that are filled in
     test_fraction: Mapped[float]
+    champion: Mapped[str] = mapped_column(String(200), default="")  # of catalog.champions, or empty
     paused: Mapped[bool]
     created_at: Mapped[float]
 
@@ -202,6 +203,7 @@ class Model(Base):
         labels: number of images that it has learned from.
         threshold: confidence from which suggestions are filled in; None if there are too few labels.
         message: a sentence for the dashboard.
+        champion: name of the champion that made the predictions; empty if a head trained here did.
         run_path: path of its run in MLflow's UI; None if MLflow could not be used.
     """
 
@@ -214,6 +216,7 @@ class Model(Base):
     labels: Mapped[int]
     threshold: Mapped[float | None]
     message: Mapped[str]
+    champion: Mapped[str] = mapped_column(String(200), default="")
     run_path: Mapped[str | None] = mapped_column(String(100))
 
 

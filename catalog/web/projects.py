@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, UploadFile
 from fastapi.responses import HTMLResponse, RedirectResponse
 
+from catalog import champions
 from catalog.store import Session, dashboard, images, jobs, projects
 from catalog.store.projects import Draft
 from catalog.store.tables import Help, Project, Source, Status
@@ -33,6 +34,7 @@ EXAMPLE = {
     "source": "folder",
     "instructions": INSTRUCTIONS,
     "model_help": Help.SUGGESTIONS,
+    "champion": "",
     "test_percent": 5,
 }
 
@@ -70,7 +72,14 @@ def new(context: InContext) -> HTMLResponse:
 
 
 def _form(values: dict[str, str], error: str = "", status: int = 200) -> HTMLResponse:
-    return render("new.html", status, values=values, error=error, datasets=_datasets())
+    return render(
+        "new.html",
+        status,
+        values=values,
+        error=error,
+        datasets=_datasets(),
+        champions=champions.available(),
+    )
 
 
 @router.post("/projects")
@@ -84,6 +93,7 @@ def create(
     classes: Annotated[str, Form(max_length=300_000)] = "",
     instructions: Annotated[str, Form(max_length=100_000)] = "",
     model_help: Annotated[Help, Form()] = Help.SUGGESTIONS,
+    champion: Annotated[str, Form()] = "",
     test_percent: Annotated[float, Form()] = 5,
 ) -> HTMLResponse:
     given = {
@@ -95,9 +105,11 @@ def create(
         "classes": classes,
         "instructions": instructions,
         "model_help": model_help,
+        "champion": champion,
         "test_percent": test_percent,
     }
     try:
+        adopted = champions.adopt(context.library, champion, task) if champion else None
         with context.database.write() as session:
             project = projects.create(
                 session,
@@ -106,7 +118,8 @@ def create(
                     task=task,
                     source=Source(source),
                     source_path=_source_path(Source(source), path, dataset),
-                    classes=_lines(classes),
+                    classes=_lines(classes) or tuple(adopted.classes if adopted else ()),
+                    champion=adopted.name if adopted else "",
                     instructions=instructions,
                     model_help=model_help,
                     test_fraction=test_percent / 100,
@@ -190,6 +203,7 @@ def _settings(
 ) -> HTMLResponse:
     """The settings page, with what was typed after a mistake."""
     present = {column.name: getattr(project, column.name) for column in Project.__table__.columns}
+    present["champion"] = champions.data_of(project.champion)
     return render(
         "settings.html",
         status,
@@ -197,6 +211,7 @@ def _settings(
         values=present | {"new_classes": ""} | (given or {}),
         classes=projects.classes(session, project.id),
         sizes=projects.PAGE_SIZES,
+        champions=sorted({*champions.available(), *filter(None, [champions.data_of(project.champion)])}),
         error=error,
     )
 
@@ -212,6 +227,7 @@ def change_settings(
     model_help: Annotated[Help, Form()] = Help.SUGGESTIONS,
     probable_keys: Annotated[bool, Form()] = False,
     uncertain_first: Annotated[bool, Form()] = False,
+    champion: Annotated[str, Form()] = "",
     paused: Annotated[bool, Form()] = False,
     new_classes: Annotated[str, Form(max_length=300_000)] = "",
 ) -> HTMLResponse:
@@ -226,13 +242,17 @@ def change_settings(
         "paused": paused,
     }
     try:
+        with context.database.read() as session:
+            task = project_or_404(session, project_id).task
+        adopted = champions.adopt(context.library, champion, task).name if champion else ""
         with context.database.write() as session:
             project = project_or_404(session, project_id)
+            values["champion"] = adopted
             projects.change(session, project, new_classes=_lines(new_classes), **values)
     except UserError as error:
         with context.database.read() as session:
             project = project_or_404(session, project_id)
-            given = {**values, "new_classes": new_classes}
+            given = {**values, "champion": champion, "new_classes": new_classes}
             return _settings(session, project, given, str(error), 422)
     return RedirectResponse(f"/projects/{project_id}", 303)
 
