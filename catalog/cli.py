@@ -116,8 +116,10 @@ def _export(library: Library, project: str, out: Path) -> str:
     with open_database(library.database).read() as session:
         labels = exported.labels(session, projects.by_name(session, project))
     file = exports.snapshot(labels, library, out)
-    unknown = len(labels.images) - len(labels.labeled)
-    click.echo(f"{file}: {len(labels.labeled):,} labels, {unknown:,} unknown images left out")
+    unknown, untaught = len(labels.images) - len(labels.labeled), len(labels.labeled) - len(labels.trainable)
+    click.echo(f"{file}: {len(labels.trainable):,} labels; left out: {unknown:,} unknown images")
+    if untaught:
+        click.echo(f"and {untaught:,} test images of classes that only test images have; label more images")
     return labels.task
 
 

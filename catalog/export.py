@@ -93,10 +93,10 @@ def class_folders(labels: Labels, library: Library, target: Path) -> None:
 
 
 def snapshot(labels: Labels, library: Library, folder: Path) -> Path:
-    """Writes what ``data=labels`` reads: images with their labels and their split, without unknown ones.
+    """Writes what ``data=labels`` reads: images with their labels and their split.
 
-    With one class per image they lie in ``train/CLASS`` and ``test/CLASS``; with several there is a
-    ``labels.csv``.
+    Unknown images are left out, and test images of classes that no other image has. With one class per image
+    they lie in ``train/CLASS`` and ``test/CLASS``; with several there is a ``labels.csv``.
 
     Returns:
         The archive; ``snapshot.json`` beside it says what it holds.
@@ -104,16 +104,18 @@ def snapshot(labels: Labels, library: Library, folder: Path) -> Path:
     Raises:
         UserError: there are no labels, or an image's file is missing or damaged.
     """
-    if not labels.labeled:
-        raise UserError(f"{labels.project} has no labels yet; label some images first")
+    images = labels.trainable
+    if not images:
+        raise UserError(f"{labels.project} has no labels to train on yet; label some images first")
     with atomic.replace_file(folder / SNAPSHOT) as part, tarfile.open(part, "w", encoding="utf-8") as archive:
-        for name, data in _members(labels, library):
+        for name, data in _members(labels.task, images, library):
             archives.add(archive, name, data)
     summary = {
         "project": labels.project,
         "task": labels.task,
-        "labels": len(labels.labeled),
-        "test": sum(image.split == "test" for image in labels.labeled),
+        "labels": len(images),
+        "test": sum(image.split == "test" for image in images),
+        "test_without_training": len(labels.labeled) - len(images),
         "unknown": len(labels.images) - len(labels.labeled),
         "last_event": labels.last_event,
     }
@@ -121,17 +123,17 @@ def snapshot(labels: Labels, library: Library, folder: Path) -> Path:
     return folder / SNAPSHOT
 
 
-def _members(labels: Labels, library: Library) -> Iterator[tuple[str, bytes]]:
-    several = labels.task == "multi_label"
+def _members(task: str, images: list[LabeledImage], library: Library) -> Iterator[tuple[str, bytes]]:
+    several = task == "multi_label"
     if several:
         stream = io.StringIO(newline="")
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["path", "labels", "split"])
-        for image in labels.labeled:
+        for image in images:
             row = [f"images/{image.sha256}{image.suffix}", tasks.SEPARATOR.join(image.classes), image.split]
             writer.writerow(row)
         yield "labels.csv", stream.getvalue().encode()
-    for image in labels.labeled:
+    for image in images:
         folder = "images" if several else f"{image.split}/{image.classes[0]}"
         yield f"{folder}/{image.sha256}{image.suffix}", _original(image, library)
 

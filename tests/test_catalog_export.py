@@ -1,8 +1,10 @@
 """Exports hold all labels and nothing else, byte for byte the same for the same labels."""
 
 import csv
+import dataclasses
 import io
 import json
+import tarfile
 import zipfile
 
 import pytest
@@ -84,6 +86,19 @@ def test_the_pipeline_reads_a_snapshot_and_keeps_its_test_images(labels, catalog
     assert set(table["split"]) == {"train", "val", "test"}
 
 
+def test_a_class_that_only_test_images_have_is_left_out_of_a_snapshot(labels, catalog, tmp_path):
+    images = tuple(
+        dataclasses.replace(image, classes=("dog",) if image.split == "test" else ("cat",))
+        for image in labels.images
+    )
+    labels = dataclasses.replace(labels, images=images)
+    assert {image.split for image in labels.trainable} == {"train"}
+    with tarfile.open(export.snapshot(labels, catalog.library, tmp_path)) as archive:
+        assert {name.split("/")[1] for name in archive.getnames()} == {"cat"}
+    summary = json.loads((tmp_path / "snapshot.json").read_text())
+    assert summary["test_without_training"] == len(labels.labeled) - len(labels.trainable) > 0
+
+
 def test_a_snapshot_of_several_classes_an_image_is_read_too(tmp_path):
     catalog = Catalog.create(tmp_path)
     catalog.add_project(folder_of(tmp_path / "images", 12), task="multi_label", page_size=1)
@@ -111,5 +126,5 @@ def test_a_project_without_labels_has_no_snapshot(tmp_path):
     catalog.add_project(folder_of(tmp_path / "images", 2), model_help=Help.NONE)
     with catalog.database.read() as session:
         labels = exported.labels(session, catalog.project(session))
-    with pytest.raises(UserError, match="has no labels yet"):
+    with pytest.raises(UserError, match="has no labels to train on"):
         export.snapshot(labels, catalog.library, tmp_path)

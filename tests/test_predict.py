@@ -262,6 +262,16 @@ def test_an_invalid_model_name_is_a_one_line_error(repro, model, message):
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
+@pytest.mark.parametrize("model", [None, "sample"])
+def test_a_folder_with_the_data_sets_name_does_not_hide_its_champion(
+    project, repro, tmp_path, monkeypatch, model
+):
+    (tmp_path / "sample").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with resolve.opened(model) as found:
+        assert found.portable == project / "runs/sample/register/champion/portable"
+
+
 def test_an_error_names_the_model_and_not_its_temporary_copy(project, repro, tmp_path):
     folder = tmp_path / "mine"
     shutil.copytree(project / "runs/sample/train/scratch", folder)

@@ -49,6 +49,12 @@ class Labels:
         """The images without those that are unknown."""
         return [image for image in self.images if not image.is_unknown]
 
+    @property
+    def trainable(self) -> list[LabeledImage]:
+        """The labeled images without test images of classes that no model can learn from the others."""
+        taught = {name for image in self.labeled if image.split == "train" for name in image.classes}
+        return [image for image in self.labeled if taught.issuperset(image.classes)]
+
 
 def count(session: Session, project: Project) -> dict[str, int]:
     """Number of labeled and of unknown images."""

@@ -29,10 +29,11 @@ def opened(model: str | None) -> Iterator[ModelFolder]:
         UserError: the model does not exist or is damaged; also replaces a `DamagedError` that the caller's
             block raises.
     """
-    model = config.compose().data.name if model is None else model
+    is_default = model is None
+    model = config.compose().data.name if is_default else model
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            yield _find(model, Path(scratch))
+            yield _champion_of(model) if is_default else _find(model, Path(scratch))
         except (UserError, DamagedError) as error:
             # The message must name the model, because the temporary copy no longer exists.
             raise UserError(str(error).replace(scratch, model)) from error
@@ -49,6 +50,9 @@ def _find(model: str, scratch: Path) -> ModelFolder:
     Raises:
         UserError: the model does not exist or is damaged.
     """
+    # Before a folder of that name, which data=labels has.
+    if Path(model).name == model and (ROOT / "runs" / model / "register/champion").is_dir():
+        return _champion_of(model)
     for base in (Path.cwd(), ROOT):
         if (folder := paths.from_root(model, base)).is_dir():
             return _from_folder(folder, scratch)
