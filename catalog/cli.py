@@ -116,10 +116,11 @@ def _export(library: Library, project: str, out: Path) -> str:
     with open_database(library.database).read() as session:
         labels = exported.labels(session, projects.by_name(session, project))
     file = exports.snapshot(labels, library, out)
-    unknown, untaught = len(labels.images) - len(labels.labeled), len(labels.labeled) - len(labels.trainable)
-    click.echo(f"{file}: {len(labels.trainable):,} labels; left out: {unknown:,} unknown images")
-    if untaught:
-        click.echo(f"and {untaught:,} test images of classes that only test images have; label more images")
+    unknown, few = len(labels.images) - len(labels.labeled), len(labels.labeled) - len(labels.trainable)
+    click.echo(
+        f"{file}: {len(labels.trainable):,} labels; left out: {unknown:,} unknown images, "
+        f"{few:,} of classes with too few images to train on"
+    )
     return labels.task
 
 

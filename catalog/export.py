@@ -95,7 +95,7 @@ def class_folders(labels: Labels, library: Library, target: Path) -> None:
 def snapshot(labels: Labels, library: Library, folder: Path) -> Path:
     """Writes what ``data=labels`` reads: images with their labels and their split.
 
-    Unknown images are left out, and test images of classes that no other image has. With one class per image
+    Unknown images are left out, and those of classes with too few images to train on. With one class each
     they lie in ``train/CLASS`` and ``test/CLASS``; with several there is a ``labels.csv``.
 
     Returns:
@@ -115,7 +115,7 @@ def snapshot(labels: Labels, library: Library, folder: Path) -> Path:
         "task": labels.task,
         "labels": len(images),
         "test": sum(image.split == "test" for image in images),
-        "test_without_training": len(labels.labeled) - len(images),
+        "too_few_to_train": len(labels.labeled) - len(images),
         "unknown": len(labels.images) - len(labels.labeled),
         "last_event": labels.last_event,
     }

@@ -86,7 +86,7 @@ def test_the_pipeline_reads_a_snapshot_and_keeps_its_test_images(labels, catalog
     assert set(table["split"]) == {"train", "val", "test"}
 
 
-def test_a_class_that_only_test_images_have_is_left_out_of_a_snapshot(labels, catalog, tmp_path):
+def test_a_class_that_cannot_be_trained_is_left_out_of_a_snapshot(labels, catalog, tmp_path):
     images = tuple(
         dataclasses.replace(image, classes=("dog",) if image.split == "test" else ("cat",))
         for image in labels.images
@@ -96,7 +96,7 @@ def test_a_class_that_only_test_images_have_is_left_out_of_a_snapshot(labels, ca
     with tarfile.open(export.snapshot(labels, catalog.library, tmp_path)) as archive:
         assert {name.split("/")[1] for name in archive.getnames()} == {"cat"}
     summary = json.loads((tmp_path / "snapshot.json").read_text())
-    assert summary["test_without_training"] == len(labels.labeled) - len(labels.trainable) > 0
+    assert summary["too_few_to_train"] == len(labels.labeled) - len(labels.trainable) > 0
 
 
 def test_a_snapshot_of_several_classes_an_image_is_read_too(tmp_path):

@@ -55,17 +55,16 @@ def suggest(database: Database, library: Library, project: Project, progress: Pr
     images = Images.of(known, x, classes)
     clock.lap("features")
     progress.report(0, 0, "training on the labels")
-    predictor = None
-    if project.model_help == Help.SUGGESTIONS:
-        predictor = _predictor(project, library, files, images, checked, progress)
+    predictor = _predictor(project, library, files, images, checked, progress)
     clock.lap("training")
-    limit = None
+    limit, suggests = None, project.model_help == Help.SUGGESTIONS
     if predictor is not None and predictor.is_ready:
-        limit = evidence.threshold(predictor.checked, project.min_precision)
+        if suggests:
+            limit = evidence.threshold(predictor.checked, project.min_precision)
         grouped = groups.by_prediction(predictor.predictions.probabilities, project.page_size)
     else:
         grouped = groups.by_similarity(x, images.waiting, images.learned, project.page_size)
-    rows = _rows(images, grouped, predictor)
+    rows = _rows(images, grouped, predictor, suggests)
     message = _message(project, predictor, len(images.learned), limit)
     metrics = {
         **clock.seconds,
@@ -170,8 +169,10 @@ def _components(store: FeatureStore, hashes: tuple[str, ...]) -> np.ndarray:
     return Projection.fit(vectors)(vectors)
 
 
-def _rows(images: Images, grouped: list[np.ndarray], predictor: Predictor | None) -> list[dict]:
-    """The columns of `Suggestion` for each grouped image.
+def _rows(
+    images: Images, grouped: list[np.ndarray], predictor: Predictor | None, suggests: bool
+) -> list[dict]:
+    """The columns of `Suggestion` for each grouped image; with predictions only if the project `suggests`.
 
     A head that isn't ready only orders the keys. Its predictions are not recorded: it is certain of images of
     classes that it doesn't know yet, which would spoil the evidence for the threshold.
@@ -184,7 +185,7 @@ def _rows(images: Images, grouped: list[np.ndarray], predictor: Predictor | None
             if predictor is not None:
                 predictions = predictor.predictions
                 probable = ids[np.argsort(-predictions.probabilities[row], kind="stable")[:PROBABLE]].tolist()
-                if predictor.is_ready:
+                if predictor.is_ready and suggests:
                     predicted = ids[predictions.present[row]].tolist()
                     confidence = float(predictions.confidence[row])
             rows.append(
@@ -202,12 +203,12 @@ def _rows(images: Images, grouped: list[np.ndarray], predictor: Predictor | None
 
 def _message(project: Project, predictor: Predictor | None, labels: int, limit: float | None) -> str:
     """A sentence on the suggestions for the dashboard."""
-    if project.model_help == Help.GROUPS:
-        return "pages show similar images"
     if predictor is None or not predictor.is_ready:
         return f"too few labels for predictions ({labels:,}); pages show similar images"
     champion = predictor.champion
     model = f"the champion {champion}" if champion else f"trained on {labels:,} labels"
+    if project.model_help == Help.GROUPS:
+        return f"{model}; pages show images that it finds alike"
     if limit is not None:
         return f"{model}; suggestions are filled in from a confidence of {limit:.1%}"
     if len(predictor.checked) < EVIDENCE:

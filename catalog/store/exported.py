@@ -1,5 +1,6 @@
 """The labels of a project in the form of exports."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -51,8 +52,10 @@ class Labels:
 
     @property
     def trainable(self) -> list[LabeledImage]:
-        """The labeled images without test images of classes that no model can learn from the others."""
-        taught = {name for image in self.labeled if image.split == "train" for name in image.classes}
+        """The labeled images without those of classes with too few images to train and validate a model."""
+        found = Counter(name for image in self.labeled if image.split == "train" for name in image.classes)
+        least = 1 if self.task == "multi_label" else 2  # as the stage split requires
+        taught = {name for name, count in found.items() if count >= least}
         return [image for image in self.labeled if taught.issuperset(image.classes)]
 
 
