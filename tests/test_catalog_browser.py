@@ -258,7 +258,7 @@ def add_model(catalog, predicted, confidence):
         for position, number in enumerate(numbers)
     ]
     threshold = None if predicted is None else 0.9
-    suggestions.add_model(catalog.database, 1, 0, 50, threshold, "", rows)
+    suggestions.add_model(catalog.database, 1, 0, 50, threshold, "a model", "", rows)
 
 
 def test_labels_that_were_not_submitted_survive_a_reload(new_tab):

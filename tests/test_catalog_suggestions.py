@@ -17,7 +17,7 @@ from catalog.helper.features import FeatureStore
 from catalog.helper.groups import by_prediction, by_similarity
 from catalog.helper.heads import MultiLabelHead, SingleLabelHead
 from catalog.store import jobs, projects, suggestions
-from catalog.store.tables import Event, Help, Image, PageKind, Suggestion
+from catalog.store.tables import Event, Help, Image, Job, JobState, PageKind, Suggestion
 from pipeline import tracking
 from pipeline.common.errors import UserError
 from pipeline.tracking.store import client
@@ -81,6 +81,9 @@ def test_labels_of_people_lead_to_suggestions_that_are_right(catalog):
                 assert all(0 < image["confidence"] <= 1 for image in page["images"])
             assert label(address, page, true).status_code == 200
             catalog.finish_jobs()
+    with catalog.database.read() as session:  # the last ones had no image left to predict
+        states = list(session.scalars(select(Job.state).where(Job.kind == jobs.Kind.SUGGEST)))
+    assert states and set(states) == {JobState.DONE}
     assert PageKind.CLUSTER in kinds and PageKind.PRELABELED in kinds
     assert len(right) > 30 and np.mean(right) >= 0.9
     with catalog.database.read() as session:
@@ -318,6 +321,13 @@ def test_a_head_is_graded_by_images_that_it_was_not_trained_on(several):
     head = MultiLabelHead(x, np.eye(2, dtype=int)[y]) if several else SingleLabelHead(x, y, classes=2)
     memorised, held_out = head.probabilities(x).argmax(1) == y, head.cross_validated().argmax(1) == y
     assert memorised.mean() > 0.8 and held_out.mean() < 0.65
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_head_predicts_for_no_images(several):
+    x, y = np.random.default_rng(0).normal(size=(20, 4)), np.arange(20) % 2
+    head = MultiLabelHead(x, np.eye(2, dtype=int)[y]) if several else SingleLabelHead(x, y, classes=2)
+    assert head.probabilities(x[:0]).shape == (0, 2)
 
 
 def test_a_head_for_several_classes_knows_constant_ones():

@@ -91,7 +91,8 @@ def _fit(x: np.ndarray, y: np.ndarray):
 def _probabilities(model, x: np.ndarray, classes: int) -> np.ndarray:
     """The model's probabilities in columns of all classes, N×classes."""
     result = np.zeros((len(x), classes))
-    result[:, model.classes_] = model.predict_proba(x)
+    if len(x):  # scikit-learn refuses no images at all
+        result[:, model.classes_] = model.predict_proba(x)
     return result
 
 
@@ -116,6 +117,8 @@ class MultiLabelHead:
 
     def probabilities(self, x: np.ndarray) -> np.ndarray:
         """The probability of each class, N×classes."""
+        if not len(x):  # scikit-learn refuses no images at all
+            return np.zeros((0, len(self._models)))
         columns = [
             model.predict_proba(x)[:, 1] if hasattr(model, "predict_proba") else np.full(len(x), float(model))
             for model in self._models

@@ -186,7 +186,7 @@ function update() {
     const element = byId(`image-${position}`);
     const text = describe(image);
     const label = element.querySelector(".label");
-    label.textContent = isSuggestion(image) ? `${text} ${Math.floor(100 * image.confidence)} %` : text;
+    label.textContent = isSuggestion(image) ? `${text} ${Math.floor(100 * image.confidence)}\u00a0%` : text;
     element.classList.toggle("suggested", isSuggestion(image));
     element.classList.toggle("labeled", Boolean(text));
     element.classList.toggle("cursor", position === cursor);

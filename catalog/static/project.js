@@ -11,7 +11,10 @@ setInterval(async () => {
   const text = response?.ok ? await response.text() : shown;
   if (text === shown) return; // what has the focus, or is being read aloud, stays
   shown = text;
+  const isOpen = document.getElementById("more-classes")?.open;
   status.innerHTML = text;
+  const more = document.getElementById("more-classes");
+  if (more) more.open = isOpen;
 }, REFRESH_MS);
 
 const upload = document.getElementById("upload");

@@ -20,11 +20,12 @@ class Dashboard:
         counts: images by status.
         total: all images.
         open_now: images on open pages.
-        prelabeled, clustered: waiting images by the kind of page that they come on next.
+        prelabeled, clustered, tests: waiting images by the kind of page that they come on next.
         distribution: (class, images), most frequent first; an image counts for each of its classes.
         per_hour: labels in each of the last HOURS hours, oldest first.
         jobs: the last job of each kind.
         model: the newest model.
+        since_model: labels since then, and how many lead to the next one.
     """
 
     counts: dict[Status, int]
@@ -32,10 +33,12 @@ class Dashboard:
     open_now: int
     prelabeled: int
     clustered: int
+    tests: int
     distribution: list[tuple[LabelClass, int]]
     per_hour: list[int]
     jobs: dict[str, Job]
     model: Model | None
+    since_model: tuple[int, int]
 
     def as_dict(self) -> dict[str, object]:
         """For a template."""
@@ -54,6 +57,9 @@ def of(session: Session, project: Project) -> Dashboard:
         .join(Image, Image.id == Suggestion.image_id)
         .where(Suggestion.project_id == project.id, Image.status == Status.WAITING)
     )
+    tests = select(func.count()).where(
+        Image.project_id == project.id, Image.status == Status.WAITING, Image.is_test
+    )
     prelabeled = clustered = 0
     if project.model_help != Help.NONE and model is not None:
         clustered = session.scalar(suggested)
@@ -66,10 +72,12 @@ def of(session: Session, project: Project) -> Dashboard:
         open_now=session.scalar(held),
         prelabeled=prelabeled,
         clustered=clustered,
+        tests=session.scalar(tests),
         distribution=_distribution(session, project),
         per_hour=_per_hour(session, project, now),
         jobs=jobs.latest(session, project.id),
         model=model,
+        since_model=suggestions.since(session, model) if model else (0, 0),
     )
 
 

@@ -84,16 +84,22 @@ def checked(session: Session, project_id: int) -> list[tuple[float, bool]]:
     ]
 
 
+def since(session: Session, model: Model) -> tuple[int, int]:
+    """Labels since a model, and how many lead to the next: a page, and a twentieth of what it has learned."""
+    new = select(func.count()).where(Event.project_id == model.project_id, Event.id > model.last_event)
+    return session.scalar(new), max(PAGE, model.labels // 20)
+
+
 def is_due(session: Session, project_id: int) -> bool:
-    """Whether enough was labeled since the newest model: a page, and a twentieth of what it has learned from.
+    """Whether enough was labeled since the newest model.
 
     False before the first model, which follows the reading of the images.
     """
     model = newest(session, project_id)
     if model is None:
         return False
-    new = select(func.count()).where(Event.project_id == project_id, Event.id > model.last_event)
-    return session.scalar(new) >= max(PAGE, model.labels // 20)
+    new, needed = since(session, model)
+    return new >= needed
 
 
 def newest(session: Session, project_id: int) -> Model | None:
