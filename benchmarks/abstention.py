@@ -127,7 +127,7 @@ def main() -> None:
             folder, data_dir, cfg = trained(args.overrides, seed, name)
             torch.set_num_threads(cfg.runtime.threads)
             found = confidences(folder, data_dir, cfg)
-            targets = (cfg.unsure.answers_right, cfg.unsure.others_named)
+            targets = (cfg.unsure.min_precision, cfg.unsure.max_ood_rate)
             threshold = rule(found["val"], found["val_right"], found[ood], *targets)
             is_answered, correct = found["test"] >= threshold, found["test_right"]
             hits, photos = correct[is_answered].sum(), (found["unseen"] >= threshold).mean()

@@ -102,7 +102,7 @@ def main() -> None:
 
     def our_method(train: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
         few_shot_c = FEW_SHOT_C.get(len(train) // len(pack.classes))
-        c_values = list(cfg.model.strengths) if few_shot_c is None else [few_shot_c]
+        c_values = list(cfg.model.inverse_regularization) if few_shot_c is None else [few_shot_c]
         x = all_features()
         return ours(x[train], y[train], c_values, seed, pack.task)(x[test])
 

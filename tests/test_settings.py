@@ -74,14 +74,14 @@ def test_every_key_of_conf_has_a_type_and_vice_versa():
         ("model.input={size: abc}", "model.input.size=abc: must be"),
         ("model.input=3", "model.input=3: must be a mapping of size"),
         ("model.head=prob", "must be probe or random; near: probe"),
-        ("model.head=probe", "model=scratch has no strengths"),
+        ("model.head=probe", "model=scratch has no inverse_regularization"),
         ("+model.frozen=2", "model.frozen=2 needs a timm backbone"),
         ("model.balance=some", "must be none, weights or sampler"),
         ("model.start=7", "must be a string, or null; quote it: model.start=\"'7'\""),
         ("model.net=3", "model.net=3: must be a mapping"),
         ("model.name='../x'", "model.name=../x: must be a name of letters, digits and _.-"),
         ("model.name='a b'", "model.name=a b: must be a name of letters, digits and _.-"),
-        ("unsure.answers_right=1", "unsure.answers_right=1: must be a number of at least 0 and below 1"),
+        ("unsure.min_precision=1", "unsure.min_precision=1: must be a number of at least 0 and below 1"),
         ("model.net.dropout=nan", "model.net.dropout=nan: must be finite"),
         ("split.val=0", "split.val=0: must be a number above 0 and below 1"),
         ("split.val=0.9", "split.val=0.9 and split.test=0.15 must sum to less than 1"),
@@ -129,10 +129,10 @@ def test_an_invalid_value_is_an_error_that_says_what_is_allowed(override, messag
     assert message in _error(override)
 
 
-@pytest.mark.parametrize("strengths", ["[]", "[-1]", "[0]", "[a]", "1"])
-def test_strengths_must_be_above_0(strengths):
+@pytest.mark.parametrize("values", ["[]", "[-1]", "[0]", "[a]", "1"])
+def test_inverse_regularization_must_be_above_0(values):
     assert "must be a list of at least 1, each a number above 0" in _error(
-        "model=probe", f"model.strengths={strengths}"
+        "model=probe", f"model.inverse_regularization={values}"
     )
 
 
@@ -160,6 +160,9 @@ def test_strengths_must_be_above_0(strengths):
         (["experiment=petfaces-prob"], "experiment=petfaces-prob is not known; near: petfaces-probe"),
         (["a=["], "a=[ is not an override; use KEY=VALUE"),
         (["seed"], "seed is not an override; use KEY=VALUE"),
+        (["unsure.answers_right=0"], "answers_right is not a key; it is called unsure.min_precision now"),
+        (["+unsure.others_named=0"], "others_named is not a key; it is called unsure.max_ood_rate now"),
+        (["model=probe", "model.strengths=[1]"], "it is called model.inverse_regularization now"),
         (["seed=1,2"], "seed=1,2: several values need --multirun"),
         (["+seed=3"], "+seed: the key exists already; omit the +"),
         (["model=null"], "model=null: choose one file per group"),
@@ -221,6 +224,10 @@ def test_an_invalid_key_or_value_in_a_file_is_an_error_that_names_it(project, ad
     assert _error("experiment=mine") == "conf/experiment/mine.yaml: sead is not a key; near: seed"
     added("experiment/ours.yaml", "# @package _global_\nseed: -3\n")
     assert _error("experiment=ours").startswith("conf/experiment/ours.yaml: seed=-3: must be")
+    added("experiment/old.yaml", "# @package _global_\nunsure: {others_named: 0.1}\n")
+    assert _error("experiment=old") == (
+        "conf/experiment/old.yaml: unsure.others_named is not a key; it is called unsure.max_ood_rate now"
+    )
     text = (project / "conf/model/scratch.yaml").read_text()
     added("model/other.yaml", text.replace("name: scratch", "name: other\noptimizer: sgd"))
     assert "conf/model/other.yaml: model.optimizer is not a key" in _error("model=other")

@@ -15,8 +15,8 @@ from untrusted_models import CARD
 
 from pipeline import config, tasks, tracking, train
 from pipeline.artifacts import job_outcomes, seal
-from pipeline.common import errors
-from pipeline.config import overrides
+from pipeline.common import errors, yaml_files
+from pipeline.config import overrides, renamed
 from pipeline.sweeps import effects, jobs
 from pipeline.tracking import store
 
@@ -288,8 +288,8 @@ def test_the_loss_is_that_of_the_kept_weights():
     assert tasks.best_row([fitted_head, *epochs], TOP1.key)["val/loss"] == 4.0
     diverged = {"epoch": 1.0, "val/loss": 9.0, "val/top1": float("nan")}
     assert tasks.best_row([diverged, *epochs], TOP1.key)["val/loss"] == 3.0
-    strengths = [{"val/loss": 3.0, "val/top1": 0.5}, {"val/loss": 2.0, "val/top1": 0.4}]
-    assert tasks.best_row(strengths, TOP1.key)["val/loss"] == 2.0
+    probe_rows = [{"val/loss": 3.0, "val/top1": 0.5}, {"val/loss": 2.0, "val/top1": 0.4}]
+    assert tasks.best_row(probe_rows, TOP1.key)["val/loss"] == 2.0
 
 
 def test_a_diverged_job_is_shown_and_never_the_best(sweeps, capsys):
@@ -477,6 +477,47 @@ def test_a_key_that_conf_no_longer_has_is_an_error_on_save(sweeps, experiments):
     file.write_text(file.read_text().replace("  patience:", "  endurance:"))
     assert "can no longer express model.endurance" in _error("s", "--save", "mine")
     assert not (experiments / "mine.yaml").exists()
+
+
+def _recorded_under_old_names(folder: Path, fraction: float, **values) -> dict:
+    """A probe's job as recorded before the renaming, with two keys set to a value; returns its settings."""
+    changed = (f"unsure.min_precision={fraction}", f"model.inverse_regularization=[{fraction}]")
+    _job(folder, "model=probe", *changed, **values)
+    file = folder / "config.yaml"
+    text = file.read_text()
+    for old, new in renamed.RENAMED.items():
+        old, new = (f"\n  {name.rpartition('.')[2]}:" for name in (old, new))
+        assert new in text
+        text = text.replace(new, old)
+    file.write_text(text)
+    seal.seal(folder)
+    return yaml_files.read(file)
+
+
+def test_a_sweep_recorded_under_old_names_is_shown_timed_and_saved(sweeps, capsys, experiments, monkeypatch):
+    runs = []
+    for number, fraction in enumerate((0.8, 0.9)):
+        settings = _recorded_under_old_names(sweeps / f"s/{number}", fraction, top1=fraction)
+        params = tracking.params(settings)
+        assert params["unsure.answers_right"] == str(fraction)  # of a run in MLflow, as in its config.yaml
+        runs.append({"name": str(number), "status": "FINISHED", "params": params, "seconds": 42.0 + number})
+    monkeypatch.setattr(tracking, "sweep_runs", lambda sweep: runs)
+    sweep = jobs.read("s")
+    assert set(sweep.parameters) == {"unsure.min_precision", "model.inverse_regularization"}
+    assert [job.value("unsure.min_precision") for job in sweep.jobs] == [0.8, 0.9]
+    assert [job.seconds for job in sweep.jobs] == [42.0, 43.0]
+    _output(capsys, "s", "--save", "mine")
+    cfg = config.compose("experiment=mine")
+    assert (cfg.unsure.min_precision, cfg.model.inverse_regularization) == (0.9, [0.9])
+    # What `petfaces tracking sync` would record of such a run.
+    assert tracking.params(settings)["experiment"] == "mine"
+    name = "probe model.inverse_regularization=[0.9] unsure.min_precision=0.9"
+    assert tracking.run_name(settings, Path("/elsewhere/mine")) == name
+
+
+@pytest.mark.parametrize("settings", [{}, {"unsure": 3, "model": None}, {"model": {"model.strengths": 1}}])
+def test_only_renamed_keys_are_upgraded(settings):
+    assert renamed.upgrade(settings) == settings
 
 
 def _many(sweeps: Path) -> None:

@@ -17,7 +17,7 @@ from pipeline.sources.kinds import KINDS
 _TRAINING = [
     field.name
     for field in dataclasses.fields(Model)
-    if field.default is OPTIONAL and field.name not in ("flip", "strengths")
+    if field.default is OPTIONAL and field.name not in ("flip", "inverse_regularization")
 ]
 
 
@@ -68,8 +68,8 @@ def _model_problems(model: dict) -> Iterator[str]:
     name, epochs = model["name"], model["epochs"]
     if model["head"] == "random" and epochs == 0:
         yield f"model.epochs=0: a head with random weights (model={name}) needs at least 1 epoch"
-    if model["head"] == "probe" and "strengths" not in model:
-        yield f"model={name} has no strengths, which model.head=probe needs; use model=probe"
+    if model["head"] == "probe" and "inverse_regularization" not in model:
+        yield f"model={name} has no inverse_regularization, which model.head=probe needs; use model=probe"
     for key, needs in (("head", model["head"] == "probe"), ("frozen", model.get("frozen"))):
         if needs and "backbone" not in model["net"]:
             yield f"model.{key}={model[key]} needs a timm backbone; use model=finetune or model=probe"

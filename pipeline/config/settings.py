@@ -1,8 +1,8 @@
 """The schema of ``conf/``: type and range of every key, validated once after composing.
 
 Comments in ``conf/`` say what each key means. A new key needs a field here (`tests/test_settings.py` compares
-the two). Arguments of other libraries must only be plain values: the network checks ``model.net``, and
-albumentations checks ``augment.transforms``.
+the two), a renamed key also an entry in `renamed`. Arguments of other libraries must only be plain values:
+the network checks ``model.net``, and albumentations checks ``augment.transforms``.
 """
 
 from typing import Annotated, Any, Literal
@@ -112,7 +112,7 @@ class Model:
     batch_size: Annotated[int, Field(strict=True, ge=1, le=65536)]
     channels_last: Bool
     flip: Bool = OPTIONAL
-    strengths: Annotated[list[PositiveFloat], Field(min_length=1)] = OPTIONAL
+    inverse_regularization: Annotated[list[PositiveFloat], Field(min_length=1)] = OPTIONAL
     shares: Annotated[list[Scale], Field(min_length=1)] = OPTIONAL
     patience: NonNegativeInt = OPTIONAL
     lr: PositiveFloat = OPTIONAL
@@ -188,8 +188,8 @@ class Split:
 
 @dataclass(config=_CONFIG)
 class Unsure:
-    answers_right: HalfOpenFraction
-    others_named: Fraction
+    min_precision: HalfOpenFraction
+    max_ood_rate: Fraction
 
 
 @dataclass(config=_CONFIG)

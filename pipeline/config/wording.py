@@ -14,6 +14,7 @@ from pipeline.common.paths import CONF, PARAMS
 from pipeline.common.text import listed, printable, without_password
 from pipeline.config import components, settings
 from pipeline.config.files import choices
+from pipeline.config.renamed import RENAMED
 
 _ABSENT = object()
 _MAX_LENGTH = 80  # characters of a value shown in an error
@@ -70,6 +71,8 @@ def unknown(key: str, group_choice: str | None = None) -> str:
             return f"{shown}: to add one, use +{open_group}{name}._target_=MODULE.CLASS"
     if key in _ELSEWHERE:
         return f"{shown} is not used here; set {_ELSEWHERE[key]}"
+    if key in RENAMED:
+        return f"{shown} is not a key; it is called {RENAMED[key]} now"
     if key in known_keys() and rest:
         found_in = [name for name in choices(group) if name != group_choice and _defines(group, name, rest)]
         owners = f"; it belongs to {', '.join(found_in)}" if found_in else ""

@@ -23,6 +23,7 @@ from pipeline.common import text, yaml_files
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT
 from pipeline.config.overrides import BY_NAME, OverrideFinder, Overrides
+from pipeline.config.renamed import upgrade
 from pipeline.tasks import Task
 
 SWEEPS = ROOT / "runs/sweeps"
@@ -40,7 +41,7 @@ class Job:
         override_text: from its outcome or the sweep's ``multirun.yaml``; empty if unknown.
         status: finished, running, failed, no result or not started.
         reason: why it has no result, if known.
-        settings: the resolved configuration; empty unless finished.
+        settings: the resolved configuration, with today's names of keys; empty unless finished.
         metrics: ``metrics.json`` and the kept weights' val/loss.
         lineage: data, code and environment.
         drawings: whether its images are drawings.
@@ -148,7 +149,7 @@ def _read(folder: Path, number: int | None, outcome: dict) -> Job:
         metrics, job.lineage, job.drawings = dict(model.metrics), model.lineage, model.card.drawings
         job.task = model.task
         metrics["val/loss"] = tasks.best_row(curves.read(folder), model.task.monitor)["val/loss"]
-        job.settings, job.metrics = model.settings, metrics
+        job.settings, job.metrics = upgrade(model.settings), metrics
     except UserError as error:
         job.reason = f"unreadable: {error}"
         return job

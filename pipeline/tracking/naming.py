@@ -13,6 +13,7 @@ from pipeline.artifacts.model_folder import ModelFolder
 from pipeline.common.paths import CONF, PARAMS, ROOT
 from pipeline.common.text import printable
 from pipeline.config.overrides import BY_CONTENT, BY_NAME, OverrideFinder, Overrides
+from pipeline.config.renamed import RENAMED, upgrade
 
 GROUPS = (*BY_NAME, *BY_CONTENT, "experiment")  # parameters of a run whose values name files
 MAX_DIFFERENCES, MAX_VALUE = 5, 40  # in a run's name: differences, and characters of a value
@@ -71,7 +72,11 @@ def _truncated(text: str) -> str:
 
 def comparable(params: dict[str, str]) -> frozenset:
     """The parameters that all versions of this project log alike, as (key, value), for matching runs."""
-    return frozenset(item for item in params.items() if item[0] not in GROUPS and HASH not in item[1])
+    return frozenset(
+        (RENAMED.get(key, key), value)
+        for key, value in params.items()
+        if key not in GROUPS and HASH not in value
+    )
 
 
 def selected_files(settings: dict) -> dict[str, str]:
@@ -82,7 +87,7 @@ def selected_files(settings: dict) -> dict[str, str]:
     overrides = _find_overrides(settings)
     if overrides is None:
         return {group: settings[group]["name"] for group in BY_NAME}
-    flat, best = dict(config.flat(settings)), ("none", 0)
+    flat, best = dict(config.flat(upgrade(settings))), ("none", 0)
     for name in config.choices("experiment"):
         tree = OmegaConf.to_container(OmegaConf.load(CONF / "experiment" / f"{name}.yaml"), resolve=False)
         groups = [each for each in tree.pop("defaults", []) if isinstance(each, dict)]
@@ -102,7 +107,7 @@ def _find_overrides(settings: dict) -> Overrides | None:
     running, hydra.hydra = hydra.hydra, None  # Hydra refuses to compose within a Hydra app
     try:
         state = tuple((str(file), file.stat().st_mtime_ns) for file in files)
-        return _override_finder(state).find(settings)
+        return _override_finder(state).find(upgrade(settings))
     except Exception:  # conf/ may have changed in any way; a name must not stop a training
         return None
     finally:

@@ -28,9 +28,10 @@ def assess(training: Training) -> tuple[ModelCard, dict[str, float], Assessment]
     targets = val_set.targets
     card, probabilities = model.task.calibrate(card, predict(training, val_set), targets)
     model.temperature = card.temperature
-    min_precision, max_ood_rate = cfg.unsure.answers_right, cfg.unsure.others_named
     ood = predict(training, patterns)
-    card = model.task.choose_thresholds(card, probabilities, targets, ood, min_precision, max_ood_rate)
+    card = model.task.choose_thresholds(
+        card, probabilities, targets, ood, cfg.unsure.min_precision, cfg.unsure.max_ood_rate
+    )
     metrics = model.evaluate(torch.from_numpy(probabilities), torch.from_numpy(targets))
     return card, metrics, model.task.assess(card, probabilities, targets)
 

@@ -138,7 +138,8 @@ def fit_head(training: Training) -> list[dict]:
     datasets = [ImageDataset(pack, pack.rows(split), resize) for split in ("train", "val")]
     parts = [(features(training, dataset), dataset.targets) for dataset in datasets]
     balanced = cfg.model.balance != "none"
-    weight, bias, results = probe.fit_head(*parts, list(cfg.model.strengths), pack.task, balanced)
+    c_values = list(cfg.model.inverse_regularization)
+    weight, bias, results = probe.fit_head(*parts, c_values, pack.task, balanced)
     probe.set_head(training.model.net.get_classifier(), weight, bias)
     if cfg.model.epochs > 0:  # fine-tuning starts from the best head
         return [{"step": 0, "epoch": 0, "pictures_seen": 0, **best_row(results, pack.task.monitor)}]
