@@ -11,9 +11,19 @@ from pipeline.tracking.registry import Version
 
 
 def git(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    """Runs git without the user's hooks: DVC's post-checkout hook would check out data."""
+    """Runs git to its end, without the user's hooks: DVC's post-checkout hook would check out data."""
     command = ["git", "-c", "core.hooksPath=/dev/null", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, encoding="utf-8", errors="replace")
+    # On SIGTERM `subprocess.run` would kill git but not its child processes, which would go on writing files.
+    with subprocess.Popen(
+        command,
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+    ) as process:
+        output, errors = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 @contextmanager
