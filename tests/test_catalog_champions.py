@@ -7,6 +7,7 @@ import pandas
 import pytest
 import requests
 from catalog_server import Catalog, folder_of
+from conftest import outcome, petfaces
 from sqlalchemy import select
 
 from catalog import champions
@@ -71,6 +72,17 @@ def test_a_champion_predicts_in_a_project_made_of_its_own_classes(repro, project
 def test_a_champion_that_cannot_be_used_is_an_error(repro, catalog, data, task, message):
     with pytest.raises(UserError, match=re.escape(message)):
         champions.adopt(catalog.library, data, task)
+
+
+def test_the_command_adopt_lets_a_champion_predict(repro, catalog, tmp_path, capsys):
+    catalog.add_project(folder_of(tmp_path / "images", 2))
+    arguments = ("catalog", "--folder", str(catalog.library.folder), "adopt", "pets")
+    petfaces(*arguments, "sample")
+    assert re.match(r"sample-\w{12} predicts in pets", capsys.readouterr().out)
+    with catalog.database.read() as session:
+        assert catalog.project(session).champion.startswith("sample-")
+    message = outcome(lambda: petfaces(*arguments, "nothing"))
+    assert message == "error: there is no champion of nothing; train and register one: dvc repro"
 
 
 def test_a_champion_without_its_data_is_an_error(repro, project, catalog):
