@@ -6,6 +6,7 @@ once, and the tests check what it wrote.
 
 import atexit
 import contextlib
+import gc
 import io
 import os
 import re
@@ -29,8 +30,9 @@ if os.getpid() == SESSION_PROCESS:
 _FOLDER = Path(tempfile.mkdtemp(prefix="petfaces-test-"))
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 PROJECT = _FOLDER / "petfaces"
-# Two workers share the cores: torch's threads must not spin while they wait.
+# Two workers share the cores: threads of torch and of NumPy's OpenBLAS must not spin while they wait.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two spend three times as long on fitting a head
 # The environment must not affect the tests: no mirror, no tracking server, no flags of `make test`.
 for _name in (
     "PETFACES_MIRROR",
@@ -141,6 +143,18 @@ if "PYTEST_XDIST_WORKER" in os.environ or not any(word.startswith("-n") for word
     from pipeline.common import log
 
     log.setup()  # messages in this process appear as a program's do
+    fork_server.dont_wait_for_the_disk()
+
+
+# Garbage collection would go through all modules again and again.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Collects garbage from now on, of what the tests make."""
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # or nanobind lists what it takes for leaks
+    gc.enable()
 
 
 # The slowest files run first, so that no worker is idle at the end.

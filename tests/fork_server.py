@@ -7,6 +7,7 @@ them and forks for each program, which then imports the project's own modules. (
 
 import array
 import atexit
+import gc
 import importlib
 import io
 import json
@@ -15,6 +16,7 @@ import runpy
 import selectors
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -24,19 +26,26 @@ from pathlib import Path
 
 LIBRARIES = (
     *("torch", "torchvision", "torchmetrics", "pytorch_lightning", "timm", "albumentations", "mlflow"),
-    *("hydra", "pandas", "sklearn.linear_model", "matplotlib.pyplot", "onnx", "rich.table"),
+    *("hydra", "pandas", "sklearn.linear_model", "matplotlib.pyplot", "onnx", "rich.table", "pygments"),
+    # What these import at their first use: MLflow's store, torch's export and DVC's commands.
+    *("mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store"),
+    *("alembic.context", "dvc.cli.parser", "dvc.repo.reproduce", "networkx", "onnxruntime"),
+    *("torch.onnx._internal.exporter._core", "torch.export._trace"),
+    *("onnxscript", "onnxscript.function_libs.torch_lib.ops"),
 )
 # Read when Python starts or a library is imported: a program with other values gets an ordinary Python.
 VARIABLES = (
     *("PYTHONHASHSEED", "PYTHONIOENCODING", "PYTHONUTF8", "PYTHONWARNINGS", "LANG", "LC_ALL", "HOME"),
-    *("OMP_NUM_THREADS", "MPLBACKEND", "TORCH_HOME", "XDG_CACHE_HOME"),
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MPLBACKEND", "TORCH_HOME", "XDG_CACHE_HOME"),
     *("HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE"),
 )
 CLIENT = """#!{python} -IS
 import array, json, os, signal, socket, sys
 
+arguments = [*{leading}, *sys.argv[1:]]
+
 def start(server):
-    request = {{"argv": sys.argv[1:], "cwd": os.getcwd(), "environment": dict(os.environ)}}
+    request = {{"argv": arguments, "cwd": os.getcwd(), "environment": dict(os.environ)}}
     data = json.dumps(request).encode()
     streams = array.array("i", (0, 1, 2))
     server.sendmsg([len(data).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
@@ -49,10 +58,10 @@ def start(server):
 
 same = all(os.environ.get(name) == value for name, value in {variables}.items())
 server = socket.socket(socket.AF_UNIX)
-first, second, *_ = *sys.argv[1:], "", ""
+first, second, *_ = *arguments, "", ""
 ours = first == "-c" or first.endswith(".py") or first == "-m" and second.startswith(("pipeline", "dvc"))
 if not (ours and same) or server.connect_ex("{address}"):
-    os.execv("{python}", ["{python}", *sys.argv[1:]])
+    os.execv("{python}", ["{python}", *arguments])
 status = start(server)
 if os.WIFSIGNALED(status):
     if os.WTERMSIG(status) != signal.SIGKILL:
@@ -62,14 +71,27 @@ os._exit(os.waitstatus_to_exitcode(status))
 """
 
 
+def dont_wait_for_the_disk() -> None:
+    """MLflow's stores in this process are not flushed to the disk: of a test, none outlives a power failure.
+
+    Flushing takes five of the six seconds in which a store is created. A killed process loses nothing by it.
+    """
+    from sqlalchemy import Engine, event
+
+    @event.listens_for(Engine, "connect")
+    def _(connection: object, _: object) -> None:
+        with suppress(sqlite3.Error):  # no database, or a locked one: the program finds out itself
+            connection.execute("PRAGMA synchronous = OFF")
+
+
 def install(folder: Path, parent: int) -> None:
-    """Writes the client and starts the server, unless another process has done so.
+    """Writes the clients and starts the server, unless another process has done so.
 
     Args:
-        folder: of the test session; the client is ``bin/python`` in it.
+        folder: of the test session; the clients are ``bin/python`` and ``bin/dvc`` in it.
         parent: pid of the session's process; the server exits when that does.
 
-    The client passes its arguments, environment, working directory and standard streams to the server, and
+    A client passes its arguments, environment, working directory and standard streams to the server, and
     exits as the fork does. Until the server is ready, and for other programs, it runs an ordinary Python.
     """
     try:
@@ -78,10 +100,12 @@ def install(folder: Path, parent: int) -> None:
         return
     address = folder / "socket"
     variables = {name: os.environ.get(name) for name in VARIABLES}
-    text = CLIENT.format(python=sys.executable, variables=variables, address=address)
-    client = folder / "bin/python"
-    client.write_text(text)
-    client.chmod(0o755)
+    for name, leading in (("dvc", ["-m", "dvc"]), ("python", [])):
+        client = folder / "bin" / name
+        client.write_text(
+            CLIENT.format(python=sys.executable, variables=variables, address=address, leading=leading)
+        )
+        client.chmod(0o755)
     quiet = {"NO_ALBUMENTATIONS_UPDATE": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
     subprocess.Popen([sys.executable, __file__, address, str(parent), client], env={**os.environ, **quiet})
 
@@ -145,13 +169,15 @@ def serve(address: str, parent: int) -> tuple[dict, list[int]]:
                 with suppress(KeyError):
                     selector.unregister(connection)
                 connection.close()
-    sys.exit()
+    os._exit(0)  # a library would list the objects that are left
 
 
 def main() -> None:
     paths = sys.path[1:]  # without this file's folder
     for library in LIBRARIES:
         importlib.import_module(library)
+    dont_wait_for_the_disk()
+    gc.freeze()  # the forks' garbage collection leaves these objects, and the memory they share, alone
     address, parent, sys.executable = sys.argv[1:]  # so that a program's own children are forked, too
     request, streams = serve(address, int(parent))
     for number, stream in enumerate(streams):
