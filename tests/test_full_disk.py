@@ -4,9 +4,7 @@ The disk is a small tmpfs, mounted in a namespace of the test's own, so no root 
 """
 
 import io
-import shlex
 import shutil
-import sys
 import tarfile
 from pathlib import Path
 
@@ -14,12 +12,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-# Prepended to each program: `fill` leaves so many bytes free on the disk, `free` undoes it.
-FILLER = """
-import contextlib, os, shutil, sys
+# Prepended to each program, which gets the disk's folder and size first: `fill` leaves so many bytes free on
+# the disk, `free` undoes it.
+SMALL_DISK = """
+import contextlib, ctypes, os, shutil, sys
 from pathlib import Path
 
-disk = Path(sys.argv[1])
+disk, size = Path(sys.argv[1]), sys.argv[2]
+
+def mount():
+    libc, user, group = ctypes.CDLL(None), os.getuid(), os.getgid()
+    if libc.unshare(0x10000000 | 0x20000):  # namespaces of users, where this one is root, and of mounts
+        return False
+    with contextlib.suppress(OSError):
+        for name, text in ("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1"):
+            Path("/proc/self", name).write_text(text)
+        return not libc.mount(b"small", bytes(disk), b"tmpfs", 0, f"size={size}".encode())
+    return False
 
 def fill(left=0):
     with contextlib.suppress(OSError), open(disk / "filler", "wb") as stream:
@@ -27,22 +36,24 @@ def fill(left=0):
 
 def free():
     (disk / "filler").unlink()
+
+if __name__ == "__main__" and not mount():
+    sys.exit(77)
 """
 
 
 @pytest.fixture
 def on_small_disk(run, tmp_path):
-    """Runs a program with a small disk, its first argument; returns the lines it prints."""
+    """Runs a program with a small disk; returns the lines it prints."""
 
     def run_on_disk(disk: Path, size: str, program: str, *arguments: object) -> list[str]:
         disk.mkdir(parents=True, exist_ok=True)
-        mount = f"mount -t tmpfs -o size={size} small {shlex.quote(str(disk))}"
-        if not shutil.which("unshare") or run("unshare", "-rm", "sh", "-c", mount).returncode:
-            pytest.skip("this machine can't mount a tmpfs in a namespace")
         file = tmp_path / "on_small_disk.py"
-        file.write_text(FILLER + program)
-        command = shlex.join(map(str, (sys.executable, file, disk, *arguments)))
-        return run("unshare", "-rm", "sh", "-c", f"{mount} && {command}").stdout.splitlines()
+        file.write_text(SMALL_DISK + program)
+        done = run("python", *map(str, (file, disk, size, *arguments)))
+        if done.returncode == 77:
+            pytest.skip("this machine can't mount a tmpfs in a namespace")
+        return done.stdout.splitlines()
 
     return run_on_disk
 
@@ -66,7 +77,7 @@ from pipeline import pack, portable
 from pipeline.common import errors
 
 def main():
-    first, second = map(Path, sys.argv[2:])
+    first, second = map(Path, sys.argv[3:])
     pack.pack(first, disk / "pack", 128)
     before = portable.sums(disk / "pack")
     fill(left=200_000)
@@ -115,7 +126,7 @@ def fills_after(epochs):
     return push_and_fill
 
 mistakes.draw = lambda *arguments: None  # plots take longer than so small a training
-folder = Path(sys.argv[2])
+folder = Path(sys.argv[3])
 overrides = ["model=scratch", "data.epochs=3", "model.batch_size=16", "seed=71"]
 train.train(config.compose(*overrides, f"out={folder / 'uninterrupted'}"))
 shutil.rmtree(paths.ROOT / "runs/.work", ignore_errors=True)
@@ -159,7 +170,7 @@ from pipeline import tracking
 from pipeline.artifacts import curves
 from pipeline.tracking import store
 
-database, artifacts = (disk, folder) if sys.argv[3] == "mlflow.db" else (folder, disk)
+database, artifacts = (disk, folder) if sys.argv[4] == "mlflow.db" else (folder, disk)
 os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{{database / 'store.db'}}"
 store.client.cache_clear()
 client = store.client()

@@ -1,11 +1,9 @@
 """An unusable MLflow store is a one-line error that says what to do; no store is migrated unasked."""
 
-import os
 import re
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 from pathlib import Path
 
@@ -74,7 +72,7 @@ def test_a_usable_store_is_not_changed(repro, project, tmp_path, monkeypatch):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("statement", [10, 60])
-def test_a_store_whose_creation_was_killed_is_created_at_the_next_start(tmp_path, statement):
+def test_a_store_whose_creation_was_killed_is_created_at_the_next_start(run, tmp_path, statement):
     program = (
         "import os, signal\n"
         "from sqlalchemy import Engine, event\n"
@@ -87,11 +85,12 @@ def test_a_store_whose_creation_was_killed_is_created_at_the_next_start(tmp_path
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "store.client()\n"
     )
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/new.db"}
-    killed = subprocess.run([sys.executable, "-c", program], env=environment, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    address = f"sqlite:///{tmp_path}/new.db"
+    killed = run("python", "-c", program, MLFLOW_TRACKING_URI=address)
+    assert killed.returncode == -signal.SIGKILL, killed.stdout
     program = "from pipeline.tracking import store\nstore.client().create_experiment('first')"
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    done = run("python", "-c", program, MLFLOW_TRACKING_URI=address)
+    assert done.returncode == 0, done.stdout
     assert sorted(file.name for file in tmp_path.iterdir()) == ["new.db", "new.db.lock"]
 
 
