@@ -1,6 +1,8 @@
 """Packages import only those below them, and programs start without the heavy libraries."""
 
 import ast
+import functools
+import json
 import re
 import shutil
 import subprocess
@@ -13,18 +15,37 @@ from conftest import PROJECT
 HEAVY = ("torch", "timm", "mlflow", "pandas", "sklearn", "albumentations", "matplotlib", "onnxruntime")
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        *("fetch", "pack", "split", "audit", "train", "evaluate", "register", "report"),
-        *("inference.predict", "inference.export", "inference.serve", "reporting.leaderboard"),
-        *("maintenance.champion", "maintenance.reproduce", "maintenance.verify"),
-        *("sweeps.show", "tracking.cli", "config.cli"),
-    ],
+MODULES = (
+    *("fetch", "pack", "split", "audit", "train", "evaluate", "register", "report"),
+    *("inference.predict", "inference.export", "inference.serve", "reporting.leaderboard"),
+    *("maintenance.champion", "maintenance.reproduce", "maintenance.verify"),
+    *("sweeps.show", "tracking.cli", "config.cli"),
 )
-def test_a_program_starts_without_the_heavy_libraries(run, module):
-    code = f"import sys, pipeline.{module}; print([name for name in {HEAVY} if name in sys.modules])"
-    assert run(sys.executable, "-c", code).stdout.strip() == "[]"
+# A fork for each module: each starts with what `pipeline` and Hydra import, and with nothing of the others.
+IMPORTED = """
+import importlib, json, os, sys
+import hydra, pipeline
+for module in sys.argv[2:]:
+    if not os.fork():
+        importlib.import_module(f"pipeline.{module}")
+        found = [name for name in sys.argv[1].split() if name in sys.modules]
+        print(json.dumps([module, found]), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.fixture(scope="module")
+def heavy(run):
+    """The heavy libraries that each program's module imports."""
+    done = run(sys.executable, "-c", IMPORTED, " ".join(HEAVY), *MODULES)
+    assert done.returncode == 0, done.stdout
+    return dict(json.loads(line) for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_program_starts_without_the_heavy_libraries(heavy, module):
+    assert heavy[module] == []
 
 
 # The packages in docs/architecture.md's table and what each may import, besides `common` and `portable`.
@@ -60,7 +81,12 @@ def test_every_package_is_in_the_table(project):
     assert {*folders, "models"} == set(BELOW)
 
 
+@functools.cache
 def _imports(file):
+    return list(_each_import(file))
+
+
+def _each_import(file):
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
