@@ -30,6 +30,7 @@ if os.getpid() == SESSION_PROCESS:
 _FOLDER = Path(tempfile.mkdtemp(prefix="petfaces-test-"))
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 PROJECT = _FOLDER / "petfaces"
+PYTHON = SESSION / "python/bin/python"  # starts faster than sys.executable, see fork_server.py
 # Two workers share the cores: threads of torch and of NumPy's OpenBLAS must not spin while they wait.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two spend three times as long on fitting a head
@@ -49,9 +50,7 @@ for _name in (
 def _run(*command: str, cwd: Path = PROJECT, **environment: str) -> subprocess.CompletedProcess:
     """Runs a program with the tests' Python first on PATH; captures stdout and stderr together as text."""
     fork_server.install(SESSION / "python", SESSION_PROCESS)
-    path = os.pathsep.join(
-        map(str, (SESSION / "python/bin", Path(sys.executable).parent, os.environ["PATH"]))
-    )
+    path = os.pathsep.join(map(str, (PYTHON.parent, Path(sys.executable).parent, os.environ["PATH"])))
     # MLflow exports this process's tracking URI; a program has to find its own.
     inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     return subprocess.run(

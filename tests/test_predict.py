@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PYTHON
 from PIL import Image
 
 from pipeline.common.errors import UserError, os_errors_as_user_errors
@@ -157,7 +158,7 @@ def test_a_pattern_that_the_shell_did_not_expand_is_expanded(album):
 
 def test_jsonl_has_a_line_for_each_image(repro, run, album):
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline", "predict", "--format", "jsonl", "--top", "2", str(album)],
+        [PYTHON, "-m", "pipeline", "predict", "--format", "jsonl", "--top", "2", str(album)],
         capture_output=True,
         text=True,
         check=False,
@@ -173,7 +174,7 @@ def test_jsonl_has_a_line_for_each_image(repro, run, album):
 
 def test_csv_has_the_same_columns_in_each_row(repro, run, album):
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline", "predict", "--format", "csv", "--top", "3", album / "a.jpg"],
+        [PYTHON, "-m", "pipeline", "predict", "--format", "csv", "--top", "3", album / "a.jpg"],
         capture_output=True,
         text=True,
         check=False,
@@ -199,7 +200,7 @@ def test_a_file_name_may_hold_any_bytes(repro, album, tmp_path):
 
 def test_an_image_is_read_from_standard_input(repro, album):
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline", "predict", "--format", "jsonl", "-"],
+        [PYTHON, "-m", "pipeline", "predict", "--format", "jsonl", "-"],
         input=(album / "a.jpg").read_bytes(),
         capture_output=True,
         check=False,

@@ -5,13 +5,13 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
 import pytest
+from conftest import PYTHON
 from omegaconf import OmegaConf
 
 from pipeline.artifacts import seal
@@ -390,7 +390,7 @@ def test_a_missing_device_is_an_error(clone):
 def test_sigterm_leaves_no_worktree(clone):
     before = clone.state()
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "reproduce", "sample", "1"],
+        [PYTHON, "-m", "pipeline", "reproduce", "sample", "1"],
         cwd=clone.root,
         env=_environment(clone.root),
         stdout=subprocess.DEVNULL,

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import PYTHON
 
 from models.classifier import Classifier
 from pipeline import config, train
@@ -200,7 +201,7 @@ def test_a_resumed_finetuning_does_not_fit_the_head_again(uninterrupted, tmp_pat
 
 def test_sigterm_ends_the_program_with_status_143_and_one_line(repro, project):
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.train", *SCRATCH, "data.epochs=500", "out=runs/single/terminated"],
+        [PYTHON, "-m", "pipeline.train", *SCRATCH, "data.epochs=500", "out=runs/single/terminated"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

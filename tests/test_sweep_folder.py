@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import outcome
+from conftest import PYTHON, outcome
 from omegaconf import OmegaConf
 
 from pipeline.artifacts import job_outcomes
@@ -167,7 +167,7 @@ def test_a_folder_that_cannot_be_created_is_an_error(sweeps, monkeypatch, tmp_pa
 
 
 def test_sweeps_started_together_run_all_jobs(sweeps, project):
-    command = [sys.executable, "-m", "pipeline.split", "--multirun", "seed=-1,-2"]
+    command = [PYTHON, "-m", "pipeline.split", "--multirun", "seed=-1,-2"]
     running = [subprocess.Popen(command, cwd=project, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     output = [process.communicate()[1] for process in running]
     assert [process.returncode for process in running] == [1, 1]
