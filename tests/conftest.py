@@ -157,7 +157,10 @@ def pytest_collection_finish() -> None:
 
 
 # The slowest files run first, so that no worker is idle at the end.
-LONGEST = ("resume", "train", "reproduce", "tracking", "sweeps", "trainer", "docs", "seal", "multi_label")
+LONGEST = (
+    *("resume", "reproduce", "train", "multi_label", "sweeps", "tracking", "settings", "seal", "features"),
+    *("full_disk", "trainer", "folder", "registry", "docs"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
