@@ -156,7 +156,7 @@ def test_inverse_regularization_must_be_above_0(values):
         (["experiment=petfaces-probe", "model.lr=1"], "model=probe has no lr; it belongs to"),
         (["model=probe", "model.epochs=3"], "model=probe has no shares, no patience, no lr"),
         (["model=scrath"], "model=scrath is not known; near: scratch"),
-        (["data=moon"], "data=moon is not known; choose one of attributes, folder, labels, oxford"),
+        (["data=moon"], "data=moon is not known; choose one of attributes, folder, labels, labels_multi"),
         (["experiment=petfaces-prob"], "experiment=petfaces-prob is not known; near: petfaces-probe"),
         (["a=["], "a=[ is not an override; use KEY=VALUE"),
         (["seed"], "seed is not an override; use KEY=VALUE"),
