@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ class Champion:
     Attributes:
         name: data set and the start of the model's hash, such as ``labels-1f2e3d4c5b6a``.
         folder: the exported model.
-        trained_on: SHA-256 of the image files that its weights were fitted to.
+        trained_on: SHA-256 of the image files that it was trained or validated on.
     """
 
     name: str
@@ -45,11 +46,17 @@ def available() -> list[str]:
     return sorted(file.parts[-5] for file in (ROOT / "runs").glob("*/register/champion/portable/model.onnx"))
 
 
-def adopt(library: Library, data: str, task: str) -> Champion:
+def adopt(library: Library, data: str, task: str, classes: Collection[str]) -> Champion:
     """Copies the champion of a data set into the catalog's folder, unless it is there already.
 
+    Args:
+        library: of the catalog.
+        data: the data set.
+        task: of the project in which the champion will predict.
+        classes: of the project; empty if it takes the champion's.
+
     Raises:
-        UserError: there is no champion, it is damaged, it was trained for another task, or its data are gone.
+        UserError: there is no champion, it is damaged, its data are gone, or its task or classes are others.
     """
     from pipeline.inference import resolve
 
@@ -58,6 +65,8 @@ def adopt(library: Library, data: str, task: str) -> Champion:
     with resolve.opened(str(ROOT / "runs" / data)) as model:
         if model.card.task != task:
             raise UserError(f"the champion of {data} has the task {model.card.task}; this project has {task}")
+        if classes and len(set(classes) & set(model.card.classes)) < 2:
+            raise UserError(f"the champion of {data} knows fewer than two of this project's classes")
         name = f"{data}-{model.sha256[:12]}"
         if not (library.champions / name).is_dir():
             trained_on = sorted(_training_images(ROOT / "data" / data, model))
@@ -82,9 +91,9 @@ def load(library: Library, name: str) -> Champion:
 
 
 def _training_images(data_dir: Path, model: ModelFolder) -> set[str]:
-    """SHA-256 of the image files that a champion was trained on.
+    """SHA-256 of the image files that a champion was trained or validated on.
 
-    If the data were split anew since then, all of them: an image must not count as held out by mistake.
+    If the data were split anew since then, all of them: an image must not count as unseen by mistake.
 
     Raises:
         UserError: the data are not there.
@@ -99,7 +108,7 @@ def _training_images(data_dir: Path, model: ModelFolder) -> set[str]:
     index = pack_index.read_index(data_dir / "pack")
     table = index.assign(split=pack_index.read_split(data_dir / "split.csv")["split"])
     if pack_index.content_hash(table, "split") == model.lineage["data"].get("split"):
-        table = table[table["split"] == "train"]
+        table = table[table["split"].isin(["train", "val"])]
     paths = set(table["path"])
     return {
         hashlib.sha256(data).hexdigest()

@@ -155,8 +155,10 @@ def _adopt(library: Library, project: str, data: str) -> None:
 
     database = open_database(library.database)
     with database.read() as session:
-        task = projects.by_name(session, project).task
-    champion = champions.adopt(library, data, task)
+        found = projects.by_name(session, project)
+        classes = [each.name for each in projects.classes(session, found.id)]
+        task = found.task
+    champion = champions.adopt(library, data, task, classes)
     with database.write() as session:
         projects.use_champion(session, projects.by_name(session, project), champion.name)
     click.echo(f"{champion.name} predicts in {project}, until a head trained there is right more often")

@@ -9,8 +9,9 @@ import io
 import json
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from catalog.library import Library
 from catalog.store.exported import LabeledImage, Labels
@@ -27,15 +28,18 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time of a zip's member
 def coco(labels: Labels) -> str:
     """Annotations that pycocotools loads: a box around the whole image for each of its classes.
 
-    Images that are unknown are left out.
+    Images that are unknown are left out. Of files with the same name, which uploads may have, each gets the
+    start of its hash added to `file_name`; `path` is the name as it was.
     """
     categories = {name: number for number, name in enumerate(labels.classes, start=1)}
     images, annotations = [], []
+    names = Counter(image.path for image in labels.labeled)
     for number, image in enumerate(labels.labeled, start=1):
         images.append(
             {
                 "id": number,
-                "file_name": image.path,
+                "file_name": image.path if names[image.path] == 1 else _distinct(image),
+                "path": image.path,
                 "width": image.width,
                 "height": image.height,
                 "sha256": image.sha256,
@@ -62,6 +66,11 @@ def coco(labels: Labels) -> str:
         "categories": [{"id": number, "name": name} for name, number in categories.items()],
     }
     return json.dumps(tree, ensure_ascii=False, indent=1) + "\n"
+
+
+def _distinct(image: LabeledImage) -> str:
+    path = PurePosixPath(image.path)
+    return str(path.with_name(f"{path.stem}-{image.sha256[:8]}{path.suffix}"))
 
 
 def table(labels: Labels) -> str:

@@ -54,16 +54,21 @@ class Library:
         """Path of an image's thumbnail."""
         return self.folder / "thumbnails" / sha256[:2] / f"{sha256}.jpg"
 
-    def holds(self, sha256: str, suffix: str) -> bool:
-        """Whether an image's file and thumbnail are there."""
-        return self.image(sha256, suffix).is_file() and self.thumbnail(sha256).is_file()
+    def holds(self, sha256: str, suffix: str, size: int) -> bool:
+        """Whether an image's file is there with all of its bytes, and its thumbnail."""
+        return _has_size(self.image(sha256, suffix), size) and self.thumbnail(sha256).is_file()
 
     def store(self, data: bytes, sha256: str, suffix: str) -> None:
         """Keeps a copy of an original, so that nothing is lost when the source is changed or deleted."""
         target = self.image(sha256, suffix)
-        if not target.is_file():
+        if not _has_size(target, len(data)):
             with atomic.replace_file(target) as part:
                 part.write_bytes(data)
+
+    def flush(self, sha256: str, suffix: str) -> None:
+        """Waits until an image's file is on the disk, as it must be before the only other copy is deleted."""
+        with open(self.image(sha256, suffix), "rb") as file:
+            os.fsync(file.fileno())
 
     def store_thumbnail(self, image: Image.Image, sha256: str) -> None:
         """Makes an image's thumbnail by shrinking `image` in place; an existing file is kept."""
@@ -72,3 +77,11 @@ class Library:
             image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
             with atomic.replace_file(target) as part:
                 image.save(part, "JPEG", quality=85)
+
+
+def _has_size(file: Path, size: int) -> bool:
+    """Whether a file has all of its bytes: a power failure can cut it off."""
+    try:
+        return file.stat().st_size == size
+    except FileNotFoundError:
+        return False

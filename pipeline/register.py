@@ -26,6 +26,7 @@ from pipeline.tasks.metrics import mcnemar
 _log = logging.getLogger(__name__)
 
 PARTS = ("train", "evaluation", "portable")  # folders of a `ModelFolder`, and of the champion's copy
+SHARED = 0.9  # of the champion's test images that a challenger was tested on too, for a paired test
 ATTEMPTS = 5  # to copy the champion's files, while users may change the champion
 
 # Allowed differences in probability, per image and on average. Float32 sums in another order, and ONNX
@@ -64,7 +65,8 @@ def check_export(candidate: ModelFolder, data_dir: Path) -> None:
 def decide(challenger: ModelFolder, champion: ModelFolder | None, significance: float) -> dict:
     """Decides whether the challenger becomes champion, and why.
 
-    Uses the exact McNemar test on the images that only one of the two gets right.
+    Uses the exact McNemar test on the images that only one of the two gets right, among those that both were
+    tested on.
 
     Args:
         challenger: the best candidate on validation.
@@ -78,10 +80,15 @@ def decide(challenger: ModelFolder, champion: ModelFolder | None, significance: 
         return _without_test("the first champion", promoted=True)
     if challenger.card.classes != champion.card.classes:
         return _without_test("the champion before it knew another list of classes", promoted=True)
-    if challenger.test_images() != champion.test_images():
+    ours, theirs = (
+        dict(zip(each.test_images(), each.test_correct(), strict=True)) for each in (challenger, champion)
+    )
+    shared = [image for image in theirs if image in ours]
+    # A test split may have grown, as labels do; after another split few images are the same.
+    if len(shared) < SHARED * len(theirs):
         return _without_test("the champion before it was judged on another test split", promoted=True)
-    right = np.array(challenger.test_correct())
-    wins, losses, p = mcnemar(right, np.array(champion.test_correct()))
+    right = np.array([ours[image] for image in shared])
+    wins, losses, p = mcnemar(right, np.array([theirs[image] for image in shared]))
     promoted = wins > losses and p < significance
     verdict = "significantly better" if promoted else "not significantly better"
     reason = (

@@ -174,6 +174,27 @@ def test_undo_takes_back_the_last_key_before_any_page(catalog, new_tab):
     assert given(catalog) == []
 
 
+def test_a_reload_keeps_labels_and_what_can_be_undone(catalog, new_tab):
+    tab = label_tab(new_tab)
+    for key in "123":
+        tab.keyboard.press(key)
+    tab.reload()
+    tab.wait_for_selector("html[data-ready=yes]")
+    labeled(tab, 3)
+    tab.keyboard.press("Control+z")
+    labeled(tab, 2)
+
+
+def test_a_suggestion_that_was_taken_away_stays_away_after_a_reload(catalog, new_tab):
+    add_model(catalog, predicted=[4], confidence=0.97)
+    tab = label_tab(new_tab)
+    labeled(tab, 9)
+    tab.keyboard.press("Backspace")
+    tab.reload()
+    tab.wait_for_selector("html[data-ready=yes]")
+    labeled(tab, 8)
+
+
 def test_a_held_enter_submits_one_page(catalog, new_tab):
     tab = label_tab(new_tab)
     tab.keyboard.press("Control+a")

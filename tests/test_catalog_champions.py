@@ -28,9 +28,9 @@ def catalog(tmp_path):
 
 
 def test_an_adopted_champion_knows_the_files_that_it_was_trained_on(repro, project, catalog):
-    champion = champions.adopt(catalog.library, "sample", "single_label")
+    champion = champions.adopt(catalog.library, "sample", "single_label", ())
     table = pandas.read_csv(project / "data/sample/split.csv")
-    train = set(table["path"][table["split"] == "train"])
+    train = set(table["path"][table["split"].isin(["train", "val"])])
     files = dict(archives.members(project / "data/sample/archive"))
     assert champion.trained_on == {hashlib.sha256(files[path]).hexdigest() for path in train}
     assert champion.classes == read_card(project / "runs/sample/register/champion/train").classes
@@ -40,16 +40,16 @@ def test_an_adopted_champion_knows_the_files_that_it_was_trained_on(repro, proje
 def test_after_another_split_all_images_count_as_trained_on(repro, project, catalog, monkeypatch):
     file = project / "data/sample/split.csv"
     before = file.read_text()
-    file.write_text(before.replace(",train\n", ",val\n", 1))
+    file.write_text(before.replace(",train\n", ",test\n", 1))
     try:
-        champion = champions.adopt(catalog.library, "sample", "single_label")
+        champion = champions.adopt(catalog.library, "sample", "single_label", ())
     finally:
         file.write_text(before)
     assert len(champion.trained_on) == len(pandas.read_csv(file))
 
 
 def test_a_champion_predicts_in_a_project_made_of_its_own_classes(repro, project, catalog):
-    champion = champions.adopt(catalog.library, "sample", "single_label")
+    champion = champions.adopt(catalog.library, "sample", "single_label", ())
     catalog.add_project(
         project / "data/sample/archive",
         classes=tuple(champion.classes),
@@ -62,20 +62,21 @@ def test_a_champion_predicts_in_a_project_made_of_its_own_classes(repro, project
 
 
 @pytest.mark.parametrize(
-    ("data", "task", "message"),
+    ("data", "task", "classes", "message"),
     [
-        ("nothing", "single_label", "there is no champion of nothing"),
-        ("../sample", "single_label", "there is no champion of ../sample"),
-        ("sample", "multi_label", "has the task single_label; this project has multi_label"),
+        ("nothing", "single_label", [], "there is no champion of nothing"),
+        ("../sample", "single_label", [], "there is no champion of ../sample"),
+        ("sample", "multi_label", [], "has the task single_label; this project has multi_label"),
+        ("sample", "single_label", ["x", "dog_pug"], "knows fewer than two of this project's classes"),
     ],
 )
-def test_a_champion_that_cannot_be_used_is_an_error(repro, catalog, data, task, message):
+def test_a_champion_that_cannot_be_used_is_an_error(repro, catalog, data, task, classes, message):
     with pytest.raises(UserError, match=re.escape(message)):
-        champions.adopt(catalog.library, data, task)
+        champions.adopt(catalog.library, data, task, classes)
 
 
 def test_the_command_adopt_lets_a_champion_predict(repro, catalog, tmp_path, capsys):
-    catalog.add_project(folder_of(tmp_path / "images", 2))
+    catalog.add_project(folder_of(tmp_path / "images", 2), classes=("dog_pug", "cat_Bengal"))
     arguments = ("catalog", "--folder", str(catalog.library.folder), "adopt", "pets")
     petfaces(*arguments, "sample")
     assert re.match(r"sample-\w{12} predicts in pets", capsys.readouterr().out)
@@ -92,7 +93,7 @@ def test_a_champion_without_its_data_is_an_error(repro, project, catalog):
         with pytest.raises(
             UserError, match="it isn't known what the champion was trained on; run: dvc repro"
         ):
-            champions.adopt(catalog.library, "sample", "single_label")
+            champions.adopt(catalog.library, "sample", "single_label", ())
     finally:
         moved.rename(file)
 

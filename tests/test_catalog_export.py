@@ -67,6 +67,14 @@ def test_class_folders_hold_the_images(labels, catalog, tmp_path):
     assert {name.split("/")[0] for name in names} == {"cat", "dog", "rabbit"}
 
 
+def test_images_with_the_same_name_have_different_ones_in_coco(labels):
+    images = tuple(dataclasses.replace(image, path="a/IMG_1.jpg") for image in labels.labeled[:2])
+    shown = json.loads(export.coco(dataclasses.replace(labels, images=images)))["images"]
+    assert len({image["file_name"] for image in shown}) == 2
+    assert all(image["file_name"] == f"a/IMG_1-{image['sha256'][:8]}.jpg" for image in shown)
+    assert {image["path"] for image in shown} == {"a/IMG_1.jpg"}
+
+
 def test_equal_labels_give_equal_bytes(labels, catalog, tmp_path):
     first, second = (export.snapshot(labels, catalog.library, tmp_path / name) for name in "ab")
     assert first.read_bytes() == second.read_bytes()

@@ -126,6 +126,28 @@ def test_undo_brings_the_last_page_back_with_its_labels(catalog, address):
     assert submit(address, undone, 1).status_code == 200
 
 
+def test_undo_twice_gives_the_same_page_while_it_is_open(address):
+    page = open_page(address)
+    submit(address, page, 3)
+    url = f"{address}/api/pages/{page['token']}/undo"
+    first, second = (requests.post(url, timeout=30).json()["page"] for _ in range(2))
+    assert first == second
+    assert submit(address, first, 1).status_code == 200
+    assert requests.post(url, timeout=30).status_code == 409
+
+
+def test_a_reload_brings_back_a_page_that_has_lost_an_image(catalog, address):
+    page = open_page(address)
+    with catalog.database.write() as session:
+        session.get(Image, page["images"][0]["id"]).page_token = "another"
+    assert ids(open_page(address, token=page["token"])) == ids(page)
+    answers = {image["id"]: {"status": "labeled", "classes": [1]} for image in page["images"]}
+    answer = requests.post(
+        f"{address}/api/pages/{page['token']}/submit", json={"answers": answers}, timeout=30
+    )
+    assert answer.status_code == 409 and answer.json()["taken"] == [page["images"][0]["id"]]
+
+
 def test_undo_leaves_labels_that_were_given_since_then(catalog, address):
     page = open_page(address)
     submit(address, page, 3)

@@ -92,13 +92,28 @@ def test_a_repaired_file_leaves_the_list(catalog, tmp_path):
     assert reasons(catalog) == {}
 
 
+def test_an_original_that_was_cut_off_comes_back_by_reading_again(catalog, tmp_path):
+    catalog.add_project(folder_of(tmp_path / "images", 2))
+    with catalog.database.read() as session:
+        image = session.scalars(select(Image)).first()
+    file = catalog.library.image(image.sha256, image.suffix)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-20])
+    read_again(catalog)
+    assert file.read_bytes() == whole
+
+
 def test_a_missing_original_or_thumbnail_comes_back_by_reading_again(catalog, tmp_path):
     catalog.add_project(folder_of(tmp_path / "images", 2))
     first, second = rows(catalog)
     catalog.library.image(first.sha256, first.suffix).unlink()
     catalog.library.thumbnail(second.sha256).unlink()
     read_again(catalog)
-    assert all(catalog.library.holds(image.sha256, image.suffix) for image in (first, second))
+    assert all(
+        catalog.library.image(image.sha256, image.suffix).is_file()
+        and catalog.library.thumbnail(image.sha256).is_file()
+        for image in (first, second)
+    )
     assert len(rows(catalog)) == 2
 
 

@@ -14,7 +14,7 @@ from catalog.champions import Champion
 from catalog.helper import evidence, features, suggest
 from catalog.helper.evidence import Checked
 from catalog.helper.features import FeatureStore
-from catalog.helper.groups import by_prediction, by_similarity
+from catalog.helper.grouping import by_prediction, by_similarity
 from catalog.helper.heads import MultiLabelHead, SingleLabelHead
 from catalog.store import jobs, projects, suggestions
 from catalog.store.tables import Event, Help, Image, Job, JobState, PageKind, Suggestion
@@ -189,15 +189,41 @@ def test_a_failed_training_is_shown_and_labeling_goes_on(catalog, monkeypatch):
         assert submit(address, open_page(address), 1).status_code == 200
 
 
+NOBODY = np.array([])
+
+
 def test_the_threshold_is_the_lowest_with_the_precision():
     sure = [Checked(0.9, True)] * 100
-    assert evidence.threshold(sure + [Checked(0.5, False)] * 100, 0.9) == 0.9
-    assert evidence.threshold(sure + [Checked(0.5, True)] * 100, 0.9) == 0.5
-    assert evidence.threshold([Checked(0.9, False)] * 100, 0.9) is None
+    assert evidence.threshold(sure + [Checked(0.5, False)] * 100, NOBODY, 0.9) == 0.9
+    assert evidence.threshold(sure + [Checked(0.5, True)] * 100, NOBODY, 0.9) == 0.5
+    assert evidence.threshold([Checked(0.9, False)] * 100, NOBODY, 0.9) is None
 
 
 def test_too_little_evidence_gives_no_threshold():
-    assert evidence.threshold([Checked(0.99, True)] * (evidence.EVIDENCE - 1), 0.9) is None
+    checked = [Checked(0.99, True)] * (evidence.MIN_CHECKED - 1)
+    assert evidence.threshold(checked, NOBODY, 0.9) is None
+
+
+def test_easy_images_that_are_labeled_already_do_not_lower_the_threshold():
+    """Of the images that wait, the predictions must be right, not of all that people have checked."""
+    easy, hard = [Checked(0.99, True)] * 400, [Checked(0.6, True), Checked(0.6, False)] * 20
+    waiting = np.full(100, 0.6)
+    assert evidence.threshold(easy + hard, np.full(100, 0.99), 0.9) < 0.99
+    assert evidence.threshold(easy + hard, waiting, 0.9) == 0.99
+
+
+def test_a_model_is_better_only_if_the_difference_is_significant():
+    ones, right = np.ones(100), np.arange(100) < 80
+    assert evidence.is_better(np.arange(100) < 90, right, ones)
+    assert not evidence.is_better(np.arange(100) < 82, right, ones)
+    assert not evidence.is_better(right, np.arange(100) < 90, ones)
+    assert not evidence.is_better(np.ones(39, bool), np.zeros(39, bool), np.ones(39))
+
+
+def test_labels_of_rarely_checked_images_weigh_more():
+    first, second = np.arange(100) < 70, np.arange(100) >= 60  # right on 70 and on 40
+    assert evidence.is_better(first, second, np.ones(100))
+    assert not evidence.is_better(first, second, np.where(np.arange(100) < 60, 1, 8))
 
 
 def test_the_lower_bound_grows_with_the_evidence():
@@ -270,18 +296,46 @@ def test_images_that_a_champion_was_trained_on_are_no_evidence_for_it(catalog, m
     with catalog.database.read() as session:
         model = suggestions.newest(session, 1)
     assert model.threshold is None
-    assert model.message.endswith(f"0 of {evidence.EVIDENCE} predictions checked by people so far")
+    assert model.message.endswith(f"0 of {evidence.MIN_CHECKED} predictions checked by people so far")
+
+
+def test_a_champion_keeps_predicting_while_no_head_is_clearly_better(catalog, monkeypatch, tmp_path):
+    adopt(catalog, monkeypatch, tmp_path, ColourChampion())
+    true, by = truth(catalog), set()
+    with catalog.served() as address:
+        while (page := open_page(address)) is not None:
+            label(address, page, true)
+            catalog.finish_jobs()
+            with catalog.database.read() as session:
+                by.add(suggestions.newest(session, 1).champion)
+    assert by == {"labels-1"}
+
+
+def test_an_image_that_nobody_could_name_is_evidence_against_a_champion(catalog, monkeypatch, tmp_path):
+    adopt(catalog, monkeypatch, tmp_path, ColourChampion())
+    with catalog.served() as address:
+        for _ in range(8):
+            page = open_page(address)
+            answers = {image["id"]: {"status": "unknown"} for image in page["images"]}
+            url = f"{address}/api/pages/{page['token']}/submit"
+            assert requests.post(url, json={"answers": answers}, timeout=30).status_code == 200
+            catalog.finish_jobs()
+    with catalog.database.read() as session:
+        model = suggestions.newest(session, 1)
+    assert model.threshold is None and "not yet shown to be right 90%" in model.message
 
 
 def test_a_head_that_is_right_more_often_replaces_the_champion(catalog, monkeypatch, tmp_path):
     adopt(catalog, monkeypatch, tmp_path, ColourChampion(useless=True))
-    true = truth(catalog)
+    true, by = truth(catalog), []
     with catalog.served() as address:
-        for _ in range(8):
-            label(address, open_page(address), true)
+        while (page := open_page(address)) is not None:
+            label(address, page, true)
             catalog.finish_jobs()
-    with catalog.database.read() as session:
-        assert suggestions.newest(session, 1).champion == ""
+            with catalog.database.read() as session:
+                by.append(suggestions.newest(session, 1).champion)
+    assert by[0] == "labels-1" and by[-1] == ""
+    assert by == sorted(by, reverse=True)  # it doesn't come back
 
 
 @pytest.mark.parametrize("learned", [[], [0, 5]])

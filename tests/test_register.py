@@ -66,6 +66,19 @@ def test_a_champion_evaluated_on_other_data_is_replaced_untested(tmp_path, other
     assert outcome["paired_test"] is None
 
 
+def test_a_champion_is_tested_on_the_images_that_a_grown_test_split_shares(tmp_path):
+    better = _candidate(tmp_path / "better", [True] * 60 + [False] * 40)
+    worse = _candidate(tmp_path / "worse", [False] * 30 + [True] * 70)
+    old = _candidate(tmp_path / "old", [False] * 30 + [True] * 30)
+    assert register.decide(better, old, 0.05)["paired_test"] == {
+        "wins": 30,
+        "losses": 0,
+        "p": pytest.approx(2**-29),
+    }
+    outcome = register.decide(worse, old, 0.05)  # the others are easy
+    assert not outcome["promoted"] and "60 test pictures" in outcome["reason"]
+
+
 def test_the_cheapest_of_tied_candidates_is_the_challenger(tmp_path):
     costs = {"a": (0.9, 50, 10, 7), "b": (0.9, 20, 20, 7), "c": (0.9, 50, 8, 9), "d": (0.8, 1, 1, 1)}
     candidates = {}

@@ -13,7 +13,14 @@ import numpy as np
 from catalog.champions import Champion
 from pipeline.artifacts import atomic
 from pipeline.common.errors import UserError
-from pipeline.portable import DamagedError, OnnxClassifier, Preprocessing, read_picture, resizing
+from pipeline.portable import (
+    DamagedError,
+    OnnxClassifier,
+    Preprocessing,
+    UnreadableError,
+    read_picture,
+    resizing,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -113,6 +120,14 @@ class ChampionNetwork:
         return probabilities
 
 
+def _prepare(backbone: Backbone | ChampionNetwork, file: Path) -> np.ndarray:
+    """Raises UserError for an image that has been damaged since it was read."""
+    try:
+        return backbone.prepare(file)
+    except UnreadableError as error:
+        raise UserError(f"{file} has been damaged ({error}); read the project's images again") from error
+
+
 def compute(
     store: FeatureStore,
     backbone: Backbone | ChampionNetwork,
@@ -146,10 +161,11 @@ def _batches(
 ) -> Iterator[np.ndarray]:
     """Prepared images, up to BATCH together; the next batch is read while the last one is computed."""
     starts = range(0, len(files), BATCH)
-    upcoming = [pool.submit(backbone.prepare, file) for file in files[:BATCH]]
+    upcoming = [pool.submit(_prepare, backbone, file) for file in files[:BATCH]]
     for start in starts:
         current = upcoming
-        upcoming = [pool.submit(backbone.prepare, file) for file in files[start + BATCH : start + 2 * BATCH]]
+        next_files = files[start + BATCH : start + 2 * BATCH]
+        upcoming = [pool.submit(_prepare, backbone, file) for file in next_files]
         yield np.stack([future.result() for future in current])
 
 

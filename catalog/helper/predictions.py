@@ -7,149 +7,189 @@ from pathlib import Path
 import numpy as np
 
 from catalog.champions import Champion
-from catalog.helper import features
-from catalog.helper.evidence import EVIDENCE, Checked
+from catalog.helper import evidence, features
+from catalog.helper.evidence import Checked
 from catalog.helper.heads import MultiLabelHead, SingleLabelHead
 from catalog.store.suggestions import Known
 from catalog.store.tables import LabelClass
 
-LABELS_PER_CLASS = 10  # on average, before a head's predictions order the pages
-MIN_PER_CLASS = 3  # unless each class has so many
+# A head is ready when each class has MIN_PER_CLASS labels, or all together have LABELS_PER_CLASS on average.
+MIN_PER_CLASS, LABELS_PER_CLASS = 3, 10
+MIN_LABELS = {"single_label": 18, "multi_label": 20}  # to train a head at all: six for each fold and more
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model predicts for the images that wait.
+    """What a model predicts for some images.
 
     Attributes:
         probabilities: of each class, N×classes.
-        present: whether a class is predicted, N×classes; one class per row in a single-label project.
-        confidence: probability that `present` is right, N.
+        predicted: whether a class is predicted, N×classes; one class per row in a single-label project.
+        confidence: probability that `predicted` is right, N.
     """
 
     probabilities: np.ndarray
-    present: np.ndarray
+    predicted: np.ndarray
     confidence: np.ndarray
 
     @classmethod
-    def of(cls, probabilities: np.ndarray, task: str, limits: np.ndarray | float = 0.5) -> "Predictions":
-        """Decides from probabilities; `limits` are those above which a class of several is present."""
+    def of(cls, probabilities: np.ndarray, task: str, thresholds: np.ndarray | float = 0.5) -> "Predictions":
+        """Decides from probabilities, N×classes; `thresholds` are those of a multi-label model's classes."""
         if task == "multi_label":
-            present = probabilities >= limits
-            confidence = np.where(present, probabilities, 1 - probabilities).prod(axis=1)
+            predicted = probabilities >= thresholds
+            confidence = np.where(predicted, probabilities, 1 - probabilities).prod(axis=1)
         else:
-            present = np.zeros(probabilities.shape, bool)
-            present[np.arange(len(present)), probabilities.argmax(axis=1)] = True
+            predicted = np.zeros(probabilities.shape, bool)
+            predicted[np.arange(len(predicted)), probabilities.argmax(axis=1)] = True
             confidence = probabilities.max(axis=1, initial=0)
-        return cls(probabilities, present, confidence)
+        return cls(probabilities, predicted, confidence)
 
     def __getitem__(self, rows: np.ndarray) -> "Predictions":
-        return Predictions(self.probabilities[rows], self.present[rows], self.confidence[rows])
+        return Predictions(self.probabilities[rows], self.predicted[rows], self.confidence[rows])
+
+    def __len__(self) -> int:
+        return len(self.confidence)
 
 
 @dataclass(frozen=True)
 class Images:
-    """A project's images as models need them.
+    """A project's images as models need them. Test images are neither `unlabeled` nor `labeled`.
 
     Attributes:
-        known: all images, in the order of `x`.
+        everything: all images.
         x: components of their features, N×D.
         class_ids, class_names: of the project's classes.
-        waiting: indices of images to predict.
-        learned: indices of labeled images; test images are in neither.
-        targets: 0 or 1 for each of `learned`, N×classes.
+        unlabeled: indices of images to predict, those that were skipped too.
+        labeled: indices of labeled images.
+        targets: 0 or 1 for each of `labeled`, L×classes.
     """
 
-    known: list[Known]
+    everything: list[Known]
     x: np.ndarray
     class_ids: list[int]
     class_names: list[str]
-    waiting: np.ndarray
-    learned: np.ndarray
+    unlabeled: np.ndarray
+    labeled: np.ndarray
     targets: np.ndarray
 
     @classmethod
-    def of(cls, known: list[Known], x: np.ndarray, classes: list[LabelClass]) -> "Images":
+    def of(cls, everything: list[Known], x: np.ndarray, classes: list[LabelClass]) -> "Images":
         """Sorts a project's images by what is done with them."""
-        shown = [index for index, image in enumerate(known) if not image.is_test]
-        waiting = np.array([index for index in shown if known[index].waiting], int)
-        learned = np.array([index for index in shown if known[index].classes is not None], int)
+        others = [index for index, image in enumerate(everything) if not image.is_test]
+        unlabeled = np.array([index for index in others if everything[index].waiting], int)
+        labeled = np.array([index for index in others if everything[index].classes is not None], int)
         columns = {found.id: column for column, found in enumerate(classes)}
-        targets = np.zeros((len(learned), len(classes)), int)
-        for row, index in enumerate(learned):
-            targets[row, [columns[class_id] for class_id in known[index].classes]] = 1
+        targets = np.zeros((len(labeled), len(classes)), int)
+        for row, index in enumerate(labeled):
+            targets[row, [columns[class_id] for class_id in everything[index].classes]] = 1
         names = [found.name for found in classes]
-        return cls(known, x, list(columns), names, waiting, learned, targets)
+        return cls(everything, x, list(columns), names, unlabeled, labeled, targets)
 
     @property
     def are_enough(self) -> bool:
         """Whether a head that is trained on the labels knows all classes well enough to be of use."""
         least = self.targets.sum(axis=0).min(initial=0)
-        return bool(least >= MIN_PER_CLASS or len(self.learned) >= LABELS_PER_CLASS * len(self.class_ids))
+        return bool(least >= MIN_PER_CLASS or len(self.labeled) >= LABELS_PER_CLASS * len(self.class_ids))
 
 
 def train_head(task: str, images: Images) -> SingleLabelHead | MultiLabelHead | None:
     """A head trained on the labeled images; None if too little is known to train one."""
-    x, y = images.x[images.learned], images.targets
+    x, y = images.x[images.labeled], images.targets
+    if len(y) < MIN_LABELS[task]:
+        return None
     if task == "multi_label":
-        return MultiLabelHead(x, y) if len(y) >= 2 * LABELS_PER_CLASS else None
+        return MultiLabelHead(x, y)
     classes = y.argmax(axis=1)
-    return SingleLabelHead(x, classes, y.shape[1]) if len(set(classes)) > 1 and len(y) >= 18 else None
+    return SingleLabelHead(x, classes, y.shape[1]) if len(set(classes)) > 1 else None
 
 
-class ChampionPredictions:
-    """Predictions of a champion for all images of a project.
+def by_champion(
+    champion: Champion,
+    folder: Path,
+    files: dict[str, Path],
+    images: Images,
+    report: Callable[[int, int], None],
+) -> Predictions:
+    """A champion's predictions for all images of a project.
 
     Args:
         champion: the champion.
-        folder: below which probabilities are kept by image hash.
+        folder: below which its probabilities are kept by image hash.
         files: image files by hash.
         images: the project's.
         report: called with the number of finished and of all images without probabilities.
+
+    Returns:
+        Probabilities are 0 for classes that the champion doesn't know.
+
+    Raises:
+        UserError: the champion or an image is damaged.
     """
+    store, network = features.of_champion(folder, champion)
+    features.compute(store, network, files, report)
+    found = store.get([image.sha256 for image in images.everything])
+    columns = {name: column for column, name in enumerate(network.card.classes)}
+    probabilities = np.zeros((len(found), len(images.class_names)))
+    thresholds = np.full(len(images.class_names), 0.5)
+    for column, name in enumerate(images.class_names):
+        if name in columns:
+            probabilities[:, column] = found[:, columns[name]]
+            if network.card.several:
+                thresholds[column] = network.card.thresholds[columns[name]]
+    return Predictions.of(probabilities, network.card.task, thresholds)
 
-    def __init__(
-        self,
-        champion: Champion,
-        folder: Path,
-        files: dict[str, Path],
-        images: Images,
-        report: Callable[[int, int], None],
-    ):
-        store, network = features.of_champion(folder, champion)
-        features.compute(store, network, files, report)
-        own = store.get([image.sha256 for image in images.known])
-        columns = {name: column for column, name in enumerate(network.card.classes)}
-        names = images.class_names
-        probabilities, limits = np.zeros((len(own), len(names))), np.full(len(names), 0.5)
-        for column, name in enumerate(names):
-            if name in columns:
-                probabilities[:, column] = own[:, columns[name]]
-                if network.card.several:
-                    limits[column] = network.card.thresholds[columns[name]]
-        everything = Predictions.of(probabilities, network.card.task, limits)
-        self.waiting = everything[images.waiting]
-        hashes = [images.known[index].sha256 for index in images.learned]
-        #: Rows of `images.learned` that were labeled without a suggestion, and that it was not trained on.
-        self.held_out = np.array(
-            [
-                row
-                for row, (index, key) in enumerate(zip(images.learned, hashes, strict=True))
-                if images.known[index].is_evidence and key not in champion.trained_on
-            ],
-            int,
+
+def checked(champion: Champion, predictions: Predictions, images: Images) -> list[Checked]:
+    """The predictions of a champion that people have checked without seeing them.
+
+    A prediction for an image that nobody could name is wrong.
+
+    Args:
+        champion: images that it was trained on don't count.
+        predictions: its predictions for all images.
+        images: the project's.
+    """
+    targets = dict(zip(images.labeled, images.targets, strict=True))
+    return [
+        Checked(
+            float(predictions.confidence[index]),
+            index in targets and bool((predictions.predicted[index] == targets[index]).all()),
         )
-        checked = everything[images.learned[self.held_out]]
-        right = (checked.present == images.targets[self.held_out]).all(axis=1)
-        self.checked = [
-            Checked(float(confidence), bool(is_right))
-            for confidence, is_right in zip(checked.confidence, right, strict=True)
-        ]
+        for index, image in enumerate(images.everything)
+        if image.weight and not image.is_test and image.sha256 not in champion.trained_on
+    ]
 
-    def is_beaten_by(self, task: str, head: SingleLabelHead | MultiLabelHead, images: Images) -> bool:
-        """Whether a head is right more often, cross-validated, on the images that neither was trained on."""
-        if len(self.held_out) < EVIDENCE:
-            return False
-        predicted = Predictions.of(head.cross_validated()[self.held_out], task)
-        right = (predicted.present == images.targets[self.held_out]).all(axis=1)
-        return int(right.sum()) > sum(each.right for each in self.checked)
+
+def head_is_better(
+    task: str,
+    head: SingleLabelHead | MultiLabelHead,
+    champion: Champion,
+    predictions: Predictions,
+    images: Images,
+    has_replaced: bool,
+) -> bool:
+    """Whether a head predicts from now on, and not the champion.
+
+    The one that predicts now stays, unless the other is significantly more often right on images that neither
+    was trained on: the head is cross-validated.
+
+    Args:
+        task: of the project.
+        head: trained on the project's labels.
+        champion: the champion.
+        predictions: its predictions for all images.
+        images: the project's.
+        has_replaced: whether a head predicts now.
+    """
+    weights = np.array([images.everything[index].weight for index in images.labeled])
+    unseen = np.array(
+        [images.everything[index].sha256 not in champion.trained_on for index in images.labeled], bool
+    )
+    rows = np.flatnonzero((weights > 0) & unseen)
+    targets, weights = images.targets[rows], weights[rows]
+    of_head = Predictions.of(head.cross_validated()[rows], task)
+    head_right = (of_head.predicted == targets).all(axis=1)
+    champion_right = (predictions.predicted[images.labeled[rows]] == targets).all(axis=1)
+    if has_replaced:
+        return not evidence.is_better(champion_right, head_right, weights)
+    return evidence.is_better(head_right, champion_right, weights)

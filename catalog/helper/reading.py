@@ -164,7 +164,7 @@ def _in_batches(
             if suffix is None:
                 known |= {sha256: ""} if sha256 else {}
                 pending.append(pool.submit(_read, found, sha256, library, is_new=True))
-            elif suffix and not library.holds(sha256, suffix):
+            elif suffix and not library.holds(sha256, suffix, len(found.data)):
                 pending.append(pool.submit(_read, found, sha256, library, is_new=False))
             else:
                 pending.append(Result(found))
@@ -187,6 +187,8 @@ def _read(found: Found, sha256: str, library: Library, is_new: bool) -> Result:
     width, height = image.size
     suffix = _suffix(found.data)
     library.store(found.data, sha256, suffix)
+    if found.upload is not None:
+        library.flush(sha256, suffix)
     library.store_thumbnail(image, sha256)
     result = Result(found)
     if is_new:

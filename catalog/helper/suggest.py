@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from catalog import champions
-from catalog.helper import evidence, features, groups
-from catalog.helper.evidence import EVIDENCE, Checked
+from catalog.helper import evidence, features, grouping, predictions
+from catalog.helper.evidence import MIN_CHECKED, Checked
 from catalog.helper.features import FeatureStore
 from catalog.helper.heads import Projection
-from catalog.helper.predictions import ChampionPredictions, Images, Predictions, train_head
+from catalog.helper.predictions import Images, Predictions, train_head
 from catalog.helper.progress import Progress
 from catalog.library import Library
 from catalog.store import Database, projects, suggestions
@@ -23,7 +23,7 @@ from pipeline.common.errors import UserError
 
 _log = logging.getLogger(__name__)
 
-PROBABLE = 9  # classes kept for the keys
+NUMBER_KEYS = 9  # most probable classes that are kept for the keys 1-9
 MLFLOW_SECONDS = 10  # to wait for another program that writes to MLflow
 
 
@@ -37,13 +37,14 @@ def suggest(database: Database, library: Library, project: Project, progress: Pr
         UserError: the backbone's weights are not available.
     """
     with database.read() as session:
-        known, last_event = suggestions.known(session, project.id)
+        everything, last_event = suggestions.known(session, project.id)
         suffixes = stored_images.suffixes(session, project.id)
         classes = projects.classes(session, project.id)
-        checked = [Checked(*row) for row in suggestions.checked(session, project.id)]
+        by_heads = [Checked(*row) for row in suggestions.checked(session, project.id)]
+        has_replaced = suggestions.head_has_replaced(session, project.id, project.champion)
     files = {key: library.image(key, suffix) for key, suffix in suffixes.items()}
-    known = [image for image in known if files[image.sha256].is_file()]  # others come back by reading again
-    if not known:
+    everything = [image for image in everything if files[image.sha256].is_file()]  # others are read again
+    if not everything:
         return "no images yet"
     clock = Clock()
     progress.report(0, 0, "loading the backbone")
@@ -51,36 +52,37 @@ def suggest(database: Database, library: Library, project: Project, progress: Pr
     computed = features.compute(
         store, backbone, files, lambda done, total: progress.report(done, total, "computing features")
     )
-    x = _components(store, tuple(image.sha256 for image in known))
-    images = Images.of(known, x, classes)
+    x = _components(store, tuple(image.sha256 for image in everything))
+    images = Images.of(everything, x, classes)
     clock.lap("features")
     progress.report(0, 0, "training on the labels")
-    predictor = _predictor(project, library, files, images, checked, progress)
+    predictor = _predictor(project, library, files, images, by_heads, has_replaced, progress)
     clock.lap("training")
-    limit, suggests = None, project.model_help == Help.SUGGESTIONS
+    threshold, suggests = None, project.model_help == Help.SUGGESTIONS
     if predictor is not None and predictor.is_ready:
+        waiting = predictor.predictions
         if suggests:
-            limit = evidence.threshold(predictor.checked, project.min_precision)
-        grouped = groups.by_prediction(predictor.predictions.probabilities, project.page_size)
+            threshold = evidence.threshold(predictor.checked, waiting.confidence, project.min_precision)
+        groups = grouping.by_prediction(waiting.probabilities, project.page_size)
     else:
-        grouped = groups.by_similarity(x, images.waiting, images.learned, project.page_size)
-    rows = _rows(images, grouped, predictor, suggests)
-    message = _message(project, predictor, len(images.learned), limit)
+        groups = grouping.by_similarity(x, images.unlabeled, images.labeled, project.page_size)
+    rows = _rows(images, groups, predictor, suggests)
+    message = _message(project, predictor, len(images.labeled), threshold)
     metrics = {
         **clock.seconds,
         "images/new_features": computed,
-        "images/labeled": len(images.learned),
-        "images/waiting": len(images.waiting),
+        "images/labeled": len(images.labeled),
+        "images/waiting": len(images.unlabeled),
     }
     if predictor is not None and predictor.checked:
-        metrics["validation/predictions"] = len(predictor.checked)
-        metrics["validation/accuracy"] = float(np.mean([each.right for each in predictor.checked]))
-    if limit is not None:
-        metrics["validation/threshold"] = limit
-        metrics["images/prelabeled"] = sum(row["confidence"] >= limit for row in rows)
+        metrics["checked/predictions"] = len(predictor.checked)
+        metrics["checked/accuracy"] = float(np.mean([each.right for each in predictor.checked]))
+    if threshold is not None:
+        metrics["checked/threshold"] = threshold
+        metrics["images/prelabeled"] = sum(row["confidence"] >= threshold for row in rows)
     champion = predictor.champion if predictor is not None else ""
     model_id = suggestions.add_model(
-        database, project.id, last_event, len(images.learned), limit, message, champion, rows
+        database, project.id, last_event, len(images.labeled), threshold, message, champion, rows
     )
     if run_path := _log_run(project, last_event, message, champion, metrics):
         suggestions.set_run_path(database, model_id, run_path)
@@ -94,7 +96,7 @@ class Predictor:
     Attributes:
         champion: its name; empty for a head that was trained on the project's labels.
         predictions: for the images that wait.
-        is_ready: whether its predictions order the pages, and are filled in where `checked` allows it.
+        is_ready: whether its predictions group the images, and are filled in where `checked` allows it.
         checked: the evidence for its threshold.
     """
 
@@ -109,27 +111,42 @@ def _predictor(
     library: Library,
     files: dict[str, Path],
     images: Images,
-    checked: list[Checked],
+    by_heads: list[Checked],
+    has_replaced: bool,
     progress: Progress,
 ) -> Predictor | None:
-    """The project's champion until a head trained on the labels is better; None without either."""
+    """The project's champion, or a head if that is better; None if there is no champion and no head.
+
+    Args:
+        project: the project.
+        library: of the catalog.
+        files: image files by hash.
+        images: the project's.
+        by_heads: checked predictions of heads.
+        has_replaced: whether a head predicts now although there is a champion.
+        progress: of the job.
+    """
     head = train_head(project.task, images)
     if project.champion:
         champion = champions.load(library, project.champion)
         progress.report(0, 0, f"loading the champion {champion.name}")
-        predicted = ChampionPredictions(
+        found = predictions.by_champion(
             champion,
             library.features,
             files,
             images,
             lambda done, total: progress.report(done, total, f"predicting with {champion.name}"),
         )
-        if head is None or not images.are_enough or not predicted.is_beaten_by(project.task, head, images):
-            return Predictor(champion.name, predicted.waiting, True, predicted.checked)
+        is_ready = head is not None and images.are_enough
+        if not is_ready or not predictions.head_is_better(
+            project.task, head, champion, found, images, has_replaced
+        ):
+            checked = predictions.checked(champion, found, images)
+            return Predictor(champion.name, found[images.unlabeled], True, checked)
     if head is None:
         return None
-    predictions = Predictions.of(head.probabilities(images.x[images.waiting]), project.task)
-    return Predictor("", predictions, images.are_enough, checked)
+    own = Predictions.of(head.probabilities(images.x[images.unlabeled]), project.task)
+    return Predictor("", own, images.are_enough, by_heads)
 
 
 class Clock:
@@ -149,7 +166,7 @@ class Clock:
 def _log_run(
     project: Project, last_event: int, message: str, champion: str, metrics: dict[str, float]
 ) -> str | None:
-    """Logs the computation to MLflow; a tracking server that is down stops no labeling."""
+    """Logs the computation to MLflow; labeling continues without it."""
     from pipeline import tracking
 
     params = {"task": project.task, "min_precision": project.min_precision, "champion": champion or "none"}
@@ -170,28 +187,28 @@ def _components(store: FeatureStore, hashes: tuple[str, ...]) -> np.ndarray:
 
 
 def _rows(
-    images: Images, grouped: list[np.ndarray], predictor: Predictor | None, suggests: bool
+    images: Images, groups: list[np.ndarray], predictor: Predictor | None, suggests: bool
 ) -> list[dict]:
     """The columns of `Suggestion` for each grouped image; with predictions only if the project `suggests`.
 
-    A head that isn't ready only orders the keys. Its predictions are not recorded: it is certain of images of
-    classes that it doesn't know yet, which would spoil the evidence for the threshold.
+    A head that isn't ready only ranks the classes for the number keys. Its predictions are not recorded: it
+    is overconfident where an image's class has no label yet, which would spoil the threshold.
     """
     rows = []
     ids = np.array(images.class_ids)
-    for cluster, group in enumerate(grouped):
-        for position, row in enumerate(group):
+    for group, members in enumerate(groups):
+        for position, row in enumerate(members):
             predicted, confidence, probable = None, 0.0, []
             if predictor is not None:
-                predictions = predictor.predictions
-                probable = ids[np.argsort(-predictions.probabilities[row], kind="stable")[:PROBABLE]].tolist()
+                found = predictor.predictions
+                probable = ids[np.argsort(-found.probabilities[row], kind="stable")[:NUMBER_KEYS]].tolist()
                 if predictor.is_ready and suggests:
-                    predicted = ids[predictions.present[row]].tolist()
-                    confidence = float(predictions.confidence[row])
+                    predicted = ids[found.predicted[row]].tolist()
+                    confidence = float(found.confidence[row])
             rows.append(
                 {
-                    "image_id": images.known[images.waiting[row]].id,
-                    "cluster": cluster,
+                    "image_id": images.everything[images.unlabeled[row]].id,
+                    "cluster": group,
                     "distance": float(position),
                     "predicted": predicted,
                     "confidence": confidence,
@@ -201,17 +218,17 @@ def _rows(
     return rows
 
 
-def _message(project: Project, predictor: Predictor | None, labels: int, limit: float | None) -> str:
+def _message(project: Project, predictor: Predictor | None, labels: int, threshold: float | None) -> str:
     """A sentence on the suggestions for the dashboard."""
     if predictor is None or not predictor.is_ready:
         return f"too few labels for predictions ({labels:,}); pages show similar images"
     champion = predictor.champion
     model = f"the champion {champion}" if champion else f"trained on {labels:,} labels"
     if project.model_help == Help.GROUPS:
-        return f"{model}; pages show images that it finds alike"
-    if limit is not None:
-        return f"{model}; suggestions are filled in from a confidence of {limit:.1%}"
-    if len(predictor.checked) < EVIDENCE:
-        return f"{model}; {len(predictor.checked)} of {EVIDENCE} predictions checked by people so far"
+        return f"{model}; pages show images with the same predicted class"
+    if threshold is not None:
+        return f"{model}; suggestions are filled in at a confidence of {threshold:.1%} and above"
+    if len(predictor.checked) < MIN_CHECKED:
+        return f"{model}; {len(predictor.checked)} of {MIN_CHECKED} predictions checked by people so far"
     precision = f"{project.min_precision:.0%}"
-    return f"{model}; its predictions aren't right {precision} of the time yet, so none is filled in"
+    return f"{model}; not yet shown to be right {precision} of the time, so nothing is filled in"

@@ -4,6 +4,7 @@ import { findClasses, normalized } from "./search.js";
 const UNSEEN_MS = 300; // after a page appears, in which Enter can't have been meant for it
 const RETRY_SECONDS = 10; // between looks for images that others may give back
 const KEEP_SECONDS = 60; // between renewals of the page's lease, which lasts three minutes
+const KEPT_STEPS = 50; // that can be undone after a reload
 const SWALLOW_MS = 1000; // letters typed on after a class was found do not begin another search
 
 const byId = (id) => document.getElementById(id);
@@ -120,11 +121,15 @@ function show(next) {
     return;
   }
   const typed = stored("answers");
-  answers = new Map(typed && typed.token === page.token ? typed.answers : []);
-  for (const image of page.images) {
-    if (answers.has(image.id)) continue;
-    if (image.answer) answers.set(image.id, image.answer);
-    else if (image.suggested) answers.set(image.id, { status: "labeled", classes: image.suggested });
+  if (typed?.token === page.token) {
+    answers = new Map(typed.answers);
+    steps = typed.steps.map((step) => new Map(step));
+  } else {
+    answers = new Map();
+    for (const image of page.images) {
+      if (image.answer) answers.set(image.id, image.answer);
+      else if (image.suggested) answers.set(image.id, { status: "labeled", classes: image.suggested });
+    }
   }
   if (page.kind === "cluster") page.images.forEach((_, position) => selected.add(position));
   byId("kind").textContent = {
@@ -196,7 +201,8 @@ function update() {
   });
   grid.setAttribute("aria-activedescendant", `image-${cursor}`);
   byId(`image-${cursor}`).scrollIntoView({ block: "nearest" });
-  store("answers", { token: page.token, answers: [...answers] });
+  const kept = steps.slice(-KEPT_STEPS).map((step) => [...step]);
+  store("answers", { token: page.token, answers: [...answers], steps: kept });
 }
 
 function showClasses() {

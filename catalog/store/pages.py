@@ -17,7 +17,6 @@ from pipeline.common.errors import UserError
 
 LEASE_SECONDS = 180  # a browser renews it every minute
 KEYS = 9  # the keys 1-9
-CHECK_EVERY = 8  # pages; one of them shows confident predictions without filling them in
 
 
 class StalePageError(Exception):
@@ -142,7 +141,7 @@ def _check_is_due(session: Session, project: Project) -> bool:
     People tend to accept what is filled in, so only such pages are evidence for the threshold.
     """
     query = select(func.count()).where(Page.project_id == project.id, Page.submitted_at.is_not(None))
-    return session.scalar(query) % CHECK_EVERY == 0
+    return session.scalar(query) % suggestions.CHECK_EVERY == 0
 
 
 def _of_one_cluster(session: Session, found: list[Image]) -> list[Image]:
@@ -169,13 +168,13 @@ def _tests_are_due(session: Session, project: Project) -> bool:
     return done.get(True, 0) <= project.test_fraction * sum(done.values())
 
 
-def renew(session: Session, page: Page) -> bool:
-    """Keeps a page open for another LEASE_SECONDS; returns whether it still holds all of its images."""
+def renew(session: Session, page: Page) -> int:
+    """Keeps an open page for another LEASE_SECONDS; returns how many of its images it still holds."""
     until = time.time() + LEASE_SECONDS
     held = session.execute(
         update(Image).where(Image.page_token == page.token).values(leased_until=until)
     ).rowcount
-    return page.submitted_at is None and held == len(page.images)
+    return held if page.submitted_at is None else 0
 
 
 def release(session: Session, page: Page) -> None:
@@ -219,11 +218,15 @@ def submit(session: Session, page: Page, answers: dict[int, Answer]) -> int:
 def undo(session: Session, page: Page) -> Page | None:
     """Takes a submitted page's labels back, and opens it again with them filled in.
 
-    Images that were labeled again since then, or that somebody else has open, stay as they are.
+    Images that were labeled again since then, or that somebody else has open, stay as they are. The same
+    request twice, after a lost response perhaps, gives the same page.
 
     Returns:
         The new page; None if no image is left to take back.
     """
+    if page.reopened_as is not None:
+        again = session.get(Page, page.reopened_as)
+        return again if renew(session, again) else None
     project = session.get(Project, page.project_id)
     answers, reopened = {}, []
     for number, given in (page.answers or {}).items():
@@ -235,4 +238,6 @@ def undo(session: Session, page: Page) -> Page | None:
     if not reopened:
         return None
     session.flush()
-    return _open(session, project, PageKind(page.kind), reopened, page.person, answers)
+    again = _open(session, project, PageKind(page.kind), reopened, page.person, answers)
+    page.reopened_as = again.token
+    return again

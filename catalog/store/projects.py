@@ -16,6 +16,7 @@ from pipeline.portable.card import TASKS
 
 PAGE_SIZES = (1, 4, 6, 9, 16, 25)
 MAX_CLASSES = 1000
+MAX_PRECISION = 0.99  # more can't be shown by the predictions that count as evidence
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Draft:
             raise UserError(f"the task {text.shortened(self.task, 40)} is unknown")
         if self.page_size not in PAGE_SIZES:
             raise UserError(f"images per page: one of {', '.join(map(str, PAGE_SIZES))}")
-        if not 0.5 <= self.min_precision < 1:
-            raise UserError("the precision of suggestions must be from 0.5 to below 1")
+        if not 0.5 <= self.min_precision <= MAX_PRECISION:
+            raise UserError(f"the precision of suggestions must be from 50 % to {MAX_PRECISION:.0%}")
         if not 0 < self.test_fraction <= 0.5:
             raise UserError("the share of test images must be above 0 and at most 0.5")
         check_classes(self.classes)
@@ -123,7 +124,9 @@ def change(session: Session, project: Project, new_classes: tuple[str, ...], **v
     if other is not None:
         raise UserError(f"there is a project {draft.name} already; choose another name")
     of_suggestions = ("model_help", "min_precision", "champion")
-    has_changed = any(getattr(draft, key) != getattr(project, key) for key in of_suggestions)
+    has_changed = bool(new_classes) or any(
+        getattr(draft, key) != getattr(project, key) for key in of_suggestions
+    )
     if has_changed and draft.model_help != Help.NONE:
         jobs.request(session, project.id, jobs.Kind.SUGGEST)
     for key, value in values.items():

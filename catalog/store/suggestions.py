@@ -10,6 +10,7 @@ from catalog.store.database import Database
 from catalog.store.tables import Event, Image, Model, PageKind, Status, Suggestion
 
 PAGE = 9  # labels
+CHECK_EVERY = 8  # pages; one of them shows confident predictions without filling them in
 RECENT = 500  # predictions that count as evidence; older ones are of models that knew less
 CHUNK = 500  # rows per transaction, so that nobody who labels waits long
 
@@ -20,7 +21,9 @@ class Known:
 
     Attributes:
         classes: None unless it is labeled.
-        is_evidence: whether a person labeled it without seeing a suggestion.
+        weight: number of images that its label stands for when models are graded. 0 unless a person labeled
+            it, or called it unknown, without a suggestion; CHECK_EVERY for a confident prediction, which is
+            hidden from people that rarely.
     """
 
     id: int
@@ -28,14 +31,16 @@ class Known:
     is_test: bool
     classes: tuple[int, ...] | None
     waiting: bool
-    is_evidence: bool
+    weight: int
 
 
 def known(session: Session, project_id: int) -> tuple[list[Known], int]:
     """All images of a project in their random order, and the id of the last event (0 if there is none)."""
     query = (
-        select(Image.id, Image.sha256, Image.is_test, Image.classes, Image.status, Event.page_kind)
+        select(Image.id, Image.sha256, Image.is_test, Image.classes, Image.status)
+        .add_columns(Event.page_kind, Event.confidence, Model.threshold)
         .outerjoin(Event, Event.id == Image.event_id)
+        .outerjoin(Model, Model.id == Event.model_id)
         .where(Image.project_id == project_id)
         .order_by(Image.rank, Image.id)
     )
@@ -46,11 +51,18 @@ def known(session: Session, project_id: int) -> tuple[list[Known], int]:
             is_test,
             tuple(classes) if status == Status.LABELED else None,
             status in (Status.WAITING, Status.SKIPPED),
-            status == Status.LABELED and kind != PageKind.PRELABELED,
+            _weight(status, *shown),
         )
-        for number, sha256, is_test, classes, status, kind in session.execute(query)
+        for number, sha256, is_test, classes, status, *shown in session.execute(query)
     ]
     return images, last_event(session, project_id)
+
+
+def _weight(status: str, kind: str | None, confidence: float | None, threshold: float | None) -> int:
+    if status not in (Status.LABELED, Status.UNKNOWN) or kind in (None, PageKind.PRELABELED):
+        return 0
+    is_confident = confidence is not None and threshold is not None and confidence >= threshold
+    return CHECK_EVERY if is_confident else 1
 
 
 def last_event(session: Session, project_id: int) -> int:
@@ -100,6 +112,13 @@ def is_due(session: Session, project_id: int) -> bool:
         return False
     new, needed = since(session, model)
     return new >= needed
+
+
+def head_has_replaced(session: Session, project_id: int, champion: str) -> bool:
+    """Whether a head predicts, although the project's champion has predicted before."""
+    model = newest(session, project_id)
+    earlier = select(Model.id).where(Model.project_id == project_id, Model.champion == champion).limit(1)
+    return model is not None and not model.champion and session.scalar(earlier) is not None
 
 
 def newest(session: Session, project_id: int) -> Model | None:

@@ -147,6 +147,7 @@ class Page(Base):
         keys: class ids on the keys 1-9.
         model_id: the model that made the predictions.
         answers: what was submitted, by image id, so that a repeated request is recognised.
+        reopened_as: the page that undoing this one has opened.
     """
 
     __tablename__ = "page"
@@ -161,6 +162,7 @@ class Page(Base):
     created_at: Mapped[float]
     submitted_at: Mapped[float | None]
     answers: Mapped[dict | None] = mapped_column(JSON)
+    reopened_as: Mapped[str | None] = mapped_column(String(40))
 
 
 class Event(Base):

@@ -106,7 +106,9 @@ def open_page(
         project = project_or_404(session, project_id)
         page = None
         if token is not None and (own := session.get(Page, token)) and own.project_id == project.id:
-            page = own if pages.renew(session, own) else None
+            page = (
+                own if pages.renew(session, own) else None
+            )  # what it lost to another is told when it is sent
         return _next(session, project, page or pages.hand_out(session, project, context.person, size))
 
 
@@ -139,7 +141,8 @@ def submit(token: str, submission: Submission, context: InContext) -> JSONRespon
 def keep(token: str, context: InContext) -> dict[str, bool]:
     """Keeps a page open; false if some of its images were handed out again."""
     with context.database.write() as session:
-        return {"held": pages.renew(session, page_or_404(session, token))}
+        page = page_or_404(session, token)
+        return {"held": pages.renew(session, page) == len(page.images)}
 
 
 @router.post("/api/pages/{token}/release")

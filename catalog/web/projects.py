@@ -109,7 +109,7 @@ def create(
         "test_percent": test_percent,
     }
     try:
-        adopted = champions.adopt(context.library, champion, task) if champion else None
+        adopted = champions.adopt(context.library, champion, task, _lines(classes)) if champion else None
         with context.database.write() as session:
             project = projects.create(
                 session,
@@ -243,11 +243,11 @@ def change_settings(
     }
     try:
         with context.database.read() as session:
-            task = project_or_404(session, project_id).task
-        adopted = champions.adopt(context.library, champion, task).name if champion else ""
+            project = project_or_404(session, project_id)
+            names = [found.name for found in projects.classes(session, project.id)]
+            values["champion"] = _chosen_champion(context, project, champion, names)
         with context.database.write() as session:
             project = project_or_404(session, project_id)
-            values["champion"] = adopted
             projects.change(session, project, new_classes=_lines(new_classes), **values)
     except UserError as error:
         with context.database.read() as session:
@@ -255,6 +255,13 @@ def change_settings(
             given = {**values, "champion": champion, "new_classes": new_classes}
             return _settings(session, project, given, str(error), 422)
     return RedirectResponse(f"/projects/{project_id}", 303)
+
+
+def _chosen_champion(context: Context, project: Project, data: str, classes: list[str]) -> str:
+    """The name of the champion that was chosen by its data set; the present one if the choice is the same."""
+    if data == champions.data_of(project.champion):
+        return project.champion
+    return champions.adopt(context.library, data, project.task, classes).name if data else ""
 
 
 @router.post("/projects/{project_id}/jobs/{kind}")

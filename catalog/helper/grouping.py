@@ -5,7 +5,7 @@ import numpy as np
 GROUPS = 200  # groups of similar images that are prepared while there are no predictions
 
 
-def by_similarity(x: np.ndarray, waiting: np.ndarray, learned: np.ndarray, size: int) -> list[np.ndarray]:
+def by_similarity(x: np.ndarray, unlabeled: np.ndarray, labeled: np.ndarray, size: int) -> list[np.ndarray]:
     """Groups of similar images that cover what is not labeled yet.
 
     A group is a seed and the images nearest to it. Every other seed is the image least similar to all that
@@ -14,25 +14,25 @@ def by_similarity(x: np.ndarray, waiting: np.ndarray, learned: np.ndarray, size:
 
     Args:
         x: components, N×D.
-        waiting: indices of images to group, in random order.
-        learned: indices of labeled images.
+        unlabeled: indices of images to group, in random order.
+        labeled: indices of labeled images.
         size: images of a group.
 
     Returns:
-        Positions within `waiting`, each once, at most GROUPS groups; most similar to the seed last.
+        Positions within `unlabeled`, each once, at most GROUPS groups; most similar to the seed last.
     """
     from sklearn.preprocessing import normalize
 
     unit = normalize(x)
-    candidates, left = unit[waiting], np.ones(len(waiting), bool)
-    nearest = np.full(len(waiting), -1.0)  # similarity to the nearest labeled or grouped image
-    for start in range(0, len(learned), 1000):
-        block = candidates @ unit[learned[start : start + 1000]].T
+    candidates, left = unit[unlabeled], np.ones(len(unlabeled), bool)
+    nearest = np.full(len(unlabeled), -1.0)  # similarity to the nearest labeled or grouped image
+    for start in range(0, len(labeled), 1000):
+        block = candidates @ unit[labeled[start : start + 1000]].T
         nearest = np.maximum(nearest, block.max(axis=1))
     groups = []
     while left.any() and len(groups) < GROUPS:
         free = np.flatnonzero(left)
-        is_first = not groups and not len(learned)
+        is_first = not groups and not len(labeled)
         seed = free[0] if is_first or len(groups) % 2 else free[np.argmin(nearest[free])]
         similarity = candidates[free] @ candidates[seed]
         group = free[np.argsort(-similarity)[:size]]
