@@ -1,4 +1,4 @@
-"""Reads untrusted archives (tar, compressed or not, and zip), and writes tars."""
+"""Reads files out of untrusted archives (tar, compressed or not, and zip), and adds files to tars."""
 
 import contextlib
 import io

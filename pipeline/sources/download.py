@@ -1,4 +1,4 @@
-"""Downloads published files from their URLs or a mirror, with resume and checksum verification."""
+"""Downloads single files from their URLs or a mirror, with resume and checksum verification."""
 
 import hashlib
 import json

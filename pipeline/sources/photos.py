@@ -1,4 +1,4 @@
-"""Finds and reads the images that a user passes: files, folders, glob patterns, or standard input."""
+"""Finds the images in the files, folders and glob patterns that a user passes, and reads them."""
 
 import errno
 import glob

@@ -1,4 +1,4 @@
-"""Fetches published data sets: an archive as it is, or Oxford-IIIT Pet converted to class folders."""
+"""Fetch functions for published data sets: an archive as it is, or Oxford-IIIT Pet by class folder."""
 
 import logging
 import shutil

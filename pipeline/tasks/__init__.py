@@ -1,7 +1,8 @@
 """Tasks, single-label and multi-label: what training, evaluation and reports need for each.
 
-A metric of the test split is a `MetricSpec` and a line in `evaluate` of its task. One of validation only
-needs no code: see `metrics` in ``conf/config.yaml``.
+A metric of the test split, shown in the leaderboard and report, is a `MetricSpec` and a line in `evaluate`
+of its task (recipe in CONTRIBUTING.md). One of validation only needs no code: see `metrics` in
+``conf/config.yaml``.
 """
 
 from pipeline.tasks.base import SEPARATOR, Assessment, MetricSpec, Task, best_row
