@@ -1,5 +1,6 @@
 """A version's recorded files are checked before its commit's code runs with them."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -167,56 +168,56 @@ def test_settings_with_other_classes_or_values_are_refused(changes, message, tre
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "message"),
     [
-        "",
-        "seed: 1",
-        SETTINGS.replace("sample", "../../x"),
-        SETTINGS.replace("seed: 1", "seed: ${oc.env:HOME}"),
-        SETTINGS.replace("seed: 1", "seed: !!python/object/apply:os.system [id]"),
-        SETTINGS.replace("seed: 1", "seed: 2026-01-01"),
-        "a: &a [x, x]\nb: &b [*a, *a]\n" + SETTINGS,
-        SETTINGS + "x: " + "[" * 3000,
-        SETTINGS + "# " + "x" * 300_000,
-        SETTINGS + "\t",
+        ("", "contains other than"),
+        ("seed: 1", "written by an older version"),
+        (SETTINGS.replace("sample", "../../x"), "data.name: '../../x' is not a valid name"),
+        (SETTINGS.replace("\nseed: 1", "\nseed: ${oc.env:HOME}"), "contains other than"),
+        (SETTINGS.replace("\nseed: 1", "\nseed: !!python/object/apply:os.system [id]"), "missing or damaged"),
+        (SETTINGS.replace("\nseed: 1", "\nseed: 2026-01-01"), "contains other than"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\n" + SETTINGS, "has YAML aliases"),
+        (SETTINGS + "x: " + "[" * 3000, "missing or damaged"),
+        (SETTINGS + "# " + "x" * 300_000, "missing or damaged"),
+        (SETTINGS + "\t", "missing or damaged"),
     ],
 )
-def test_a_config_with_more_than_plain_values_is_a_one_line_error(text, tmp_path):
+def test_a_config_with_more_than_plain_values_is_a_one_line_error(text, message, tmp_path):
     (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=re.escape(message)) as error:
         untrusted.settings(tmp_path)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "message"),
     [
-        {"commit": "--upload-pack=x"},
-        {"commit": "HEAD"},
-        {"commit": 5},
-        {"start": "../x"},
-        {"dirty": "yes"},
-        {"data": None},
-        {"data": LINEAGE["data"] | {"name": "../../home"}},
-        {"data": LINEAGE["data"] | {"name": ".."}},
-        {"environment": {"torch": {"a": 1}}},
-        {"environment": []},
+        ({"commit": "--upload-pack=x"}, "commit='--upload-pack=x' is not a hash"),
+        ({"commit": "HEAD"}, "commit='HEAD' is not a hash"),
+        ({"commit": 5}, "commit='5' is not a hash"),
+        ({"start": "../x"}, "start='../x' is not a hash"),
+        ({"dirty": "yes"}, "dirty must be true or false"),
+        ({"data": None}, "data and environment must be mappings"),
+        ({"data": LINEAGE["data"] | {"name": "../../home"}}, "'../../home' is not a valid name"),
+        ({"data": LINEAGE["data"] | {"name": ".."}}, "'..' is not a valid name"),
+        ({"environment": {"torch": {"a": 1}}}, "'torch' is not a plain value"),
+        ({"environment": []}, "data and environment must be mappings"),
     ],
 )
-def test_an_invalid_lineage_is_refused(changes, tmp_path):
+def test_an_invalid_lineage_is_refused(changes, message, tmp_path):
     import json
 
     (tmp_path / "lineage.json").write_text(json.dumps(LINEAGE))
     assert untrusted.lineage(tmp_path) == LINEAGE
     (tmp_path / "lineage.json").write_text(json.dumps(LINEAGE | changes))
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=re.escape(message)):
         untrusted.lineage(tmp_path)
 
 
 def test_values_that_dvc_puts_into_commands_must_be_names():
     vetting.params({"data": "sample", "models": ["scratch"], "seed": 1, "fetch": {"path": "my photos"}})
     for value in ("x; touch y", "$(id)", "`id`", "a b", "-x", "../x", "x\n"):
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match=re.escape(f"params.yaml: {value!r} is not a valid name")):
             vetting.params({"models": [value]})
     for group in ("fetch", "pack", "split"):
         for value in (None, 3, "x", ["x"]):
@@ -229,25 +230,26 @@ def test_a_dvc_lock_with_unexpected_paths_or_fields_is_refused(tmp_path):
     file.write_text(f"schema: '2.0'\nstages: {{split: {{outs: [{{path: data/x, md5: {'a' * 32}}}]}}}}\n")
     assert yaml.safe_load(vetting.lock(file))["stages"]["split"]["outs"][0]["path"] == "data/x"
     valid = f"path: data/x, md5: {'a' * 32}"
-    for stage in (
-        "{outs: [{path: ../x}]}",
-        "{outs: [{path: /etc}]}",
-        "{outs: [{}]}",
-        "{outs: 3}",
-        "[]",
-        "{outs: [{path: data/x}]}",
-        "{outs: [{path: data/x, md5: ../../../../../victim.txt}]}",
-        "{outs: [{path: data/x, md5: aa/../../x}]}",
-        "{deps: [{path: data/x, md5: ../x}]}",
-        f"{{outs: [{{{valid}.dir.dir}}]}}",
-        f"{{outs: [{{{valid}, hash: sha256}}]}}",
-        f"{{outs: [{{{valid}, remote: other}}]}}",
-        f"{{outs: [{{{valid}, cloud: {{x: {{etag: y}}}}}}]}}",
-        f"{{outs: [{{{valid}, files: [{{relpath: ../x, md5: y}}]}}]}}",
-        f"{{outs: [{{{valid}, size: x}}]}}",
+    damaged, no_md5 = "recorded dvc.lock is damaged", "has no MD5 of DVC's cache for data/x"
+    for stage, message in (
+        (f"{{outs: [{{path: ../x, md5: {'a' * 32}}}]}}", "names ../x, which is outside the project"),
+        (f"{{outs: [{{path: /etc, md5: {'a' * 32}}}]}}", "names /etc, which is outside the project"),
+        ("{outs: [{}]}", damaged),
+        ("{outs: 3}", damaged),
+        ("[]", damaged),
+        ("{outs: [{path: data/x}]}", damaged),
+        ("{outs: [{path: data/x, md5: ../../../../../victim.txt}]}", no_md5),
+        ("{outs: [{path: data/x, md5: aa/../../x}]}", no_md5),
+        ("{deps: [{path: data/x, md5: ../x}]}", no_md5),
+        (f"{{outs: [{{{valid}.dir.dir}}]}}", no_md5),
+        (f"{{outs: [{{{valid}, hash: sha256}}]}}", no_md5),
+        (f"{{outs: [{{{valid}, remote: other}}]}}", no_md5),
+        (f"{{outs: [{{{valid}, cloud: {{x: {{etag: y}}}}}}]}}", no_md5),
+        (f"{{outs: [{{{valid}, files: [{{relpath: ../x, md5: y}}]}}]}}", no_md5),
+        (f"{{outs: [{{{valid}, size: x}}]}}", no_md5),
     ):
         file.write_text(f"schema: '2.0'\nstages: {{split: {stage}}}\n")
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match=re.escape(message)):
             vetting.lock(file)
 
 
