@@ -60,7 +60,7 @@ def stage(function: Callable[[DictConfig], object]) -> Callable[[], None]:
         except StoppedError as error:
             log.stop(error, signal.SIGTERM)
         except KeyboardInterrupt:
-            log.stop("Ctrl-C; the same command resumes from the last checkpoint")
+            log.stop("Ctrl-C; run the same command again to continue from the last checkpoint")
         except UserError as error:
             log.fail(error)
 

@@ -215,7 +215,7 @@ def test_sigterm_ends_the_program_with_status_143_and_one_line(repro, project):
     assert results == ""
     (line,) = [line for line in messages.splitlines() if "epoch" not in line.partition("stopped")[0]]
     assert line.startswith("train: stopped: SIGTERM; epoch ")
-    assert line.endswith("the same command resumes there")
+    assert line.endswith("run the same command again to continue there")
     (folder,) = _resume_states()
     assert Checkpoints(folder / "checkpoints").latest()
 

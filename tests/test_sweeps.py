@@ -208,7 +208,7 @@ def test_a_lead_above_the_spread_is_reported_as_such(sweeps, capsys):
         [(1e-3, 1, 0.90), (1e-3, 2, 0.901), (1e-2, 1, 0.50), (1e-2, 2, 0.501)]
     ):
         _job(sweeps / f"s/{number}", f"seed={seed}", f"model.lr={rate}", top1=top1)
-    assert "before the next: more than the spread over seeds" in _output(capsys, "s")
+    assert "ahead of the runner-up by 40.0 points: more than the spread over seeds" in _output(capsys, "s")
 
 
 def test_the_spread_of_the_lead_is_a_t_tests_confidence_interval(sweeps):
@@ -220,7 +220,7 @@ def test_the_spread_of_the_lead_is_a_t_tests_confidence_interval(sweeps):
             _job(sweeps / f"s/{rate}-{seed}", f"seed={seed}", f"model.lr={rate}", top1=top1)
     metric = TOP1
     sweep = jobs.read("s")
-    ranked = effects.candidates(sweep, metric)
+    ranked = effects.configurations(sweep, metric)
     half_width = float(re.search(r"by up to (\S+) points", effects.reliability(sweep, ranked, metric)[0])[1])
     test = ttest_ind(*metrics.values())
     expected = 100 * (test.confidence_interval().high - test.confidence_interval().low) / 2
@@ -255,7 +255,7 @@ def test_means_that_differ_by_float32_rounding_tie(sweeps):
     for rate, values in metrics.items():
         for seed, top1 in enumerate(values):
             _job(sweeps / f"s/{rate}-{seed}", f"seed={seed}", f"model.lr={rate}", top1=top1)
-    ranked = effects.candidates(jobs.read("s"), TOP1)
+    ranked = effects.configurations(jobs.read("s"), TOP1)
     assert effects.ranks(ranked) == ["1=", "1="]
 
 
@@ -297,20 +297,20 @@ def test_a_diverged_job_is_shown_and_never_the_best(sweeps, capsys):
     _job(sweeps / "s/1", "model.lr=0.01", top1=0.1)
     text = _output(capsys, "s")
     assert "lr: 0.01" in text
-    assert "can't be best: 1" in text
+    assert "excluded from the ranking: 1" in text
     assert '<td class="n">NaN</td>' in _page(sweeps, "s")
 
 
 def test_a_sweep_of_nan_only_has_no_best(sweeps, capsys, experiments):
     _job(sweeps / "s/0", top1=math.nan)
-    assert "nothing to choose" in _output(capsys, "s")
+    assert "No finished job reported val top-1, so no configuration is the best." in _output(capsys, "s")
     assert "nothing to save" in _error("s", "--save", "best")
     assert not (experiments / "best.yaml").exists()
 
 
 def test_a_single_job_is_not_compared(sweeps, capsys):
     _job(sweeps / "s/0")
-    assert "One job only: nothing is compared." in _output(capsys, "s")
+    assert "Only one configuration reported val top-1, with one seed, so" in _output(capsys, "s")
     assert "Plotly" not in _page(sweeps, "s")
 
 
@@ -318,23 +318,23 @@ def test_if_only_seeds_vary_the_spread_is_shown(sweeps, capsys):
     for seed, top1 in enumerate((0.50, 0.52, 0.54)):
         _job(sweeps / f"s/{seed}", f"seed={seed}", top1=top1)
     text = _output(capsys, "s")
-    assert "One configuration with 3 seeds: nothing to choose" in text
-    assert "spreads by 2.0 points" in text
+    assert "Only one configuration reported val top-1, so there is nothing to compare." in text
+    assert "Its standard deviation over 3 seeds is 2.0 points." in text
     assert "Nothing but the seed varies" in _page(sweeps, "s")
 
 
 def test_with_one_seed_the_spread_is_reported_as_unknown(sweeps, capsys):
     _job(sweeps / "s/0", "model.lr=0.01", top1=0.6)
     _job(sweeps / "s/1", "model.lr=0.02", top1=0.5)
-    assert "chance is not known" in _output(capsys, "s")
-    assert "chance is not known" in _page(sweeps, "s")
+    assert "more than one seed, so the seed noise is unknown" in _output(capsys, "s")
+    assert "more than one seed, so the seed noise is unknown" in _page(sweeps, "s")
 
 
 def test_a_repeated_seed_counts_once(sweeps):
     for number in range(2):
         _job(sweeps / f"s/{number}", "model.lr=0.01")
-    (candidate,) = effects.candidates(jobs.read("s"), TOP1)
-    assert len(candidate.values) == 1
+    (configuration,) = effects.configurations(jobs.read("s"), TOP1)
+    assert len(configuration.values) == 1
 
 
 def test_different_validation_splits_are_reported(sweeps, capsys):
@@ -543,7 +543,7 @@ def test_importance_finds_the_parameters_that_matter(sweeps, capsys):
     assert [effect.parameter for effect in found[:2]] == ["model", "model.lr"]
     assert found[1].importance > 5 * found[2].importance
     assert len(found[1].means) == 4  # values that never repeat are grouped in quartiles
-    assert re.search(r"explains (9\d|100) %", summary)
+    assert re.search(r"R² is (0\.9\d|1\.00)\.$", summary)
     jobs_listed = re.findall(r"<tr><td><a [^>]*>(\d+)</a></td>", _page(sweeps, "many"))
     assert jobs_listed == [str(number) for number in range(150)]
 
@@ -562,7 +562,7 @@ def test_importance_of_noise_is_reported_as_unreliable(sweeps):
         values = {"model__lr": rng.random(), "model__warmup": rng.random()}
         _job(sweeps / f"s/{number}", **values, top1=rng.random())
     _, summary = effects.effects(jobs.read("s"), TOP1)
-    assert "read nothing into these figures" in summary
+    assert summary.endswith(", not above 0: ignore these figures.")
 
 
 def test_the_page_escapes_html(sweeps):

@@ -1,4 +1,4 @@
-"""Analysis of a sweep: candidates ranked by mean over seeds, seed noise, and the effect of each parameter."""
+"""Analysis of a sweep: configurations ranked by mean over seeds, seed noise, the effect of each parameter."""
 
 import math
 import statistics
@@ -68,8 +68,8 @@ def find_metric(sweep: Sweep, key: str | None) -> Metric:
 
 
 @dataclass
-class Candidate:
-    """A configuration: the jobs that differ only in the seed, and the metric's value in each."""
+class Configuration:
+    """The jobs that differ only in the seed, and the metric's value in each."""
 
     jobs: list[Job]
     values: list[float]
@@ -101,30 +101,34 @@ class Candidate:
         return f"{metric.show(self.mean)} ({low}–{high})"
 
 
-def candidates(sweep: Sweep, metric: Metric) -> list[Candidate]:
-    """Finished jobs grouped over seeds, best mean first, ties by cost (`ranking.RULE`), NaN last."""
+def configurations(sweep: Sweep, metric: Metric) -> list[Configuration]:
+    """Finished jobs grouped over seeds, best mean first, NaN last.
+
+    Of equal means the cheapest comes first: fewest multiply-adds in training, then per image, then fewest
+    parameters (`ranking.cost`), then the lowest validation loss.
+    """
     groups: dict[str, dict[object, Job]] = {}
     for job in sweep.finished:
         key = repr([item for item in job.plain.items() if item[0] != "seed"])
         # A repeated seed gives the same result, so it adds no information on the spread.
         groups.setdefault(key, {}).setdefault(job.settings["seed"], job)
-    found = [Candidate([*jobs.values()], [*map(metric.value, jobs.values())]) for jobs in groups.values()]
+    found = [Configuration([*jobs.values()], [*map(metric.value, jobs.values())]) for jobs in groups.values()]
 
-    def order(candidate: Candidate) -> tuple:
-        loss = statistics.fmean(job.metrics["val/loss"] for job in candidate.jobs)
-        mean = candidate.rounded_mean
-        return math.isnan(mean), -mean if metric.larger_is_better else mean, candidate.cost, loss
+    def order(configuration: Configuration) -> tuple:
+        loss = statistics.fmean(job.metrics["val/loss"] for job in configuration.jobs)
+        mean = configuration.rounded_mean
+        return math.isnan(mean), -mean if metric.larger_is_better else mean, configuration.cost, loss
 
     return sorted(found, key=order)
 
 
-def ranks(ranked: list[Candidate]) -> list[str]:
-    """Each candidate's rank as text; a dash if its mean is NaN."""
+def ranks(ranked: list[Configuration]) -> list[str]:
+    """Each configuration's rank as text; a dash if its mean is NaN."""
     numbers = ranking.ranks([item.rounded_mean for item in ranked if not math.isnan(item.mean)])
     return numbers + ["–"] * (len(ranked) - len(numbers))
 
 
-def _pooled_std(ranked: list[Candidate]) -> tuple[float, int] | None:
+def _pooled_std(ranked: list[Configuration]) -> tuple[float, int] | None:
     """Pooled standard deviation over seeds and its degrees of freedom; None without repeated seeds."""
     repeated = [item for item in ranked if len(item.values) > 1 and not math.isnan(item.mean)]
     freedom = sum(len(item.values) - 1 for item in repeated)
@@ -134,35 +138,35 @@ def _pooled_std(ranked: list[Candidate]) -> tuple[float, int] | None:
     return math.sqrt(squares / freedom), freedom
 
 
-def _compare_best(ranked: list[Candidate], metric: Metric) -> str:
-    """A sentence: does the best lead the second by more than chance, given their models' spread over seeds?
+def _compare_best(ranked: list[Configuration], metric: Metric) -> str:
+    """A sentence: is the best ahead by more than chance, given the spread over seeds of these models?
 
     Compares the lead with the 95 % interval of a difference of means, by Student's t with the pooled standard
     deviation over seeds.
     """
     from scipy.stats import t
 
-    best, second = ranked[:2]
-    models = {item.jobs[0].settings["model"]["name"] for item in (best, second)}
+    best, runner_up = ranked[:2]
+    models = {item.jobs[0].settings["model"]["name"] for item in (best, runner_up)}
     spread = _pooled_std([item for item in ranked if item.jobs[0].settings["model"]["name"] in models])
-    gap = abs(best.rounded_mean - second.rounded_mean)
-    lead = f"The best is {metric.difference(gap)} before the next"
+    gap = abs(best.rounded_mean - runner_up.rounded_mean)
+    lead = f"The best is ahead of the runner-up by {metric.difference(gap)}"
     if tied := sum(item.rounded_mean == best.rounded_mean for item in ranked[1:]):
         lead = f"The best ties with {tied} other{'s' if tied > 1 else ''} (the cheapest comes first)"
     if spread is None:
         return (
-            f"{lead}, but no such configuration ran with a second seed: how much of the differences is "
-            "chance is not known. Add seed=1,2,3 to the sweep."
+            f"{lead}, but no configuration of these models was trained with more than one seed, so the seed "
+            "noise is unknown. Add seed=1,2,3 to the sweep."
         )
     deviation, freedom = spread
     if deviation == 0:
-        return f"{lead}. The seed changes nothing here, so it can't tell how much of that is chance."
-    noise = deviation * math.sqrt(1 / len(best.values) + 1 / len(second.values))
+        return f"{lead}. The seeds of each configuration gave equal results and do not measure the noise."
+    noise = deviation * math.sqrt(1 / len(best.values) + 1 / len(runner_up.values))
     bound = float(t.ppf(0.975, freedom)) * noise
     verdict = "within the spread over seeds" if gap <= bound else "more than the spread over seeds"
     return (
-        f"{lead}: {verdict}. Seeds alone set two such configurations apart by up to "
-        f"{metric.difference(bound)} (95 %, from a standard deviation of {metric.difference(deviation)} with "
+        f"{lead}: {verdict}. Two equal configurations would differ by up to {metric.difference(bound)} "
+        f"through their seeds alone (95 %, from a standard deviation of {metric.difference(deviation)} with "
         f"{freedom} degree{'s' if freedom > 1 else ''} of freedom)."
     )
 
@@ -175,32 +179,36 @@ def _wilson(fraction: float, images: int) -> str:
     return f"{100 * interval.low:.1f}–{100 * interval.high:.1f}"
 
 
-def reliability(sweep: Sweep, ranked: list[Candidate], metric: Metric) -> list[str]:
+def reliability(sweep: Sweep, ranked: list[Configuration], metric: Metric) -> list[str]:
     """Sentences on how reliable the ranking is, given the seeds and the number of validation images."""
     ranked = [item for item in ranked if not math.isnan(item.mean)]
     if not ranked:
-        return [f"No job has left a {metric.title}: there is nothing to choose."]
+        return [f"No finished job reported {metric.title}, so no configuration is the best."]
     best, sentences = ranked[0], []
     if len(ranked) > 1:
         sentences.append(_compare_best(ranked, metric))
     elif spread := _pooled_std(ranked):
         sentences.append(
-            f"One configuration with {len(best.values)} seeds: nothing to choose. Over the seeds "
-            f"{metric.title} spreads by {metric.difference(spread[0])} (standard deviation)."
+            f"Only one configuration reported {metric.title}, so there is nothing to compare. Its standard "
+            f"deviation over {len(best.values)} seeds is {metric.difference(spread[0])}."
         )
     else:
-        sentences.append("One job only: nothing is compared.")
+        sentences.append(
+            f"Only one configuration reported {metric.title}, with one seed, so there is nothing to compare."
+        )
     if metric.percent:
         job = best.jobs[0]
         images = max(1, round(job.lineage["data"]["pictures"] * job.settings["split"]["val"]))
         sentences.append(
             f"On about {images:,} validation pictures a share of {metric.show(best.mean)} has a 95 % "
-            f"interval of {_wilson(best.mean / 100, images)} % (Wilson) by itself, and choosing the best "
-            "of many flatters it."
+            f"interval of {_wilson(best.mean / 100, images)} % (Wilson) on its own; choosing the best of "
+            "many biases it upward."
         )
     missing = sum(math.isnan(metric.value(job)) for job in sweep.finished)
     if missing:
-        sentences.append(f"Jobs that finished without a {metric.title} (NaN), and can't be best: {missing}.")
+        sentences.append(
+            f"Jobs that finished without {metric.title} (NaN), excluded from the ranking: {missing}."
+        )
     return sentences
 
 
@@ -241,11 +249,11 @@ def importance(jobs: list[Job], parameters: list[str], metric: Metric) -> tuple[
     """
     needed = max(10, 4 * len(parameters))
     if len(parameters) < 2:
-        return {}, "With fewer than two parameters nothing competes: the figure tells all."
+        return {}, "Importance needs two varied parameters; see the chart."
     if len(jobs) < needed:
         return {}, (
-            f"{len(jobs)} jobs are too few to weigh {len(parameters)} parameters against each other; "
-            f"{needed} would do."
+            f"{len(jobs)} jobs are too few for the importance of {len(parameters)} parameters; at least "
+            f"{needed} jobs are needed."
         )
     import numpy as np
     import pandas as pd
@@ -255,7 +263,7 @@ def importance(jobs: list[Job], parameters: list[str], metric: Metric) -> tuple[
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder
 
-    table, choices, rng = {}, [], np.random.default_rng(0)
+    table, categorical, rng = {}, [], np.random.default_rng(0)
     for parameter in parameters:
         values = [job.value(parameter) for job in jobs]
         present = [value for value in values if value != ABSENT]
@@ -265,17 +273,16 @@ def importance(jobs: list[Job], parameters: list[str], metric: Metric) -> tuple[
             table[parameter] = [float(value) for value in values]
         else:
             table[parameter] = [str(value) for value in values]
-            choices.append(parameter)
+            categorical.append(parameter)
     x, y = pd.DataFrame(table), np.array([metric.value(job) for job in jobs])
     forest = RandomForestRegressor(200, oob_score=True, random_state=0)
-    encoder = make_column_transformer((OneHotEncoder(), choices), remainder="passthrough")
+    encoder = make_column_transformer((OneHotEncoder(), categorical), remainder="passthrough")
     model = make_pipeline(encoder, forest).fit(x, y)
     result = permutation_importance(
         model, x, y, scoring="neg_root_mean_squared_error", n_repeats=10, random_state=0
     )
-    explained = 100 * max(forest.oob_score_, 0)
-    message = f"Of jobs that it was not shown the forest explains {explained:.0f} % of the variance" + (
-        "." if forest.oob_score_ > 0 else ", nothing at all: read nothing into these figures."
+    message = f"The random forest's out-of-bag R² is {forest.oob_score_:.2f}" + (
+        "." if forest.oob_score_ > 0 else ", not above 0: ignore these figures."
     )
     return dict(zip(parameters, result.importances_mean.tolist(), strict=True)), message
 
@@ -299,7 +306,7 @@ def _groups(jobs: list[Job], parameter: str) -> list[tuple[str, list[Job]]]:
 def effects(sweep: Sweep, metric: Metric) -> tuple[list[Effect], str]:
     """The effect of each parameter, most important first, and a sentence on the importance."""
     jobs = [job for job in sweep.finished if not math.isnan(metric.value(job))]
-    weights, message = importance(jobs, sweep.parameters, metric)
+    importances, message = importance(jobs, sweep.parameters, metric)
     found = []
     for parameter in sweep.parameters:
         means = [
@@ -308,12 +315,12 @@ def effects(sweep: Sweep, metric: Metric) -> tuple[list[Effect], str]:
         ]
         means.sort(key=lambda row: -row[1] if metric.larger_is_better else row[1])
         if means:
-            found.append(Effect(parameter, means, weights.get(parameter)))
-    return sorted(found, key=lambda item: -(item.importance if weights else item.range)), message
+            found.append(Effect(parameter, means, importances.get(parameter)))
+    return sorted(found, key=lambda item: -(item.importance if importances else item.range)), message
 
 
-def labels(values: list, limit: int) -> dict[str, str]:
-    """Labels of the distinct values by their `repr`; values shortened to the same text are numbered."""
+def axis_labels(values: list, limit: int) -> dict[str, str]:
+    """Axis labels of the distinct values by their `repr`; values shortened to the same text are numbered."""
     found: dict[str, str] = {}
     for value in values:
         if repr(value) not in found:

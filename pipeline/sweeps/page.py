@@ -11,12 +11,12 @@ from pipeline.artifacts import atomic
 from pipeline.common import pages, text
 from pipeline.evaluation import ranking
 from pipeline.sweeps.effects import (
-    Candidate,
+    Configuration,
     Effect,
     Metric,
+    axis_labels,
     is_log,
     is_number,
-    labels,
     metrics,
     ranks,
     short,
@@ -58,7 +58,7 @@ def _axis(values: list) -> dict:
             "ticktext": [f"{value:.4g}" for value in ticks],
         }
     indices = {repr(value): index for index, value in enumerate(distinct)}
-    ticks, names = _thin(distinct), labels(distinct, 16)
+    ticks, names = _thin(distinct), axis_labels(distinct, 16)
     return {
         "values": [indices[repr(value)] for value in values],
         "tickvals": [indices[repr(value)] for value in ticks],
@@ -140,7 +140,7 @@ def _metric_by_parameter(jobs: list[Job], parameter: str, parameters: list[str],
     distinct = _distinct(values)
     boxes = len(jobs) >= 5 * len(distinct) and len(distinct) <= 8
     continuous = not boxes and all(map(is_number, values))
-    names = labels(distinct, 16)
+    names = axis_labels(distinct, 16)
     order = distinct if continuous else list(names.values())
     traces = []
     models = dict.fromkeys(job.settings["model"]["name"] for job in jobs)
@@ -205,7 +205,7 @@ def duration(seconds: float | None) -> str:
 
 def write(
     sweep: Sweep,
-    ranked: list[Candidate],
+    ranked: list[Configuration],
     metric: Metric,
     reliability: list[str],
     effects: tuple[list[Effect], str],
@@ -216,7 +216,7 @@ def write(
 
     Args:
         sweep: the sweep.
-        ranked: candidates, best first.
+        ranked: configurations, best first.
         metric: the ranking metric.
         reliability: sentences, see `effects.reliability`.
         effects: effects of the parameters, and a sentence on their importance.

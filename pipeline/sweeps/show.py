@@ -15,17 +15,17 @@ from pipeline.common.errors import UserError
 from pipeline.config import overrides
 from pipeline.evaluation import ranking
 from pipeline.sweeps import effects, jobs, page
-from pipeline.sweeps.effects import Candidate, Metric
+from pipeline.sweeps.effects import Configuration, Metric
 from pipeline.sweeps.jobs import Sweep
 
 MAX_ROWS = 10  # configurations printed
 WIDTH = 160  # characters of a table's line if the output is not a terminal
 
 
-def _cost(candidate: Candidate) -> str:
-    """The training cost of a candidate, as text."""
-    job = candidate.jobs[0]
-    images_seen = [item.metrics.get("pictures_seen") for item in candidate.jobs]
+def _cost(configuration: Configuration) -> str:
+    """The training cost of a configuration, as text."""
+    job = configuration.jobs[0]
+    images_seen = [item.metrics.get("pictures_seen") for item in configuration.jobs]
     parts = [
         f"{job.metrics[key]:,} {title}"
         for key, title in (("parameters", "parameters"), ("multiply_adds", "multiply-adds a picture"))
@@ -33,36 +33,38 @@ def _cost(candidate: Candidate) -> str:
     ]
     if None not in images_seen:
         parts.append(f"{max(images_seen):,} pictures seen")
-    timed = [item.seconds for item in candidate.jobs if item.seconds is not None]
+    timed = [item.seconds for item in configuration.jobs if item.seconds is not None]
     if timed:
         parts.append(f"{page.duration(max(timed))} of wall time in the sweep")
     return ", ".join(parts)
 
 
-def _comment(name: str, sweep: Sweep, candidate: Candidate, metric: Metric, sentence: str) -> list[str]:
+def _comment(
+    name: str, sweep: Sweep, configuration: Configuration, metric: Metric, sentence: str
+) -> list[str]:
     """Lines of an experiment file's header: its command, cost and expected result."""
-    seeds = ", ".join(map(str, candidate.seeds))
-    result = f"{metric.title} {candidate.show(metric)} on {candidate.jobs[0].settings['data']['name']}, " + (
-        f"mean of seeds {seeds} (lowest–highest)" if len(candidate.values) > 1 else f"seed {seeds} alone"
-    )
+    seeds = ", ".join(map(str, configuration.seeds))
+    data = configuration.jobs[0].settings["data"]["name"]
+    is_mean = len(configuration.values) > 1
+    trained = f"mean of seeds {seeds} (lowest–highest)" if is_mean else f"seed {seeds} alone"
     paragraphs = [
         f"python -m pipeline.train experiment={name}",
-        f"Cost: {_cost(candidate)}.",
-        f"Expect: {result}.",
+        f"Cost: {_cost(configuration)}.",
+        f"Expect: {metric.title} {configuration.show(metric)} on {data}, {trained}.",
         f"The best of {len(sweep.finished)} jobs of the sweep {sweep.name}. {sentence}",
     ]
     return [line for paragraph in paragraphs for line in textwrap.wrap(paragraph, 105)]
 
 
-def _table(sweep: Sweep, ranked: list[Candidate], metric: Metric) -> None:
+def _table(sweep: Sweep, ranked: list[Configuration], metric: Metric) -> None:
     """Prints the best configurations."""
     numbers, rows = effects.ranks(ranked), []
-    for number, candidate in zip(numbers, ranked[:MAX_ROWS], strict=False):
-        timed = [job.seconds for job in candidate.jobs if job.seconds is not None]
-        values = (effects.short(candidate.jobs[0].value(name)) for name in sweep.parameters)
-        seeds, names = map(str, candidate.seeds), (job.name for job in candidate.jobs)
+    for number, configuration in zip(numbers, ranked[:MAX_ROWS], strict=False):
+        timed = [job.seconds for job in configuration.jobs if job.seconds is not None]
+        values = (effects.short(configuration.jobs[0].value(name)) for name in sweep.parameters)
+        seeds, names = map(str, configuration.seeds), (job.name for job in configuration.jobs)
         time = page.duration(fmean(timed) if timed else None)
-        rows.append([number, candidate.show(metric), *values, ", ".join(seeds), ", ".join(names), time])
+        rows.append([number, configuration.show(metric), *values, ", ".join(seeds), ", ".join(names), time])
     title = f"sweep {sweep.name}: {len(sweep.finished)} of {len(sweep.jobs)} jobs finished"
     columns = ["rank", metric.title, *sweep.parameters, "seeds", "jobs", "wall time"]
     text.print_table(columns, rows, title, right=columns[:2], width=WIDTH)
@@ -87,7 +89,7 @@ def show(name_or_id: str, key: str | None, name: str | None) -> None:
         overrides.check_name(name)
     sweep = jobs.read(jobs.resolve(name_or_id))
     metric = effects.find_metric(sweep, key)
-    ranked = effects.candidates(sweep, metric)
+    ranked = effects.configurations(sweep, metric)
     reliability = effects.reliability(sweep, ranked, metric)
     best = ranked[0] if ranked and not math.isnan(ranked[0].mean) else None
     comment = _comment(name or "NAME", sweep, best, metric, reliability[0]) if best else []
@@ -107,7 +109,7 @@ def show(name_or_id: str, key: str | None, name: str | None) -> None:
     print(f"page: {target.relative_to(paths.ROOT)}")
     if name:
         if best is None:
-            raise UserError(f"no job of {sweep.name} has a {metric.title}: nothing to save")
+            raise UserError(f"no finished job of {sweep.name} reported {metric.title}: nothing to save")
         overrides.save(name, best.jobs[0].overrides, best.jobs[0].settings, comment)
         print(f"saved: conf/experiment/{name}.yaml; run it: python -m pipeline.train experiment={name}")
 
@@ -118,7 +120,7 @@ def overview() -> None:
     for name in jobs.names():
         sweep = jobs.read(name, details=False)
         metric = effects.find_metric(sweep, None)
-        ranked = effects.candidates(sweep, metric)
+        ranked = effects.configurations(sweep, metric)
         data = ", ".join(sorted({job.settings["data"]["name"] for job in sweep.finished}))
         best = f"{metric.title} {ranked[0].show(metric)}" if ranked else "–"
         rows.append([name, data, f"{len(sweep.finished)} of {len(sweep.jobs)}", best])

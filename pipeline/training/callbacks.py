@@ -52,8 +52,8 @@ class ExactResume(pl.Callback):
 
     def __init__(self, seed: int, minutes: float, threads: int, started_at: float, checkpoints: Checkpoints):
         self.seed, self.minutes, self.threads, self.checkpoints = seed, minutes, threads, checkpoints
-        self.seconds, self.counted_until, self.is_done = 0.0, started_at, False
-        self.stop_requested, self.last_save, self.resumed_at = False, time.monotonic(), 0
+        self.seconds, self.elapsed_counted_at, self.is_done = 0.0, started_at, False
+        self.stop_requested, self.last_save, self.resumed_step = False, time.monotonic(), 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         torch.set_num_threads(self.threads)  # Lightning's launcher has overridden it
@@ -62,7 +62,7 @@ class ExactResume(pl.Callback):
         trainer.should_stop = self.is_done
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.resumed_at = trainer.global_step
+        self.resumed_step = trainer.global_step
         if threading.current_thread() is threading.main_thread():
             # Replaces Lightning's handler, which stops only at the end of an epoch, and with several
             # processes not at the same step. Lightning restores the previous handler at the end.
@@ -82,7 +82,7 @@ class ExactResume(pl.Callback):
         torch.manual_seed(int(stream.generate_state(1)[0]))
 
     def _save_or_stop(self, trainer: pl.Trainer, batch_idx: int) -> None:
-        is_new_epoch = batch_idx == 0 and trainer.global_step > self.resumed_at
+        is_new_epoch = batch_idx == 0 and trainer.global_step > self.resumed_step
         is_due_to_save, must_stop = False, False
         if batch_idx == 0 or is_sync_step(trainer, batch_idx - 1):
             # Rank 0's clock decides when to save; a signal to any rank stops all of them.
@@ -94,7 +94,7 @@ class ExactResume(pl.Callback):
         if must_stop:
             raise StoppedError(
                 f"SIGTERM; epoch {trainer.current_epoch + 1} is saved at batch {batch_idx} of "
-                f"{trainer.num_training_batches}, the same command resumes there"
+                f"{trainer.num_training_batches}; run the same command again to continue there"
             )
 
     @staticmethod
@@ -105,18 +105,20 @@ class ExactResume(pl.Callback):
     def save(self, trainer: pl.Trainer) -> None:
         """Writes a checkpoint; every rank must call it."""
         if not trainer.fast_dev_run:
-            trainer.save_checkpoint("")  # HashedCheckpoints names the file by its content
+            trainer.save_checkpoint("")  # without a path, fit.py's HashedCheckpoints chooses the file
         self.last_save = time.monotonic()
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, *_: int
     ) -> None:
         # Syncs only in batches that every rank has; some ranks may have one more at the end.
-        common = len(trainer.datamodule.val_set) // trainer.world_size // trainer.datamodule.batch_size
-        if (trainer.world_size == 1 or batch_idx < common) and self._any_rank(trainer, self.stop_requested):
+        data, ranks = trainer.datamodule, trainer.world_size
+        batches_on_every_rank = len(data.val_set) // ranks // data.batch_size
+        may_sync = ranks == 1 or batch_idx < batches_on_every_rank
+        if may_sync and self._any_rank(trainer, self.stop_requested):
             raise StoppedError(
-                f"SIGTERM; epoch {trainer.current_epoch + 1} is trained and not yet validated, the same "
-                "command resumes from the last checkpoint"
+                f"SIGTERM; epoch {trainer.current_epoch + 1} is trained and not yet validated; run the "
+                "same command again to continue from the last checkpoint"
             )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -124,7 +126,7 @@ class ExactResume(pl.Callback):
         self.is_done = True
         self.save(trainer)
         if self._any_rank(trainer, self.stop_requested):
-            raise StoppedError("SIGTERM; the training is done, the same command resumes there")
+            raise StoppedError("SIGTERM; training is done; run the same command again to write its results")
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -135,8 +137,8 @@ class ExactResume(pl.Callback):
     def elapsed(self) -> float:
         """Seconds spent on this training, over all attempts."""
         now = time.monotonic()
-        self.seconds += now - self.counted_until
-        self.counted_until = now
+        self.seconds += now - self.elapsed_counted_at
+        self.elapsed_counted_at = now
         return self.seconds
 
     def state_dict(self) -> dict[str, Any]:
@@ -180,21 +182,21 @@ class Curves(pl.Callback):
         rows: rows before the first epoch.
         after_epoch: see `EpochHook`.
         title: the model's name in the logged line.
-        resume: provides the elapsed time and the last checkpoint.
+        exact_resume: provides the elapsed time and the last checkpoint.
 
     Attributes:
         logger: the logger to pass to the trainer.
     """
 
-    def __init__(self, rows: list[dict], after_epoch: EpochHook, title: str, resume: ExactResume):
-        self.rows, self.after_epoch, self.title, self.resume = rows, after_epoch, title, resume
+    def __init__(self, rows: list[dict], after_epoch: EpochHook, title: str, exact_resume: ExactResume):
+        self.rows, self.after_epoch, self.title, self.exact_resume = rows, after_epoch, title, exact_resume
         self.loss, self.lr, self.batches, self.images_seen = 0.0, 0.0, 0, 0
         self.pending: list[torch.Tensor] = []  # losses of the batches since the last sync
         self.logger = LatestMetricsLogger()
-        self.start = (0.0, 0)  # time and epoch
+        self.started_at, self.first_epoch = 0.0, 0  # of this attempt
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.start = (time.monotonic(), trainer.current_epoch)
+        self.started_at, self.first_epoch = time.monotonic(), trainer.current_epoch
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -233,7 +235,7 @@ class Curves(pl.Callback):
         column = int((~torch.isfinite(losses)).any(dim=0).nonzero()[0])
         rank = int((~torch.isfinite(losses[:, column])).nonzero()[0])
         batch = batch_idx + 1 - losses.shape[1] + column
-        last = self.resume.checkpoints.latest() if trainer.is_global_zero else None
+        last = self.exact_resume.checkpoints.latest() if trainer.is_global_zero else None
         epoch, loss = trainer.current_epoch, float(losses[rank, column])
         raise SharedError(
             f"epoch {epoch + 1}, batch {batch + 1}: the loss is {loss}; "
@@ -249,7 +251,7 @@ class Curves(pl.Callback):
         row = {
             "step": len(self.rows),
             "epoch": epoch,
-            "pictures_seen": self.images_seen,
+            "pictures_seen": self.images_seen,  # the name of a recorded column
             "lr": self.lr,
             "train/loss": self.loss / (self.batches * trainer.world_size),
             "val/loss": logged["val/loss"],
@@ -261,9 +263,9 @@ class Curves(pl.Callback):
         if trainer.is_global_zero:
             if self.after_epoch:
                 self.after_epoch(self.rows)
-            seconds = self.resume.elapsed()
-            start, first_epoch = self.start
-            remaining = (time.monotonic() - start) / (epoch - first_epoch) * (trainer.max_epochs - epoch)
+            seconds = self.exact_resume.elapsed()
+            seconds_per_epoch = (time.monotonic() - self.started_at) / (epoch - self.first_epoch)
+            remaining = seconds_per_epoch * (trainer.max_epochs - epoch)
             _log.info(
                 "%s epoch %d/%d, loss %.3f, val %s, %.0f s%s",
                 self.title,
@@ -325,8 +327,8 @@ def weight_ema(decay: float) -> WeightAveraging:
     """A callback for an exponential moving average of the weights (Polyak, Juditsky 1992), without buffers.
 
     Args:
-        decay: the final decay. It starts lower, so that the initialization has no weight in a short training
-            (like TensorFlow's ExponentialMovingAverage with num_updates).
+        decay: the final decay. It starts lower, so that the initialization does not dominate the average in a
+            short training (like TensorFlow's ExponentialMovingAverage with num_updates).
     """
 
     def update(averaged: list[torch.Tensor], current: list[torch.Tensor], updates: torch.Tensor) -> None:

@@ -93,8 +93,8 @@ def fit(
 
     data = ImageData(training)
     minutes, threads = cfg.runtime.checkpoint_minutes, cfg.runtime.threads
-    resume = callbacks.ExactResume(cfg.seed, minutes, threads, started_at, checkpoints)
-    curves = callbacks.Curves(rows, after_epoch, card.name, resume)
+    exact_resume = callbacks.ExactResume(cfg.seed, minutes, threads, started_at, checkpoints)
+    curves = callbacks.Curves(rows, after_epoch, card.name, exact_resume)
     monitor = model.task.monitor
     best = callbacks.KeepBest(monitor)
     stopping = EarlyStopping(monitor, mode="max", min_delta=0.0, patience=cfg.model.patience)
@@ -103,7 +103,7 @@ def fit(
         stopping.best_score = torch.tensor(rows[0][monitor], dtype=torch.float64)
     outliers = math.ceil(cfg.model.get("outliers", 0.0) * cfg.model.batch_size)
     trainer_callbacks = [
-        resume,
+        exact_resume,
         *([callbacks.OutlierExposure(Outliers(outliers, card.input))] if outliers else []),
         *components.callbacks(OmegaConf.to_container(cfg.callbacks, resolve=True)),
         curves,
@@ -125,7 +125,7 @@ def fit(
         raise UserError("trainer.max_time ended before the first validation; increase or remove it")
     if not cfg.trainer.get("fast_dev_run"):
         model.net.load_state_dict(best.weights)
-    return FitResult(curves.rows, resume.elapsed())
+    return FitResult(curves.rows, exact_resume.elapsed())
 
 
 def fit_head(training: Training) -> list[dict]:
@@ -210,5 +210,5 @@ def _user_facing_problems() -> Iterator[None]:
             raise
         raise UserError(
             f"a DataLoader worker was killed, probably for lack of memory ({str(error).splitlines()[0]}); "
-            "choose fewer runtime.workers; the same command resumes from the last checkpoint"
+            "choose fewer runtime.workers; training continues from the last checkpoint"
         ) from error
