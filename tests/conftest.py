@@ -27,6 +27,7 @@ SESSION = Path(os.environ.setdefault("PETFACES_TEST_FOLDER", tempfile.mkdtemp(pr
 SESSION_PROCESS = int(os.environ.setdefault("PETFACES_TEST_PROCESS", str(os.getpid())))
 if os.getpid() == SESSION_PROCESS:
     atexit.register(shutil.rmtree, SESSION, ignore_errors=True)
+FINISHED = SESSION / "finished"  # outputs of the first `dvc repro`
 _FOLDER = Path(tempfile.mkdtemp(prefix="petfaces-test-"))
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 PROJECT = _FOLDER / "petfaces"
@@ -206,16 +207,15 @@ def repro(project: Path) -> subprocess.CompletedProcess:
 
     One worker of pytest-xdist runs it; the others copy its outputs.
     """
-    finished = SESSION / "finished"
     with FileLock(SESSION / "finished.lock"):
-        if not finished.is_dir():
+        if not FINISHED.is_dir():
             done = _run("dvc", "repro")
             assert done.returncode == 0, done.stdout
-            _copy_files(project, finished, _run("git", "ls-files", "--others").stdout.splitlines())
-            (finished / "stdout").write_text(done.stdout)
+            _copy_files(project, FINISHED, _run("git", "ls-files", "--others").stdout.splitlines())
+            (FINISHED / "stdout").write_text(done.stdout)
             return done
-    output = (finished / "stdout").read_text()
-    _copy_files(finished, project, [str(file.relative_to(finished)) for file in finished.rglob("*")])
+    output = (FINISHED / "stdout").read_text()
+    _copy_files(FINISHED, project, [str(file.relative_to(FINISHED)) for file in FINISHED.rglob("*")])
     # MLflow's database has absolute paths, so it is written again.
     done = _run("python", "-m", "pipeline", "tracking", "sync")
     assert done.returncode == 0, done.stdout
