@@ -171,7 +171,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     needing = set()
     for item in items:
-        if {"run", "repro"} & set(item.fixturenames):
+        if {"run", "repro", "browser"} & set(item.fixturenames):
             item.add_marker("integration")
             needing.add(item.path)
     rank = {f"test_{name}.py": number for number, name in enumerate(LONGEST)}
