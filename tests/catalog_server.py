@@ -2,18 +2,15 @@
 
 import contextlib
 import io
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import requests
-import uvicorn
 from PIL import Image as PillowImage
 
+from benchmarks.common import serving
 from catalog.app import application
 from catalog.helper.__main__ import work
 from catalog.library import Library
@@ -59,18 +56,16 @@ class Catalog:
     @contextlib.contextmanager
     def served(self, with_helper: bool = False) -> Iterator[str]:
         """The address of the running application."""
-        listener = socket.create_server(("127.0.0.1", 0))
-        app = application(self.database, self.library, with_helper)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
+        with serving(application(self.database, self.library, with_helper)) as address:
+            yield address
+
+    def label_all(self) -> None:
+        """Gives the images of the first project, with pages of one, its three classes in turn."""
+        with self.served() as address:
+            number = 0
+            while (page := open_page(address)) is not None:
+                submit(address, page, 1 + number % 3)
+                number += 1
 
 
 def picture(seed: int, kind: str = "PNG") -> bytes:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import requests
-from catalog_server import Catalog, folder_of, open_page, submit
+from catalog_server import Catalog, folder_of
 from conftest import outcome, petfaces
 from sqlalchemy import select, update
 
@@ -25,9 +25,7 @@ def catalog(tmp_path):
     """A project `pets` with 30 labeled images of three classes."""
     catalog = Catalog.create(tmp_path)
     catalog.add_project(folder_of(tmp_path / "images", 30), page_size=1, test_fraction=0.3)
-    with catalog.served() as address:
-        for number in range(30):
-            submit(address, open_page(address), 1 + number % 3)
+    catalog.label_all()
     return catalog
 
 

@@ -106,9 +106,8 @@ def open_page(
         project = project_or_404(session, project_id)
         page = None
         if token is not None and (own := session.get(Page, token)) and own.project_id == project.id:
-            page = (
-                own if pages.renew(session, own) else None
-            )  # what it lost to another is told when it is sent
+            # A page that has lost some of its images comes back, too: submitting it names them.
+            page = own if pages.renew(session, own) else None
         return _next(session, project, page or pages.hand_out(session, project, context.person, size))
 
 
