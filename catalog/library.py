@@ -11,7 +11,13 @@ from pipeline.common import paths
 
 VARIABLE = "PETFACES_CATALOG"  # of the environment: the catalog's folder
 FOLDER = "data/catalog"  # in the main checkout
+_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg"}  # by Pillow's format; others: the format's name
 THUMBNAIL_SIDE = 384  # pixels of the longer side; sharp on a dense screen at half of that
+
+
+def suffix_of(image_format: str) -> str:
+    """The suffix of files of one of Pillow's formats."""
+    return _SUFFIXES.get(image_format, f".{image_format.lower()}")
 
 
 def default_folder() -> Path:
@@ -24,8 +30,8 @@ class Library:
     """Files below the catalog's folder.
 
     Attributes:
-        folder: holds ``catalog.db``, ``images/``, ``thumbnails/``, ``uploads/``, ``features/`` and
-            ``champions/``.
+        folder: holds ``catalog.db``, ``images/``, ``thumbnails/``, ``uploads/``, ``features/``,
+            ``champions/``, ``backbone/`` and ``taught/``.
     """
 
     folder: Path
@@ -41,6 +47,15 @@ class Library:
     @property
     def champions(self) -> Path:
         return self.folder / "champions"
+
+    @property
+    def backbone(self) -> Path:
+        """Folder of the exported backbone, see `catalog.backbone`."""
+        return self.folder / "backbone"
+
+    def taught(self, project_id: int) -> Path:
+        """Folder of the model that a project of the teach page has trained last."""
+        return self.folder / "taught" / str(project_id)
 
     def uploads(self, project_id: int) -> Path:
         """Folder of files that a browser has sent and that were not read yet."""
@@ -64,6 +79,11 @@ class Library:
         if not _has_size(target, len(data)):
             with atomic.replace_file(target) as part:
                 part.write_bytes(data)
+
+    def erase(self, sha256: str, suffix: str) -> None:
+        """Deletes an original and its thumbnail."""
+        self.image(sha256, suffix).unlink(missing_ok=True)
+        self.thumbnail(sha256).unlink(missing_ok=True)
 
     def flush(self, sha256: str, suffix: str) -> None:
         """Waits until an image's file is on the disk, as it must be before the only other copy is deleted."""

@@ -1,7 +1,6 @@
-"""Features of a frozen backbone by image hash, stored in chunks that are memory-mapped."""
+"""Computes features of image files by a frozen backbone, or predictions by a champion."""
 
 import functools
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -10,11 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from catalog import backbone as exported
+from catalog.backbone import Backbone
 from catalog.champions import Champion
-from pipeline.artifacts import atomic
+from catalog.feature_store import FeatureStore
+from catalog.library import Library
 from pipeline.common.errors import UserError
 from pipeline.portable import (
     DamagedError,
+    ModelCard,
     OnnxClassifier,
     Preprocessing,
     UnreadableError,
@@ -24,75 +27,16 @@ from pipeline.portable import (
 
 _log = logging.getLogger(__name__)
 
-CHUNK = 1024  # features per file
+CHUNK = 1024  # features per file of the store
 BATCH = 16  # images per run of the network
 
 
-class FeatureStore:
-    """Features computed by one backbone.
-
-    Args:
-        folder: of this backbone; files ``NAME.npy`` (float32, N×C) with the images' hashes in ``NAME.json``.
-    """
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self._where: dict[str, tuple[str, int]] = {}
-        self._chunks: dict[str, np.ndarray] = {}
-        for file in sorted(folder.glob("*.json")):  # written after its features
-            for row, key in enumerate(json.loads(file.read_text(encoding="utf-8"))):
-                self._where[key] = file.stem, row
-
-    def __contains__(self, sha256: str) -> bool:
-        return sha256 in self._where
-
-    def add(self, hashes: list[str], features: np.ndarray) -> None:
-        """Stores features, N×C, in a file of their own."""
-        name = f"{len(self._chunks) + len(list(self._folder.glob('*.json'))):06d}-{hashes[0][:8]}"
-        with atomic.replace_file(self._folder / f"{name}.npy") as part, open(part, "wb") as stream:
-            np.save(stream, features.astype(np.float32))
-        atomic.replace_text(self._folder / f"{name}.json", json.dumps(hashes))
-        self._where.update((key, (name, row)) for row, key in enumerate(hashes))
-
-    def get(self, hashes: list[str]) -> np.ndarray:
-        """Features of these images, N×C float32, in their order.
-
-        Raises:
-            KeyError: an image has none.
-        """
-        rows = []
-        for key in hashes:
-            name, row = self._where[key]
-            if name not in self._chunks:
-                self._chunks[name] = np.load(self._folder / f"{name}.npy", mmap_mode="r")
-            rows.append(self._chunks[name][row])
-        return np.stack(rows)
-
-
-class Backbone:
-    """A frozen network in ONNX Runtime.
-
-    Args:
-        graph: maps uint8 `pictures`, N×S×S×3, to float32 `features`, N×C.
-        sizing: how images are resized for it.
-    """
-
-    def __init__(self, graph: Path, sizing: Preprocessing):
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors only
-        self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-        self._sizing = sizing
+class FileBackbone(Backbone):
+    """A backbone that reads image files."""
 
     def prepare(self, file: Path) -> np.ndarray:
         """The image in a file as the network takes it, uint8 S×S×3."""
-        sizing = self._sizing
-        picture = resizing.shrink(read_picture(file.read_bytes()), sizing.max_side)
-        return resizing.to_square(picture, sizing.size, sizing.interpolation, sizing.crop, sizing.crop_pct)
-
-    def __call__(self, pictures: np.ndarray) -> np.ndarray:
-        return self._session.run(None, {"pictures": pictures})[0]
+        return self.square(resizing.shrink(read_picture(file.read_bytes()), self.sizing.max_side))
 
 
 class ChampionNetwork:
@@ -120,7 +64,7 @@ class ChampionNetwork:
         return probabilities
 
 
-def _prepare(backbone: Backbone | ChampionNetwork, file: Path) -> np.ndarray:
+def _prepare(backbone: FileBackbone | ChampionNetwork, file: Path) -> np.ndarray:
     """Raises UserError for an image that has been damaged since it was read."""
     try:
         return backbone.prepare(file)
@@ -130,7 +74,7 @@ def _prepare(backbone: Backbone | ChampionNetwork, file: Path) -> np.ndarray:
 
 def compute(
     store: FeatureStore,
-    backbone: Backbone | ChampionNetwork,
+    backbone: FileBackbone | ChampionNetwork,
     files: dict[str, Path],
     report: Callable[[int, int], None],
 ) -> int:
@@ -157,7 +101,7 @@ def compute(
 
 
 def _batches(
-    pool: ThreadPoolExecutor, backbone: Backbone | ChampionNetwork, files: list[Path]
+    pool: ThreadPoolExecutor, backbone: FileBackbone | ChampionNetwork, files: list[Path]
 ) -> Iterator[np.ndarray]:
     """Prepared images, up to BATCH together; the next batch is read while the last one is computed."""
     starts = range(0, len(files), BATCH)
@@ -170,7 +114,7 @@ def _batches(
 
 
 @functools.cache
-def imagenet_backbone(folder: Path) -> tuple[FeatureStore, Backbone]:
+def imagenet_backbone(folder: Path) -> tuple[FeatureStore, FileBackbone]:
     """The backbone that `model=probe` starts from, with its ImageNet weights; loaded once.
 
     Args:
@@ -179,6 +123,23 @@ def imagenet_backbone(folder: Path) -> tuple[FeatureStore, Backbone]:
     Raises:
         UserError: its weights are not available.
     """
+    graph, card = _imagenet_trunk()
+    return FeatureStore(folder / graph.parent.name), FileBackbone(graph, card.input)
+
+
+def publish_backbone(library: Library) -> None:
+    """Exports the backbone to the catalog's folder for the teach page, unless it is there.
+
+    Raises:
+        UserError: its weights are not available.
+    """
+    if not exported.is_current(library.backbone):
+        exported.publish(library.backbone, *_imagenet_trunk())
+
+
+@functools.cache
+def _imagenet_trunk() -> tuple[Path, ModelCard]:
+    """The trunk of `imagenet_backbone`, and the card of a model with it."""
     from omegaconf import OmegaConf
 
     from models.build import NetworkError, WeightsError, build
@@ -186,7 +147,6 @@ def imagenet_backbone(folder: Path) -> tuple[FeatureStore, Backbone]:
     from models.pretrained import preprocessing
     from pipeline import config, tasks
     from pipeline.artifacts import onnx_export
-    from pipeline.portable import ModelCard
 
     cfg = config.compose("model=probe")
     net_config = OmegaConf.to_container(cfg.model.net, resolve=True)
@@ -213,8 +173,7 @@ def imagenet_backbone(folder: Path) -> tuple[FeatureStore, Backbone]:
         thresholds=[],
     )
     model = Classifier(net, 2, sizing.mean, sizing.std, tasks.of("single_label"), flip=False)
-    graph = onnx_export.trunk(model, card)
-    return FeatureStore(folder / graph.parent.name), Backbone(graph, sizing)
+    return onnx_export.trunk(model, card), card
 
 
 @functools.lru_cache(1)

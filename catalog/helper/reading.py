@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from catalog.helper.progress import Progress
-from catalog.library import Library
+from catalog.library import Library, suffix_of
 from catalog.store import Database, images
 from catalog.store.images import NewImage
 from catalog.store.tables import Project, Source
@@ -24,7 +24,6 @@ from pipeline.common.paths import main_checkout
 from pipeline.sources import archives, photos
 
 BATCH = 64  # images per transaction: the first ones can be labeled at once
-_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg"}  # others: the format's name
 
 
 @dataclass(frozen=True)
@@ -199,5 +198,4 @@ def _read(found: Found, sha256: str, library: Library, is_new: bool) -> Result:
 def _suffix(data: bytes) -> str:
     """The suffix of an image's format, detected from its content."""
     with Image.open(io.BytesIO(data), formats=portable.FORMATS) as image:
-        kind = image.format
-    return _SUFFIXES.get(kind, f".{kind.lower()}")
+        return suffix_of(image.format)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from catalog import champions
+from catalog.feature_store import FeatureStore
 from catalog.helper import evidence, features, grouping, predictions
 from catalog.helper.evidence import MIN_CHECKED, Checked
-from catalog.helper.features import FeatureStore
 from catalog.helper.heads import Projection
 from catalog.helper.predictions import Images, Predictions, train_head
 from catalog.helper.progress import Progress

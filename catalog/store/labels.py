@@ -13,7 +13,7 @@ from pipeline.common.errors import UserError
 
 @dataclass(frozen=True)
 class Answer:
-    """A person's answer to an image: its classes, or that it is unknown or skipped."""
+    """A person's answer to an image: its classes, or that it is unknown, skipped or removed."""
 
     status: Status
     classes: tuple[int, ...] = ()
@@ -21,7 +21,7 @@ class Answer:
     def __post_init__(self):
         """Raises UserError if classes are given with a status that has none, or twice."""
         if self.classes and self.status != Status.LABELED:
-            raise UserError("an image that is unknown or skipped has no class")
+            raise UserError("an image that is unknown, skipped or removed has no class")
         if len(set(self.classes)) < len(self.classes):
             raise UserError("a class is given twice")
 
@@ -59,6 +59,11 @@ def record(session: Session, image: Image, answer: Answer, page: Page, shown: di
         predicted=shown["predicted"],
         confidence=shown["confidence"],
     )
+
+
+def give(session: Session, image: Image, answer: Answer, person: str) -> None:
+    """Adds the event of a label that was given without a page, and updates the image's current label."""
+    _add(session, image, answer, person=person)
 
 
 def take_back(session: Session, image: Image, page: Page) -> bool:

@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from catalog.store import jobs
-from catalog.store.tables import Help, Image, LabelClass, Project, Source, Status
+from catalog.store.tables import Help, Image, Kind, LabelClass, Project, Source, Status
 from pipeline import tasks
 from pipeline.common import text
 from pipeline.common.errors import UserError
@@ -36,6 +36,7 @@ class Draft:
     min_precision: float = 0.9
     test_fraction: float = 0.05
     champion: str = ""
+    kind: Kind = Kind.LABEL
 
     def __post_init__(self):
         """Raises UserError for a value that can't be used."""
@@ -49,20 +50,21 @@ class Draft:
             raise UserError(f"images per page: one of {', '.join(map(str, PAGE_SIZES))}")
         if not 0.5 <= self.min_precision <= MAX_PRECISION:
             raise UserError(f"the precision of suggestions must be from 50 % to {MAX_PRECISION:.0%}")
-        if not 0 < self.test_fraction <= 0.5:
+        # What is taught tests itself by cross-validation; the pipeline draws its own test split.
+        if not 0 < self.test_fraction <= 0.5 and self.kind != Kind.TEACH:
             raise UserError("the share of test images must be above 0 and at most 0.5")
         check_classes(self.classes)
 
 
-def check_classes(names: Iterable[str]) -> None:
+def check_classes(names: Iterable[str], least: int = 2) -> None:
     """Checks the names of a project's classes.
 
     Raises:
-        UserError: they are fewer than two or too many, or a name is invalid or too similar to another.
+        UserError: they are fewer than `least` or too many, or a name is invalid or too similar to another.
     """
     names = list(names)
-    if not 2 <= len(names) <= MAX_CLASSES:
-        raise UserError(f"give 2 to {MAX_CLASSES:,} classes, one per line; there are {len(names)}")
+    if not least <= len(names) <= MAX_CLASSES:
+        raise UserError(f"give {least} to {MAX_CLASSES:,} classes, one per line; there are {len(names)}")
     for name in names:
         problem = text.class_name_problem(name)
         if problem is None and tasks.SEPARATOR in name:
@@ -118,6 +120,7 @@ def change(session: Session, project: Project, new_classes: tuple[str, ...], **v
         source_path=project.source_path,
         classes=(*(found.name for found in present), *new_classes),
         test_fraction=project.test_fraction,
+        kind=Kind(project.kind),
         **{key: value for key, value in values.items() if key != "paused"},
     )
     other = session.scalar(select(Project).where(Project.name == draft.name, Project.id != project.id))
@@ -168,7 +171,7 @@ def helped(session: Session) -> list[Project]:
 
 
 def counts(session: Session, project_id: int) -> dict[Status, int]:
-    """Number of images by status."""
+    """Number of images by status, without those that were removed."""
     query = select(Image.status, func.count()).where(Image.project_id == project_id).group_by(Image.status)
     found = dict(session.execute(query).tuples().all())
-    return {status: found.get(status, 0) for status in Status}
+    return {status: found.get(status, 0) for status in Status if status != Status.REMOVED}

@@ -21,6 +21,13 @@ class Source(enum.StrEnum):
     UPLOAD = "upload"
 
 
+class Kind(enum.StrEnum):
+    """How people give a project its labels."""
+
+    LABEL = "label"  # images wait for labels on the label page
+    TEACH = "teach"  # images are added to a class on the teach page
+
+
 class Help(enum.StrEnum):
     """What a model does for those who label."""
 
@@ -36,6 +43,7 @@ class Status(enum.StrEnum):
     LABELED = "labeled"
     UNKNOWN = "unknown"  # a person has looked and can't tell
     SKIPPED = "skipped"  # comes again after all others
+    REMOVED = "removed"  # taken out of its class on the teach page; can be restored
 
 
 class PageKind(enum.StrEnum):
@@ -76,10 +84,16 @@ class Project(Base):
     champion: Mapped[str] = mapped_column(String(200), default="")  # of catalog.champions, or empty
     paused: Mapped[bool]
     created_at: Mapped[float]
+    kind: Mapped[Kind] = mapped_column(String(10), default=Kind.LABEL)
 
 
 class LabelClass(Base):
-    """A class of a project."""
+    """A class of a project.
+
+    Attributes:
+        position: the first nine have the keys 1-9.
+        is_enabled: whether the teach page's model learns it.
+    """
 
     __tablename__ = "label_class"
     __table_args__ = (UniqueConstraint("project_id", "name"),)
@@ -87,7 +101,8 @@ class LabelClass(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
     name: Mapped[str] = mapped_column(String(200))
-    position: Mapped[int]  # the first nine have the keys 1-9
+    position: Mapped[int]
+    is_enabled: Mapped[bool] = mapped_column(default=True)
 
 
 class Image(Base):
@@ -100,6 +115,7 @@ class Image(Base):
         rank: position in the random order, from `sha256`.
         status, classes, event_id: derived from the last event.
         page_token, leased_until: the page that shows the image now.
+        burst: the webcam recording that it belongs to; None for other images.
     """
 
     __tablename__ = "image"
@@ -123,6 +139,7 @@ class Image(Base):
     event_id: Mapped[int | None]
     page_token: Mapped[str | None] = mapped_column(String(40))
     leased_until: Mapped[float | None]
+    burst: Mapped[str | None] = mapped_column(String(40))
 
 
 class Quarantined(Base):

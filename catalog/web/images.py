@@ -1,30 +1,20 @@
 """Thumbnails and large views of images, by id."""
 
 import io
-import threading
 
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, Response
 from PIL import Image as PillowImage
 
 from catalog.store.tables import Image
+from catalog.web import decoding
 from catalog.web.context import Context, InContext
-from pipeline.inference.decoder import Decoder
-from pipeline.portable import MAX_PIXELS, UnreadableError
+from pipeline.portable import UnreadableError
 
-LARGE_SIDE = 1600  # pixels of the longer side
-SECONDS = 20  # to decode one image
 # Pages put the image's hash into the address: ids begin at 1 again in another catalog on the same port.
 _CACHED = {"Cache-Control": "private, max-age=31536000, immutable"}
 
 router = APIRouter()
-_decoder = Decoder(LARGE_SIDE, MAX_PIXELS, SECONDS)
-_lock = threading.Lock()  # the decoder takes one image at a time
-
-
-def close() -> None:
-    """Ends the decoder's process."""
-    _decoder.close()
 
 
 def _find(context: Context, image_id: int) -> Image:
@@ -50,8 +40,7 @@ def large(image_id: int, context: InContext) -> Response:
     image = _find(context, image_id)
     file = context.library.image(image.sha256, image.suffix)
     try:
-        with _lock:
-            pixels = _decoder.read(file.read_bytes())
+        pixels = decoding.read(file.read_bytes())
     except FileNotFoundError:
         raise HTTPException(404, "its file is missing; read the images again on the project's page") from None
     except UnreadableError:  # an animation, of which the thumbnail shows the first frame

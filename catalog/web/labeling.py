@@ -126,7 +126,7 @@ def submit(token: str, submission: Submission, context: InContext) -> JSONRespon
             answer.status == Status.LABELED and not answer.classes for answer in answers.values()
         ):
             raise HTTPException(422, "a labeled image needs a class")
-        if any(answer.status == Status.WAITING for answer in answers.values()):
+        if any(answer.status in (Status.WAITING, Status.REMOVED) for answer in answers.values()):
             raise HTTPException(422, "leave an image out to give it back")
         try:
             saved = pages.submit(session, page, answers)

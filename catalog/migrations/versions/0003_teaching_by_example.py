@@ -1,0 +1,14 @@
+"""Projects of the teach page: classes that are switched off, and the recording that an image belongs to."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    op.add_column("project", sa.Column("kind", sa.String(length=10), nullable=False, server_default="label"))
+    is_enabled = sa.Column("is_enabled", sa.Boolean(), nullable=False, server_default=sa.true())
+    op.add_column("label_class", is_enabled)
+    op.add_column("image", sa.Column("burst", sa.String(length=40), nullable=True))

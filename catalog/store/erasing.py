@@ -1,0 +1,69 @@
+"""Deletes images and whole projects for good, with their events."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from catalog.store.images import CHUNK
+from catalog.store.tables import (
+    Event,
+    Image,
+    Job,
+    LabelClass,
+    Model,
+    Page,
+    Project,
+    Quarantined,
+    Suggestion,
+)
+
+
+@dataclass(frozen=True)
+class Unused:
+    """An image that no project has any more, so that its files can be deleted."""
+
+    sha256: str
+    suffix: str
+
+
+def images(session: Session, project: Project, ids: Iterable[int]) -> list[Unused]:
+    """Deletes images of a project, with their events.
+
+    Returns:
+        Those whose files nothing needs any more, to be deleted after the transaction.
+    """
+    ids, erased = list(ids), []
+    for start in range(0, len(ids), CHUNK):
+        chunk = ids[start : start + CHUNK]
+        own = Image.project_id == project.id, Image.id.in_(chunk)
+        erased += session.execute(select(Image.sha256, Image.suffix).where(*own)).tuples().all()
+        for table in (Suggestion, Event):
+            session.execute(delete(table).where(table.project_id == project.id, table.image_id.in_(chunk)))
+        session.execute(delete(Image).where(*own))
+    return _unused(session, erased)
+
+
+def label_class(session: Session, found: LabelClass) -> None:
+    """Deletes a class, whose images are erased or moved before."""
+    session.execute(delete(LabelClass).where(LabelClass.id == found.id))
+
+
+def project(session: Session, found: Project) -> list[Unused]:
+    """Deletes a project with all that belongs to it; returns as `images` does."""
+    query = select(Image.sha256, Image.suffix).where(Image.project_id == found.id)
+    erased = session.execute(query).tuples().all()
+    for table in (Suggestion, Event, Page, Model, Job, Quarantined, Image, LabelClass):
+        session.execute(delete(table).where(table.project_id == found.id))
+    session.execute(delete(Project).where(Project.id == found.id))
+    return _unused(session, erased)
+
+
+def _unused(session: Session, erased: list[tuple[str, str]]) -> list[Unused]:
+    still_used: set[str] = set()
+    hashes = [sha256 for sha256, _ in erased]
+    for start in range(0, len(hashes), CHUNK):
+        query = select(Image.sha256).where(Image.sha256.in_(hashes[start : start + CHUNK]))
+        still_used.update(session.scalars(query))
+    return [Unused(sha256, suffix) for sha256, suffix in erased if sha256 not in still_used]
