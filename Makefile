@@ -9,7 +9,7 @@ TORCH ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install checkout demo petfaces ui catalog catalog-demo test test-unit test-slow bench peers lint constraints clean
+.PHONY: help install checkout demo petfaces ui catalog catalog-demo test test-unit test-slow bench peers lint texts constraints clean
 .NOTPARALLEL:  # with -j, too, a check comes before what it guards
 
 help:  ## list the targets
@@ -84,6 +84,13 @@ peers: .venv-peers/.installed  ## the environment of benchmarks.time_to_accuracy
 lint: $(INSTALLED)  ## style and format, as pre-commit and CI check them
 	ruff check .
 	ruff format --check .
+
+texts: $(INSTALLED)  ## take the catalog's texts over into its translations
+	pybabel -q extract --mapping catalog/locale/babel.cfg --keyword t --keyword tn:1,2 --no-wrap \
+		--add-location file --omit-header --output catalog.pot catalog
+	pybabel -q update --domain catalog --output-dir catalog/locale --input-file catalog.pot --no-wrap \
+		--no-fuzzy-matching --ignore-obsolete --ignore-pot-creation-date
+	rm catalog.pot
 
 constraints: $(INSTALLED)  ## raise constraints.txt to the newest versions that fit pyproject.toml
 	uv pip compile --quiet --upgrade --extra dev --no-emit-index-url --no-header --no-annotate \

@@ -12,7 +12,8 @@ from starlette.exceptions import HTTPException
 from catalog.helper_process import HelperProcess
 from catalog.library import Library
 from catalog.store import Database
-from catalog.web import context, exports, images, labeling, projects
+from catalog.web import context, exports, images, labeling, language, projects
+from catalog.web.language import RequestLanguage
 from catalog.web.security import SameOrigin
 from pipeline.common.errors import UserError
 from pipeline.inference.request_limits import RequestLimits
@@ -42,9 +43,10 @@ def application(database: Database, library: Library, with_helper: bool = True) 
 
     app = FastAPI(title="Pet Faces catalog", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.context = context.Context(database, library, context.person())
-    for module in (projects, labeling, images, exports):
+    for module in (projects, labeling, images, exports, language):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=context.PACKAGE / "static"), "static")
+    app.add_middleware(RequestLanguage)
     app.add_middleware(SameOrigin)
     app.add_middleware(RequestLimits, max_bytes=MAX_REQUEST, timeout=TIMEOUT, max_active=MAX_ACTIVE, hosts=[])
 

@@ -1,6 +1,7 @@
 """What the handlers share: the database, the library of images and the templates."""
 
 import getpass
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -8,10 +9,13 @@ from typing import Annotated
 import jinja2
 from fastapi import Depends, HTTPException, Request
 from fastapi.responses import HTMLResponse
+from markupsafe import Markup
 
+from catalog import language
 from catalog.library import Library
 from catalog.store import Database, Session
 from catalog.store.tables import Page, Project
+from catalog.web.language import here, texts_address
 from pipeline.common import text
 
 PACKAGE = Path(__file__).parents[1]
@@ -22,7 +26,45 @@ _TEMPLATES = jinja2.Environment(
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
+    extensions=["jinja2.ext.i18n"],
 )
+
+
+def _at_run_time(function: Callable) -> Callable:
+    """Keeps Jinja from calling a function of the language when it compiles a template."""
+
+    @jinja2.pass_context
+    def call(_: jinja2.runtime.Context, *arguments: object) -> object:
+        return function(*arguments)
+
+    return call
+
+
+def _with_values(function: Callable) -> Callable:
+    """Puts values into a text: numbers in the language's way, others as `finalize` and autoescape do it."""
+
+    @jinja2.pass_context
+    def call(_: jinja2.runtime.Context, *arguments: object, **values: object) -> Markup:
+        shown = {
+            name: language.number(value) if type(value) in (int, float) else text.html(value)
+            for name, value in values.items()
+        }
+        return Markup(function(*arguments)) % shown
+
+    return call
+
+
+_TEMPLATES.install_gettext_callables(language.gettext, language.ngettext, newstyle=True)
+_TEMPLATES.globals |= {
+    "gettext": _with_values(language.gettext),
+    "ngettext": _with_values(language.ngettext),
+    "language": _at_run_time(language.current),
+    "languages": language.LANGUAGES,
+    "texts_address": _at_run_time(texts_address),
+    "here": _at_run_time(here),
+}
+_TEMPLATES.filters |= {"number": _at_run_time(language.number), "percent": _at_run_time(language.percent)}
+_TEMPLATES.policies["ext.i18n.trimmed"] = True
 
 
 @dataclass(frozen=True)
