@@ -40,10 +40,7 @@ class Draft:
 
     def __post_init__(self):
         """Raises UserError for a value that can't be used."""
-        if problem := text.class_name_problem(self.name):
-            raise UserError(f"the project's name {problem}")
-        if len(self.name) > 100:
-            raise UserError("the project's name has more than 100 characters")
+        check_name(self.name)
         if self.task not in TASKS:
             raise UserError(f"the task {text.shortened(self.task, 40)} is unknown")
         if self.page_size not in PAGE_SIZES:
@@ -54,6 +51,14 @@ class Draft:
         if not 0 < self.test_fraction <= 0.5 and self.kind != Kind.TEACH:
             raise UserError("the share of test images must be above 0 and at most 0.5")
         check_classes(self.classes)
+
+
+def check_name(name: str) -> None:
+    """Raises UserError for a name that a project can't have."""
+    if problem := text.class_name_problem(name):
+        raise UserError(f"the project's name {problem}")
+    if len(name) > 100:
+        raise UserError("the project's name has more than 100 characters")
 
 
 def check_classes(names: Iterable[str], least: int = 2) -> None:
@@ -136,6 +141,18 @@ def change(session: Session, project: Project, new_classes: tuple[str, ...], **v
         setattr(project, key, value)
     for position, name in enumerate(new_classes, start=len(present)):
         session.add(LabelClass(project_id=project.id, name=name, position=position))
+
+
+def rename(session: Session, project: Project, name: str) -> None:
+    """Renames a project.
+
+    Raises:
+        UserError: the name is taken or can't be used.
+    """
+    check_name(name)
+    if session.scalar(select(Project).where(Project.name == name, Project.id != project.id)) is not None:
+        raise UserError(f"there is a project {name} already; choose another name")
+    project.name = name
 
 
 def use_champion(session: Session, project: Project, champion: str) -> None:
