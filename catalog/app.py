@@ -12,7 +12,8 @@ from starlette.exceptions import HTTPException
 from catalog.helper_process import HelperProcess
 from catalog.library import Library
 from catalog.store import Database
-from catalog.web import context, exports, images, labeling, language, projects
+from catalog.teach.teacher import Teacher
+from catalog.web import context, decoding, exports, images, labeling, language, projects, teach
 from catalog.web.language import RequestLanguage
 from catalog.web.security import SameOrigin
 from pipeline.common.errors import UserError
@@ -32,18 +33,21 @@ def application(database: Database, library: Library, with_helper: bool = True) 
         with_helper: whether to run the helper process; tests run its jobs themselves.
     """
     helper = HelperProcess(library.folder)
+    teacher = Teacher(database, library)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         if with_helper:
             helper.start()
+        teacher.start()
         yield
         helper.stop()
-        images.close()
+        teacher.stop()
+        decoding.close()
 
     app = FastAPI(title="Pet Faces catalog", docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.state.context = context.Context(database, library, context.person())
-    for module in (projects, labeling, images, exports, language):
+    app.state.context = context.Context(database, library, context.person(), teacher)
+    for module in (projects, labeling, images, exports, teach, language):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=context.PACKAGE / "static"), "static")
     app.add_middleware(RequestLanguage)

@@ -143,6 +143,11 @@ def is_current(folder: Path) -> bool:
         return False
 
 
+def is_there(folder: Path) -> bool:
+    """Whether a backbone can be loaded."""
+    return (folder / DETAILS).is_file()  # the folder appears with all its files
+
+
 @functools.lru_cache(1)
 def load(folder: Path) -> Exported:
     """The exported backbone, loaded once.
@@ -150,7 +155,7 @@ def load(folder: Path) -> Exported:
     Raises:
         UserError: the helper has not exported it yet.
     """
-    if not folder.is_dir() or damaged(folder):
+    if not is_there(folder) or damaged(folder):
         raise UserError("the model is being prepared; this takes half a minute, once")
     details = read_json(folder / DETAILS)
     card = read_card(folder)

@@ -1,6 +1,7 @@
 """Image files and thumbnails of the catalog, by content."""
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +85,11 @@ class Library:
         """Deletes an original and its thumbnail."""
         self.image(sha256, suffix).unlink(missing_ok=True)
         self.thumbnail(sha256).unlink(missing_ok=True)
+
+    def erase_project(self, project_id: int) -> None:
+        """Deletes a project's own folders: its taught model, and uploads that were not read yet."""
+        for folder in (self.taught(project_id), self.uploads(project_id)):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def flush(self, sha256: str, suffix: str) -> None:
         """Waits until an image's file is on the disk, as it must be before the only other copy is deleted."""

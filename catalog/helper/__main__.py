@@ -9,6 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from catalog import backbone
 from catalog.helper.progress import Progress
 from catalog.helper.reading import read
 from catalog.library import Library
@@ -38,6 +39,7 @@ def main(folder: Path, crashed: bool) -> None:
     with FileLock(folder / "helper.lock"):
         with database.write() as session:
             jobs.requeue_interrupted(session, crashed)
+        _publish_backbone(library)
         while True:
             if not work(database, library):
                 time.sleep(PAUSE)
@@ -46,6 +48,18 @@ def main(folder: Path, crashed: bool) -> None:
 def _end_with_server() -> None:
     sys.stdin.buffer.read()
     os._exit(0)  # whatever it does: jobs are repeated
+
+
+def _publish_backbone(library: Library) -> None:
+    """Exports the backbone for the teach page, unless it is there; everything else works without it."""
+    if backbone.is_current(library.backbone):
+        return
+    from catalog.helper.features import publish_backbone  # with PyTorch behind it
+
+    try:
+        publish_backbone(library)
+    except UserError as error:
+        _log.warning("%s; the teach page can't train", error)
 
 
 def work(database: Database, library: Library) -> bool:

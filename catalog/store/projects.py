@@ -45,10 +45,7 @@ class Draft:
 
     def __post_init__(self):
         """Raises UserError for a value that can't be used."""
-        if problem := text.class_name_problem(self.name):
-            raise UserError(_("the project's name {problem}").format(problem=_(problem)))
-        if len(self.name) > 100:
-            raise UserError(_("the project's name has more than 100 characters"))
+        check_name(self.name)
         if self.task not in TASKS:
             raise UserError(_("the task {task} is unknown").format(task=text.shortened(self.task, 40)))
         if self.page_size not in PAGE_SIZES:
@@ -62,6 +59,14 @@ class Draft:
         if not 0 < self.test_fraction <= 0.5 and self.kind != Kind.TEACH:
             raise UserError(_("the share of test images must be above 0 and at most 50 %"))
         check_classes(self.classes)
+
+
+def check_name(name: str) -> None:
+    """Raises UserError for a name that a project can't have."""
+    if problem := text.class_name_problem(name):
+        raise UserError(_("the project's name {problem}").format(problem=_(problem)))
+    if len(name) > 100:
+        raise UserError(_("the project's name has more than 100 characters"))
 
 
 def check_classes(names: Iterable[str], least: int = 2) -> None:
@@ -153,6 +158,18 @@ def change(session: Session, project: Project, new_classes: tuple[str, ...], **v
         setattr(project, key, value)
     for position, name in enumerate(new_classes, start=len(present)):
         session.add(LabelClass(project_id=project.id, name=name, position=position))
+
+
+def rename(session: Session, project: Project, name: str) -> None:
+    """Renames a project.
+
+    Raises:
+        UserError: the name is taken or can't be used.
+    """
+    check_name(name)
+    if session.scalar(select(Project).where(Project.name == name, Project.id != project.id)) is not None:
+        raise UserError(_("there is a project {name} already; choose another name").format(name=name))
+    project.name = name
 
 
 def use_champion(session: Session, project: Project, champion: str) -> None:

@@ -23,7 +23,9 @@ from pipeline.inference.decoder import Decoder
 from pipeline.portable import MAX_PIXELS, UnreadableError
 
 BATCH = 16  # images per run of the backbone
+CHUNK = 256  # features that are stored together
 SECONDS = 20  # to decode one image
+PAUSE = 0.3  # seconds between looks for the backbone
 
 _log = logging.getLogger(__name__)
 
@@ -80,6 +82,8 @@ class Teacher:
         self._models: dict[int, TaughtModel | None] = {}
         self._stores: dict[str, FeatureStore] = {}
         self._is_stopping = False
+        self._deletions = 0  # of projects; a training that began before one is not kept
+        self._computing = threading.Lock()  # held while files are read and features stored
         self._reading, self._answering = threading.Lock(), threading.Lock()
         self._decoders: dict[str, Decoder] = {}
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -104,14 +108,21 @@ class Teacher:
             self._wanted[project_id] = train or self._wanted.get(project_id, False)
             self._changed.notify()
 
-    def forget(self, project_id: int, erased: Sequence[str]) -> None:
-        """Drops the model of a project that was deleted, and the features of images that nothing needs."""
+    def forget(self, project_id: int) -> None:
+        """Drops what belongs to a project that was deleted; ids are used again."""
         with self._changed:
+            self._deletions += 1
             self._wanted.pop(project_id, None)
             self._unvalidated.discard(project_id)
             self._models.pop(project_id, None)
-        for store in self._stores.values():
-            store.discard(erased)
+            self._progress.pop(project_id, None)
+
+    def discard(self, erased: Sequence[str]) -> None:
+        """Deletes the features of images that no project has any more."""
+        with self._computing:
+            for folder in self._library.features.glob("*"):
+                store = self._store_of(folder.name)
+                store.discard(erased)
 
     def progress(self, project_id: int) -> Progress:
         """What happens for a project now."""
@@ -199,6 +210,9 @@ class Teacher:
                     self._changed.wait()
                 if self._is_stopping:
                     return
+                if not backbone.is_there(self._library.backbone):
+                    self._changed.wait(PAUSE)
+                    continue
                 task = self._wanted.popitem() if self._wanted else (self._unvalidated.pop(), None)
             project_id, train = task
             try:
@@ -219,7 +233,9 @@ class Teacher:
             self._progress[project_id] = progress
 
     def _store(self) -> FeatureStore:
-        key = self.exported().key
+        return self._store_of(self.exported().key)
+
+    def _store_of(self, key: str) -> FeatureStore:
         if key not in self._stores:
             self._stores[key] = FeatureStore(self._library.features / key)
         return self._stores[key]
@@ -234,24 +250,29 @@ class Teacher:
         return [each for each in found if each.sha256 in store]
 
     def _compute(self, project_id: int, files: dict) -> None:
-        """Computes missing features, in batches that are stored at once."""
+        """Computes and stores missing features."""
         store, network = self._store(), self.exported().network
         missing = [key for key in files if key not in store]
-        for start in range(0, len(missing), BATCH):
-            self._report(project_id, Progress("features", start, len(missing)))
-            squares = {}
-            for key in missing[start : start + BATCH]:
-                try:
-                    squares[key] = self._decoded("samples", self._reading, files[key].read_bytes())
-                except (OSError, UnreadableError) as error:  # its card shows that the image is gone
-                    _log.warning("%s can't be learned: %s", files[key], error)
-            if squares:
-                store.add(list(squares), network(np.stack(list(squares.values()))))
-            if self._is_stopping:
-                raise UserError("the catalog was stopped")
+        for start in range(0, len(missing), CHUNK):
+            with self._computing:
+                squares, parts = {}, []
+                for number, key in enumerate(missing[start : start + CHUNK], start):
+                    if self._is_stopping:
+                        raise UserError("the catalog was stopped")
+                    try:
+                        squares[key] = self._decoded("samples", self._reading, files[key].read_bytes())
+                    except (OSError, UnreadableError) as error:  # its card shows that the image is gone
+                        _log.warning("%s can't be learned: %s", files[key], error)
+                    waiting = len(squares) - sum(map(len, parts))
+                    if waiting and (waiting == BATCH or number + 1 in (start + CHUNK, len(missing))):
+                        parts.append(network(np.stack(list(squares.values())[-waiting:])))
+                        self._report(project_id, Progress("features", number + 1, len(missing)))
+                if squares:
+                    store.add(list(squares), np.concatenate(parts))
 
     def _learn(self, project_id: int, train: bool) -> None:
         """Trains if asked to, or if the samples of a trained project have changed."""
+        deletions = self._deletions
         found = self._samples(project_id)
         previous = self.model(project_id)
         is_outdated = previous is not None and previous.samples != fingerprint(found)
@@ -262,10 +283,7 @@ class Teacher:
             raise UserError("too few images: at least two classes need an image each")
         if previous is None or is_outdated or previous.backbone != self.exported().key:
             self._report(project_id, Progress("training"))
-            model = self._train(found, classes)
-            model.save(self._library.taught(project_id))
-            with self._changed:
-                self._models[project_id] = model
+            self._keep(project_id, self._train(found, classes), deletions)
         with self._changed:
             self._unvalidated.add(project_id)
 
@@ -285,12 +303,14 @@ class Teacher:
 
     def _arrays(self, found: list[Sample], classes: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Features N×C, class indices N and group numbers N of samples."""
-        x = self._store().get([each.sha256 for each in found])
+        with self._computing:
+            x = self._store().get([each.sha256 for each in found])
         y = np.array([classes.index(each.class_id) for each in found])
         return x, y, validation.groups_of(x, [each.burst for each in found])
 
     def _validate(self, project_id: int) -> None:
         """Cross-validates the newest model, unless its samples change meanwhile."""
+        deletions = self._deletions
         model, found = self.model(project_id), self._samples(project_id)
         if model is None or model.samples != fingerprint(found):
             return
@@ -302,10 +322,16 @@ class Teacher:
                 with self._changed:
                     self._unvalidated.add(project_id)
                 return
-            model = model.with_validation(result)
-            model.save(self._library.taught(project_id))
-            with self._changed:
+            self._keep(project_id, model.with_validation(result), deletions)
+
+    def _keep(self, project_id: int, model: TaughtModel, deletions: int) -> None:
+        """Stores a model, unless a project was deleted since its training began."""
+        with self._changed:
+            if deletions == self._deletions:
+                model.save(self._library.taught(project_id))
                 self._models[project_id] = model
+            else:
+                self._wanted.setdefault(project_id, True)
 
     def _has_other_work(self) -> bool:
         return bool(self._is_stopping or self._wanted)

@@ -16,6 +16,7 @@ from catalog.language import _
 from catalog.library import Library
 from catalog.store import Database, Session
 from catalog.store.tables import Page, Project
+from catalog.teach.teacher import Teacher
 from catalog.web.language import here, texts_address
 from pipeline.common import text
 
@@ -80,11 +81,13 @@ class Context:
         database: the catalog's.
         library: image files.
         person: who is recorded with each label: the account that runs the server.
+        teacher: trains and runs the models of the teach page.
     """
 
     database: Database
     library: Library
     person: str
+    teacher: Teacher
 
 
 def _context(request: Request) -> Context:
