@@ -301,8 +301,8 @@ async function submit() {
     confirmed = true;
     const text = tn("{count} image has no label.", "{count} images have no label.", missing.length);
     const again = several
-      ? t("Submit again to record that they have none of the classes.")
-      : t("Submit again to leave them for later.");
+      ? t("Submit again to record that none of the classes applies.")
+      : t("Submit again to leave the rest for later.");
     notice(`${text} ${again}`);
     return;
   }
