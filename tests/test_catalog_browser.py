@@ -358,11 +358,12 @@ def test_the_label_page_works_in_dutch_on_a_phone(catalog, new_tab):
     assert tab.evaluate("document.documentElement.scrollWidth") <= 375
     submitted(tab)
     assert given(catalog) == [CLASSES[0]]
-    tab.route("**/submit", lambda route: route.fulfill(status=503, json={"detail": "busy"}))
+    stale = {"detail": "", "taken": [1, 2], "is_saved": False}
+    tab.route("**/submit", lambda route: route.fulfill(status=409, json=stale))
     tab.keyboard.press("Control+a")
     tab.keyboard.press("1")
     tab.keyboard.press("Enter")
-    tab.wait_for_selector("text=De server is bezig")
+    tab.wait_for_selector("text=2 foto's zijn intussen ergens anders gelabeld.")
 
 
 def test_no_page_overflows_on_a_phone_in_dutch_and_the_keyboard_switches_the_language(new_tab):
