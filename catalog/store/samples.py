@@ -124,14 +124,26 @@ def removed(session: Session, project_id: int) -> list[int]:
     return list(session.scalars(query))
 
 
-def counts(session: Session, project_id: int) -> dict[int, int]:
-    """Number of images in each class that has any, by the class's id."""
+@dataclass(frozen=True)
+class ClassCount:
+    """Number of images in a class, and the last event that put one there."""
+
+    images: int = 0
+    newest: int = 0
+
+
+def counts(session: Session, project_id: int) -> dict[int, ClassCount]:
+    """The images in each class that has any, by the class's id."""
     query = (
-        select(Image.classes, func.count())
+        select(Image.classes, func.count(), func.max(Image.event_id))
         .where(Image.project_id == project_id, Image.status == Status.LABELED)
         .group_by(Image.classes)
     )
-    return {classes[0]: count for classes, count in session.execute(query) if len(classes) == 1}
+    return {
+        classes[0]: ClassCount(count, newest)
+        for classes, count, newest in session.execute(query)
+        if len(classes) == 1
+    }
 
 
 def taught(session: Session, project_id: int) -> list[Sample]:

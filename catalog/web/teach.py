@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from catalog.language import _
 from catalog.store import Session, erasing, projects, samples
+from catalog.store.samples import ClassCount
 from catalog.store.tables import Help, Kind, LabelClass, Project, Source
 from catalog.teach.teacher import Progress
 from catalog.web import decoding
@@ -27,12 +28,13 @@ Ids = Annotated[list[int], Body(embed=True, max_length=10_000)]
 
 
 class ShownClass(BaseModel):
-    """A class with the number of its samples."""
+    """A class with the number of its samples; `newest` grows whenever one joins it."""
 
     id: int
     name: str
     is_enabled: bool
     count: int
+    newest: int
 
 
 class ShownModel(BaseModel):
@@ -101,11 +103,11 @@ def index(context: InContext) -> HTMLResponse:
             {
                 "project": project,
                 "classes": [each.name for each in projects.classes(session, project.id)],
-                "images": sum(samples.counts(session, project.id).values()),
+                "images": sum(each.images for each in samples.counts(session, project.id).values()),
             }
             for project in found
         ]
-        return render("teach_projects.html", rows=rows)
+        return render("teach_projects.html", rows=rows, error="")
 
 
 @router.post("/teach", include_in_schema=False)
@@ -149,9 +151,14 @@ def state(project_id: int, context: InContext) -> State:
         )
 
 
-def _shown(found: LabelClass, counts: dict[int, int]) -> ShownClass:
+def _shown(found: LabelClass, counts: dict[int, ClassCount]) -> ShownClass:
+    count = counts.get(found.id, ClassCount())
     return ShownClass(
-        id=found.id, name=found.name, is_enabled=found.is_enabled, count=counts.get(found.id, 0)
+        id=found.id,
+        name=found.name,
+        is_enabled=found.is_enabled,
+        count=count.images,
+        newest=count.newest,
     )
 
 
