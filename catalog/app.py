@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -10,6 +11,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from catalog.helper_process import HelperProcess
+from catalog.language import _
 from catalog.library import Library
 from catalog.store import Database
 from catalog.teach.teacher import Teacher
@@ -46,7 +48,7 @@ def application(database: Database, library: Library, with_helper: bool = True) 
     teacher = Teacher(database, library)
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         if with_helper:
             helper.start()
         teacher.start()
@@ -73,7 +75,9 @@ def application(database: Database, library: Library, with_helper: bool = True) 
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        return _answer(request, error.status_code, str(error.detail))
+        is_no_route = error.detail == HTTPStatus.NOT_FOUND.phrase
+        message = _("there is no such page") if is_no_route else str(error.detail)
+        return _answer(request, error.status_code, message)
 
     @app.exception_handler(UserError)
     async def user_error(request: Request, error: UserError) -> Response:
