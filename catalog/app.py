@@ -15,7 +15,17 @@ from catalog.language import _
 from catalog.library import Library
 from catalog.store import Database
 from catalog.teach.teacher import Teacher
-from catalog.web import context, decoding, exports, images, labeling, language, projects, teach
+from catalog.web import (
+    context,
+    decoding,
+    exports,
+    images,
+    labeling,
+    language,
+    projects,
+    taking,
+    teach,
+)
 from catalog.web.language import RequestLanguage
 from catalog.web.security import SameOrigin
 from pipeline.common.errors import UserError
@@ -49,12 +59,19 @@ def application(database: Database, library: Library, with_helper: bool = True) 
 
     app = FastAPI(title="Pet Faces catalog", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.context = context.Context(database, library, context.person(), teacher)
-    for module in (projects, labeling, images, exports, teach, language):
+    for module in (projects, labeling, images, exports, teach, taking, language):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=context.PACKAGE / "static"), "static")
     app.add_middleware(RequestLanguage)
     app.add_middleware(SameOrigin)
-    app.add_middleware(RequestLimits, max_bytes=MAX_REQUEST, timeout=TIMEOUT, max_active=MAX_ACTIVE, hosts=[])
+    app.add_middleware(
+        RequestLimits,
+        max_bytes=MAX_REQUEST,
+        timeout=TIMEOUT,
+        max_active=MAX_ACTIVE,
+        hosts=[],
+        max_bytes_of={taking.OPEN: taking.MAX_SAVED},
+    )
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:

@@ -13,6 +13,7 @@ from catalog.language import _
 from catalog.store import Session, erasing, projects, samples
 from catalog.store.samples import ClassCount
 from catalog.store.tables import Help, Kind, LabelClass, Project, Source
+from catalog.teach.saved_project import MAX_CLASSES
 from catalog.teach.teacher import Progress
 from catalog.web import decoding
 from catalog.web.context import Context, InContext, project_or_404, render
@@ -20,8 +21,6 @@ from pipeline.common import text
 from pipeline.common.errors import UserError
 from pipeline.portable import UnreadableError
 from pipeline.sources import archives
-
-MAX_CLASSES = 100  # of which each step of the training is recorded
 
 router = APIRouter()
 Ids = Annotated[list[int], Body(embed=True, max_length=10_000)]
@@ -97,6 +96,11 @@ def taught_or_404(session: Session, project_id: int) -> Project:
 
 @router.get("/teach", include_in_schema=False)
 def index(context: InContext) -> HTMLResponse:
+    return projects_page(context)
+
+
+def projects_page(context: Context, error: str = "", status: int = 200) -> HTMLResponse:
+    """The projects of the teach page, and what went wrong when a saved one was opened."""
     with context.database.read() as session:
         found = [project for project in projects.all_projects(session) if project.kind == Kind.TEACH]
         rows = [
@@ -107,7 +111,7 @@ def index(context: InContext) -> HTMLResponse:
             }
             for project in found
         ]
-        return render("teach_projects.html", rows=rows, error="")
+        return render("teach_projects.html", status, rows=rows, error=error)
 
 
 @router.post("/teach", include_in_schema=False)
