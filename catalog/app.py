@@ -22,6 +22,7 @@ from catalog.web import (
     images,
     labeling,
     language,
+    lesson,
     projects,
     taking,
     teach,
@@ -59,7 +60,7 @@ def application(database: Database, library: Library, with_helper: bool = True) 
 
     app = FastAPI(title="Pet Faces catalog", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.context = context.Context(database, library, context.person(), teacher)
-    for module in (projects, labeling, images, exports, teach, taking, language):
+    for module in (projects, labeling, images, exports, teach, taking, lesson, language):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=context.PACKAGE / "static"), "static")
     app.add_middleware(RequestLanguage)
