@@ -8,7 +8,10 @@ import numpy as np
 
 from catalog.teach import descent, folds
 
-ALIKE = 0.95  # cosine of the features from which two images count as one
+# Cosine of the features from which two images count as one. Of 90 pet faces 95 % are this similar to
+# themselves turned by up to 3°, moved by up to 6 % and a little lighter or darker; 99.9 % of the pairs of
+# different faces of a breed have at most 0.90.
+ALIKE = 0.93
 BLOCK = 1000  # images that are compared with all others at a time
 SINGLE = 50  # up to so many groups, each is held out alone
 FOLDS = 10  # with more groups, or more images than FEW
