@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import yaml
+from conftest import PROJECT
 
-from catalog.teach import descent, folds, head, typical, validation
+from catalog.teach import descent, folds, head, typical, validation, whitening
 from catalog.teach.head import train
 from catalog.teach.validation import Kind, cross_validate, groups_of
 
@@ -17,13 +19,31 @@ def _images(seed: int, per_class: list[int], spread: float = 0.5) -> tuple[np.nd
     return np.maximum(means[y] + rng.normal(0, spread, (len(y), C)), 0).astype(np.float32), y
 
 
-def test_the_first_step_is_nearest_class_mean():
-    x, y = _images(0, [6, 3, 4])
+@pytest.mark.parametrize("per_class", [[1, 1, 1], [6, 3, 4]])
+def test_the_first_step_is_nearest_class_mean(per_class):
+    x, y = _images(0, per_class)
     training, others = train(x, y, 3), _images(1, [40, 40, 40])[0]
     means = np.stack([x[y == number].mean(axis=0) for number in range(3)])
-    nearest = np.square(others[:, None] - means).sum(axis=2).argmin(axis=1)
+    if sum(per_class) > 3:  # with one image a class, distances are those of raw features
+        scaled = descent.descend(x, y, 3, 0.5).scaled
+        means, nearer = scaled(means), scaled(others)
+    else:
+        nearer = others
+    nearest = np.square(nearer[:, None] - means).sum(axis=2).argmin(axis=1)
     logits = others @ training.weights[0].T + training.biases[0]
     assert (logits[:, :3].argmax(axis=1) == nearest).all()
+
+
+def test_what_differs_within_a_class_counts_less_and_what_differs_between_classes_does_not():
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 1, (3000, 8)).astype(np.float32) * np.array([30, 1, 1, 1, 1, 1, 1, 1], np.float32)
+    shrink = whitening.of_differences(x, 2, variance=float(x.var()))
+    unit = np.eye(8, dtype=np.float32)
+    assert np.linalg.norm(shrink(unit)[0]) < 0.3
+    assert np.linalg.norm(shrink(unit)[1:], axis=1) == pytest.approx(1, abs=0.1)
+    np.testing.assert_allclose(shrink(unit), shrink(unit).T, atol=1e-6)  # so that it folds into weights
+    same = whitening.of_differences(np.zeros((4, 8), np.float32), 4, variance=1.0)
+    np.testing.assert_array_equal(same(x), x)
 
 
 def test_the_last_recorded_step_is_the_head_in_use():
@@ -129,13 +149,10 @@ def test_typical_features_are_the_mean_of_the_activation():
 
 @pytest.mark.integration
 def test_the_stored_typical_features_are_those_of_the_network():
-    from omegaconf import OmegaConf
+    from models.pretrained import imagenet_from_package
 
-    from models.build import build
-    from pipeline import config
-
-    net = build(OmegaConf.to_container(config.compose("model=probe").model.net, resolve=True), 2)
-    last = net.bn2  # before the pooling
+    described = yaml.safe_load((PROJECT / "conf/model/probe.yaml").read_text())
+    last = imagenet_from_package(described["net"]["backbone"]).bn2  # before the pooling
     computed = typical.of_network(last.bias.detach().numpy(), last.weight.detach().numpy())
     assert typical.stored() == pytest.approx(computed, abs=1e-5)
 
