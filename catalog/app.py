@@ -13,7 +13,7 @@ from catalog.helper_process import HelperProcess
 from catalog.library import Library
 from catalog.store import Database
 from catalog.teach.teacher import Teacher
-from catalog.web import context, decoding, exports, images, labeling, language, projects, teach
+from catalog.web import context, decoding, explain, exports, images, labeling, language, projects, teach
 from catalog.web.language import RequestLanguage
 from catalog.web.security import SameOrigin
 from pipeline.common.errors import UserError
@@ -47,7 +47,7 @@ def application(database: Database, library: Library, with_helper: bool = True) 
 
     app = FastAPI(title="Pet Faces catalog", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.context = context.Context(database, library, context.person(), teacher)
-    for module in (projects, labeling, images, exports, teach, language):
+    for module in (projects, labeling, images, exports, teach, explain, language):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=context.PACKAGE / "static"), "static")
     app.add_middleware(RequestLanguage)

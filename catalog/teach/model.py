@@ -40,6 +40,11 @@ class TaughtModel:
     def head(self) -> Head:
         return self.training.head
 
+    @property
+    def version(self) -> str:
+        """Changes with what the model has learned."""
+        return self.samples[:12]
+
     def with_validation(self, validation: Validation) -> "TaughtModel":
         return replace(self, validation=validation)
 
