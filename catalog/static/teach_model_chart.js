@@ -1,6 +1,6 @@
 // A line chart.
 const SVG = "http://www.w3.org/2000/svg";
-const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [360, 120, 40, 10, 8, 20];
+const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [360, 145, 44, 6, 8, 22];
 
 function node(name, attributes, text = "") {
   const made = document.createElementNS(SVG, name);
@@ -10,21 +10,22 @@ function node(name, attributes, text = "") {
 }
 
 export class LineChart {
-  // `lines` are { name, points: [[x, y], …] }; `top` is the largest y; `shownX` and `shownY` make texts of numbers.
-  constructor(title, lines, { end, top, height = HEIGHT, shownX = String, shownY = String, label = title }) {
-    Object.assign(this, { end: end || 1, top: top || 1, height });
+  // `lines` are { name, points: [[x, y], …] }; `top` is the largest y; `width` is that
+  // of its place, so that texts keep their size; `shownX` and `shownY` make texts of numbers.
+  constructor(title, lines, { end, top, width, height = HEIGHT, shownX = String, shownY = String, label = title }) {
+    Object.assign(this, { end: end || 1, top: top || 1, width: width || WIDTH, height });
     this.element = document.createElement("figure");
     this.element.className = "plot";
     const caption = document.createElement("figcaption");
     this.value = document.createElement("b");
     caption.append(title, this.value);
-    const svg = node("svg", { viewBox: `0 0 ${WIDTH} ${height}`, role: "img", "aria-label": label });
-    svg.append(node("path", { class: "axis", d: `M${LEFT} ${TOP}V${height - BOTTOM}H${WIDTH - RIGHT}` }));
+    const svg = node("svg", { viewBox: `0 0 ${this.width} ${height}`, role: "img", "aria-label": label });
+    svg.append(node("path", { class: "axis", d: `M${LEFT} ${TOP}V${height - BOTTOM}H${this.width - RIGHT}` }));
     for (const y of [0, this.top]) {
       svg.append(node("text", { x: LEFT - 6, y: this.y(y) + 4, "text-anchor": "end" }, shownY(y)));
     }
     svg.append(node("text", { x: LEFT, y: height - 4, "text-anchor": "middle" }, shownX(0)));
-    svg.append(node("text", { x: WIDTH - RIGHT, y: height - 4, "text-anchor": "end" }, shownX(this.end)));
+    svg.append(node("text", { x: this.width - RIGHT, y: height - 4, "text-anchor": "end" }, shownX(this.end)));
     for (const { name = "", points } of lines) {
       const way = points.map(([x, y]) => `${this.x(x).toFixed(1)} ${this.y(y).toFixed(1)}`).join("L");
       if (points.length) svg.append(node("path", { class: `line ${name}`, d: `M${way}` }));
@@ -37,7 +38,7 @@ export class LineChart {
   }
 
   x(value) {
-    return LEFT + (value / this.end) * (WIDTH - LEFT - RIGHT);
+    return LEFT + (value / this.end) * (this.width - LEFT - RIGHT);
   }
 
   y(value) {

@@ -52,7 +52,8 @@ function chart(tuning, scratch) {
   const plot = new LineChart(t("Right answers"), lines, {
     end,
     top: 1,
-    height: 200,
+    width: byId("comparison").clientWidth,
+    height: 220,
     shownX: (value) => t("{seconds} s", { seconds: seconds.format(value) }),
     shownY: (value) => percent.format(value),
     label: lines.map(({ title, points: all }) => `${title}: ${percent.format(all.at(-1)[1])}`).join("; "),

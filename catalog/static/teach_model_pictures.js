@@ -46,8 +46,10 @@ export function paintSigned(canvas, values, limit, strong, columns = COLUMNS) {
   paint(canvas, values, columns, (value) => table[value]);
 }
 
-export function paintGrey(canvas, values, columns = COLUMNS) {
-  paint(canvas, values, columns, (value) => [value, value, value]);
+// Grey dots; the root makes small values visible beside a few large ones.
+export function paintGrey(canvas, values, columns = COLUMNS, root = 1) {
+  const table = Array.from({ length: 256 }, (_, byte) => Math.round(255 * (byte / 255) ** (1 / root)));
+  paint(canvas, values, columns, (value) => [table[value], table[value], table[value]]);
 }
 
 // The scale from the strongest negative to the strongest positive colour.

@@ -6,20 +6,38 @@ import { t } from "./texts.js";
 const PAUSE_MS = 150; // between an answer and the next frame of the webcam
 const PER_CLASS = 3; // thumbnails
 const THUMBNAILS = 12;
+const ROOT = 2; // of the features' brightness
 const byId = (id) => document.getElementById(id);
 const { lang } = document.documentElement;
-const percent = new Intl.NumberFormat(lang, { style: "percent", maximumFractionDigits: 1 });
-const decimal = new Intl.NumberFormat(lang, { minimumFractionDigits: 2, maximumFractionDigits: 2 });
-const signed = new Intl.NumberFormat(lang, { minimumFractionDigits: 2, maximumFractionDigits: 2, signDisplay: "never" });
-const large = new Intl.NumberFormat(lang, { notation: "scientific", maximumFractionDigits: 2 });
+const [percents, decimals, digits, scientific] = [
+  { style: "percent", maximumFractionDigits: 1 },
+  { minimumFractionDigits: 2, maximumFractionDigits: 2 },
+  { maximumSignificantDigits: 4 },
+  { notation: "scientific", maximumFractionDigits: 2 },
+].map((options) => new Intl.NumberFormat(lang, options));
+
+function percent(share) {
+  return share > 0 && share < 0.0005 ? `< ${percents.format(0.001)}` : percents.format(share);
+}
+
+function decimal(value) {
+  return decimals.format(value).replace("-", "−");
+}
 
 // A number of any size: e to a score can be tiny or huge.
 function power(value) {
-  return value !== 0 && (value < 0.005 || value >= 1e5) ? large.format(value) : decimal.format(value);
+  return value !== 0 && (value < 1e-4 || value >= 1e5) ? scientific.format(value) : digits.format(value);
 }
 
 function plus(value) {
-  return `${value < 0 ? "−" : "+"} ${signed.format(value)}`;
+  return `${value < 0 ? "−" : "+"} ${decimal(Math.abs(value))}`;
+}
+
+// "e" with an exponent.
+function exponential(score) {
+  const exponent = document.createElement("sup");
+  exponent.textContent = decimal(score);
+  return ["e", exponent];
 }
 
 export class Prediction {
@@ -132,7 +150,7 @@ export class Prediction {
   show(found) {
     byId("way").hidden = false;
     document.querySelectorAll(".channels").forEach((place, number) => this.showLayer(place, found.layers[number]));
-    paintGrey(byId("features"), bytes(found.features));
+    paintGrey(byId("features"), bytes(found.features), undefined, ROOT);
     byId("scores").replaceChildren(...found.scores.map((score) => this.score(score, found)));
     const best = Math.max(...found.scores.map((each) => each.probability));
     byId("bars").replaceChildren(...found.scores.map((score) => this.bar(score, found, score.probability === best)));
@@ -158,7 +176,7 @@ export class Prediction {
     const canvas = tile(t("Products of {name}", { name: this.name(score) }));
     paintSigned(canvas, bytes(score.products), found.product_limit, found.product_strong);
     name.textContent = this.name(score);
-    sum.textContent = `${decimal.format(score.total)} ${plus(score.bias)} = ${decimal.format(score.score)}`;
+    sum.textContent = `${decimal(score.total)} ${plus(score.bias)} = ${decimal(score.score)}`;
     figure.append(canvas, name, sum);
     return figure;
   }
@@ -176,9 +194,10 @@ export class Prediction {
     bar.max = 1;
     bar.value = score.probability;
     bar.setAttribute("aria-label", name.textContent);
-    value.textContent = percent.format(score.probability);
-    const exponential = power(Math.exp(score.score));
-    sum.textContent = `e^${decimal.format(score.score)} = ${exponential};  ${exponential} / ${power(found.exponentials)} = ${percent.format(score.probability)}`;
+    value.textContent = percent(score.probability);
+    const result = power(Math.exp(score.score));
+    const share = percent(score.probability).replace(/^(?!<)/, "= ");
+    sum.append(...exponential(score.score), ` = ${result}; ${result} / ${power(found.exponentials)} ${share}`);
     item.append(name, bar, value, sum);
     return item;
   }

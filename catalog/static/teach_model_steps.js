@@ -7,7 +7,7 @@ const STEP_MS = 220;
 const byId = (id) => document.getElementById(id);
 const { lang } = document.documentElement;
 const percent = new Intl.NumberFormat(lang, { style: "percent", maximumFractionDigits: 0 });
-const precise = new Intl.NumberFormat(lang, { maximumSignificantDigits: 3 });
+const precise = new Intl.NumberFormat(lang, { maximumSignificantDigits: 2 });
 
 export class Steps {
   // `recorded` is the server's answer, `nameOf` gives the name of a class id.
@@ -44,6 +44,9 @@ export class Steps {
       return { figure, before: before.canvas, after: after.canvas };
     });
     byId("pairs").replaceChildren(...pairs.map(({ figure }) => figure));
+    const value = precise.format(this.strong);
+    byId("least").textContent = t("−{value} and below: counts against the class", { value });
+    byId("most").textContent = t("{value} and above: counts for the class", { value });
     inColours(() => {
       paintScale(byId("scale"));
       pairs.forEach(({ before, after }, number) => {
@@ -57,11 +60,13 @@ export class Steps {
     const points = (values) => [{ points: values.map((value, step) => [step, value]) }];
     this.lossChart = new LineChart(t("Loss: how wrong the model is"), points(this.loss), {
       end: this.last,
+      width: byId("charts").clientWidth,
       top: Math.max(...this.loss),
       shownY: (value) => precise.format(value),
     });
     this.rightChart = new LineChart(t("Right answers on the training images"), points(this.right), {
       end: this.last,
+      width: byId("charts").clientWidth,
       top: 1,
       shownY: (value) => percent.format(value),
     });
@@ -110,8 +115,9 @@ export class Steps {
     this.step = Math.max(0, Math.min(this.last, step));
     const text = t("Step {step} of {last}", { step: this.step, last: this.last });
     const loss = precise.format(this.loss[this.step]);
+    const spoken = t("Step {step} of {last}, loss {loss}", { step: this.step, last: this.last, loss });
     byId("step").value = this.step;
-    byId("step").setAttribute("aria-valuetext", `${text}, ${t("loss {loss}", { loss })}`);
+    byId("step").setAttribute("aria-valuetext", spoken);
     byId("step-shown").textContent = text;
     byId("back").disabled = this.step === 0;
     byId("forward").disabled = this.step === this.last;

@@ -1,4 +1,4 @@
-"""The parts of a taught model as pages show them: sizes, the recorded training, and an image's way through it."""
+"""The parts of a taught model as pages show them: sizes, the recorded training, an image on its way."""
 
 import base64
 from dataclasses import dataclass
