@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -10,10 +11,22 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from catalog.helper_process import HelperProcess
+from catalog.language import _
 from catalog.library import Library
 from catalog.store import Database
 from catalog.teach.teacher import Teacher
-from catalog.web import context, decoding, explain, exports, images, labeling, language, projects, teach
+from catalog.web import (
+    context,
+    decoding,
+    explain,
+    exports,
+    images,
+    labeling,
+    language,
+    projects,
+    taking,
+    teach,
+)
 from catalog.web.language import RequestLanguage
 from catalog.web.security import SameOrigin
 from pipeline.common.errors import UserError
@@ -36,7 +49,7 @@ def application(database: Database, library: Library, with_helper: bool = True) 
     teacher = Teacher(database, library)
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         if with_helper:
             helper.start()
         teacher.start()
@@ -47,16 +60,25 @@ def application(database: Database, library: Library, with_helper: bool = True) 
 
     app = FastAPI(title="Pet Faces catalog", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.context = context.Context(database, library, context.person(), teacher)
-    for module in (projects, labeling, images, exports, teach, explain, language):
+    for module in (projects, labeling, images, exports, teach, explain, taking, language):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=context.PACKAGE / "static"), "static")
     app.add_middleware(RequestLanguage)
     app.add_middleware(SameOrigin)
-    app.add_middleware(RequestLimits, max_bytes=MAX_REQUEST, timeout=TIMEOUT, max_active=MAX_ACTIVE, hosts=[])
+    app.add_middleware(
+        RequestLimits,
+        max_bytes=MAX_REQUEST,
+        timeout=TIMEOUT,
+        max_active=MAX_ACTIVE,
+        hosts=[],
+        max_bytes_of={taking.OPEN: taking.MAX_SAVED},
+    )
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        return _answer(request, error.status_code, str(error.detail))
+        is_no_route = error.detail == HTTPStatus.NOT_FOUND.phrase
+        message = _("there is no such page") if is_no_route else str(error.detail)
+        return _answer(request, error.status_code, message)
 
     @app.exception_handler(UserError)
     async def user_error(request: Request, error: UserError) -> Response:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from catalog.language import _
 from catalog.library import Library
 from pipeline.artifacts import atomic
 from pipeline.artifacts.model_folder import ModelFolder
@@ -61,12 +62,16 @@ def adopt(library: Library, data: str, task: str, classes: Collection[str]) -> C
     from pipeline.inference import resolve
 
     if data not in available():
-        raise UserError(f"there is no champion of {data}; train and register one: dvc repro")
+        raise UserError(
+            _("there is no champion of {data}; train and register one: dvc repro").format(data=data)
+        )
     with resolve.opened(str(ROOT / "runs" / data)) as model:
         if model.card.task != task:
-            raise UserError(f"the champion of {data} has the task {model.card.task}; this project has {task}")
+            message = _("the champion of {data} has the task {other}; this project has {task}")
+            raise UserError(message.format(data=data, other=model.card.task, task=task))
         if classes and len(set(classes) & set(model.card.classes)) < 2:
-            raise UserError(f"the champion of {data} knows fewer than two of this project's classes")
+            message = _("the champion of {data} knows fewer than two of this project's classes")
+            raise UserError(message.format(data=data))
         name = f"{data}-{model.sha256[:12]}"
         if not (library.champions / name).is_dir():
             trained_on = sorted(_training_images(ROOT / "data" / data, model))
@@ -101,10 +106,10 @@ def _training_images(data_dir: Path, model: ModelFolder) -> set[str]:
     from pipeline.sources import archives
 
     if not all((data_dir / name).exists() for name in ("archive", "pack/index.csv", "split.csv")):
-        raise UserError(
-            f"data/{data_dir.name} lacks files, so it isn't known what the champion was trained on; "
-            "run: dvc repro"
+        message = _(
+            "{folder} lacks files, so it isn't known what the champion was trained on; run: dvc repro"
         )
+        raise UserError(message.format(folder=f"data/{data_dir.name}"))
     index = pack_index.read_index(data_dir / "pack")
     table = index.assign(split=pack_index.read_split(data_dir / "split.csv")["split"])
     if pack_index.content_hash(table, "split") == model.lineage["data"].get("split"):

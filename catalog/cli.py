@@ -140,6 +140,27 @@ def retrain(library: Library, project: str) -> None:
     _adopt(library, project, DATA[task])
 
 
+@main.command("open")
+@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@click.pass_obj
+def open_project(library: Library, source: Path) -> None:
+    """Open a project that the teach page has saved: SOURCE is its zip, or the folder it was unpacked to."""
+    from catalog.store import open_database
+    from catalog.teach import saved_project
+    from catalog.web import decoding
+    from catalog.web.context import person
+
+    database = open_database(library.database)
+    try:
+        opened = saved_project.open_saved(
+            source, database, lambda data, path: decoding.store(data, path, library), person()
+        )
+    finally:
+        decoding.close()
+    left_out = f"; {opened.missing:,} are missing or damaged" if opened.missing else ""
+    click.echo(f"{opened.images:,} images{left_out}. Start the catalog and open /teach/{opened.project_id}")
+
+
 @main.command()
 @click.argument("project")
 @click.argument("data")

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from catalog.language import _
 from catalog.library import Library
 from catalog.store.exported import LabeledImage, Labels
 from pipeline import tasks
@@ -159,8 +160,9 @@ def _original(image: LabeledImage, library: Library) -> bytes:
     except FileNotFoundError:
         data = b""
     if hashlib.sha256(data).hexdigest() != image.sha256:
-        raise UserError(
-            f"{file} (first seen as {text.shortened(image.path, 100)}) is missing or has changed; bring the "
-            "file back, then read the project's images again"
+        message = _(
+            "{file} (first seen as {path}) is missing or has changed; bring the file back, then read the "
+            "project's images again"
         )
+        raise UserError(message.format(file=file, path=text.shortened(image.path, 100)))
     return data

@@ -75,6 +75,11 @@ def ngettext(singular: str, plural: str, count: int) -> str:
     return _translations(current()).ngettext(singular, plural, count)
 
 
+def N_(text: str) -> str:  # noqa: N802 - gettext's name for it
+    """Marks a text that is translated later."""
+    return text
+
+
 _ = gettext
 
 

@@ -32,7 +32,7 @@ class Library:
 
     Attributes:
         folder: holds ``catalog.db``, ``images/``, ``thumbnails/``, ``uploads/``, ``features/``,
-            ``champions/``, ``backbone/`` and ``taught/``.
+            ``champions/``, ``backbone/``, ``taught/``, ``compared/`` and ``exported/``.
     """
 
     folder: Path
@@ -57,6 +57,14 @@ class Library:
     def taught(self, project_id: int) -> Path:
         """Folder of the model that a project of the teach page has trained last."""
         return self.folder / "taught" / str(project_id)
+
+    def compared(self, project_id: int) -> Path:
+        """File with that model's comparison to a network from scratch."""
+        return self.folder / "compared" / f"{project_id}.json"
+
+    def exported(self, project_id: int) -> Path:
+        """Folder of that model's export, in a folder named by `TaughtModel.export_key`."""
+        return self.folder / "exported" / str(project_id)
 
     def uploads(self, project_id: int) -> Path:
         """Folder of files that a browser has sent and that were not read yet."""
@@ -87,9 +95,10 @@ class Library:
         self.thumbnail(sha256).unlink(missing_ok=True)
 
     def erase_project(self, project_id: int) -> None:
-        """Deletes a project's own folders: its taught model, and uploads that were not read yet."""
-        for folder in (self.taught(project_id), self.uploads(project_id)):
+        """Deletes a project's own folders: its taught model, the export, and uploads that were not read."""
+        for folder in (self.taught(project_id), self.exported(project_id), self.uploads(project_id)):
             shutil.rmtree(folder, ignore_errors=True)
+        self.compared(project_id).unlink(missing_ok=True)
 
     def flush(self, sha256: str, suffix: str) -> None:
         """Waits until an image's file is on the disk, as it must be before the only other copy is deleted."""

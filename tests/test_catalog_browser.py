@@ -345,6 +345,41 @@ def test_axe_finds_no_violation_and_nothing_overflows_on_a_phone(new_tab, axe, s
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390, path
 
 
+def test_the_label_page_works_in_dutch_on_a_phone(catalog, new_tab):
+    tab = label_tab(new_tab, locale="nl-NL", viewport={"width": 375, "height": 740})
+    assert tab.get_attribute("html", "lang") == "nl"
+    assert tab.inner_text("#kind") == "Foto's in willekeurige volgorde."
+    assert tab.inner_text("#done") == "0 van 30 klaar"
+    tab.keyboard.press("1")
+    tab.keyboard.press("0")
+    assert tab.get_attribute("#image-1", "aria-label") == "Foto 2: onbekend"
+    tab.click("#submit")
+    assert tab.inner_text("#notice").startswith("7 foto's hebben geen label. Sla nog eens op")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 375
+    submitted(tab)
+    assert given(catalog) == [CLASSES[0]]
+    stale = {"detail": "", "taken": [1, 2], "is_saved": False}
+    tab.route("**/submit", lambda route: route.fulfill(status=409, json=stale))
+    tab.keyboard.press("Control+a")
+    tab.keyboard.press("1")
+    tab.keyboard.press("Enter")
+    tab.wait_for_selector("text=2 foto's zijn intussen ergens anders gelabeld.")
+
+
+def test_no_page_overflows_on_a_phone_in_dutch_and_the_keyboard_switches_the_language(new_tab):
+    tab = new_tab(locale="nl-NL", viewport={"width": 375, "height": 740})
+    address = tab.url.rstrip("/")
+    for path in PAGES:
+        tab.goto(f"{address}/{path}")
+        tab.wait_for_load_state("networkidle")
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 375, path
+    tab.focus("text=English")
+    tab.keyboard.press("Enter")
+    tab.wait_for_selector("html[lang=en]")
+    assert tab.url == f"{address}/{PAGES[-1]}"
+    assert tab.inner_text("h1") == "Export"
+
+
 def test_a_hundred_images_are_labeled_by_keyboard(tmp_path, new_tab, catalog, address):
     catalog.add_project(folder_of(tmp_path / "more", 130), name="more", classes=CLASSES)
     tab = new_tab("projects/2/label")

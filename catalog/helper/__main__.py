@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
@@ -75,13 +76,7 @@ def work(database: Database, library: Library) -> bool:
     progress = Progress(database, job_id)
     state = JobState.DONE
     try:
-        if kind == jobs.Kind.READ:
-            message = read(database, library, project, progress)
-        else:
-            # Imported late: reading images needs none of the numeric libraries behind it.
-            from catalog.helper.suggest import suggest
-
-            message = suggest(database, library, project, progress)
+        message = _function(kind)(database, library, project, progress)
     except UserError as error:
         state, message = JobState.FAILED, str(error)
     except Exception as error:  # shown on the page; the next job may well succeed
@@ -92,6 +87,19 @@ def work(database: Database, library: Library) -> bool:
         if kind == jobs.Kind.READ and state == JobState.DONE and project.model_help != Help.NONE:
             jobs.request(session, project.id, jobs.Kind.SUGGEST)
     return True
+
+
+def _function(kind: jobs.Kind) -> Callable[[Database, Library, Project, Progress], str]:
+    """What does a job; imported late, since reading images needs none of the numeric libraries."""
+    if kind == jobs.Kind.READ:
+        return read
+    if kind == jobs.Kind.SUGGEST:
+        from catalog.helper.suggest import suggest as function
+    elif kind == jobs.Kind.EXPORT:
+        from catalog.helper.taught_export import export as function
+    else:
+        from catalog.helper.comparison import compare as function
+    return function
 
 
 def _request_training(database: Database) -> None:

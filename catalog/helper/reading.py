@@ -12,6 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from catalog import sentences
 from catalog.helper.progress import Progress
 from catalog.library import Library, suffix_of
 from catalog.store import Database, images
@@ -133,9 +134,9 @@ def read(database: Database, library: Library, project: Project, progress: Progr
                     upload.with_suffix(".bin").unlink(missing_ok=True)
                     upload.unlink()
             seen, bad = seen + len(results), bad + len(problems)
-            progress.report(seen, 0, f"{seen:,} files read")
+            progress.report(seen, 0, sentences.FILES_READ.format(files=f"{seen:,}"))
     more = f"; {photos.skipped_message(skipped)}" if skipped else ""
-    return f"{seen:,} files: {added:,} new images, {bad:,} that can't be used{more}"
+    return sentences.RESULT.format(files=f"{seen:,}", added=f"{added:,}", bad=f"{bad:,}") + more
 
 
 def _in_batches(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from catalog import champions
+from catalog import champions, sentences
 from catalog.feature_store import FeatureStore
 from catalog.helper import evidence, features, grouping, predictions
 from catalog.helper.evidence import MIN_CHECKED, Checked
@@ -45,17 +45,17 @@ def suggest(database: Database, library: Library, project: Project, progress: Pr
     files = {key: library.image(key, suffix) for key, suffix in suffixes.items()}
     everything = [image for image in everything if files[image.sha256].is_file()]  # others are read again
     if not everything:
-        return "no images yet"
+        return sentences.NO_IMAGES
     clock = Clock()
-    progress.report(0, 0, "loading the backbone")
+    progress.report(0, 0, sentences.LOADING_BACKBONE)
     store, backbone = features.imagenet_backbone(library.features)
     computed = features.compute(
-        store, backbone, files, lambda done, total: progress.report(done, total, "computing features")
+        store, backbone, files, lambda done, total: progress.report(done, total, sentences.COMPUTING)
     )
     x = _components(store, tuple(image.sha256 for image in everything))
     images = Images.of(everything, x, classes)
     clock.lap("features")
-    progress.report(0, 0, "training on the labels")
+    progress.report(0, 0, sentences.TRAINING)
     predictor = _predictor(project, library, files, images, by_heads, has_replaced, progress)
     clock.lap("training")
     threshold, suggests = None, project.model_help == Help.SUGGESTIONS
@@ -129,13 +129,15 @@ def _predictor(
     head = train_head(project.task, images)
     if project.champion:
         champion = champions.load(library, project.champion)
-        progress.report(0, 0, f"loading the champion {champion.name}")
+        progress.report(0, 0, sentences.LOADING_CHAMPION.format(champion=champion.name))
         found = predictions.by_champion(
             champion,
             library.features,
             files,
             images,
-            lambda done, total: progress.report(done, total, f"predicting with {champion.name}"),
+            lambda done, total: progress.report(
+                done, total, sentences.PREDICTING.format(champion=champion.name)
+            ),
         )
         is_ready = head is not None and images.are_enough
         if not is_ready or not predictions.head_is_better(
@@ -221,14 +223,16 @@ def _rows(
 def _message(project: Project, predictor: Predictor | None, labels: int, threshold: float | None) -> str:
     """A sentence on the suggestions for the dashboard."""
     if predictor is None or not predictor.is_ready:
-        return f"too few labels for predictions ({labels:,}); pages show similar images"
-    champion = predictor.champion
-    model = f"the champion {champion}" if champion else f"trained on {labels:,} labels"
+        return f"{sentences.TOO_FEW.format(labels=f'{labels:,}')}; {sentences.SIMILAR}"
+    if predictor.champion:
+        model = sentences.CHAMPION.format(champion=predictor.champion)
+    else:
+        model = sentences.TRAINED.format(labels=f"{labels:,}")
     if project.model_help == Help.GROUPS:
-        return f"{model}; pages show images with the same predicted class"
+        return f"{model}; {sentences.SAME_CLASS}"
     if threshold is not None:
-        return f"{model}; suggestions are filled in at a confidence of {threshold:.1%} and above"
-    if len(predictor.checked) < MIN_CHECKED:
-        return f"{model}; {len(predictor.checked)} of {MIN_CHECKED} predictions checked by people so far"
-    precision = f"{project.min_precision:.0%}"
-    return f"{model}; not yet shown to be right {precision} of the time, so nothing is filled in"
+        return f"{model}; {sentences.FILLED_IN.format(confidence=f'{threshold:.1%}')}"
+    checked = len(predictor.checked)
+    if checked < MIN_CHECKED:
+        return f"{model}; {sentences.CHECKED.format(checked=checked, needed=MIN_CHECKED)}"
+    return f"{model}; {sentences.NOT_SHOWN.format(precision=f'{project.min_precision:.0%}')}"

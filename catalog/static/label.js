@@ -1,5 +1,6 @@
 // The label page: shows a page of images, takes labels by keyboard, mouse or touch, and submits them.
 import { findClasses, normalized } from "./search.js";
+import { shown, t, tn } from "./texts.js";
 
 const UNSEEN_MS = 300; // after a page appears, in which Enter can't have been meant for it
 const RETRY_SECONDS = 10; // between looks for images that others may give back
@@ -29,7 +30,8 @@ const store = (key, value) => sessionStorage.setItem(`${key}:${project}`, JSON.s
 
 class Refused extends Error {
   constructor(status, body) {
-    super(body.detail || `the server answers ${status}`);
+    const busy = status === 503 ? t("The server is busy; try again.") : "";
+    super(busy || body.detail || t("The server answers with an error ({status}); try again.", { status }));
     Object.assign(this, { status, body });
   }
 }
@@ -43,7 +45,7 @@ async function request(path, body) {
       body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch {
-    throw new Error("The server can't be reached. Your labels are kept on this page; try again.");
+    throw new Error(t("The server can't be reached. Your labels are kept on this page; try again."));
   }
   const answer = await response.json().catch(() => ({}));
   if (!response.ok) throw new Refused(response.status, answer);
@@ -109,7 +111,7 @@ function show(next) {
   selected.clear();
   cursor = 0;
   confirmed = false;
-  byId("done").textContent = `${next.done.toLocaleString()} of ${next.total.toLocaleString()} done`;
+  byId("done").textContent = t("{done} of {total} done", next);
   notice("");
   store("page", page ? page.token : null);
   grid.replaceChildren();
@@ -133,10 +135,10 @@ function show(next) {
   }
   if (page.kind === "cluster") page.images.forEach((_, position) => selected.add(position));
   byId("kind").textContent = {
-    manual: "Images in random order.",
-    test: "These images test the model, so there are no suggestions.",
-    cluster: "Similar images, all selected: one key labels them all.",
-    prelabeled: "Suggested labels, the least certain first: correct what is wrong, then submit.",
+    manual: t("Images in random order."),
+    test: t("These images test the model, so there are no suggestions."),
+    cluster: t("Similar images, all selected: one key labels them all."),
+    prelabeled: t("Suggested labels, the least certain first: correct what is wrong, then submit."),
   }[page.kind];
   grid.style.setProperty("--columns", Math.ceil(Math.sqrt(page.images.length)));
   page.images.forEach((image, position) => grid.append(cell(image, position)));
@@ -149,7 +151,7 @@ function emptyMessage() {
   const paragraph = document.createElement("p");
   const link = document.createElement("a");
   link.href = `/projects/${project}`;
-  link.textContent = "To the project's page";
+  link.textContent = t("To the project's page");
   paragraph.append(link);
   return paragraph;
 }
@@ -161,7 +163,7 @@ function cell(image, position) {
   figure.setAttribute("role", "option");
   const picture = document.createElement("img");
   picture.src = `/images/${image.id}/thumbnail?${image.sha256}`;
-  picture.alt = `Image ${position + 1}`;
+  picture.alt = t("Image {number}", { number: position + 1 });
   picture.draggable = false;
   const label = document.createElement("span");
   label.className = "label";
@@ -177,8 +179,8 @@ function cell(image, position) {
 function describe(image) {
   const answer = answers.get(image.id);
   if (!answer) return "";
-  if (answer.status !== "labeled") return answer.status === "skipped" ? "skip" : "unknown";
-  return answer.classes.map((id) => names.get(id)).join(", ") || "none of the classes";
+  if (answer.status !== "labeled") return answer.status === "skipped" ? t("skip") : t("unknown");
+  return answer.classes.map((id) => names.get(id)).join(", ") || t("none of the classes");
 }
 
 function isSuggestion(image) {
@@ -191,13 +193,15 @@ function update() {
     const element = byId(`image-${position}`);
     const text = describe(image);
     const label = element.querySelector(".label");
-    label.textContent = isSuggestion(image) ? `${text} ${Math.floor(100 * image.confidence)}\u00a0%` : text;
+    label.textContent = isSuggestion(image) ? `${text} ${shown(Math.floor(100 * image.confidence))}\u00a0%` : text;
     element.classList.toggle("suggested", isSuggestion(image));
     element.classList.toggle("labeled", Boolean(text));
     element.classList.toggle("cursor", position === cursor);
     element.setAttribute("aria-selected", String(selected.has(position)));
-    const origin = isSuggestion(image) ? ", suggested" : "";
-    element.setAttribute("aria-label", `Image ${position + 1}: ${text || "no label"}${origin}`);
+    const values = { number: position + 1, label: text || t("no label") };
+    const plain = t("Image {number}: {label}", values);
+    const spoken = isSuggestion(image) ? t("Image {number}: {label}, suggested", values) : plain;
+    element.setAttribute("aria-label", spoken);
   });
   grid.setAttribute("aria-activedescendant", `image-${cursor}`);
   byId(`image-${cursor}`).scrollIntoView({ block: "nearest" });
@@ -206,9 +210,9 @@ function update() {
 }
 
 function showClasses() {
-  const shown = findClasses(info.classes, search.value);
+  const matches = findClasses(info.classes, search.value);
   const keyed = search.value ? [] : page.keys;
-  const ids = search.value ? shown.map((each) => each.id) : [...keyed, ...names.keys()];
+  const ids = search.value ? matches.map((each) => each.id) : [...keyed, ...names.keys()];
   byId("classes").replaceChildren(
     ...[...new Set(ids)].map((id) => {
       const item = document.createElement("li");
@@ -295,8 +299,11 @@ async function submit() {
   const missing = page.images.filter((image) => !answers.has(image.id));
   if (missing.length && !confirmed && !(several && steps.length)) {
     confirmed = true;
-    const rest = several ? "record that they have none of the classes" : "leave them for later";
-    notice(`${missing.length} images have no label. Submit again to ${rest}.`);
+    const text = tn("{count} image has no label.", "{count} images have no label.", missing.length);
+    const again = several
+      ? t("Submit again to record that none of the classes applies.")
+      : t("Submit again to leave the rest for later.");
+    notice(`${text} ${again}`);
     return;
   }
   if (several) missing.forEach((image) => answers.set(image.id, { status: "labeled", classes: [] }));
@@ -315,7 +322,7 @@ async function send(given) {
     }
     addToHistory(token); // the answer to an earlier request was lost
     store("page", null);
-    notice(`${error.message}. `, button("Undo it", () => exclusively(undo)));
+    notice(`${error.message}. `, button(t("Undo it"), () => exclusively(undo)));
     return;
   }
   addToHistory(token);
@@ -331,9 +338,14 @@ function addToHistory(token) {
 function stale(taken, given) {
   const rest = Object.fromEntries(Object.entries(given).filter(([id]) => !taken.includes(Number(id))));
   const count = Object.keys(rest).length;
-  const fresh = button("Take a new page", () => exclusively(newPage));
-  const save = button(`Save the other ${count}`, () => exclusively(() => send(rest)));
-  notice(`${taken.length} images were labeled elsewhere meanwhile. `, ...(count ? [save] : []), fresh);
+  const fresh = button(t("Take a new page"), () => exclusively(newPage));
+  const save = button(t("Save the other {count}", { count }), () => exclusively(() => send(rest)));
+  const text = tn(
+    "{count} image was labeled elsewhere meanwhile.",
+    "{count} images were labeled elsewhere meanwhile.",
+    taken.length,
+  );
+  notice(`${text} `, ...(count ? [save] : []), fresh);
 }
 
 async function newPage() {
@@ -351,7 +363,7 @@ async function undo() {
   const history = stored("history") || [];
   const token = history.at(-1);
   if (!token) {
-    notice("Nothing to undo in this tab.");
+    notice(t("Nothing to undo in this tab."));
     return;
   }
   const current = page;
@@ -373,7 +385,7 @@ function zoom(position = cursor) {
   const dialog = byId("large");
   const image = dialog.querySelector("img");
   image.src = `/images/${page.images[position].id}/large?${page.images[position].sha256}`;
-  image.alt = `Image ${position + 1}, large`;
+  image.alt = t("Image {number}, large", { number: position + 1 });
   if (!dialog.open) dialog.showModal();
 }
 
@@ -493,7 +505,7 @@ for (const dialog of document.querySelectorAll("dialog")) dialog.addEventListene
 setInterval(async () => {
   if (!page) return;
   const { held } = await request(`/api/pages/${page.token}/keep`, {}).catch(() => ({ held: true }));
-  if (!held) notice("Some of these images were given to another page meanwhile; submit to save the rest.");
+  if (!held) notice(t("Some of these images were given to another page meanwhile; submit to save the rest."));
 }, KEEP_SECONDS * 1000);
 
 await exclusively(async () => {

@@ -1,4 +1,6 @@
 // Refreshes the dashboard, and uploads images.
+import { t, tn } from "./texts.js";
+
 const REFRESH_MS = 3000;
 const PER_REQUEST = 20_000_000; // bytes of one upload request; a larger image has one of its own
 const FILES_PER_REQUEST = 50;
@@ -36,11 +38,17 @@ function* batches(files) {
   if (batch.length) yield batch;
 }
 
+async function detail(response) {
+  const answer = await response.json().catch(() => ({}));
+  return answer.detail || t("the server answers with an error ({status})", { status: response.status });
+}
+
 async function send(files) {
   let done = 0;
   let refused = 0;
+  const total = files.length;
   bar.hidden = false;
-  bar.max = files.length;
+  bar.max = total;
   for (const batch of batches(files)) {
     const form = new FormData();
     for (const file of batch) form.append("files", file, file.webkitRelativePath || file.name);
@@ -50,17 +58,18 @@ async function send(files) {
       continue;
     }
     if (!response?.ok) {
-      const reason = response ? (await response.json()).detail : "the server can't be reached";
-      message.textContent = `${done} of ${files.length} images are uploaded; then: ${reason}`;
+      const reason = response ? await detail(response) : t("the server can't be reached");
+      message.textContent = t("{done} of {total} images are uploaded; then: {reason}", { done, total, reason });
       return;
     }
     const answer = await response.json();
     done += answer.received;
     refused += answer.refused;
     bar.value = done + refused;
-    message.textContent = `${done.toLocaleString()} of ${files.length.toLocaleString()} images uploaded`;
+    message.textContent = t("{done} of {total} images uploaded", { done, total });
   }
-  if (refused) message.textContent += `; ${refused.toLocaleString()} are too large`;
+  const tooLarge = tn("{count} is too large", "{count} are too large", refused);
+  if (refused) message.textContent += `; ${tooLarge}`;
 }
 
 upload.querySelector("input").addEventListener("change", (event) => send([...event.target.files]));

@@ -3,7 +3,7 @@
 import enum
 import time
 
-from sqlalchemy import select, update
+from sqlalchemy import case, select, update
 from sqlalchemy.orm import Session
 
 from catalog.store.tables import Job, JobState, Project
@@ -17,6 +17,11 @@ class Kind(enum.StrEnum):
 
     READ = "read"  # find and check a project's images
     SUGGEST = "suggest"  # compute features, train a head or form clusters, write suggestions
+    EXPORT = "export"  # export the model of a project of the teach page
+    COMPARE = "compare"  # train a small network from scratch on such a project
+
+
+_ORDER = {kind: number for number, kind in enumerate(Kind)}  # images can be labeled once they are read
 
 
 def request(session: Session, project_id: int, kind: Kind) -> None:
@@ -57,12 +62,12 @@ def has_just_failed(session: Session, project_id: int, kind: Kind) -> bool:
 
 
 def take(session: Session) -> Job | None:
-    """The next job, marked as running; reading comes before suggesting. None if there is none."""
+    """The next job, marked as running, by kind in the order of `Kind`; None if there is none."""
     query = (
         select(Job)
         .join(Project, Project.id == Job.project_id)
         .where(Job.state == JobState.WAITING, ~Project.paused)
-        .order_by(Job.kind, Job.id)
+        .order_by(case(_ORDER, value=Job.kind), Job.id)
     )
     job = session.scalar(query.limit(1))
     if job is not None:

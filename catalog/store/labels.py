@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from catalog.language import _
 from catalog.store.tables import Event, Image, Page, PageKind, Status
 from pipeline.common.errors import UserError
 
@@ -21,9 +22,9 @@ class Answer:
     def __post_init__(self):
         """Raises UserError if classes are given with a status that has none, or twice."""
         if self.classes and self.status != Status.LABELED:
-            raise UserError("an image that is unknown, skipped or removed has no class")
+            raise UserError(_("an image that is unknown, skipped or removed has no class"))
         if len(set(self.classes)) < len(self.classes):
-            raise UserError("a class is given twice")
+            raise UserError(_("a class is given twice"))
 
     def as_json(self) -> dict:
         return {"status": str(self.status), "classes": sorted(self.classes)}

@@ -10,6 +10,7 @@ import time
 from sqlalchemy import ColumnElement, Select, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from catalog.language import _, ngettext
 from catalog.store import labels, suggestions
 from catalog.store.labels import Answer
 from catalog.store.tables import Help, Image, LabelClass, Page, PageKind, Project, Status, Suggestion
@@ -29,9 +30,14 @@ class StalePageError(Exception):
 
     def __init__(self, taken: list[int], is_saved: bool = False):
         if is_saved:
-            super().__init__("this page was saved before, with other labels; undo it to change them")
+            super().__init__(_("this page was saved before, with other labels; undo it to change them"))
         else:
-            super().__init__(f"{len(taken)} images of this page were handed out again or labeled elsewhere")
+            text = ngettext(
+                "{count} image of this page was handed out again or labeled elsewhere",
+                "{count} images of this page were handed out again or labeled elsewhere",
+                len(taken),
+            )
+            super().__init__(text.format(count=len(taken)))
         self.taken, self.is_saved = taken, is_saved
 
 
@@ -42,7 +48,7 @@ def hand_out(session: Session, project: Project, person: str, size: int | None =
         UserError: the project is paused.
     """
     if project.paused:
-        raise UserError(f"{project.name} is paused; resume it on its settings page")
+        raise UserError(_("{project} is paused; resume it on its settings page").format(project=project.name))
     kind, images = _choose(session, project, size or project.page_size)
     return _open(session, project, kind, images, person) if images else None
 
@@ -200,11 +206,11 @@ def submit(session: Session, page: Page, answers: dict[int, Answer]) -> int:
         raise StalePageError([image["id"] for image in page.images], is_saved=True)
     shown = {image["id"]: image for image in page.images}
     if foreign := answers.keys() - shown.keys():
-        raise UserError(f"image {min(foreign)} isn't on this page")
+        raise UserError(_("image {image} isn't on this page").format(image=min(foreign)))
     known = set(session.scalars(select(LabelClass.id).where(LabelClass.project_id == page.project_id)))
     for answer in answers.values():
         if unknown := set(answer.classes) - known:
-            raise UserError(f"there is no class {min(unknown)} in this project")
+            raise UserError(_("there is no class {number} in this project").format(number=min(unknown)))
     images = {image.id: image for image in session.scalars(select(Image).where(Image.id.in_(list(shown))))}
     if taken := [number for number in answers if images[number].page_token != page.token]:
         raise StalePageError(taken)

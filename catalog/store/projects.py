@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from catalog.language import N_, _, number, percent
 from catalog.store import jobs
 from catalog.store.tables import Help, Image, Kind, LabelClass, Project, Source, Status
 from pipeline import tasks
@@ -16,6 +17,10 @@ from pipeline.portable.card import TASKS
 
 PAGE_SIZES = (1, 4, 6, 9, 16, 25)
 MAX_CLASSES = 1000
+# Of text.class_name_problem.
+PROBLEMS = [
+    *(N_("is empty"), N_("is not UTF-8"), N_("has control characters"), N_("has more than 200 characters")),
+]
 MAX_PRECISION = 0.99  # more can't be shown by the predictions that count as evidence
 
 
@@ -42,23 +47,26 @@ class Draft:
         """Raises UserError for a value that can't be used."""
         check_name(self.name)
         if self.task not in TASKS:
-            raise UserError(f"the task {text.shortened(self.task, 40)} is unknown")
+            raise UserError(_("the task {task} is unknown").format(task=text.shortened(self.task, 40)))
         if self.page_size not in PAGE_SIZES:
-            raise UserError(f"images per page: one of {', '.join(map(str, PAGE_SIZES))}")
+            raise UserError(
+                _("images per page: one of {sizes}").format(sizes=", ".join(map(str, PAGE_SIZES)))
+            )
         if not 0.5 <= self.min_precision <= MAX_PRECISION:
-            raise UserError(f"the precision of suggestions must be from 50 % to {MAX_PRECISION:.0%}")
+            message = _("the precision of suggestions must be from {least} to {most}")
+            raise UserError(message.format(least=percent(0.5), most=percent(MAX_PRECISION)))
         # What is taught tests itself by cross-validation; the pipeline draws its own test split.
         if not 0 < self.test_fraction <= 0.5 and self.kind != Kind.TEACH:
-            raise UserError("the share of test images must be above 0 and at most 0.5")
+            raise UserError(_("the share of test images must be above 0 and at most 50 %"))
         check_classes(self.classes)
 
 
 def check_name(name: str) -> None:
     """Raises UserError for a name that a project can't have."""
     if problem := text.class_name_problem(name):
-        raise UserError(f"the project's name {problem}")
+        raise UserError(_("the project's name {problem}").format(problem=_(problem)))
     if len(name) > 100:
-        raise UserError("the project's name has more than 100 characters")
+        raise UserError(_("the project's name has more than 100 characters"))
 
 
 def check_classes(names: Iterable[str], least: int = 2) -> None:
@@ -69,17 +77,24 @@ def check_classes(names: Iterable[str], least: int = 2) -> None:
     """
     names = list(names)
     if not least <= len(names) <= MAX_CLASSES:
-        raise UserError(f"give {least} to {MAX_CLASSES:,} classes, one per line; there are {len(names)}")
+        message = _("give {least} to {most} classes, one per line; there are {count}")
+        raise UserError(message.format(least=least, most=number(MAX_CLASSES), count=number(len(names))))
     for name in names:
         problem = text.class_name_problem(name)
+        problem = problem and _(problem)
         if problem is None and tasks.SEPARATOR in name:
-            problem = f"contains {tasks.SEPARATOR}, which separates classes in files"
+            problem = _("contains {character}, which separates classes in files").format(
+                character=tasks.SEPARATOR
+            )
         if problem is None and ("/" in name or "\\" in name):
-            problem = "contains a slash, and classes become folders"
+            problem = _("contains a slash, and classes become folders")
         if problem:
-            raise UserError(f"the class {text.shortened(name, 60) or 'in an empty line'} {problem}")
+            message = _("the class {name} {problem}")
+            raise UserError(
+                message.format(name=text.shortened(name, 60) or _("in an empty line"), problem=problem)
+            )
     if groups := text.look_alikes(names):
-        raise UserError(f"these classes look alike: {', '.join(map(repr, groups[0]))}")
+        raise UserError(_("these classes look alike: {names}").format(names=", ".join(map(repr, groups[0]))))
 
 
 def create(session: Session, draft: Draft) -> Project:
@@ -89,7 +104,8 @@ def create(session: Session, draft: Draft) -> Project:
         UserError: the name is taken.
     """
     if session.scalar(select(Project).where(Project.name == draft.name)):
-        raise UserError(f"there is a project {draft.name} already; choose another name")
+        message = _("there is a project {name} already; choose another name")
+        raise UserError(message.format(name=draft.name))
     columns = {key: value for key, value in vars(draft).items() if key != "classes"}
     project = Project(**columns, paused=False, created_at=time.time())
     session.add(project)
@@ -130,7 +146,8 @@ def change(session: Session, project: Project, new_classes: tuple[str, ...], **v
     )
     other = session.scalar(select(Project).where(Project.name == draft.name, Project.id != project.id))
     if other is not None:
-        raise UserError(f"there is a project {draft.name} already; choose another name")
+        message = _("there is a project {name} already; choose another name")
+        raise UserError(message.format(name=draft.name))
     of_suggestions = ("model_help", "min_precision", "champion")
     has_changed = bool(new_classes) or any(
         getattr(draft, key) != getattr(project, key) for key in of_suggestions
@@ -151,7 +168,7 @@ def rename(session: Session, project: Project, name: str) -> None:
     """
     check_name(name)
     if session.scalar(select(Project).where(Project.name == name, Project.id != project.id)) is not None:
-        raise UserError(f"there is a project {name} already; choose another name")
+        raise UserError(_("there is a project {name} already; choose another name").format(name=name))
     project.name = name
 
 

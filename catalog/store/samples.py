@@ -1,6 +1,6 @@
 """Samples of the teach page: images that people put into a class one by one, move, remove and restore."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
@@ -58,8 +58,7 @@ def add(
 
 
 def _by_hash(session: Session, project_id: int, hashes: list[str]) -> dict[str, Image]:
-    query = select(Image).where(Image.project_id == project_id, Image.sha256.in_(hashes))
-    return {image.sha256: image for image in session.scalars(query)}
+    return {image.sha256: image for image in _images(session, project_id, Image.sha256, hashes)}
 
 
 def _give(session: Session, image: Image, label_class: LabelClass, person: str) -> None:
@@ -96,8 +95,14 @@ def restore(session: Session, project: Project, ids: Iterable[int], person: str)
 
 
 def _by_id(session: Session, project_id: int, ids: Iterable[int]) -> list[Image]:
-    query = select(Image).where(Image.project_id == project_id, Image.id.in_(list(ids)))
-    return list(session.scalars(query))
+    return list(_images(session, project_id, Image.id, list(ids)))
+
+
+def _images(session: Session, project_id: int, column, values: list) -> Iterator[Image]:
+    """The project's images with these values in a column."""
+    for start in range(0, len(values), images.CHUNK):
+        chunk = column.in_(values[start : start + images.CHUNK])
+        yield from session.scalars(select(Image).where(Image.project_id == project_id, chunk))
 
 
 def of_class(session: Session, label_class: LabelClass, offset: int, limit: int) -> list[Image]:
@@ -122,6 +127,11 @@ def removed(session: Session, project_id: int) -> list[int]:
     """Ids of the images that were removed and not erased."""
     query = select(Image.id).where(Image.project_id == project_id, Image.status == Status.REMOVED)
     return list(session.scalars(query))
+
+
+def all_images(session: Session, project_id: int) -> list[Image]:
+    """All images of a project, in the order in which they joined it."""
+    return list(session.scalars(select(Image).where(Image.project_id == project_id).order_by(Image.id)))
 
 
 @dataclass(frozen=True)

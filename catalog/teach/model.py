@@ -1,5 +1,6 @@
 """A model that was taught by example, as it is kept on disk."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -44,6 +45,10 @@ class TaughtModel:
     def version(self) -> str:
         """Changes with what the model has learned."""
         return self.samples[:12]
+
+    def export_key(self, classes: list[str]) -> str:
+        """Names an export of this model with these names of its classes."""
+        return hashlib.sha256(json.dumps([self.samples, self.backbone, classes]).encode()).hexdigest()[:16]
 
     def with_validation(self, validation: Validation) -> "TaughtModel":
         return replace(self, validation=validation)

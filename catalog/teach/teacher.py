@@ -343,8 +343,9 @@ class Teacher:
 
 
 def fingerprint(found: list[Sample]) -> str:
-    """Hash of what a model learns: images, their classes and recordings."""
+    """Hash of what a model learns: images, their classes and recordings; equal for a copy of the project."""
+    classes = sorted({each.class_id for each in found})
     digest = hashlib.sha256()
     for each in found:
-        digest.update(f"{each.sha256} {each.class_id} {each.burst}\n".encode())
+        digest.update(f"{each.sha256} {classes.index(each.class_id)} {each.burst}\n".encode())
     return digest.hexdigest()

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from catalog.teach.head import train
+from catalog.teach import descent, folds
 
 ALIKE = 0.95  # cosine of the features from which two images count as one
 BLOCK = 1000  # images that are compared with all others at a time
@@ -107,17 +107,20 @@ def cross_validate(
         groups: group number of each image, N.
         should_stop: asked before each training.
     """
-    groups = np.unique(groups, return_inverse=True)[1]
-    per_class = np.array([len(np.unique(groups[y == number])) for number in range(classes)])
+    x, y, groups = np.asarray(x, np.float32), np.asarray(y), np.unique(groups, return_inverse=True)[1]
+    per_class = folds.groups_per_class(y, groups, classes)
     answers = np.full(len(y), -1)
-    for test in folds(y, groups):
+    most = SINGLE if len(y) <= FEW and len(np.unique(groups)) <= SINGLE else FOLDS
+    for test in folds.deal(y, groups, most):
         if should_stop():
             return None
         known = np.unique(y[~test])
         asked = test & np.isin(y, known)  # what a head has never seen says nothing about it
         if len(known) > 1 and asked.any():
-            head = train(x[~test], np.searchsorted(known, y[~test]), len(known), groups[~test]).head
-            answers[asked] = known[head.probabilities(x[asked])[:, : len(known)].argmax(axis=1)]
+            labels = np.searchsorted(known, y[~test])
+            share = descent.share_of(labels, len(known))
+            steps = descent.descend(x[~test], labels, len(known), share)
+            answers[asked] = known[steps.scores(x[asked]).argmax(axis=1)]
     recall, confused = _by_class(y, answers, per_class)
     accuracy, low, high = None, 0.0, 1.0
     if classes > 1 and per_class.min() > 1:
@@ -125,25 +128,6 @@ def cross_validate(
         low, high = _interval(accuracy, int(groups.max()) + 1)
     hint = _hint(np.bincount(y, minlength=classes), per_class, recall, confused)
     return Validation(accuracy, low, high, recall, confused, len(y), len(np.unique(groups)), hint)
-
-
-def folds(y: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:
-    """Masks of the images that are held out together.
-
-    Groups are dealt class by class, so that a class with two groups is never held out as a whole.
-
-    Args:
-        y: class index of each image, N.
-        groups: group number of each image, N, without gaps.
-    """
-    count = int(groups.max(initial=-1)) + 1
-    number = count if count <= SINGLE and len(y) <= FEW else min(FOLDS, count)
-    size = np.bincount(groups, minlength=count)
-    first = np.unique(groups, return_index=True)[1]
-    order = np.lexsort((np.arange(count), -size, y[first]))
-    fold = np.empty(count, np.int64)
-    fold[order] = np.arange(count) % max(number, 1)
-    return [fold[groups] == each for each in range(number)]
 
 
 def _by_class(

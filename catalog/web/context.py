@@ -11,7 +11,8 @@ from fastapi import Depends, HTTPException, Request
 from fastapi.responses import HTMLResponse
 from markupsafe import Markup
 
-from catalog import language
+from catalog import language, sentences
+from catalog.language import _
 from catalog.library import Library
 from catalog.store import Database, Session
 from catalog.store.tables import Page, Project
@@ -35,7 +36,7 @@ def _at_run_time(function: Callable) -> Callable:
     """Keeps Jinja from calling a function of the language when it compiles a template."""
 
     @jinja2.pass_context
-    def call(_: jinja2.runtime.Context, *arguments: object) -> object:
+    def call(_context: jinja2.runtime.Context, *arguments: object) -> object:
         return function(*arguments)
 
     return call
@@ -45,7 +46,7 @@ def _with_values(function: Callable) -> Callable:
     """Puts values into a text: numbers in the language's way, others as `finalize` and autoescape do it."""
 
     @jinja2.pass_context
-    def call(_: jinja2.runtime.Context, *arguments: object, **values: object) -> Markup:
+    def call(_context: jinja2.runtime.Context, *arguments: object, **values: object) -> Markup:
         shown = {
             name: language.number(value) if type(value) in (int, float) else text.html(value)
             for name, value in values.items()
@@ -64,7 +65,11 @@ _TEMPLATES.globals |= {
     "texts_address": _at_run_time(texts_address),
     "here": _at_run_time(here),
 }
-_TEMPLATES.filters |= {"number": _at_run_time(language.number), "percent": _at_run_time(language.percent)}
+_TEMPLATES.filters |= {
+    "number": _at_run_time(language.number),
+    "percent": _at_run_time(language.percent),
+    "sentence": _at_run_time(sentences.shown),
+}
 _TEMPLATES.policies["ext.i18n.trimmed"] = True
 
 
@@ -111,7 +116,7 @@ def project_or_404(session: Session, project_id: int) -> Project:
     Raises:
         HTTPException: 404 if there is none.
     """
-    return _or_404(session.get(Project, project_id), "project")
+    return _or_404(session.get(Project, project_id), _("there is no such project"))
 
 
 def page_or_404(session: Session, token: str) -> Page:
@@ -120,10 +125,10 @@ def page_or_404(session: Session, token: str) -> Page:
     Raises:
         HTTPException: 404 if there is none.
     """
-    return _or_404(session.get(Page, token), "page")
+    return _or_404(session.get(Page, token), _("there is no such page"))
 
 
-def _or_404(found: object, kind: str):
+def _or_404(found: object, message: str):
     if found is None:
-        raise HTTPException(404, f"there is no such {kind}")
+        raise HTTPException(404, message)
     return found

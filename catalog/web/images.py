@@ -6,6 +6,7 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, Response
 from PIL import Image as PillowImage
 
+from catalog.language import _
 from catalog.store.tables import Image
 from catalog.web import decoding
 from catalog.web.context import Context, InContext
@@ -21,7 +22,7 @@ def _find(context: Context, image_id: int) -> Image:
     with context.database.read() as session:
         image = session.get(Image, image_id)
         if image is None:
-            raise HTTPException(404, "there is no such image")
+            raise HTTPException(404, _("there is no such image"))
         session.expunge(image)
         return image
 
@@ -30,7 +31,7 @@ def _find(context: Context, image_id: int) -> Image:
 def thumbnail(image_id: int, context: InContext) -> FileResponse:
     file = context.library.thumbnail(_find(context, image_id).sha256)
     if not file.is_file():
-        raise HTTPException(404, "its thumbnail is missing; read the images again on the project's page")
+        raise HTTPException(404, _("its thumbnail is missing; read the images again on the project's page"))
     return FileResponse(file, media_type="image/jpeg", headers=_CACHED)
 
 
@@ -42,7 +43,9 @@ def large(image_id: int, context: InContext) -> Response:
     try:
         pixels = decoding.read(file.read_bytes())
     except FileNotFoundError:
-        raise HTTPException(404, "its file is missing; read the images again on the project's page") from None
+        raise HTTPException(
+            404, _("its file is missing; read the images again on the project's page")
+        ) from None
     except UnreadableError:  # an animation, of which the thumbnail shows the first frame
         response = thumbnail(image_id, context)
         response.headers["Cache-Control"] = "no-store"

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Body, HTTPException
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
 
+from catalog.language import _
 from catalog.store import Session, pages, projects
 from catalog.store.labels import Answer
 from catalog.store.pages import StalePageError
@@ -121,13 +122,13 @@ def submit(token: str, submission: Submission, context: InContext) -> JSONRespon
         page = page_or_404(session, token)
         project = project_or_404(session, page.project_id)
         if project.task == "single_label" and any(len(answer.classes) > 1 for answer in answers.values()):
-            raise HTTPException(422, "this project has one class per image")
+            raise HTTPException(422, _("this project has one class per image"))
         if project.task == "single_label" and any(
             answer.status == Status.LABELED and not answer.classes for answer in answers.values()
         ):
-            raise HTTPException(422, "a labeled image needs a class")
+            raise HTTPException(422, _("a labeled image needs a class"))
         if any(answer.status in (Status.WAITING, Status.REMOVED) for answer in answers.values()):
-            raise HTTPException(422, "leave an image out to give it back")
+            raise HTTPException(422, _("leave an image out to give it back"))
         try:
             saved = pages.submit(session, page, answers)
         except StalePageError as error:
@@ -159,7 +160,7 @@ def undo(token: str, context: InContext) -> NextPage:
         page = page_or_404(session, token)
         reopened = pages.undo(session, page)
         if reopened is None:
-            raise HTTPException(409, "these images were labeled again or are open elsewhere")
+            raise HTTPException(409, _("these images were labeled again or are open elsewhere"))
         return _next(session, project_or_404(session, page.project_id), reopened)
 
 
@@ -169,11 +170,13 @@ def _next(session: Session, project: Project, page: Page | None) -> NextPage:
     message = ""
     if page is None:
         waiting = counts[Status.WAITING] + counts[Status.SKIPPED]
-        message = "All images are labeled." if total and not waiting else ""
+        message = _("All images are labeled.") if total and not waiting else ""
         if waiting:
-            message = "All images that are left are open in another tab. They come back after three minutes."
+            message = _(
+                "All images that are left are open in another tab. They come back after three minutes."
+            )
         elif not total:
-            message = "There are no images yet."
+            message = _("There are no images yet.")
     done = total - counts[Status.WAITING] - counts[Status.SKIPPED]
     return NextPage(page=_shown(page) if page else None, message=message, done=done, total=total)
 

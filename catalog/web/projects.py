@@ -11,6 +11,7 @@ from fastapi import APIRouter, Form, UploadFile
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from catalog import champions
+from catalog.language import N_, _
 from catalog.store import Session, dashboard, images, jobs, projects
 from catalog.store.projects import Draft
 from catalog.store.tables import Help, Project, Source, Status
@@ -22,13 +23,13 @@ from pipeline.sources import archives
 
 router = APIRouter(include_in_schema=False)
 
-INSTRUCTIONS = """\
+INSTRUCTIONS = N_("""\
 **Unclear images:** press 0 for "unknown" if you can't tell.
 
 **Cut-off animals:** label them if the face can be seen.
 
 **Wrong images** (no animal, several animals): press 0 as well.
-"""
+""")
 EXAMPLE = {
     "task": "single_label",
     "source": "folder",
@@ -68,7 +69,7 @@ def index(context: InContext) -> HTMLResponse:
 @router.get("/projects/new")
 def new(context: InContext) -> HTMLResponse:
     empty = dict.fromkeys(("name", "path", "dataset", "classes"), "")
-    return _form(empty | EXAMPLE)
+    return _form(empty | EXAMPLE | {"instructions": _(INSTRUCTIONS)})
 
 
 def _form(values: dict[str, str], error: str = "", status: int = 200) -> HTMLResponse:
@@ -143,7 +144,7 @@ def _source_path(source: Source, path: str, dataset: str) -> str:
     """
     if source == Source.DATASET:
         if dataset not in _datasets():
-            raise UserError("choose a data set; they appear here after dvc repro fetch")
+            raise UserError(_("choose a data set; they appear here after dvc repro fetch"))
         return dataset
     if source == Source.FOLDER:
         try:
@@ -152,7 +153,7 @@ def _source_path(source: Source, path: str, dataset: str) -> str:
         except (OSError, RuntimeError):  # no such home folder, no permission, or too long
             is_usable = False
         if not is_usable:
-            raise UserError("images: give the whole path of a folder or archive on this machine")
+            raise UserError(_("images: give the whole path of a folder or archive on this machine"))
         return str(folder)
     return ""
 

@@ -10,9 +10,11 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from catalog.language import _
-from catalog.store import Session, erasing, projects, samples
+from catalog.store import Session, erasing, jobs, projects, samples
 from catalog.store.samples import ClassCount
-from catalog.store.tables import Help, Kind, LabelClass, Project, Source
+from catalog.store.tables import Help, JobState, Kind, LabelClass, Project, Source
+from catalog.teach.comparison import Comparison
+from catalog.teach.saved_project import MAX_CLASSES
 from catalog.teach.teacher import Progress
 from catalog.web import decoding
 from catalog.web.context import Context, InContext, project_or_404, render
@@ -20,8 +22,6 @@ from pipeline.common import text
 from pipeline.common.errors import UserError
 from pipeline.portable import UnreadableError
 from pipeline.sources import archives
-
-MAX_CLASSES = 100  # of which each step of the training is recorded
 
 router = APIRouter()
 Ids = Annotated[list[int], Body(embed=True, max_length=10_000)]
@@ -97,6 +97,11 @@ def taught_or_404(session: Session, project_id: int) -> Project:
 
 @router.get("/teach", include_in_schema=False)
 def index(context: InContext) -> HTMLResponse:
+    return projects_page(context)
+
+
+def projects_page(context: Context, error: str = "", status: int = 200) -> HTMLResponse:
+    """The projects of the teach page, and what went wrong when a saved one was opened."""
     with context.database.read() as session:
         found = [project for project in projects.all_projects(session) if project.kind == Kind.TEACH]
         rows = [
@@ -107,7 +112,7 @@ def index(context: InContext) -> HTMLResponse:
             }
             for project in found
         ]
-        return render("teach_projects.html", rows=rows, error="")
+        return render("teach_projects.html", status, rows=rows, error=error)
 
 
 @router.post("/teach", include_in_schema=False)
@@ -368,6 +373,47 @@ def train(project_id: int, context: InContext) -> ShownProgress:
         raise HTTPException(422, _("Add images to at least two classes, then press Train."))
     context.teacher.has_changed(project_id, train=True)
     return ShownProgress(**asdict(_progress(context, project_id)))
+
+
+class ShownComparison(BaseModel):
+    """Training against tuning: `none`, `waiting`, `running`, `done` or `failed`, with both curves so far."""
+
+    state: str
+    message: str
+    images: int = 0
+    held_out: int = 0
+    tuning: list[dict[str, float]] = []
+    scratch: list[dict[str, float]] = []
+
+
+@router.get("/api/teach/{project_id}/comparison")
+def comparison(project_id: int, context: InContext) -> ShownComparison:
+    """How a small network from scratch does on the same images."""
+    with context.database.read() as session:
+        taught_or_404(session, project_id)
+        job = jobs.latest(session, project_id).get(jobs.Kind.COMPARE)
+    if job is None:
+        return ShownComparison(state="none", message="")
+    found, model = Comparison.load(context.library.compared(project_id)), context.teacher.model(project_id)
+    is_open = job.state in jobs.OPEN
+    if (
+        not is_open
+        and job.state == JobState.DONE
+        and (found is None or model is None or found.samples != model.samples)
+    ):
+        return ShownComparison(state="none", message="")
+    curves = asdict(found) if found else {}
+    curves.pop("samples", None)
+    return ShownComparison(state=str(job.state), message=job.message, **curves)
+
+
+@router.post("/api/teach/{project_id}/comparison")
+def compare(project_id: int, context: InContext) -> ShownComparison:
+    """Trains a small network from scratch on the same images, in the background."""
+    with context.database.write() as session:
+        jobs.request(session, taught_or_404(session, project_id).id, jobs.Kind.COMPARE)
+    context.library.compared(project_id).unlink(missing_ok=True)
+    return ShownComparison(state="waiting", message="")
 
 
 @router.post("/api/teach/{project_id}/answer")

@@ -55,6 +55,7 @@ def write(model: Path, card: ModelCard, target: Path) -> None:
         "data": card.data,
         "labels": card.classes,
         "drawings": card.drawings,
+        "breeds": any(card.species),
         "unsure_below": card.unsure_below,
         "thresholds": card.thresholds,
     }

@@ -19,11 +19,14 @@ from pipeline.portable import ModelCard
 from pipeline.reporting import leaderboard
 
 HERE = Path(__file__).parent
+CARD_TEMPLATE = HERE / "export_card.md"
 WEAKEST = 5  # classes with the lowest recall that the model card lists
 CALIBRATION_IMAGES = 100  # for the activation ranges of int8
 
 
-def export(model: ModelFolder, out: Path, int8: bool = False, page: bool = True) -> Path:
+def export(
+    model: ModelFolder, out: Path, int8: bool = False, page: bool = True, template: Path = CARD_TEMPLATE
+) -> Path:
     """Exports a model to a folder; leaves nothing behind if it fails.
 
     Args:
@@ -31,6 +34,7 @@ def export(model: ModelFolder, out: Path, int8: bool = False, page: bool = True)
         out: the folder to write; an earlier export is replaced.
         int8: whether to quantize ``model.onnx`` to 8 bits.
         page: whether to write the browser demo, ``try/``.
+        template: of the model card, ``README.md``.
 
     Returns:
         `out`.
@@ -49,7 +53,7 @@ def export(model: ModelFolder, out: Path, int8: bool = False, page: bool = True)
         _write_weights(model.train, card, folder)
         shutil.copyfile(HERE / "export_example.py", folder / "example.py")
         try:
-            readme = _readme(model, card, int8_metrics, page)
+            readme = _readme(model, card, int8_metrics, page, template)
         except (FileNotFoundError, LookupError, TypeError, ValueError, UndefinedError) as error:
             raise UserError(
                 f"{model.train} or its evaluation lacks metrics; train and evaluate the model again"
@@ -114,7 +118,7 @@ def _write_weights(train: Path, card: ModelCard, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _readme(model: ModelFolder, card: ModelCard, int8: dict | None, page: bool) -> str:
+def _readme(model: ModelFolder, card: ModelCard, int8: dict | None, page: bool, template: Path) -> str:
     """The model card in Markdown.
 
     Args:
@@ -122,6 +126,7 @@ def _readme(model: ModelFolder, card: ModelCard, int8: dict | None, page: bool) 
         card: its ``model.json``.
         int8: the result of `_quantize`; None if not quantized.
         page: whether the folder has the browser demo.
+        template: of the card.
     """
     test, weakest, headings, cells = None, "", [], []
     if model.evaluation:
@@ -139,7 +144,7 @@ def _readme(model: ModelFolder, card: ModelCard, int8: dict | None, page: bool) 
         cells = leaderboard.cells({"model": card.name, **test}, columns)[1:]
         cells = [cell.replace("%", " %") for cell in cells]
     return pages.render(
-        HERE / "export_card.md",
+        template,
         card=card,
         metrics=model.metrics,
         lineage=model.lineage,

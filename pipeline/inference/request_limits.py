@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from pipeline.common import text
 from pipeline.inference import loopback
@@ -24,11 +24,21 @@ class RequestLimits:
         timeout: seconds for receiving a request.
         max_active: maximum number of fully received requests in progress.
         hosts: allowed values of `Host` besides loopback names; None allows any.
+        max_bytes_of: other maximum sizes, by path.
     """
 
-    def __init__(self, app, max_bytes: int, timeout: float, max_active: int, hosts: list[str] | None):
+    def __init__(
+        self,
+        app,
+        max_bytes: int,
+        timeout: float,
+        max_active: int,
+        hosts: list[str] | None,
+        max_bytes_of: Mapping[str, int] | None = None,
+    ):
         self.app, self.max_bytes, self.timeout = app, max_bytes, timeout
         self.max_active, self.hosts = max_active, hosts
+        self.max_bytes_of = max_bytes_of or {}
         self.active = 0
 
     async def __call__(self, scope, receive, send) -> None:
@@ -44,13 +54,14 @@ class RequestLimits:
             await self._refuse(scope, receive, send, 421, detail)
             return
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self.max_bytes:
-            detail = f"the upload has {int(length):,} bytes, more than {self.max_bytes:,}"
+        max_bytes = self.max_bytes_of.get(scope["path"], self.max_bytes)
+        if length.isdigit() and int(length) > max_bytes:
+            detail = f"the upload has {int(length):,} bytes, more than {max_bytes:,}"
             await self._refuse(scope, receive, send, 413, detail)
             return
         with contextlib.ExitStack() as slot:
             if int(length) or b"transfer-encoding" in headers:
-                receive = self._limited(receive, slot)
+                receive = self._limited(receive, slot, max_bytes)
             elif not self._acquire(slot):
                 await self._refuse(scope, receive, send, 503, BUSY)
                 return
@@ -68,7 +79,7 @@ class RequestLimits:
         self.active -= 1
 
     def _limited(
-        self, receive: Callable[[], Awaitable[dict]], slot: contextlib.ExitStack
+        self, receive: Callable[[], Awaitable[dict]], slot: contextlib.ExitStack, max_bytes: int
     ) -> Callable[[], Awaitable[dict]]:
         """Wraps `receive` with limits; FastAPI turns the HTTPException that it raises into a response."""
         from starlette.exceptions import HTTPException
@@ -87,8 +98,8 @@ class RequestLimits:
                 raise HTTPException(408, detail, headers) from None
             received += len(message.get("body", b""))
             is_complete = not message.get("more_body")
-            if received > self.max_bytes:
-                raise HTTPException(413, f"the upload has more than {self.max_bytes:,} bytes", headers)
+            if received > max_bytes:
+                raise HTTPException(413, f"the upload has more than {max_bytes:,} bytes", headers)
             if is_complete and message["type"] == "http.request" and not self._acquire(slot):
                 raise HTTPException(503, BUSY, headers)
             return message

@@ -1,5 +1,5 @@
 // The page: a photo or the webcam in, the most probable classes out. The model runs in worker.js.
-import { MULTI_LABEL_WORDS, WORDS } from "./words.js";
+import { CLASS_WORDS, MULTI_LABEL_WORDS, WORDS } from "./words.js";
 
 const MAX_SIDE = 4096; // pixels; larger photos are shrunk
 const WHOLE = { x: 0, y: 0, width: 1, height: 1 };
@@ -24,7 +24,7 @@ const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const argmax = (values) => values.indexOf(Math.max(...values));
 
 function setLanguage(language) {
-  words = multiLabel ? { ...WORDS[language], ...MULTI_LABEL_WORDS[language] } : WORDS[language];
+  words = { ...WORDS[language], ...(card.breeds ? {} : CLASS_WORDS[language]), ...(multiLabel ? MULTI_LABEL_WORDS[language] : {}) };
   document.documentElement.lang = language;
   for (const element of document.querySelectorAll("[data-word]")) element.textContent = words[element.dataset.word];
   for (const button of document.querySelectorAll("[data-language]")) button.setAttribute("aria-pressed", button.dataset.language === language);

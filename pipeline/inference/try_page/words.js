@@ -52,6 +52,26 @@ export const WORDS = {
   },
 };
 
+// These replace texts of WORDS for models whose classes are no breeds.
+export const CLASS_WORDS = {
+  en: {
+    title: "What is it?",
+    drop: "or drop one here.",
+    cropping: "Drag across a part to give the model only that; with the keyboard: arrows move it, + and − resize it.",
+    unsure: (percent) => `None of these: no class reaches ${percent}. The most probable:`,
+    about: (classes) => `Knows ${classes} classes.`,
+    drawings: (classes) => `Trained on drawings of ${classes} classes, not on photographs.`,
+  },
+  nl: {
+    title: "Wat is het?",
+    drop: "of sleep er een hierheen.",
+    cropping: "Sleep over een deel om alleen dat te tonen; met het toetsenbord: pijlen verschuiven, + en − vergroten of verkleinen.",
+    unsure: (percent) => `Geen van deze: geen klasse haalt ${percent}. Het waarschijnlijkst zijn:`,
+    about: (classes) => `Kent ${classes} klassen.`,
+    drawings: (classes) => `Getraind op tekeningen van ${classes} klassen, niet op foto's.`,
+  },
+};
+
 // These replace texts of WORDS for models that find any number of classes in a picture.
 export const MULTI_LABEL_WORDS = {
   en: {

@@ -1,0 +1,165 @@
+"""Training against tuning: a small network from scratch and the taught head, on the same held-out images."""
+
+import time
+import warnings
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import numpy as np
+
+from catalog import backbone
+from catalog.feature_store import FeatureStore
+from catalog.helper.progress import Progress
+from catalog.library import Library
+from catalog.store import Database, samples
+from catalog.store.samples import Sample
+from catalog.store.tables import Project
+from catalog.teach import folds, head, validation
+from catalog.teach.comparison import Comparison, Point
+from catalog.teach.teacher import fingerprint
+from pipeline.common.errors import UserError
+from pipeline.portable import read_picture, resizing
+
+SIDE = 64  # pixels of the images for the network from scratch
+WIDTHS = (16, 32, 64, 128)  # its channels: 0.3 million parameters
+SHOWN = 8000  # images that it sees in all epochs together: about 20 seconds on two cores
+EPOCHS = (6, 60)  # at least and at most
+SECONDS = 90  # after which it ends early, on a busy machine
+HELD_OUT = 4  # one image in so many, but whole recordings
+TIMED = 16  # images whose features are computed again to know how long that takes
+
+
+def compare(database: Database, library: Library, project: Project, progress: Progress) -> str:
+    """Trains both on the same images, and writes their curves on the held-out ones while it goes on.
+
+    Returns:
+        A line for the page.
+
+    Raises:
+        UserError: there are too few images, or a file is missing.
+    """
+    with database.read() as session:
+        found = samples.taught(session, project.id)
+    exported = backbone.load(library.backbone)
+    store = FeatureStore(library.features / exported.key)
+    found = [each for each in found if each.sha256 in store]
+    data = _Data.of(found, store)
+    comparison = Comparison(fingerprint(found), len(found), int(data.test.sum()))
+    target = library.compared(project.id)
+    pixels = np.stack([_pixels(library, each) for each in found])
+    seconds = _seconds_per_image(library, exported.network, found)
+    comparison.tuning.extend(_tuning(data, seconds))
+    comparison.save(target)
+    epochs = int(np.clip(SHOWN / len(found), *EPOCHS))
+
+    def after_epoch(epoch: int, point: Point) -> None:
+        comparison.scratch.append(point)
+        comparison.save(target)
+        progress.report(epoch, epochs, "training a small network from scratch")
+
+    _train_from_scratch(data, pixels, epochs, after_epoch)
+    return f"{len(found):,} images, {comparison.held_out:,} of them held out"
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Features N×C and class indices N of the images, their number of classes, and which are held out."""
+
+    x: np.ndarray
+    y: np.ndarray
+    groups: np.ndarray
+    classes: int
+    test: np.ndarray = field(repr=False)
+
+    @classmethod
+    def of(cls, found: list[Sample], store: FeatureStore) -> "_Data":
+        names = sorted({each.class_id for each in found})
+        if len(names) < 2:
+            raise UserError("at least two classes need images")
+        x = store.get([each.sha256 for each in found])
+        y = np.array([names.index(each.class_id) for each in found])
+        groups = validation.groups_of(x, [each.burst for each in found])
+        if folds.groups_per_class(y, groups, len(names)).min() < 2:
+            raise UserError("each class needs images of two recordings: one to learn from, one to test on")
+        return cls(x, y, groups, len(names), folds.deal(y, groups, HELD_OUT)[0])
+
+
+def _pixels(library: Library, sample: Sample) -> np.ndarray:
+    """A sample as the network from scratch sees it, uint8 SIDE×SIDE×3."""
+    try:
+        # It was decoded in a process of its own when it was added, so this can't take long.
+        picture = read_picture(library.image(sample.sha256, sample.suffix).read_bytes())
+    except FileNotFoundError:
+        raise UserError("an image's file is missing") from None
+    return resizing.to_square(resizing.shrink(picture, 4 * SIDE), SIDE, "bilinear", "squash", 1.0)
+
+
+def _seconds_per_image(library: Library, network: backbone.Backbone, found: list[Sample]) -> float:
+    """How long the backbone takes for an image; its features are computed once and then kept."""
+    some = found[:TIMED]
+    start = time.perf_counter()
+    pictures = []
+    for each in some:
+        picture = read_picture(library.image(each.sha256, each.suffix).read_bytes())
+        pictures.append(network.square(resizing.shrink(picture, network.sizing.max_side)))
+    network(np.stack(pictures))
+    return (time.perf_counter() - start) / len(some)
+
+
+def _tuning(data: _Data, seconds_per_image: float) -> list[Point]:
+    """Accuracy of each recorded step of the head's training; the time begins with the features."""
+    x, y, test = data.x, data.y, data.test
+    start = time.perf_counter()
+    training = head.train(x[~test], y[~test], data.classes, data.groups[~test])
+    duration, steps = time.perf_counter() - start, len(training.weights)
+    before = seconds_per_image * len(y)
+    points = []
+    for step in range(steps):
+        logits = x[test] @ training.weights[step].T + training.biases[step]
+        right = logits[:, : data.classes].argmax(axis=1) == y[test]
+        points.append(Point(before + duration * step / max(1, steps - 1), float(right.mean())))
+    return points
+
+
+def _train_from_scratch(data: _Data, pixels: np.ndarray, epochs: int, after_epoch) -> None:
+    """Trains a small network with Lightning; calls `after_epoch` with the epoch and its point."""
+    import pytorch_lightning as pl
+    import torch
+    from torch.utils.data import DataLoader, TensorDataset
+
+    from models.classifier import Classifier
+    from models.scratch import ScratchCNN
+    from pipeline import tasks
+
+    torch.manual_seed(0)
+    images, targets = torch.from_numpy(pixels), torch.from_numpy(data.y)
+    train, test = (torch.from_numpy(np.flatnonzero(mask)) for mask in (~data.test, data.test))
+    task = tasks.of("single_label")
+    net = ScratchCNN(data.classes, list(WIDTHS), [1] * len(WIDTHS))
+    half = [0.5] * 3
+    model = Classifier(net, data.classes, half, half, task, lr=2e-3, weight_decay=0.05)
+    start = time.perf_counter()
+
+    class Curve(pl.Callback):
+        def on_validation_epoch_end(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
+            accuracy = float(trainer.callback_metrics[task.monitor])
+            after_epoch(trainer.current_epoch + 1, Point(time.perf_counter() - start, accuracy))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice on loaders' workers, which small images don't need
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            max_epochs=epochs,
+            max_time=timedelta(seconds=SECONDS),
+            callbacks=[Curve()],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+        trainer.fit(
+            model,
+            DataLoader(TensorDataset(images[train], targets[train]), 16, shuffle=True),
+            DataLoader(TensorDataset(images[test], targets[test]), 64),
+        )

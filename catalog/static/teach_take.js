@@ -1,0 +1,62 @@
+// Exports the model and deletes the project.
+import { Api } from "./teach_api.js";
+import { t } from "./texts.js";
+
+const PAUSE_MS = 700;
+const byId = (id) => document.getElementById(id);
+const { project } = byId("app-take").dataset;
+const api = new Api(project);
+
+const say = (text) => {
+  byId("state").textContent = text;
+};
+
+const SENTENCES = {
+  none: () => "",
+  waiting: () => t("Waiting…"),
+  running: () => t("Exporting; this takes some seconds."),
+  done: ({ message }) => t("Exported: {message}.", { message }),
+  failed: ({ message }) => t("It failed: {message}", { message }),
+  outdated: () => t("The model has changed since the last export."),
+};
+
+async function refresh() {
+  let found;
+  try {
+    found = await api.get("/export");
+  } catch (error) {
+    say(error.message);
+    return;
+  }
+  const isOpen = found.state === "waiting" || found.state === "running";
+  const isDone = found.state === "done";
+  say(SENTENCES[found.state](found));
+  byId("export").hidden = isDone;
+  byId("export").disabled = isOpen;
+  byId("download").hidden = !isDone;
+  byId("try").hidden = !isDone || found.message.includes("without");
+  document.body.dataset.exported = found.state;
+  if (isOpen) setTimeout(refresh, PAUSE_MS);
+}
+
+byId("export").addEventListener("click", async () => {
+  try {
+    await api.post("/export");
+    await refresh();
+  } catch (error) {
+    say(error.message);
+  }
+});
+
+byId("erase").addEventListener("click", () => byId("confirm").showModal());
+byId("confirm").addEventListener("close", async () => {
+  if (byId("confirm").returnValue !== "yes") return;
+  try {
+    await api.post("/erase");
+    location.href = "/teach";
+  } catch (error) {
+    say(error.message);
+  }
+});
+await refresh();
+document.documentElement.dataset.ready = "yes";

@@ -1,0 +1,149 @@
+"""Taking a project of the teach page away: saving and opening it, and exporting its model."""
+
+import shlex
+import tempfile
+import zipfile
+from pathlib import Path
+
+from fastapi import APIRouter, HTTPException, UploadFile
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from pydantic import BaseModel
+from starlette.background import BackgroundTask
+
+from catalog.language import _
+from catalog.store import jobs, projects
+from catalog.store.tables import JobState
+from catalog.teach import saved_project
+from catalog.web import decoding
+from catalog.web.context import Context, InContext, render
+from catalog.web.teach import projects_page, taught_or_404
+from pipeline.common import text
+from pipeline.common.errors import UserError
+from pipeline.inference import browser_demo
+
+MAX_SAVED = 4_000_000_000  # bytes of a saved project; uploads go to the disk
+OPEN = "/teach/open"  # the path that takes so much
+
+router = APIRouter()
+
+
+class ShownExport(BaseModel):
+    """The export of the model: `none`, `waiting`, `running`, `done`, `failed` or `outdated`."""
+
+    state: str
+    message: str
+
+
+@router.post(OPEN, include_in_schema=False)
+def open_saved(file: UploadFile, context: InContext) -> Response:
+    """Opens a saved project, and trains it."""
+    with tempfile.NamedTemporaryFile(dir=context.library.folder, suffix=".zip") as target:
+        while chunk := file.file.read(1 << 20):
+            target.write(chunk)
+        target.flush()
+        try:
+            opened = saved_project.open_saved(
+                Path(target.name),
+                context.database,
+                lambda data, path: decoding.store(data, path, context.library),
+                context.person,
+            )
+        except UserError as error:
+            name = Path(target.name).name
+            return projects_page(context, str(error).replace(name, text.path(file.filename or "")), 422)
+    context.teacher.has_changed(opened.project_id, train=True)
+    return RedirectResponse(f"/teach/{opened.project_id}", 303)
+
+
+@router.get("/teach/{project_id}/project.zip", include_in_schema=False)
+def save(project_id: int, context: InContext) -> FileResponse:
+    """The project with its images, to be opened again here or on another machine."""
+    file = Path(tempfile.mkstemp(suffix=".zip", dir=context.library.folder)[1])
+    try:
+        with context.database.read() as session:
+            project = taught_or_404(session, project_id)
+            saved_project.save(session, project, context.library, file)
+            name = project.name.replace("/", "-")
+    except BaseException:
+        file.unlink()
+        raise
+    return FileResponse(
+        file,
+        media_type="application/zip",
+        filename=f"{name}.zip",
+        background=BackgroundTask(file.unlink),
+    )
+
+
+@router.get("/teach/{project_id}/take", include_in_schema=False)
+def page(project_id: int, context: InContext) -> HTMLResponse:
+    with context.database.read() as session:
+        project = taught_or_404(session, project_id)
+        return render("teach_take.html", project=project, name=shlex.quote(project.name))
+
+
+@router.get("/api/teach/{project_id}/export")
+def state(project_id: int, context: InContext) -> ShownExport:
+    """How far the export of the present model is."""
+    with context.database.read() as session:
+        taught_or_404(session, project_id)
+        job = jobs.latest(session, project_id).get(jobs.Kind.EXPORT)
+        if job is None:
+            return ShownExport(state="none", message="")
+        shown = ShownExport(state=str(job.state), message=job.message)
+    if shown.state == JobState.DONE and _exported(project_id, context) is None:
+        shown.state = "outdated"
+    return shown
+
+
+def _exported(project_id: int, context: Context) -> Path | None:
+    """The folder of the present model's export; None if there is none with the present names."""
+    model = context.teacher.model(project_id)
+    with context.database.read() as session:
+        names = {found.id: found.name for found in projects.classes(session, project_id)}
+    if model is None or not names.keys() >= set(model.classes):
+        return None
+    key = model.export_key([names[class_id] for class_id in model.classes])
+    folder = context.library.exported(project_id) / key
+    return folder if folder.is_dir() else None
+
+
+@router.post("/api/teach/{project_id}/export")
+def export(project_id: int, context: InContext) -> ShownExport:
+    """Asks the helper to export the present model."""
+    if context.teacher.model(project_id) is None:
+        raise HTTPException(422, _("Press Train first."))
+    with context.database.write() as session:
+        jobs.request(session, taught_or_404(session, project_id).id, jobs.Kind.EXPORT)
+    return ShownExport(state="waiting", message="")
+
+
+@router.get("/teach/{project_id}/model.zip", include_in_schema=False)
+def download(project_id: int, context: InContext) -> FileResponse:
+    """The exported folder as a zip."""
+    with context.database.read() as session:
+        name = taught_or_404(session, project_id).name.replace("/", "-")
+    folder = _exported(project_id, context)
+    if folder is None:
+        raise HTTPException(404, _("Export the model first."))
+    file = Path(tempfile.mkstemp(suffix=".zip", dir=context.library.folder)[1])
+    with zipfile.ZipFile(file, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, Path(name) / path.relative_to(folder))
+    return FileResponse(
+        file,
+        media_type="application/zip",
+        filename=f"{name} model.zip",
+        background=BackgroundTask(file.unlink),
+    )
+
+
+@router.get("/teach/{project_id}/try/{file}", include_in_schema=False)
+def try_page(project_id: int, file: str, context: InContext) -> FileResponse:
+    """The export's browser page."""
+    with context.database.read() as session:
+        taught_or_404(session, project_id)
+    folder = _exported(project_id, context)
+    if folder is None or file not in {each.name for each in (folder / "try").glob("*")}:
+        raise HTTPException(404, _("Export the model first."))
+    return FileResponse(folder / "try" / file, headers={"Content-Security-Policy": browser_demo.POLICY})
