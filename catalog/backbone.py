@@ -101,11 +101,10 @@ def publish(folder: Path, trunk: Path, card: ModelCard) -> None:
         model.graph.output.append(
             onnx.helper.make_tensor_value_info(layer.output, onnx.TensorProto.FLOAT, shape)
         )
-    parameters = sum(int(np.prod(values.dims)) for values in model.graph.initializer if len(values.dims))
     details = {
         "key": trunk.parent.name,
         "layers": [vars(layer) for layer in layers],
-        "parameters": parameters,
+        "parameters": _parameters(model),
         "versions": _versions(),
     }
     with atomic.replace_folder(folder) as part:
@@ -129,6 +128,13 @@ def _layers(model) -> list[Layer]:
         if len(shape) == 4 and shape[2] == shape[3] > 1 and shape[1] > 3:
             found[shape[2]] = Layer(node.output[0], shape[1], shape[2])
     return sorted(found.values(), key=lambda layer: -layer.side)
+
+
+def _parameters(model) -> int:
+    """Number of the layers' weights; constants of the preprocessing are none."""
+    layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    names = {name for node in layers for name in node.input[1:]}
+    return sum(int(np.prod(values.dims)) for values in model.graph.initializer if values.name in names)
 
 
 def _versions() -> dict[str, str]:

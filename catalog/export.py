@@ -106,8 +106,8 @@ def snapshot(labels: Labels, library: Library, folder: Path) -> Path:
     """Writes what ``data=labels`` reads: images with their labels and their split.
 
     Unknown images are left out, and those of classes with too few images to train on. With one class each
-    they lie in ``train/CLASS`` and ``test/CLASS``, or in ``CLASS`` if the project has no test images: then the
-    stage split draws some. With several classes an image there is a ``labels.csv``.
+    they lie in ``train/CLASS`` and ``test/CLASS``, or in ``CLASS`` if the project has no test images: then
+    the stage split draws some. With several classes an image there is a ``labels.csv``.
 
     Returns:
         The archive; ``snapshot.json`` beside it says what it holds.
