@@ -46,7 +46,9 @@ def _planes(data: bytes, moving: random.Random) -> bytes:
     face = Image.open(io.BytesIO(data)).convert("RGB").resize((210, 210))
     scene.paste(face, (55 + moving.randint(-8, 8), 15 + moving.randint(-8, 8)))
     colours = np.asarray(scene.convert("YCbCr"))
-    return b"".join(plane.tobytes() for plane in (colours[..., 0], colours[::2, ::2, 1], colours[::2, ::2, 2]))
+    return b"".join(
+        plane.tobytes() for plane in (colours[..., 0], colours[::2, ::2, 1], colours[::2, ::2, 2])
+    )
 
 
 class Pupil:
@@ -105,7 +107,9 @@ def test_a_webcam_and_two_classes_lead_to_right_answers(tmp_path):
         names = [page.locator(f"{card} .class-name").input_value() for card in (first, second)]
         right = _answers(page, camera_started, names)
     machine, training = answered - start - waited, answered - trained_at
-    print(f"{pupil.actions} actions, {machine:.1f} s of machine time, {training:.1f} s from Train to an answer")
+    print(
+        f"{pupil.actions} actions, {machine:.1f} s of machine time, {training:.1f} s from Train to an answer"
+    )
     print(f"live answers to images that were not in the training: {right:.0%} right")
     assert pupil.actions <= MAX_ACTIONS
     assert right >= 0.8
