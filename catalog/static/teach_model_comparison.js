@@ -32,11 +32,14 @@ export async function showComparison(api) {
   await load(() => api.get("/comparison"));
 }
 
-function show({ state, message, tuning, scratch, images }) {
+function show({ state, message, tuning, scratch, images, held_out: tested }) {
   const isBusy = ["waiting", "running"].includes(state);
   byId("compare").disabled = isBusy;
   byId("compare").hidden = state === "done";
-  byId("comparing").textContent = message || (isBusy ? t("The small network learns from {count} images…", { count: images }) : "");
+  let text = state === "failed" ? message : "";
+  if (isBusy) text = t("The small network is learning…");
+  else if (state === "done" && tested) text = t("Tested on {tested} of the {images} images.", { tested, images });
+  if (byId("comparing").textContent !== text) byId("comparing").textContent = text;
   byId("comparison").replaceChildren();
   if (tuning.length + scratch.length) byId("comparison").append(chart(tuning, scratch));
 }
