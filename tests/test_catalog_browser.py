@@ -330,7 +330,10 @@ def test_a_project_is_made_and_its_images_are_uploaded_in_the_browser(catalog, n
         assert sum(projects.counts(session, 2).values()) == 7
 
 
-PAGES = ("", "projects/new", "projects/1", "projects/1/label", "projects/1/settings", "projects/1/export")
+PAGES = (
+    *("", "projects/new", "projects/1", "projects/1/label", "projects/1/settings", "projects/1/export"),
+    "lesson",
+)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -219,7 +219,8 @@ class Teacher:
                     self._changed.wait(PAUSE)
                     continue
                 task = self._wanted.popitem() if self._wanted else (self._unvalidated.pop(), None)
-            project_id, train = task
+                project_id, train = task
+                self._progress[project_id] = Progress("waiting")
             try:
                 if train is None:
                     self._validate(project_id)
