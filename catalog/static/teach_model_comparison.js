@@ -6,7 +6,7 @@ const POLL_MS = 1000;
 const byId = (id) => document.getElementById(id);
 const { lang } = document.documentElement;
 const percent = new Intl.NumberFormat(lang, { style: "percent", maximumFractionDigits: 0 });
-const seconds = new Intl.NumberFormat(lang, { maximumSignificantDigits: 3 });
+const seconds = new Intl.NumberFormat(lang, { maximumSignificantDigits: 2 });
 
 // Fills the section `#scratch`; it stays hidden where the server can't compare.
 export async function showComparison(api) {
@@ -34,8 +34,8 @@ export async function showComparison(api) {
 
 function show({ state, message, tuning, scratch, images, held_out: tested }) {
   const isBusy = ["waiting", "running"].includes(state);
-  byId("compare").disabled = isBusy;
-  byId("compare").hidden = state === "done";
+  byId("compare").disabled = false;
+  byId("compare").hidden = isBusy || state === "done";
   let text = state === "failed" ? message : "";
   if (isBusy) text = t("The small network is learning…");
   else if (state === "done" && tested) text = t("Tested on {tested} of the {images} images.", { tested, images });

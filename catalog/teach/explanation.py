@@ -28,7 +28,7 @@ class Parts:
         has_none: whether it has another output, "none of these", which is computed, not trained.
         frozen: parameters of the backbone.
         trained: parameters of the classes.
-        changed: how many of them the training changed.
+        changed: how many of them any step changed.
         computed: parameters of "none of these".
         images: that were learned.
         steps: of the training.
@@ -160,8 +160,9 @@ def parts(model: TaughtModel, exported: Exported) -> Parts:
     """The sizes of a model, and what its training changed."""
     weights, biases, count = model.training.weights, model.training.biases, len(model.classes)
     _steps, outputs, features = weights.shape
-    changed = np.count_nonzero(weights[-1, :count] != weights[0, :count])
-    changed += np.count_nonzero(biases[-1, :count] != biases[0, :count])
+    changed = sum(
+        np.count_nonzero((each != each[:1]).any(axis=0)) for each in (weights[:, :count], biases[:, :count])
+    )
     y = np.repeat(np.arange(count), model.images)
     return Parts(
         layers=exported.layers,

@@ -24,7 +24,8 @@ def page(project_id: int, context: InContext) -> HTMLResponse:
         model, exported = context.teacher.trained(project_id), context.teacher.exported()
     except UserError:  # it was not trained yet, or the backbone is being prepared
         return render("teach_model.html", project=project, parts=None)
-    return render("teach_model.html", project=project, parts=explanation.parts(model, exported))
+    parts = explanation.parts(model, exported)
+    return render("teach_model.html", project=project, parts=parts, most=explanation.SHOWN)
 
 
 @router.get("/api/teach/{project_id}/steps")
