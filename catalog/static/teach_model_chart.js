@@ -22,7 +22,7 @@ export class LineChart {
     const svg = node("svg", { viewBox: `0 0 ${this.width} ${height}`, role: "img", "aria-label": label });
     svg.append(node("path", { class: "axis", d: `M${LEFT} ${TOP}V${height - BOTTOM}H${this.width - RIGHT}` }));
     for (const y of [0, this.top]) {
-      svg.append(node("text", { x: LEFT - 6, y: this.y(y) + 4, "text-anchor": "end" }, shownY(y)));
+      svg.append(node("text", { x: LEFT - 9, y: this.y(y) + 4, "text-anchor": "end" }, shownY(y)));
     }
     svg.append(node("text", { x: LEFT, y: height - 4, "text-anchor": "middle" }, shownX(0)));
     svg.append(node("text", { x: this.width - RIGHT, y: height - 4, "text-anchor": "end" }, shownX(this.end)));

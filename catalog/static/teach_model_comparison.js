@@ -6,7 +6,7 @@ const POLL_MS = 1000;
 const byId = (id) => document.getElementById(id);
 const { lang } = document.documentElement;
 const percent = new Intl.NumberFormat(lang, { style: "percent", maximumFractionDigits: 0 });
-const seconds = new Intl.NumberFormat(lang, { maximumSignificantDigits: 3 });
+const seconds = new Intl.NumberFormat(lang, { maximumSignificantDigits: 2 });
 
 // Fills the section `#scratch`; it stays hidden where the server can't compare.
 export async function showComparison(api) {
@@ -32,11 +32,14 @@ export async function showComparison(api) {
   await load(() => api.get("/comparison"));
 }
 
-function show({ state, message, tuning, scratch, images }) {
+function show({ state, message, tuning, scratch, images, held_out: tested }) {
   const isBusy = ["waiting", "running"].includes(state);
-  byId("compare").disabled = isBusy;
-  byId("compare").hidden = state === "done";
-  byId("comparing").textContent = message || (isBusy ? t("The small network learns from {count} images…", { count: images }) : "");
+  byId("compare").disabled = false;
+  byId("compare").hidden = isBusy || state === "done";
+  let text = state === "failed" ? message : "";
+  if (isBusy) text = t("The small network is learning…");
+  else if (state === "done" && tested) text = t("Tested on {tested} of the {images} images.", { tested, images });
+  if (byId("comparing").textContent !== text) byId("comparing").textContent = text;
   byId("comparison").replaceChildren();
   if (tuning.length + scratch.length) byId("comparison").append(chart(tuning, scratch));
 }

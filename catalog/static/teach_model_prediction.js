@@ -9,11 +9,10 @@ const THUMBNAILS = 12;
 const ROOT = 2; // of the features' brightness
 const byId = (id) => document.getElementById(id);
 const { lang } = document.documentElement;
-const [percents, decimals, digits, scientific] = [
+const [percents, decimals, digits] = [
   { style: "percent", maximumFractionDigits: 1 },
   { minimumFractionDigits: 2, maximumFractionDigits: 2 },
   { maximumSignificantDigits: 4 },
-  { notation: "scientific", maximumFractionDigits: 2 },
 ].map((options) => new Intl.NumberFormat(lang, options));
 
 function percent(share) {
@@ -24,9 +23,12 @@ function decimal(value) {
   return decimals.format(value).replace("-", "−");
 }
 
-// A number of any size: e to a score can be tiny or huge.
+// A number of any size, since e to a score can be tiny or huge: 4.9 × 10⁻⁹.
 function power(value) {
-  return value !== 0 && (value < 1e-4 || value >= 1e5) ? scientific.format(value) : digits.format(value);
+  if (value === 0 || (value >= 1e-4 && value < 1e5)) return digits.format(value);
+  const [mantissa, exponent] = value.toExponential(2).split("e");
+  const raised = [...exponent.replace("+", "")].map((sign) => (sign === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[sign])).join("");
+  return `${digits.format(mantissa)} × 10${raised}`;
 }
 
 function plus(value) {

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from catalog.backbone import Exported, Layer
+from catalog.teach import descent
 from catalog.teach.model import TaughtModel
 
 SHOWN = 10  # classes whose weights and products are sent
@@ -23,12 +24,16 @@ class Parts:
         layers: of the backbone, largest first.
         size: side of the image that the backbone takes.
         features: numbers that the backbone computes from an image.
-        outputs: of the head.
+        classes: outputs of the head that are trained.
+        has_none: whether it has another output, "none of these", which is computed, not trained.
         frozen: parameters of the backbone.
-        new: parameters of the head.
-        changed: how many of them the training changed.
+        trained: parameters of the classes.
+        changed: how many of them any step changed.
+        computed: parameters of "none of these".
         images: that were learned.
         steps: of the training.
+        rate: step size of the training.
+        momentum: share of the speed that each step keeps.
         checksum: of the backbone's weights, recorded when the model was trained.
         checksum_now: of those that answer now.
     """
@@ -36,14 +41,23 @@ class Parts:
     layers: list[Layer]
     size: int
     features: int
-    outputs: int
+    classes: int
+    has_none: bool
     frozen: int
-    new: int
+    trained: int
     changed: int
+    computed: int
     images: int
     steps: int
+    rate: float
+    momentum: float
     checksum: str
     checksum_now: str
+
+    @property
+    def new(self) -> int:
+        """Parameters of the head."""
+        return self.trained + self.computed
 
 
 @dataclass(frozen=True)
@@ -144,20 +158,26 @@ class Way:
 
 def parts(model: TaughtModel, exported: Exported) -> Parts:
     """The sizes of a model, and what its training changed."""
-    training = model.training
-    _steps, outputs, features = training.weights.shape
-    changed = np.count_nonzero(training.weights[-1] != training.weights[0])
-    changed += np.count_nonzero(training.biases[-1] != training.biases[0])
+    weights, biases, count = model.training.weights, model.training.biases, len(model.classes)
+    _steps, outputs, features = weights.shape
+    changed = sum(
+        np.count_nonzero((each != each[:1]).any(axis=0)) for each in (weights[:, :count], biases[:, :count])
+    )
+    y = np.repeat(np.arange(count), model.images)
     return Parts(
         layers=exported.layers,
         size=exported.card.input.size,
         features=features,
-        outputs=outputs,
+        classes=count,
+        has_none=model.head.has_none,
         frozen=exported.parameters,
-        new=outputs * (features + 1),
+        trained=count * (features + 1),
         changed=int(changed),
+        computed=(outputs - count) * (features + 1),
         images=sum(model.images),
-        steps=len(training.loss) - 1,
+        steps=len(weights) - 1,
+        rate=round(float(descent.share_of(y, count) * descent.RATE), 2),
+        momentum=descent.MOMENTUM,
         checksum=model.backbone,
         checksum_now=exported.key,
     )

@@ -7,8 +7,7 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import HTMLResponse
 
 from catalog.language import _
-from catalog.store import projects
-from catalog.teach import explanation, head
+from catalog.teach import explanation
 from catalog.teach.model import TaughtModel
 from catalog.web import teach
 from catalog.web.context import Context, InContext, render
@@ -21,20 +20,12 @@ router = APIRouter()
 def page(project_id: int, context: InContext) -> HTMLResponse:
     with context.database.read() as session:
         project = teach.taught_or_404(session, project_id)
-        names = {found.id: found.name for found in projects.classes(session, project_id)}
     try:
         model, exported = context.teacher.trained(project_id), context.teacher.exported()
     except UserError:  # it was not trained yet, or the backbone is being prepared
         return render("teach_model.html", project=project, parts=None)
     parts = explanation.parts(model, exported)
-    return render(
-        "teach_model.html",
-        project=project,
-        parts=parts,
-        names=[names.get(class_id, "") for class_id in model.classes],
-        rate=head.RATE,
-        momentum=head.MOMENTUM,
-    )
+    return render("teach_model.html", project=project, parts=parts, most=explanation.SHOWN)
 
 
 @router.get("/api/teach/{project_id}/steps")
