@@ -11,6 +11,7 @@ classes are answered; in practice nobody knows it. "Similar" are a class and the
 It needs the data set's archive (``dvc repro fetch``); the sample's and ``--photos`` add images of no class.
 """
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,7 @@ def main() -> None:
     parser = argument_parser("benchmarks.few", __doc__)
     parser.add_argument("--photos", type=Path, help="folder with the archives of Oxford-IIIT Pet")
     arguments = parser.parse_args()
+    warnings.filterwarnings("ignore", "The number of unique classes")  # with one image a class
     data = config.compose(*arguments.overrides).data.name
     found = list(pictures(ROOT / "data" / data / "archive"))
     x = computed(data, (image for _, image in found))

@@ -11,7 +11,7 @@ STEPS = 30
 MOMENTUM = 0.9
 # Inverse temperature of the class means and step size, for features of a mean squared length of 1, with many
 # images a class. With PRIOR_IMAGES both are half of it, since the means of few images are less reliable: with
-# one image a class, the accuracy on Pet Faces was 68.1 % instead of 66 %.
+# one image a class, the accuracy on ten draws of Pet Faces was 68.1 % instead of 65.4 % with all of both.
 SHARPNESS, RATE, PRIOR_IMAGES = 20.0, 4.0, 10.0
 
 
