@@ -85,6 +85,11 @@ def test_every_command_parses(page, command, project):
         from dvc.cli import parse_args
 
         parse_args(words[1:])
+    elif program == "python3":
+        assert words[1:3] == ["-m", "venv"]
+    elif program.startswith(".venv-tflite/bin/"):
+        file = words[3 if program.endswith("pip") else 1]
+        assert file.startswith("tools/") and (project / file).is_file()
     elif program == "python" and words[2].startswith("benchmarks."):
         assert (project / f"{words[2].replace('.', '/')}.py").is_file()
     elif program == "python":
