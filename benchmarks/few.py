@@ -23,6 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks.common import argument_parser, describe_machine, time_in_turn
 from benchmarks.pictures import computed, others, pictures
+from catalog.helper.features import imagenet_typical
 from catalog.teach.descent import nearest_mean, softmax
 from catalog.teach.head import train
 from pipeline import config
@@ -114,7 +115,7 @@ def none_table(x: np.ndarray, y: np.ndarray, outside: dict[str, np.ndarray]) -> 
                 chosen = choose(x, y, which, rng)
                 training, labels, test, _ = drawn(y, chosen, count, rng)
                 asked = [x[test], x[~np.isin(y, chosen)], *outside.values()]
-                head = train(x[training], labels, len(chosen)).head
+                head = train(x[training], labels, len(chosen), typical=imagenet_typical()).head
                 answered = [float((~head.is_none(head.probabilities(each))).mean()) for each in asked]
                 shares.setdefault("this head", []).append(answered)
                 for name in ("nearest class mean", "logistic regression"):

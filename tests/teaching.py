@@ -59,7 +59,7 @@ def publish_backbone(folder: Path) -> None:
         task="single_label",
         thresholds=[],
     )
-    backbone.publish(folder, trunk, card)
+    backbone.publish(folder, trunk, card, np.zeros(24))
 
 
 def photo(colour: str, seed: int) -> bytes:

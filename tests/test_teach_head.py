@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-import yaml
-from conftest import PROJECT
 
 from catalog.teach import descent, folds, head, typical, validation, whitening
 from catalog.teach.head import train
@@ -145,16 +143,6 @@ def test_typical_features_are_the_mean_of_the_activation():
     shift, scale = np.array([-1.0, 0.5, 5.0]), np.array([0.8, 2.0, 3.0])
     expected = np.clip(values * scale + shift, 0, 6).mean(axis=0)
     assert typical.of_network(shift, scale) == pytest.approx(expected, abs=0.02)
-
-
-@pytest.mark.integration
-def test_the_stored_typical_features_are_those_of_the_network():
-    from models.pretrained import imagenet_from_package
-
-    described = yaml.safe_load((PROJECT / "conf/model/probe.yaml").read_text())
-    last = imagenet_from_package(described["net"]["backbone"]).bn2  # before the pooling
-    computed = typical.of_network(last.bias.detach().numpy(), last.weight.detach().numpy())
-    assert typical.stored() == pytest.approx(computed, abs=1e-5)
 
 
 def test_near_duplicates_and_images_of_one_recording_are_held_out_together():

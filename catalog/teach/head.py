@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from catalog.teach import descent, folds, typical
+from catalog.teach import descent, folds
 from catalog.teach.descent import Descent
 
 FOLDS, ENOUGH = 5, 1000  # folds that are held out in turn; more images than ENOUGH are not all needed
@@ -72,7 +72,13 @@ class Training:
     head: Head
 
 
-def train(x: np.ndarray, y: np.ndarray, classes: int, groups: np.ndarray | None = None) -> Training:
+def train(
+    x: np.ndarray,
+    y: np.ndarray,
+    classes: int,
+    groups: np.ndarray | None = None,
+    typical: np.ndarray | None = None,
+) -> Training:
     """Trains a head; equal input gives equal bytes.
 
     Args:
@@ -81,14 +87,13 @@ def train(x: np.ndarray, y: np.ndarray, classes: int, groups: np.ndarray | None 
         classes: their number, at least 1.
         groups: group number of each image, N: images of one group, such as the pictures of one recording, say
             little about how the class looks elsewhere. None: each image is a group.
+        typical: features typical of any picture, C (see `catalog.teach.typical`). None: zeros.
     """
     x, y = np.asarray(x, np.float32), np.asarray(y)
     if np.bincount(y, minlength=classes).min() == 0:
         raise ValueError("a class has no image")
     groups = np.arange(len(y)) if groups is None else np.asarray(groups)
-    none = typical.stored()
-    if len(none) != x.shape[1]:  # another network's features, which are above 0 too
-        none = np.zeros(x.shape[1], np.float32)
+    none = np.zeros(x.shape[1], np.float32) if typical is None else typical
     share = descent.share_of(y, classes)
     final = descent.descend(x, y, classes, share)
     level, temperature = _calibrate(x, y, classes, groups, none, final, share)

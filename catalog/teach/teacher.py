@@ -296,7 +296,7 @@ class Teacher:
     def _train(self, found: list[Sample], classes: list[int]) -> TaughtModel:
         start = time.perf_counter()
         x, y, groups = self._arrays(found, classes)
-        training = head.train(x, y, len(classes), groups)
+        training = head.train(x, y, len(classes), groups, self.exported().typical)
         counts = Counter(y.tolist())
         return TaughtModel(
             samples=fingerprint(found),

@@ -6,19 +6,9 @@ at a squared distance of 24 from them, and that of 2,725 pet faces at 23; pictur
 variance of 150 to 160.
 """
 
-import functools
-from pathlib import Path
-
 import numpy as np
 
-FILE = Path(__file__).with_name("typical.npy")  # of the network of conf/model/probe.yaml
 TOP = 6.0  # highest value of the last activation, ReLU6
-
-
-@functools.cache
-def stored() -> np.ndarray:
-    """Typical features of EfficientNet-Lite0, 1280 float32."""
-    return np.load(FILE)
 
 
 def of_network(shift: np.ndarray, scale: np.ndarray) -> np.ndarray:

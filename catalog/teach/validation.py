@@ -98,7 +98,11 @@ def groups_of(x: np.ndarray, bursts: Sequence[str | None]) -> np.ndarray:
 
 
 def cross_validate(
-    x: np.ndarray, y: np.ndarray, classes: int, groups: np.ndarray, should_stop: Callable[[], bool]
+    x: np.ndarray,
+    y: np.ndarray,
+    classes: int,
+    groups: np.ndarray,
+    should_stop: Callable[[], bool],
 ) -> Validation | None:
     """Answers for each image by a head that was trained without its group; None if stopped.
 
