@@ -18,10 +18,12 @@ from catalog.teach.teacher import Teacher
 from catalog.web import (
     context,
     decoding,
+    explain,
     exports,
     images,
     labeling,
     language,
+    lesson,
     projects,
     taking,
     teach,
@@ -34,6 +36,7 @@ from pipeline.inference.request_limits import RequestLimits
 MAX_REQUEST = 80_000_000  # bytes: one image of the largest size, with its form
 TIMEOUT = 600  # seconds for a request to arrive
 MAX_ACTIVE = 64  # requests
+ROUTES = (projects, labeling, images, exports, teach, explain, taking, lesson, language)
 
 
 def application(database: Database, library: Library, with_helper: bool = True) -> FastAPI:
@@ -59,7 +62,7 @@ def application(database: Database, library: Library, with_helper: bool = True) 
 
     app = FastAPI(title="Pet Faces catalog", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.context = context.Context(database, library, context.person(), teacher)
-    for module in (projects, labeling, images, exports, teach, taking, language):
+    for module in ROUTES:
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=context.PACKAGE / "static"), "static")
     app.add_middleware(RequestLanguage)

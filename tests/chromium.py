@@ -2,12 +2,16 @@
 
 import os
 import shutil
+import subprocess
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+AXE = "axe-core@4.10.3"
 PATH = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
@@ -21,3 +25,14 @@ def chromium(*arguments: str) -> Iterator:
         browser = driver.chromium.launch(executable_path=PATH, args=["--no-sandbox", *arguments])
         yield browser
         browser.close()
+
+
+def axe_core(folder: Path) -> str:
+    """The source of axe-core, which finds mistakes in pages; skips the test if npm can't provide it."""
+    try:
+        subprocess.run(["npm", "pack", "--silent", AXE], cwd=folder, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"npm can't fetch axe-core: {error}")
+    (archive,) = folder.glob("*.tgz")
+    with tarfile.open(archive) as package:
+        return package.extractfile("package/axe.min.js").read().decode()

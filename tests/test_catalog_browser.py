@@ -1,18 +1,14 @@
 """In a browser the catalog is used by keyboard alone, fits a phone, and loads nothing from elsewhere."""
 
-import subprocess
-import tarfile
-
 import pytest
 from catalog_server import Catalog, folder_of
-from chromium import chromium
+from chromium import axe_core, chromium
 from sqlalchemy import select
 
 from catalog.store import projects, suggestions
 from catalog.store.tables import Event, Help, Image, Page, Status
 
 UNSEEN_MS = 350  # a page can't be submitted sooner
-AXE = "axe-core@4.10.3"
 CLASSES = tuple(f"pet_{name}" for name in ("Abyssinian", "Beagle", "Bengal", "Birman", "Bombay", "Boxer"))
 CLASSES += tuple(f"cat_{name}" for name in ("Persian", "Ragdoll", "Siamese", "Sphynx"))
 
@@ -26,14 +22,7 @@ def browser():
 @pytest.fixture(scope="module")
 def axe(tmp_path_factory):
     """The source of axe-core; skipped if npm can't provide it."""
-    folder = tmp_path_factory.mktemp("axe")
-    try:
-        subprocess.run(["npm", "pack", "--silent", AXE], cwd=folder, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"npm can't fetch axe-core: {error}")
-    (archive,) = folder.glob("*.tgz")
-    with tarfile.open(archive) as package:
-        return package.extractfile("package/axe.min.js").read().decode()
+    return axe_core(tmp_path_factory.mktemp("axe"))
 
 
 @pytest.fixture
@@ -330,7 +319,10 @@ def test_a_project_is_made_and_its_images_are_uploaded_in_the_browser(catalog, n
         assert sum(projects.counts(session, 2).values()) == 7
 
 
-PAGES = ("", "projects/new", "projects/1", "projects/1/label", "projects/1/settings", "projects/1/export")
+PAGES = (
+    *("", "projects/new", "projects/1", "projects/1/label", "projects/1/settings", "projects/1/export"),
+    "lesson",
+)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -59,7 +59,7 @@ def test_every_text_is_translated_with_the_same_values_and_tags():
 
 
 def test_babel_finds_each_text_of_the_scripts():
-    """It overlooks calls within template literals."""
+    """It overlooks calls within calls, and within template literals."""
     texts = {forms(message)[0] for name, message in extracted() if name.endswith(".js")}
     for file in (PACKAGE / "static").glob("*.js"):
         if file.name == "texts.js":

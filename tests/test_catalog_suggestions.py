@@ -11,9 +11,9 @@ from sqlalchemy import select
 
 from catalog import champions
 from catalog.champions import Champion
+from catalog.feature_store import FeatureStore
 from catalog.helper import evidence, features, suggest
 from catalog.helper.evidence import Checked
-from catalog.feature_store import FeatureStore
 from catalog.helper.grouping import by_prediction, by_similarity
 from catalog.helper.heads import MultiLabelHead, SingleLabelHead
 from catalog.store import jobs, projects, suggestions

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from catalog.backbone import Backbone
 from catalog.champions import Champion
 from catalog.feature_store import FeatureStore
 from catalog.library import Library
+from catalog.teach import typical
 from pipeline.common.errors import UserError
 from pipeline.portable import (
     DamagedError,
@@ -123,8 +125,13 @@ def imagenet_backbone(folder: Path) -> tuple[FeatureStore, FileBackbone]:
     Raises:
         UserError: its weights are not available.
     """
-    graph, card = _imagenet_trunk()
-    return FeatureStore(folder / graph.parent.name), FileBackbone(graph, card.input)
+    trunk = _imagenet_trunk()
+    return FeatureStore(folder / trunk.graph.parent.name), FileBackbone(trunk.graph, trunk.card.input)
+
+
+def imagenet_typical() -> np.ndarray:
+    """Features of that backbone that are typical of any picture, C (see `catalog.teach.typical`)."""
+    return _imagenet_trunk().typical
 
 
 def publish_backbone(library: Library) -> None:
@@ -134,13 +141,23 @@ def publish_backbone(library: Library) -> None:
         UserError: its weights are not available.
     """
     if not exported.is_current(library.backbone):
-        exported.publish(library.backbone, *_imagenet_trunk())
+        trunk = _imagenet_trunk()
+        exported.publish(library.backbone, trunk.graph, trunk.card, trunk.typical)
+
+
+@dataclass(frozen=True)
+class _Trunk:
+    """The graph of `imagenet_backbone`, the card of a model with it, and its typical features."""
+
+    graph: Path
+    card: ModelCard
+    typical: np.ndarray
 
 
 @functools.cache
-def _imagenet_trunk() -> tuple[Path, ModelCard]:
-    """The trunk of `imagenet_backbone`, and the card of a model with it."""
+def _imagenet_trunk() -> _Trunk:
     from omegaconf import OmegaConf
+    from torch import nn
 
     from models.build import NetworkError, WeightsError, build
     from models.classifier import Classifier
@@ -173,7 +190,9 @@ def _imagenet_trunk() -> tuple[Path, ModelCard]:
         thresholds=[],
     )
     model = Classifier(net, 2, sizing.mean, sizing.std, tasks.of("single_label"), flip=False)
-    return onnx_export.trunk(model, card), card
+    *_, last = (module for module in net.modules() if isinstance(module, nn.BatchNorm2d))
+    shift, spread = (values.detach().numpy() for values in (last.bias, last.weight))
+    return _Trunk(onnx_export.trunk(model, card), card, typical.of_network(shift, spread))
 
 
 @functools.lru_cache(1)

@@ -42,6 +42,10 @@ export class Api {
     return send(`${this.root}/answer`, { method: "POST", body: blob });
   }
 
+  layers(blob) {
+    return send(`${this.root}/layers`, { method: "POST", body: blob });
+  }
+
   evidence(blob, classId) {
     return send(`${this.root}/evidence?class_id=${classId}`, { method: "POST", body: blob });
   }

@@ -102,8 +102,9 @@ export class ClassCard {
     this.cameraButton.setAttribute("aria-label", t("Webcam for {name}", { name: info.name }));
     this.file.setAttribute("aria-label", t("Files for {name}", { name: info.name }));
     this.grid.name(info.name);
-    const off = info.is_enabled ? "" : ` · ${t("left out")}`;
-    this.number.textContent = tn("{count} image", "{count} images", info.count) + off;
+    const count = tn("{count} image", "{count} images", info.count);
+    const off = t("left out");
+    this.number.textContent = info.is_enabled ? count : `${count} · ${off}`;
     this.allButton.hidden = info.count <= SHOWN;
     this.allButton.textContent = t("Show all {count}", { count: info.count });
   }
@@ -153,8 +154,12 @@ export class ClassCard {
   }
 
   showRecording({ frames, rate, problem }) {
-    if (problem) this.recorded.textContent = t("Not saved yet: {problem}", { problem });
-    else this.recorded.textContent = t("{frames}, {rate} per second", { frames: tn("{count} frame", "{count} frames", frames), rate: Math.round(rate * 10) / 10 });
+    if (problem) {
+      this.recorded.textContent = t("Not saved yet: {problem}", { problem });
+    } else {
+      const shown = tn("{count} frame", "{count} frames", frames); // by itself: Babel finds no call within a call
+      this.recorded.textContent = t("{frames}, {rate} per second", { frames: shown, rate: Math.round(rate * 10) / 10 });
+    }
   }
 
   async toggleCamera() {

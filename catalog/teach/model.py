@@ -41,6 +41,11 @@ class TaughtModel:
     def head(self) -> Head:
         return self.training.head
 
+    @property
+    def version(self) -> str:
+        """Changes with what the model has learned."""
+        return self.samples[:12]
+
     def export_key(self, classes: list[str]) -> str:
         """Names an export of this model with these names of its classes."""
         return hashlib.sha256(json.dumps([self.samples, self.backbone, classes]).encode()).hexdigest()[:16]

@@ -117,6 +117,8 @@ def open_saved(source: Path, database: Database, store: Store, person: str) -> O
     """
     prefix, details = _details(source)
     name, classes, images = _parsed(details)
+    with database.read() as session:  # checks the names before any image is kept
+        _draft(session, name, [each["name"] for each in classes])
     wanted = {prefix + image.file: image for image in images}
     kept: dict[str, NewImage] = {}
     for path, data in _members(source):

@@ -151,7 +151,7 @@ class Teacher:
             UnreadableError: `data` is no image.
         """
         start = time.perf_counter()
-        found = self._trained(project_id)
+        found = self.trained(project_id)
         x = self.exported().network(self.picture(data)[None])
         probabilities = found.head.probabilities(x)
         count = len(found.classes)
@@ -163,7 +163,12 @@ class Teacher:
             milliseconds=1000 * (time.perf_counter() - start),
         )
 
-    def _trained(self, project_id: int) -> TaughtModel:
+    def trained(self, project_id: int) -> TaughtModel:
+        """The project's newest model, if it can answer.
+
+        Raises:
+            UserError: the project has no model yet, or the backbone is being prepared.
+        """
         found = self.model(project_id)
         if found is None or found.backbone != self.exported().key:
             raise UserError("press Train first")
@@ -195,7 +200,7 @@ class Teacher:
             UserError: the project has no model, or it doesn't know the class.
             UnreadableError: `data` is no image.
         """
-        found, exported = self._trained(project_id), self.exported()
+        found, exported = self.trained(project_id), self.exported()
         if class_id not in found.classes:
             raise UserError("the model has not learned this class yet; press Train")
         (last,) = exported.network.layers(self.picture(data), exported.layers[-1:])
@@ -214,7 +219,8 @@ class Teacher:
                     self._changed.wait(PAUSE)
                     continue
                 task = self._wanted.popitem() if self._wanted else (self._unvalidated.pop(), None)
-            project_id, train = task
+                project_id, train = task
+                self._progress[project_id] = Progress("waiting")
             try:
                 if train is None:
                     self._validate(project_id)
@@ -290,7 +296,7 @@ class Teacher:
     def _train(self, found: list[Sample], classes: list[int]) -> TaughtModel:
         start = time.perf_counter()
         x, y, groups = self._arrays(found, classes)
-        training = head.train(x, y, len(classes), groups)
+        training = head.train(x, y, len(classes), groups, self.exported().typical)
         counts = Counter(y.tolist())
         return TaughtModel(
             samples=fingerprint(found),

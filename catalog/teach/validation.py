@@ -8,8 +8,11 @@ import numpy as np
 
 from catalog.teach import descent, folds
 
-ALIKE = 0.95  # cosine of the features from which two images count as one
-BLOCK = 1000  # images that are compared with all others at a time
+# Cosine of the features from which two images count as one. Of 90 pet faces 95 % are this similar to
+# themselves turned by up to 3°, moved by up to 6 % and a little lighter or darker; 99.9 % of the pairs of
+# different faces of a breed have at most 0.90.
+ALIKE = 0.93
+BLOCK = 500  # images that are compared with all others at a time
 SINGLE = 50  # up to so many groups, each is held out alone
 FOLDS = 10  # with more groups, or more images than FEW
 FEW = 500
@@ -77,26 +80,29 @@ def groups_of(x: np.ndarray, bursts: Sequence[str | None]) -> np.ndarray:
     from scipy.sparse.csgraph import connected_components
 
     count = len(x)
-    if not count:
-        return np.zeros(0, np.int64)
     unit = np.asarray(x, np.float32)
     unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     first: dict[str, int] = {}
-    pairs = [
-        (number, first.setdefault(name, number)) for number, name in enumerate(bursts) if name is not None
-    ]
-    links = [np.array(pairs, np.int64).reshape(-1, 2)]
+    groups = np.arange(count)  # a row that each image belongs to
+    for row, name in enumerate(bursts):
+        groups[row] = row if name is None else first.setdefault(name, row)
     for start in range(0, count, BLOCK):
         # Only pairs on one side of the diagonal, since links have no direction.
-        alike = np.argwhere(unit[start : start + BLOCK] @ unit[: start + BLOCK].T >= ALIKE)
-        links.append(alike + np.array([start, 0]))
-    left, right = np.concatenate(links).T
-    graph = coo_matrix((np.ones(len(left), bool), (left, right)), shape=(count, count))
-    return connected_components(graph, directed=False)[1].astype(np.int64)
+        left, right = np.nonzero(unit[start : start + BLOCK] @ unit[: start + BLOCK].T >= ALIKE)
+        left = np.concatenate([left + start, np.arange(count)])
+        right = np.concatenate([right, groups])
+        graph = coo_matrix((np.ones(len(left), bool), (left, right)), shape=(count, count))
+        groups = connected_components(graph, directed=False)[1]
+        groups = np.unique(groups, return_index=True)[1][groups]  # the links so far, one an image
+    return np.unique(groups, return_inverse=True)[1]
 
 
 def cross_validate(
-    x: np.ndarray, y: np.ndarray, classes: int, groups: np.ndarray, should_stop: Callable[[], bool]
+    x: np.ndarray,
+    y: np.ndarray,
+    classes: int,
+    groups: np.ndarray,
+    should_stop: Callable[[], bool],
 ) -> Validation | None:
     """Answers for each image by a head that was trained without its group; None if stopped.
 

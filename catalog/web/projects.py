@@ -14,7 +14,7 @@ from catalog import champions
 from catalog.language import N_, _
 from catalog.store import Session, dashboard, images, jobs, projects
 from catalog.store.projects import Draft
-from catalog.store.tables import Help, Project, Source, Status
+from catalog.store.tables import Help, Kind, Project, Source, Status
 from catalog.web.context import Context, InContext, project_or_404, render
 from pipeline.artifacts import atomic
 from pipeline.common.errors import UserError
@@ -56,7 +56,8 @@ def state_of(session: Session, project: Project) -> str:
 def index(context: InContext) -> HTMLResponse:
     with context.database.read() as session:
         rows = []
-        for project in projects.all_projects(session):
+        everything = projects.all_projects(session)
+        for project in (each for each in everything if each.kind == Kind.LABEL):
             counts = projects.counts(session, project.id)
             total = sum(counts.values())
             done = total - counts[Status.WAITING] - counts[Status.SKIPPED]

@@ -180,7 +180,7 @@ def _model(context: Context, project_id: int) -> ShownModel | None:
     if model is None:
         return None
     return ShownModel(
-        version=model.samples[:12],
+        version=model.version,
         classes=model.classes,
         images=sum(model.images),
         seconds=model.seconds,
@@ -419,19 +419,19 @@ def compare(project_id: int, context: InContext) -> ShownComparison:
 @router.post("/api/teach/{project_id}/answer")
 async def answer(project_id: int, request: Request, context: InContext) -> dict:
     """The model's answer to the image in the request's body."""
-    return asdict(await _with_body(request, context.teacher.answer, project_id))
+    return asdict(await with_body(request, context.teacher.answer, project_id))
 
 
 @router.post("/api/teach/{project_id}/evidence")
 async def evidence(project_id: int, class_id: int, request: Request, context: InContext) -> list[list[float]]:
     """How much each place of the image in the request's body speaks for a class, in rows."""
-    found = await _with_body(
+    found = await with_body(
         request, lambda key, data: context.teacher.evidence(key, data, class_id), project_id
     )
     return found.tolist()
 
 
-async def _with_body(request: Request, function: Callable, project_id: int):
+async def with_body(request: Request, function: Callable, project_id: int):
     """Calls a function with the project and the request's body, in a thread; bad images are refused."""
     data = await request.body()
     try:

@@ -1,0 +1,66 @@
+// Training a small network from scratch against tuning, as two curves.
+import { LineChart } from "./teach_model_chart.js";
+import { t } from "./texts.js";
+
+const POLL_MS = 1000;
+const byId = (id) => document.getElementById(id);
+const { lang } = document.documentElement;
+const percent = new Intl.NumberFormat(lang, { style: "percent", maximumFractionDigits: 0 });
+const seconds = new Intl.NumberFormat(lang, { maximumSignificantDigits: 2 });
+
+// Fills the section `#scratch`; it stays hidden where the server can't compare.
+export async function showComparison(api) {
+  const load = async (send) => {
+    let found;
+    try {
+      found = await send();
+    } catch (error) {
+      if (error.status !== 404) byId("comparing").textContent = error.message;
+      return;
+    }
+    byId("scratch").hidden = false;
+    show(found);
+    if (["waiting", "running"].includes(found.state)) setTimeout(() => load(() => api.get("/comparison")), POLL_MS);
+  };
+  byId("compare").addEventListener("click", async () => {
+    byId("compare").disabled = true;
+    await load(async () => {
+      await api.post("/comparison");
+      return api.get("/comparison");
+    });
+  });
+  await load(() => api.get("/comparison"));
+}
+
+function show({ state, message, tuning, scratch, images, held_out: tested }) {
+  const isBusy = ["waiting", "running"].includes(state);
+  byId("compare").disabled = false;
+  byId("compare").hidden = isBusy || state === "done";
+  let text = state === "failed" ? message : "";
+  if (isBusy) text = t("The small network is learning…");
+  else if (state === "done" && tested) text = t("Tested on {tested} of the {images} images.", { tested, images });
+  if (byId("comparing").textContent !== text) byId("comparing").textContent = text;
+  byId("comparison").replaceChildren();
+  if (tuning.length + scratch.length) byId("comparison").append(chart(tuning, scratch));
+}
+
+function chart(tuning, scratch) {
+  const end = Math.max(...[...tuning, ...scratch].map((each) => each.seconds));
+  const points = (curve) => curve.map((each) => [each.seconds, each.accuracy]);
+  const lines = [
+    { name: "tuning", title: t("Tuning"), points: points(tuning) },
+    { name: "scratch", title: t("From scratch"), points: points(scratch) },
+  ].filter((line) => line.points.length);
+  for (const line of lines) if (line.points.at(-1)[0] < end) line.points.push([end, line.points.at(-1)[1]]);
+  const plot = new LineChart(t("Right answers"), lines, {
+    end,
+    top: 1,
+    width: byId("comparison").clientWidth,
+    height: 220,
+    shownX: (value) => t("{seconds} s", { seconds: seconds.format(value) }),
+    shownY: (value) => percent.format(value),
+    label: lines.map(({ title, points: all }) => `${title}: ${percent.format(all.at(-1)[1])}`).join("; "),
+  });
+  for (const line of lines) plot.name(line);
+  return plot.element;
+}

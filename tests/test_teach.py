@@ -1,0 +1,236 @@
+"""The teach page's classes and samples, its training, and its answers."""
+
+import numpy as np
+import pytest
+import requests
+from catalog_server import Catalog
+from sqlalchemy import text
+from teaching import Lesson, photo, publish_backbone
+
+from catalog.feature_store import FeatureStore
+from catalog.store import labels
+from catalog.teach.model import TaughtModel
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    catalog = Catalog.create(tmp_path)
+    publish_backbone(catalog.library.backbone)
+    return catalog
+
+
+@pytest.fixture
+def lesson(catalog):
+    with catalog.served() as address:
+        yield Lesson(catalog, address).start("red", "green")
+
+
+def files(catalog: Catalog, folder: str) -> int:
+    return sum(file.is_file() for file in (catalog.library.folder / folder).rglob("*"))
+
+
+def test_images_are_on_the_disk_when_they_are_answered(lesson):
+    answer = lesson.add("red", photo("red", 0), photo("red", 1), b"no image")
+    assert answer == {"new": 2, "known": 0, "refused": [["2.png", "not a picture of a known format"]]}
+    assert lesson.counts() == {"red": 2, "green": 0}
+    assert files(lesson.catalog, "images") == files(lesson.catalog, "thumbnails") == 2
+
+
+def test_an_image_is_in_the_class_that_it_was_added_to_last(lesson):
+    lesson.add("red", photo("red", 0), photo("red", 1))
+    assert lesson.add("green", photo("red", 0)) == {"new": 0, "known": 1, "refused": []}
+    assert lesson.counts() == {"red": 1, "green": 1}
+
+
+def test_the_same_image_twice_in_one_upload_is_one(lesson):
+    assert lesson.add("red", photo("red", 0), photo("red", 0))["new"] == 1
+    assert lesson.counts()["red"] == 1
+
+
+def test_removed_images_come_back_until_they_are_erased(lesson):
+    lesson.show(3)
+    ids = lesson.samples("red")
+    lesson.post("/samples/remove", ids=ids[:2])
+    assert lesson.counts()["red"] == 1
+    assert lesson.state()["removed"] == 2
+    assert lesson.post("/samples/restore", ids=ids[:1]) == {"restored": 1}
+    assert lesson.post("/samples/erase") == {"erased": 1}
+    assert lesson.counts()["red"] == 2
+    assert files(lesson.catalog, "images") == files(lesson.catalog, "thumbnails") == 5
+
+
+def test_images_move_to_another_class(lesson):
+    lesson.show(2)
+    lesson.post("/samples/move", ids=lesson.samples("red")[:1], class_id=lesson.classes["green"])
+    assert lesson.counts() == {"red": 1, "green": 3}
+
+
+def test_current_labels_follow_from_the_events_whatever_happens(lesson):
+    lesson.show(3)
+    lesson.post("/samples/remove", ids=lesson.samples("red")[:2])
+    lesson.post("/samples/move", ids=lesson.samples("green")[:1], class_id=lesson.classes["red"])
+    lesson.post("/samples/restore")
+    with lesson.catalog.database.read() as session:
+        assert list(labels.differences(session, lesson.project)) == []
+
+
+def test_what_was_shown_is_recognised(lesson):
+    lesson.show(5)
+    state = lesson.train()
+    assert state["model"]["images"] == 10
+    for colour in ("red", "green"):
+        answer = lesson.answer(photo(colour, 100))
+        assert lesson.name_of(answer) == colour
+        assert not answer["is_none"]
+        assert sum(answer["probabilities"]) + (answer["none"] or 0) == pytest.approx(1, abs=1e-4)
+
+
+def test_training_with_one_class_says_what_to_do(lesson):
+    lesson.add("red", photo("red", 0))
+    answer = lesson.post("/train", 422)
+    assert answer["detail"] == "Add images to at least two classes, then press Train."
+    assert requests.post(f"{lesson.root}/answer", data=photo("red", 0), timeout=30).status_code == 422
+
+
+def test_after_the_first_training_each_change_trains_again(lesson):
+    first = lesson.show(4).train()["model"]["version"]
+    lesson.add("green", photo("blue", 0), photo("blue", 1), photo("blue", 2))
+    second = lesson.wait()["model"]
+    assert second["version"] != first
+    assert second["images"] == 11
+    assert lesson.name_of(lesson.answer(photo("blue", 100))) == "green"
+    lesson.post("/samples/remove", ids=lesson.samples("green")[:3])
+    assert lesson.wait()["model"]["version"] == first
+
+
+def test_a_class_that_is_off_is_not_learned(lesson):
+    lesson.classes["blue"] = lesson.post("/classes", name="blue")["id"]
+    lesson.show(4).train()
+    lesson.post(f"/classes/{lesson.classes['blue']}", is_enabled=False)
+    assert set(lesson.wait()["model"]["classes"]) == {lesson.classes["red"], lesson.classes["green"]}
+    lesson.post(f"/classes/{lesson.classes['blue']}", is_enabled=True)
+    assert len(lesson.wait()["model"]["classes"]) == 3
+
+
+def test_renaming_a_class_changes_no_model(lesson):
+    version = lesson.show(4).train()["model"]["version"]
+    lesson.post(f"/classes/{lesson.classes['red']}", name="tomatoes")
+    assert lesson.wait()["model"]["version"] == version
+    assert lesson.counts() == {"tomatoes": 4, "green": 4}
+
+
+@pytest.mark.parametrize("name", ["green", "", "  ", "a/b", "x" * 300])
+def test_a_class_gets_no_name_that_exports_could_not_use(lesson, name):
+    lesson.post(f"/classes/{lesson.classes['red']}", 422, name=name)
+    assert set(lesson.counts()) == {"red", "green"}
+
+
+def test_the_last_recorded_step_is_the_model_in_use(lesson):
+    lesson.show(4).train()
+    model = TaughtModel.load(lesson.catalog.library.taught(lesson.project))
+    assert np.array_equal(model.training.weights[-1], model.head.weight)
+    assert np.array_equal(model.training.biases[-1], model.head.bias)
+
+
+def test_a_model_is_there_again_after_a_restart(lesson):
+    lesson.show(4).train()
+    before = lesson.answer(photo("red", 50))
+    with lesson.catalog.served() as address:
+        again = Lesson(lesson.catalog, address, lesson.project, lesson.classes)
+        after = again.answer(photo("red", 50))
+    assert after["probabilities"] == before["probabilities"]
+
+
+def test_the_places_that_speak_for_a_class_are_those_with_its_colour(lesson):
+    lesson.show(4).train()
+    left_red = np.full((40, 40, 3), 128, np.uint8)
+    left_red[:, :20] = (200, 40, 40)
+    image = _encoded(left_red)
+    path = f"{lesson.root}/evidence?class_id={lesson.classes['red']}"
+    found = np.array(requests.post(path, data=image, timeout=30).json())
+    assert found[:, :3].mean() > found[:, -3:].mean()
+
+
+def _encoded(pixels: np.ndarray) -> bytes:
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_images_of_one_recording_test_each_other_never(lesson):
+    for name in ("red", "green"):
+        lesson.add(name, *(photo(name, seed) for seed in range(6)), burst=f"burst-{name}")
+    validation = lesson.train()["model"]["validation"]
+    assert validation["accuracy"] is None
+    assert validation["groups"] == 2
+
+
+def test_a_recording_loses_no_frame(lesson):
+    sent = 0
+    for number in range(5):
+        frames = [photo("red", 1000 * number + seed) for seed in range(20)]
+        sent += lesson.add("red", *frames, burst=f"burst-{number}")["new"]
+    assert sent == lesson.counts()["red"] == 100
+
+
+def test_deleting_a_project_leaves_no_file_and_no_row(lesson):
+    lesson.show(3).train()
+    lesson.post("/samples/remove", ids=lesson.samples("red")[:1])
+    lesson.post("/erase")
+    left = {file.parent.name for file in lesson.catalog.library.folder.rglob("*") if file.is_file()}
+    assert left <= {"catalog", "backbone", "trunk"}
+    with lesson.catalog.database.read() as session:
+        for table in ("project", "label_class", "image", "event", "page", "job"):
+            assert session.execute(text(f"SELECT count(*) FROM {table}")).scalar() == 0
+    assert requests.get(lesson.root, timeout=30).status_code == 404
+
+
+def test_an_image_that_another_project_has_is_not_deleted(lesson):
+    lesson.show(3).train()
+    other = Lesson(lesson.catalog, lesson.address).start("red", "green")
+    other.add("red", photo("red", 0))
+    lesson.post("/erase")
+    assert files(lesson.catalog, "images") == 1
+    assert other.counts() == {"red": 1, "green": 0}
+
+
+def test_deleting_a_class_deletes_its_images(lesson):
+    lesson.show(3).train()
+    lesson.post(f"/classes/{lesson.classes['red']}/erase")
+    assert lesson.counts() == {"green": 3}
+    assert files(lesson.catalog, "images") == 3
+    assert "two classes" in lesson.wait()["progress"]["message"]
+
+
+def test_discarded_features_are_gone_and_the_others_stay(tmp_path):
+    store, other = FeatureStore(tmp_path), FeatureStore(tmp_path)
+    store.add(["a", "b", "c"], np.arange(6).reshape(3, 2))
+    other._find()
+    store.discard(["b", "unknown"])
+    assert "b" not in store
+    assert store.get(["c", "a"]).tolist() == [[4, 5], [0, 1]]
+    assert other.get(["c", "a"]).tolist() == [[4, 5], [0, 1]]  # it had found the old file before
+    assert b"b" not in b"".join(file.read_bytes() for file in tmp_path.glob("*.json"))
+
+
+def test_a_project_of_the_label_page_is_none_of_the_teach_page(catalog, tmp_path):
+    (tmp_path / "images").mkdir()
+    project = catalog.add_project(tmp_path / "images")
+    with catalog.served() as address:
+        for path in (f"/teach/{project}", f"/api/teach/{project}"):
+            assert requests.get(address + path, timeout=30).status_code == 404
+        assert requests.post(f"{address}/api/teach/{project}/erase", timeout=30).status_code == 404
+
+
+def test_training_waits_for_the_backbone(tmp_path):
+    catalog = Catalog.create(tmp_path)
+    with catalog.served() as address:
+        lesson = Lesson(catalog, address).start("red", "green").show(2)
+        assert lesson.state()["progress"]["phase"] == "preparing"
+        lesson.post("/train")
+        publish_backbone(catalog.library.backbone)
+        assert lesson.wait()["model"]["images"] == 4

@@ -1,0 +1,269 @@
+"""What leaves the teach page answers as the page does, and opens again elsewhere."""
+
+import hashlib
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+from catalog_server import Catalog
+from chromium import chromium
+from teaching import Lesson, photo, publish_backbone
+
+from catalog.store import exported, projects
+from catalog.teach import saved_project
+from catalog.web import decoding
+from pipeline import config, pack, split
+from pipeline.common.errors import UserError
+from pipeline.data import pack_index
+from pipeline.portable import OnnxClassifier
+
+ARCHIVE = Path(__file__).resolve().parents[2] / "shared/data/petfaces.tar.gz"
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    catalog = Catalog.create(tmp_path)
+    publish_backbone(catalog.library.backbone)
+    return catalog
+
+
+@pytest.fixture
+def lesson(catalog):
+    with catalog.served() as address:
+        yield Lesson(catalog, address).start("red", "green").show(4)
+
+
+def saved(lesson: Lesson) -> bytes:
+    answer = requests.get(f"{lesson.address}/teach/{lesson.project}/project.zip", timeout=30)
+    assert answer.status_code == 200
+    return answer.content
+
+
+def opened(lesson: Lesson, data: bytes) -> Lesson:
+    answer = requests.post(
+        f"{lesson.address}/teach/open",
+        files={"file": ("saved.zip", data)},
+        allow_redirects=False,
+        timeout=60,
+    )
+    assert answer.status_code == 303, answer.text
+    copy = Lesson(lesson.catalog, lesson.address, int(answer.headers["location"].rpartition("/")[2]))
+    copy.classes = {found["name"]: found["id"] for found in copy.state()["classes"]}
+    return copy
+
+
+def test_a_saved_project_opens_again_and_gives_the_same_model(lesson):
+    lesson.add("red", *(photo("red", seed) for seed in range(50, 56)), burst="a-recording")
+    lesson.post("/samples/remove", ids=lesson.samples("green")[:1])
+    lesson.post("/classes", name="empty")
+    lesson.train()
+    copy = opened(lesson, saved(lesson))
+    assert copy.wait()["model"]["version"] == lesson.state()["model"]["version"]
+    assert copy.counts() == lesson.counts() == {"red": 10, "green": 3, "empty": 0}
+    assert copy.post("/samples/restore") == {"restored": 1}
+    assert copy.counts()["green"] == 4
+    probabilities = [each.answer(photo("red", 99))["probabilities"] for each in (lesson, copy)]
+    assert probabilities[0] != probabilities[1]  # the copy has learned the restored image, too
+
+
+def test_a_project_opens_on_another_machine(lesson, tmp_path):
+    data = saved(lesson)
+    other = Catalog.create(tmp_path / "other")
+    publish_backbone(other.library.backbone)
+    with other.served() as address:
+        copy = opened(Lesson(other, address), data)
+        assert copy.counts() == {"red": 4, "green": 4}
+        assert saved(copy) == data
+
+
+def test_an_unpacked_or_repacked_project_opens_too(lesson, tmp_path):
+    with zipfile.ZipFile(io.BytesIO(saved(lesson))) as archive:
+        archive.extractall(tmp_path / "folder/Project 1")
+    repacked = shutil.make_archive(str(tmp_path / "repacked"), "zip", tmp_path / "folder")
+    for source in (tmp_path / "folder", tmp_path / "folder/Project 1", Path(repacked)):
+        found = saved_project.open_saved(source, lesson.catalog.database, store(lesson.catalog), "me")
+        assert (found.images, found.missing) == (8, 0)
+
+
+def store(catalog: Catalog):
+    return lambda data, path: decoding.store(data, path, catalog.library)
+
+
+def changed(data: bytes, change) -> bytes:
+    """A saved project after `change(details, files)`."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    details = json.loads(files.pop("project.json"))
+    change(details, files)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in {"project.json": json.dumps(details), **files}.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def test_damaged_and_missing_images_are_left_out_and_counted(lesson, tmp_path):
+    def damage(_, files):
+        first, second, third, *_rest = files
+        files[first] = files[first][:-20]
+        del files[second]
+        files[third] = b"no image"
+
+    file = tmp_path / "damaged.zip"
+    file.write_bytes(changed(saved(lesson), damage))
+    found = saved_project.open_saved(file, lesson.catalog.database, store(lesson.catalog), "me")
+    assert (found.images, found.missing) == (5, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda details, _: details.update(format=2), "newer version"),
+        (lambda details, _: details.update(name=5), "damaged"),
+        (lambda details, _: details.update(name="a\nb"), "name"),
+        (lambda details, _: details.update(classes=[], images=[]), "classes"),
+        (lambda details, _: details["classes"].append({"name": "../x", "is_enabled": True}), "slash"),
+        (lambda details, _: details["classes"].append({"name": "x", "is_enabled": "yes"}), "damaged"),
+        (lambda details, _: details.pop("images"), "damaged"),
+        (lambda details, _: details["images"].append(dict(details["images"][0])), "twice"),
+        (lambda details, _: details["images"][0].update(class_index=7), "damaged"),
+        (lambda details, _: details["images"][0].update(burst=["x"]), "damaged"),
+        (lambda details, _: details["images"][0].update(extra=1), "damaged"),
+    ],
+)
+def test_a_strangers_file_ends_in_one_clear_line(lesson, change, message):
+    file = changed(saved(lesson), change)
+    answer = requests.post(
+        f"{lesson.address}/teach/open",
+        files={"file": ("saved.zip", file)},
+        headers={"Accept": "text/html"},
+        timeout=60,
+    )
+    assert answer.status_code == 422
+    (line,) = [line for line in answer.text.splitlines() if 'role="alert"' in line]
+    assert message in line
+    assert "/tmp" not in line
+    with lesson.catalog.database.read() as session:
+        assert len(projects.all_projects(session)) == 1
+
+
+def test_a_path_that_leads_elsewhere_is_refused(lesson, tmp_path):
+    def escape(details, files):
+        files["../../escape.png"] = photo("red", 1)
+
+    file = tmp_path / "escape.zip"
+    file.write_bytes(changed(saved(lesson), escape))
+    with pytest.raises(UserError):
+        saved_project.open_saved(file, lesson.catalog.database, store(lesson.catalog), "me")
+    assert not (tmp_path.parent / "escape.png").exists()
+
+
+def test_the_pipeline_draws_a_test_split_from_what_was_taught(lesson, tmp_path):
+    from catalog import export
+
+    for name in lesson.classes:
+        lesson.add(name, *(photo(name, seed) for seed in range(100, 112)))
+    with lesson.catalog.database.read() as session:
+        labels = exported.labels(session, projects.by_name(session, lesson.state()["name"]))
+    snapshot = export.snapshot(labels, lesson.catalog.library, tmp_path / "labels")
+    with tarfile.open(snapshot) as archive:
+        assert {name.partition("/")[0] for name in archive.getnames()} == {"red", "green"}
+    pack.pack(snapshot, tmp_path / "pack", 64)
+    split.split(tmp_path / "pack", tmp_path / "split.csv", config.compose("data=labels").split)
+    table = pack_index.read_split(tmp_path / "split.csv")
+    assert set(table["split"]) == {"train", "val", "test"}
+
+
+@pytest.fixture
+def faces():
+    """Images of two breeds, by breed."""
+    if not ARCHIVE.is_file():
+        pytest.skip("needs real faces in ../shared/data")
+    found: dict[str, list[bytes]] = {"cat_Bengal": [], "dog_pug": []}
+    with tarfile.open(ARCHIVE) as archive:
+        for member in archive:
+            breed = Path(member.name).parent.name
+            if member.isfile() and breed in found:
+                found[breed].append(archive.extractfile(member).read())
+    return found
+
+
+@pytest.mark.slow
+def test_folder_browser_page_server_and_teach_page_answer_alike(faces, tmp_path, run, project):
+    from catalog.helper.features import publish_backbone as publish
+
+    catalog = Catalog.create(tmp_path)
+    publish(catalog.library)
+    with catalog.served() as address:
+        lesson = Lesson(catalog, address).start(*faces)
+        for name, images in faces.items():
+            lesson.add(name, *images[:10])
+        lesson.train()
+        lesson.post("/export")
+        catalog.finish_jobs()
+        state = requests.get(f"{lesson.root}/export", timeout=30).json()
+        assert state["state"] == "done", state
+        images = [data for found in faces.values() for data in found[10:]]
+        images = (images * 2)[:200]
+        page = [[*(answer := lesson.answer(data))["probabilities"], answer["none"]] for data in images]
+        (folder,) = (catalog.library.folder / "exported" / str(lesson.project)).iterdir()
+        model = OnnxClassifier(folder)
+        portable = [model.probabilities(data) for data in images]
+        served = _served(folder, images, run)
+        browser = _in_browser(f"{address}/teach/{lesson.project}/try/index.html", images, tmp_path)
+    differences = {
+        name: float(np.abs(np.array(page) - np.array(other)).max())
+        for name, other in (("folder", portable), ("server", served), ("browser", browser))
+    }
+    print(f"largest differences of probabilities to the teach page, {len(images)} images:", differences)
+    assert max(differences["folder"], differences["server"]) < 0.01
+    assert differences["browser"] < 0.05
+
+
+def _served(folder: Path, images: list[bytes], run) -> list[list[float]]:
+    """Probabilities by `petfaces serve`, in the order of the model's classes."""
+    command = [sys.executable, "-m", "pipeline", "serve", str(folder), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            line = next(line for line in process.stdout if "http://" in line)
+            address = re.search(r"http://127\.0\.0\.1:\d+", line)[0]
+            classes = OnnxClassifier(folder).classes
+            found = []
+            for data in images:
+                answer = requests.post(f"{address}/predict?top=3", files={"photo": data}, timeout=30).json()
+                by_name = dict(zip(answer["labels"], answer["probabilities"], strict=True))
+                found.append([by_name[name] for name in classes])
+            return found
+        finally:
+            process.terminate()
+
+
+def _in_browser(address: str, images: list[bytes], scratch: Path) -> list[list[float]]:
+    """Probabilities by the export's page in Chromium."""
+    with chromium() as browser:
+        tab = browser.new_page()
+        tab.goto(address)
+        tab.wait_for_selector("body[data-ready=yes]", timeout=60_000)
+        card = requests.get(address.replace("index.html", "card.json"), timeout=30).json()
+        shown = [name.replace("cat_", "").replace("dog_", "").replace("_", " ") for name in card["labels"]]
+        found = []
+        for number, data in enumerate(images, start=1):
+            file = scratch / f"{hashlib.sha256(data).hexdigest()[:12]}.jpg"
+            file.write_bytes(data)
+            tab.set_input_files("#file", file)
+            tab.wait_for_selector(f'body[data-answered="{number}"]', timeout=60_000)
+            bars = tab.eval_on_selector_all(
+                "#bars progress", "bars => bars.map(bar => [bar.getAttribute('aria-label'), bar.value])"
+            )
+            by_name = dict(bars)
+            found.append([by_name[name] for name in shown])
+        return found
