@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from catalog.language import _
 from pipeline.artifacts import atomic, seal
 from pipeline.common.errors import UserError
 from pipeline.portable import ModelCard, Preprocessing, damaged, read_card, read_json, resizing
@@ -166,7 +167,7 @@ def load(folder: Path) -> Exported:
         UserError: the helper has not exported it yet.
     """
     if not is_there(folder) or damaged(folder):
-        raise UserError("the model is being prepared; this takes half a minute, once")
+        raise UserError(_("the model is being prepared; this takes half a minute, once"))
     details = read_json(folder / DETAILS)
     card = read_card(folder)
     layers = [Layer(**layer) for layer in details["layers"]]

@@ -25,14 +25,21 @@ TRAINED = N_("trained on {labels} labels")
 SAME_CLASS = N_("pages show images with the same predicted class")
 FILLED_IN = N_("suggestions are filled in at a confidence of {confidence} and above")
 CHECKED = N_("{checked} of {needed} predictions checked by people so far")
+WITHOUT_PAGE = N_("without the browser page ({reason})")
 NOT_SHOWN = N_("not yet shown to be right {precision} of the time, so nothing is filled in")
 
 _MADE = (
     *(FILES_READ, RESULT, NO_IMAGES, LOADING_BACKBONE, COMPUTING, TRAINING, LOADING_CHAMPION, PREDICTING),
-    *(TOO_FEW, SIMILAR, CHAMPION, TRAINED, SAME_CLASS, FILLED_IN, CHECKED, NOT_SHOWN),
+    *(TOO_FEW, SIMILAR, CHAMPION, TRAINED, SAME_CLASS, FILLED_IN, CHECKED, NOT_SHOWN, WITHOUT_PAGE),
 )
 # Those of the store and of the pipeline, as they are written there.
 _OF_OTHERS = (
+    N_("with a page to try it in the browser"),
+    N_("there is no model yet; press Train first"),
+    N_("a class was deleted meanwhile; try again"),
+    N_("Too few images: at least two classes need an image each."),
+    N_("each class needs images of two recordings: one to learn from, one to test on"),
+    N_("an image's file is missing"),
     N_("the helper ended unexpectedly, twice; out of memory perhaps"),
     N_("{path} is not there; name a folder or an archive of this machine"),
     N_("{data} has no archive yet; run: dvc repro fetch, or name a folder"),

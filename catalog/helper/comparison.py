@@ -10,6 +10,7 @@ import numpy as np
 from catalog import backbone
 from catalog.feature_store import FeatureStore
 from catalog.helper.progress import Progress
+from catalog.language import N_
 from catalog.library import Library
 from catalog.store import Database, samples
 from catalog.store.samples import Sample
@@ -33,7 +34,7 @@ def compare(database: Database, library: Library, project: Project, progress: Pr
     """Trains both on the same images, and writes their curves on the held-out ones while it goes on.
 
     Returns:
-        A line for the page.
+        Nothing to say beside the curves.
 
     Raises:
         UserError: there are too few images, or a file is missing.
@@ -58,7 +59,7 @@ def compare(database: Database, library: Library, project: Project, progress: Pr
         progress.report(epoch, epochs, "training a small network from scratch")
 
     _train_from_scratch(data, pixels, epochs, after_epoch)
-    return f"{len(found):,} images, {comparison.held_out:,} of them held out"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,14 @@ class _Data:
     def of(cls, found: list[Sample], store: FeatureStore) -> "_Data":
         names = sorted({each.class_id for each in found})
         if len(names) < 2:
-            raise UserError("at least two classes need images")
+            raise UserError(N_("Too few images: at least two classes need an image each."))
         x = store.get([each.sha256 for each in found])
         y = np.array([names.index(each.class_id) for each in found])
         groups = validation.groups_of(x, [each.burst for each in found])
         if folds.groups_per_class(y, groups, len(names)).min() < 2:
-            raise UserError("each class needs images of two recordings: one to learn from, one to test on")
+            raise UserError(
+                N_("each class needs images of two recordings: one to learn from, one to test on")
+            )
         return cls(x, y, groups, len(names), folds.deal(y, groups, HELD_OUT)[0])
 
 
@@ -90,7 +93,7 @@ def _pixels(library: Library, sample: Sample) -> np.ndarray:
         # It was decoded in a process of its own when it was added, so this can't take long.
         picture = read_picture(library.image(sample.sha256, sample.suffix).read_bytes())
     except FileNotFoundError:
-        raise UserError("an image's file is missing") from None
+        raise UserError(N_("an image's file is missing")) from None
     return resizing.to_square(resizing.shrink(picture, 4 * SIDE), SIDE, "bilinear", "squash", 1.0)
 
 

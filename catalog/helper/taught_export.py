@@ -8,7 +8,9 @@ from pathlib import Path
 
 from catalog import backbone
 from catalog.helper.progress import Progress
+from catalog.language import N_
 from catalog.library import Library
+from catalog.sentences import WITHOUT_PAGE
 from catalog.store import Database, projects
 from catalog.store.tables import Project
 from catalog.teach.model import TaughtModel
@@ -33,11 +35,11 @@ def export(database: Database, library: Library, project: Project, progress: Pro
 
     model = TaughtModel.load(library.taught(project.id))
     if model is None:
-        raise UserError("there is no model yet; press Train first")
+        raise UserError(N_("there is no model yet; press Train first"))
     with database.read() as session:
         names = {found.id: found.name for found in projects.classes(session, project.id)}
     if not names.keys() >= set(model.classes):
-        raise UserError("a class was deleted meanwhile; try again")
+        raise UserError(N_("a class was deleted meanwhile; try again"))
     classes = [names[class_id] for class_id in model.classes]
     out = library.exported(project.id) / model.export_key(classes)
     progress.report(0, 0, "exporting the model")
@@ -49,18 +51,18 @@ def export(database: Database, library: Library, project: Project, progress: Pro
         onnx_export.to_onnx(train, portable)
         folder = ModelFolder(train, portable=portable)
         template = Path(__file__).parents[1] / "templates/taught_model.md"
-        message = "with a page to try it in the browser"
+        message = N_("with a page to try it in the browser")
         try:
             exporter.export(folder, out, template=template)
         except UserError as error:
             if "npm" not in str(error):
                 raise
             exporter.export(folder, out, page=False, template=template)
-            message = f"without the browser page ({error})"
+            message = WITHOUT_PAGE.format(reason=error)
     for other in library.exported(project.id).iterdir():
         if other != out:
             shutil.rmtree(other, ignore_errors=True)
-    return f"{len(classes)} classes, {message}"
+    return message
 
 
 def _write_train_folder(

@@ -34,7 +34,7 @@ async function refresh() {
   byId("export").hidden = isDone;
   byId("export").disabled = isOpen;
   byId("download").hidden = !isDone;
-  byId("try").hidden = !isDone || found.message.includes("without");
+  byId("try").hidden = !isDone || !found.has_page;
   document.body.dataset.exported = found.state;
   if (isOpen) setTimeout(refresh, PAUSE_MS);
 }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from catalog.language import _
 from catalog.store import images, labels, projects
 from catalog.store.images import NewImage
 from catalog.store.labels import Answer
@@ -205,5 +206,5 @@ def class_of(session: Session, project_id: int, class_id: int) -> LabelClass:
     """
     label_class = session.get(LabelClass, class_id)
     if label_class is None or label_class.project_id != project_id:
-        raise UserError("this class was removed meanwhile; reload the page")
+        raise UserError(_("this class was deleted meanwhile; reload the page"))
     return label_class

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from catalog.language import _, number
 from catalog.library import Library
 from catalog.store import Database, Session, projects, samples
 from catalog.store import images as stored_images
@@ -51,11 +52,11 @@ class SavedImage:
 
     def __post_init__(self):
         """Raises ValueError for a field of another kind than it must be."""
-        number = self.class_index
+        index = self.class_index
         if (
             not isinstance(self.file, str)
             or not isinstance(self.path, str)
-            or not (number is None or type(number) is int)
+            or not (index is None or type(index) is int)
             or type(self.is_removed) is not bool
             or not (self.burst is None or (isinstance(self.burst, str) and len(self.burst) <= 40))
         ):
@@ -65,9 +66,9 @@ class SavedImage:
 def save(session: Session, project: Project, library: Library, target: Path) -> None:
     """Writes a project with all of its images, also removed ones; equal projects give equal bytes."""
     classes = projects.classes(session, project.id)
-    number = {found.id: index for index, found in enumerate(classes)}
+    indices = {found.id: index for index, found in enumerate(classes)}
     images = samples.all_images(session, project.id)
-    saved = [_saved(session, image, number) for image in images]
+    saved = [_saved(session, image, indices) for image in images]
     details = {
         "format": FORMAT,
         "name": project.name,
@@ -82,14 +83,16 @@ def save(session: Session, project: Project, library: Library, target: Path) -> 
             try:
                 archive.writestr(zipfile.ZipInfo(each.file, _EPOCH), file.read_bytes())
             except FileNotFoundError:
-                raise UserError(f"{file} is missing, so the project can't be saved whole") from None
+                raise UserError(
+                    _("{file} is missing, so the project can't be saved whole").format(file=file.name)
+                ) from None
 
 
-def _saved(session: Session, image: Image, number: dict[int, int]) -> SavedImage:
+def _saved(session: Session, image: Image, indices: dict[int, int]) -> SavedImage:
     classes = image.classes
     if image.status == Status.REMOVED:
         classes = session.get(Event, image.event_id).before["classes"]
-    index = number.get(classes[0]) if len(classes) == 1 else None
+    index = indices.get(classes[0]) if len(classes) == 1 else None
     file = f"images/{image.sha256}{image.suffix}"
     return SavedImage(file, image.path, index, image.status == Status.REMOVED, image.burst)
 
@@ -140,7 +143,7 @@ def open_saved(source: Path, database: Database, store: Store, person: str) -> O
 def _draft(session: Session, name: str, classes: list[str]) -> projects.Draft:
     """The project's form; its name gets a number if it is taken."""
     taken = {project.name for project in projects.all_projects(session)}
-    names = [name, *(f"{name[:90]} ({number})" for number in range(2, len(taken) + 3))]
+    names = [name, *(f"{name[:90]} ({count})" for count in range(2, len(taken) + 3))]
     return projects.Draft(
         name=next(each for each in names if each not in taken),
         task="single_label",
@@ -190,14 +193,25 @@ def _members(source: Path) -> Iterator[tuple[str, bytes | str | None]]:
 def _details(source: Path) -> tuple[str, object]:
     """The folder of ``project.json`` in the source, and its content."""
     if source.is_file() and not zipfile.is_zipfile(source):
-        raise UserError(f"{source.name} is no zip file; choose one that this page has saved")
+        raise UserError(
+            _("{name} is no zip file; choose one that this page has saved").format(name=source.name)
+        )
     for path, data in _members(source):
         if PurePosixPath(path).name == DETAILS and isinstance(data, bytes):
             try:
                 return path[: -len(DETAILS)], json.loads(data)
             except (ValueError, RecursionError) as error:
-                raise UserError(f"{DETAILS} is damaged: {text.shortened(str(error), 100)}") from error
-    raise UserError(f"{source.name} has no {DETAILS}; choose a project that this page has saved")
+                raise _damaged(error) from error
+    raise UserError(
+        _("{name} has no {details}; choose a project that this page has saved").format(
+            name=source.name, details=DETAILS
+        )
+    )
+
+
+def _damaged(error: Exception) -> UserError:
+    why = text.shortened(str(error), 100)
+    return UserError(_("{details} is damaged: {reason}").format(details=DETAILS, reason=why))
 
 
 def _parsed(details: object) -> tuple[str, list[dict], list[SavedImage]]:
@@ -208,7 +222,7 @@ def _parsed(details: object) -> tuple[str, list[dict], list[SavedImage]]:
     """
     try:
         if not isinstance(details, dict) or details["format"] != FORMAT:
-            raise UserError("this project was saved by a newer version; update the checkout")
+            raise UserError(_("this project was saved by a newer version; update the checkout"))
         classes = [{"name": each["name"], "is_enabled": each["is_enabled"]} for each in details["classes"]]
         images = [SavedImage(**each) for each in details["images"]]
         name = details["name"]
@@ -219,9 +233,13 @@ def _parsed(details: object) -> tuple[str, list[dict], list[SavedImage]]:
         if not are_valid or not all(isinstance(each, str) for each in names):
             raise ValueError("a value is of the wrong kind")
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{DETAILS} is damaged: {text.shortened(str(error), 100)}") from error
+        raise _damaged(error) from error
     if len(images) > MAX_IMAGES or len(classes) > MAX_CLASSES:
-        raise UserError(f"a project has at most {MAX_IMAGES:,} images and {MAX_CLASSES} classes")
+        raise UserError(
+            _("a project has at most {images} images and {classes} classes").format(
+                images=number(MAX_IMAGES), classes=MAX_CLASSES
+            )
+        )
     if len({image.file for image in images}) < len(images):
-        raise UserError(f"{DETAILS} names an image twice")
+        raise UserError(_("{details} names an image twice").format(details=DETAILS))
     return name, classes, images

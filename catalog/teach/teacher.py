@@ -13,6 +13,7 @@ import numpy as np
 from catalog import backbone
 from catalog.backbone import Exported
 from catalog.feature_store import FeatureStore
+from catalog.language import N_, _
 from catalog.library import Library
 from catalog.store import Database, samples
 from catalog.store.samples import Sample
@@ -171,7 +172,7 @@ class Teacher:
         """
         found = self.model(project_id)
         if found is None or found.backbone != self.exported().key:
-            raise UserError("press Train first")
+            raise UserError(_("Press Train first."))
         return found
 
     def picture(self, data: bytes) -> np.ndarray:
@@ -202,7 +203,7 @@ class Teacher:
         """
         found, exported = self.trained(project_id), self.exported()
         if class_id not in found.classes:
-            raise UserError("the model has not learned this class yet; press Train")
+            raise UserError(_("The model has not learned this class yet; press Train."))
         (last,) = exported.network.layers(self.picture(data), exported.layers[-1:])
         weight = found.head.weight
         direction = weight[found.classes.index(class_id)] - weight.mean(axis=0)
@@ -286,7 +287,7 @@ class Teacher:
             return
         classes = sorted({each.class_id for each in found})
         if len(classes) < 2:
-            raise UserError("too few images: at least two classes need an image each")
+            raise UserError(N_("Too few images: at least two classes need an image each."))
         if previous is None or is_outdated or previous.backbone != self.exported().key:
             self._report(project_id, Progress("training"))
             self._keep(project_id, self._train(found, classes), deletions)

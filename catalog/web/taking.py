@@ -10,6 +10,7 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 from pydantic import BaseModel
 from starlette.background import BackgroundTask
 
+from catalog import sentences
 from catalog.language import _
 from catalog.store import jobs, projects
 from catalog.store.tables import JobState
@@ -28,10 +29,14 @@ router = APIRouter()
 
 
 class ShownExport(BaseModel):
-    """The export of the model: `none`, `waiting`, `running`, `done`, `failed` or `outdated`."""
+    """The export of the model: `none`, `waiting`, `running`, `done`, `failed` or `outdated`.
+
+    `has_page` tells whether the browser page is part of it.
+    """
 
     state: str
     message: str
+    has_page: bool = False
 
 
 @router.post(OPEN, include_in_schema=False)
@@ -90,9 +95,11 @@ def state(project_id: int, context: InContext) -> ShownExport:
         job = jobs.latest(session, project_id).get(jobs.Kind.EXPORT)
         if job is None:
             return ShownExport(state="none", message="")
-        shown = ShownExport(state=str(job.state), message=job.message)
-    if shown.state == JobState.DONE and _exported(project_id, context) is None:
+        shown = ShownExport(state=str(job.state), message=sentences.shown(job.message))
+    folder = _exported(project_id, context)
+    if shown.state == JobState.DONE and folder is None:
         shown.state = "outdated"
+    shown.has_page = folder is not None and (folder / "try").is_dir()
     return shown
 
 

@@ -1,7 +1,7 @@
 """The teach page: classes with samples, training, and the live answer."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Form, HTTPException, Query, Request, UploadFile
@@ -9,6 +9,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
+from catalog import sentences
 from catalog.language import _
 from catalog.store import Session, erasing, jobs, projects, samples
 from catalog.store.samples import ClassCount
@@ -171,8 +172,9 @@ def _progress(context: Context, project_id: int) -> Progress:
     try:
         context.teacher.exported()
     except UserError as error:
-        return Progress("preparing", message=_(str(error)))
-    return context.teacher.progress(project_id)
+        return Progress("preparing", message=str(error))
+    found = context.teacher.progress(project_id)
+    return replace(found, message=sentences.shown(found.message)) if found.message else found
 
 
 def _model(context: Context, project_id: int) -> ShownModel | None:
@@ -404,7 +406,7 @@ def comparison(project_id: int, context: InContext) -> ShownComparison:
         return ShownComparison(state="none", message="")
     curves = asdict(found) if found else {}
     curves.pop("samples", None)
-    return ShownComparison(state=str(job.state), message=job.message, **curves)
+    return ShownComparison(state=str(job.state), message=sentences.shown(job.message), **curves)
 
 
 @router.post("/api/teach/{project_id}/comparison")
