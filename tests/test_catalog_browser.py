@@ -369,7 +369,7 @@ def test_no_page_overflows_on_a_phone_in_dutch_and_the_keyboard_switches_the_lan
     tab.keyboard.press("Enter")
     tab.wait_for_selector("html[lang=en]")
     assert tab.url == f"{address}/{PAGES[-1]}"
-    assert tab.inner_text("h1") == "Export"
+    assert tab.inner_text("h1") == "A lesson of 20 minutes: teach a model by example"
 
 
 def test_a_hundred_images_are_labeled_by_keyboard(tmp_path, new_tab, catalog, address):
