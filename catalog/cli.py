@@ -141,7 +141,7 @@ def retrain(library: Library, project: str) -> None:
 
 
 @main.command("open")
-@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@click.argument("source", type=click.Path(path_type=Path))
 @click.pass_obj
 def open_project(library: Library, source: Path) -> None:
     """Open a project that the teach page has saved: SOURCE is its zip, or the folder it was unpacked to."""
@@ -150,6 +150,8 @@ def open_project(library: Library, source: Path) -> None:
     from catalog.web import decoding
     from catalog.web.context import person
 
+    if not source.exists():
+        raise UserError(f"{source} is not there; name the zip that the teach page has saved, or its folder")
     database = open_database(library.database)
     try:
         opened = saved_project.open_saved(

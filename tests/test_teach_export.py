@@ -16,6 +16,7 @@ import pytest
 import requests
 from catalog_server import Catalog
 from chromium import chromium
+from conftest import petfaces
 from teaching import Lesson, photo, publish_backbone
 
 from catalog.store import exported, projects
@@ -267,3 +268,13 @@ def _in_browser(address: str, images: list[bytes], scratch: Path) -> list[list[f
             by_name = dict(bars)
             found.append([by_name[name] for name in shown])
         return found
+
+
+def test_the_command_opens_a_saved_project(lesson, tmp_path, capsys):
+    (tmp_path / "saved.zip").write_bytes(saved(lesson))
+    folder = str(lesson.catalog.library.folder)
+    petfaces("catalog", "--folder", folder, "open", str(tmp_path / "saved.zip"))
+    assert "8 images. Start the catalog and open /teach/2" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        petfaces("catalog", "--folder", folder, "open", str(tmp_path / "none.zip"))
+    assert "none.zip is not there; name the zip" in capsys.readouterr().err
