@@ -117,7 +117,6 @@ def publish(folder: Path, trunk: Path, card: ModelCard, typical: np.ndarray) -> 
         np.save(part / TYPICAL, typical.astype(np.float32))
         (part / DETAILS).write_text(json.dumps(details), encoding="utf-8")
         seal.seal(part)
-    load.cache_clear()
 
 
 def _layers(model) -> list[Layer]:
@@ -159,15 +158,22 @@ def is_there(folder: Path) -> bool:
     return (folder / DETAILS).is_file()  # the folder appears with all its files
 
 
-@functools.lru_cache(1)
 def load(folder: Path) -> Exported:
     """The exported backbone, loaded once.
 
     Raises:
         UserError: the helper has not exported it yet.
     """
-    if not is_there(folder) or damaged(folder):
-        raise UserError(_("the model is being prepared; this takes half a minute, once"))
+    try:
+        return _load(folder, (folder / DETAILS).stat().st_mtime_ns)
+    except FileNotFoundError:
+        raise UserError(_("the model is being prepared; this takes half a minute, once")) from None
+
+
+@functools.lru_cache(1)
+def _load(folder: Path, _written_at: int) -> Exported:
+    if damaged(folder):
+        raise FileNotFoundError
     details = read_json(folder / DETAILS)
     card = read_card(folder)
     layers = [Layer(**layer) for layer in details["layers"]]

@@ -12,20 +12,15 @@ import numpy as np
 
 from catalog import backbone
 from catalog.backbone import Exported
-from catalog.feature_store import FeatureStore
 from catalog.language import N_, _
 from catalog.library import Library
 from catalog.store import Database, samples
 from catalog.store.samples import Sample
 from catalog.teach import head, validation
 from catalog.teach.model import TaughtModel
+from catalog.teach.sample_features import SampleFeatures
 from pipeline.common.errors import UserError
-from pipeline.inference.decoder import Decoder
-from pipeline.portable import MAX_PIXELS, UnreadableError
 
-BATCH = 16  # images per run of the backbone
-CHUNK = 256  # features that are stored together
-SECONDS = 20  # to decode one image
 PAUSE = 0.3  # seconds between looks for the backbone
 
 _log = logging.getLogger(__name__)
@@ -76,17 +71,14 @@ class Teacher:
 
     def __init__(self, database: Database, library: Library):
         self._database, self._library = database, library
+        self._features = SampleFeatures(library)
         self._changed = threading.Condition()
         self._wanted: dict[int, bool] = {}  # projects with changed samples; whether to train at any rate
         self._unvalidated: set[int] = set()
         self._progress: dict[int, Progress] = {}
         self._models: dict[int, TaughtModel | None] = {}
-        self._stores: dict[str, FeatureStore] = {}
-        self._is_stopping = False
         self._deletions = 0  # of projects; a training that began before one is not kept
-        self._computing = threading.Lock()  # held while files are read and features stored
-        self._reading, self._answering = threading.Lock(), threading.Lock()
-        self._decoders: dict[str, Decoder] = {}
+        self._is_stopping = False
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     def start(self) -> None:
@@ -100,8 +92,7 @@ class Teacher:
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join()
-        for decoder in self._decoders.values():
-            decoder.close()
+        self._features.close()
 
     def has_changed(self, project_id: int, train: bool = False) -> None:
         """Computes features of new samples, then trains if asked to, or if the project was trained before."""
@@ -120,10 +111,7 @@ class Teacher:
 
     def discard(self, erased: Sequence[str]) -> None:
         """Deletes the features of images that no project has any more."""
-        with self._computing:
-            for folder in self._library.features.glob("*"):
-                store = self._store_of(folder.name)
-                store.discard(erased)
+        self._features.discard(erased)
 
     def progress(self, project_id: int) -> Progress:
         """What happens for a project now."""
@@ -142,7 +130,7 @@ class Teacher:
 
     def exported(self) -> Exported:
         """The backbone; raises UserError while it is being prepared."""
-        return backbone.load(self._library.backbone)
+        return self._features.exported()
 
     def answer(self, project_id: int, data: bytes) -> Answer:
         """The newest model's answer to an encoded image.
@@ -176,20 +164,8 @@ class Teacher:
         return found
 
     def picture(self, data: bytes) -> np.ndarray:
-        """An encoded image as the backbone takes it, uint8 S×S×3.
-
-        Raises:
-            UnreadableError: `data` is no image.
-        """
-        return self._decoded("answers", self._answering, data)
-
-    def _decoded(self, name: str, lock: threading.Lock, data: bytes) -> np.ndarray:
-        network = self.exported().network
-        with lock:
-            if name not in self._decoders:
-                self._decoders[name] = Decoder(network.sizing.max_side, MAX_PIXELS, SECONDS)
-            pixels = self._decoders[name].read(data)
-        return network.square(pixels)
+        """An encoded image as the backbone takes it, uint8 S×S×3; raises UnreadableError."""
+        return self._features.picture(data)
 
     def evidence(self, project_id: int, data: bytes, class_id: int) -> np.ndarray:
         """How much each place of an image speaks for a class, against the average of all, H×W float32.
@@ -239,56 +215,37 @@ class Teacher:
         with self._changed:
             self._progress[project_id] = progress
 
-    def _store(self) -> FeatureStore:
-        return self._store_of(self.exported().key)
-
-    def _store_of(self, key: str) -> FeatureStore:
-        if key not in self._stores:
-            self._stores[key] = FeatureStore(self._library.features / key)
-        return self._stores[key]
-
     def _samples(self, project_id: int) -> list[Sample]:
-        """The samples whose features can be computed."""
+        """The samples that have features, after computing those that are missing.
+
+        Raises:
+            UserError: the catalog was stopped meanwhile, or the backbone is being prepared.
+        """
         with self._database.read() as session:
             found = samples.taught(session, project_id)
         files = {each.sha256: self._library.image(each.sha256, each.suffix) for each in found}
-        self._compute(project_id, files)
-        store = self._store()
-        return [each for each in found if each.sha256 in store]
-
-    def _compute(self, project_id: int, files: dict) -> None:
-        """Computes and stores missing features."""
-        store, network = self._store(), self.exported().network
-        missing = [key for key in files if key not in store]
-        for start in range(0, len(missing), CHUNK):
-            with self._computing:
-                squares, parts = {}, []
-                for number, key in enumerate(missing[start : start + CHUNK], start):
-                    if self._is_stopping:
-                        raise UserError("the catalog was stopped")
-                    try:
-                        squares[key] = self._decoded("samples", self._reading, files[key].read_bytes())
-                    except (OSError, UnreadableError) as error:  # its card shows that the image is gone
-                        _log.warning("%s can't be learned: %s", files[key], error)
-                    waiting = len(squares) - sum(map(len, parts))
-                    if waiting and (waiting == BATCH or number + 1 in (start + CHUNK, len(missing))):
-                        parts.append(network(np.stack(list(squares.values())[-waiting:])))
-                        self._report(project_id, Progress("features", number + 1, len(missing)))
-                if squares:
-                    store.add(list(squares), np.concatenate(parts))
+        usable = self._features.compute(
+            files,
+            lambda done, total: self._report(project_id, Progress("features", done, total)),
+            lambda: self._is_stopping,
+        )
+        if self._is_stopping:
+            raise UserError("the catalog was stopped")
+        return [each for each in found if each.sha256 in usable]
 
     def _learn(self, project_id: int, train: bool) -> None:
-        """Trains if asked to, or if the samples of a trained project have changed."""
+        """Trains if asked to, or if the samples of a trained project (or the backbone) have changed."""
         deletions = self._deletions
         found = self._samples(project_id)
         previous = self.model(project_id)
-        is_outdated = previous is not None and previous.samples != fingerprint(found)
-        if not train and not is_outdated:
+        wanted = fingerprint(found), self.exported().key
+        is_current = previous is not None and (previous.samples, previous.backbone) == wanted
+        if (is_current and previous.validation is not None) or (previous is None and not train):
             return
         classes = sorted({each.class_id for each in found})
         if len(classes) < 2:
             raise UserError(N_("Too few images: at least two classes need an image each."))
-        if previous is None or is_outdated or previous.backbone != self.exported().key:
+        if not is_current:
             self._report(project_id, Progress("training"))
             self._keep(project_id, self._train(found, classes), deletions)
         with self._changed:
@@ -310,8 +267,7 @@ class Teacher:
 
     def _arrays(self, found: list[Sample], classes: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Features N×C, class indices N and group numbers N of samples."""
-        with self._computing:
-            x = self._store().get([each.sha256 for each in found])
+        x = self._features.get([each.sha256 for each in found])
         y = np.array([classes.index(each.class_id) for each in found])
         return x, y, validation.groups_of(x, [each.burst for each in found])
 
