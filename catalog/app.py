@@ -25,6 +25,7 @@ from catalog.web import (
     language,
     lesson,
     projects,
+    samples,
     taking,
     teach,
 )
@@ -36,7 +37,7 @@ from pipeline.inference.request_limits import RequestLimits
 MAX_REQUEST = 80_000_000  # bytes: one image of the largest size, with its form
 TIMEOUT = 600  # seconds for a request to arrive
 MAX_ACTIVE = 64  # requests
-ROUTES = (projects, labeling, images, exports, teach, explain, taking, lesson, language)
+ROUTES = (projects, labeling, images, exports, teach, samples, explain, taking, lesson, language)
 
 
 def application(database: Database, library: Library, with_helper: bool = True) -> FastAPI:

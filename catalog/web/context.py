@@ -15,7 +15,7 @@ from catalog import language, sentences
 from catalog.language import _
 from catalog.library import Library
 from catalog.store import Database, Session
-from catalog.store.tables import Page, Project
+from catalog.store.tables import Kind, Page, Project
 from catalog.teach.teacher import Teacher
 from catalog.web.language import here, texts_address
 from pipeline.common import text
@@ -117,6 +117,18 @@ def project_or_404(session: Session, project_id: int) -> Project:
         HTTPException: 404 if there is none.
     """
     return _or_404(session.get(Project, project_id), _("there is no such project"))
+
+
+def taught_or_404(session: Session, project_id: int) -> Project:
+    """The project of an address of the teach page.
+
+    Raises:
+        HTTPException: 404 if there is none, or it is labeled on the label page.
+    """
+    project = project_or_404(session, project_id)
+    if project.kind != Kind.TEACH:
+        raise HTTPException(404, _("there is no such project"))
+    return project
 
 
 def page_or_404(session: Session, token: str) -> Page:

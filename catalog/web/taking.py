@@ -16,8 +16,8 @@ from catalog.store import jobs, projects
 from catalog.store.tables import JobState
 from catalog.teach import saved_project
 from catalog.web import decoding
-from catalog.web.context import Context, InContext, render
-from catalog.web.teach import projects_page, taught_or_404
+from catalog.web.context import Context, InContext, render, taught_or_404
+from catalog.web.teach import projects_page
 from pipeline.common import text
 from pipeline.common.errors import UserError
 from pipeline.inference import browser_demo

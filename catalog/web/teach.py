@@ -1,41 +1,27 @@
 """The teach page: classes with samples, training, and the live answer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Form, HTTPException, Query, Request, UploadFile
+from fastapi import APIRouter, Body, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from catalog import sentences
 from catalog.language import _
-from catalog.store import Session, erasing, jobs, projects, samples
-from catalog.store.samples import ClassCount
-from catalog.store.tables import Help, JobState, Kind, LabelClass, Project, Source
+from catalog.store import erasing, jobs, projects, samples
+from catalog.store.tables import Help, JobState, Kind, Source
 from catalog.teach.comparison import Comparison
-from catalog.teach.saved_project import MAX_CLASSES
 from catalog.teach.teacher import Progress
-from catalog.web import decoding
-from catalog.web.context import Context, InContext, project_or_404, render
+from catalog.web.context import Context, InContext, render, taught_or_404
+from catalog.web.samples import ShownClass, delete_files, shown_class
 from pipeline.common import text
 from pipeline.common.errors import UserError
 from pipeline.portable import UnreadableError
-from pipeline.sources import archives
 
 router = APIRouter()
-Ids = Annotated[list[int], Body(embed=True, max_length=10_000)]
-
-
-class ShownClass(BaseModel):
-    """A class with the number of its samples; `newest` grows whenever one joins it."""
-
-    id: int
-    name: str
-    is_enabled: bool
-    count: int
-    newest: int
 
 
 class ShownModel(BaseModel):
@@ -67,33 +53,6 @@ class State(BaseModel):
     removed: int
     progress: ShownProgress
     model: ShownModel | None
-
-
-class ShownSample(BaseModel):
-    """An image in a class."""
-
-    id: int
-    sha256: str
-
-
-class Received(BaseModel):
-    """What became of uploaded images; `refused` has their names with the reasons."""
-
-    new: int
-    known: int
-    refused: list[tuple[str, str]]
-
-
-def taught_or_404(session: Session, project_id: int) -> Project:
-    """The project of an address of the teach page.
-
-    Raises:
-        HTTPException: 404 if there is none, or it is labeled on the label page.
-    """
-    project = project_or_404(session, project_id)
-    if project.kind != Kind.TEACH:
-        raise HTTPException(404, _("there is no such project"))
-    return project
 
 
 @router.get("/teach", include_in_schema=False)
@@ -150,22 +109,11 @@ def state(project_id: int, context: InContext) -> State:
         counts = samples.counts(session, project.id)
         return State(
             name=project.name,
-            classes=[_shown(found, counts) for found in projects.classes(session, project.id)],
+            classes=[shown_class(found, counts) for found in projects.classes(session, project.id)],
             removed=len(samples.removed(session, project.id)),
             progress=ShownProgress(**asdict(_progress(context, project.id))),
             model=_model(context, project.id),
         )
-
-
-def _shown(found: LabelClass, counts: dict[int, ClassCount]) -> ShownClass:
-    count = counts.get(found.id, ClassCount())
-    return ShownClass(
-        id=found.id,
-        name=found.name,
-        is_enabled=found.is_enabled,
-        count=count.images,
-        newest=count.newest,
-    )
 
 
 def _progress(context: Context, project_id: int) -> Progress:
@@ -201,159 +149,6 @@ def rename(project_id: int, name: Annotated[str, Body(embed=True)], context: InC
         return {"name": project.name}
 
 
-@router.post("/api/teach/{project_id}/classes")
-def add_class(project_id: int, name: Annotated[str, Body(embed=True)], context: InContext) -> ShownClass:
-    """Adds a class."""
-    with context.database.write() as session:
-        project = taught_or_404(session, project_id)
-        if len(projects.classes(session, project.id)) >= MAX_CLASSES:
-            raise HTTPException(422, _("a project of this page has at most 100 classes"))
-        return _shown(samples.add_class(session, project, name.strip()), {})
-
-
-class ClassChange(BaseModel):
-    """What to change of a class."""
-
-    name: str | None = None
-    is_enabled: bool | None = None
-
-
-@router.post("/api/teach/{project_id}/classes/{class_id}")
-def change_class(project_id: int, class_id: int, change: ClassChange, context: InContext) -> ShownClass:
-    """Renames a class, or switches it on or off; the model does not learn a class that is off."""
-    with context.database.write() as session:
-        taught_or_404(session, project_id)
-        found = samples.class_of(session, project_id, class_id)
-        if change.name is not None:
-            samples.rename_class(session, found, change.name.strip())
-        if change.is_enabled is not None:
-            found.is_enabled = change.is_enabled
-        shown = _shown(found, samples.counts(session, project_id))
-    context.teacher.has_changed(project_id)
-    return shown
-
-
-@router.post("/api/teach/{project_id}/classes/{class_id}/erase")
-def erase_class(project_id: int, class_id: int, context: InContext) -> dict[str, int]:
-    """Deletes a class with its samples for good."""
-    with context.database.write() as session:
-        project = taught_or_404(session, project_id)
-        found = samples.class_of(session, project_id, class_id)
-        ids = samples.ids_of_class(session, found)
-        unused = erasing.images(session, project, ids)
-        erasing.label_class(session, found)
-    _delete_files(context, unused)
-    context.teacher.has_changed(project_id)
-    return {"erased": len(ids)}
-
-
-def _delete_files(context: Context, unused: list[erasing.Unused]) -> None:
-    for image in unused:
-        context.library.erase(image.sha256, image.suffix)
-    context.teacher.discard([image.sha256 for image in unused])
-
-
-@router.get("/api/teach/{project_id}/classes/{class_id}/samples")
-def list_samples(
-    project_id: int,
-    class_id: int,
-    context: InContext,
-    offset: Annotated[int, Query(ge=0)] = 0,
-    limit: Annotated[int, Query(ge=1, le=200)] = 60,
-) -> list[ShownSample]:
-    """Some of a class's samples, newest first."""
-    with context.database.read() as session:
-        taught_or_404(session, project_id)
-        found = samples.class_of(session, project_id, class_id)
-        return [
-            ShownSample(id=image.id, sha256=image.sha256)
-            for image in samples.of_class(session, found, offset, limit)
-        ]
-
-
-@router.post("/api/teach/{project_id}/classes/{class_id}/samples")
-def add_samples(
-    project_id: int,
-    class_id: int,
-    files: list[UploadFile],
-    context: InContext,
-    burst: Annotated[str | None, Form(pattern=r"^[\w-]{1,40}$")] = None,
-) -> Received:
-    """Adds images to a class; they are on the disk when this is answered.
-
-    `burst` names the webcam recording that all of them are from.
-    """
-    with context.database.read() as session:
-        taught_or_404(session, project_id)
-        samples.class_of(session, project_id, class_id)
-    refused: list[tuple[str, str]] = []
-    found = list(_stored(files, context, refused))
-    with context.database.write() as session:
-        project = taught_or_404(session, project_id)
-        label_class = samples.class_of(session, project_id, class_id)
-        added = samples.add(session, project, label_class, found, burst, context.person)
-    context.teacher.has_changed(project_id)
-    return Received(new=added.new, known=added.known, refused=refused)
-
-
-def _stored(files: list[UploadFile], context: Context, refused: list[tuple[str, str]]) -> Iterator:
-    for file in files:
-        name = text.shortened(text.path(file.filename or _("image")), 100)
-        if (file.size or 0) > archives.MAX_BYTES:
-            refused.append((name, _("it is too large")))
-            continue
-        try:
-            yield decoding.store(file.file.read(), name, context.library)
-        except UnreadableError as error:
-            refused.append((name, text.printable(error)))
-
-
-@router.post("/api/teach/{project_id}/samples/move")
-def move(
-    project_id: int, ids: Ids, class_id: Annotated[int, Body(embed=True)], context: InContext
-) -> dict[str, bool]:
-    """Moves samples to another class."""
-    with context.database.write() as session:
-        project = taught_or_404(session, project_id)
-        label_class = samples.class_of(session, project_id, class_id)
-        samples.move(session, project, ids, label_class, context.person)
-    context.teacher.has_changed(project_id)
-    return {"moved": True}
-
-
-@router.post("/api/teach/{project_id}/samples/remove")
-def remove(project_id: int, ids: Ids, context: InContext) -> dict[str, bool]:
-    """Takes samples out of their classes; they can be restored until they are erased."""
-    with context.database.write() as session:
-        samples.remove(session, taught_or_404(session, project_id), ids, context.person)
-    context.teacher.has_changed(project_id)
-    return {"removed": True}
-
-
-@router.post("/api/teach/{project_id}/samples/restore")
-def restore(
-    project_id: int, context: InContext, ids: Annotated[list[int] | None, Body(embed=True)] = None
-) -> dict[str, int]:
-    """Puts removed samples back into their classes: these, or all."""
-    with context.database.write() as session:
-        project = taught_or_404(session, project_id)
-        ids = samples.removed(session, project_id) if ids is None else ids
-        restored = samples.restore(session, project, ids, context.person)
-    context.teacher.has_changed(project_id)
-    return {"restored": restored}
-
-
-@router.post("/api/teach/{project_id}/samples/erase")
-def erase(project_id: int, context: InContext) -> dict[str, int]:
-    """Deletes all removed samples for good."""
-    with context.database.write() as session:
-        project = taught_or_404(session, project_id)
-        ids = samples.removed(session, project_id)
-        unused = erasing.images(session, project, ids)
-    _delete_files(context, unused)
-    return {"erased": len(ids)}
-
-
 @router.post("/api/teach/{project_id}/erase")
 def erase_project(project_id: int, context: InContext) -> dict[str, bool]:
     """Deletes the project with all its files and rows."""
@@ -361,7 +156,7 @@ def erase_project(project_id: int, context: InContext) -> dict[str, bool]:
         unused = erasing.project(session, taught_or_404(session, project_id))
     context.teacher.forget(project_id)
     context.library.erase_project(project_id)
-    _delete_files(context, unused)
+    delete_files(context, unused)
     return {"erased": True}
 
 
