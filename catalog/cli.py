@@ -128,7 +128,10 @@ def _export(library: Library, project: str, out: Path) -> str:
 @click.argument("project")
 @click.pass_obj
 def retrain(library: Library, project: str) -> None:
-    """Train, evaluate and register on PROJECT's labels; the champion then predicts in the project."""
+    """Train, evaluate and register on PROJECT's labels; the champion then predicts in the project.
+
+    In a project of the teach page the taught model goes on to answer.
+    """
     task = _export(library, project, ROOT / "labels")
     # Standard DVC: writes the two values into params.yaml, and runs the stages that they change.
     settings = [f"data={DATA[task]}", "fetch.path=labels/snapshot.tar"]
@@ -137,7 +140,18 @@ def retrain(library: Library, project: str) -> None:
     status = subprocess.run(command, cwd=ROOT, check=False).returncode
     if status:
         raise UserError(f"dvc ended with status {status}; see the messages above")
-    _adopt(library, project, DATA[task])
+    if _is_taught(library, project):
+        click.echo(f"The champion of {DATA[task]} has learned these images; to compare: petfaces leaderboard")
+    else:
+        _adopt(library, project, DATA[task])
+
+
+def _is_taught(library: Library, project: str) -> bool:
+    from catalog.store import open_database, projects
+    from catalog.store.tables import Kind
+
+    with open_database(library.database).read() as session:
+        return projects.by_name(session, project).kind == Kind.TEACH
 
 
 @main.command("open")

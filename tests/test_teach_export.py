@@ -199,6 +199,18 @@ def faces():
 
 
 @pytest.mark.slow
+def test_the_pipeline_trains_and_registers_a_champion_on_what_was_taught(lesson, run, project, restored):
+    for name in lesson.classes:
+        lesson.add(name, *(photo(name, seed) for seed in range(100, 140)))
+    folder = str(lesson.catalog.library.folder)
+    done = run("python", "-m", "pipeline", "catalog", "--folder", folder, "retrain", "Project 1")
+    assert done.returncode == 0, done.stdout
+    assert "The champion of labels has learned these images" in done.stdout
+    champion = OnnxClassifier(project / "runs/labels/register/champion/portable")
+    assert set(champion.classes) == set(lesson.classes)
+
+
+@pytest.mark.slow
 def test_folder_browser_page_server_and_teach_page_answer_alike(faces, tmp_path, run, project):
     from catalog.helper.features import publish_backbone as publish
 
