@@ -189,6 +189,19 @@ def test_deleting_a_project_leaves_no_file_and_no_row(lesson):
     assert requests.get(lesson.root, timeout=30).status_code == 404
 
 
+def test_clearing_everything_deletes_all_taught_projects_and_no_other(lesson, tmp_path):
+    lesson.show(2).train()
+    Lesson(lesson.catalog, lesson.address).start("red", "green").show(3)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/labeled.png").write_bytes(photo("blue", 7))
+    lesson.catalog.add_project(tmp_path / "images")
+    assert requests.post(f"{lesson.address}/api/teach/erase", timeout=30).json() == {"erased": 2}
+    assert files(lesson.catalog, "images") == 1
+    with lesson.catalog.database.read() as session:
+        assert session.execute(text("SELECT name FROM project")).scalars().all() == ["pets"]
+    assert not (lesson.catalog.library.folder / "taught/1").exists()
+
+
 def test_an_image_that_another_project_has_is_not_deleted(lesson):
     lesson.show(3).train()
     other = Lesson(lesson.catalog, lesson.address).start("red", "green")

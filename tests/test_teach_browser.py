@@ -244,6 +244,15 @@ def test_the_project_is_saved_and_deleted_after_asking(new_tab, lesson):
     assert tab.locator(".cards .card").count() == 0
 
 
+def test_everything_is_cleared_after_asking(new_tab, lesson):
+    lesson.start("red", "green")
+    tab = new_tab("/teach")
+    tab.click("#erase")
+    tab.click("#confirm button[value=yes]")
+    tab.wait_for_selector("#erase", state="detached")
+    assert tab.locator(".cards .card").count() == 0
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_violation_and_nothing_overflows_on_a_phone(new_tab, lesson, axe, scheme):
     lesson.start("red", "green").show(3).train()

@@ -1,5 +1,6 @@
 // Exports the model and deletes the project.
 import { Api } from "./teach_api.js";
+import { askFirst } from "./teach_confirm.js";
 import { t } from "./texts.js";
 
 const PAUSE_MS = 700;
@@ -48,15 +49,6 @@ byId("export").addEventListener("click", async () => {
   }
 });
 
-byId("erase").addEventListener("click", () => byId("confirm").showModal());
-byId("confirm").addEventListener("close", async () => {
-  if (byId("confirm").returnValue !== "yes") return;
-  try {
-    await api.post("/erase");
-    location.href = "/teach";
-  } catch (error) {
-    say(error.message);
-  }
-});
+askFirst(byId("erase"), () => api.post("/erase"));
 await refresh();
 document.documentElement.dataset.ready = "yes";

@@ -83,6 +83,7 @@ def _engine(file: Path, foreign_keys: bool) -> Engine:
         connection.isolation_level = None  # the sqlite3 module begins no transactions by itself
         connection.execute("PRAGMA journal_mode = WAL")  # readers don't wait for the writer
         connection.execute("PRAGMA synchronous = FULL")  # a committed label survives a power failure
+        connection.execute("PRAGMA secure_delete = ON")  # what people delete is overwritten
         connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
 
     @event.listens_for(engine, "begin")

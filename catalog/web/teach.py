@@ -152,12 +152,26 @@ def rename(project_id: int, name: Annotated[str, Body(embed=True)], context: InC
 @router.post("/api/teach/{project_id}/erase")
 def erase_project(project_id: int, context: InContext) -> dict[str, bool]:
     """Deletes the project with all its files and rows."""
+    _erase(project_id, context)
+    return {"erased": True}
+
+
+def _erase(project_id: int, context: Context) -> None:
     with context.database.write() as session:
         unused = erasing.project(session, taught_or_404(session, project_id))
     context.teacher.forget(project_id)
     context.library.erase_project(project_id)
     delete_files(context, unused)
-    return {"erased": True}
+
+
+@router.post("/api/teach/erase")
+def erase_everything(context: InContext) -> dict[str, int]:
+    """Deletes all projects of the teach page with their files and rows."""
+    with context.database.read() as session:
+        found = [project.id for project in projects.all_projects(session) if project.kind == Kind.TEACH]
+    for project_id in found:
+        _erase(project_id, context)
+    return {"erased": len(found)}
 
 
 @router.post("/api/teach/{project_id}/train")
