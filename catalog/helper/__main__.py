@@ -59,8 +59,9 @@ def _publish_backbone(library: Library) -> None:
 
     try:
         publish_backbone(library)
-    except UserError as error:
-        _log.warning("%s; the teach page can't train", error)
+    except Exception as error:  # labeling goes on without the teach page, which shows the reason
+        _log.warning("%s; the teach page can't train", error, exc_info=not isinstance(error, UserError))
+        backbone.report_failure(library.backbone, str(error))
 
 
 def work(database: Database, library: Library) -> bool:
@@ -83,6 +84,9 @@ def work(database: Database, library: Library) -> bool:
         _log.exception("%s of project %s failed", kind, project.name)
         state, message = JobState.FAILED, text.shortened(f"{type(error).__name__}: {reason(error)}", 300)
     with database.write() as session:
+        if session.get(Project, project.id) is None:  # deleted meanwhile
+            library.erase_project(project.id)
+            return True
         jobs.finish(session, job_id, state, message)
         if kind == jobs.Kind.READ and state == JobState.DONE and project.model_help != Help.NONE:
             jobs.request(session, project.id, jobs.Kind.SUGGEST)

@@ -17,7 +17,7 @@ from catalog.store.samples import Sample
 from catalog.store.tables import Project
 from catalog.teach import folds, head, validation
 from catalog.teach.comparison import Comparison, Point
-from catalog.teach.teacher import fingerprint
+from catalog.teach.model import fingerprint
 from pipeline.common.errors import UserError
 from pipeline.portable import read_picture, resizing
 
@@ -45,7 +45,11 @@ def compare(database: Database, library: Library, project: Project, progress: Pr
     store = FeatureStore(library.features / exported.key)
     found = [each for each in found if each.sha256 in store]
     data = _Data.of(found, store)
-    comparison = Comparison(fingerprint(found), len(found), int(data.test.sum()))
+    comparison = Comparison(
+        fingerprint((each.sha256, each.class_id, each.burst) for each in found),
+        len(found),
+        int(data.test.sum()),
+    )
     target = library.compared(project.id)
     pixels = np.stack([_pixels(library, each) for each in found])
     seconds = _seconds_per_image(library, exported.network, found)

@@ -127,6 +127,9 @@ def read(database: Database, library: Library, project: Project, progress: Progr
             problems = {result.path: result.reason for result in results if result.reason}
             usable = {result.path for result in results if not result.reason}
             with database.write() as session:
+                for result in results:  # an image may have been erased in another project since it was stored
+                    if result.image and not library.image(result.image.sha256, result.image.suffix).is_file():
+                        _read(result.found, result.image.sha256, library, is_new=True)
                 added += images.add(session, project, [each.image for each in results if each.image])
                 images.quarantine(session, project.id, problems, usable)
             for upload in (result.found.upload for result in results):

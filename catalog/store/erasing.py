@@ -32,7 +32,8 @@ def images(session: Session, project: Project, ids: Iterable[int]) -> list[Unuse
     """Deletes images of a project, with their events.
 
     Returns:
-        Those whose files nothing needs any more, to be deleted after the transaction.
+        Those whose files nothing needs any more. Delete them within the transaction: then nobody can add one
+        of them meanwhile.
     """
     ids, erased = list(ids), []
     for start in range(0, len(ids), CHUNK):
@@ -42,7 +43,7 @@ def images(session: Session, project: Project, ids: Iterable[int]) -> list[Unuse
         for table in (Suggestion, Event):
             session.execute(delete(table).where(table.project_id == project.id, table.image_id.in_(chunk)))
         session.execute(delete(Image).where(*own))
-    return _unused(session, erased)
+    return unused(session, erased)
 
 
 def label_class(session: Session, found: LabelClass) -> None:
@@ -57,10 +58,11 @@ def project(session: Session, found: Project) -> list[Unused]:
     for table in (Suggestion, Event, Page, Model, Job, Quarantined, Image, LabelClass):
         session.execute(delete(table).where(table.project_id == found.id))
     session.execute(delete(Project).where(Project.id == found.id))
-    return _unused(session, erased)
+    return unused(session, erased)
 
 
-def _unused(session: Session, erased: list[tuple[str, str]]) -> list[Unused]:
+def unused(session: Session, erased: list[tuple[str, str]]) -> list[Unused]:
+    """Those of these images, hash and suffix, that no project has."""
     still_used: set[str] = set()
     hashes = [sha256 for sha256, _ in erased]
     for start in range(0, len(hashes), CHUNK):

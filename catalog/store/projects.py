@@ -198,6 +198,11 @@ def by_name(session: Session, name: str) -> Project:
     return project
 
 
+def taught(session: Session) -> list[Project]:
+    """The projects of the teach page, by name."""
+    return list(session.scalars(select(Project).where(Project.kind == Kind.TEACH).order_by(Project.name)))
+
+
 def helped(session: Session) -> list[Project]:
     """The projects that run with a model's help."""
     query = select(Project).where(Project.model_help != Help.NONE, ~Project.paused)

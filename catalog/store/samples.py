@@ -112,8 +112,16 @@ def of_class(session: Session, label_class: LabelClass, offset: int, limit: int)
 
 
 def ids_of_class(session: Session, label_class: LabelClass) -> list[int]:
-    """Ids of all images in a class."""
-    return [image.id for image in session.scalars(_in(label_class))]
+    """Ids of all images in a class, and of those that were removed from it."""
+    query = (
+        select(Image.id, Event.before)
+        .join(Event, Event.id == Image.event_id)
+        .where(Image.project_id == label_class.project_id, Image.status == Status.REMOVED)
+    )
+    removed_ids = [
+        image_id for image_id, before in session.execute(query) if before["classes"] == [label_class.id]
+    ]
+    return [*(image.id for image in session.scalars(_in(label_class))), *removed_ids]
 
 
 def _in(label_class: LabelClass):

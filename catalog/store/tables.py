@@ -8,6 +8,8 @@ import enum
 from sqlalchemy import JSON, ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+_NEVER_AGAIN = {"sqlite_autoincrement": True}  # an id of a deleted row, which somebody may still know
+
 
 class Base(DeclarativeBase):
     """Base of all tables."""
@@ -68,6 +70,7 @@ class Project(Base):
     """Images to label, the classes to choose from, and how labeling works."""
 
     __tablename__ = "project"
+    __table_args__ = _NEVER_AGAIN
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(100), unique=True)
@@ -96,7 +99,7 @@ class LabelClass(Base):
     """
 
     __tablename__ = "label_class"
-    __table_args__ = (UniqueConstraint("project_id", "name"),)
+    __table_args__ = (UniqueConstraint("project_id", "name"), _NEVER_AGAIN)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
@@ -123,6 +126,8 @@ class Image(Base):
         UniqueConstraint("project_id", "sha256"),
         Index("image_queue", "project_id", "status", "is_test", "rank"),
         Index("image_page", "page_token"),
+        Index("image_sha256", "sha256"),
+        _NEVER_AGAIN,
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -196,7 +201,7 @@ class Event(Base):
     __table_args__ = (
         Index("event_project", "project_id", "id"),
         Index("event_image", "image_id", "id"),
-        {"sqlite_autoincrement": True},  # ids grow, also across backups
+        _NEVER_AGAIN,
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -272,7 +277,7 @@ class Job(Base):
     """
 
     __tablename__ = "job"
-    __table_args__ = (Index("job_queue", "state", "id"),)
+    __table_args__ = (Index("job_queue", "state", "id"), _NEVER_AGAIN)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))

@@ -63,6 +63,8 @@ class Training:
         biases: steps×outputs float32.
         loss: cross-entropy of the classes (without "none of these") on the training images, steps.
         right: share of the training images whose most probable class is right, steps.
+        none_level: the part of the training images' mean score (see `above`) below which an image is none of
+            the classes.
         head: what answers.
     """
 
@@ -70,6 +72,7 @@ class Training:
     biases: np.ndarray
     loss: np.ndarray
     right: np.ndarray
+    none_level: float
     head: Head
 
 
@@ -105,7 +108,10 @@ def train(
     weights, biases = final.folded(weights / temperature, biases / temperature)
     loss = np.array([_loss(logits / temperature, y, classes) for logits in final.logits])
     right = (final.logits.argmax(axis=2) == y).mean(axis=1)
-    return Training(weights, biases, loss, right, Head(weights[-1], biases[-1]))
+    ours = above(final, none, x, final.logits[-1]).mean()
+    return Training(
+        weights, biases, loss, right, float(level / ours) if ours else 0.0, Head(weights[-1], biases[-1])
+    )
 
 
 def _calibrate(
@@ -118,14 +124,14 @@ def _calibrate(
     share: float,
 ) -> tuple[np.float32, np.float32]:
     """Logit below which the answer is "none of these", relative to that of its mean; and the temperature."""
-    ours = _above(final, none, x, final.logits[-1]).mean()
+    ours = above(final, none, x, final.logits[-1]).mean()
     kept, logits, truths, count = [], [], [], 0
     for rest, test in _splits(y, groups, classes):
         held_out = descent.descend(x[rest], y[rest], classes, share)
         scores = held_out.scores(x[test])
-        train_mean = _above(held_out, none, x[rest], held_out.logits[-1]).mean()
+        train_mean = above(held_out, none, x[rest], held_out.logits[-1]).mean()
         if train_mean > 0:
-            kept.append(_above(held_out, none, x[test], scores) / train_mean)
+            kept.append(above(held_out, none, x[test], scores) / train_mean)
             logits.append(scores)
             truths.append(y[test])
             count += len(np.unique(groups[test]))
@@ -161,7 +167,7 @@ def _expected(images: float, classes: int) -> tuple[float, float]:
     return mean, ((0.18 + (0.06 + 0.5 / classes) / images) * mean) ** 2
 
 
-def _above(steps: Descent, none: np.ndarray, x: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def above(steps: Descent, none: np.ndarray, x: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """How far the highest logit is above that of the typical features, N."""
     return scores.max(axis=1) - steps.score_of(none, x)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -10,9 +11,20 @@ import numpy as np
 from catalog.teach.head import Head, Training
 from catalog.teach.validation import Hint, Validation
 from pipeline.artifacts import atomic
-from pipeline.portable import DamagedError, read_json
 
-ARRAYS, DETAILS = "training.npz", "model.json"
+
+def fingerprint(found: Iterable[tuple[str, int, str | None]]) -> str:
+    """Hash of what a model learns; equal for a copy of the project, whose classes have other ids.
+
+    Args:
+        found: hash, class id and recording of each image.
+    """
+    found = list(found)
+    index = {class_id: number for number, class_id in enumerate(sorted({each[1] for each in found}))}
+    digest = hashlib.sha256()
+    for sha256, class_id, burst in found:
+        digest.update(f"{sha256} {index[class_id]} {burst}\n".encode())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,7 @@ class TaughtModel:
 
     @property
     def version(self) -> str:
-        """Changes with what the model has learned."""
+        """Names the model on pages; another one has learned something else."""
         return self.samples[:12]
 
     def export_key(self, classes: list[str]) -> str:
@@ -53,9 +65,8 @@ class TaughtModel:
     def with_validation(self, validation: Validation) -> "TaughtModel":
         return replace(self, validation=validation)
 
-    def save(self, folder: Path) -> None:
-        """Writes the model, atomically."""
-        training = self.training
+    def save(self, file: Path) -> None:
+        """Writes the model to one file, atomically: the helper reads it at any time."""
         details = {
             "samples": self.samples,
             "backbone": self.backbone,
@@ -64,26 +75,30 @@ class TaughtModel:
             "seconds": self.seconds,
             "validation": asdict(self.validation) if self.validation else None,
         }
-        arrays = {name: value for name, value in vars(training).items() if name != "head"}
-        head = {f"head_{name}": np.asarray(value) for name, value in vars(training.head).items()}
-        with atomic.replace_folder(folder) as part:
-            with open(part / ARRAYS, "wb") as stream:
-                np.savez(stream, **arrays, **head)
-            (part / DETAILS).write_text(json.dumps(details), encoding="utf-8")
+        arrays = {name: value for name, value in vars(self.training).items() if name != "head"}
+        head = {f"head_{name}": np.asarray(value) for name, value in vars(self.head).items()}
+        with atomic.replace_file(file) as part, open(part, "wb") as stream:
+            np.savez(stream, details=np.array(json.dumps(details)), **arrays, **head)
 
     @classmethod
-    def load(cls, folder: Path) -> "TaughtModel | None":
-        """The model in a folder; None if there is none, or it is damaged or of an older version."""
+    def load(cls, file: Path) -> "TaughtModel | None":
+        """The model in a file; None if there is none, or it is damaged or of an older version."""
         try:
-            details = read_json(folder / DETAILS)
-            with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
+            with np.load(file, allow_pickle=False) as arrays:
                 stored = {name: arrays[name] for name in arrays.files}
+            details = json.loads(stored.pop("details").item())
             own = {name[len("head_") :]: value for name, value in stored.items() if name.startswith("head_")}
             head = Head(**{name: value if value.ndim else value.item() for name, value in own.items()})
             recorded = {name: value for name, value in stored.items() if not name.startswith("head_")}
+            recorded["none_level"] = recorded["none_level"].item()
             if found := details.pop("validation"):
                 hint = found.pop("hint")
                 found = Validation(**found, hint=Hint(**hint) if hint else None)
             return cls(**details, training=Training(**recorded, head=head), validation=found)
-        except (OSError, DamagedError, ValueError, TypeError, KeyError):  # it can be trained again
+        except Exception:  # missing, cut off or of another format: numpy raises many types; train again
             return None
+
+    @staticmethod
+    def delete(file: Path) -> None:
+        """Deletes a stored model."""
+        file.unlink(missing_ok=True)

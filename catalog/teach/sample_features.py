@@ -31,7 +31,7 @@ class SampleFeatures:
     def __init__(self, library: Library):
         self._library = library
         self._stores: dict[str, FeatureStore] = {}
-        self._computing = threading.RLock()  # held while the store is used
+        self._storing = threading.RLock()  # held while a store is used
         # Answers must not wait for samples.
         self._of_samples, self._of_answers = _Pictures(), _Pictures()
 
@@ -70,47 +70,52 @@ class SampleFeatures:
             should_stop: asked before each image; what was computed until then is kept.
 
         Returns:
-            Hashes of the images that have features: all, but those whose file is missing or damaged.
+            Hashes of the images that have features: all, but those whose file is missing or damaged, and
+            those that were erased meanwhile.
         """
         exported = self.exported()
         store = self._store(exported.key)
         missing = [key for key in files if key not in store]
         for start in range(0, len(missing), CHUNK):
-            with self._computing:
-                squares, parts = {}, []
-                keys = missing[start : start + CHUNK]
-                for number, key in enumerate(keys, start=1):
-                    if should_stop():
-                        break
-                    try:
-                        squares[key] = self._of_samples.decode(files[key].read_bytes(), exported)
-                    except (OSError, UnreadableError) as error:  # its card shows that the image is gone
-                        _log.warning("%s can't be learned: %s", files[key], error)
-                    waiting = len(squares) - sum(map(len, parts))
-                    if waiting == BATCH:
-                        parts.append(exported.network(np.stack(list(squares.values())[-waiting:])))
-                        report(start + number, len(missing))
-                if waiting := len(squares) - sum(map(len, parts)):
-                    parts.append(exported.network(np.stack(list(squares.values())[-waiting:])))
-                if squares:
-                    store.add(list(squares), np.concatenate(parts))
+            squares, parts = {}, []
+            for number, key in enumerate(missing[start : start + CHUNK], start=1):
+                if should_stop():
+                    break
+                try:
+                    squares[key] = self._of_samples.decode(files[key].read_bytes(), exported)
+                except (OSError, UnreadableError) as error:  # its card shows that the image is gone
+                    _log.warning("%s can't be learned: %s", files[key], error)
+                if len(squares) == BATCH * (len(parts) + 1):
+                    parts.append(exported.network(np.stack(list(squares.values())[-BATCH:])))
+                    report(start + number, len(missing))
+            if waiting := len(squares) - BATCH * len(parts):
+                parts.append(exported.network(np.stack(list(squares.values())[-waiting:])))
+            if squares:
+                self._add(store, dict(zip(squares, np.concatenate(parts), strict=True)), files)
             if should_stop():
                 break
         return {key for key in files if key in store}
 
+    def _add(self, store: FeatureStore, features: dict[str, np.ndarray], files: dict[str, Path]) -> None:
+        """Stores features, but those of images that were erased meanwhile."""
+        with self._storing:
+            kept = {key: values for key, values in features.items() if files[key].is_file()}
+            if kept:
+                store.add(list(kept), np.stack(list(kept.values())))
+
     def get(self, hashes: Sequence[str]) -> np.ndarray:
         """Features of images that have some, N×C float32."""
-        with self._computing:
+        with self._storing:
             return self._store(self.exported().key).get(list(hashes))
 
     def discard(self, hashes: Sequence[str]) -> None:
         """Deletes the features of images, by whichever network."""
-        with self._computing:
+        with self._storing:
             for folder in self._library.features.glob("*"):
                 self._store(folder.name).discard(hashes)
 
     def _store(self, key: str) -> FeatureStore:
-        with self._computing:
+        with self._storing:
             if key not in self._stores:
                 self._stores[key] = FeatureStore(self._library.features / key)
             return self._stores[key]

@@ -1,10 +1,8 @@
 """Computes features of new samples, trains heads and answers, in threads of the server."""
 
-import hashlib
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,14 +12,15 @@ from catalog import backbone
 from catalog.backbone import Exported
 from catalog.language import N_, _
 from catalog.library import Library
-from catalog.store import Database, samples
+from catalog.store import Database, projects, samples
 from catalog.store.samples import Sample
 from catalog.teach import head, validation
-from catalog.teach.model import TaughtModel
+from catalog.teach.model import TaughtModel, fingerprint
 from catalog.teach.sample_features import SampleFeatures
 from pipeline.common.errors import UserError
 
 PAUSE = 0.3  # seconds between looks for the backbone
+STOP_SECONDS = 10  # to wait for a training that can't be interrupted
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +60,32 @@ class Answer:
     milliseconds: float
 
 
+@dataclass(frozen=True)
+class _Data:
+    """What a model learns.
+
+    Attributes:
+        samples: hash of images and classes, see `fingerprint`.
+        backbone: key of the network that has computed the features.
+        classes: class ids.
+        x: features, N×C.
+        y: index of each image's class in `classes`, N.
+        groups: group number of each image, N.
+    """
+
+    samples: str
+    backbone: str
+    classes: list[int]
+    x: np.ndarray
+    y: np.ndarray
+    groups: np.ndarray
+
+    def is_of(self, model: TaughtModel) -> bool:
+        """Whether a model has learned this."""
+        known = model.samples, model.backbone, model.classes
+        return known == (self.samples, self.backbone, self.classes)
+
+
 class Teacher:
     """Trains the heads of all projects of the teach page, one at a time, and answers meanwhile.
 
@@ -73,25 +98,31 @@ class Teacher:
         self._database, self._library = database, library
         self._features = SampleFeatures(library)
         self._changed = threading.Condition()
-        self._wanted: dict[int, bool] = {}  # projects with changed samples; whether to train at any rate
-        self._unvalidated: set[int] = set()
+        # Projects with changed samples, oldest first, and whether to train at any rate.
+        self._wanted: dict[int, bool] = {}
+        self._unvalidated: dict[int, None] = {}
+        self._deleted: set[int] = set()
         self._progress: dict[int, Progress] = {}
-        self._models: dict[int, TaughtModel | None] = {}
-        self._deletions = 0  # of projects; a training that began before one is not kept
         self._is_stopping = False
+        self._storing = threading.RLock()  # held while models are read and written
+        self._models: dict[int, TaughtModel | None] = {}
+        self._data: _Data | None = None  # of the last training, for its validation
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     def start(self) -> None:
-        """Starts the worker."""
+        """Starts the worker, with what was left when the catalog was stopped."""
+        with self._database.read() as session:
+            for project in projects.taught(session):
+                self._wanted[project.id] = False
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the worker after the batch or training that it works on."""
+        """Ends the worker after the batch or training that it works on, or after STOP_SECONDS."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(STOP_SECONDS)
         self._features.close()
 
     def has_changed(self, project_id: int, train: bool = False) -> None:
@@ -101,13 +132,14 @@ class Teacher:
             self._changed.notify()
 
     def forget(self, project_id: int) -> None:
-        """Drops what belongs to a project that was deleted; ids are used again."""
+        """Drops what belongs to a deleted project; a training that is under way is not kept."""
         with self._changed:
-            self._deletions += 1
+            self._deleted.add(project_id)
             self._wanted.pop(project_id, None)
-            self._unvalidated.discard(project_id)
-            self._models.pop(project_id, None)
+            self._unvalidated.pop(project_id, None)
             self._progress.pop(project_id, None)
+        with self._storing:
+            self._models.pop(project_id, None)
 
     def discard(self, erased: Sequence[str]) -> None:
         """Deletes the features of images that no project has any more."""
@@ -123,7 +155,7 @@ class Teacher:
 
     def model(self, project_id: int) -> TaughtModel | None:
         """The project's newest model, or None."""
-        with self._changed:
+        with self._storing:
             if project_id not in self._models:
                 self._models[project_id] = TaughtModel.load(self._library.taught(project_id))
             return self._models[project_id]
@@ -181,29 +213,15 @@ class Teacher:
         if class_id not in found.classes:
             raise UserError(_("The model has not learned this class yet; press Train."))
         (last,) = exported.network.layers(self.picture(data), exported.layers[-1:])
-        weight = found.head.weight
+        weight = found.head.weight[: len(found.classes)]
         direction = weight[found.classes.index(class_id)] - weight.mean(axis=0)
         return np.einsum("c,chw->hw", direction, last)
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                while not (self._is_stopping or self._wanted or self._unvalidated):
-                    self._changed.wait()
-                if self._is_stopping:
-                    return
-                if not backbone.is_there(self._library.backbone):
-                    self._changed.wait(PAUSE)
-                    continue
-                task = self._wanted.popitem() if self._wanted else (self._unvalidated.pop(), None)
-                project_id, train = task
-                self._progress[project_id] = Progress("waiting")
+        while (task := self._next()) is not None:
+            project_id, train = task
             try:
-                if train is None:
-                    self._validate(project_id)
-                else:
-                    self._learn(project_id, train)
-                message = ""
+                message = self._validate(project_id) if train is None else self._learn(project_id, train)
             except UserError as error:
                 message = str(error)
             except Exception as error:  # shown on the page; the next training may well succeed
@@ -211,9 +229,32 @@ class Teacher:
                 message = f"{type(error).__name__}: {error}"
             self._report(project_id, Progress(message=message))
 
+    def _next(self) -> tuple[int, bool | None] | None:
+        """The project to work on, and whether to train it at any rate, or None to validate it.
+
+        None instead of both when the catalog stops.
+        """
+        with self._changed:
+            while not self._is_stopping:
+                if not (self._wanted or self._unvalidated):
+                    self._changed.wait()
+                elif not backbone.is_there(self._library.backbone):
+                    self._changed.wait(PAUSE)
+                else:
+                    is_changed = bool(self._wanted)
+                    project_id = next(iter(self._wanted or self._unvalidated))
+                    train = self._wanted.pop(project_id) if is_changed else None
+                    if not is_changed:
+                        del self._unvalidated[project_id]
+                    message = self._progress.get(project_id, Progress()).message
+                    self._progress[project_id] = Progress("waiting", message=message)
+                    return project_id, train
+        return None
+
     def _report(self, project_id: int, progress: Progress) -> None:
         with self._changed:
-            self._progress[project_id] = progress
+            if project_id not in self._deleted:
+                self._progress[project_id] = progress
 
     def _samples(self, project_id: int) -> list[Sample]:
         """The samples that have features, after computing those that are missing.
@@ -233,77 +274,76 @@ class Teacher:
             raise UserError("the catalog was stopped")
         return [each for each in found if each.sha256 in usable]
 
-    def _learn(self, project_id: int, train: bool) -> None:
+    def _learn(self, project_id: int, train: bool) -> str:
         """Trains if asked to, or if the samples of a trained project (or the backbone) have changed."""
-        deletions = self._deletions
-        found = self._samples(project_id)
+        data = self._collect(self._samples(project_id))
         previous = self.model(project_id)
-        wanted = fingerprint(found), self.exported().key
-        is_current = previous is not None and (previous.samples, previous.backbone) == wanted
-        if (is_current and previous.validation is not None) or (previous is None and not train):
-            return
-        classes = sorted({each.class_id for each in found})
-        if len(classes) < 2:
+        if previous is None and not train:
+            return ""
+        if len(data.classes) < 2:
+            self._keep(project_id, None)  # it would go on naming classes that have no images any more
             raise UserError(N_("Too few images: at least two classes need an image each."))
-        if not is_current:
+        if previous is None or not data.is_of(previous):
             self._report(project_id, Progress("training"))
-            self._keep(project_id, self._train(found, classes), deletions)
+            self._keep(project_id, self._train(data))
         with self._changed:
-            self._unvalidated.add(project_id)
+            self._unvalidated[project_id] = None
+        return ""
 
-    def _train(self, found: list[Sample], classes: list[int]) -> TaughtModel:
+    def _collect(self, found: list[Sample]) -> _Data:
+        """What a model learns from these samples; kept for the next call."""
+        classes = sorted({each.class_id for each in found})
+        key = fingerprint([(each.sha256, each.class_id, each.burst) for each in found]), self.exported().key
+        last = self._data
+        if last is None or (last.samples, last.backbone, last.classes) != (*key, classes):
+            x = self._features.get([each.sha256 for each in found])
+            y = np.array([classes.index(each.class_id) for each in found], np.int64)
+            groups = validation.groups_of(x, [each.burst for each in found])
+            self._data = last = _Data(*key, classes, x, y, groups)
+        return last
+
+    def _train(self, data: _Data) -> TaughtModel:
         start = time.perf_counter()
-        x, y, groups = self._arrays(found, classes)
-        training = head.train(x, y, len(classes), groups, self.exported().typical)
-        counts = Counter(y.tolist())
+        typical = self.exported().typical
+        training = head.train(data.x, data.y, len(data.classes), data.groups, typical)
         return TaughtModel(
-            samples=fingerprint(found),
-            backbone=self.exported().key,
-            classes=classes,
-            images=[counts[number] for number in range(len(classes))],
+            samples=data.samples,
+            backbone=data.backbone,
+            classes=data.classes,
+            images=np.bincount(data.y, minlength=len(data.classes)).tolist(),
             seconds=time.perf_counter() - start,
             training=training,
         )
 
-    def _arrays(self, found: list[Sample], classes: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Features N×C, class indices N and group numbers N of samples."""
-        x = self._features.get([each.sha256 for each in found])
-        y = np.array([classes.index(each.class_id) for each in found])
-        return x, y, validation.groups_of(x, [each.burst for each in found])
-
-    def _validate(self, project_id: int) -> None:
+    def _validate(self, project_id: int) -> str:
         """Cross-validates the newest model, unless its samples change meanwhile."""
-        deletions = self._deletions
-        model, found = self.model(project_id), self._samples(project_id)
-        if model is None or model.samples != fingerprint(found):
-            return
-        if model.validation is None:
-            self._report(project_id, Progress("validating"))
-            x, y, groups = self._arrays(found, model.classes)
-            result = validation.cross_validate(x, y, len(model.classes), groups, self._has_other_work)
-            if result is None:
-                with self._changed:
-                    self._unvalidated.add(project_id)
+        model, data = self.model(project_id), self._collect(self._samples(project_id))
+        if model is None or not data.is_of(model) or model.validation is not None:
+            return ""
+        self._report(project_id, Progress("validating"))
+        result = validation.cross_validate(
+            data.x,
+            data.y,
+            len(model.classes),
+            data.groups,
+            lambda: self._is_stopping or bool(self._wanted),
+            self.exported().typical,
+            model.training.none_level,
+        )
+        if result is not None:
+            self._keep(project_id, model.with_validation(result))
+        else:
+            with self._changed:
+                self._unvalidated[project_id] = None
+        return ""
+
+    def _keep(self, project_id: int, model: TaughtModel | None) -> None:
+        """Stores a model, or deletes the last one, unless the project was deleted meanwhile."""
+        with self._storing:
+            if project_id in self._deleted:
                 return
-            self._keep(project_id, model.with_validation(result), deletions)
-
-    def _keep(self, project_id: int, model: TaughtModel, deletions: int) -> None:
-        """Stores a model, unless a project was deleted since its training began."""
-        with self._changed:
-            if deletions == self._deletions:
-                model.save(self._library.taught(project_id))
-                self._models[project_id] = model
+            if model is None:
+                TaughtModel.delete(self._library.taught(project_id))
             else:
-                self._wanted.setdefault(project_id, True)
-
-    def _has_other_work(self) -> bool:
-        return bool(self._is_stopping or self._wanted)
-
-
-def fingerprint(found: list[Sample]) -> str:
-    """Hash of what a model learns: images, their classes and recordings; equal for a copy of the project."""
-    classes = sorted({each.class_id for each in found})
-    digest = hashlib.sha256()
-    for each in found:
-        digest.update(f"{each.sha256} {classes.index(each.class_id)} {each.burst}\n".encode())
-    return digest.hexdigest()
+                model.save(self._library.taught(project_id))
+            self._models[project_id] = model

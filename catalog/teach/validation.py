@@ -7,6 +7,7 @@ from enum import StrEnum
 import numpy as np
 
 from catalog.teach import descent, folds
+from catalog.teach.head import above
 
 # Cosine of the features from which two images count as one. Of 90 pet faces 95 % are this similar to
 # themselves turned by up to 3°, moved by up to 6 % and a little lighter or darker; 99.9 % of the pairs of
@@ -18,6 +19,7 @@ FOLDS = 10  # with more groups, or more images than FEW
 FEW = 500
 GOOD = 0.9  # recall from which a class needs no help
 IMAGES = 10  # of a class with fewer, more of them help first
+NOT_ASKED, NONE = -1, -2  # instead of the class that an image was taken for
 DEVIATIONS = 1.96  # half the width of a 95 % interval in standard errors
 
 
@@ -49,7 +51,8 @@ class Validation:
     """Answers on images that were held out.
 
     Attributes:
-        accuracy: share of right answers; None if a class has fewer than two groups, which is too few to say.
+        accuracy: share of right answers, of which "none of these" is none; None if a class has fewer than two
+            groups, which is too few to say.
         low: lower bound of its 95 % interval, and 0 if there is none.
         high: upper bound, and 1 if there is none.
         recall: share of each class's images that get their class; None for one with fewer than two groups.
@@ -70,7 +73,10 @@ class Validation:
 
 
 def groups_of(x: np.ndarray, bursts: Sequence[str | None]) -> np.ndarray:
-    """The group number of each image, N: images of a burst and near-duplicates belong together.
+    """The group number of each image, N: images of a recording and near-duplicates belong together.
+
+    Two recordings are never one group, however alike they are: somebody has recorded the class again, and in
+    front of the same background features of different objects are alike, too.
 
     Args:
         x: raw features, N×C.
@@ -83,12 +89,15 @@ def groups_of(x: np.ndarray, bursts: Sequence[str | None]) -> np.ndarray:
     unit = np.asarray(x, np.float32)
     unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     first: dict[str, int] = {}
+    is_recorded = np.array([name is not None for name in bursts], bool)
     groups = np.arange(count)  # a row that each image belongs to
     for row, name in enumerate(bursts):
         groups[row] = row if name is None else first.setdefault(name, row)
     for start in range(0, count, BLOCK):
         # Only pairs on one side of the diagonal, since links have no direction.
         left, right = np.nonzero(unit[start : start + BLOCK] @ unit[: start + BLOCK].T >= ALIKE)
+        is_photo = ~(is_recorded[left + start] & is_recorded[right])
+        left, right = left[is_photo], right[is_photo]
         left = np.concatenate([left + start, np.arange(count)])
         right = np.concatenate([right, groups])
         graph = coo_matrix((np.ones(len(left), bool), (left, right)), shape=(count, count))
@@ -103,6 +112,8 @@ def cross_validate(
     classes: int,
     groups: np.ndarray,
     should_stop: Callable[[], bool],
+    typical: np.ndarray | None = None,
+    none_level: float = -np.inf,
 ) -> Validation | None:
     """Answers for each image by a head that was trained without its group; None if stopped.
 
@@ -112,10 +123,13 @@ def cross_validate(
         classes: number of classes.
         groups: group number of each image, N.
         should_stop: asked before each training.
+        typical: see `head.train`.
+        none_level: of the head that is validated; by default no image is none of the classes.
     """
     x, y, groups = np.asarray(x, np.float32), np.asarray(y), np.unique(groups, return_inverse=True)[1]
     per_class = folds.groups_per_class(y, groups, classes)
-    answers = np.full(len(y), -1)
+    typical = np.zeros(x.shape[1], np.float32) if typical is None else typical
+    answers = np.full(len(y), NOT_ASKED)
     most = SINGLE if len(y) <= FEW and len(np.unique(groups)) <= SINGLE else FOLDS
     for test in folds.deal(y, groups, most):
         if should_stop():
@@ -126,7 +140,10 @@ def cross_validate(
             labels = np.searchsorted(known, y[~test])
             share = descent.share_of(labels, len(known))
             steps = descent.descend(x[~test], labels, len(known), share)
-            answers[asked] = known[steps.scores(x[asked]).argmax(axis=1)]
+            scores = steps.scores(x[asked])
+            level = none_level * above(steps, typical, x[~test], steps.logits[-1]).mean()
+            is_none = above(steps, typical, x[asked], scores) < level
+            answers[asked] = np.where(is_none, NONE, known[scores.argmax(axis=1)])
     recall, confused = _by_class(y, answers, per_class)
     accuracy, low, high = None, 0.0, 1.0
     if classes > 1 and per_class.min() > 1:
@@ -143,8 +160,8 @@ def _by_class(
     recall: list[float | None] = []
     confused: list[int | None] = []
     for number, groups in enumerate(per_class):
-        given = answers[(y == number) & (answers >= 0)]
-        wrong = given[given != number]
+        given = answers[(y == number) & (answers != NOT_ASKED)]
+        wrong = given[(given != number) & (given != NONE)]
         recall.append(float((given == number).mean()) if groups > 1 and len(given) else None)
         confused.append(int(np.bincount(wrong).argmax()) if len(wrong) else None)
     return recall, confused
@@ -172,5 +189,7 @@ def _hint(
     if images[worst] < IMAGES:
         return Hint(Kind.MORE_IMAGES, worst)
     if groups[worst] <= 2:
+        return Hint(Kind.OTHER_LIGHT, worst)
+    if confused[worst] is None:  # it is called none of these
         return Hint(Kind.OTHER_LIGHT, worst)
     return Hint(Kind.CONFUSED, worst, confused[worst])

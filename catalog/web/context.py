@@ -110,8 +110,20 @@ def render(template: str, status: int = 200, **shown: object) -> HTMLResponse:
     return HTMLResponse(_TEMPLATES.get_template(template).render(shown), status)
 
 
+def labeled_or_404(session: Session, project_id: int) -> Project:
+    """The project of an address of the label pages.
+
+    Raises:
+        HTTPException: 404 if there is none, or it belongs to the teach page.
+    """
+    project = project_or_404(session, project_id)
+    if project.kind != Kind.LABEL:
+        raise HTTPException(404, _("there is no such project"))
+    return project
+
+
 def project_or_404(session: Session, project_id: int) -> Project:
-    """The project of an address.
+    """The project of an address, of either kind.
 
     Raises:
         HTTPException: 404 if there is none.

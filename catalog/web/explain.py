@@ -37,7 +37,7 @@ def steps(project_id: int, context: InContext) -> dict:
 @router.post("/api/teach/{project_id}/layers")
 async def layers(project_id: int, request: Request, context: InContext) -> dict:
     """The way of the image in the request's body through the model, see `explanation.Way`."""
-    return asdict(await teach.with_body(request, functools.partial(_way, context), project_id))
+    return asdict(await teach.with_body(request, context, project_id, functools.partial(_way, context)))
 
 
 def _way(context: Context, project_id: int, data: bytes) -> explanation.Way:

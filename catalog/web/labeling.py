@@ -11,7 +11,7 @@ from catalog.store import Session, pages, projects
 from catalog.store.labels import Answer
 from catalog.store.pages import StalePageError
 from catalog.store.tables import Page, PageKind, Project, Status
-from catalog.web.context import InContext, page_or_404, project_or_404, render
+from catalog.web.context import InContext, labeled_or_404, page_or_404, render
 from catalog.web.markdown import as_html
 
 router = APIRouter()
@@ -77,7 +77,7 @@ class Submission(BaseModel):
 @router.get("/projects/{project_id}/label", include_in_schema=False)
 def label_page(project_id: int, context: InContext) -> HTMLResponse:
     with context.database.read() as session:
-        project = project_or_404(session, project_id)
+        project = labeled_or_404(session, project_id)
         return render("label.html", project=project, instructions=as_html(project.instructions))
 
 
@@ -85,7 +85,7 @@ def label_page(project_id: int, context: InContext) -> HTMLResponse:
 def describe(project_id: int, context: InContext) -> Labeling:
     """The project's task and classes."""
     with context.database.read() as session:
-        project = project_or_404(session, project_id)
+        project = labeled_or_404(session, project_id)
         classes = projects.classes(session, project.id)
         return Labeling(
             project=project.id,
@@ -104,7 +104,7 @@ def open_page(
 ) -> NextPage:
     """Hands out a page; `token` brings an open one back after a reload."""
     with context.database.write() as session:
-        project = project_or_404(session, project_id)
+        project = labeled_or_404(session, project_id)
         page = None
         if token is not None and (own := session.get(Page, token)) and own.project_id == project.id:
             # A page that has lost some of its images comes back, too: submitting it names them.
@@ -120,7 +120,7 @@ def submit(token: str, submission: Submission, context: InContext) -> JSONRespon
     }
     with context.database.write() as session:
         page = page_or_404(session, token)
-        project = project_or_404(session, page.project_id)
+        project = labeled_or_404(session, page.project_id)
         if project.task == "single_label" and any(len(answer.classes) > 1 for answer in answers.values()):
             raise HTTPException(422, _("this project has one class per image"))
         if project.task == "single_label" and any(
@@ -161,7 +161,7 @@ def undo(token: str, context: InContext) -> NextPage:
         reopened = pages.undo(session, page)
         if reopened is None:
             raise HTTPException(409, _("these images were labeled again or are open elsewhere"))
-        return _next(session, project_or_404(session, page.project_id), reopened)
+        return _next(session, labeled_or_404(session, page.project_id), reopened)
 
 
 def _next(session: Session, project: Project, page: Page | None) -> NextPage:

@@ -5,7 +5,7 @@ import secrets
 import shlex
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Form, UploadFile
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -15,7 +15,7 @@ from catalog.language import N_, _
 from catalog.store import Session, dashboard, images, jobs, projects
 from catalog.store.projects import Draft
 from catalog.store.tables import Help, Kind, Project, Source, Status
-from catalog.web.context import Context, InContext, project_or_404, render
+from catalog.web.context import Context, InContext, labeled_or_404, render
 from pipeline.artifacts import atomic
 from pipeline.common.errors import UserError
 from pipeline.common.paths import main_checkout
@@ -172,7 +172,7 @@ def status(project_id: int, context: InContext) -> HTMLResponse:
 
 def _dashboard(template: str, project_id: int, context: Context) -> HTMLResponse:
     with context.database.read() as session:
-        project = project_or_404(session, project_id)
+        project = labeled_or_404(session, project_id)
         return render(
             template,
             project=project,
@@ -186,14 +186,14 @@ def _dashboard(template: str, project_id: int, context: Context) -> HTMLResponse
 @router.get("/projects/{project_id}/quarantine")
 def quarantine(project_id: int, context: InContext) -> HTMLResponse:
     with context.database.read() as session:
-        project = project_or_404(session, project_id)
+        project = labeled_or_404(session, project_id)
         return render("quarantine.html", project=project, files=images.quarantined(session, project.id))
 
 
 @router.get("/projects/{project_id}/settings")
 def settings(project_id: int, context: InContext) -> HTMLResponse:
     with context.database.read() as session:
-        return _settings(session, project_or_404(session, project_id))
+        return _settings(session, labeled_or_404(session, project_id))
 
 
 def _settings(
@@ -245,15 +245,15 @@ def change_settings(
     }
     try:
         with context.database.read() as session:
-            project = project_or_404(session, project_id)
+            project = labeled_or_404(session, project_id)
             names = [found.name for found in projects.classes(session, project.id)]
             values["champion"] = _chosen_champion(context, project, champion, names)
         with context.database.write() as session:
-            project = project_or_404(session, project_id)
+            project = labeled_or_404(session, project_id)
             projects.change(session, project, new_classes=_lines(new_classes), **values)
     except UserError as error:
         with context.database.read() as session:
-            project = project_or_404(session, project_id)
+            project = labeled_or_404(session, project_id)
             given = {**values, "champion": champion, "new_classes": new_classes}
             return _settings(session, project, given, str(error), 422)
     return RedirectResponse(f"/projects/{project_id}", 303)
@@ -267,10 +267,12 @@ def _chosen_champion(context: Context, project: Project, data: str, classes: lis
 
 
 @router.post("/projects/{project_id}/jobs/{kind}")
-def request_job(project_id: int, kind: jobs.Kind, context: InContext) -> RedirectResponse:
+def request_job(
+    project_id: int, kind: Literal[jobs.Kind.READ, jobs.Kind.SUGGEST], context: InContext
+) -> RedirectResponse:
     """Reads the images again, or computes suggestions again."""
     with context.database.write() as session:
-        project = project_or_404(session, project_id)
+        project = labeled_or_404(session, project_id)
         jobs.request(session, project.id, kind)
     return RedirectResponse(f"/projects/{project_id}", 303)
 
@@ -279,7 +281,7 @@ def request_job(project_id: int, kind: jobs.Kind, context: InContext) -> Redirec
 def upload(project_id: int, files: list[UploadFile], context: InContext) -> dict[str, int]:
     """Keeps uploaded images for the helper to read; `refused` counts those that are too large."""
     with context.database.read() as session:
-        project_or_404(session, project_id)
+        labeled_or_404(session, project_id)
     folder = context.library.uploads(project_id)
     folder.mkdir(parents=True, exist_ok=True)
     usable = [file for file in files if (file.size or 0) <= archives.MAX_BYTES]

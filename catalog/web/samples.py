@@ -15,11 +15,13 @@ from catalog.teach.saved_project import MAX_CLASSES
 from catalog.web import decoding
 from catalog.web.context import Context, InContext, taught_or_404
 from pipeline.common import text
+from pipeline.common.errors import UserError
 from pipeline.portable import UnreadableError
 from pipeline.sources import archives
 
 router = APIRouter()
-Ids = Annotated[list[int], Body(embed=True, max_length=10_000)]
+Ids = Annotated[list[int], Body(embed=True, max_length=100_000)]
+MAX_SAMPLES = 20_000  # of a project: with 100 classes, training takes a minute and 1 GB
 
 
 class ShownClass(BaseModel):
@@ -100,16 +102,16 @@ def erase_class(project_id: int, class_id: int, context: InContext) -> dict[str,
         ids = samples.ids_of_class(session, found)
         unused = erasing.images(session, project, ids)
         erasing.label_class(session, found)
-    delete_files(context, unused)
+        delete_files(context, unused)
+    context.teacher.discard([image.sha256 for image in unused])
     context.teacher.has_changed(project_id)
     return {"erased": len(ids)}
 
 
 def delete_files(context: Context, unused: list[erasing.Unused]) -> None:
-    """Deletes the files and features of images that no project has any more."""
+    """Deletes the files of images that no project has any more; called before their rows are gone."""
     for image in unused:
         context.library.erase(image.sha256, image.suffix)
-    context.teacher.discard([image.sha256 for image in unused])
 
 
 @router.get("/api/teach/{project_id}/classes/{class_id}/samples")
@@ -143,26 +145,41 @@ def add_samples(
     `burst` names the webcam recording that all of them are from.
     """
     with context.database.read() as session:
-        taught_or_404(session, project_id)
+        project = taught_or_404(session, project_id)
         samples.class_of(session, project_id, class_id)
+        if sum(projects.counts(session, project_id).values()) + len(files) > MAX_SAMPLES:
+            raise HTTPException(422, _("a project of this page has at most 20,000 images"))
     refused: list[tuple[str, str]] = []
     found = list(_stored(files, context, refused))
-    with context.database.write() as session:
-        project = taught_or_404(session, project_id)
-        label_class = samples.class_of(session, project_id, class_id)
-        added = samples.add(session, project, label_class, found, burst, context.person)
+    images = [image for image, _file in found]
+    try:
+        with context.database.write() as session:
+            project = taught_or_404(session, project_id)
+            label_class = samples.class_of(session, project_id, class_id)
+            for image, file in found:  # some may have been erased elsewhere since they were stored
+                if not context.library.image(image.sha256, image.suffix).is_file():
+                    file.file.seek(0)
+                    decoding.store(file.file.read(), image.path, context.library)
+            added = samples.add(session, project, label_class, images, burst, context.person)
+    except (UserError, HTTPException):  # the class or project is gone
+        with context.database.write() as session:
+            pairs = [(image.sha256, image.suffix) for image in images]
+            delete_files(context, erasing.unused(session, pairs))
+        raise
     context.teacher.has_changed(project_id)
     return Received(new=added.new, known=added.known, refused=refused)
 
 
-def _stored(files: list[UploadFile], context: Context, refused: list[tuple[str, str]]) -> Iterator[NewImage]:
+def _stored(
+    files: list[UploadFile], context: Context, refused: list[tuple[str, str]]
+) -> Iterator[tuple[NewImage, UploadFile]]:
     for file in files:
         name = text.shortened(text.path(file.filename or _("image")), 100)
         if (file.size or 0) > archives.MAX_BYTES:
             refused.append((name, _("it is too large")))
             continue
         try:
-            yield decoding.store(file.file.read(), name, context.library)
+            yield decoding.store(file.file.read(), name, context.library), file
         except UnreadableError as error:
             refused.append((name, text.printable(error)))
 
@@ -191,7 +208,9 @@ def remove(project_id: int, ids: Ids, context: InContext) -> dict[str, bool]:
 
 @router.post("/api/teach/{project_id}/samples/restore")
 def restore(
-    project_id: int, context: InContext, ids: Annotated[list[int] | None, Body(embed=True)] = None
+    project_id: int,
+    context: InContext,
+    ids: Annotated[list[int] | None, Body(embed=True, max_length=100_000)] = None,
 ) -> dict[str, int]:
     """Puts removed samples back into their classes: these, or all."""
     with context.database.write() as session:
@@ -209,5 +228,6 @@ def erase(project_id: int, context: InContext) -> dict[str, int]:
         project = taught_or_404(session, project_id)
         ids = samples.removed(session, project_id)
         unused = erasing.images(session, project, ids)
-    delete_files(context, unused)
+        delete_files(context, unused)
+    context.teacher.discard([image.sha256 for image in unused])
     return {"erased": len(ids)}

@@ -63,14 +63,13 @@ def index(context: InContext) -> HTMLResponse:
 def projects_page(context: Context, error: str = "", status: int = 200) -> HTMLResponse:
     """The projects of the teach page, and what went wrong when a saved one was opened."""
     with context.database.read() as session:
-        found = [project for project in projects.all_projects(session) if project.kind == Kind.TEACH]
         rows = [
             {
                 "project": project,
                 "classes": [each.name for each in projects.classes(session, project.id)],
                 "images": sum(each.images for each in samples.counts(session, project.id).values()),
             }
-            for project in found
+            for project in projects.taught(session)
         ]
         return render("teach_projects.html", status, rows=rows, error=error)
 
@@ -159,16 +158,17 @@ def erase_project(project_id: int, context: InContext) -> dict[str, bool]:
 def _erase(project_id: int, context: Context) -> None:
     with context.database.write() as session:
         unused = erasing.project(session, taught_or_404(session, project_id))
+        delete_files(context, unused)
     context.teacher.forget(project_id)
     context.library.erase_project(project_id)
-    delete_files(context, unused)
+    context.teacher.discard([image.sha256 for image in unused])
 
 
 @router.post("/api/teach/erase")
 def erase_everything(context: InContext) -> dict[str, int]:
     """Deletes all projects of the teach page with their files and rows."""
     with context.database.read() as session:
-        found = [project.id for project in projects.all_projects(session) if project.kind == Kind.TEACH]
+        found = [project.id for project in projects.taught(session)]
     for project_id in found:
         _erase(project_id, context)
     return {"erased": len(found)}
@@ -230,22 +230,32 @@ def compare(project_id: int, context: InContext) -> ShownComparison:
 @router.post("/api/teach/{project_id}/answer")
 async def answer(project_id: int, request: Request, context: InContext) -> dict:
     """The model's answer to the image in the request's body."""
-    return asdict(await with_body(request, context.teacher.answer, project_id))
+    return asdict(await with_body(request, context, project_id, context.teacher.answer))
 
 
 @router.post("/api/teach/{project_id}/evidence")
 async def evidence(project_id: int, class_id: int, request: Request, context: InContext) -> list[list[float]]:
     """How much each place of the image in the request's body speaks for a class, in rows."""
     found = await with_body(
-        request, lambda key, data: context.teacher.evidence(key, data, class_id), project_id
+        request, context, project_id, lambda key, data: context.teacher.evidence(key, data, class_id)
     )
     return found.tolist()
 
 
-async def with_body(request: Request, function: Callable, project_id: int):
-    """Calls a function with the project and the request's body, in a thread; bad images are refused."""
+async def with_body(request: Request, context: Context, project_id: int, function: Callable):
+    """Calls a function with the project's id and the request's body, in a thread.
+
+    Raises:
+        HTTPException: 404 if there is no such project, 422 if the body is no image.
+    """
     data = await request.body()
+
+    def call():
+        with context.database.read() as session:
+            taught_or_404(session, project_id)
+        return function(project_id, data)
+
     try:
-        return await run_in_threadpool(function, project_id, data)
+        return await run_in_threadpool(call)
     except UnreadableError as error:
         raise HTTPException(422, text.printable(error)) from None

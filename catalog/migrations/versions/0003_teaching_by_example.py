@@ -1,4 +1,7 @@
-"""Projects of the teach page: classes that are switched off, and the recording that an image belongs to."""
+"""Projects of the teach page: classes that are switched off, and the recording that an image belongs to.
+
+Rows can be deleted from now on, so ids must not be used again: other processes may still know them.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,3 +15,7 @@ def upgrade() -> None:
     is_enabled = sa.Column("is_enabled", sa.Boolean(), nullable=False, server_default=sa.true())
     op.add_column("label_class", is_enabled)
     op.add_column("image", sa.Column("burst", sa.String(length=40), nullable=True))
+    for table in ("project", "label_class", "image", "job"):
+        with op.batch_alter_table(table, recreate="always", table_kwargs={"sqlite_autoincrement": True}):
+            pass
+    op.create_index("image_sha256", "image", ["sha256"])

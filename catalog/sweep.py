@@ -1,0 +1,52 @@
+"""Deletes what interrupted work has left in the catalog's folder: files that nothing refers to."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from catalog.library import Library
+from catalog.store import Database, erasing, images, projects
+
+OLD = 3600  # seconds; younger files may belong to a program that is at work
+
+
+def sweep(database: Database, library: Library) -> int:
+    """Deletes images without a row, files of projects that are gone, and temporary files.
+
+    Returns:
+        The number of deleted images.
+    """
+    for path in _temporary(library):
+        if _is_old(path):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    with database.read() as session:
+        known = {str(project.id) for project in projects.all_projects(session)}
+    for folder in ("exported", "taught", "compared", "uploads"):
+        for path in (library.folder / folder).glob("[0-9]*"):
+            if path.name.partition(".")[0] not in known and _is_old(path):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    deleted = 0
+    for folder in (library.folder / "images").glob("??"):
+        found = [(file.stem, file.suffix) for file in folder.iterdir() if _is_old(file)]
+        for start in range(0, len(found), images.CHUNK):
+            # In a write transaction, so that no image of these is added meanwhile.
+            with database.write() as session:
+                for image in erasing.unused(session, found[start : start + images.CHUNK]):
+                    library.erase(image.sha256, image.suffix)
+                    deleted += 1
+    return deleted
+
+
+def _temporary(library: Library) -> Iterator[Path]:
+    yield from (library.folder / "tmp").glob("*")
+    yield from library.folder.glob(".?*")
+    for folder in ("images/??", "thumbnails/??", "exported/*", "taught", "features/*", "champions"):
+        yield from library.folder.glob(f"{folder}/.?*")
+
+
+def _is_old(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > OLD
+    except FileNotFoundError:
+        return False
