@@ -61,7 +61,8 @@ class Training:
     Attributes:
         weights: steps×outputs×C float32.
         biases: steps×outputs float32.
-        loss: cross-entropy of the classes (without "none of these") on the training images, steps.
+        loss: what the steps make smaller, steps: cross-entropy of the classes on the training images, without
+            "none of these" and before the temperature.
         right: share of the training images whose most probable class is right, steps.
         none_level: the part of the training images' mean score (see `above`) below which an image is none of
             the classes.
@@ -106,12 +107,10 @@ def train(
     weights = np.concatenate([final.weights, np.broadcast_to(none_weight, (steps, 1, len(none)))], axis=1)
     biases = np.concatenate([final.biases, np.full((steps, 1), none_bias + level, np.float32)], axis=1)
     weights, biases = final.folded(weights / temperature, biases / temperature)
-    loss = np.array([_loss(logits / temperature, y, classes) for logits in final.logits])
     right = (final.logits.argmax(axis=2) == y).mean(axis=1)
     ours = above(final, none, x, final.logits[-1]).mean()
-    return Training(
-        weights, biases, loss, right, float(level / ours) if ours else 0.0, Head(weights[-1], biases[-1])
-    )
+    none_level = float(level / ours) if ours else 0.0
+    return Training(weights, biases, final.loss, right, none_level, Head(weights[-1], biases[-1]))
 
 
 def _calibrate(
@@ -180,18 +179,9 @@ def _temperature(logits: np.ndarray, y: np.ndarray, count: int) -> float:
 
     def cost(log_t: float) -> float:
         prior = np.square((log_t - np.log(TEMPERATURE)) / TEMPERATURE_SPREAD) / 2
-        return count * _loss(logits / np.exp(log_t), y, classes) + prior
+        return count * descent.cross_entropy(logits / np.exp(log_t), y, classes) + prior
 
     found = minimize_scalar(
         cost, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-3}
     )
     return float(np.exp(found.x))
-
-
-def _loss(logits: np.ndarray, y: np.ndarray, classes: int) -> float:
-    """Cross-entropy in which all classes weigh the same."""
-    highest = logits.max(axis=1)
-    total = np.log(np.exp(logits - highest[:, None]).sum(axis=1)) + highest
-    each = total - np.take_along_axis(logits, y[:, None], axis=1)[:, 0]
-    weigh = 1 / np.bincount(y, minlength=classes)[y]
-    return float((each * weigh).sum() / weigh.sum())
