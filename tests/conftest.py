@@ -21,6 +21,9 @@ import fork_server
 import pytest
 from filelock import FileLock
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Registered first, so run last: freeing what torch and the tests have made takes an interpreter seconds.
+    atexit.register(os._exit, 0)
 CHECKOUT = Path(__file__).resolve().parents[1]
 # The workers of pytest-xdist share their parent's folder.
 SESSION = Path(os.environ.setdefault("PETFACES_TEST_FOLDER", tempfile.mkdtemp(prefix="petfaces-tests-")))
@@ -35,8 +38,11 @@ PYTHON = SESSION / "python/bin/python"  # starts faster than sys.executable, see
 # Two workers share the cores: threads of torch and of NumPy's OpenBLAS must not spin while they wait.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two spend three times as long on fitting a head
-# The environment must not affect the tests: no mirror, no tracking server, no flags of `make test`.
+# The environment must not affect the tests: no mirror, no tracking server, no flags of `make test`; and their
+# programs would compile the copy's modules again and again.
+sys.dont_write_bytecode = False
 for _name in (
+    "PYTHONDONTWRITEBYTECODE",
     "PETFACES_MIRROR",
     "MLFLOW_TRACKING_URI",
     "LOCAL_RANK",
@@ -105,9 +111,13 @@ def _copy_files(source: Path, target: Path, names: list[str]) -> None:
             shutil.copy2(source / name, target / name)
 
 
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
 def _copy(target: Path) -> None:
-    listed = _run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=CHECKOUT)
-    names = [name for name in listed.stdout.splitlines() if not name.startswith("reports/")]
+    listed = _git(CHECKOUT, "ls-files", "--cached", "--others", "--exclude-standard")
+    names = [name for name in listed.splitlines() if not name.startswith("reports/")]
     _copy_files(CHECKOUT, target, [name for name in names if name != "dvc.lock"])
     # The checkout may have chosen other data (`make petfaces` does); the tests use the sample.
     params = target / "params.yaml"
@@ -123,12 +133,9 @@ def _copy(target: Path) -> None:
     _change("conf/model/base/pretrained.yaml", (grid, "[1e-2, 1e-1, 1.0]"), project=target)
     _change("conf/trainer/cpu.yaml", ("threads: 2", "threads: 1"), project=target)
     _change("conf/model/finetune.yaml", ("size: 192", "size: 64"), ("epochs: 6", "epochs: 1"), project=target)
-    for command in (
-        ["git", "init", "-q"],
-        ["git", "add", "-A"],
-        ["git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "copy"],
-    ):
-        assert _run(*command, cwd=target).returncode == 0
+    _git(target, "init", "-q")
+    _git(target, "add", "-A")
+    _git(target, "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "copy")
 
 
 # pytest-xdist's controller runs no tests; each worker has its own copy.
@@ -144,6 +151,12 @@ if "PYTEST_XDIST_WORKER" in os.environ or not any(word.startswith("-n") for word
 
     log.setup()  # messages in this process appear as a program's do
     fork_server.dont_wait_for_the_disk()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Starts the fork server while the tests are collected, unless only those run that start no programs."""
+    if "not integration" not in config.option.markexpr:
+        fork_server.install(SESSION / "python", SESSION_PROCESS)
 
 
 # Garbage collection would go through all modules again and again.

@@ -166,6 +166,7 @@ def test_a_folder_that_cannot_be_created_is_an_error(sweeps, monkeypatch, tmp_pa
     assert "Not a directory" in message
 
 
+@pytest.mark.integration
 def test_sweeps_started_together_run_all_jobs(sweeps, project):
     command = [PYTHON, "-m", "pipeline.split", "--multirun", "seed=-1,-2"]
     running = [subprocess.Popen(command, cwd=project, stderr=subprocess.PIPE, text=True) for _ in range(2)]
