@@ -1,5 +1,6 @@
 """A sweep's page: parameters, ranking, spread over seeds and importance; the best config can be saved."""
 
+import functools
 import json
 import math
 import random
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from chromium import chromium
 from conftest import outcome, petfaces
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from untrusted_models import CARD
 
 from pipeline import config, tasks, tracking, train
@@ -50,14 +51,28 @@ def experiments(project):
         file.unlink()
 
 
-_COMPOSED = {}
+@functools.cache
+def _composed(*given: str) -> DictConfig:
+    return config.compose(*given)
+
+
+@pytest.fixture(autouse=True)
+def composed_once(monkeypatch):
+    """Choices of conf/ are composed once for all tests: none changes their files, only params.yaml and experiments.
+
+    Most of the time of a sweep's page is spent on it.
+    """
+
+    def compose(*given: str) -> DictConfig:
+        from_experiment = any(word.startswith("experiment=") for word in given)
+        return config.compose(*given) if from_experiment else _composed(*given)
+
+    monkeypatch.setattr(overrides, "compose", compose)
 
 
 def _job(folder: Path, *overrides: str, top1: float = 0.5, loss: float = 1.0, **values) -> None:
     """Writes a job's folder as training does, without plots and weights."""
-    if overrides not in _COMPOSED:
-        _COMPOSED[overrides] = config.compose(*overrides)
-    cfg = _COMPOSED[overrides].copy()
+    cfg = _composed(*overrides).copy()
     for key, value in values.items():
         OmegaConf.update(cfg, key.replace("__", "."), value)
     folder.mkdir(parents=True)
