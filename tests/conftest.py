@@ -112,7 +112,7 @@ def _copy_files(source: Path, target: Path, names: list[str]) -> None:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=folder, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return subprocess.check_output(["git", *arguments], cwd=folder, text=True)
 
 
 def _copy(target: Path) -> None:

@@ -58,9 +58,9 @@ def _composed(*given: str) -> DictConfig:
 
 @pytest.fixture(autouse=True)
 def composed_once(monkeypatch):
-    """Choices of conf/ are composed once for all tests: none changes their files, only params.yaml and experiments.
+    """Choices of conf/ are composed once for all tests, which change params.yaml and experiments at most.
 
-    Most of the time of a sweep's page is spent on it.
+    A sweep's page would take most of its time for it.
     """
 
     def compose(*given: str) -> DictConfig:
