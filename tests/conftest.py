@@ -6,6 +6,7 @@ once, and the tests check what it wrote.
 
 import atexit
 import contextlib
+import functools
 import gc
 import io
 import os
@@ -244,6 +245,13 @@ def _unnamed_messages():
 
     yield
     log.setup()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patterns_once():
+    """The patterns for a model's threshold are generated once for all trainings in this process."""
+    if module := sys.modules.get("pipeline.evaluation.out_of_domain"):  # unless no test imports it
+        module.generated_patterns = functools.cache(module.generated_patterns)
 
 
 @pytest.fixture
