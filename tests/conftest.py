@@ -154,9 +154,13 @@ if "PYTEST_XDIST_WORKER" in os.environ or not any(word.startswith("-n") for word
     fork_server.dont_wait_for_the_disk()
 
 
+def _is_unit_tier(config: pytest.Config) -> bool:
+    return "not integration" in config.option.markexpr
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Starts the fork server while the tests are collected, unless only those run that start no programs."""
-    if "not integration" not in config.option.markexpr:
+    if not _is_unit_tier(config):
         fork_server.install(SESSION / "python", SESSION_PROCESS)
 
 
@@ -171,17 +175,23 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-# The slowest files run first, so that no worker is idle at the end.
+# The files that take more than two seconds, slowest first, so that no worker is idle at the end. It is the
+# order of the whole run; it does for the unit tier, too, where some of the first ones take no time.
 LONGEST = (
-    *("resume", "reproduce", "train", "multi_label", "sweeps", "tracking", "settings", "seal", "features"),
-    *("full_disk", "trainer", "folder", "registry", "docs"),
+    *("resume", "reproduce", "seal", "catalog_browser", "train", "tracking", "multi_label", "folder", "docs"),
+    *("trainer", "registry", "sweeps", "serve", "page", "predict", "settings", "full_disk", "repro"),
+    *("sweep_folder", "catalog_suggestions", "catalog_champions", "features", "config", "export"),
+    *("two_at_once", "audit", "imports", "fuzz_cards", "report", "augment", "store", "pack", "copied_store"),
+    *("deleted", "models", "untrusted", "catalog_labeling", "catalog_web", "catalog_command", "fetch"),
+    *("calibration", "catalog_export", "hostile", "dependencies"),
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks what `make test-unit` leaves out, and orders the files so that no worker waits.
 
-    One worker starts with a file that needs the finished pipeline, the other with files that don't.
+    In the whole run, one worker starts with a file that needs the finished pipeline, the other with files
+    that don't.
     """
     needing = set()
     for item in items:
@@ -192,7 +202,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def order(item: pytest.Item) -> tuple:
         first = item.path.name == f"test_{LONGEST[0]}.py"
-        return not first, item.path in needing, rank.get(item.path.name, len(rank))
+        waits = item.path in needing and not _is_unit_tier(config)
+        return not first, waits, rank.get(item.path.name, len(rank))
 
     items.sort(key=order)
 

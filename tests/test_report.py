@@ -1,6 +1,7 @@
 """The report: its contents, its files, and that it works for few, many and flawed classes."""
 
 import dataclasses
+import functools
 import io
 import json
 import re
@@ -12,7 +13,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from pipeline import audit, config, evaluate, pack, report, split, tasks
@@ -81,6 +82,11 @@ def _audited(data_dir, *rows: tuple) -> None:
     (data_dir / "audit.csv").write_text("\n".join(lines) + "\n")
 
 
+@functools.cache
+def _config() -> DictConfig:
+    return config.compose("model=scratch", "model.net.widths=[4]", "model.net.depths=[1]")
+
+
 def _evaluated(
     runs, data_dir, monkeypatch, model: str, wrong: int, points: list[dict], drawings=True, **costs
 ) -> None:
@@ -89,8 +95,7 @@ def _evaluated(
     from pipeline.data.dataset import ImageDataset, PackedDataset
 
     packed = PackedDataset.open(data_dir)
-    cfg = config.compose("model=scratch", "model.net.widths=[4]", "model.net.depths=[1]")
-    built = build.build(cfg, packed)
+    built = build.build(_config(), packed)
     card = dataclasses.replace(built.card, name=model, data=runs.name, drawings=drawings)
     folder = runs / "train" / model
     folder.mkdir(parents=True)
