@@ -59,13 +59,13 @@ class Catalog:
         with serving(application(self.database, self.library, with_helper)) as address:
             yield address
 
-    def label_all(self) -> None:
-        """Gives the images of the first project, with pages of one, its three classes in turn."""
+    def label_all(self, count: int) -> None:
+        """Gives so many images of the first project its three classes in turn; the others are unknown."""
+        labeled = ({"status": "labeled", "classes": [1 + number % 3]} for number in range(count))
         with self.served() as address:
-            number = 0
             while (page := open_page(address)) is not None:
-                submit(address, page, 1 + number % 3)
-                number += 1
+                answers = {image["id"]: next(labeled, {"status": "unknown"}) for image in page["images"]}
+                submit_answers(address, page, answers).raise_for_status()
 
 
 def picture(seed: int, kind: str = "PNG") -> bytes:
@@ -94,4 +94,9 @@ def open_page(address: str, project: int = 1, **body: object) -> dict | None:
 def submit(address: str, page: dict, *classes: int) -> requests.Response:
     """Gives all images of a page the same classes."""
     answers = {image["id"]: {"status": "labeled", "classes": list(classes)} for image in page["images"]}
+    return submit_answers(address, page, answers)
+
+
+def submit_answers(address: str, page: dict, answers: dict[int, dict]) -> requests.Response:
+    """Submits a page's answers by the images' ids."""
     return requests.post(f"{address}/api/pages/{page['token']}/submit", json={"answers": answers}, timeout=30)

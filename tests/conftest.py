@@ -6,6 +6,7 @@ once, and the tests check what it wrote.
 
 import atexit
 import contextlib
+import functools
 import gc
 import io
 import os
@@ -21,6 +22,9 @@ import fork_server
 import pytest
 from filelock import FileLock
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Registered first, so run last: freeing what torch and the tests have made takes an interpreter seconds.
+    atexit.register(os._exit, 0)
 CHECKOUT = Path(__file__).resolve().parents[1]
 # The workers of pytest-xdist share their parent's folder.
 SESSION = Path(os.environ.setdefault("PETFACES_TEST_FOLDER", tempfile.mkdtemp(prefix="petfaces-tests-")))
@@ -35,8 +39,11 @@ PYTHON = SESSION / "python/bin/python"  # starts faster than sys.executable, see
 # Two workers share the cores: threads of torch and of NumPy's OpenBLAS must not spin while they wait.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two spend three times as long on fitting a head
-# The environment must not affect the tests: no mirror, no tracking server, no flags of `make test`.
+# The environment must not affect the tests: no mirror, no tracking server, no flags of `make test`; and their
+# programs would compile the copy's modules again and again.
+sys.dont_write_bytecode = False
 for _name in (
+    "PYTHONDONTWRITEBYTECODE",
     "PETFACES_MIRROR",
     "MLFLOW_TRACKING_URI",
     "LOCAL_RANK",
@@ -105,9 +112,13 @@ def _copy_files(source: Path, target: Path, names: list[str]) -> None:
             shutil.copy2(source / name, target / name)
 
 
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.check_output(["git", *arguments], cwd=folder, text=True)
+
+
 def _copy(target: Path) -> None:
-    listed = _run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=CHECKOUT)
-    names = [name for name in listed.stdout.splitlines() if not name.startswith("reports/")]
+    listed = _git(CHECKOUT, "ls-files", "--cached", "--others", "--exclude-standard")
+    names = [name for name in listed.splitlines() if not name.startswith("reports/")]
     _copy_files(CHECKOUT, target, [name for name in names if name != "dvc.lock"])
     # The checkout may have chosen other data (`make petfaces` does); the tests use the sample.
     params = target / "params.yaml"
@@ -123,12 +134,9 @@ def _copy(target: Path) -> None:
     _change("conf/model/base/pretrained.yaml", (grid, "[1e-2, 1e-1, 1.0]"), project=target)
     _change("conf/trainer/cpu.yaml", ("threads: 2", "threads: 1"), project=target)
     _change("conf/model/finetune.yaml", ("size: 192", "size: 64"), ("epochs: 6", "epochs: 1"), project=target)
-    for command in (
-        ["git", "init", "-q"],
-        ["git", "add", "-A"],
-        ["git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "copy"],
-    ):
-        assert _run(*command, cwd=target).returncode == 0
+    _git(target, "init", "-q")
+    _git(target, "add", "-A")
+    _git(target, "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "copy")
 
 
 # pytest-xdist's controller runs no tests; each worker has its own copy.
@@ -146,6 +154,16 @@ if "PYTEST_XDIST_WORKER" in os.environ or not any(word.startswith("-n") for word
     fork_server.dont_wait_for_the_disk()
 
 
+def _is_unit_tier(config: pytest.Config) -> bool:
+    return "not integration" in config.option.markexpr
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Starts the fork server while the tests are collected, unless only those run that start no programs."""
+    if not _is_unit_tier(config):
+        fork_server.install(SESSION / "python", SESSION_PROCESS)
+
+
 # Garbage collection would go through all modules again and again.
 gc.disable()
 
@@ -157,17 +175,23 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-# The slowest files run first, so that no worker is idle at the end.
+# The files that take more than two seconds, slowest first, so that no worker is idle at the end. It is the
+# order of the whole run; it does for the unit tier, too, where some of the first ones take no time.
 LONGEST = (
-    *("resume", "reproduce", "train", "multi_label", "sweeps", "tracking", "settings", "seal", "features"),
-    *("full_disk", "trainer", "folder", "registry", "docs"),
+    *("resume", "reproduce", "seal", "catalog_browser", "train", "tracking", "multi_label", "folder", "docs"),
+    *("trainer", "registry", "sweeps", "serve", "page", "predict", "settings", "full_disk", "repro"),
+    *("sweep_folder", "catalog_suggestions", "catalog_champions", "features", "config", "export"),
+    *("two_at_once", "audit", "imports", "fuzz_cards", "report", "augment", "store", "pack", "copied_store"),
+    *("deleted", "models", "untrusted", "catalog_labeling", "catalog_web", "catalog_command", "fetch"),
+    *("calibration", "catalog_export", "hostile", "dependencies"),
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks what `make test-unit` leaves out, and orders the files so that no worker waits.
 
-    One worker starts with a file that needs the finished pipeline, the other with files that don't.
+    In the whole run, one worker starts with a file that needs the finished pipeline, the other with files
+    that don't.
     """
     needing = set()
     for item in items:
@@ -178,7 +202,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def order(item: pytest.Item) -> tuple:
         first = item.path.name == f"test_{LONGEST[0]}.py"
-        return not first, item.path in needing, rank.get(item.path.name, len(rank))
+        waits = item.path in needing and not _is_unit_tier(config)
+        return not first, waits, rank.get(item.path.name, len(rank))
 
     items.sort(key=order)
 
@@ -231,6 +256,13 @@ def _unnamed_messages():
 
     yield
     log.setup()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patterns_once():
+    """The patterns for a model's threshold are generated once for all trainings in this process."""
+    if module := sys.modules.get("pipeline.evaluation.out_of_domain"):  # unless no test imports it
+        module.generated_patterns = functools.cache(module.generated_patterns)
 
 
 @pytest.fixture

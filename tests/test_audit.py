@@ -118,7 +118,7 @@ def test_an_image_in_the_wrong_folder_is_listed_first_with_the_right_label(tmp_p
 
 
 @pytest.mark.integration
-def test_the_probe_reuses_the_audits_features(tmp_path, monkeypatch):
+def test_the_probe_reuses_the_audits_features(repro, tmp_path, monkeypatch):
     from pipeline.data.dataset import ImageDataset, PackedDataset, eval_transform
     from pipeline.training import build, features
 

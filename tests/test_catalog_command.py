@@ -24,8 +24,8 @@ from catalog.store.tables import Image, LabelClass, Project
 def catalog(tmp_path):
     """A project `pets` with 30 labeled images of three classes."""
     catalog = Catalog.create(tmp_path)
-    catalog.add_project(folder_of(tmp_path / "images", 30), page_size=1, test_fraction=0.3)
-    catalog.label_all()
+    catalog.add_project(folder_of(tmp_path / "images", 30), page_size=25, test_fraction=0.3)
+    catalog.label_all(30)
     return catalog
 
 

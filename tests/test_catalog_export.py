@@ -8,7 +8,6 @@ import tarfile
 import zipfile
 
 import pytest
-import requests
 from catalog_server import Catalog, folder_of, open_page, submit
 
 from catalog import export
@@ -23,13 +22,8 @@ from pipeline.data import pack_index
 def catalog(tmp_path):
     """A project with 60 labeled images of three classes, and one that is unknown."""
     catalog = Catalog.create(tmp_path)
-    catalog.add_project(folder_of(tmp_path / "images", 61), page_size=1, test_fraction=0.3)
-    with catalog.served() as address:
-        for number in range(60):
-            submit(address, open_page(address), 1 + number % 3)
-        page = open_page(address)
-        answers = {page["images"][0]["id"]: {"status": "unknown"}}
-        requests.post(f"{address}/api/pages/{page['token']}/submit", json={"answers": answers}, timeout=30)
+    catalog.add_project(folder_of(tmp_path / "images", 61), page_size=25, test_fraction=0.3)
+    catalog.label_all(60)
     return catalog
 
 

@@ -37,21 +37,26 @@ class Colours:
         return pictures.mean(axis=(1, 2)).astype(np.float32)
 
 
-@pytest.fixture
-def catalog(tmp_path, monkeypatch):
-    """A project of 180 images of three colours, each of which is a class."""
-    folder = tmp_path / "images"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """180 images of three colours."""
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(1)
     for name, colour in COLOURS.items():
         for number in range(60):
             pixels = np.clip(rng.normal(colour, 25, (8, 8, 3)) + rng.normal(0, 12, 3), 0, 255)
             PillowImage.fromarray(pixels.astype(np.uint8)).save(folder / f"{name}-{number}.png")
+    return folder
+
+
+@pytest.fixture
+def catalog(images, tmp_path, monkeypatch):
+    """A project of images of three colours, each of which is a class."""
     store = FeatureStore(tmp_path / "features")
     monkeypatch.setattr(features, "imagenet_backbone", lambda _: (store, Colours()))
     monkeypatch.setattr(suggest, "_log_run", lambda *_: None)
     catalog = Catalog.create(tmp_path)
-    catalog.add_project(folder, model_help=Help.SUGGESTIONS, test_fraction=0.1)
+    catalog.add_project(images, model_help=Help.SUGGESTIONS, test_fraction=0.1)
     return catalog
 
 

@@ -78,7 +78,18 @@ def test_two_classes_work_with_a_probe_too(run_stages, tmp_path):
     assert run_stages(_images(tmp_path / "own", 2, 5), "probe")["challenger"] == "probe"
 
 
-def test_dvc_exp_run_takes_a_users_folder(run, project, restored, tmp_path):
+@pytest.fixture
+def kept_lock(project):
+    """Puts dvc.lock back, without which a later test's `dvc pull` would fetch this test's data set."""
+    file = project / "dvc.lock"
+    before = file.read_bytes() if file.exists() else None
+    yield
+    file.unlink(missing_ok=True)
+    if before is not None:
+        file.write_bytes(before)
+
+
+def test_dvc_exp_run_takes_a_users_folder(run, project, restored, kept_lock, tmp_path):
     """With `-S data=folder -S fetch.path=DIR`; changed images rerun the stages."""
     own = _images(tmp_path / "own", 2, 5)
     shutil.move(own / "001", tmp_path / "elsewhere")

@@ -343,7 +343,7 @@ def test_a_hub_with_an_unusable_answer_is_asked_once(hub_at, caplog, status):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()  # looks for its end
     try:
         hub_at(server.server_port)
         message = _hub_error(caplog)

@@ -1,9 +1,11 @@
 """The report: its contents, its files, and that it works for few, many and flawed classes."""
 
 import dataclasses
+import functools
 import io
 import json
 import re
+import shutil
 import subprocess
 import tarfile
 from html.parser import HTMLParser
@@ -11,7 +13,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from pipeline import audit, config, evaluate, pack, report, split, tasks
@@ -80,6 +82,11 @@ def _audited(data_dir, *rows: tuple) -> None:
     (data_dir / "audit.csv").write_text("\n".join(lines) + "\n")
 
 
+@functools.cache
+def _config() -> DictConfig:
+    return config.compose("model=scratch", "model.net.widths=[4]", "model.net.depths=[1]")
+
+
 def _evaluated(
     runs, data_dir, monkeypatch, model: str, wrong: int, points: list[dict], drawings=True, **costs
 ) -> None:
@@ -88,8 +95,7 @@ def _evaluated(
     from pipeline.data.dataset import ImageDataset, PackedDataset
 
     packed = PackedDataset.open(data_dir)
-    cfg = config.compose("model=scratch", "model.net.widths=[4]", "model.net.depths=[1]")
-    built = build.build(cfg, packed)
+    built = build.build(_config(), packed)
     card = dataclasses.replace(built.card, name=model, data=runs.name, drawings=drawings)
     folder = runs / "train" / model
     folder.mkdir(parents=True)
@@ -120,9 +126,10 @@ def _evaluated(
     (runs / "register/decision.json").write_text(json.dumps(decision))
 
 
-@pytest.fixture
-def tiny(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
     """The report on two candidates and three classes with every flaw."""
+    folder = tmp_path_factory.mktemp("tiny")
     rng = np.random.default_rng(9)
     duplicate = _blob(rng)
     flaws = {
@@ -131,13 +138,14 @@ def tiny(tmp_path, monkeypatch):
         "tiny/dog_b/dog_b_91.png": b"<html>404</html>",
         "tiny/dog_c/<b>&.png": b"",
     }
-    data_dir = _data(tmp_path / "data/tiny", ["cat_a", "dog_b", "dog_c"], 12, flaws)
+    data_dir = _data(folder / "data/tiny", ["cat_a", "dog_b", "dog_c"], 12, flaws)
     _audited(data_dir, ("tiny/cat_a/cat_a_3.png", "cat_a", "dog_b", 0.01, 0.97))
-    runs = tmp_path / "runs/tiny"
-    _evaluated(runs, data_dir, monkeypatch, "weak", 5, [EPOCH])
-    _evaluated(runs, data_dir, monkeypatch, "strong", 2, [POINT])
-    report.report(runs, data_dir, ["weak", "strong"], tmp_path / "reports/tiny")
-    return tmp_path
+    runs = folder / "runs/tiny"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _evaluated(runs, data_dir, monkeypatch, "weak", 5, [EPOCH])
+        _evaluated(runs, data_dir, monkeypatch, "strong", 2, [POINT])
+    report.report(runs, data_dir, ["weak", "strong"], folder / "reports/tiny")
+    return folder
 
 
 def test_the_page_lists_the_datas_flaws(tiny):
@@ -186,12 +194,12 @@ def test_the_page_is_accessible(tiny):
     assert page.all("html")[0]["lang"] == "en"
 
 
-def test_equal_results_give_equal_bytes_without_paths(tiny):
+def test_equal_results_give_equal_bytes_without_paths(tiny, tmp_path):
     def contents(folder):
         return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
-    report.report(tiny / "runs/tiny", tiny / "data/tiny", ["weak", "strong"], tiny / "again/tiny")
-    assert contents(tiny / "again/tiny") == contents(tiny / "reports/tiny")
+    report.report(tiny / "runs/tiny", tiny / "data/tiny", ["weak", "strong"], tmp_path / "again/tiny")
+    assert contents(tmp_path / "again/tiny") == contents(tiny / "reports/tiny")
     for name in ("index.html", "README.md"):
         assert str(tiny) not in (tiny / "reports/tiny" / name).read_text()
 
@@ -206,7 +214,8 @@ def test_git_ignores_thumbnails_of_photos_but_not_of_drawings(project):
     assert not ignored("reports/petfaces/index.html")
 
 
-def test_the_page_says_if_its_thumbnails_are_not_in_git(tiny, monkeypatch):
+def test_the_page_says_if_its_thumbnails_are_not_in_git(tiny, tmp_path):
+    tiny = shutil.copytree(tiny, tmp_path / "tiny")
     (card_file,) = (tiny / "runs/tiny/train").glob("strong/model.json")
     card_file.write_text(json.dumps(json.loads(card_file.read_text()) | {"drawings": False}))
     seal.seal(card_file.parent)

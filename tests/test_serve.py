@@ -217,7 +217,7 @@ def test_memory_is_bounded(repro, project):
         assert post(largest) == 200
         before = _peak(process.pid)
         with ThreadPoolExecutor(24) as pool:
-            statuses = list(pool.map(post, [largest, bomb, heavy, heavy] * 16))
+            statuses = list(pool.map(post, [largest, bomb, heavy, heavy] * 8))
         assert set(statuses[::4]) == {200} and set(statuses) == {200, 422}
         # Queued and parsed uploads take 133 MB.
         assert _peak(process.pid) - before < 250_000_000

@@ -1,5 +1,6 @@
 """A sweep's page: parameters, ranking, spread over seeds and importance; the best config can be saved."""
 
+import functools
 import json
 import math
 import random
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from chromium import chromium
 from conftest import outcome, petfaces
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from untrusted_models import CARD
 
 from pipeline import config, tasks, tracking, train
@@ -50,14 +51,28 @@ def experiments(project):
         file.unlink()
 
 
-_COMPOSED = {}
+@functools.cache
+def _composed(*given: str) -> DictConfig:
+    return config.compose(*given)
+
+
+@pytest.fixture(autouse=True)
+def composed_once(monkeypatch):
+    """Choices of conf/ are composed once for all tests, which change params.yaml and experiments at most.
+
+    A sweep's page would take most of its time for it.
+    """
+
+    def compose(*given: str) -> DictConfig:
+        from_experiment = any(word.startswith("experiment=") for word in given)
+        return config.compose(*given) if from_experiment else _composed(*given)
+
+    monkeypatch.setattr(overrides, "compose", compose)
 
 
 def _job(folder: Path, *overrides: str, top1: float = 0.5, loss: float = 1.0, **values) -> None:
     """Writes a job's folder as training does, without plots and weights."""
-    if overrides not in _COMPOSED:
-        _COMPOSED[overrides] = config.compose(*overrides)
-    cfg = _COMPOSED[overrides].copy()
+    cfg = _composed(*overrides).copy()
     for key, value in values.items():
         OmegaConf.update(cfg, key.replace("__", "."), value)
     folder.mkdir(parents=True)
@@ -520,7 +535,23 @@ def test_only_renamed_keys_are_upgraded(settings):
     assert renamed.upgrade(settings) == settings
 
 
-def _many(sweeps: Path) -> None:
+_RENDERED: dict[str, object] = {}
+
+
+@pytest.fixture
+def many(sweeps, capsys, tmp_path_factory) -> str:
+    """A sweep `many` of 151 jobs, one without a result, and its page, made once; the command's output."""
+    if not _RENDERED:
+        _jobs(sweeps)
+        (sweeps / "many/150").mkdir()
+        _RENDERED["output"] = _output(capsys, "many")
+        _RENDERED["folder"] = shutil.copytree(sweeps / "many", tmp_path_factory.mktemp("rendered") / "many")
+    else:
+        shutil.copytree(_RENDERED["folder"], sweeps / "many")
+    return _RENDERED["output"]
+
+
+def _jobs(sweeps: Path) -> None:
     """150 jobs in which model and learning rate matter, batch size and dropout do not."""
     rng = random.Random(0)
     for number in range(150):
@@ -534,18 +565,16 @@ def _many(sweeps: Path) -> None:
 
 
 @pytest.mark.integration
-def test_importance_finds_the_parameters_that_matter(sweeps, capsys):
-    _many(sweeps)
-    text = _output(capsys, "many")
-    assert "150 of 150 jobs" in text
-    assert "and 140 more configurations on the page" in text
+def test_importance_finds_the_parameters_that_matter(sweeps, many):
+    assert "150 of 151 jobs" in many
+    assert "and 140 more configurations on the page" in many
     found, summary = effects.effects(jobs.read("many"), TOP1)
     assert [effect.parameter for effect in found[:2]] == ["model", "model.lr"]
     assert found[1].importance > 5 * found[2].importance
     assert len(found[1].means) == 4  # values that never repeat are grouped in quartiles
     assert re.search(r"R² is (0\.9\d|1\.00)\.$", summary)
     jobs_listed = re.findall(r"<tr><td><a [^>]*>(\d+)</a></td>", _page(sweeps, "many"))
-    assert jobs_listed == [str(number) for number in range(150)]
+    assert jobs_listed == [str(number) for number in range(151)]
 
 
 def test_with_few_jobs_there_is_no_importance(sweeps):
@@ -576,10 +605,7 @@ def test_the_page_escapes_html(sweeps):
 
 
 @pytest.mark.integration
-def test_a_browser_draws_all_plots_without_network_or_errors(sweeps):
-    _many(sweeps)
-    (sweeps / "many/150").mkdir()
-    petfaces("sweeps", "many")
+def test_a_browser_draws_all_plots_without_network_or_errors(sweeps, many):
     requests, problems = [], []
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")

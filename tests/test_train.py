@@ -18,6 +18,7 @@ from pipeline.artifacts import atomic, curves, provenance, seal
 from pipeline.artifacts.provenance import Provenance
 from pipeline.common.errors import UserError
 from pipeline.data.dataset import PackedDataset
+from pipeline.evaluation import mistakes
 from pipeline.training import build, features, fit
 
 FILES = {
@@ -33,6 +34,10 @@ FILES = {
 }
 
 
+# Trainings of which a test compares all files; the others draw no plots, which take longer than the training.
+PLOTTED = {("model=scratch", *more) for more in ((), ("runtime.workers=2",), ("data.epochs=1",))}
+
+
 @pytest.fixture(scope="module")
 def trained(repro, tmp_path_factory):
     """Trains once for equal overrides; returns the folder."""
@@ -41,7 +46,10 @@ def trained(repro, tmp_path_factory):
     def _train(*overrides):
         if overrides not in done:
             folder = tmp_path_factory.mktemp("train") / "out"
-            train.train(config.compose(f"out={folder}", *overrides))
+            with pytest.MonkeyPatch.context() as patched:
+                if overrides not in PLOTTED:
+                    patched.setattr(mistakes, "draw", lambda *_: None)
+                train.train(config.compose(f"out={folder}", *overrides))
             done[overrides] = folder
         return done[overrides]
 

@@ -14,6 +14,7 @@ from pipeline.artifacts import curves
 from pipeline.common import paths, yaml_files
 from pipeline.common.errors import StoppedError, UserError
 from pipeline.config import wording
+from pipeline.evaluation import mistakes
 from pipeline.tracking import store
 from pipeline.training import callbacks
 
@@ -66,10 +67,28 @@ def test_fast_dev_run_writes_nothing(repro, project, tmp_path, capsys, model):
     assert "fast_dev_run has finished" in capsys.readouterr().err
 
 
+CLIPPED = (*SCRATCH, "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.1")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(repro, tmp_path_factory):
+    """Two trainings, one with accumulated and clipped gradients."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(mistakes, "draw", lambda *_: None)  # as no_plots does
+        train.train(config.compose(*CLIPPED, f"out={folder / 'clipped'}"))
+        train.train(config.compose(*SCRATCH, f"out={folder / 'plain'}"))
+    return folder
+
+
+def test_accumulated_and_clipped_gradients_make_a_difference(uninterrupted):
+    assert curves.read(uninterrupted / "plain") != curves.read(uninterrupted / "clipped")
+
+
 @pytest.mark.parametrize("steps", [1, 4, 7])
-def test_accumulated_and_clipped_gradients_resume_to_the_same_bytes(repro, tmp_path, monkeypatch, steps):
-    overrides = (*SCRATCH, "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.1")
-    train.train(config.compose(*overrides, f"out={tmp_path / 'whole'}"))
+def test_accumulated_and_clipped_gradients_resume_to_the_same_bytes(
+    uninterrupted, tmp_path, monkeypatch, steps
+):
     original, calls = callbacks.ExactResume.on_train_batch_start, []
 
     def hook(self, trainer, module, batch, batch_idx):
@@ -81,13 +100,11 @@ def test_accumulated_and_clipped_gradients_resume_to_the_same_bytes(repro, tmp_p
 
     monkeypatch.setattr(callbacks.ExactResume, "on_train_batch_start", hook)
     with pytest.raises(StoppedError):
-        train.train(config.compose(*overrides, f"out={tmp_path / 'stopped'}"))
+        train.train(config.compose(*CLIPPED, f"out={tmp_path / 'stopped'}"))
     monkeypatch.undo()
-    train.train(config.compose(*overrides, f"out={tmp_path / 'stopped'}"))
+    train.train(config.compose(*CLIPPED, f"out={tmp_path / 'stopped'}"))
     for name in ("weights.safetensors", "curves.csv", "metrics.json"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
-    train.train(config.compose(*SCRATCH, f"out={tmp_path / 'plain'}"))
-    assert curves.read(tmp_path / "plain") != curves.read(tmp_path / "whole")
+        assert (uninterrupted / "clipped" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
 
 
 def test_a_limited_epoch_counts_the_images_seen(repro, tmp_path):
