@@ -7,9 +7,12 @@ from catalog_server import Catalog
 from sqlalchemy import text
 from teaching import Lesson, photo, publish_backbone
 
+from catalog import backbone, sweep
 from catalog.feature_store import FeatureStore
-from catalog.store import labels
+from catalog.store import labels, samples
+from catalog.store.tables import Project
 from catalog.teach.model import TaughtModel
+from catalog.web import decoding
 
 
 @pytest.fixture
@@ -227,6 +230,8 @@ def test_discarded_features_are_gone_and_the_others_stay(tmp_path):
     assert "b" not in store
     assert store.get(["c", "a"]).tolist() == [[4, 5], [0, 1]]
     assert other.get(["c", "a"]).tolist() == [[4, 5], [0, 1]]  # it had found the old file before
+    store.discard(["c"])
+    assert store.get(["a"]).tolist() == FeatureStore(tmp_path).get(["a"]).tolist() == [[0, 1]]
     assert b"b" not in b"".join(file.read_bytes() for file in tmp_path.glob("*.json"))
 
 
@@ -247,3 +252,131 @@ def test_training_waits_for_the_backbone(tmp_path):
         lesson.post("/train")
         publish_backbone(catalog.library.backbone)
         assert lesson.wait()["model"]["images"] == 4
+
+
+def test_a_class_that_takes_over_all_images_of_another_is_answered(lesson):
+    lesson.show(4).train()
+    lesson.classes["leaf"] = lesson.post("/classes", name="leaf")["id"]
+    lesson.post("/samples/move", ids=lesson.samples("green"), class_id=lesson.classes["leaf"])
+    lesson.wait()
+    assert lesson.name_of(lesson.answer(photo("green", 50))) == "leaf"
+
+
+def test_ids_of_deleted_rows_are_never_used_again(lesson):
+    lesson.show(2)
+    lesson.post(f"/classes/{lesson.classes['green']}/erase")
+    assert lesson.post("/classes", name="hand")["id"] > lesson.classes["green"]
+    lesson.post("/erase")
+    assert Lesson(lesson.catalog, lesson.address).start("red").project > lesson.project
+
+
+def test_removed_images_of_a_class_are_deleted_with_it(lesson):
+    lesson.show(3)
+    lesson.post("/samples/remove", ids=lesson.samples("red")[:2])
+    assert lesson.post(f"/classes/{lesson.classes['red']}/erase") == {"erased": 3}
+    assert lesson.state()["removed"] == 0
+    assert files(lesson.catalog, "images") == 3
+
+
+def test_an_image_that_is_erased_elsewhere_while_it_is_added_keeps_its_file(lesson, monkeypatch):
+    stored = decoding.store
+    calls = []
+
+    def erased_at_first(data, path, library):
+        image = stored(data, path, library)
+        if not calls:
+            library.erase(image.sha256, image.suffix)
+        calls.append(image)
+        return image
+
+    monkeypatch.setattr("catalog.web.decoding.store", erased_at_first)
+    assert lesson.add("red", photo("red", 0))["new"] == 1
+    assert files(lesson.catalog, "images") == files(lesson.catalog, "thumbnails") == 1
+
+
+def test_what_was_not_learned_before_a_stop_is_learned_after_it(catalog):
+    with catalog.served() as address:
+        lesson = Lesson(catalog, address).start("red", "green").show(4)
+        first = lesson.train()["model"]
+    with catalog.database.write() as session:
+        project = session.get(Project, lesson.project)
+        ids = [image.id for image in samples.all_images(session, project.id)][:1]
+        samples.remove(session, project, ids, "me")
+    with catalog.served() as address:
+        again = Lesson(catalog, address, lesson.project).wait()["model"]
+    assert (first["images"], again["images"]) == (8, 7)
+
+
+def test_with_one_class_left_no_model_answers(lesson):
+    lesson.show(3).train()
+    lesson.post("/samples/remove", ids=lesson.samples("green"))
+    assert lesson.wait()["model"] is None
+
+
+def test_deleting_another_project_keeps_a_training(lesson):
+    other = Lesson(lesson.catalog, lesson.address).start("red", "green").show(2)
+    lesson.show(40)
+    lesson.post("/train")
+    other.post("/erase")
+    assert lesson.wait()["model"]["images"] == 80
+
+
+def test_what_interrupted_work_has_left_is_swept_away(lesson, monkeypatch):
+    lesson.show(2).train()
+    library = lesson.catalog.library
+    monkeypatch.setattr(sweep, "OLD", -1)
+    left = [
+        library.image("ab" * 32, ".png"),
+        library.folder / "tmp/half.zip",
+        library.folder / "images/ab/.cut.part",
+        library.taught(99),
+        library.exported(99) / "key/model.onnx",
+    ]
+    for file in left:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"left")
+    assert sweep.sweep(lesson.catalog.database, library) == 1
+    assert not any(file.exists() for file in left)
+    assert files(lesson.catalog, "images") == 4
+    assert library.taught(lesson.project).is_file()
+
+
+def test_numbers_that_no_id_can_have_are_not_found(lesson):
+    assert requests.get(f"{lesson.address}/api/teach/{10**30}", timeout=30).status_code == 404
+    assert (
+        requests.post(f"{lesson.root}/samples/remove", json={"ids": [10**30]}, timeout=30).status_code == 404
+    )
+
+
+def test_an_unknown_project_answers_nothing(lesson):
+    for path in ("answer", "evidence?class_id=1"):
+        answer = requests.post(f"{lesson.address}/api/teach/99/{path}", data=photo("red", 0), timeout=30)
+        assert answer.status_code == 404
+
+
+def test_the_label_pages_leave_a_taught_project_alone(lesson):
+    for path in ("", "/label", "/settings", "/status"):
+        answer = requests.get(f"{lesson.address}/projects/{lesson.project}{path}", timeout=30)
+        assert answer.status_code == 404, path
+    answer = requests.post(f"{lesson.address}/api/projects/{lesson.project}/pages", json={}, timeout=30)
+    assert answer.status_code == 404
+
+
+def test_a_backbone_that_cannot_be_exported_is_explained(tmp_path):
+    catalog = Catalog.create(tmp_path)
+    backbone.report_failure(catalog.library.backbone, "no weights")
+    with catalog.served() as address:
+        progress = Lesson(catalog, address).start("red", "green").state()["progress"]
+        assert (progress["phase"], progress["message"]) == (
+            "preparing",
+            "the model could not be prepared: no weights",
+        )
+    publish_backbone(catalog.library.backbone)
+    assert backbone.load(catalog.library.backbone).layers
+
+
+@pytest.mark.parametrize("path", ["erase", "1/erase", "1/train", "1/answer", "1/classes", "1/samples/erase"])
+def test_other_sites_can_change_nothing(lesson, path):
+    headers = {"Origin": "http://elsewhere.example"}
+    answer = requests.post(f"{lesson.address}/api/teach/{path}", json={}, headers=headers, timeout=30)
+    assert answer.status_code == 403

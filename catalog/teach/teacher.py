@@ -86,6 +86,10 @@ class _Data:
         return known == (self.samples, self.backbone, self.classes)
 
 
+class _ChangedError(Exception):
+    """The samples of a project have changed while they were collected."""
+
+
 class Teacher:
     """Trains the heads of all projects of the teach page, one at a time, and answers meanwhile.
 
@@ -222,6 +226,9 @@ class Teacher:
             project_id, train = task
             try:
                 message = self._validate(project_id) if train is None else self._learn(project_id, train)
+            except _ChangedError:
+                self.has_changed(project_id, bool(train))
+                message = ""
             except UserError as error:
                 message = str(error)
             except Exception as error:  # shown on the page; the next training may well succeed
@@ -276,13 +283,13 @@ class Teacher:
 
     def _learn(self, project_id: int, train: bool) -> str:
         """Trains if asked to, or if the samples of a trained project (or the backbone) have changed."""
-        data = self._collect(self._samples(project_id))
-        previous = self.model(project_id)
+        found, previous = self._samples(project_id), self.model(project_id)
         if previous is None and not train:
             return ""
-        if len(data.classes) < 2:
+        if len({each.class_id for each in found}) < 2:
             self._keep(project_id, None)  # it would go on naming classes that have no images any more
             raise UserError(N_("Too few images: at least two classes need an image each."))
+        data = self._collect(found)
         if previous is None or not data.is_of(previous):
             self._report(project_id, Progress("training"))
             self._keep(project_id, self._train(data))
@@ -291,12 +298,19 @@ class Teacher:
         return ""
 
     def _collect(self, found: list[Sample]) -> _Data:
-        """What a model learns from these samples; kept for the next call."""
+        """What a model learns from these samples; kept for the next call.
+
+        Raises:
+            _ChangedError: one of them was erased meanwhile.
+        """
         classes = sorted({each.class_id for each in found})
         key = fingerprint([(each.sha256, each.class_id, each.burst) for each in found]), self.exported().key
         last = self._data
         if last is None or (last.samples, last.backbone, last.classes) != (*key, classes):
-            x = self._features.get([each.sha256 for each in found])
+            try:
+                x = self._features.get([each.sha256 for each in found])
+            except KeyError:
+                raise _ChangedError from None
             y = np.array([classes.index(each.class_id) for each in found], np.int64)
             groups = validation.groups_of(x, [each.burst for each in found])
             self._data = last = _Data(*key, classes, x, y, groups)
@@ -317,8 +331,11 @@ class Teacher:
 
     def _validate(self, project_id: int) -> str:
         """Cross-validates the newest model, unless its samples change meanwhile."""
-        model, data = self.model(project_id), self._collect(self._samples(project_id))
-        if model is None or not data.is_of(model) or model.validation is not None:
+        model, found = self.model(project_id), self._samples(project_id)
+        if model is None or model.validation is not None or not found:
+            return ""
+        data = self._collect(found)
+        if not data.is_of(model):
             return ""
         self._report(project_id, Progress("validating"))
         result = validation.cross_validate(
