@@ -14,8 +14,10 @@ from catalog.language import N_, _
 from catalog.library import Library
 from catalog.store import Database, projects, samples
 from catalog.store.samples import Sample
-from catalog.teach import head, validation
-from catalog.teach.model import TaughtModel, fingerprint
+from catalog.teach import answers, head, validation
+from catalog.teach.answers import Answer
+from catalog.teach.data import ChangedError, TrainingData
+from catalog.teach.model import TaughtModel
 from catalog.teach.sample_features import SampleFeatures
 from pipeline.common.errors import UserError
 
@@ -41,55 +43,6 @@ class Progress:
     message: str = ""
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a model says of an image.
-
-    Attributes:
-        classes: class ids.
-        probabilities: of each class, in their order.
-        none: probability that it is none of the classes; None if the model has no such output.
-        is_none: whether the image is none of them.
-        milliseconds: for decoding the image and the prediction.
-    """
-
-    classes: list[int]
-    probabilities: list[float]
-    none: float | None
-    is_none: bool
-    milliseconds: float
-
-
-@dataclass(frozen=True)
-class _Data:
-    """What a model learns.
-
-    Attributes:
-        samples: hash of images and classes, see `fingerprint`.
-        backbone: key of the network that has computed the features.
-        classes: class ids.
-        x: features, N×C.
-        y: index of each image's class in `classes`, N.
-        groups: group number of each image, N.
-    """
-
-    samples: str
-    backbone: str
-    classes: list[int]
-    x: np.ndarray
-    y: np.ndarray
-    groups: np.ndarray
-
-    def is_of(self, model: TaughtModel) -> bool:
-        """Whether a model has learned this."""
-        known = model.samples, model.backbone, model.classes
-        return known == (self.samples, self.backbone, self.classes)
-
-
-class _ChangedError(Exception):
-    """The samples of a project have changed while they were collected."""
-
-
 class Teacher:
     """Trains the heads of all projects of the teach page, one at a time, and answers meanwhile.
 
@@ -110,7 +63,7 @@ class Teacher:
         self._is_stopping = False
         self._storing = threading.RLock()  # held while models are read and written
         self._models: dict[int, TaughtModel | None] = {}
-        self._data: _Data | None = None  # of the last training, for its validation
+        self._data: TrainingData | None = None  # of the last training, for its validation
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     def start(self) -> None:
@@ -175,18 +128,16 @@ class Teacher:
             UserError: the project has no model yet, or the backbone is being prepared.
             UnreadableError: `data` is no image.
         """
-        start = time.perf_counter()
-        found = self.trained(project_id)
-        x = self.exported().network(self.picture(data)[None])
-        probabilities = found.head.probabilities(x)
-        count = len(found.classes)
-        return Answer(
-            classes=found.classes,
-            probabilities=probabilities[0, :count].tolist(),
-            none=float(probabilities[0, count]) if probabilities.shape[1] > count else None,
-            is_none=bool(found.head.is_none(probabilities)[0]),
-            milliseconds=1000 * (time.perf_counter() - start),
-        )
+        return answers.answer(self.trained(project_id), self.exported(), lambda: self.picture(data))
+
+    def evidence(self, project_id: int, data: bytes, class_id: int) -> np.ndarray:
+        """How much each place of an image speaks for a class, see `answers.evidence`.
+
+        Raises:
+            UserError: the project has no model, or it doesn't know the class.
+            UnreadableError: `data` is no image.
+        """
+        return answers.evidence(self.trained(project_id), self.exported(), self.picture(data), class_id)
 
     def trained(self, project_id: int) -> TaughtModel:
         """The project's newest model, if it can answer.
@@ -203,30 +154,12 @@ class Teacher:
         """An encoded image as the backbone takes it, uint8 S×S×3; raises UnreadableError."""
         return self._features.picture(data)
 
-    def evidence(self, project_id: int, data: bytes, class_id: int) -> np.ndarray:
-        """How much each place of an image speaks for a class, against the average of all, H×W float32.
-
-        The features are means over places, and the head is linear: the class's logit is the mean over this
-        map (class activation mapping, Zhou et al. 2016).
-
-        Raises:
-            UserError: the project has no model, or it doesn't know the class.
-            UnreadableError: `data` is no image.
-        """
-        found, exported = self.trained(project_id), self.exported()
-        if class_id not in found.classes:
-            raise UserError(_("The model has not learned this class yet; press Train."))
-        (last,) = exported.network.layers(self.picture(data), exported.layers[-1:])
-        weight = found.head.weight[: len(found.classes)]
-        direction = weight[found.classes.index(class_id)] - weight.mean(axis=0)
-        return np.einsum("c,chw->hw", direction, last)
-
     def _work(self) -> None:
         while (task := self._next()) is not None:
             project_id, train = task
             try:
                 message = self._validate(project_id) if train is None else self._learn(project_id, train)
-            except _ChangedError:
+            except ChangedError:
                 self.has_changed(project_id, bool(train))
                 message = ""
             except UserError as error:
@@ -297,26 +230,14 @@ class Teacher:
             self._unvalidated[project_id] = None
         return ""
 
-    def _collect(self, found: list[Sample]) -> _Data:
-        """What a model learns from these samples; kept for the next call.
+    def _collect(self, found: list[Sample]) -> TrainingData:
+        """What a model learns from these samples, if it isn't that of the last call."""
+        key = self.exported().key
+        if self._data is None or not self._data.is_from(found, key):
+            self._data = TrainingData.collect(found, key, self._features)
+        return self._data
 
-        Raises:
-            _ChangedError: one of them was erased meanwhile.
-        """
-        classes = sorted({each.class_id for each in found})
-        key = fingerprint([(each.sha256, each.class_id, each.burst) for each in found]), self.exported().key
-        last = self._data
-        if last is None or (last.samples, last.backbone, last.classes) != (*key, classes):
-            try:
-                x = self._features.get([each.sha256 for each in found])
-            except KeyError:
-                raise _ChangedError from None
-            y = np.array([classes.index(each.class_id) for each in found], np.int64)
-            groups = validation.groups_of(x, [each.burst for each in found])
-            self._data = last = _Data(*key, classes, x, y, groups)
-        return last
-
-    def _train(self, data: _Data) -> TaughtModel:
+    def _train(self, data: TrainingData) -> TaughtModel:
         start = time.perf_counter()
         typical = self.exported().typical
         training = head.train(data.x, data.y, len(data.classes), data.groups, typical)
