@@ -187,7 +187,7 @@ def add_class(session: Session, project: Project, name: str) -> LabelClass:
         UserError: the name is taken or can't be used.
     """
     present = projects.classes(session, project.id)
-    projects.check_classes([*(found.name for found in present), name], least=1)
+    _check_name(name, [found.name for found in present])
     position = max((found.position for found in present), default=-1) + 1
     label_class = LabelClass(project_id=project.id, name=name, position=position, is_enabled=True)
     session.add(label_class)
@@ -202,8 +202,17 @@ def rename_class(session: Session, label_class: LabelClass, name: str) -> None:
         UserError: the name is taken or can't be used.
     """
     others = [found for found in projects.classes(session, label_class.project_id) if found != label_class]
-    projects.check_classes([*(found.name for found in others), name], least=1)
+    _check_name(name, [found.name for found in others])
     label_class.name = name
+
+
+def _check_name(name: str, others: list[str]) -> None:
+    """Raises UserError if a class beside these can't have a name."""
+    if not name:
+        raise UserError(_("A class needs a name."))
+    if name in others:
+        raise UserError(_("There already is a class “{name}”.").format(name=name))
+    projects.check_classes([*others, name], least=1)
 
 
 def class_of(session: Session, project_id: int, class_id: int) -> LabelClass:

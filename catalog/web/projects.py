@@ -64,7 +64,7 @@ def index(context: InContext) -> HTMLResponse:
             rows.append(
                 {"project": project, "state": state_of(session, project), "done": done, "total": total}
             )
-        return render("projects.html", rows=rows)
+        return render("projects.html", rows=rows, taught=len(projects.taught(session)))
 
 
 @router.get("/projects/new")

@@ -60,6 +60,12 @@ def index(context: InContext) -> HTMLResponse:
     return projects_page(context)
 
 
+@router.get("/teach/open", include_in_schema=False)
+def reopened() -> RedirectResponse:
+    """The address of the form after a file that could not be opened."""
+    return RedirectResponse("/teach", 303)
+
+
 def projects_page(context: Context, error: str = "", status: int = 200) -> HTMLResponse:
     """The projects of the teach page, and what went wrong when a saved one was opened."""
     with context.database.read() as session:
