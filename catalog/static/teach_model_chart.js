@@ -45,12 +45,17 @@ export class LineChart {
     return this.height - BOTTOM - (value / this.top) * (this.height - BOTTOM - TOP);
   }
 
-  // Writes the title of a line at its end.
-  name({ name, title, points }) {
-    const [x, y] = points.at(-1);
-    const below = this.y(y) < TOP + 16;
-    const place = { x: this.x(x), y: this.y(y) + (below ? 16 : -7), "text-anchor": "end", class: name };
-    this.svg.append(node("text", place, title));
+  // Says below the chart which line is which.
+  legend(lines) {
+    const legend = document.createElement("p");
+    legend.className = "legend";
+    for (const { name, title } of lines) {
+      const entry = document.createElement("span");
+      entry.className = name;
+      entry.textContent = title;
+      legend.append(entry);
+    }
+    this.element.append(legend);
   }
 
   // Marks a point, and says its value beside the title.

@@ -38,10 +38,27 @@ function show({ state, message, tuning, scratch, images, held_out: tested }) {
   byId("compare").hidden = isBusy || state === "done";
   let text = state === "failed" ? message : "";
   if (isBusy) text = t("The small network is learning…");
-  else if (state === "done" && tested) text = t("Tested on {tested} of the {images} images.", { tested, images });
+  else if (state === "done" && tested) text = conclusion(tuning, scratch, tested, images);
   if (byId("comparing").textContent !== text) byId("comparing").textContent = text;
   byId("comparison").replaceChildren();
   if (tuning.length + scratch.length) byId("comparison").append(chart(tuning, scratch));
+}
+
+// The end of both curves, and how much a single image counts.
+function conclusion(tuning, scratch, tested, images) {
+  const end = (curve) => ({
+    share: percent.format(curve.at(-1)?.accuracy ?? 0),
+    seconds: seconds.format(curve.at(-1)?.seconds ?? 0),
+  });
+  return [
+    t("Tuning: {share} right after {seconds} seconds.", end(tuning)),
+    t("From scratch: {share} right after {seconds} seconds.", end(scratch)),
+    t("Tested on {tested} of the {images} images, so one mistake counts for {each}.", {
+      tested,
+      images,
+      each: percent.format(1 / tested),
+    }),
+  ].join(" ");
 }
 
 function chart(tuning, scratch) {
@@ -61,6 +78,6 @@ function chart(tuning, scratch) {
     shownY: (value) => percent.format(value),
     label: lines.map(({ title, points: all }) => `${title}: ${percent.format(all.at(-1)[1])}`).join("; "),
   });
-  for (const line of lines) plot.name(line);
+  plot.legend(lines);
   return plot.element;
 }

@@ -34,6 +34,7 @@ class Parts:
         steps: of the training.
         rate: step size of the training.
         momentum: share of the speed that each step keeps.
+        right: share of the images that are right at the start.
         checksum: of the backbone's weights, recorded when the model was trained.
         checksum_now: of those that answer now.
     """
@@ -51,6 +52,7 @@ class Parts:
     steps: int
     rate: float
     momentum: float
+    right: float
     checksum: str
     checksum_now: str
 
@@ -178,6 +180,7 @@ def parts(model: TaughtModel, exported: Exported) -> Parts:
         steps=len(weights) - 1,
         rate=round(float(descent.share_of(y, count) * descent.RATE), 2),
         momentum=descent.MOMENTUM,
+        right=float(model.training.right[0]),
         checksum=model.backbone,
         checksum_now=exported.key,
     )
