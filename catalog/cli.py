@@ -159,17 +159,16 @@ def _is_taught(library: Library, project: str) -> bool:
 @click.pass_obj
 def open_project(library: Library, source: Path) -> None:
     """Open a project that the teach page has saved: SOURCE is its zip, or the folder it was unpacked to."""
+    from catalog import account, decoding
     from catalog.store import open_database
     from catalog.teach import saved_project
-    from catalog.web import decoding
-    from catalog.web.context import person
 
     if not source.exists():
         raise UserError(f"{source} is not there; name the zip that the teach page has saved, or its folder")
     database = open_database(library.database)
     try:
         opened = saved_project.open_saved(
-            source, database, lambda data, path: decoding.store(data, path, library), person()
+            source, database, lambda data, path: decoding.store(data, path, library), account.name()
         )
     finally:
         decoding.close()

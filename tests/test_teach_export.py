@@ -19,9 +19,9 @@ from chromium import chromium
 from conftest import petfaces
 from teaching import Lesson, photo, publish_backbone
 
+from catalog import decoding
 from catalog.store import exported, projects
 from catalog.teach import saved_project
-from catalog.web import decoding
 from pipeline import config, pack, split
 from pipeline.common.errors import UserError
 from pipeline.data import pack_index
@@ -110,6 +110,15 @@ def changed(data: bytes, change) -> bytes:
         for name, content in {"project.json": json.dumps(details), **files}.items():
             archive.writestr(name, content)
     return buffer.getvalue()
+
+
+def test_an_image_is_opened_in_the_decoders_process_only(tmp_path, monkeypatch):
+    catalog = Catalog.create(tmp_path)
+    data = photo("red", 1)
+    monkeypatch.setattr("PIL.Image.open", lambda *_, **__: pytest.fail("opened in this process"))
+    image = decoding.store(data, "red.png", catalog.library)
+    assert (image.suffix, image.width, image.height) == (".png", 48, 40)
+    assert catalog.library.holds(image.sha256, image.suffix, len(data))
 
 
 def test_damaged_and_missing_images_are_left_out_and_counted(lesson, tmp_path):

@@ -10,12 +10,11 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 from pydantic import BaseModel
 from starlette.background import BackgroundTask
 
-from catalog import sentences
+from catalog import decoding, sentences
 from catalog.language import _
 from catalog.store import jobs, projects
 from catalog.store.tables import JobState
 from catalog.teach import saved_project
-from catalog.web import decoding
 from catalog.web.context import Context, InContext, render, taught_or_404
 from catalog.web.teach import projects_page
 from pipeline.common import text
