@@ -167,12 +167,11 @@ def open_project(library: Library, source: Path) -> None:
         raise UserError(f"{source} is not there; name the zip that the teach page has saved, or its folder")
     database = open_database(library.database)
     try:
-        opened = saved_project.open_saved(
-            source, database, lambda data, path: decoding.store(data, path, library), account.name()
-        )
+        opened = saved_project.open_saved(source, database, library, account.name())
     finally:
         decoding.close()
-    left_out = f"; {opened.missing:,} are missing or damaged" if opened.missing else ""
+    reasons = "missing, damaged or in no class"
+    left_out = f"; left out: {opened.left_out:,} that are {reasons}" if opened.left_out else ""
     click.echo(f"{opened.images:,} images{left_out}. Start the catalog and open /teach/{opened.project_id}")
 
 

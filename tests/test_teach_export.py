@@ -1,14 +1,10 @@
 """What leaves the teach page answers as the page does, and opens again elsewhere."""
 
 import hashlib
-import io
-import json
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +13,12 @@ import requests
 from catalog_server import Catalog
 from chromium import chromium
 from conftest import petfaces
+from saving import saved
 from teaching import Lesson, photo, publish_backbone
 
 from catalog import decoding
 from catalog.store import exported, projects
-from catalog.teach import saved_project
 from pipeline import config, pack, split
-from pipeline.common.errors import UserError
 from pipeline.data import pack_index
 from pipeline.portable import OnnxClassifier
 
@@ -43,75 +38,6 @@ def lesson(catalog):
         yield Lesson(catalog, address).start("red", "green").show(4)
 
 
-def saved(lesson: Lesson) -> bytes:
-    answer = requests.get(f"{lesson.address}/teach/{lesson.project}/project.zip", timeout=30)
-    assert answer.status_code == 200
-    return answer.content
-
-
-def opened(lesson: Lesson, data: bytes) -> Lesson:
-    answer = requests.post(
-        f"{lesson.address}/teach/open",
-        files={"file": ("saved.zip", data)},
-        allow_redirects=False,
-        timeout=60,
-    )
-    assert answer.status_code == 303, answer.text
-    copy = Lesson(lesson.catalog, lesson.address, int(answer.headers["location"].rpartition("/")[2]))
-    copy.classes = {found["name"]: found["id"] for found in copy.state()["classes"]}
-    return copy
-
-
-def test_a_saved_project_opens_again_and_gives_the_same_model(lesson):
-    lesson.add("red", *(photo("red", seed) for seed in range(50, 56)), burst="a-recording")
-    lesson.post("/samples/remove", ids=lesson.samples("green")[:1])
-    lesson.post("/classes", name="empty")
-    lesson.train()
-    copy = opened(lesson, saved(lesson))
-    assert copy.wait()["model"]["version"] == lesson.state()["model"]["version"]
-    assert copy.counts() == lesson.counts() == {"red": 10, "green": 3, "empty": 0}
-    assert copy.post("/samples/restore") == {"restored": 1}
-    assert copy.counts()["green"] == 4
-    probabilities = [each.answer(photo("red", 99))["probabilities"] for each in (lesson, copy)]
-    assert probabilities[0] != probabilities[1]  # the copy has learned the restored image, too
-
-
-def test_a_project_opens_on_another_machine(lesson, tmp_path):
-    data = saved(lesson)
-    other = Catalog.create(tmp_path / "other")
-    publish_backbone(other.library.backbone)
-    with other.served() as address:
-        copy = opened(Lesson(other, address), data)
-        assert copy.counts() == {"red": 4, "green": 4}
-        assert saved(copy) == data
-
-
-def test_an_unpacked_or_repacked_project_opens_too(lesson, tmp_path):
-    with zipfile.ZipFile(io.BytesIO(saved(lesson))) as archive:
-        archive.extractall(tmp_path / "folder/Project 1")
-    repacked = shutil.make_archive(str(tmp_path / "repacked"), "zip", tmp_path / "folder")
-    for source in (tmp_path / "folder", tmp_path / "folder/Project 1", Path(repacked)):
-        found = saved_project.open_saved(source, lesson.catalog.database, store(lesson.catalog), "me")
-        assert (found.images, found.missing) == (8, 0)
-
-
-def store(catalog: Catalog):
-    return lambda data, path: decoding.store(data, path, catalog.library)
-
-
-def changed(data: bytes, change) -> bytes:
-    """A saved project after `change(details, files)`."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        files = {name: archive.read(name) for name in archive.namelist()}
-    details = json.loads(files.pop("project.json"))
-    change(details, files)
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in {"project.json": json.dumps(details), **files}.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
 def test_an_image_is_opened_in_the_decoders_process_only(tmp_path, monkeypatch):
     catalog = Catalog.create(tmp_path)
     data = photo("red", 1)
@@ -119,62 +45,6 @@ def test_an_image_is_opened_in_the_decoders_process_only(tmp_path, monkeypatch):
     image = decoding.store(data, "red.png", catalog.library)
     assert (image.suffix, image.width, image.height) == (".png", 48, 40)
     assert catalog.library.holds(image.sha256, image.suffix, len(data))
-
-
-def test_damaged_and_missing_images_are_left_out_and_counted(lesson, tmp_path):
-    def damage(_, files):
-        first, second, third, *_rest = files
-        files[first] = files[first][:-20]
-        del files[second]
-        files[third] = b"no image"
-
-    file = tmp_path / "damaged.zip"
-    file.write_bytes(changed(saved(lesson), damage))
-    found = saved_project.open_saved(file, lesson.catalog.database, store(lesson.catalog), "me")
-    assert (found.images, found.missing) == (5, 3)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda details, _: details.update(format=2), "newer version"),
-        (lambda details, _: details.update(name=5), "damaged"),
-        (lambda details, _: details.update(name="a\nb"), "name"),
-        (lambda details, _: details.update(classes=[], images=[]), "classes"),
-        (lambda details, _: details["classes"].append({"name": "../x", "is_enabled": True}), "slash"),
-        (lambda details, _: details["classes"].append({"name": "x", "is_enabled": "yes"}), "damaged"),
-        (lambda details, _: details.pop("images"), "damaged"),
-        (lambda details, _: details["images"].append(dict(details["images"][0])), "twice"),
-        (lambda details, _: details["images"][0].update(class_index=7), "damaged"),
-        (lambda details, _: details["images"][0].update(burst=["x"]), "damaged"),
-        (lambda details, _: details["images"][0].update(extra=1), "damaged"),
-    ],
-)
-def test_a_strangers_file_ends_in_one_clear_line(lesson, change, message):
-    file = changed(saved(lesson), change)
-    answer = requests.post(
-        f"{lesson.address}/teach/open",
-        files={"file": ("saved.zip", file)},
-        headers={"Accept": "text/html"},
-        timeout=60,
-    )
-    assert answer.status_code == 422
-    (line,) = [line for line in answer.text.splitlines() if 'role="alert"' in line]
-    assert message in line
-    assert "/tmp" not in line
-    with lesson.catalog.database.read() as session:
-        assert len(projects.all_projects(session)) == 1
-
-
-def test_a_path_that_leads_elsewhere_is_refused(lesson, tmp_path):
-    def escape(details, files):
-        files["../../escape.png"] = photo("red", 1)
-
-    file = tmp_path / "escape.zip"
-    file.write_bytes(changed(saved(lesson), escape))
-    with pytest.raises(UserError):
-        saved_project.open_saved(file, lesson.catalog.database, store(lesson.catalog), "me")
-    assert not (tmp_path.parent / "escape.png").exists()
 
 
 def test_the_pipeline_draws_a_test_split_from_what_was_taught(lesson, tmp_path):

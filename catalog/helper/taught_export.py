@@ -43,7 +43,7 @@ def export(database: Database, library: Library, project: Project, progress: Pro
     classes = [names[class_id] for class_id in model.classes]
     out = library.exported(project.id) / model.export_key(classes)
     progress.report(0, 0, "exporting the model")
-    with tempfile.TemporaryDirectory(dir=library.folder) as scratch:
+    with tempfile.TemporaryDirectory(dir=library.temporary) as scratch:
         train, portable = Path(scratch) / "train", Path(scratch) / "portable"
         train.mkdir()
         _write_train_folder(train, library, project, model, classes)
