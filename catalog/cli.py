@@ -116,10 +116,12 @@ def _export(library: Library, project: str, out: Path) -> str:
     with open_database(library.database).read() as session:
         labels = exported.labels(session, projects.by_name(session, project))
     file = exports.snapshot(labels, library, out)
-    unknown, few = len(labels.images) - len(labels.labeled), len(labels.labeled) - len(labels.trainable)
+    unknown, off = len(labels.images) - len(labels.labeled), len(labels.labeled) - len(labels.chosen)
+    few = len(labels.chosen) - len(labels.trainable)
     click.echo(
         f"{file}: {len(labels.trainable):,} labels; left out: {unknown:,} unknown images, "
-        f"{few:,} of classes with too few images to train on"
+        f"{few:,} of classes with too few images to train on, "
+        f"{off:,} of classes that are left out of training"
     )
     return labels.task
 

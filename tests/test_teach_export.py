@@ -1,6 +1,7 @@
 """What leaves the teach page answers as the page does, and opens again elsewhere."""
 
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -61,6 +62,29 @@ def test_the_pipeline_draws_a_test_split_from_what_was_taught(lesson, tmp_path):
     split.split(tmp_path / "pack", tmp_path / "split.csv", config.compose("data=labels").split)
     table = pack_index.read_split(tmp_path / "split.csv")
     assert set(table["split"]) == {"train", "val", "test"}
+
+
+def test_a_class_that_is_left_out_of_training_is_in_no_snapshot(lesson, tmp_path, capsys):
+    from catalog import export
+
+    lesson.post("/classes", name="blue")
+    lesson.classes = {found["name"]: found["id"] for found in lesson.state()["classes"]}
+    lesson.add("blue", *(photo("blue", seed) for seed in range(3)))
+    lesson.post(f"/classes/{lesson.classes['blue']}", is_enabled=False)
+    folder = str(lesson.catalog.library.folder)
+    out = tmp_path / "labels"
+    petfaces("catalog", "--folder", folder, "export", lesson.state()["name"], "--out", str(out))
+    shown = capsys.readouterr().out
+    assert "8 labels; left out: 0 unknown images, 0 of classes with too few images" in shown
+    assert "3 of classes that are left out of training" in shown
+    with tarfile.open(out / "snapshot.tar") as archive:
+        assert {name.partition("/")[0] for name in archive.getnames()} == {"red", "green"}
+    summary = json.loads((out / "snapshot.json").read_text())
+    assert (summary["switched_off"], summary["too_few_to_train"]) == (3, 0)
+    with lesson.catalog.database.read() as session:
+        labels = exported.labels(session, projects.by_name(session, lesson.state()["name"]))
+    assert ",blue," in export.table(labels)
+    assert len(json.loads(export.coco(labels))["images"]) == 11
 
 
 @pytest.fixture
