@@ -7,19 +7,21 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import requests
 from catalog_server import Catalog
 from chromium import chromium
-from conftest import petfaces
+from conftest import PROJECT, petfaces
 from saving import saved
 from teaching import Lesson, photo, publish_backbone
 
 from catalog import decoding
 from catalog.store import exported, projects
-from pipeline import config, pack, split
+from pipeline import config, pack, split, tasks
+from pipeline.common import pages
 from pipeline.data import pack_index
 from pipeline.portable import OnnxClassifier
 
@@ -87,12 +89,53 @@ def test_a_class_that_is_left_out_of_training_is_in_no_snapshot(lesson, tmp_path
     assert len(json.loads(export.coco(labels))["images"]) == 11
 
 
+@pytest.mark.parametrize("none_class", ["none of these", None])
+def test_the_readme_counts_the_classes_only(none_class):
+    from catalog.helper import taught_export
+
+    classes = ["pen", "book"]
+    readme = pages.render(
+        PROJECT / "catalog/templates/taught_model.md",
+        card=SimpleNamespace(
+            classes=[*classes, *filter(None, [none_class])],
+            net={"backbone": "lite0"},
+            input=SimpleNamespace(size=224),
+        ),
+        metrics={"parameters": 1000, "val/top1": float("nan")},
+        lineage={"data": {"pictures": 10, "content": "0" * 64}},
+        sha256="0" * 64,
+        licence="any",
+        task=tasks.of("single_label"),
+        page=True,
+        none_class=none_class,
+    )
+    assert taught_export.NONE == "none of these"
+    assert readme.startswith("# 2 classes, taught by example\n\n- pen\n- book\n\n")
+    assert ("The last probability is that of “none of these”" in readme) == (none_class is not None)
+    assert ("unsure_below" in readme) == (none_class is None)
+    assert "\n\n\n" not in readme
+
+
+def test_a_model_of_another_backbone_is_not_exported(lesson):
+    lesson.train()
+    file = lesson.catalog.library.taught(lesson.project) / "model.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"backbone": "another"}))
+    lesson.post("/export")
+    lesson.catalog.finish_jobs()
+    shown = requests.get(f"{lesson.root}/export", timeout=30).json()
+    assert shown["state"] == "failed"
+    assert shown["message"] == "the backbone has changed since the training; press Train again"
+
+
+BREEDS, TAUGHT, ANSWERED = ("cat_Bengal", "cat_Siamese", "dog_pug"), 8, 200
+
+
 @pytest.fixture
 def faces():
-    """Images of two breeds, by breed."""
+    """Different images of three breeds, by breed."""
     if not ARCHIVE.is_file():
         pytest.skip("needs real faces in ../shared/data")
-    found: dict[str, list[bytes]] = {"cat_Bengal": [], "dog_pug": []}
+    found: dict[str, list[bytes]] = {breed: [] for breed in BREEDS}
     with tarfile.open(ARCHIVE) as archive:
         for member in archive:
             breed = Path(member.name).parent.name
@@ -122,16 +165,18 @@ def test_folder_browser_page_server_and_teach_page_answer_alike(faces, tmp_path,
     with catalog.served() as address:
         lesson = Lesson(catalog, address).start(*faces)
         for name, images in faces.items():
-            lesson.add(name, *images[:10])
+            lesson.add(name, *images[:TAUGHT])
         lesson.train()
         lesson.post("/export")
         catalog.finish_jobs()
         state = requests.get(f"{lesson.root}/export", timeout=30).json()
         assert state["state"] == "done", state
-        images = [data for found in faces.values() for data in found[10:]]
-        images = (images * 2)[:200]
+        images = list(dict.fromkeys(data for found in faces.values() for data in found[TAUGHT:]))[:ANSWERED]
+        assert len(images) == ANSWERED
         page = [[*(answer := lesson.answer(data))["probabilities"], answer["none"]] for data in images]
         (folder,) = (catalog.library.folder / "exported" / str(lesson.project)).iterdir()
+        assert (folder / "README.md").read_text().startswith("# 3 classes, taught by example\n")
+        assert json.loads((folder / "try/card.json").read_text())["none"] == len(BREEDS)
         model = OnnxClassifier(folder)
         portable = [model.probabilities(data) for data in images]
         served = _served(folder, images, run)
@@ -155,7 +200,9 @@ def _served(folder: Path, images: list[bytes], run) -> list[list[float]]:
             classes = OnnxClassifier(folder).classes
             found = []
             for data in images:
-                answer = requests.post(f"{address}/predict?top=3", files={"photo": data}, timeout=30).json()
+                answer = requests.post(
+                    f"{address}/predict?top={len(classes)}", files={"photo": data}, timeout=30
+                ).json()
                 by_name = dict(zip(answer["labels"], answer["probabilities"], strict=True))
                 found.append([by_name[name] for name in classes])
             return found
@@ -171,6 +218,8 @@ def _in_browser(address: str, images: list[bytes], scratch: Path) -> list[list[f
         tab.wait_for_selector("body[data-ready=yes]", timeout=60_000)
         card = requests.get(address.replace("index.html", "card.json"), timeout=30).json()
         shown = [name.replace("cat_", "").replace("dog_", "").replace("_", " ") for name in card["labels"]]
+        shown[card["none"]] = "None of these"
+        assert "Knows 3 classes" in tab.inner_text("#about")
         found = []
         for number, data in enumerate(images, start=1):
             file = scratch / f"{hashlib.sha256(data).hexdigest()[:12]}.jpg"
