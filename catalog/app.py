@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
+from catalog import account, decoding
 from catalog.helper_process import HelperProcess
 from catalog.language import _
 from catalog.library import Library
@@ -19,7 +20,6 @@ from catalog.sweep import sweep
 from catalog.teach.teacher import Teacher
 from catalog.web import (
     context,
-    decoding,
     explain,
     exports,
     images,
@@ -65,7 +65,7 @@ def application(database: Database, library: Library, with_helper: bool = True) 
         decoding.close()
 
     app = FastAPI(title="Pet Faces catalog", docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.state.context = context.Context(database, library, context.person(), teacher)
+    app.state.context = context.Context(database, library, account.name(), teacher)
     for module in ROUTES:
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=context.PACKAGE / "static"), "static")

@@ -116,10 +116,12 @@ def _export(library: Library, project: str, out: Path) -> str:
     with open_database(library.database).read() as session:
         labels = exported.labels(session, projects.by_name(session, project))
     file = exports.snapshot(labels, library, out)
-    unknown, few = len(labels.images) - len(labels.labeled), len(labels.labeled) - len(labels.trainable)
+    unknown, off = len(labels.images) - len(labels.labeled), len(labels.labeled) - len(labels.chosen)
+    few = len(labels.chosen) - len(labels.trainable)
     click.echo(
         f"{file}: {len(labels.trainable):,} labels; left out: {unknown:,} unknown images, "
-        f"{few:,} of classes with too few images to train on"
+        f"{few:,} of classes with too few images to train on, "
+        f"{off:,} of classes that are left out of training"
     )
     return labels.task
 
@@ -159,21 +161,19 @@ def _is_taught(library: Library, project: str) -> bool:
 @click.pass_obj
 def open_project(library: Library, source: Path) -> None:
     """Open a project that the teach page has saved: SOURCE is its zip, or the folder it was unpacked to."""
+    from catalog import account, decoding
     from catalog.store import open_database
     from catalog.teach import saved_project
-    from catalog.web import decoding
-    from catalog.web.context import person
 
     if not source.exists():
         raise UserError(f"{source} is not there; name the zip that the teach page has saved, or its folder")
     database = open_database(library.database)
     try:
-        opened = saved_project.open_saved(
-            source, database, lambda data, path: decoding.store(data, path, library), person()
-        )
+        opened = saved_project.open_saved(source, database, library, account.name())
     finally:
         decoding.close()
-    left_out = f"; {opened.missing:,} are missing or damaged" if opened.missing else ""
+    reasons = "missing, damaged or in no class"
+    left_out = f"; left out: {opened.left_out:,} that are {reasons}" if opened.left_out else ""
     click.echo(f"{opened.images:,} images{left_out}. Start the catalog and open /teach/{opened.project_id}")
 
 

@@ -105,9 +105,10 @@ def class_folders(labels: Labels, library: Library, target: Path) -> None:
 def snapshot(labels: Labels, library: Library, folder: Path) -> Path:
     """Writes what ``data=labels`` reads: images with their labels and their split.
 
-    Unknown images are left out, and those of classes with too few images to train on. With one class each
-    they lie in ``train/CLASS`` and ``test/CLASS``, or in ``CLASS`` if the project has no test images: then
-    the stage split draws some. With several classes an image there is a ``labels.csv``.
+    Unknown images are left out, and those of classes that people have left out of training, or that have too
+    few images to train on. With one class each they lie in ``train/CLASS`` and ``test/CLASS``, or in
+    ``CLASS`` if the project has no test images: then the stage split draws some. With several classes an
+    image there is a ``labels.csv``.
 
     Returns:
         The archive; ``snapshot.json`` beside it says what it holds.
@@ -126,7 +127,8 @@ def snapshot(labels: Labels, library: Library, folder: Path) -> Path:
         "task": labels.task,
         "labels": len(images),
         "test": sum(image.split == "test" for image in images),
-        "too_few_to_train": len(labels.labeled) - len(images),
+        "switched_off": len(labels.labeled) - len(labels.chosen),
+        "too_few_to_train": len(labels.chosen) - len(images),
         "unknown": len(labels.images) - len(labels.labeled),
         "last_event": labels.last_event,
     }

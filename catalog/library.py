@@ -32,7 +32,7 @@ class Library:
 
     Attributes:
         folder: holds ``catalog.db``, ``images/``, ``thumbnails/``, ``uploads/``, ``features/``,
-            ``champions/``, ``backbone/``, ``taught/``, ``compared/`` and ``exported/``.
+            ``champions/``, ``backbone/``, ``taught/``, ``compared/``, ``exported/`` and ``tmp/``.
     """
 
     folder: Path
@@ -48,6 +48,13 @@ class Library:
     @property
     def champions(self) -> Path:
         return self.folder / "champions"
+
+    @property
+    def temporary(self) -> Path:
+        """Folder of files that no longer matter after their request; it is created."""
+        folder = self.folder / "tmp"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     @property
     def backbone(self) -> Path:

@@ -37,6 +37,7 @@ _OF_OTHERS = (
     N_("with a page to try it in the browser"),
     N_("there is no model yet; press Train first"),
     N_("a class was deleted meanwhile; try again"),
+    N_("the backbone has changed since the training; press Train again"),
     N_("Too few images: at least two classes need an image each."),
     N_("each class needs images of two recordings: one to learn from, one to test on"),
     N_("an image's file is missing"),

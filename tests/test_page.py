@@ -105,6 +105,24 @@ def test_an_answer_below_the_threshold_is_shown_as_unsure(browser, address, page
     context.close()
 
 
+def test_none_of_these_is_no_class_and_shown_as_unsure(browser, address, page_dir, face, project):
+    model = OnnxClassifier(project / "runs/sample/register/champion/portable")
+    best = model.classes.index(model.answer(face.read_bytes())["labels"][0])
+    card = json.loads((page_dir / "card.json").read_text())
+    assert card["none"] is None
+    context = browser.new_context(locale="nl-NL")
+    tab = context.new_page()
+    tab.route("**/card.json", lambda route: route.fulfill(json=card | {"none": best}))
+    tab.goto(address)
+    tab.set_input_files("#file", face)
+    _wait_for_answers(tab, 1)
+    assert tab.inner_text("#status").startswith("Geen van deze, ")
+    assert "unsure" in tab.get_attribute("#status", "class")
+    assert _bars(tab)[0][0] == "Geen van deze"
+    assert f"{len(model.classes) - 1} rassen" in tab.inner_text("#about")
+    context.close()
+
+
 def test_the_webcam_is_classified_live_until_it_is_stopped(tab):
     tab.click("#camera")
     _wait_for_answers(tab, 3)

@@ -394,6 +394,31 @@ def test_the_decoder_gives_the_pixels_of_training():
                 decoder.read(bad)
 
 
+def test_the_decoder_tells_the_format_and_the_upright_size():
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    Image.new("RGB", (300, 200), "red").save(buffer, "JPEG", exif=exif)
+    with _decoder() as decoder:
+        found = decoder.decode(buffer.getvalue())
+        assert (found.format, found.width, found.height) == ("JPEG", 200, 300)
+        assert found.pixels.shape == (64, 43, 3)
+        assert decoder.decode(_blank(300, 200)).width == 300
+
+
+def test_a_format_that_no_decoder_has_is_refused(monkeypatch):
+    """A taken-over subprocess must not choose the names of files."""
+    from pipeline.inference import decoder as module
+
+    with _decoder() as decoder:
+        decoder.read(_noise())
+        reply = module._HEADER.pack(True, 1, 1, 1, 1, b"../x") + bytes(3)
+        monkeypatch.setattr(decoder.connection, "recv_bytes", lambda _=None: reply)
+        monkeypatch.setattr(decoder.connection, "poll", lambda _=None: True)
+        with pytest.raises(UnreadableError, match="known format"):
+            decoder.decode(_noise())
+
+
 def test_a_hanging_decoder_is_killed_and_the_next_image_is_read():
     with _decoder() as decoder:
         decoder.read(_noise())

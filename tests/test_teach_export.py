@@ -1,29 +1,27 @@
 """What leaves the teach page answers as the page does, and opens again elsewhere."""
 
 import hashlib
-import io
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
-import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import requests
 from catalog_server import Catalog
 from chromium import chromium
-from conftest import petfaces
+from conftest import PROJECT, petfaces
+from saving import saved
 from teaching import Lesson, photo, publish_backbone
 
+from catalog import decoding
 from catalog.store import exported, projects
-from catalog.teach import saved_project
-from catalog.web import decoding
-from pipeline import config, pack, split
-from pipeline.common.errors import UserError
+from pipeline import config, pack, split, tasks
+from pipeline.common import pages
 from pipeline.data import pack_index
 from pipeline.portable import OnnxClassifier
 
@@ -43,129 +41,13 @@ def lesson(catalog):
         yield Lesson(catalog, address).start("red", "green").show(4)
 
 
-def saved(lesson: Lesson) -> bytes:
-    answer = requests.get(f"{lesson.address}/teach/{lesson.project}/project.zip", timeout=30)
-    assert answer.status_code == 200
-    return answer.content
-
-
-def opened(lesson: Lesson, data: bytes) -> Lesson:
-    answer = requests.post(
-        f"{lesson.address}/teach/open",
-        files={"file": ("saved.zip", data)},
-        allow_redirects=False,
-        timeout=60,
-    )
-    assert answer.status_code == 303, answer.text
-    copy = Lesson(lesson.catalog, lesson.address, int(answer.headers["location"].rpartition("/")[2]))
-    copy.classes = {found["name"]: found["id"] for found in copy.state()["classes"]}
-    return copy
-
-
-def test_a_saved_project_opens_again_and_gives_the_same_model(lesson):
-    lesson.add("red", *(photo("red", seed) for seed in range(50, 56)), burst="a-recording")
-    lesson.post("/samples/remove", ids=lesson.samples("green")[:1])
-    lesson.post("/classes", name="empty")
-    lesson.train()
-    copy = opened(lesson, saved(lesson))
-    assert copy.wait()["model"]["version"] == lesson.state()["model"]["version"]
-    assert copy.counts() == lesson.counts() == {"red": 10, "green": 3, "empty": 0}
-    assert copy.post("/samples/restore") == {"restored": 1}
-    assert copy.counts()["green"] == 4
-    probabilities = [each.answer(photo("red", 99))["probabilities"] for each in (lesson, copy)]
-    assert probabilities[0] != probabilities[1]  # the copy has learned the restored image, too
-
-
-def test_a_project_opens_on_another_machine(lesson, tmp_path):
-    data = saved(lesson)
-    other = Catalog.create(tmp_path / "other")
-    publish_backbone(other.library.backbone)
-    with other.served() as address:
-        copy = opened(Lesson(other, address), data)
-        assert copy.counts() == {"red": 4, "green": 4}
-        assert saved(copy) == data
-
-
-def test_an_unpacked_or_repacked_project_opens_too(lesson, tmp_path):
-    with zipfile.ZipFile(io.BytesIO(saved(lesson))) as archive:
-        archive.extractall(tmp_path / "folder/Project 1")
-    repacked = shutil.make_archive(str(tmp_path / "repacked"), "zip", tmp_path / "folder")
-    for source in (tmp_path / "folder", tmp_path / "folder/Project 1", Path(repacked)):
-        found = saved_project.open_saved(source, lesson.catalog.database, store(lesson.catalog), "me")
-        assert (found.images, found.missing) == (8, 0)
-
-
-def store(catalog: Catalog):
-    return lambda data, path: decoding.store(data, path, catalog.library)
-
-
-def changed(data: bytes, change) -> bytes:
-    """A saved project after `change(details, files)`."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        files = {name: archive.read(name) for name in archive.namelist()}
-    details = json.loads(files.pop("project.json"))
-    change(details, files)
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in {"project.json": json.dumps(details), **files}.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
-def test_damaged_and_missing_images_are_left_out_and_counted(lesson, tmp_path):
-    def damage(_, files):
-        first, second, third, *_rest = files
-        files[first] = files[first][:-20]
-        del files[second]
-        files[third] = b"no image"
-
-    file = tmp_path / "damaged.zip"
-    file.write_bytes(changed(saved(lesson), damage))
-    found = saved_project.open_saved(file, lesson.catalog.database, store(lesson.catalog), "me")
-    assert (found.images, found.missing) == (5, 3)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda details, _: details.update(format=2), "newer version"),
-        (lambda details, _: details.update(name=5), "damaged"),
-        (lambda details, _: details.update(name="a\nb"), "name"),
-        (lambda details, _: details.update(classes=[], images=[]), "classes"),
-        (lambda details, _: details["classes"].append({"name": "../x", "is_enabled": True}), "slash"),
-        (lambda details, _: details["classes"].append({"name": "x", "is_enabled": "yes"}), "damaged"),
-        (lambda details, _: details.pop("images"), "damaged"),
-        (lambda details, _: details["images"].append(dict(details["images"][0])), "twice"),
-        (lambda details, _: details["images"][0].update(class_index=7), "damaged"),
-        (lambda details, _: details["images"][0].update(burst=["x"]), "damaged"),
-        (lambda details, _: details["images"][0].update(extra=1), "damaged"),
-    ],
-)
-def test_a_strangers_file_ends_in_one_clear_line(lesson, change, message):
-    file = changed(saved(lesson), change)
-    answer = requests.post(
-        f"{lesson.address}/teach/open",
-        files={"file": ("saved.zip", file)},
-        headers={"Accept": "text/html"},
-        timeout=60,
-    )
-    assert answer.status_code == 422
-    (line,) = [line for line in answer.text.splitlines() if 'role="alert"' in line]
-    assert message in line
-    assert "/tmp" not in line
-    with lesson.catalog.database.read() as session:
-        assert len(projects.all_projects(session)) == 1
-
-
-def test_a_path_that_leads_elsewhere_is_refused(lesson, tmp_path):
-    def escape(details, files):
-        files["../../escape.png"] = photo("red", 1)
-
-    file = tmp_path / "escape.zip"
-    file.write_bytes(changed(saved(lesson), escape))
-    with pytest.raises(UserError):
-        saved_project.open_saved(file, lesson.catalog.database, store(lesson.catalog), "me")
-    assert not (tmp_path.parent / "escape.png").exists()
+def test_an_image_is_opened_in_the_decoders_process_only(tmp_path, monkeypatch):
+    catalog = Catalog.create(tmp_path)
+    data = photo("red", 1)
+    monkeypatch.setattr("PIL.Image.open", lambda *_, **__: pytest.fail("opened in this process"))
+    image = decoding.store(data, "red.png", catalog.library)
+    assert (image.suffix, image.width, image.height) == (".png", 48, 40)
+    assert catalog.library.holds(image.sha256, image.suffix, len(data))
 
 
 def test_the_pipeline_draws_a_test_split_from_what_was_taught(lesson, tmp_path):
@@ -184,12 +66,76 @@ def test_the_pipeline_draws_a_test_split_from_what_was_taught(lesson, tmp_path):
     assert set(table["split"]) == {"train", "val", "test"}
 
 
+def test_a_class_that_is_left_out_of_training_is_in_no_snapshot(lesson, tmp_path, capsys):
+    from catalog import export
+
+    lesson.post("/classes", name="blue")
+    lesson.classes = {found["name"]: found["id"] for found in lesson.state()["classes"]}
+    lesson.add("blue", *(photo("blue", seed) for seed in range(3)))
+    lesson.post(f"/classes/{lesson.classes['blue']}", is_enabled=False)
+    folder = str(lesson.catalog.library.folder)
+    out = tmp_path / "labels"
+    petfaces("catalog", "--folder", folder, "export", lesson.state()["name"], "--out", str(out))
+    shown = capsys.readouterr().out
+    assert "8 labels; left out: 0 unknown images, 0 of classes with too few images" in shown
+    assert "3 of classes that are left out of training" in shown
+    with tarfile.open(out / "snapshot.tar") as archive:
+        assert {name.partition("/")[0] for name in archive.getnames()} == {"red", "green"}
+    summary = json.loads((out / "snapshot.json").read_text())
+    assert (summary["switched_off"], summary["too_few_to_train"]) == (3, 0)
+    with lesson.catalog.database.read() as session:
+        labels = exported.labels(session, projects.by_name(session, lesson.state()["name"]))
+    assert ",blue," in export.table(labels)
+    assert len(json.loads(export.coco(labels))["images"]) == 11
+
+
+@pytest.mark.parametrize("none_class", ["none of these", None])
+def test_the_readme_counts_the_classes_only(none_class):
+    from catalog.helper import taught_export
+
+    classes = ["pen", "book"]
+    readme = pages.render(
+        PROJECT / "catalog/templates/taught_model.md",
+        card=SimpleNamespace(
+            classes=[*classes, *filter(None, [none_class])],
+            net={"backbone": "lite0"},
+            input=SimpleNamespace(size=224),
+        ),
+        metrics={"parameters": 1000, "val/top1": float("nan")},
+        lineage={"data": {"pictures": 10, "content": "0" * 64}},
+        sha256="0" * 64,
+        licence="any",
+        task=tasks.of("single_label"),
+        page=True,
+        none_class=none_class,
+    )
+    assert taught_export.NONE == "none of these"
+    assert readme.startswith("# 2 classes, taught by example\n\n- pen\n- book\n\n")
+    assert ("The last probability is that of “none of these”" in readme) == (none_class is not None)
+    assert ("unsure_below" in readme) == (none_class is None)
+    assert "\n\n\n" not in readme
+
+
+def test_a_model_of_another_backbone_is_not_exported(lesson):
+    lesson.train()
+    file = lesson.catalog.library.taught(lesson.project) / "model.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"backbone": "another"}))
+    lesson.post("/export")
+    lesson.catalog.finish_jobs()
+    shown = requests.get(f"{lesson.root}/export", timeout=30).json()
+    assert shown["state"] == "failed"
+    assert shown["message"] == "the backbone has changed since the training; press Train again"
+
+
+BREEDS, TAUGHT, ANSWERED = ("cat_Bengal", "cat_Siamese", "dog_pug"), 8, 200
+
+
 @pytest.fixture
 def faces():
-    """Images of two breeds, by breed."""
+    """Different images of three breeds, by breed."""
     if not ARCHIVE.is_file():
         pytest.skip("needs real faces in ../shared/data")
-    found: dict[str, list[bytes]] = {"cat_Bengal": [], "dog_pug": []}
+    found: dict[str, list[bytes]] = {breed: [] for breed in BREEDS}
     with tarfile.open(ARCHIVE) as archive:
         for member in archive:
             breed = Path(member.name).parent.name
@@ -219,16 +165,18 @@ def test_folder_browser_page_server_and_teach_page_answer_alike(faces, tmp_path,
     with catalog.served() as address:
         lesson = Lesson(catalog, address).start(*faces)
         for name, images in faces.items():
-            lesson.add(name, *images[:10])
+            lesson.add(name, *images[:TAUGHT])
         lesson.train()
         lesson.post("/export")
         catalog.finish_jobs()
         state = requests.get(f"{lesson.root}/export", timeout=30).json()
         assert state["state"] == "done", state
-        images = [data for found in faces.values() for data in found[10:]]
-        images = (images * 2)[:200]
+        images = list(dict.fromkeys(data for found in faces.values() for data in found[TAUGHT:]))[:ANSWERED]
+        assert len(images) == ANSWERED
         page = [[*(answer := lesson.answer(data))["probabilities"], answer["none"]] for data in images]
         (folder,) = (catalog.library.folder / "exported" / str(lesson.project)).iterdir()
+        assert (folder / "README.md").read_text().startswith("# 3 classes, taught by example\n")
+        assert json.loads((folder / "try/card.json").read_text())["none"] == len(BREEDS)
         model = OnnxClassifier(folder)
         portable = [model.probabilities(data) for data in images]
         served = _served(folder, images, run)
@@ -252,7 +200,9 @@ def _served(folder: Path, images: list[bytes], run) -> list[list[float]]:
             classes = OnnxClassifier(folder).classes
             found = []
             for data in images:
-                answer = requests.post(f"{address}/predict?top=3", files={"photo": data}, timeout=30).json()
+                answer = requests.post(
+                    f"{address}/predict?top={len(classes)}", files={"photo": data}, timeout=30
+                ).json()
                 by_name = dict(zip(answer["labels"], answer["probabilities"], strict=True))
                 found.append([by_name[name] for name in classes])
             return found
@@ -268,6 +218,8 @@ def _in_browser(address: str, images: list[bytes], scratch: Path) -> list[list[f
         tab.wait_for_selector("body[data-ready=yes]", timeout=60_000)
         card = requests.get(address.replace("index.html", "card.json"), timeout=30).json()
         shown = [name.replace("cat_", "").replace("dog_", "").replace("_", " ") for name in card["labels"]]
+        shown[card["none"]] = "None of these"
+        assert "Knows 3 classes" in tab.inner_text("#about")
         found = []
         for number, data in enumerate(images, start=1):
             file = scratch / f"{hashlib.sha256(data).hexdigest()[:12]}.jpg"

@@ -327,6 +327,15 @@ def test_a_partial_folder_of_a_killed_process_is_replaced(tmp_path):
     assert not target.part.exists()
 
 
+def test_two_threads_may_replace_a_file_at_once(tmp_path):
+    file = tmp_path / "file"
+    with atomic.replace_file(file) as first, atomic.replace_file(file) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert file.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_single_runs_started_in_the_same_second_get_different_folders(project, monkeypatch):
     monkeypatch.setattr(train.time, "strftime", lambda _: "now")
     folders = [train._new_run_folder("probe") for _ in range(2)]

@@ -27,7 +27,7 @@ def export(database: Database, library: Library, project: Project, progress: Pro
         What was written, in one line.
 
     Raises:
-        UserError: there is no model, or the exporter refuses it.
+        UserError: there is no model, it is of another backbone, or the exporter refuses it.
     """
     from pipeline.artifacts import onnx_export, seal
     from pipeline.artifacts.model_folder import ModelFolder
@@ -40,24 +40,27 @@ def export(database: Database, library: Library, project: Project, progress: Pro
         names = {found.id: found.name for found in projects.classes(session, project.id)}
     if not names.keys() >= set(model.classes):
         raise UserError(N_("a class was deleted meanwhile; try again"))
+    if model.backbone != backbone.load(library.backbone).key:
+        raise UserError(N_("the backbone has changed since the training; press Train again"))
     classes = [names[class_id] for class_id in model.classes]
     out = library.exported(project.id) / model.export_key(classes)
     progress.report(0, 0, "exporting the model")
-    with tempfile.TemporaryDirectory(dir=library.folder) as scratch:
+    with tempfile.TemporaryDirectory(dir=library.temporary) as scratch:
         train, portable = Path(scratch) / "train", Path(scratch) / "portable"
         train.mkdir()
-        _write_train_folder(train, library, project, model, classes)
+        none_class = _distinct(NONE, classes) if model.head.has_none else None
+        _write_train_folder(train, library, model, classes, none_class)
         seal.seal(train)
         onnx_export.to_onnx(train, portable)
         folder = ModelFolder(train, portable=portable)
         template = Path(__file__).parents[1] / "templates/taught_model.md"
         message = N_("with a page to try it in the browser")
         try:
-            exporter.export(folder, out, template=template)
+            exporter.export(folder, out, template=template, none_class=none_class)
         except UserError as error:
             if "npm" not in str(error):
                 raise
-            exporter.export(folder, out, page=False, template=template)
+            exporter.export(folder, out, page=False, template=template, none_class=none_class)
             message = WITHOUT_PAGE.format(reason=error)
     for other in library.exported(project.id).iterdir():
         if other != out:
@@ -66,7 +69,7 @@ def export(database: Database, library: Library, project: Project, progress: Pro
 
 
 def _write_train_folder(
-    folder: Path, library: Library, project: Project, model: TaughtModel, classes: list[str]
+    folder: Path, library: Library, model: TaughtModel, classes: list[str], none_class: str | None
 ) -> None:
     """Writes what the pipeline's training writes: weights, card, config, metrics and lineage."""
     import torch
@@ -79,7 +82,7 @@ def _write_train_folder(
     from pipeline.artifacts.lineage import code_hash, settings_of
 
     head = model.head
-    outputs = [*classes, *([_distinct(NONE, classes)] if head.has_none else [])]
+    outputs = [*classes, *([] if none_class is None else [none_class])]
     card = _card(backbone.load(library.backbone).card, outputs, head.unsure_below)
     cfg = config.compose("model=probe", "data=labels")
     net = build(OmegaConf.to_container(cfg.model.net, resolve=True), len(outputs))

@@ -37,6 +37,7 @@ class Labels:
     Attributes:
         images: sorted by hash.
         last_event: id of the last event; 0 without one.
+        switched_off: the classes that people have left out of training.
     """
 
     project: str
@@ -44,6 +45,7 @@ class Labels:
     classes: tuple[str, ...]
     images: tuple[LabeledImage, ...]
     last_event: int
+    switched_off: frozenset[str] = frozenset()
 
     @property
     def labeled(self) -> list[LabeledImage]:
@@ -51,12 +53,17 @@ class Labels:
         return [image for image in self.images if not image.is_unknown]
 
     @property
+    def chosen(self) -> list[LabeledImage]:
+        """The labeled images without those of classes that people have left out of training."""
+        return [image for image in self.labeled if self.switched_off.isdisjoint(image.classes)]
+
+    @property
     def trainable(self) -> list[LabeledImage]:
-        """The labeled images without those of classes with too few images to train and validate a model."""
-        found = Counter(name for image in self.labeled if image.split == "train" for name in image.classes)
+        """The chosen images without those of classes with too few images to train and validate a model."""
+        found = Counter(name for image in self.chosen if image.split == "train" for name in image.classes)
         least = 1 if self.task == "multi_label" else 2  # as the stage split requires
         taught = {name for name, count in found.items() if count >= least}
-        return [image for image in self.labeled if taught.issuperset(image.classes)]
+        return [image for image in self.chosen if taught.issuperset(image.classes)]
 
 
 def count(session: Session, project: Project) -> dict[str, int]:
@@ -67,7 +74,9 @@ def count(session: Session, project: Project) -> dict[str, int]:
 
 def labels(session: Session, project: Project) -> Labels:
     """All labels of a project."""
-    names = {found.id: found.name for found in projects.classes(session, project.id)}
+    classes = projects.classes(session, project.id)
+    names = {found.id: found.name for found in classes}
+    switched_off = frozenset(found.name for found in classes if not found.is_enabled)
     query = (
         select(Image)
         .where(Image.project_id == project.id, Image.status.in_([Status.LABELED, Status.UNKNOWN]))
@@ -88,4 +97,4 @@ def labels(session: Session, project: Project) -> Labels:
         for image in session.scalars(query)
     )
     last_event = suggestions.last_event(session, project.id)
-    return Labels(project.name, project.task, tuple(names.values()), images, last_event)
+    return Labels(project.name, project.task, tuple(names.values()), images, last_event, switched_off)

@@ -73,3 +73,12 @@ def count_quarantined(session: Session, project_id: int) -> int:
     """Number of unusable files."""
     query = select(func.count()).select_from(Quarantined).where(Quarantined.project_id == project_id)
     return session.scalar(query)
+
+
+def used(session: Session, hashes: Iterable[str]) -> set[str]:
+    """Those of the hashes that an image of any project has."""
+    hashes, found = list(hashes), set()
+    for start in range(0, len(hashes), CHUNK):
+        query = select(Image.sha256).where(Image.sha256.in_(hashes[start : start + CHUNK]))
+        found.update(session.scalars(query))
+    return found

@@ -58,7 +58,7 @@ class Draft:
         # What is taught tests itself by cross-validation; the pipeline draws its own test split.
         if not 0 < self.test_fraction <= 0.5 and self.kind != Kind.TEACH:
             raise UserError(_("the share of test images must be above 0 and at most 50 %"))
-        check_classes(self.classes)
+        check_classes(self.classes, least=0 if self.kind == Kind.TEACH else 2)
 
 
 def check_name(name: str) -> None:

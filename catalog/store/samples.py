@@ -225,3 +225,11 @@ def class_of(session: Session, project_id: int, class_id: int) -> LabelClass:
     if label_class is None or label_class.project_id != project_id:
         raise UserError(_("this class was deleted meanwhile; reload the page"))
     return label_class
+
+
+def class_id_of(session: Session, image: Image) -> int | None:
+    """Id of the class that an image is in, or was removed from; None if it is in none."""
+    classes = image.classes
+    if image.status == Status.REMOVED:
+        classes = session.get(Event, image.event_id).before["classes"]
+    return classes[0] if len(classes) == 1 else None

@@ -1,6 +1,5 @@
 """What the handlers share: the database, the library of images and the templates."""
 
-import getpass
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,14 +94,6 @@ def _context(request: Request) -> Context:
 
 
 InContext = Annotated[Context, Depends(_context)]
-
-
-def person() -> str:
-    """The name of the account that runs this process."""
-    try:
-        return getpass.getuser()[:100]
-    except (KeyError, OSError):  # a container without a user database
-        return "unknown"
 
 
 def render(template: str, status: int = 200, **shown: object) -> HTMLResponse:

@@ -1,17 +1,15 @@
 """Downloads of a project's labels."""
 
 import shlex
-import tempfile
-from pathlib import Path
 
 from fastapi import APIRouter
 from fastapi.responses import FileResponse, HTMLResponse, Response
-from starlette.background import BackgroundTask
 
 from catalog import export
 from catalog.store import exported
 from catalog.store.exported import Labels
 from catalog.web.context import Context, InContext, project_or_404, render
+from catalog.web.downloads import zip_response
 
 router = APIRouter(include_in_schema=False)
 
@@ -49,12 +47,6 @@ def csv(project_id: int, context: InContext) -> Response:
 @router.get("/projects/{project_id}/export/folders.zip")
 def folders(project_id: int, context: InContext) -> FileResponse:
     labels = _labels(context, project_id)
-    file = Path(tempfile.mkstemp(suffix=".zip", dir=context.library.folder)[1])
-    try:
-        export.class_folders(labels, context.library, file)
-    except BaseException:
-        file.unlink()
-        raise
-    return FileResponse(
-        file, media_type="application/zip", filename="folders.zip", background=BackgroundTask(file.unlink)
+    return zip_response(
+        context.library, "folders.zip", lambda file: export.class_folders(labels, context.library, file)
     )

@@ -6,9 +6,9 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, Response
 from PIL import Image as PillowImage
 
+from catalog import decoding
 from catalog.language import _
 from catalog.store.tables import Image
-from catalog.web import decoding
 from catalog.web.context import Context, InContext
 from pipeline.portable import UnreadableError
 

@@ -6,13 +6,13 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Form, HTTPException, Query, UploadFile
 from pydantic import BaseModel
 
+from catalog import decoding
 from catalog.language import _
 from catalog.store import erasing, projects, samples
 from catalog.store.images import NewImage
 from catalog.store.samples import ClassCount
 from catalog.store.tables import LabelClass
 from catalog.teach.saved_project import MAX_CLASSES
-from catalog.web import decoding
 from catalog.web.context import Context, InContext, taught_or_404
 from pipeline.common import text
 from pipeline.common.errors import UserError

@@ -1,6 +1,7 @@
 """Taking a project of the teach page away: saving and opening it, and exporting its model."""
 
 import shlex
+import shutil
 import tempfile
 import zipfile
 from pathlib import Path
@@ -8,15 +9,14 @@ from pathlib import Path
 from fastapi import APIRouter, HTTPException, UploadFile
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from pydantic import BaseModel
-from starlette.background import BackgroundTask
 
 from catalog import sentences
 from catalog.language import _
 from catalog.store import jobs, projects
 from catalog.store.tables import JobState
 from catalog.teach import saved_project
-from catalog.web import decoding
 from catalog.web.context import Context, InContext, render, taught_or_404
+from catalog.web.downloads import zip_response
 from catalog.web.teach import projects_page
 from pipeline.common import text
 from pipeline.common.errors import UserError
@@ -42,20 +42,16 @@ class ShownExport(BaseModel):
 @router.post(OPEN, include_in_schema=False)
 def open_saved(file: UploadFile, context: InContext) -> Response:
     """Opens a saved project, and trains it."""
-    with tempfile.NamedTemporaryFile(dir=context.library.folder, suffix=".zip") as target:
-        while chunk := file.file.read(1 << 20):
-            target.write(chunk)
+    name = text.shortened(text.path(file.filename or ""), 100)
+    with tempfile.NamedTemporaryFile(dir=context.library.temporary, suffix=".zip") as target:
+        shutil.copyfileobj(file.file, target, 1 << 20)
         target.flush()
         try:
             opened = saved_project.open_saved(
-                Path(target.name),
-                context.database,
-                lambda data, path: decoding.store(data, path, context.library),
-                context.person,
+                Path(target.name), context.database, context.library, context.person, name
             )
         except UserError as error:
-            name = Path(target.name).name
-            return projects_page(context, str(error).replace(name, text.path(file.filename or "")), 422)
+            return projects_page(context, str(error), 422)
     context.teacher.has_changed(opened.project_id, train=True)
     return RedirectResponse(f"/teach/{opened.project_id}", 303)
 
@@ -63,21 +59,19 @@ def open_saved(file: UploadFile, context: InContext) -> Response:
 @router.get("/teach/{project_id}/project.zip", include_in_schema=False)
 def save(project_id: int, context: InContext) -> FileResponse:
     """The project with its images, to be opened again here or on another machine."""
-    file = Path(tempfile.mkstemp(suffix=".zip", dir=context.library.folder)[1])
-    try:
+
+    def write(file: Path) -> None:
         with context.database.read() as session:
             project = taught_or_404(session, project_id)
             saved_project.save(session, project, context.library, file)
-            name = project.name.replace("/", "-")
-    except BaseException:
-        file.unlink()
-        raise
-    return FileResponse(
-        file,
-        media_type="application/zip",
-        filename=f"{name}.zip",
-        background=BackgroundTask(file.unlink),
-    )
+
+    return zip_response(context.library, f"{_name(project_id, context)}.zip", write)
+
+
+def _name(project_id: int, context: Context) -> str:
+    """The project's name as that of a file."""
+    with context.database.read() as session:
+        return taught_or_404(session, project_id).name.replace("/", "-")
 
 
 @router.get("/teach/{project_id}/take", include_in_schema=False)
@@ -128,21 +122,17 @@ def export(project_id: int, context: InContext) -> ShownExport:
 @router.get("/teach/{project_id}/model.zip", include_in_schema=False)
 def download(project_id: int, context: InContext) -> FileResponse:
     """The exported folder as a zip."""
-    with context.database.read() as session:
-        name = taught_or_404(session, project_id).name.replace("/", "-")
+    name = _name(project_id, context)
     folder = _exported(project_id, context)
     if folder is None:
         raise HTTPException(404, _("Export the model first."))
-    file = Path(tempfile.mkstemp(suffix=".zip", dir=context.library.folder)[1])
-    with zipfile.ZipFile(file, "w") as archive:
-        for path in sorted(folder.rglob("*")):
-            archive.write(path, Path(name) / path.relative_to(folder))
-    return FileResponse(
-        file,
-        media_type="application/zip",
-        filename=f"{name} model.zip",
-        background=BackgroundTask(file.unlink),
-    )
+
+    def write(file: Path) -> None:
+        with zipfile.ZipFile(file, "w") as archive:
+            for path in sorted(folder.rglob("*")):
+                archive.write(path, Path(name) / path.relative_to(folder))
+
+    return zip_response(context.library, f"{name} model.zip", write)
 
 
 @router.get("/teach/{project_id}/try/{file}", include_in_schema=False)

@@ -5,6 +5,7 @@ program wrote it (it is sealed and intact, and nothing was added); otherwise a U
 """
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -90,10 +91,12 @@ class Target:
 def replace_file(file: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder, which is created; what is written there replaces `file`.
 
-    If the context raises, `file` stays as it was.
+    If the context raises, `file` stays as it was. Of several writers at once, in threads too, either one's
+    file remains, whole.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    # Not mkstemp: its files can be read by their owner only.
+    part = file.with_name(f".{file.name}.{secrets.token_hex(8)}.part")
     try:
         yield part
         os.replace(part, file)

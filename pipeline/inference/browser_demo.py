@@ -35,13 +35,14 @@ POLICY = (
 )
 
 
-def write(model: Path, card: ModelCard, target: Path) -> None:
+def write(model: Path, card: ModelCard, target: Path, none_class: str | None = None) -> None:
     """Writes the page's folder.
 
     Args:
         model: ``model.onnx``, which includes resizing.
         card: the model's card.
         target: the folder to create; must not exist.
+        none_class: the class that says that a picture shows none of the others, if there is one.
 
     Raises:
         UserError: ONNX Runtime Web is not cached, and npm can't download it.
@@ -58,6 +59,7 @@ def write(model: Path, card: ModelCard, target: Path) -> None:
         "breeds": any(card.species),
         "unsure_below": card.unsure_below,
         "thresholds": card.thresholds,
+        "none": None if none_class is None else card.classes.index(none_class),
     }
     (target / "card.json").write_text(json.dumps(settings) + "\n", encoding="utf-8")
 

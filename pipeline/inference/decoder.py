@@ -1,26 +1,49 @@
 """Decodes images in a subprocess that can be killed, because untrusted input may hang or crash a decoder.
 
 The subprocess imports only numpy and Pillow. It receives an image's bytes and returns its pixels, shrunk as
-for the model, so the server never holds the full-size image.
+for the model, so the server never holds the full-size image; with them it returns the format and the size.
 """
 
 import contextlib
+import io
 import multiprocessing
 import os
 import signal
 import struct
 import subprocess
 import sys
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from pipeline.portable import UnreadableError, read_picture, shrink
+from pipeline.portable import FORMATS, UnreadableError, read_picture, shrink
 
 MEMORY = 1_000_000_000  # RLIMIT_DATA of the subprocess in bytes; benchmarks.memory measures its use
 START_TIMEOUT = 60  # seconds for the subprocess to start
-_HEADER = struct.Struct(">?HH")  # of a reply: success, height and width; then pixels or an error message
+# Of a reply: success, height and width, those of the image as sent, and its format; then pixels or an error
+# message.
+_HEADER = struct.Struct(">?HHII8s")
+_FAILED = _HEADER.pack(False, 0, 0, 0, 0, b"")
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image of the subprocess.
+
+    Attributes:
+        pixels: uint8, height × width × 3, shrunk.
+        width: of the upright image as sent, in pixels.
+        height: likewise.
+        format: Pillow's name of the file's format: one of `FORMATS`, or ``MPO``.
+    """
+
+    pixels: np.ndarray
+    width: int
+    height: int
+    format: str
 
 
 class Decoder:
@@ -61,10 +84,11 @@ class Decoder:
             self.process = None
 
     def read(self, data: bytes) -> np.ndarray:
-        """Decodes and shrinks one still image.
+        """As `decode`, without format and size: uint8 array, height × width × 3."""
+        return self.decode(data).pixels
 
-        Returns:
-            uint8 array, height × width × 3.
+    def decode(self, data: bytes) -> Decoded:
+        """Decodes and shrinks one still image.
 
         Raises:
             UnreadableError: see `read_picture`; or decoding exceeded the timeout or crashed the subprocess.
@@ -91,18 +115,27 @@ class Decoder:
         except UnreadableError:
             self.close()
             raise
-        success, height, width = _HEADER.unpack_from(reply)
+        success, height, width, whole_height, whole_width, name = _HEADER.unpack_from(reply)
         if not success:
             raise UnreadableError(reply[_HEADER.size :].decode())
-        return np.frombuffer(reply, np.uint8, offset=_HEADER.size).reshape(height, width, 3)
+        image_format = name.rstrip(b"\0").decode()
+        if image_format not in (*FORMATS, "MPO"):  # files are named after it
+            raise UnreadableError("not a picture of a known format")
+        pixels = np.frombuffer(reply, np.uint8, offset=_HEADER.size).reshape(height, width, 3)
+        return Decoded(pixels, whole_width, whole_height, image_format)
 
 
 def _reply(data: bytes, max_side: int, max_pixels: int) -> bytes:
     try:
-        pixels = shrink(read_picture(data, max_pixels, reject_animation=True), max_side)
+        picture = read_picture(data, max_pixels, reject_animation=True)
     except UnreadableError as error:
-        return _HEADER.pack(False, 0, 0) + str(error).encode(errors="replace")[:9000]
-    return _HEADER.pack(True, *pixels.shape[:2]) + pixels.tobytes()
+        return _FAILED + str(error).encode(errors="replace")[:9000]
+    width, height = picture.size
+    pixels = shrink(picture, max_side)
+    del picture
+    with Image.open(io.BytesIO(data), formats=FORMATS) as header:
+        image_format = header.format.encode()
+    return _HEADER.pack(True, *pixels.shape[:2], height, width, image_format) + pixels.tobytes()
 
 
 def main(arguments: list[str]) -> None:
@@ -113,7 +146,7 @@ def main(arguments: list[str]) -> None:
     """
     import resource
 
-    from PIL import AvifImagePlugin, Image
+    from PIL import AvifImagePlugin
 
     descriptor, max_side, max_pixels = map(int, arguments)
     # These are sent to the whole process group, but the server still has requests to finish.

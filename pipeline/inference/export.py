@@ -25,7 +25,12 @@ CALIBRATION_IMAGES = 100  # for the activation ranges of int8
 
 
 def export(
-    model: ModelFolder, out: Path, int8: bool = False, page: bool = True, template: Path = CARD_TEMPLATE
+    model: ModelFolder,
+    out: Path,
+    int8: bool = False,
+    page: bool = True,
+    template: Path = CARD_TEMPLATE,
+    none_class: str | None = None,
 ) -> Path:
     """Exports a model to a folder; leaves nothing behind if it fails.
 
@@ -35,6 +40,7 @@ def export(
         int8: whether to quantize ``model.onnx`` to 8 bits.
         page: whether to write the browser demo, ``try/``.
         template: of the model card, ``README.md``.
+        none_class: the class that says that a picture shows none of the others, if there is one.
 
     Returns:
         `out`.
@@ -53,14 +59,14 @@ def export(
         _write_weights(model.train, card, folder)
         shutil.copyfile(HERE / "export_example.py", folder / "example.py")
         try:
-            readme = _readme(model, card, int8_metrics, page, template)
+            readme = _readme(model, card, int8_metrics, page, template, none_class)
         except (FileNotFoundError, LookupError, TypeError, ValueError, UndefinedError) as error:
             raise UserError(
                 f"{model.train} or its evaluation lacks metrics; train and evaluate the model again"
             ) from error
         (folder / "README.md").write_text(readme, encoding="utf-8")
         if page:
-            browser_demo.write(folder / "model.onnx", card, folder / "try")
+            browser_demo.write(folder / "model.onnx", card, folder / "try", none_class)
         seal.seal(folder)
     return out
 
@@ -118,7 +124,14 @@ def _write_weights(train: Path, card: ModelCard, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _readme(model: ModelFolder, card: ModelCard, int8: dict | None, page: bool, template: Path) -> str:
+def _readme(
+    model: ModelFolder,
+    card: ModelCard,
+    int8: dict | None,
+    page: bool,
+    template: Path,
+    none_class: str | None,
+) -> str:
     """The model card in Markdown.
 
     Args:
@@ -127,6 +140,7 @@ def _readme(model: ModelFolder, card: ModelCard, int8: dict | None, page: bool, 
         int8: the result of `_quantize`; None if not quantized.
         page: whether the folder has the browser demo.
         template: of the card.
+        none_class: see `export`.
     """
     test, weakest, headings, cells = None, "", [], []
     if model.evaluation:
@@ -160,6 +174,7 @@ def _readme(model: ModelFolder, card: ModelCard, int8: dict | None, page: bool, 
         thresholds=list(zip(card.classes, card.thresholds, strict=False)),
         int8=int8,
         page=page,
+        none_class=none_class,
         percent=lambda share: f"{share:.1%}".replace("%", " %"),
     )
 

@@ -19,7 +19,8 @@ let prediction = null; // the worker's message for the image that is shown
 let busy = false; // whether the worker has a request that is not answered
 
 const percent = (fraction) => new Intl.NumberFormat(document.documentElement.lang, { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 }).format(fraction);
-const displayName = (label) => label.replace(/^(cat|dog)_/, "").replaceAll("_", " ");
+// `card.none` is the class that says that the picture shows none of the others.
+const displayName = (index) => index === card.none ? words.none : card.labels[index].replace(/^(cat|dog)_/, "").replaceAll("_", " ");
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const argmax = (values) => values.indexOf(Math.max(...values));
 
@@ -28,7 +29,7 @@ function setLanguage(language) {
   document.documentElement.lang = language;
   for (const element of document.querySelectorAll("[data-word]")) element.textContent = words[element.dataset.word];
   for (const button of document.querySelectorAll("[data-language]")) button.setAttribute("aria-pressed", button.dataset.language === language);
-  byId("about").textContent = (card.drawings ? words.drawings : words.about)(card.labels.length);
+  byId("about").textContent = (card.drawings ? words.drawings : words.about)(card.labels.filter((_, index) => index !== card.none).length);
   if (camera) byId("camera").textContent = words.stop;
   photo.setAttribute("aria-label", words.photo);
   document.title = words.title;
@@ -78,16 +79,16 @@ function showPrediction() {
   const present = order.filter(isPresent);
   const shown = order.slice(0, Math.max(5, present.length));
   const [best] = shown;
-  const unsure = multiLabel ? !present.length : probabilities[best] < card.unsure_below;
-  if (multiLabel) setStatus(unsure ? words.nothing : present.map((index) => displayName(card.labels[index])).join(", "));
-  else setStatus(unsure ? words.unsure(percent(card.unsure_below)) : words.sure(displayName(card.labels[best]), percent(probabilities[best])));
+  const unsure = multiLabel ? !present.length : best === card.none || probabilities[best] < card.unsure_below;
+  if (multiLabel) setStatus(unsure ? words.nothing : present.map(displayName).join(", "));
+  else setStatus(unsure && best !== card.none ? words.unsure(percent(card.unsure_below)) : words.sure(displayName(best), percent(probabilities[best])));
   byId("status").classList.toggle("unsure", unsure);
   byId("bars").replaceChildren(...shown.map((index) => {
     const line = document.createElement("li");
     const name = document.createElement("span");
     const probability = document.createElement("span");
     const bar = document.createElement("progress");
-    name.textContent = displayName(card.labels[index]);
+    name.textContent = displayName(index);
     probability.textContent = percent(probabilities[index]);
     bar.max = 1;
     bar.value = probabilities[index];
@@ -139,7 +140,7 @@ function showHeatmap(drops, side) {
   context.clearRect(0, 0, heatmap.width, heatmap.height);
   context.imageSmoothingQuality = "high";
   context.drawImage(small, x * heatmap.width, y * heatmap.height, width * heatmap.width, height * heatmap.height);
-  byId("time").textContent = words.looked(displayName(card.labels[argmax(prediction.probabilities)]));
+  byId("time").textContent = words.looked(displayName(argmax(prediction.probabilities)));
 }
 
 function showCropFrame() {

@@ -1,7 +1,6 @@
 """Decodes untrusted images in a process of its own, and keeps those that can be used."""
 
 import hashlib
-import io
 import threading
 
 import numpy as np
@@ -11,7 +10,7 @@ from catalog.library import Library, suffix_of
 from catalog.store.images import NewImage
 from pipeline.common import text
 from pipeline.inference.decoder import Decoder
-from pipeline.portable import FORMATS, MAX_PIXELS
+from pipeline.portable import MAX_PIXELS
 
 LARGE_SIDE = 1600  # pixels of the longer side
 SECONDS = 20  # to decode one image
@@ -46,14 +45,11 @@ def store(data: bytes, path: str, library: Library) -> NewImage:
     Raises:
         UnreadableError: as `read`.
     """
-    pixels = read(data)
-    height, width = pixels.shape[:2]
-    with Image.open(io.BytesIO(data), formats=FORMATS) as header:
-        suffix = suffix_of(header.format)
-        if max(header.size) > LARGE_SIDE:  # the pixels are shrunk, and upright unlike the header
-            width, height = sorted(header.size, reverse=width > height)
+    with _lock:
+        decoded = _decoder.decode(data)
+    suffix = suffix_of(decoded.format)
     sha256 = hashlib.sha256(data).hexdigest()
     library.store(data, sha256, suffix)
     library.flush(sha256, suffix)
-    library.store_thumbnail(Image.fromarray(pixels), sha256)
-    return NewImage(text.shortened(text.path(path), 1000), sha256, suffix, width, height)
+    library.store_thumbnail(Image.fromarray(decoded.pixels), sha256)
+    return NewImage(text.shortened(text.path(path), 1000), sha256, suffix, decoded.width, decoded.height)
