@@ -7,12 +7,11 @@ from catalog_server import Catalog
 from sqlalchemy import text
 from teaching import Lesson, photo, publish_backbone
 
-from catalog import backbone, sweep
+from catalog import backbone, decoding, sweep
 from catalog.feature_store import FeatureStore
 from catalog.store import labels, samples
 from catalog.store.tables import Project
 from catalog.teach.model import TaughtModel
-from catalog.web import decoding
 
 
 @pytest.fixture
@@ -289,7 +288,7 @@ def test_an_image_that_is_erased_elsewhere_while_it_is_added_keeps_its_file(less
         calls.append(image)
         return image
 
-    monkeypatch.setattr("catalog.web.decoding.store", erased_at_first)
+    monkeypatch.setattr("catalog.decoding.store", erased_at_first)
     assert lesson.add("red", photo("red", 0))["new"] == 1
     assert files(lesson.catalog, "images") == files(lesson.catalog, "thumbnails") == 1
 

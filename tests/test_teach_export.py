@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from teaching import Lesson, photo, publish_backbone
 
 from catalog import decoding
 from catalog.store import exported, projects
+from catalog.teach.model import TaughtModel
 from pipeline import config, pack, split, tasks
 from pipeline.common import pages
 from pipeline.data import pack_index
@@ -118,8 +120,8 @@ def test_the_readme_counts_the_classes_only(none_class):
 
 def test_a_model_of_another_backbone_is_not_exported(lesson):
     lesson.train()
-    file = lesson.catalog.library.taught(lesson.project) / "model.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"backbone": "another"}))
+    file = lesson.catalog.library.taught(lesson.project)
+    replace(TaughtModel.load(file), backbone="another").save(file)
     lesson.post("/export")
     lesson.catalog.finish_jobs()
     shown = requests.get(f"{lesson.root}/export", timeout=30).json()

@@ -155,6 +155,9 @@ def open_saved(source: Path, database: Database, library: Library, person: str, 
         try:
             kept = _kept(files, wanted, begun, library)
             with database.write() as session:
+                # Some may have been erased in another project since they were kept.
+                lost = [image for image in wanted if image.file in kept and not _is_kept(image, library)]
+                kept |= _kept(files, lost, begun, library)
                 project = projects.create(session, _draft(session, name, classes))
                 whole = [image for image in wanted if image.file in kept]
                 _fill(session, project, classes, whole, kept, person)
@@ -177,6 +180,10 @@ def _kept(
         with contextlib.suppress(UnreadableError):
             kept[image.file] = decoding.store(data, image.path, library)
     return kept
+
+
+def _is_kept(image: SavedImage, library: Library) -> bool:
+    return library.thumbnail(image.sha256).is_file()  # it is deleted with the original
 
 
 def _discard(images: list[SavedImage], database: Database, library: Library) -> None:
