@@ -3,6 +3,7 @@ import { LineChart } from "./teach_model_chart.js";
 import { t } from "./texts.js";
 
 const POLL_MS = 1000;
+const RETRY_MS = 3000; // after an error
 const byId = (id) => document.getElementById(id);
 const { lang } = document.documentElement;
 const percent = new Intl.NumberFormat(lang, { style: "percent", maximumFractionDigits: 0 });
@@ -10,36 +11,50 @@ const seconds = new Intl.NumberFormat(lang, { maximumSignificantDigits: 2 });
 
 // Fills the section `#scratch`; it stays hidden where the server can't compare.
 export async function showComparison(api) {
-  const load = async (send) => {
+  let timer = 0;
+  const schedule = (milliseconds) => {
+    clearTimeout(timer);
+    timer = setTimeout(load, milliseconds);
+  };
+  const load = async () => {
     let found;
     try {
-      found = await send();
+      found = await api.get("/comparison");
     } catch (error) {
-      if (error.status !== 404) byId("comparing").textContent = error.message;
+      if (error.status === 404) return;
+      say(error.message);
+      schedule(RETRY_MS);
       return;
     }
     byId("scratch").hidden = false;
     show(found);
-    if (["waiting", "running"].includes(found.state)) setTimeout(() => load(() => api.get("/comparison")), POLL_MS);
+    if (["waiting", "running"].includes(found.state)) schedule(POLL_MS);
   };
   byId("compare").addEventListener("click", async () => {
     byId("compare").disabled = true;
-    await load(async () => {
+    try {
       await api.post("/comparison");
-      return api.get("/comparison");
-    });
+      await load();
+    } catch (error) {
+      say(error.message);
+    } finally {
+      byId("compare").disabled = false;
+    }
   });
-  await load(() => api.get("/comparison"));
+  await load();
+}
+
+function say(text) {
+  if (byId("comparing").textContent !== text) byId("comparing").textContent = text;
 }
 
 function show({ state, message, tuning, scratch, images, held_out: tested }) {
   const isBusy = ["waiting", "running"].includes(state);
-  byId("compare").disabled = false;
   byId("compare").hidden = isBusy || state === "done";
   let text = state === "failed" ? message : "";
   if (isBusy) text = t("The small network is learning…");
   else if (state === "done" && tested) text = conclusion(tuning, scratch, tested, images);
-  if (byId("comparing").textContent !== text) byId("comparing").textContent = text;
+  say(text);
   byId("comparison").replaceChildren();
   if (tuning.length + scratch.length) byId("comparison").append(chart(tuning, scratch));
 }

@@ -47,9 +47,10 @@ export class Prediction {
   constructor(api, nameOf, onModel) {
     Object.assign(this, { api, nameOf, onModel });
     this.isLive = false;
+    this.run = null; // of the webcam, from the press of the button on; a loop ends when it is another one
     this.chosen = 0; // counts images, so that a late answer is dropped
     this.found = null;
-    byId("camera").addEventListener("click", () => (this.isLive ? this.stop() : this.startCamera()));
+    byId("camera").addEventListener("click", () => this.toggleCamera());
     byId("photo").addEventListener("change", (event) => {
       const [file] = event.target.files;
       if (file) this.choose(file, null);
@@ -84,25 +85,37 @@ export class Prediction {
     return button;
   }
 
+  toggleCamera() {
+    if (!this.run) this.startCamera();
+    else if (this.isLive) this.stop(); // a double click starts it once
+  }
+
   async startCamera() {
+    const run = {};
+    this.run = run;
     try {
       await camera.start(this);
     } catch {
+      if (this.run !== run) return;
+      this.run = null;
       this.explain(t("The webcam can't be used; allow it in the browser."));
       return;
     }
+    if (this.run !== run) return;
     this.press(byId("camera"));
     this.isLive = true;
     const next = async () => {
-      if (!this.isLive) return;
+      if (this.run !== run) return;
       const blob = await camera.frame();
-      if (blob && this.isLive) await this.ask(blob);
+      if (this.run !== run) return;
+      if (blob) await this.ask(blob);
       setTimeout(next, PAUSE_MS);
     };
     next();
   }
 
   stop() {
+    this.run = null;
     this.isLive = false;
     camera.stop(this);
     byId("camera").setAttribute("aria-pressed", "false");

@@ -98,6 +98,7 @@ export class Steps {
   play() {
     if (this.step === this.last) this.show(0);
     byId("play").textContent = t("Pause");
+    byId("step-shown").setAttribute("aria-live", "off"); // not each step is spoken
     this.timer = setInterval(() => {
       this.show(this.step + 1);
       if (this.step === this.last) this.stop(this.step);
@@ -108,6 +109,7 @@ export class Steps {
     clearInterval(this.timer);
     this.timer = 0;
     byId("play").textContent = t("Play");
+    byId("step-shown").removeAttribute("aria-live");
     this.show(step);
   }
 

@@ -3,10 +3,12 @@ import { Api } from "./teach_api.js";
 import { askFirst } from "./teach_confirm.js";
 import { t } from "./texts.js";
 
-const PAUSE_MS = 700;
+const PAUSE_MS = 700; // between looks at an export that runs
+const RETRY_MS = 3000; // after an error
 const byId = (id) => document.getElementById(id);
 const { project } = byId("app-take").dataset;
 const api = new Api(project);
+let timer = 0;
 
 const say = (text) => {
   byId("state").textContent = text;
@@ -21,12 +23,18 @@ const SENTENCES = {
   outdated: () => t("The model has changed since the last export."),
 };
 
+function schedule(milliseconds) {
+  clearTimeout(timer);
+  timer = setTimeout(refresh, milliseconds);
+}
+
 async function refresh() {
   let found;
   try {
     found = await api.get("/export");
   } catch (error) {
     say(error.message);
+    if (error.status !== 404) schedule(RETRY_MS); // 404: the project is gone
     return;
   }
   const isOpen = found.state === "waiting" || found.state === "running";
@@ -37,7 +45,7 @@ async function refresh() {
   byId("download").hidden = !isDone;
   byId("try").hidden = !isDone || !found.has_page;
   document.body.dataset.exported = found.state;
-  if (isOpen) setTimeout(refresh, PAUSE_MS);
+  if (isOpen) schedule(PAUSE_MS);
 }
 
 byId("export").addEventListener("click", async () => {

@@ -14,11 +14,12 @@ export class LiveTest {
     this.api = api;
     this.page = page;
     this.source = null; // "camera" or "photo"
+    this.run = null; // of the webcam, from the press of the button on; a loop ends when it is another one
     this.blob = null; // the image that is shown, encoded
     this.rows = new Map();
     this.shown = byId("shown");
     this.heat = byId("heat");
-    byId("camera").addEventListener("click", () => (this.source === "camera" ? this.stop() : this.startCamera()));
+    byId("camera").addEventListener("click", () => this.toggleCamera());
     byId("photo").addEventListener("change", (event) => {
       this.openPhoto(event.target.files[0]);
       event.target.value = "";
@@ -32,21 +33,33 @@ export class LiveTest {
     });
   }
 
+  toggleCamera() {
+    if (!this.run) this.startCamera();
+    else if (this.source === "camera") this.stop(); // a double click starts it once
+  }
+
   async startCamera() {
+    const run = {};
+    this.run = run;
     try {
       await camera.start(this);
     } catch {
+      if (this.run !== run) return;
+      this.run = null;
       this.page.say(t("The webcam can't be used; allow it in the browser."));
       return;
     }
+    if (this.run !== run) return;
     this.source = "camera";
     byId("camera").setAttribute("aria-pressed", "true");
     byId("stage").hidden = false;
     const next = async () => {
-      if (this.source !== "camera") return;
+      if (this.run !== run) return;
       if (camera.draw(this.shown)) {
-        this.blob = await camera.encoded(this.shown);
-        if (this.source === "camera") await this.ask();
+        const blob = await camera.encoded(this.shown);
+        if (this.run !== run) return;
+        this.blob = blob;
+        await this.ask();
       }
       setTimeout(next, PAUSE_MS);
     };
@@ -54,6 +67,7 @@ export class LiveTest {
   }
 
   stop() {
+    this.run = null;
     this.source = null;
     camera.stop(this);
     byId("camera").setAttribute("aria-pressed", "false");
@@ -69,6 +83,7 @@ export class LiveTest {
       this.page.say(t("{name} can't be read as an image.", { name: file.name }));
       return;
     }
+    if (this.run) this.stop(); // the webcam was started meanwhile
     const scale = Math.min(1, MAX_SIDE / Math.max(bitmap.width, bitmap.height));
     this.shown.width = Math.max(1, Math.round(bitmap.width * scale));
     this.shown.height = Math.max(1, Math.round(bitmap.height * scale));
@@ -96,7 +111,7 @@ export class LiveTest {
       this.show(answer);
       if (byId("look").checked) this.showHeat(await this.api.evidence(blob, this.best(answer)));
     } catch (error) {
-      this.explain(error.message);
+      if (blob === this.blob && this.source) this.explain(error.message);
     }
   }
 
