@@ -271,7 +271,7 @@ def test_frames_wait_until_the_server_answers_again(new_tab, lesson):
     tab.route("**/samples", fail_twice)
     count = record(tab, FIRST, 1500)
     shows(tab, f"{FIRST} .saving", "^Not saved yet: too slow$")
-    shows(tab, f"{FIRST} .saving", f"^{count} frames saved.$")
+    shows(tab, f"{FIRST} .saving", f"^{count} images saved.$")
     assert lesson.counts()["red"] == count
     pauses = [after - before for before, after in itertools.pairwise(requests)]
     assert pauses[0] >= 0.9 and pauses[1] >= 1.9 and max(pauses[2:]) < 0.9  # they grow while it fails
@@ -284,7 +284,7 @@ def test_frames_of_a_class_that_is_gone_are_dropped_with_a_message(new_tab, less
     start_webcam(tab, FIRST)
     tab.keyboard.down(" ")
     lesson.post(f"/classes/{lesson.classes['red']}/erase")
-    shows(tab, "#notice", r"^([1-9]|1\d) frames are lost: this class was deleted meanwhile")
+    shows(tab, "#notice", r"^([1-9]|1\d) images are lost: this class was deleted meanwhile")
     tab.keyboard.up(" ")
     assert lesson.counts() == {"green": 0}
 
@@ -295,7 +295,7 @@ def test_frames_that_the_server_refuses_are_reported(new_tab, lesson):
     found = {"new": 2, "known": 1, "refused": [["webcam.jpg", "it is too large"]]}
     tab.route("**/samples", lambda route: route.fulfill(json=found))
     record(tab, FIRST, 400)
-    shows(tab, f"{FIRST} .saving", "^3 frames saved; 1 can't be used: it is too large.$")
+    shows(tab, f"{FIRST} .saving", "^3 images saved; 1 can't be used: it is too large.$")
 
 
 def test_a_quick_release_and_press_goes_on_with_one_recording(new_tab, lesson):
@@ -318,7 +318,7 @@ def test_a_quick_release_and_press_goes_on_with_one_recording(new_tab, lesson):
       await new Promise((resolve) => setTimeout(resolve, 1000));
       press("keyup");
     }""")
-    shows(tab, f"{FIRST} .saving", "frames saved")
+    shows(tab, f"{FIRST} .saving", "images saved")
     assert 3 <= tab.evaluate("window.frames_taken") <= 12  # 10 a second
 
 
@@ -542,7 +542,7 @@ def test_only_what_matters_is_spoken(new_tab, lesson):
     tab = opened(new_tab, lesson)
     tab.evaluate(SPOKEN)
     record(tab, FIRST, 1200)
-    shows(tab, f"{FIRST} .saving", "frames saved")
+    shows(tab, f"{FIRST} .saving", "images saved")
     spoken = [text for text in tab.evaluate("window.spoken") if "frame" in text]
     assert len(spoken) == 1
     done = iter(range(1, 1000))

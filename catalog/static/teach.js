@@ -231,7 +231,9 @@ function schedule(milliseconds) {
 // Loads the state; once more if that is wanted while it is on its way, since it may be from before a change.
 let refreshing = null;
 let isStale = false;
+let isDeleted = false; // the project
 function refresh() {
+  if (isDeleted) return Promise.resolve();
   isStale = true;
   refreshing ??= loadWhileStale().finally(() => {
     refreshing = null;
@@ -259,11 +261,25 @@ async function load() {
     await Promise.all(changed);
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;
+    if (error.status === 404) return showDeleted();
     if (!byId("notice").querySelector("button")) say(error.message); // not instead of "Undo"
     milliseconds = IDLE_MS;
   } finally {
-    schedule(milliseconds);
+    if (!isDeleted) schedule(milliseconds);
   }
+}
+
+// The project is gone: it was deleted in another tab, or before the browser went back to this page.
+function showDeleted() {
+  isDeleted = true;
+  clearTimeout(timer);
+  const message = document.createElement("p");
+  message.className = "welcome";
+  const link = document.createElement("a");
+  link.href = "/teach";
+  link.textContent = t("To the projects");
+  message.append(t("This project was deleted."), " ", link);
+  byId("app").replaceChildren(message);
 }
 
 let busyMilliseconds = BUSY_MS;
@@ -319,7 +335,7 @@ async function showOpenAll() {
 
 const PHASES = {
   preparing: () => t("The model is being prepared. This takes half a minute, once."),
-  waiting: () => t("Waiting…"),
+  waiting: () => t("Just a moment…"),
   features: () => t("Looking at the images…"),
   training: () => t("Training…"),
   validating: () => t("Testing on images that were left out…"),
@@ -337,7 +353,7 @@ function showTraining() {
   let text = PHASES[progress.phase]?.() ?? "";
   if (!text && progress.message) text = progress.message;
   if (!text && model) {
-    text = t("Trained on {images} in {seconds} seconds.", {
+    text = t("Trained on {images} in {seconds} seconds. After a change it trains again by itself.", {
       images: tn("{count} image", "{count} images", model.images),
       seconds: Math.max(0.01, Math.round(model.seconds * 100) / 100),
     });

@@ -86,8 +86,12 @@ export class ClassCard {
       menu.open = false;
       this.page.erase(this.info);
     });
+    const rename = button(t("Rename"), () => {
+      menu.open = false;
+      this.name.focus();
+    });
     const items = document.createElement("div");
-    items.append(this.enableButton, erase);
+    items.append(rename, this.enableButton, erase);
     menu.append(this.menuTitle, items);
     menu.addEventListener("keydown", (event) => {
       if (event.key !== "Escape" || !menu.open) return;
@@ -162,7 +166,7 @@ export class ClassCard {
   }
 
   showFrames(frames, rate) {
-    const shown = tn("{count} frame", "{count} frames", frames); // by itself: Babel finds no call within a call
+    const shown = tn("{count} image", "{count} images", frames); // by itself: Babel finds no call within a call
     this.recorded.textContent = t("{frames}, {rate} per second", { frames: shown, rate: Math.round(rate * 10) / 10 });
   }
 
@@ -171,17 +175,18 @@ export class ClassCard {
   }
 
   showSaved(count, refused) {
-    const parts = [tn("{count} frame saved", "{count} frames saved", count)];
+    const parts = [tn("{count} image saved", "{count} images saved", count)];
     if (refused.length) {
       const [[, reason]] = refused;
       parts.push(tn("{count} can't be used: {reason}", "{count} can't be used: {reason}", refused.length, { reason }));
     }
-    this.showSaving(`${parts.join("; ")}.`);
+    const more = count === 1 ? ` ${t("Keep the button pressed for more.")}` : "";
+    this.showSaving(`${parts.join("; ")}.${more}`);
   }
 
   // The card may be gone, so the page says it.
   showDropped(count, problem) {
-    const text = tn("{count} frame is lost: {problem}", "{count} frames are lost: {problem}", count, { problem });
+    const text = tn("{count} image is lost: {problem}", "{count} images are lost: {problem}", count, { problem });
     this.showSaving("");
     this.hold.classList.remove("recording");
     this.page.say(text);
@@ -203,7 +208,7 @@ export class ClassCard {
     } catch {
       if (this.run !== run) return;
       this.closeCamera();
-      this.page.say(t("The webcam can't be used; allow it in the browser."));
+      this.showSaving(t("The browser blocks the webcam: allow it beside the address, and reload the page. Or use files."));
       return;
     }
     if (this.run !== run) return;

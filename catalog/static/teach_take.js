@@ -16,7 +16,7 @@ const say = (text) => {
 
 const SENTENCES = {
   none: () => "",
-  waiting: () => t("Waiting…"),
+  waiting: () => t("Just a moment…"),
   running: () => t("Exporting; this takes some seconds."),
   done: ({ message }) => t("Exported: {message}.", { message }),
   failed: ({ message }) => t("It failed: {message}", { message }),
@@ -39,9 +39,9 @@ async function refresh() {
   }
   const isOpen = found.state === "waiting" || found.state === "running";
   const isDone = found.state === "done";
-  say(SENTENCES[found.state](found));
+  say(found.has_model ? SENTENCES[found.state](found) : t("First train it on the teach page."));
   byId("export").hidden = isDone;
-  byId("export").disabled = isOpen;
+  byId("export").disabled = isOpen || !found.has_model;
   byId("download").hidden = !isDone;
   byId("try").hidden = !isDone || !found.has_page;
   document.body.dataset.exported = found.state;

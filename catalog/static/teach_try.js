@@ -46,13 +46,14 @@ export class LiveTest {
     } catch {
       if (this.run !== run) return;
       this.run = null;
-      this.page.say(t("The webcam can't be used; allow it in the browser."));
+      this.explain(t("The browser blocks the webcam: allow it beside the address, and reload the page. Or use files."));
       return;
     }
     if (this.run !== run) return;
     this.source = "camera";
     byId("camera").setAttribute("aria-pressed", "true");
     byId("stage").hidden = false;
+    byId("answer").scrollIntoView({ block: "nearest" });
     const next = async () => {
       if (this.run !== run) return;
       if (camera.draw(this.shown)) {
@@ -109,7 +110,9 @@ export class LiveTest {
       answer = await this.api.answer(blob);
       if (blob !== this.blob || !this.source) return;
       this.show(answer);
-      if (byId("look").checked) this.showHeat(await this.api.evidence(blob, this.best(answer)));
+      if (!byId("look").checked) return;
+      if (answer.is_none) this.clearHeat();
+      else this.showHeat(await this.api.evidence(blob, this.best(answer)), this.best(answer));
     } catch (error) {
       if (blob === this.blob && this.source) this.explain(error.message);
     }
@@ -133,7 +136,8 @@ export class LiveTest {
       const value = key === "none" ? (answer.none ?? Number(answer.is_none)) : (values.get(key) ?? 0);
       row.name.textContent = key === "none" ? t("None of these") : names.get(key);
       row.bar.value = value;
-      row.value.textContent = key === "none" && answer.none === null ? "" : percent(value);
+      row.value.textContent = key === "none" || values.has(key) ? percent(value) : "–"; // it is not learned yet
+      row.value.title = row.value.textContent === "–" ? t("not trained yet") : "";
       row.element.classList.toggle("best", key === best);
       row.element.hidden = key === "none" && answer.none === null && !answer.is_none;
       row.bar.setAttribute("aria-label", row.name.textContent);
@@ -173,12 +177,16 @@ export class LiveTest {
 
   clearHeat() {
     this.heat.width = this.heat.width; // clears it
+    byId("legend").hidden = true;
     return false;
   }
 
   // Paints red where the image speaks for the class.
-  showHeat(map) {
+  showHeat(map, classId) {
     if (!byId("look").checked) return;
+    const { name = "" } = this.page.classes().find((each) => each.id === classId) ?? {};
+    byId("legend").textContent = t("Red: these places speak for “{name}”.", { name });
+    byId("legend").hidden = false;
     const [height, width] = [map.length, map[0].length];
     const small = new OffscreenCanvas(width, height);
     const colours = new ImageData(width, height);

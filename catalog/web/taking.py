@@ -31,12 +31,13 @@ router = APIRouter()
 class ShownExport(BaseModel):
     """The export of the model: `none`, `waiting`, `running`, `done`, `failed` or `outdated`.
 
-    `has_page` tells whether the browser page is part of it.
+    `has_page` tells whether the browser page is part of it, `has_model` whether there is anything to export.
     """
 
     state: str
     message: str
     has_page: bool = False
+    has_model: bool = True
 
 
 @router.post(OPEN, include_in_schema=False)
@@ -88,11 +89,14 @@ def state(project_id: int, context: InContext) -> ShownExport:
         taught_or_404(session, project_id)
         job = jobs.latest(session, project_id).get(jobs.Kind.EXPORT)
         if job is None:
-            return ShownExport(state="none", message="")
+            return ShownExport(
+                state="none", message="", has_model=context.teacher.model(project_id) is not None
+            )
         shown = ShownExport(state=str(job.state), message=sentences.shown(job.message))
     folder = _exported(project_id, context)
     if shown.state == JobState.DONE and folder is None:
         shown.state = "outdated"
+    shown.has_model = context.teacher.model(project_id) is not None
     shown.has_page = folder is not None and (folder / "try").is_dir()
     return shown
 
