@@ -14,6 +14,7 @@ from teaching import Lesson, photo, publish_backbone
 from catalog.store import erasing, projects, samples
 from catalog.store.tables import Project, Status
 from catalog.teach import saved_project
+from catalog.teach.model import TaughtModel
 
 
 @pytest.fixture
@@ -73,6 +74,17 @@ def test_damaged_and_missing_images_are_left_out_and_counted(lesson, tmp_path):
     file.write_bytes(changed(saved(lesson), damage))
     found = open_file(lesson, file)
     assert (found.images, found.left_out) == (5, 3)
+
+
+def test_nothing_is_left_of_an_export_that_cannot_be_downloaded(lesson):
+    lesson.train()
+    library = lesson.catalog.library
+    model = TaughtModel.load(library.taught(lesson.project))
+    folder = library.exported(lesson.project) / model.export_key(list(lesson.classes))
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").symlink_to("nowhere")
+    assert requests.get(f"{lesson.address}/teach/{lesson.project}/model.zip", timeout=30).status_code == 500
+    assert list(library.folder.rglob("*.zip")) == []
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])

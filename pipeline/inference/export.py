@@ -129,8 +129,8 @@ def _readme(
     card: ModelCard,
     int8: dict | None,
     page: bool,
-    template: Path,
-    none_class: str | None,
+    template: Path = CARD_TEMPLATE,
+    none_class: str | None = None,
 ) -> str:
     """The model card in Markdown.
 
