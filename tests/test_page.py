@@ -197,7 +197,8 @@ def test_each_text_is_in_both_languages():
     import re
 
     text = (browser_demo.PAGE / "words.js").read_text()
-    for texts, minimum in zip(text.split("export const MULTI_LABEL_WORDS"), (20, 5), strict=True):
+    tables = re.split(r"export const (?:CLASS|MULTI_LABEL)_WORDS", text)
+    for texts, minimum in zip(tables, (20, 5, 5), strict=True):
         english, dutch = (
             set(re.findall(r"^    (\w+):", table, re.MULTILINE)) for table in texts.split("  nl: {")
         )

@@ -424,7 +424,9 @@ def test_pages_go_on_asking_after_an_error(new_tab, lesson):
         if len(answers) == 2:
             return route.abort()
         state = "running" if len(answers) == 1 else "done"
-        return route.fulfill(json={"state": state, "message": "12 MB", "has_page": True, **compared})
+        return route.fulfill(
+            json={"state": state, "message": "12 MB", "has_page": True, "has_model": True, **compared}
+        )
 
     tab = new_tab("/teach")
     for part in ("export", "comparison"):
@@ -543,7 +545,7 @@ def test_only_what_matters_is_spoken(new_tab, lesson):
     tab.evaluate(SPOKEN)
     record(tab, FIRST, 1200)
     shows(tab, f"{FIRST} .saving", "images saved")
-    spoken = [text for text in tab.evaluate("window.spoken") if "frame" in text]
+    spoken = [text for text in tab.evaluate("window.spoken") if "saved" in text]
     assert len(spoken) == 1
     done = iter(range(1, 1000))
 

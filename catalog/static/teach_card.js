@@ -180,8 +180,9 @@ export class ClassCard {
       const [[, reason]] = refused;
       parts.push(tn("{count} can't be used: {reason}", "{count} can't be used: {reason}", refused.length, { reason }));
     }
-    const more = count === 1 ? ` ${t("Keep the button pressed for more.")}` : "";
-    this.showSaving(`${parts.join("; ")}.${more}`);
+    const more = t("Keep the button pressed for more.");
+    const saved = `${parts.join("; ")}.`;
+    this.showSaving(count === 1 ? `${saved} ${more}` : saved);
   }
 
   // The card may be gone, so the page says it.
