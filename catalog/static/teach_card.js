@@ -18,12 +18,12 @@ function button(text, action, kind = "") {
 }
 
 export class ClassCard {
-  // `page` offers: classes(), addFiles(id, files), addFrames(id, frames, burst), move, remove, rename(id, name),
-  // enable(id, on), erase(class), showAll(class), samples(id), say(text).
+  // `page` offers: classes(), addFiles(id, files), addFrames(id, frames, burst), isHopeless(id, error), move, remove,
+  // rename(id, name), enable(id, on), erase(class), showAll(class), samples(id), say(text).
   constructor(page, info) {
     this.page = page;
     this.info = info;
-    this.count = null;
+    this.run = null; // of the webcam preview, from the press of the button on
     this.element = document.createElement("section");
     this.element.className = "card class-card";
     this.element.id = `class-${info.id}`;
@@ -53,14 +53,22 @@ export class ClassCard {
     const ways = document.createElement("div");
     ways.className = "row";
     ways.append(this.cameraButton, choose, this.number);
-    this.grid = new SampleGrid(info.id, info.name, page.classes, page);
-    this.recorder = new Recorder(
-      (frames, burst) => page.addFrames(this.info.id, frames, burst),
-      (progress) => this.showRecording(progress),
-    );
+    const leave = () => this.cameraButton.focus();
+    this.grid = new SampleGrid(info.id, info.name, page.classes, { move: page.move, remove: page.remove, leave });
+    this.recorder = new Recorder({
+      save: (frames, burst) => page.addFrames(this.info.id, frames, burst),
+      isHopeless: (error) => page.isHopeless(this.info.id, error),
+      onFrame: (frames, rate) => this.showFrames(frames, rate),
+      onProblem: (problem) => this.showSaving(problem && t("Not saved yet: {problem}", { problem })),
+      onDropped: (count, problem) => this.showDropped(count, problem),
+      onSaved: (count, refused) => this.showSaved(count, refused),
+    });
     this.preview = this.makePreview();
+    this.saving = document.createElement("p"); // not in the preview: it is read when that is closed, too
+    this.saving.className = "hint saving";
+    this.saving.setAttribute("role", "status");
     this.allButton = button(t("Show all"), () => page.showAll(this.info), "quiet");
-    this.element.append(head, ways, this.preview, this.grid.element, this.allButton);
+    this.element.append(head, ways, this.preview, this.saving, this.grid.element, this.allButton);
     this.acceptDrops();
     this.update(info);
   }
@@ -124,12 +132,12 @@ export class ClassCard {
     this.hold.className = "button hold";
     this.hold.textContent = t("Hold to record");
     this.recorded = document.createElement("p");
-    this.recorded.className = "hint";
-    this.recorded.setAttribute("role", "status");
+    this.recorded.className = "hint recorded";
     const begin = (event) => {
       event.preventDefault();
       this.hold.focus();
       this.hold.classList.add("recording");
+      if (!this.recorder.isBusy) this.showSaving("");
       this.recorder.start();
     };
     const end = () => {
@@ -153,42 +161,59 @@ export class ClassCard {
     return preview;
   }
 
-  showRecording({ frames, rate, problem }) {
-    if (problem) {
-      this.recorded.textContent = t("Not saved yet: {problem}", { problem });
-    } else {
-      const shown = tn("{count} frame", "{count} frames", frames); // by itself: Babel finds no call within a call
-      this.recorded.textContent = t("{frames}, {rate} per second", { frames: shown, rate: Math.round(rate * 10) / 10 });
+  showFrames(frames, rate) {
+    const shown = tn("{count} frame", "{count} frames", frames); // by itself: Babel finds no call within a call
+    this.recorded.textContent = t("{frames}, {rate} per second", { frames: shown, rate: Math.round(rate * 10) / 10 });
+  }
+
+  showSaving(text) {
+    if (this.saving.textContent !== text) this.saving.textContent = text;
+  }
+
+  showSaved(count, refused) {
+    const parts = [tn("{count} frame saved", "{count} frames saved", count)];
+    if (refused.length) {
+      const [[, reason]] = refused;
+      parts.push(tn("{count} can't be used: {reason}", "{count} can't be used: {reason}", refused.length, { reason }));
     }
+    this.showSaving(`${parts.join("; ")}.`);
+  }
+
+  // The card may be gone, so the page says it.
+  showDropped(count, problem) {
+    const text = tn("{count} frame is lost: {problem}", "{count} frames are lost: {problem}", count, { problem });
+    this.showSaving("");
+    this.hold.classList.remove("recording");
+    this.page.say(text);
   }
 
   async toggleCamera() {
     if (recording === this) {
-      this.closeCamera();
+      if (!this.preview.hidden) this.closeCamera(); // a double click opens it once
       return;
     }
     const other = recording;
+    const run = {};
     recording = this;
+    this.run = run;
+    const started = camera.start(this);
+    other?.closeCamera(); // after the start, so that the webcam stays on
     try {
-      await camera.start(this);
+      await started;
     } catch {
-      if (recording === this) recording = null;
+      if (this.run !== run) return;
+      this.closeCamera();
       this.page.say(t("The webcam can't be used; allow it in the browser."));
       return;
-    } finally {
-      other?.closeCamera(); // after the start, so that the webcam stays on
     }
-    if (recording !== this) {
-      camera.stop(this);
-      return;
-    }
+    if (this.run !== run) return;
     this.recorded.textContent = "";
     this.preview.hidden = false;
     this.cameraButton.setAttribute("aria-pressed", "true");
     this.hold.focus({ preventScroll: true });
     this.preview.scrollIntoView({ block: "nearest" });
     const show = () => {
-      if (recording !== this) return;
+      if (this.run !== run) return;
       camera.draw(this.picture, 224);
       setTimeout(show, PREVIEW_MS);
     };
@@ -196,9 +221,11 @@ export class ClassCard {
   }
 
   closeCamera() {
+    this.run = null;
     this.recorder.stop();
     camera.stop(this);
     if (recording === this) recording = null;
+    if (!this.recorder.isBusy) this.showSaving("");
     this.preview.hidden = true;
     this.cameraButton.setAttribute("aria-pressed", "false");
   }

@@ -1,8 +1,11 @@
 // A grid of samples in which people select, move and delete, with the mouse or the keyboard.
 import { t, tn } from "./texts.js";
 
+let grids = 0; // on the page so far
+
 export class SampleGrid {
-  // `actions`: move(ids, classId) and remove(ids); `classes()`: all classes; `own`: id of the grid's class.
+  // `actions`: move(ids, classId) and remove(ids) resolve to null if it failed; leave() puts the focus elsewhere, since
+  // an empty grid has none. `classes()`: all classes; `own`: id of the grid's class.
   constructor(own, label, classes, actions) {
     this.own = own;
     this.classes = classes;
@@ -10,6 +13,7 @@ export class SampleGrid {
     this.samples = [];
     this.selected = new Set();
     this.cursor = 0;
+    this.isChanging = false;
     this.element = document.createElement("div");
     this.element.className = "samples";
     this.list = document.createElement("div");
@@ -19,7 +23,13 @@ export class SampleGrid {
     this.list.tabIndex = 0;
     this.tools = document.createElement("div");
     this.tools.className = "row tools";
-    this.element.append(this.list, this.tools);
+    const keys = document.createElement("p"); // shown while the list is used by keyboard
+    grids += 1;
+    keys.id = `keys-${grids}`;
+    keys.className = "hint keys";
+    keys.textContent = t("Arrow keys: go to an image · Space: select · Ctrl+A: select all · Delete: delete");
+    this.list.setAttribute("aria-describedby", keys.id);
+    this.element.append(this.list, keys, this.tools);
     this.name(label);
     this.list.addEventListener("keydown", (event) => this.onKey(event));
     this.list.addEventListener("focus", () => this.update());
@@ -31,6 +41,7 @@ export class SampleGrid {
 
   show(samples) {
     if (String(samples.map((each) => each.id)) === String(this.samples.map((each) => each.id))) return;
+    const hadFocus = this.element.contains(document.activeElement);
     this.samples = samples;
     const present = new Set(samples.map((each) => each.id));
     this.selected = new Set([...this.selected].filter((id) => present.has(id)));
@@ -39,6 +50,7 @@ export class SampleGrid {
     this.list.replaceChildren(...samples.map((sample) => old.get(sample.id) ?? this.option(sample)));
     this.list.hidden = !samples.length;
     this.update();
+    if (hadFocus && !samples.length) this.actions.leave();
   }
 
   option(sample) {
@@ -83,7 +95,7 @@ export class SampleGrid {
       const isSelected = this.selected.has(Number(option.dataset.id));
       option.setAttribute("aria-selected", String(isSelected));
       option.setAttribute("aria-label", t("Image {number}", { number: position + 1 }));
-      option.classList.toggle("cursor", hasFocus && position === this.cursor);
+      option.classList.toggle("cursor", position === this.cursor); // it is visible with the focus
     });
     const current = this.list.children[this.cursor];
     if (current) this.list.setAttribute("aria-activedescendant", current.id);
@@ -93,6 +105,12 @@ export class SampleGrid {
   }
 
   showTools() {
+    const hadFocus = this.tools.contains(document.activeElement);
+    this.fillTools();
+    if (hadFocus) this.list.focus({ preventScroll: true }); // otherwise the focus would be lost
+  }
+
+  fillTools() {
     this.tools.hidden = !this.selected.size;
     if (!this.selected.size) {
       this.tools.replaceChildren();
@@ -112,19 +130,24 @@ export class SampleGrid {
     this.tools.replaceChildren(count, choice, remove);
   }
 
-  async move(classId) {
-    const ids = this.targets();
-    this.selected.clear();
-    await this.actions.move(ids, classId);
-    this.list.focus({ preventScroll: true });
+  move(classId) {
+    return this.change((ids) => this.actions.move(ids, classId));
   }
 
-  async remove() {
+  remove() {
+    return this.change((ids) => this.actions.remove(ids));
+  }
+
+  // What was not done stays selected.
+  async change(action) {
     const ids = this.targets();
-    if (!ids.length) return;
-    this.selected.clear();
-    await this.actions.remove(ids);
-    this.list.focus({ preventScroll: true });
+    if (!ids.length || this.isChanging) return;
+    this.isChanging = true;
+    const found = await action(ids);
+    this.isChanging = false;
+    if (found === null) return;
+    for (const id of ids) this.selected.delete(id);
+    this.update();
   }
 
   columns() {
