@@ -10,8 +10,8 @@ from catalog_server import Catalog
 from chromium import axe_core, chromium
 from teaching import Lesson, photo, publish_backbone
 
-# A webcam for tests: a canvas in the colour that `window.scene` names. Each encoded frame is different, even if
-# the machine is too busy to paint: the same frame twice would be a single image.
+# A webcam for tests: a canvas in the colour that `window.scene` names. Each encoded frame is different, also
+# if the machine is too busy to paint: the same frame twice would be a single image.
 CAMERA = """
 window.scene = "rgb(200, 40, 40)";
 const encode = HTMLCanvasElement.prototype.toBlob;
