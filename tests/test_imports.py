@@ -150,6 +150,26 @@ def test_the_pipeline_does_not_import_the_catalog(project):
     assert [file for file in files if any(name.split(".")[0] == "catalog" for name in _imports(file))] == []
 
 
+# Parts of the catalog and what each must not import: the server and the helper know each other by the database.
+ABOVE = {
+    "store": ("teach", "helper", "web", "app", "cli"),
+    "teach": ("helper", "web", "app", "cli"),
+    "helper": ("web", "app", "cli"),
+    "web": ("helper", "app", "cli"),
+}
+
+
+@pytest.mark.parametrize("part", ABOVE)
+def test_a_part_of_the_catalog_imports_none_above_it(project, part):
+    used = {
+        (file.name, name.split(".")[1])
+        for file in (project / "catalog" / part).rglob("*.py")
+        for name in _imports(file)
+        if name.startswith("catalog.")
+    }
+    assert {pair for pair in used if pair[1] in ABOVE[part]} == set()
+
+
 def test_only_the_store_of_the_catalog_uses_sql(project):
     libraries = ("sqlalchemy", "alembic", "sqlite3")
     users = {
