@@ -150,7 +150,7 @@ def test_the_pipeline_does_not_import_the_catalog(project):
     assert [file for file in files if any(name.split(".")[0] == "catalog" for name in _imports(file))] == []
 
 
-# Parts of the catalog and what each must not import: the server and the helper know each other by the database.
+# Parts of the catalog and what each must not import: server and helper know each other by the database only.
 ABOVE = {
     "store": ("teach", "helper", "web", "app", "cli"),
     "teach": ("helper", "web", "app", "cli"),

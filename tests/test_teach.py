@@ -13,6 +13,8 @@ from catalog.store import labels, samples
 from catalog.store.tables import Project
 from catalog.teach.model import TaughtModel
 
+pytestmark = pytest.mark.integration  # each catalog decodes images in processes of its own
+
 
 @pytest.fixture
 def catalog(tmp_path):

@@ -29,6 +29,8 @@ from pipeline.portable import OnnxClassifier
 
 ARCHIVE = Path(__file__).resolve().parents[2] / "shared/data/petfaces.tar.gz"
 
+pytestmark = pytest.mark.integration  # each catalog decodes images in processes of its own
+
 
 @pytest.fixture
 def catalog(tmp_path):

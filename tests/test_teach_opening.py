@@ -16,6 +16,8 @@ from catalog.store.tables import Project, Status
 from catalog.teach import saved_project
 from catalog.teach.model import TaughtModel
 
+pytestmark = pytest.mark.integration  # each catalog decodes images in processes of its own
+
 
 @pytest.fixture
 def catalog(tmp_path):

@@ -10,6 +10,8 @@ from teaching import Lesson, publish_backbone
 
 from catalog.teach import saved_files, saved_project
 
+pytestmark = pytest.mark.integration  # each catalog decodes images in processes of its own
+
 
 @pytest.fixture
 def catalog(tmp_path):
