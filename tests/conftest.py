@@ -178,25 +178,13 @@ def pytest_collection_finish() -> None:
 # The files that take more than two seconds, slowest first, so that no worker is idle at the end. It is the
 # order of the whole run; it does for the unit tier, too, where some of the first ones take no time.
 LONGEST = (
-    *("resume", "reproduce", "teach_browser", "seal", "catalog_browser", "train", "tracking", "multi_label"),
-    *("folder", "docs", "teach", "catalog_language", "teach_strangers_files", "teach_explanation"),
+    *("resume", "reproduce", "seal", "catalog_browser", "train", "tracking", "multi_label", "folder", "docs"),
     *("trainer", "registry", "sweeps", "serve", "page", "predict", "settings", "full_disk", "repro"),
     *("sweep_folder", "catalog_suggestions", "catalog_champions", "features", "config", "export"),
-    *(
-        "teach_comparison",
-        "two_at_once",
-        "audit",
-        "teach_opening",
-        "imports",
-        "fuzz_cards",
-        "report",
-        "augment",
-        "store",
-        "pack",
-        "copied_store",
-    ),
+    *("two_at_once", "audit", "imports", "fuzz_cards", "report", "augment", "store", "pack", "copied_store"),
     *("deleted", "models", "untrusted", "catalog_labeling", "catalog_web", "catalog_command", "fetch"),
     *("calibration", "catalog_export", "hostile", "dependencies"),
+    *("teach_browser", "teach", "catalog_language", "teach_strangers_files", "teach_explanation"),
 )
 
 
