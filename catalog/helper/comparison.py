@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import timedelta
 
 import numpy as np
@@ -15,9 +15,9 @@ from catalog.library import Library
 from catalog.store import Database, samples
 from catalog.store.samples import Sample
 from catalog.store.tables import Project
-from catalog.teach import folds, head, validation
+from catalog.teach import folds, head
 from catalog.teach.comparison import Comparison, Point
-from catalog.teach.model import fingerprint
+from catalog.teach.data import TrainingData
 from pipeline.common.errors import UserError
 from pipeline.portable import read_picture, resizing
 
@@ -44,16 +44,15 @@ def compare(database: Database, library: Library, project: Project, progress: Pr
     exported = backbone.load(library.backbone)
     store = FeatureStore(library.features / exported.key)
     found = [each for each in found if each.sha256 in store]
-    data = _Data.of(found, store)
-    comparison = Comparison(
-        fingerprint((each.sha256, each.class_id, each.burst) for each in found),
-        len(found),
-        int(data.test.sum()),
-    )
+    if len({each.class_id for each in found}) < 2:
+        raise UserError(N_("Too few images: at least two classes need an image each."))
+    data = TrainingData.collect(found, exported.key, store)
+    test = _held_out(data)
+    comparison = Comparison(data.samples, len(found), int(test.sum()))
     target = library.compared(project.id)
     pixels = np.stack([_pixels(library, each) for each in found])
     seconds = _seconds_per_image(library, exported.network, found)
-    comparison.tuning.extend(_tuning(data, seconds))
+    comparison.tuning.extend(_tuning(data, test, seconds))
     comparison.save(target)
     epochs = int(np.clip(SHOWN / len(found), *EPOCHS))
 
@@ -62,33 +61,19 @@ def compare(database: Database, library: Library, project: Project, progress: Pr
         comparison.save(target)
         progress.report(epoch, epochs, "training a small network from scratch")
 
-    _train_from_scratch(data, pixels, epochs, after_epoch)
+    _train_from_scratch(data, test, pixels, epochs, after_epoch)
     return ""
 
 
-@dataclass(frozen=True)
-class _Data:
-    """Features N×C and class indices N of the images, their number of classes, and which are held out."""
+def _held_out(data: TrainingData) -> np.ndarray:
+    """Which images neither learns from, N bool.
 
-    x: np.ndarray
-    y: np.ndarray
-    groups: np.ndarray
-    classes: int
-    test: np.ndarray = field(repr=False)
-
-    @classmethod
-    def of(cls, found: list[Sample], store: FeatureStore) -> "_Data":
-        names = sorted({each.class_id for each in found})
-        if len(names) < 2:
-            raise UserError(N_("Too few images: at least two classes need an image each."))
-        x = store.get([each.sha256 for each in found])
-        y = np.array([names.index(each.class_id) for each in found])
-        groups = validation.groups_of(x, [each.burst for each in found])
-        if folds.groups_per_class(y, groups, len(names)).min() < 2:
-            raise UserError(
-                N_("each class needs images of two recordings: one to learn from, one to test on")
-            )
-        return cls(x, y, groups, len(names), folds.deal(y, groups, HELD_OUT)[0])
+    Raises:
+        UserError: a class has images of one recording only.
+    """
+    if folds.groups_per_class(data.y, data.groups, len(data.classes)).min() < 2:
+        raise UserError(N_("each class needs images of two recordings: one to learn from, one to test on"))
+    return folds.deal(data.y, data.groups, HELD_OUT)[0]
 
 
 def _pixels(library: Library, sample: Sample) -> np.ndarray:
@@ -113,23 +98,37 @@ def _seconds_per_image(library: Library, network: backbone.Backbone, found: list
     return (time.perf_counter() - start) / len(some)
 
 
-def _tuning(data: _Data, seconds_per_image: float) -> list[Point]:
+def _tuning(data: TrainingData, test: np.ndarray, seconds_per_image: float) -> list[Point]:
     """Accuracy of each recorded step of the head's training; the time begins with the features."""
-    x, y, test = data.x, data.y, data.test
+    x, y, classes = data.x, data.y, len(data.classes)
     start = time.perf_counter()
-    training = head.train(x[~test], y[~test], data.classes, data.groups[~test])
+    training = head.train(x[~test], y[~test], classes, data.groups[~test])
     duration, steps = time.perf_counter() - start, len(training.weights)
     before = seconds_per_image * len(y)
     points = []
     for step in range(steps):
         logits = x[test] @ training.weights[step].T + training.biases[step]
-        right = logits[:, : data.classes].argmax(axis=1) == y[test]
+        right = logits[:, :classes].argmax(axis=1) == y[test]
         points.append(Point(before + duration * step / max(1, steps - 1), float(right.mean())))
     return points
 
 
-def _train_from_scratch(data: _Data, pixels: np.ndarray, epochs: int, after_epoch) -> None:
-    """Trains a small network with Lightning; calls `after_epoch` with the epoch and its point."""
+def _train_from_scratch(
+    data: TrainingData,
+    held_out: np.ndarray,
+    pixels: np.ndarray,
+    epochs: int,
+    after_epoch: Callable[[int, Point], None],
+) -> None:
+    """Trains a small network with Lightning.
+
+    Args:
+        data: class indices; its features are not used.
+        held_out: the images that it is tested on, N bool.
+        pixels: the images, uint8 N×SIDE×SIDE×3.
+        epochs: of the training.
+        after_epoch: called with the number of an epoch, from 1, and its point.
+    """
     import pytorch_lightning as pl
     import torch
     from torch.utils.data import DataLoader, TensorDataset
@@ -140,11 +139,12 @@ def _train_from_scratch(data: _Data, pixels: np.ndarray, epochs: int, after_epoc
 
     torch.manual_seed(0)
     images, targets = torch.from_numpy(pixels), torch.from_numpy(data.y)
-    train, test = (torch.from_numpy(np.flatnonzero(mask)) for mask in (~data.test, data.test))
+    train, test = (torch.from_numpy(np.flatnonzero(mask)) for mask in (~held_out, held_out))
+    classes = len(data.classes)
     task = tasks.of("single_label")
-    net = ScratchCNN(data.classes, list(WIDTHS), [1] * len(WIDTHS))
+    net = ScratchCNN(classes, list(WIDTHS), [1] * len(WIDTHS))
     half = [0.5] * 3
-    model = Classifier(net, data.classes, half, half, task, lr=2e-3, weight_decay=0.05)
+    model = Classifier(net, classes, half, half, task, lr=2e-3, weight_decay=0.05)
     start = time.perf_counter()
 
     class Curve(pl.Callback):

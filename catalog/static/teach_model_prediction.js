@@ -98,7 +98,7 @@ export class Prediction {
     } catch {
       if (this.run !== run) return;
       this.run = null;
-      this.explain(t("The webcam can't be used; allow it in the browser."));
+      this.explain(t("The browser blocks the webcam: allow it beside the address, and reload the page. Or use files."));
       return;
     }
     if (this.run !== run) return;

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from catalog.store.images import CHUNK
+from catalog.store.images import CHUNK, used
 from catalog.store.tables import (
     Event,
     Image,
@@ -63,9 +63,5 @@ def project(session: Session, found: Project) -> list[Unused]:
 
 def unused(session: Session, erased: list[tuple[str, str]]) -> list[Unused]:
     """Those of these images, hash and suffix, that no project has."""
-    still_used: set[str] = set()
-    hashes = [sha256 for sha256, _ in erased]
-    for start in range(0, len(hashes), CHUNK):
-        query = select(Image.sha256).where(Image.sha256.in_(hashes[start : start + CHUNK]))
-        still_used.update(session.scalars(query))
-    return [Unused(sha256, suffix) for sha256, suffix in erased if sha256 not in still_used]
+    needed = used(session, (sha256 for sha256, _ in erased))
+    return [Unused(sha256, suffix) for sha256, suffix in erased if sha256 not in needed]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from catalog.feature_store import FeatureStore
 from catalog.store.samples import Sample
 from catalog.teach import validation
 from catalog.teach.model import TaughtModel, fingerprint
@@ -44,7 +45,9 @@ class TrainingData:
         return (self.samples, self.backbone, self.classes) == (_hash(found), backbone, _classes(found))
 
     @classmethod
-    def collect(cls, found: list[Sample], backbone: str, features: SampleFeatures) -> "TrainingData":
+    def collect(
+        cls, found: list[Sample], backbone: str, features: SampleFeatures | FeatureStore
+    ) -> "TrainingData":
         """Collects what a model learns from these samples.
 
         Raises:

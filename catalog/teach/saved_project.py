@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from catalog import decoding
 from catalog.language import _, number
 from catalog.library import Library
-from catalog.store import Database, Session, projects, samples
+from catalog.store import Database, Session, erasing, projects, samples
 from catalog.store import images as stored_images
 from catalog.store.images import NewImage
 from catalog.store.tables import Help, Image, Kind, Project, Source, Status
@@ -188,11 +188,10 @@ def _is_kept(image: SavedImage, library: Library) -> bool:
 
 def _discard(images: list[SavedImage], database: Database, library: Library) -> None:
     """Deletes the files of images that no project has."""
+    pairs = [(image.sha256, PurePosixPath(image.file).suffix) for image in images]
     with database.write() as session:  # no image joins a project meanwhile
-        used = stored_images.used(session, (image.sha256 for image in images))
-        for image in images:
-            if image.sha256 not in used:
-                library.erase(image.sha256, PurePosixPath(image.file).suffix)
+        for image in erasing.unused(session, pairs):
+            library.erase(image.sha256, image.suffix)
 
 
 def _draft(session: Session, name: str, classes: list[dict]) -> projects.Draft:

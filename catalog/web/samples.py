@@ -21,7 +21,7 @@ from pipeline.sources import archives
 
 router = APIRouter()
 Ids = Annotated[list[int], Body(embed=True, max_length=100_000)]
-MAX_SAMPLES = 20_000  # of a project: with 100 classes, training takes a minute and 1 GB
+MAX_SAMPLES = 20_000  # of a project: time and memory of a training grow with them
 
 
 class ShownClass(BaseModel):
