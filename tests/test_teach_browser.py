@@ -143,6 +143,11 @@ def trained(tab) -> None:
     tab.wait_for_selector("body[data-validated=true]", timeout=20_000)
 
 
+def _slowly(route) -> None:
+    time.sleep(0.5)
+    route.continue_()
+
+
 def hold(tab, key: str, milliseconds: int) -> None:
     tab.keyboard.down(key)
     tab.wait_for_timeout(milliseconds)
@@ -209,6 +214,7 @@ def test_a_model_is_taught_and_tried_with_the_keyboard_alone(new_tab):
 def test_samples_are_deleted_restored_and_moved_with_the_keyboard(new_tab, lesson):
     lesson.start("red", "green").show(5)
     tab = opened(new_tab, lesson)
+    tab.route("**/samples?*", _slowly)  # what is counted can be selected, also while the server is busy
     first, second = "#cards > :nth-child(1)", "#cards > :nth-child(2)"
     tab.focus(f"{first} .sample-list")
     for key in ("ArrowRight", " ", "ArrowRight", " ", "Delete"):

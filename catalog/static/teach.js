@@ -312,11 +312,12 @@ async function showCard(info) {
     card.element.addEventListener("focusin", () => (lastCard = info.id));
     card.element.addEventListener("pointerdown", () => (lastCard = info.id));
   }
-  card.update(info);
   const version = versionOf(info);
-  if (card.version === version) return;
-  await card.showSamples();
-  card.version = version;
+  if (card.version !== version) {
+    await card.showSamples(); // before the number: "select all" would miss images that are counted and not yet shown
+    card.version = version;
+  }
+  card.update(info);
 }
 
 async function showOpenAll() {
