@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from catalog.store import labels, pages, projects
 from catalog.store.labels import Answer
-from catalog.store.tables import Event, Image, Page, Status
+from catalog.store.tables import Action, Event, Image, LabelClass, Page, Status
 
 
 @pytest.fixture
@@ -292,3 +292,23 @@ def test_a_lease_is_renewed_by_the_page(catalog, address):
     with catalog.database.read() as session:
         image = session.get(Image, page["images"][0]["id"])
         assert image.leased_until > time.time() + pages.LEASE_SECONDS - 60
+
+
+def test_an_action_is_taken_back_where_nobody_has_labeled_since(catalog):
+    act = labels.Act.start(Action.GROUP)
+    with catalog.database.write() as session:
+        images = list(session.scalars(select(Image).limit(3)))
+        for image in images:
+            labels.give(session, image, Answer(Status.LABELED, (1,)), "ann", act)
+        labels.give(session, images[0], Answer(Status.LABELED, (2,)), "bob")
+    with catalog.database.write() as session:
+        assert labels.undo(session, 1, act.batch, "ann") == (2, 1)
+    assert counts(catalog)[Status.LABELED] == 1
+
+
+def test_a_class_that_was_merged_is_offered_no_more(catalog, address):
+    with catalog.database.write() as session:
+        session.get(LabelClass, 3).merged_into = 1
+    page = open_page(address)
+    assert page["keys"] == [1, 2]
+    assert submit(address, page, 3).status_code == 422

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from catalog.store.images import CHUNK, used
 from catalog.store.tables import (
+    ClassChange,
     Event,
     Image,
     Job,
@@ -55,7 +56,7 @@ def project(session: Session, found: Project) -> list[Unused]:
     """Deletes a project with all that belongs to it; returns as `images` does."""
     query = select(Image.sha256, Image.suffix).where(Image.project_id == found.id)
     erased = session.execute(query).tuples().all()
-    for table in (Suggestion, Event, Page, Model, Job, Quarantined, Image, LabelClass):
+    for table in (Suggestion, Event, Page, Model, Job, Quarantined, Image, ClassChange, LabelClass):
         session.execute(delete(table).where(table.project_id == found.id))
     session.execute(delete(Project).where(Project.id == found.id))
     return unused(session, erased)

@@ -75,7 +75,7 @@ def count(session: Session, project: Project) -> dict[str, int]:
 def labels(session: Session, project: Project) -> Labels:
     """All labels of a project."""
     classes = projects.classes(session, project.id)
-    names = {found.id: found.name for found in classes}
+    names = {found.id: found.name for found in projects.all_classes(session, project.id)}
     switched_off = frozenset(found.name for found in classes if not found.is_enabled)
     query = (
         select(Image)
@@ -97,4 +97,6 @@ def labels(session: Session, project: Project) -> Labels:
         for image in session.scalars(query)
     )
     last_event = suggestions.last_event(session, project.id)
-    return Labels(project.name, project.task, tuple(names.values()), images, last_event, switched_off)
+    return Labels(
+        project.name, project.task, tuple(found.name for found in classes), images, last_event, switched_off
+    )

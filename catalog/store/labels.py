@@ -1,5 +1,6 @@
 """Labels as append-only events; an image's current label is that of its last event."""
 
+import secrets
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from catalog.language import _
-from catalog.store.tables import Event, Image, Page, PageKind, Status
+from catalog.store.tables import Action, Event, Image, Page, PageKind, Status
 from pipeline.common.errors import UserError
 
 
@@ -32,6 +33,29 @@ class Answer:
     @classmethod
     def of(cls, state: dict) -> "Answer":
         return cls(Status(state["status"]), tuple(state["classes"]))
+
+
+@dataclass(frozen=True)
+class Act:
+    """What gives labels without a page.
+
+    Attributes:
+        action: its kind; None for a single label of the teach page.
+        batch: shared by all events of the act; they can be taken back together.
+        reason: a person's, for rejecting a label.
+    """
+
+    action: Action | None = None
+    batch: str | None = None
+    reason: str | None = None
+
+    @classmethod
+    def start(cls, action: Action, reason: str | None = None) -> "Act":
+        """An act with a batch of its own."""
+        return cls(action, secrets.token_urlsafe(18), reason)
+
+
+NO_ACT = Act()
 
 
 def current(image: Image) -> Answer:
@@ -62,9 +86,27 @@ def record(session: Session, image: Image, answer: Answer, page: Page, shown: di
     )
 
 
-def give(session: Session, image: Image, answer: Answer, person: str) -> None:
+def give(session: Session, image: Image, answer: Answer, person: str, act: Act = NO_ACT) -> None:
     """Adds the event of a label that was given without a page, and updates the image's current label."""
-    _add(session, image, answer, person=person)
+    _add(session, image, answer, person=person, **vars(act))
+
+
+def undo(session: Session, project_id: int, batch: str, person: str) -> tuple[int, int]:
+    """Takes an action back: images get the labels from before it, unless they were labeled since then.
+
+    Returns:
+        The number of images that got their label back, and of those that were labeled since.
+    """
+    query = select(Event).where(Event.project_id == project_id, Event.batch == batch)
+    again, undone, kept = Act.start(Action.UNDO), 0, 0
+    for event in list(session.scalars(query)):
+        image = session.get(Image, event.image_id)
+        if image.event_id == event.id:
+            give(session, image, Answer.of(event.before), person, again)
+            undone += 1
+        else:
+            kept += 1
+    return undone, kept
 
 
 def take_back(session: Session, image: Image, page: Page) -> bool:

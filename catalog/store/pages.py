@@ -11,9 +11,9 @@ from sqlalchemy import ColumnElement, Select, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from catalog.language import _, ngettext
-from catalog.store import labels, suggestions
+from catalog.store import labels, projects, suggestions
 from catalog.store.labels import Answer
-from catalog.store.tables import Help, Image, LabelClass, Page, PageKind, Project, Status, Suggestion
+from catalog.store.tables import Help, Image, Page, PageKind, Project, Status, Suggestion
 from pipeline.common.errors import UserError
 
 LEASE_SECONDS = 180  # a browser renews it every minute
@@ -92,8 +92,7 @@ def _keys(session: Session, project: Project, shown: list[Suggestion]) -> list[i
 
     An image's candidates count 1, 1/2, 1/3 and so on; the first classes fill the rest.
     """
-    query = select(LabelClass.id).where(LabelClass.project_id == project.id).order_by(LabelClass.position)
-    first = list(session.scalars(query))
+    first = [found.id for found in projects.classes(session, project.id)]
     scores = dict.fromkeys(first, 0.0)
     if project.probable_keys:
         for suggestion in shown:
@@ -207,7 +206,7 @@ def submit(session: Session, page: Page, answers: dict[int, Answer]) -> int:
     shown = {image["id"]: image for image in page.images}
     if foreign := answers.keys() - shown.keys():
         raise UserError(_("image {image} isn't on this page").format(image=min(foreign)))
-    known = set(session.scalars(select(LabelClass.id).where(LabelClass.project_id == page.project_id)))
+    known = {found.id for found in projects.classes(session, page.project_id)}
     for answer in answers.values():
         if unknown := set(answer.classes) - known:
             raise UserError(_("there is no class {number} in this project").format(number=min(unknown)))

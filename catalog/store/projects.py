@@ -180,7 +180,12 @@ def use_champion(session: Session, project: Project, champion: str) -> None:
 
 
 def classes(session: Session, project_id: int) -> list[LabelClass]:
-    """A project's classes in the order of their keys."""
+    """A project's classes in the order of their keys, without those that were merged into others."""
+    return [found for found in all_classes(session, project_id) if found.merged_into is None]
+
+
+def all_classes(session: Session, project_id: int) -> list[LabelClass]:
+    """A project's classes, with those that were merged into others: earlier events name them."""
     query = select(LabelClass).where(LabelClass.project_id == project_id).order_by(LabelClass.position)
     return list(session.scalars(query))
 

@@ -45,6 +45,7 @@ class Status(enum.StrEnum):
     LABELED = "labeled"
     UNKNOWN = "unknown"  # a person has looked and can't tell
     SKIPPED = "skipped"  # comes again after all others
+    DISPUTED = "disputed"  # two people have answered differently; waits for a third to decide
     REMOVED = "removed"  # taken out of its class on the teach page; can be restored
 
 
@@ -55,6 +56,27 @@ class PageKind(enum.StrEnum):
     TEST = "test"  # manual, without any suggestion: these images grade the models
     CLUSTER = "cluster"  # similar images
     PRELABELED = "prelabeled"  # with a model's suggestions filled in
+    SECOND = "second"  # labeled by somebody else before, which isn't shown
+    REVIEW = "review"  # disputed images, with both answers
+
+
+class Action(enum.StrEnum):
+    """What gave an image a label, or took it away, other than a page's answer."""
+
+    REJECT = "reject"  # sent back to the queue by a person, with a reason
+    DISCARD = "discard"  # all labels of a project were discarded
+    REQUEUE = "requeue"  # queued again; the label before is filled in
+    MERGE = "merge"  # its class was merged into another one
+    IMPORT = "import"  # a file of labels
+    GROUP = "group"  # a group of images was labeled in one action, on the map or the data page
+    UNDO = "undo"  # an action was taken back
+
+
+class Role(enum.StrEnum):
+    """What an account may do."""
+
+    ADMIN = "admin"
+    LABELER = "labeler"  # sees the label page and its instructions only
 
 
 class JobState(enum.StrEnum):
@@ -88,6 +110,29 @@ class Project(Base):
     paused: Mapped[bool]
     created_at: Mapped[float]
     kind: Mapped[Kind] = mapped_column(String(10), default=Kind.LABEL)
+    is_watched: Mapped[bool] = mapped_column(default=False)  # new files of its folder join by themselves
+    refreshed_at: Mapped[float | None]  # when its source was last read to the end
+    second_share: Mapped[float] = mapped_column(default=0.0)  # of the images, to label by two people
+
+
+class Account(Base):
+    """A person who may use the catalog.
+
+    Attributes:
+        name: recorded with each label.
+        password: hash by argon2.
+        session_key: random; sessions with another one have ended.
+    """
+
+    __tablename__ = "account"
+    __table_args__ = _NEVER_AGAIN
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), unique=True)
+    role: Mapped[Role] = mapped_column(String(10))
+    password: Mapped[str] = mapped_column(String(200))
+    session_key: Mapped[str] = mapped_column(String(40))
+    created_at: Mapped[float]
 
 
 class LabelClass(Base):
@@ -96,6 +141,8 @@ class LabelClass(Base):
     Attributes:
         position: the first nine have the keys 1-9.
         is_enabled: whether the teach page's model learns it.
+        merged_into: the class that has taken over its images. It isn't offered any more, but earlier events
+            name it.
     """
 
     __tablename__ = "label_class"
@@ -106,6 +153,32 @@ class LabelClass(Base):
     name: Mapped[str] = mapped_column(String(200))
     position: Mapped[int]
     is_enabled: Mapped[bool] = mapped_column(default=True)
+    merged_into: Mapped[int | None] = mapped_column(ForeignKey("label_class.id"))
+
+
+class ClassChange(Base):
+    """A change of a project's classes; rows are only ever added.
+
+    Attributes:
+        kind: `added`, `renamed` or `merged`.
+        before, after: the name before and after it; of the class that took over if it was merged.
+        policy: of `catalog.store.classes`, what was done with the project's labels; empty if nothing was.
+        batch: of the events that it caused; empty if there are none.
+    """
+
+    __tablename__ = "class_change"
+    __table_args__ = (Index("class_change_project", "project_id", "id"), _NEVER_AGAIN)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    class_id: Mapped[int] = mapped_column(ForeignKey("label_class.id"))
+    at: Mapped[float]
+    person: Mapped[str] = mapped_column(String(100))
+    kind: Mapped[str] = mapped_column(String(10))
+    before: Mapped[str] = mapped_column(String(200))
+    after: Mapped[str] = mapped_column(String(200))
+    policy: Mapped[str] = mapped_column(String(10))
+    batch: Mapped[str] = mapped_column(String(40))
 
 
 class Image(Base):
@@ -119,6 +192,7 @@ class Image(Base):
         status, classes, event_id: derived from the last event.
         page_token, leased_until: the page that shows the image now.
         burst: the webcam recording that it belongs to; None for other images.
+        first_person: who has labeled it first, while it waits for the label of a second person; else None.
     """
 
     __tablename__ = "image"
@@ -127,6 +201,7 @@ class Image(Base):
         Index("image_queue", "project_id", "status", "is_test", "rank"),
         Index("image_page", "page_token"),
         Index("image_sha256", "sha256"),
+        Index("image_second", "project_id", "first_person"),
         _NEVER_AGAIN,
     )
 
@@ -145,6 +220,7 @@ class Image(Base):
     page_token: Mapped[str | None] = mapped_column(String(40))
     leased_until: Mapped[float | None]
     burst: Mapped[str | None] = mapped_column(String(40))
+    first_person: Mapped[str | None] = mapped_column(String(100))
 
 
 class Quarantined(Base):
@@ -195,12 +271,17 @@ class Event(Base):
         model_id, predicted, confidence: the prediction that a model had made before, shown or not.
         before, after: status and classes, as ``{"status": "labeled", "classes": [3]}``.
         geometry: reserved for boxes.
+        answer: what a second person said, whatever the label became (see `Status.DISPUTED`); else None.
+        action: what caused an event without a page; None for a single label on the teach page.
+        reason: a person's, for rejecting a label.
+        batch: random; shared by the events of one action, so that it can be taken back.
     """
 
     __tablename__ = "event"
     __table_args__ = (
         Index("event_project", "project_id", "id"),
         Index("event_image", "image_id", "id"),
+        Index("event_batch", "batch"),
         _NEVER_AGAIN,
     )
 
@@ -217,6 +298,10 @@ class Event(Base):
     before: Mapped[dict] = mapped_column(JSON)
     after: Mapped[dict] = mapped_column(JSON)
     geometry: Mapped[dict | None] = mapped_column(JSON)
+    answer: Mapped[dict | None] = mapped_column(JSON)
+    action: Mapped[Action | None] = mapped_column(String(12))
+    reason: Mapped[str | None] = mapped_column(String(500))
+    batch: Mapped[str | None] = mapped_column(String(40))
 
 
 class Model(Base):

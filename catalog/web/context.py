@@ -14,7 +14,7 @@ from catalog import language, sentences
 from catalog.language import _
 from catalog.library import Library
 from catalog.store import Database, Session
-from catalog.store.tables import Kind, Page, Project
+from catalog.store.tables import Kind, Page, Project, Role
 from catalog.teach.teacher import Teacher
 from catalog.web.language import here, texts_address
 from pipeline.common import text
@@ -79,13 +79,13 @@ class Context:
     Attributes:
         database: the catalog's.
         library: image files.
-        person: who is recorded with each label: the account that runs the server.
+        owner: the account that runs the server.
         teacher: trains and runs the models of the teach page.
     """
 
     database: Database
     library: Library
-    person: str
+    owner: str
     teacher: Teacher
 
 
@@ -94,6 +94,21 @@ def _context(request: Request) -> Context:
 
 
 InContext = Annotated[Context, Depends(_context)]
+
+
+@dataclass(frozen=True)
+class Person:
+    """Who sends a request; `name` is recorded with each label."""
+
+    name: str
+    role: Role
+
+
+def _person(request: Request) -> Person:
+    return Person(request.app.state.context.owner, Role.ADMIN)
+
+
+ByPerson = Annotated[Person, Depends(_person)]
 
 
 def render(template: str, status: int = 200, **shown: object) -> HTMLResponse:

@@ -11,7 +11,7 @@ from catalog.store import Session, pages, projects
 from catalog.store.labels import Answer
 from catalog.store.pages import StalePageError
 from catalog.store.tables import Page, PageKind, Project, Status
-from catalog.web.context import InContext, labeled_or_404, page_or_404, render
+from catalog.web.context import ByPerson, InContext, labeled_or_404, page_or_404, render
 from catalog.web.markdown import as_html
 
 router = APIRouter()
@@ -99,6 +99,7 @@ def describe(project_id: int, context: InContext) -> Labeling:
 def open_page(
     project_id: int,
     context: InContext,
+    person: ByPerson,
     token: Annotated[str | None, Body(embed=True)] = None,
     size: Annotated[int | None, Body(embed=True, ge=1, le=25)] = None,
 ) -> NextPage:
@@ -109,7 +110,7 @@ def open_page(
         if token is not None and (own := session.get(Page, token)) and own.project_id == project.id:
             # A page that has lost some of its images comes back, too: submitting it names them.
             page = own if pages.renew(session, own) else None
-        return _next(session, project, page or pages.hand_out(session, project, context.person, size))
+        return _next(session, project, page or pages.hand_out(session, project, person.name, size))
 
 
 @router.post("/api/pages/{token}/submit", responses={409: {"description": "images were labeled elsewhere"}})

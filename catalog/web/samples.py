@@ -13,7 +13,7 @@ from catalog.store.images import NewImage
 from catalog.store.samples import ClassCount
 from catalog.store.tables import LabelClass
 from catalog.teach.saved_project import MAX_CLASSES
-from catalog.web.context import Context, InContext, taught_or_404
+from catalog.web.context import ByPerson, Context, InContext, taught_or_404
 from pipeline.common import text
 from pipeline.common.errors import UserError
 from pipeline.portable import UnreadableError
@@ -138,6 +138,7 @@ def add_samples(
     class_id: int,
     files: list[UploadFile],
     context: InContext,
+    person: ByPerson,
     burst: Annotated[str | None, Form(pattern=r"^[\w-]{1,40}$")] = None,
 ) -> Received:
     """Adds images to a class; they are on the disk when this is answered.
@@ -160,7 +161,7 @@ def add_samples(
                 if not context.library.image(image.sha256, image.suffix).is_file():
                     file.file.seek(0)
                     decoding.store(file.file.read(), image.path, context.library)
-            added = samples.add(session, project, label_class, images, burst, context.person)
+            added = samples.add(session, project, label_class, images, burst, person.name)
     except (UserError, HTTPException):  # the class or project is gone
         with context.database.write() as session:
             pairs = [(image.sha256, image.suffix) for image in images]
@@ -186,22 +187,26 @@ def _stored(
 
 @router.post("/api/teach/{project_id}/samples/move")
 def move(
-    project_id: int, ids: Ids, class_id: Annotated[int, Body(embed=True)], context: InContext
+    project_id: int,
+    ids: Ids,
+    class_id: Annotated[int, Body(embed=True)],
+    context: InContext,
+    person: ByPerson,
 ) -> dict[str, bool]:
     """Moves samples to another class."""
     with context.database.write() as session:
         project = taught_or_404(session, project_id)
         label_class = samples.class_of(session, project_id, class_id)
-        samples.move(session, project, ids, label_class, context.person)
+        samples.move(session, project, ids, label_class, person.name)
     context.teacher.has_changed(project_id)
     return {"moved": True}
 
 
 @router.post("/api/teach/{project_id}/samples/remove")
-def remove(project_id: int, ids: Ids, context: InContext) -> dict[str, bool]:
+def remove(project_id: int, ids: Ids, context: InContext, person: ByPerson) -> dict[str, bool]:
     """Takes samples out of their classes; they can be restored until they are erased."""
     with context.database.write() as session:
-        samples.remove(session, taught_or_404(session, project_id), ids, context.person)
+        samples.remove(session, taught_or_404(session, project_id), ids, person.name)
     context.teacher.has_changed(project_id)
     return {"removed": True}
 
@@ -210,13 +215,14 @@ def remove(project_id: int, ids: Ids, context: InContext) -> dict[str, bool]:
 def restore(
     project_id: int,
     context: InContext,
+    person: ByPerson,
     ids: Annotated[list[int] | None, Body(embed=True, max_length=100_000)] = None,
 ) -> dict[str, int]:
     """Puts removed samples back into their classes: these, or all."""
     with context.database.write() as session:
         project = taught_or_404(session, project_id)
         ids = samples.removed(session, project_id) if ids is None else ids
-        restored = samples.restore(session, project, ids, context.person)
+        restored = samples.restore(session, project, ids, person.name)
     context.teacher.has_changed(project_id)
     return {"restored": restored}
 

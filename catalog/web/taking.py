@@ -15,7 +15,7 @@ from catalog.language import _
 from catalog.store import jobs, projects
 from catalog.store.tables import JobState
 from catalog.teach import saved_project
-from catalog.web.context import Context, InContext, render, taught_or_404
+from catalog.web.context import ByPerson, Context, InContext, render, taught_or_404
 from catalog.web.downloads import zip_response
 from catalog.web.teach import projects_page
 from pipeline.common import text
@@ -41,7 +41,7 @@ class ShownExport(BaseModel):
 
 
 @router.post(OPEN, include_in_schema=False)
-def open_saved(file: UploadFile, context: InContext) -> Response:
+def open_saved(file: UploadFile, context: InContext, person: ByPerson) -> Response:
     """Opens a saved project, and trains it."""
     name = text.shortened(text.path(file.filename or ""), 100)
     with tempfile.NamedTemporaryFile(dir=context.library.temporary, suffix=".zip") as target:
@@ -49,7 +49,7 @@ def open_saved(file: UploadFile, context: InContext) -> Response:
         target.flush()
         try:
             opened = saved_project.open_saved(
-                Path(target.name), context.database, context.library, context.person, name
+                Path(target.name), context.database, context.library, person.name, name
             )
         except UserError as error:
             return projects_page(context, str(error), 422)
