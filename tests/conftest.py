@@ -25,6 +25,7 @@ from filelock import FileLock
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Registered first, so run last: freeing what torch and the tests have made takes an interpreter seconds.
     atexit.register(os._exit, 0)
+pytest.register_assert_rewrite("teach_page")  # its functions assert; tests import it before it is a plugin
 CHECKOUT = Path(__file__).resolve().parents[1]
 # The workers of pytest-xdist share their parent's folder.
 SESSION = Path(os.environ.setdefault("PETFACES_TEST_FOLDER", tempfile.mkdtemp(prefix="petfaces-tests-")))
@@ -179,12 +180,13 @@ def pytest_collection_finish() -> None:
 # order of the whole run; it does for the unit tier, too, where some of the first ones take no time.
 LONGEST = (
     *("resume", "reproduce", "seal", "catalog_browser", "train", "tracking", "multi_label", "folder", "docs"),
+    *("teach_faults", "teach_browser", "catalog_language"),
     *("trainer", "registry", "sweeps", "serve", "page", "predict", "settings", "full_disk", "repro"),
     *("sweep_folder", "catalog_suggestions", "catalog_champions", "features", "config", "export"),
     *("two_at_once", "audit", "imports", "fuzz_cards", "report", "augment", "store", "pack", "copied_store"),
     *("deleted", "models", "untrusted", "catalog_labeling", "catalog_web", "catalog_command", "fetch"),
     *("calibration", "catalog_export", "hostile", "dependencies"),
-    *("teach_browser", "teach", "catalog_language", "teach_strangers_files", "teach_explanation"),
+    *("teach", "teach_strangers_files", "teach_explanation"),
 )
 
 
