@@ -167,6 +167,17 @@ def test_sync_merges_duplicate_runs_and_versions(client, folders, project, capsy
     assert duplicates.merge() == ""
 
 
+def test_the_data_set_of_a_merged_run_is_kept(client, folders):
+    run = client.get_run(tracking.ensure(folders[0]))
+    earlier = client.create_run(
+        run.info.experiment_id, start_time=run.info.start_time - 1, tags={**run.data.tags, "evaluation": "x"}
+    )
+    assert duplicates.merge() == "1 run"
+    (kept,) = _runs(client, content=run.data.tags["content"])
+    assert kept.info.run_id == earlier.info.run_id
+    assert kept.inputs.dataset_inputs == run.inputs.dataset_inputs
+
+
 def test_duplicate_parents_of_a_sweep_are_merged_with_their_jobs(client, folders):
     experiment = store.experiment_id(NAME)
     parents = [client.create_run(experiment, tags={"sweep": "s"}).info.run_id for _ in range(2)]

@@ -154,6 +154,8 @@ def _copy_missing(first, other) -> None:
                 run_id=other.info.run_id, artifact_path="evaluation", dst_path=folder
             )
             client().log_artifacts(run_id, f"{folder}/evaluation", "evaluation")
+    if not first.inputs.dataset_inputs:
+        client().log_inputs(run_id, other.inputs.dataset_inputs)
     for key, value in other.data.metrics.items():
         if key not in first.data.metrics:
             client().log_metric(run_id, key, value, step=0)
