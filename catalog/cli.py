@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from catalog.library import Library, default_folder
+from catalog.library import DATABASE_VARIABLE, Library, default_folder
 from pipeline.common import log
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT, main_checkout
@@ -23,14 +23,21 @@ DATA = {"single_label": "labels", "multi_label": "labels_multi"}  # the data set
 @click.option(
     "--folder", type=click.Path(path_type=Path, file_okay=False), help="Where images and labels lie."
 )
+@click.option(
+    "--database",
+    envvar=DATABASE_VARIABLE,
+    default="",
+    metavar="URL",
+    help="PostgreSQL, as postgresql://USER@HOST/NAME; instead of catalog.db in the folder.",
+)
 @click.option("--host", default="127.0.0.1", help="A loopback address: there are no accounts yet.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0 picks a free one."
 )
 @click.pass_context
-def main(ctx: click.Context, folder: Path | None, host: str, port: int) -> None:
+def main(ctx: click.Context, folder: Path | None, database: str, host: str, port: int) -> None:
     """Label images in the browser, with a model's help; without a command, start the web application."""
-    ctx.obj = Library(folder.resolve() if folder else default_folder())
+    ctx.obj = Library(folder.resolve() if folder else default_folder(), database)
     if ctx.invoked_subcommand is None:
         serve(ctx.obj, host, port)
 
