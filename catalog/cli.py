@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from catalog import belonging, database_commands
 from catalog.library import DATABASE_VARIABLE, Library, default_folder
 from pipeline.common import log
 from pipeline.common.errors import UserError
@@ -64,7 +65,9 @@ def serve(library: Library, host: str, port: int) -> None:
         listener.bind((host, port))
     except OSError as error:
         raise UserError(f"--port {port}: {error.strerror}; name another") from error
-    app = application(open_database(library.database), library)
+    database = open_database(library.database)
+    belonging.check(library, database.place)
+    app = application(database, library)
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # the browser gets the reason
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     click.echo(f"The catalog is at {address}; Ctrl-C ends it. Its files: {library.folder}")
@@ -227,3 +230,7 @@ def verify(library: Library, repair: bool) -> None:
         click.echo(f"{names[key]}: {count:,} labels differ from the events{repaired}")
     if any(wrong.values()) and not repair:
         log.fail("labels differ from the events; petfaces catalog verify --repair sets them right")
+
+
+for _command in (database_commands.copy_database, database_commands.backup, database_commands.restore):
+    main.add_command(_command)

@@ -40,3 +40,8 @@ def shown(url: URL) -> str:
         return str(url.database)
     plain = url.set(drivername="postgresql").render_as_string(hide_password=True)
     return text.without_password(plain)
+
+
+def place(url: URL) -> str:
+    """Where the database is, whoever connects to it."""
+    return shown(url.set(username=None, password=None, query={}))

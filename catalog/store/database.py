@@ -45,6 +45,11 @@ class Database:
         """Its file or URL, without a password."""
         return address.shown(self.engine.url)
 
+    @property
+    def place(self) -> str:
+        """Its file, or server and name: the same for every user."""
+        return address.place(self.engine.url)
+
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A session on one state of the database; nothing is kept of what is changed in it."""
