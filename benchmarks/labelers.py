@@ -1,8 +1,8 @@
 """Many people label at once: ``python -m benchmarks.labelers [--database postgresql://USER@HOST/NAME]``
 
 A real `petfaces catalog` serves real HTTP, with its helper at work. Each labeler takes a page, submits it and
-takes the next one without a pause, as no person can: 20 of them ask as much as some hundred people do. Another
-one looks at the project's page all the time. At the end each answer is compared with the database.
+takes the next one without a pause, as no person can: 20 of them ask as much as some hundred people do.
+Another one looks at the project's page all the time. At the end each answer is compared with the database.
 """
 
 import contextlib
