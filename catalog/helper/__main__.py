@@ -22,6 +22,7 @@ from pipeline.common.errors import UserError
 from pipeline.portable import reason
 
 PAUSE = 0.3  # seconds between looks for work
+NICE = 10  # people who label come before it where processors are few
 WAIT = 3.0  # seconds between tries while the database can't be reached
 
 T = TypeVar("T")
@@ -37,6 +38,7 @@ def main(folder: Path, crashed: bool) -> None:
         crashed: whether the last helper of this server ended unexpectedly.
     """
     log.setup("catalog helper")
+    os.nice(NICE)
     threading.Thread(target=_end_with_server, daemon=True).start()
     library = Library(folder, os.environ.get(DATABASE_VARIABLE, ""))
     # A helper of a server that was killed may still be in its last step.
