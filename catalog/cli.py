@@ -4,7 +4,6 @@ import contextlib
 import logging
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import click
@@ -17,7 +16,6 @@ from pipeline.common.paths import ROOT, main_checkout
 from pipeline.inference.loopback import is_loopback
 
 PORT = 8300
-SWITCH_SECONDS = 0.0005  # between threads that compute; 0.005 if it isn't set
 DEMO = "Drawn faces"
 DATA = {"single_label": "labels", "multi_label": "labels_multi"}  # the data set of a project's task
 
@@ -73,8 +71,6 @@ def serve(library: Library, host: str, port: int) -> None:
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # the browser gets the reason
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     click.echo(f"The catalog is at {address}; Ctrl-C ends it. Its files: {library.folder}")
-    # Who writes waits for Python's lock after each statement, and everybody else waits for who writes.
-    sys.setswitchinterval(SWITCH_SECONDS)
     settings = uvicorn.Config(app, ws="none", log_level="warning", timeout_graceful_shutdown=10)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after an orderly end
         uvicorn.Server(settings).run(sockets=[listener])

@@ -336,6 +336,21 @@ def test_a_writer_that_waits_too_long_is_told_so(catalog, monkeypatch):
         assert session.get(Image, 1)
 
 
+def test_labels_that_are_written_together_are_those_written_one_by_one(catalog):
+    with catalog.database.write() as session:
+        image, other = session.get(Image, 1), session.get(Image, 2)
+        with labels.together(session):
+            for label in (1, 2):
+                labels.give(session, image, labels.Answer(labels.Status.LABELED, (label,)), "ann")
+            labels.give(session, other, labels.Answer(labels.Status.UNKNOWN), "ann")
+    with catalog.database.read() as session:
+        assert not list(labels.differences(session, 1))
+        events = session.scalars(select(Event).where(Event.person == "ann").order_by(Event.id)).all()
+        assert [event.image_id for event in events] == [1, 1, 2]
+        assert events[1].before == events[0].after
+        assert session.get(Image, 1).classes == [2]
+
+
 def test_threads_get_the_lock_in_the_order_in_which_they_asked():
     lock, order, threads = FairLock(), [], []
 
