@@ -15,7 +15,7 @@ from catalog import account, decoding
 from catalog.helper_process import HelperProcess
 from catalog.language import _
 from catalog.library import Library
-from catalog.store import Database
+from catalog.store import Database, UnavailableError
 from catalog.sweep import sweep
 from catalog.teach.teacher import Teacher
 from catalog.web import (
@@ -50,7 +50,7 @@ def application(database: Database, library: Library, with_helper: bool = True) 
         library: image files.
         with_helper: whether to run the helper process; tests run its jobs themselves.
     """
-    helper = HelperProcess(library.folder)
+    helper = HelperProcess(library)
     teacher = Teacher(database, library)
 
     @contextlib.asynccontextmanager
@@ -90,6 +90,10 @@ def application(database: Database, library: Library, with_helper: bool = True) 
         is_no_route = error.detail == HTTPStatus.NOT_FOUND.phrase
         message = _("there is no such page") if is_no_route else str(error.detail)
         return _answer(request, error.status_code, message)
+
+    @app.exception_handler(UnavailableError)
+    async def unavailable(request: Request, error: UnavailableError) -> Response:
+        return _answer(request, 503, str(error))
 
     @app.exception_handler(UserError)
     async def user_error(request: Request, error: UserError) -> Response:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from catalog.library import Library, default_folder
+from catalog import belonging, database_commands
+from catalog.library import DATABASE_VARIABLE, Library, default_folder
 from pipeline.common import log
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT, main_checkout
@@ -23,14 +24,21 @@ DATA = {"single_label": "labels", "multi_label": "labels_multi"}  # the data set
 @click.option(
     "--folder", type=click.Path(path_type=Path, file_okay=False), help="Where images and labels lie."
 )
+@click.option(
+    "--database",
+    envvar=DATABASE_VARIABLE,
+    default="",
+    metavar="URL",
+    help="PostgreSQL, as postgresql://USER@HOST/NAME; instead of catalog.db in the folder.",
+)
 @click.option("--host", default="127.0.0.1", help="A loopback address: there are no accounts yet.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0 picks a free one."
 )
 @click.pass_context
-def main(ctx: click.Context, folder: Path | None, host: str, port: int) -> None:
+def main(ctx: click.Context, folder: Path | None, database: str, host: str, port: int) -> None:
     """Label images in the browser, with a model's help; without a command, start the web application."""
-    ctx.obj = Library(folder.resolve() if folder else default_folder())
+    ctx.obj = Library(folder.resolve() if folder else default_folder(), database)
     if ctx.invoked_subcommand is None:
         serve(ctx.obj, host, port)
 
@@ -57,7 +65,9 @@ def serve(library: Library, host: str, port: int) -> None:
         listener.bind((host, port))
     except OSError as error:
         raise UserError(f"--port {port}: {error.strerror}; name another") from error
-    app = application(open_database(library.database), library)
+    database = open_database(library.database)
+    belonging.check(library, database.place)
+    app = application(database, library)
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # the browser gets the reason
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     click.echo(f"The catalog is at {address}; Ctrl-C ends it. Its files: {library.folder}")
@@ -220,3 +230,7 @@ def verify(library: Library, repair: bool) -> None:
         click.echo(f"{names[key]}: {count:,} labels differ from the events{repaired}")
     if any(wrong.values()) and not repair:
         log.fail("labels differ from the events; petfaces catalog verify --repair sets them right")
+
+
+for _command in (database_commands.copy_database, database_commands.backup, database_commands.restore):
+    main.add_command(_command)

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
@@ -11,6 +11,7 @@ from pipeline.artifacts import atomic
 from pipeline.common import paths
 
 VARIABLE = "PETFACES_CATALOG"  # of the environment: the catalog's folder
+DATABASE_VARIABLE = "PETFACES_CATALOG_DATABASE"  # the URL of a database elsewhere
 FOLDER = "data/catalog"  # in the main checkout
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg"}  # by Pillow's format; others: the format's name
 THUMBNAIL_SIDE = 384  # pixels of the longer side; sharp on a dense screen at half of that
@@ -33,13 +34,16 @@ class Library:
     Attributes:
         folder: holds ``catalog.db``, ``images/``, ``thumbnails/``, ``uploads/``, ``features/``,
             ``champions/``, ``backbone/``, ``taught/``, ``compared/``, ``exported/`` and ``tmp/``.
+        database_url: of a database elsewhere; may hold a password. Empty for ``catalog.db``.
     """
 
     folder: Path
+    database_url: str = field(default="", repr=False)
 
     @property
-    def database(self) -> Path:
-        return self.folder / "catalog.db"
+    def database(self) -> Path | str:
+        """File or URL of the database, for `catalog.store.open_database`."""
+        return self.database_url or self.folder / "catalog.db"
 
     @property
     def features(self) -> Path:

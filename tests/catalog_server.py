@@ -26,8 +26,9 @@ class Catalog:
     database: Database
 
     @classmethod
-    def create(cls, folder: Path) -> "Catalog":
-        library = Library(folder / "catalog")
+    def create(cls, folder: Path, database_url: str = "") -> "Catalog":
+        """A catalog below a folder; its database is there, too, unless a URL is given."""
+        library = Library(folder / "catalog", database_url)
         return cls(library, open_database(library.database))
 
     def add_project(self, images: Path, **changes: object) -> int:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import fork_server
+import postgresql
 import pytest
 from filelock import FileLock
 
@@ -45,6 +46,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two spend three times as l
 sys.dont_write_bytecode = False
 for _name in (
     "PYTHONDONTWRITEBYTECODE",
+    "PETFACES_CATALOG_DATABASE",
     "PETFACES_MIRROR",
     "MLFLOW_TRACKING_URI",
     "LOCAL_RANK",
@@ -266,6 +268,12 @@ def _patterns_once():
     """The patterns for a model's threshold are generated once for all trainings in this process."""
     if module := sys.modules.get("pipeline.evaluation.out_of_domain"):  # unless no test imports it
         module.generated_patterns = functools.cache(module.generated_patterns)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request) -> str:
+    """A new database of the catalog: empty for a file in the catalog's folder, then on PostgreSQL."""
+    return "" if request.param == "sqlite" else postgresql.session_server().create()
 
 
 @pytest.fixture

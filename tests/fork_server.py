@@ -80,8 +80,9 @@ def dont_wait_for_the_disk() -> None:
 
     @event.listens_for(Engine, "connect")
     def _(connection: object, _: object) -> None:
-        with suppress(sqlite3.Error):  # no database, or a locked one: the program finds out itself
-            connection.execute("PRAGMA synchronous = OFF")
+        if isinstance(connection, sqlite3.Connection):  # and not a server's
+            with suppress(sqlite3.Error):  # no database, or a locked one: the program finds out itself
+                connection.execute("PRAGMA synchronous = OFF")
 
 
 def install(folder: Path, parent: int) -> None:

@@ -1,4 +1,4 @@
-"""`kill -9` of the server and of the helper loses no label that was answered with 200."""
+"""`kill -9` of the server, of the helper and of the database loses no label that was answered with 200."""
 
 import os
 import random
@@ -9,12 +9,14 @@ import sys
 import threading
 import time
 
+import postgresql
 import psutil
 import pytest
 import requests
 from catalog_server import Catalog, folder_of, open_page
 from sqlalchemy import select
 
+from catalog.library import DATABASE_VARIABLE
 from catalog.store import labels
 from catalog.store.tables import Event, Help
 
@@ -27,6 +29,7 @@ def start(catalog):
     """The server's process and its address."""
     server = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "catalog", "--folder", catalog.library.folder, "--port", "0"],
+        env={**os.environ, DATABASE_VARIABLE: catalog.library.database_url},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -80,3 +83,65 @@ def test_no_answered_label_is_lost(tmp_path):
     assert {key: last[key][1]["classes"] for key in answered} == {
         key: [value] for key, value in answered.items()
     }
+
+
+def test_no_answered_label_is_lost_on_postgresql(tmp_path):
+    """The server, its helper and the database are killed at random moments, while people go on."""
+    with postgresql.own_server() as postgres:
+        catalog = Catalog.create(tmp_path, postgres.create())
+        catalog.add_project(folder_of(tmp_path / "images", 3000), page_size=4, model_help=Help.SUGGESTIONS)
+        answered: dict[int, int] = {}
+        statuses: set[int] = set()
+        chance = random.Random(0)
+        server, address = start(catalog)
+        stop = threading.Event()
+
+        def work(number: int) -> None:
+            page = None
+            while not stop.is_set():
+                try:
+                    page = page or open_page(address)
+                    if page is None:
+                        return
+                    given = {image["id"]: 1 + (image["id"] + number) % 3 for image in page["images"]}
+                    body = {key: {"status": "labeled", "classes": [value]} for key, value in given.items()}
+                    url = f"{address}/api/pages/{page['token']}/submit"
+                    status = requests.post(url, json={"answers": body}, timeout=60).status_code
+                    statuses.add(status)
+                    if status == 200:
+                        answered.update(given)
+                        page = None
+                except requests.RequestException as error:  # people try again
+                    statuses.add(getattr(error.response, "status_code", 0))
+                    stop.wait(0.1)
+
+        people = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+        for person in people:
+            person.start()
+        for number in range(KILLS):
+            stop.wait(chance.uniform(0.2, 3))
+            if number % 3 == 0:
+                postgres.kill()
+                stop.wait(chance.uniform(0, 1))
+                postgres.start()
+            elif number % 3 == 1:
+                for helper in psutil.Process(server.pid).children():
+                    helper.send_signal(signal.SIGKILL)
+            else:
+                os.kill(server.pid, signal.SIGKILL)
+                server.wait()
+                server, address = start(catalog)
+        stop.set()
+        for person in people:
+            person.join()
+        os.kill(server.pid, signal.SIGKILL)
+        server.wait()
+        assert statuses <= {0, 200, 503}
+        assert len(answered) > 300
+        with catalog.database.read() as session:
+            assert list(labels.differences(session, 1)) == []
+            last = labels.derived(session.scalars(select(Event).order_by(Event.id)))
+        assert {key: last[key][1]["classes"] for key in answered} == {
+            key: [value] for key, value in answered.items()
+        }
+        catalog.database.close()

@@ -15,10 +15,11 @@ from catalog.store.tables import Action, Event, Image, LabelClass, Page, Status
 
 
 @pytest.fixture
-def catalog(tmp_path):
-    catalog = Catalog.create(tmp_path)
+def catalog(tmp_path, database_url):
+    catalog = Catalog.create(tmp_path, database_url)
     catalog.add_project(folder_of(tmp_path / "images", 30))
-    return catalog
+    yield catalog
+    catalog.database.close()
 
 
 @pytest.fixture
@@ -207,8 +208,8 @@ def test_a_paused_project_hands_out_nothing(catalog, address):
     assert "paused" in refused.json()["detail"]
 
 
-def test_eight_people_at_once_label_each_image_once(tmp_path):
-    catalog = Catalog.create(tmp_path)
+def test_eight_people_at_once_label_each_image_once(tmp_path, database_url):
+    catalog = Catalog.create(tmp_path, database_url)
     catalog.add_project(folder_of(tmp_path / "images", 120), page_size=4)
     failures = []
 

@@ -149,9 +149,11 @@ def test_an_unknown_project_is_a_page_for_people_and_json_for_programs(address):
     }
 
 
-def test_the_migrations_make_the_tables_of_the_code(catalog):
-    with catalog.database.engine.connect() as connection:
+def test_the_migrations_make_the_tables_of_the_code(tmp_path, database_url):
+    database = open_database(database_url or tmp_path / "catalog.db")
+    with database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+    database.close()
 
 
 def test_a_file_that_is_no_database_is_an_error(tmp_path):

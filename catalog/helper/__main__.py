@@ -7,20 +7,25 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock
 
 from catalog import backbone
 from catalog.helper.progress import Progress
 from catalog.helper.reading import read
-from catalog.library import Library
-from catalog.store import Database, jobs, open_database, projects, suggestions
+from catalog.library import DATABASE_VARIABLE, Library
+from catalog.store import Database, UnavailableError, jobs, open_database, projects, suggestions
 from catalog.store.tables import Help, JobState, Project
 from pipeline.common import log, text
 from pipeline.common.errors import UserError
 from pipeline.portable import reason
 
 PAUSE = 0.3  # seconds between looks for work
+NICE = 10  # people who label come before it where processors are few
+WAIT = 3.0  # seconds between tries while the database can't be reached
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -33,17 +38,35 @@ def main(folder: Path, crashed: bool) -> None:
         crashed: whether the last helper of this server ended unexpectedly.
     """
     log.setup("catalog helper")
+    os.nice(NICE)
     threading.Thread(target=_end_with_server, daemon=True).start()
-    library = Library(folder)
-    database = open_database(library.database)
+    library = Library(folder, os.environ.get(DATABASE_VARIABLE, ""))
     # A helper of a server that was killed may still be in its last step.
     with FileLock(folder / "helper.lock"):
-        with database.write() as session:
-            jobs.requeue_interrupted(session, crashed)
+        database = _when_available(lambda: open_database(library.database))
+        _when_available(lambda: _requeue(database, crashed))
         _publish_backbone(library)
         while True:
-            if not work(database, library):
-                time.sleep(PAUSE)
+            try:
+                if not work(database, library):
+                    time.sleep(PAUSE)
+            except UnavailableError:  # the job is done again; it isn't to blame
+                _when_available(lambda: _requeue(database, False))
+
+
+def _requeue(database: Database, crashed: bool) -> None:
+    with database.write() as session:
+        jobs.requeue_interrupted(session, crashed)
+
+
+def _when_available(action: Callable[[], T]) -> T:
+    """Does something as soon as the database can be used."""
+    while True:
+        try:
+            return action()
+        except UnavailableError as error:
+            _log.warning("%s", error)
+            time.sleep(WAIT)
 
 
 def _end_with_server() -> None:
@@ -78,6 +101,8 @@ def work(database: Database, library: Library) -> bool:
     state = JobState.DONE
     try:
         message = _function(kind)(database, library, project, progress)
+    except UnavailableError:
+        raise
     except UserError as error:
         state, message = JobState.FAILED, str(error)
     except Exception as error:  # shown on the page; the next job may well succeed

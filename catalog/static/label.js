@@ -6,6 +6,7 @@ const UNSEEN_MS = 300; // after a page appears, in which Enter can't have been m
 const RETRY_SECONDS = 10; // between looks for images that others may give back
 const KEEP_SECONDS = 60; // between renewals of the page's lease, which lasts three minutes
 const KEPT_STEPS = 50; // that can be undone after a reload
+const PAUSES = [1, 2, 4, 8]; // seconds before a request is repeated that the server could not answer
 const SWALLOW_MS = 1000; // letters typed on after a class was found do not begin another search
 
 const byId = (id) => document.getElementById(id);
@@ -36,7 +37,21 @@ class Refused extends Error {
   }
 }
 
-async function request(path, body) {
+// Each request may be sent twice: the server notices, so an answer that was lost does no harm.
+async function request(path, body, pauses = PAUSES) {
+  for (const pause of [...pauses, null]) {
+    try {
+      return await requestOnce(path, body);
+    } catch (error) {
+      const mayPass = error.status === undefined || error.status === 503;
+      if (pause === null || !mayPass) throw error;
+      notice(t("The server can't answer right now. Your labels are kept on this page; trying again …"));
+      await new Promise((resolve) => setTimeout(resolve, 1000 * pause));
+    }
+  }
+}
+
+async function requestOnce(path, body) {
   let response;
   try {
     response = await fetch(path, {
@@ -504,7 +519,7 @@ for (const dialog of document.querySelectorAll("dialog")) dialog.addEventListene
 
 setInterval(async () => {
   if (!page) return;
-  const { held } = await request(`/api/pages/${page.token}/keep`, {}).catch(() => ({ held: true }));
+  const { held } = await request(`/api/pages/${page.token}/keep`, {}, []).catch(() => ({ held: true }));
   if (!held) notice(t("Some of these images were given to another page meanwhile; submit to save the rest."));
 }, KEEP_SECONDS * 1000);
 

@@ -6,3 +6,4 @@ Image files lie in `catalog.library`; what a model suggests is computed in `cata
 from sqlalchemy.orm import Session
 
 from catalog.store.database import Database, open_database
+from catalog.store.failures import UnavailableError

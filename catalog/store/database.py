@@ -1,9 +1,8 @@
 """Opens the catalog's database, migrates it, and gives transactions."""
 
 import logging
-import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from alembic import command
@@ -11,84 +10,142 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from filelock import FileLock
-from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy import URL, Connection, Engine
+from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError
 from sqlalchemy.orm import Session
 
+from catalog.store import address, engine, failures
+from catalog.store.engine import BUSY_SECONDS
+from catalog.store.failures import UnavailableError
+from catalog.store.fair_lock import FairLock
 from pipeline.common.errors import UserError
 
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
-BUSY_SECONDS = 30  # a writer waits this long for another one
+_READS = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+# Each statement sees what was committed before it, and nobody else commits: as good as serializable.
+_WRITES = {"isolation_level": "READ COMMITTED"}
 
 
 class Database:
-    """Transactions on one database."""
+    """Transactions on one database; both methods raise `UnavailableError` while it can't be used."""
 
-    def __init__(self, engine: Engine):
-        self.engine = engine
+    def __init__(self, connected: Engine):
+        self.engine = connected
+        options = (_READS, _WRITES) if self.is_postgresql else ({}, {})
+        self._reading = connected.execution_options(**options[0])
+        self._writing = connected.execution_options(writes=True, **options[1])
+        self._writers = FairLock()  # of this process; the database keeps those of others apart
+
+    @property
+    def is_postgresql(self) -> bool:
+        return self.engine.dialect.name == "postgresql"
+
+    @property
+    def name(self) -> str:
+        """Its file or URL, without a password."""
+        return address.shown(self.engine.url)
+
+    @property
+    def place(self) -> str:
+        """Its file, or server and name: the same for every user."""
+        return address.place(self.engine.url)
 
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A session on one state of the database; nothing is kept of what is changed in it."""
-        with Session(self.engine) as session:
+        with failures.translated(), Session(self._reading) as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A session that is committed at the end, or rolled back on an error.
 
-        SQLite has one writer at a time. The transaction takes the write lock at its start: one that reads
-        first and upgrades its lock later fails at once if another has written in between.
+        There is one writer at a time, in PostgreSQL as in SQLite: what a transaction has read stays true
+        until its end. It takes the lock at its start: one of SQLite that reads first and upgrades its lock
+        later fails at once if another has written in between.
         """
-        with Session(self.engine.execution_options(writes=True)) as session, session.begin():
-            yield session
+        try:
+            turn = self._writers.hold(BUSY_SECONDS)
+            turn.__enter__()
+        except TimeoutError as error:
+            raise failures.busy() from error
+        try:
+            with failures.translated(), Session(self._writing) as session, session.begin():
+                yield session
+        finally:
+            turn.__exit__(None, None, None)
 
     def close(self) -> None:
         self.engine.dispose()
 
 
-def open_database(file: Path) -> Database:
-    """Opens the database, after creating it or migrating it to the current version.
+def open_database(where: Path | str) -> Database:
+    """Opens the database, after creating its tables or migrating them to the current version.
+
+    Args:
+        where: a file of SQLite, or a URL.
 
     Raises:
-        UserError: the file is no database of the catalog, or is of a newer version.
+        UnavailableError: it can't be reached.
+        UserError: it is no database of the catalog, or is of a newer version; or the driver is missing.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
+    url = address.url_of(where)
     # Alembic replaces tables of SQLite to change them, which foreign keys would refuse.
-    engine = _engine(file, foreign_keys=False)
+    migrating = engine.create(url, foreign_keys=False)
+    try:
+        with _alone(url), migrating.connect() as connection:
+            if migrating.dialect.name == "postgresql":
+                _prepare(connection, url)
+            _migrate(connection, url)
+            connection.commit()
+    except (DatabaseError, InterfaceError) as error:
+        raise _explained(error, url) from error
+    finally:
+        migrating.dispose()
+    return Database(engine.create(url))
+
+
+def _alone(url: URL):
+    """Keeps other processes from migrating the same file of SQLite."""
+    if url.get_backend_name() != "sqlite":
+        return nullcontext()
+    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{url.database}.lock")
+
+
+def _prepare(connection: Connection, url: URL) -> None:
+    """Waits for other processes that migrate the same database, and checks that it can hold any text."""
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({engine.MIGRATION})")
+    encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
+    if encoding != "UTF8":
+        message = f"the database {address.shown(url)} has the encoding {encoding}"
+        raise UserError(f"{message}; create it with: ENCODING 'UTF8' TEMPLATE template0")
+
+
+def _migrate(connection: Connection, url: URL) -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    try:
-        with FileLock(f"{file}.lock"), engine.connect() as connection:
-            current = MigrationContext.configure(connection).get_current_revision()
-            if current is not None and current not in known:
-                raise UserError(f"{file} is of a newer version of this project; update the checkout")
-            config.attributes["connection"] = connection
-            logging.getLogger("alembic").setLevel(logging.WARNING)  # else each start logs two lines
-            command.upgrade(config, "head")
-            connection.commit()
-    except DatabaseError as error:
-        raise UserError(f"{file} is no database of the catalog ({error.orig}); move it away") from error
-    finally:
-        engine.dispose()
-    return Database(_engine(file, foreign_keys=True))
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current is not None and current not in known:
+        message = "is of a newer version of this project; update the checkout"
+        raise UserError(f"{address.shown(url)} {message}")
+    config.attributes["connection"] = connection
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # else each start logs two lines
+    command.upgrade(config, "head")
 
 
-def _engine(file: Path, foreign_keys: bool) -> Engine:
-    engine = create_engine(f"sqlite:///{file}", connect_args={"timeout": BUSY_SECONDS})
-
-    @event.listens_for(engine, "connect")
-    def connected(connection: sqlite3.Connection, _) -> None:
-        connection.isolation_level = None  # the sqlite3 module begins no transactions by itself
-        connection.execute("PRAGMA journal_mode = WAL")  # readers don't wait for the writer
-        connection.execute("PRAGMA synchronous = FULL")  # a committed label survives a power failure
-        connection.execute("PRAGMA secure_delete = ON")  # what people delete is overwritten
-        connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection) -> None:
-        writes = connection.get_execution_options().get("writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
+def _explained(error: DBAPIError, url: URL) -> UserError:
+    """Why a database can't be opened, and what to do."""
+    name, reason = address.shown(url), failures.reason(error)
+    if url.get_backend_name() == "sqlite":
+        return UserError(f"{name} is no database of the catalog ({error.orig}); move it away")
+    if failures.is_unavailable(error):
+        advice = "start the server or correct the URL"
+        if "password" in reason:
+            advice = "put the password into the file that PGPASSFILE names, or into the URL"
+        elif "does not exist" in reason:
+            advice = "create it, see docs/catalog.md"
+        return UnavailableError(f"the database {name} can't be opened ({reason}); {advice}")
+    advice = "name an empty database that belongs to the role"
+    return UserError(f"the database {name} can't hold the catalog ({reason}); {advice}")

@@ -65,8 +65,8 @@ def quarantine(session: Session, project_id: int, problems: dict[str, str], usab
 
 def quarantined(session: Session, project_id: int) -> list[Quarantined]:
     """The unusable files, by path."""
-    query = select(Quarantined).where(Quarantined.project_id == project_id).order_by(Quarantined.path)
-    return list(session.scalars(query))
+    query = select(Quarantined).where(Quarantined.project_id == project_id)
+    return sorted(session.scalars(query), key=lambda file: file.path)
 
 
 def count_quarantined(session: Session, project_id: int) -> int:

@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -56,6 +57,7 @@ class Act:
 
 
 NO_ACT = Act()
+_TOGETHER = "labels given together"  # of a session's info
 
 
 def current(image: Image) -> Answer:
@@ -128,8 +130,29 @@ def _add(session: Session, image: Image, answer: Answer, **columns: object) -> N
         **columns,
     )
     session.add(event)
+    image.status, image.classes = answer.status, sorted(answer.classes)
+    if (together := session.info.get(_TOGETHER)) is not None:
+        together.append((image, event))
+    else:
+        session.flush()
+        image.event_id = event.id
+
+
+@contextmanager
+def together(session: Session) -> Iterator[None]:
+    """Writes the labels that are given inside with one statement instead of one each.
+
+    Until the end the images' `event_id` is that of their label before.
+    """
+    given: list[tuple[Image, Event]] = []
+    session.info[_TOGETHER] = given
+    try:
+        yield
+    finally:
+        del session.info[_TOGETHER]
     session.flush()
-    image.status, image.classes, image.event_id = answer.status, sorted(answer.classes), event.id
+    for image, event in given:
+        image.event_id = event.id
 
 
 def derived(events: Iterable[Event]) -> dict[int, tuple[int, dict]]:

@@ -214,8 +214,9 @@ def submit(session: Session, page: Page, answers: dict[int, Answer]) -> int:
     if taken := [number for number in answers if images[number].page_token != page.token]:
         raise StalePageError(taken)
     page.submitted_at, page.answers = time.time(), stored
-    for number, answer in answers.items():
-        labels.record(session, images[number], answer, page, shown[number])
+    with labels.together(session):
+        for number, answer in answers.items():
+            labels.record(session, images[number], answer, page, shown[number])
     release(session, page)
     return len(answers)
 

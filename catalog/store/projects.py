@@ -119,7 +119,12 @@ def create(session: Session, draft: Draft) -> Project:
 
 def all_projects(session: Session) -> list[Project]:
     """All projects by name."""
-    return list(session.scalars(select(Project).order_by(Project.name)))
+    return sorted(session.scalars(select(Project)), key=_name)
+
+
+def _name(project: Project) -> str:
+    """The key of an order by name; those of databases depend on their settings."""
+    return project.name
 
 
 def change(session: Session, project: Project, new_classes: tuple[str, ...], **values: object) -> None:
@@ -198,14 +203,14 @@ def by_name(session: Session, name: str) -> Project:
     """
     project = session.scalar(select(Project).where(Project.name == name))
     if project is None:
-        names = session.scalars(select(Project.name).order_by(Project.name)).all()
+        names = sorted(session.scalars(select(Project.name)))
         raise UserError(f"there is no project {name}; there are: {text.listed(names, 8) or 'none'}")
     return project
 
 
 def taught(session: Session) -> list[Project]:
     """The projects of the teach page, by name."""
-    return list(session.scalars(select(Project).where(Project.kind == Kind.TEACH).order_by(Project.name)))
+    return sorted(session.scalars(select(Project).where(Project.kind == Kind.TEACH)), key=_name)
 
 
 def helped(session: Session) -> list[Project]:

@@ -5,9 +5,12 @@ Times are seconds since 1970 (UTC). The current label of an image is derived fro
 
 import enum
 
-from sqlalchemy import JSON, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy import JSON as PLAIN_JSON
+from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+JSON = PLAIN_JSON().with_variant(JSONB(), "postgresql")  # whose JSON can't be compared or grouped
 _NEVER_AGAIN = {"sqlite_autoincrement": True}  # an id of a deleted row, which somebody may still know
 
 

@@ -7,11 +7,11 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
 
 from catalog.language import _
-from catalog.store import Session, pages, projects
+from catalog.store import pages, projects
 from catalog.store.labels import Answer
 from catalog.store.pages import StalePageError
-from catalog.store.tables import Page, PageKind, Project, Status
-from catalog.web.context import ByPerson, InContext, labeled_or_404, page_or_404, render
+from catalog.store.tables import Page, PageKind, Status
+from catalog.web.context import ByPerson, Context, InContext, labeled_or_404, page_or_404, render
 from catalog.web.markdown import as_html
 
 router = APIRouter()
@@ -110,7 +110,9 @@ def open_page(
         if token is not None and (own := session.get(Page, token)) and own.project_id == project.id:
             # A page that has lost some of its images comes back, too: submitting it names them.
             page = own if pages.renew(session, own) else None
-        return _next(session, project, page or pages.hand_out(session, project, person.name, size))
+        page = page or pages.hand_out(session, project, person.name, size)
+        opened = _shown(page) if page else None
+    return _next(context, project_id, opened)
 
 
 @router.post("/api/pages/{token}/submit", responses={409: {"description": "images were labeled elsewhere"}})
@@ -162,11 +164,14 @@ def undo(token: str, context: InContext) -> NextPage:
         reopened = pages.undo(session, page)
         if reopened is None:
             raise HTTPException(409, _("these images were labeled again or are open elsewhere"))
-        return _next(session, labeled_or_404(session, page.project_id), reopened)
+        project_id, opened = labeled_or_404(session, page.project_id).id, _shown(reopened)
+    return _next(context, project_id, opened)
 
 
-def _next(session: Session, project: Project, page: Page | None) -> NextPage:
-    counts = projects.counts(session, project.id)
+def _next(context: Context, project_id: int, page: OpenPage | None) -> NextPage:
+    """A page with the project's counts, which others needn't wait for: they are read after the writing."""
+    with context.database.read() as session:
+        counts = projects.counts(session, project_id)
     total = sum(counts.values())
     message = ""
     if page is None:
@@ -179,7 +184,7 @@ def _next(session: Session, project: Project, page: Page | None) -> NextPage:
         elif not total:
             message = _("There are no images yet.")
     done = total - counts[Status.WAITING] - counts[Status.SKIPPED]
-    return NextPage(page=_shown(page) if page else None, message=message, done=done, total=total)
+    return NextPage(page=page, message=message, done=done, total=total)
 
 
 def _shown(page: Page) -> OpenPage:

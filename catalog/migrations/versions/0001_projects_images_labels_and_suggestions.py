@@ -2,9 +2,12 @@
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0001"
 down_revision = None
+
+JSON = sa.JSON().with_variant(JSONB(), "postgresql")
 
 
 def upgrade() -> None:
@@ -39,7 +42,7 @@ def upgrade() -> None:
         sa.Column("is_test", sa.Boolean(), nullable=False),
         sa.Column("rank", sa.Integer(), nullable=False),
         sa.Column("status", sa.String(length=10), nullable=False),
-        sa.Column("classes", sa.JSON(), nullable=False),
+        sa.Column("classes", JSON, nullable=False),
         sa.Column("event_id", sa.Integer(), nullable=True),
         sa.Column("page_token", sa.String(length=40), nullable=True),
         sa.Column("leased_until", sa.Double(), nullable=True),
@@ -127,11 +130,11 @@ def upgrade() -> None:
         sa.Column("page_token", sa.String(length=40), nullable=True),
         sa.Column("page_kind", sa.String(length=12), nullable=True),
         sa.Column("model_id", sa.Integer(), nullable=True),
-        sa.Column("predicted", sa.JSON(), nullable=True),
+        sa.Column("predicted", JSON, nullable=True),
         sa.Column("confidence", sa.Double(), nullable=True),
-        sa.Column("before", sa.JSON(), nullable=False),
-        sa.Column("after", sa.JSON(), nullable=False),
-        sa.Column("geometry", sa.JSON(), nullable=True),
+        sa.Column("before", JSON, nullable=False),
+        sa.Column("after", JSON, nullable=False),
+        sa.Column("geometry", JSON, nullable=True),
         sa.ForeignKeyConstraint(
             ["image_id"],
             ["image.id"],
@@ -157,12 +160,12 @@ def upgrade() -> None:
         sa.Column("project_id", sa.Integer(), nullable=False),
         sa.Column("kind", sa.String(length=12), nullable=False),
         sa.Column("person", sa.String(length=100), nullable=False),
-        sa.Column("images", sa.JSON(), nullable=False),
-        sa.Column("keys", sa.JSON(), nullable=False),
+        sa.Column("images", JSON, nullable=False),
+        sa.Column("keys", JSON, nullable=False),
         sa.Column("model_id", sa.Integer(), nullable=True),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("submitted_at", sa.Double(), nullable=True),
-        sa.Column("answers", sa.JSON(), nullable=True),
+        sa.Column("answers", JSON, nullable=True),
         sa.ForeignKeyConstraint(
             ["model_id"],
             ["model.id"],
@@ -180,9 +183,9 @@ def upgrade() -> None:
         sa.Column("model_id", sa.Integer(), nullable=False),
         sa.Column("cluster", sa.Integer(), nullable=False),
         sa.Column("distance", sa.Double(), nullable=False),
-        sa.Column("predicted", sa.JSON(), nullable=True),
+        sa.Column("predicted", JSON, nullable=True),
         sa.Column("confidence", sa.Double(), nullable=False),
-        sa.Column("probable", sa.JSON(), nullable=False),
+        sa.Column("probable", JSON, nullable=False),
         sa.ForeignKeyConstraint(
             ["image_id"],
             ["image.id"],

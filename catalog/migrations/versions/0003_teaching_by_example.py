@@ -15,7 +15,8 @@ def upgrade() -> None:
     is_enabled = sa.Column("is_enabled", sa.Boolean(), nullable=False, server_default=sa.true())
     op.add_column("label_class", is_enabled)
     op.add_column("image", sa.Column("burst", sa.String(length=40), nullable=True))
-    for table in ("project", "label_class", "image", "job"):
-        with op.batch_alter_table(table, recreate="always", table_kwargs={"sqlite_autoincrement": True}):
-            pass
+    if op.get_bind().dialect.name == "sqlite":  # PostgreSQL's sequences never go back
+        for table in ("project", "label_class", "image", "job"):
+            with op.batch_alter_table(table, recreate="always", table_kwargs={"sqlite_autoincrement": True}):
+                pass
     op.create_index("image_sha256", "image", ["sha256"])

@@ -2,9 +2,12 @@
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0004"
 down_revision = "0003"
+
+JSON = sa.JSON().with_variant(JSONB(), "postgresql")
 
 
 def upgrade() -> None:
@@ -41,7 +44,7 @@ def upgrade() -> None:
         batch.create_foreign_key("label_class_merged_into", "label_class", ["merged_into"], ["id"])
     op.add_column("image", sa.Column("first_person", sa.String(length=100), nullable=True))
     op.create_index("image_second", "image", ["project_id", "first_person"])
-    op.add_column("event", sa.Column("answer", sa.JSON(), nullable=True))
+    op.add_column("event", sa.Column("answer", JSON, nullable=True))
     op.add_column("event", sa.Column("action", sa.String(length=12), nullable=True))
     op.add_column("event", sa.Column("reason", sa.String(length=500), nullable=True))
     op.add_column("event", sa.Column("batch", sa.String(length=40), nullable=True))

@@ -1,0 +1,47 @@
+"""Where a catalog's database is: a file of SQLite, or a database of a PostgreSQL server."""
+
+from pathlib import Path
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from pipeline.common import text
+from pipeline.common.errors import UserError
+
+_EXAMPLE = "postgresql://petfaces@localhost/catalog"
+
+
+def url_of(where: Path | str) -> URL:
+    """The URL for SQLAlchemy.
+
+    Args:
+        where: a file, or a URL such as ``postgresql://USER@HOST/NAME`` or ``sqlite:///FILE``.
+
+    Raises:
+        UserError: it is no URL of PostgreSQL or SQLite.
+    """
+    if isinstance(where, Path):
+        return URL.create("sqlite", database=str(where))
+    try:
+        url = make_url(where)
+    except (ArgumentError, ValueError):  # names a port that is no number, for example
+        raise UserError(f"the database's URL can't be read; it looks like {_EXAMPLE}") from None
+    backend = url.drivername.partition("+")[0]
+    if backend == "sqlite" and url.database and url.database != ":memory:":
+        return URL.create("sqlite", database=str(Path(url.database).absolute()))
+    if backend in ("postgresql", "postgres"):  # libpq accepts both
+        return url.set(drivername="postgresql+psycopg")
+    raise UserError(f"{text.shortened(backend, 40)} is no database of the catalog; use a URL like {_EXAMPLE}")
+
+
+def shown(url: URL) -> str:
+    """The database's name for messages, without a password."""
+    if url.get_backend_name() == "sqlite":
+        return str(url.database)
+    plain = url.set(drivername="postgresql").render_as_string(hide_password=True)
+    return text.without_password(plain)
+
+
+def place(url: URL) -> str:
+    """Where the database is, whoever connects to it."""
+    return shown(url.set(username=None, password=None, query={}))
