@@ -32,7 +32,8 @@ class Library:
 
     Attributes:
         folder: holds ``catalog.db``, ``images/``, ``thumbnails/``, ``uploads/``, ``features/``,
-            ``champions/``, ``backbone/``, ``taught/``, ``compared/``, ``exported/`` and ``tmp/``.
+            ``champions/``, ``backbone/``, ``taught/``, ``compared/``, ``exported/``, ``tmp/``, and
+            ``session.key``, which signs the cookies of people who have signed in.
     """
 
     folder: Path
@@ -40,6 +41,10 @@ class Library:
     @property
     def database(self) -> Path:
         return self.folder / "catalog.db"
+
+    @property
+    def session_key(self) -> Path:
+        return self.folder / "session.key"
 
     @property
     def features(self) -> Path:
