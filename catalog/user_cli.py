@@ -14,7 +14,7 @@ from catalog.library import Library
 from pipeline.common.errors import UserError
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
+    from catalog.store import Session
 
 ROLES = click.Choice(["admin", "labeler"])
 

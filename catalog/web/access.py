@@ -1,4 +1,4 @@
-"""Who may send which request. What isn't listed here is for admins, so a new route is safe without an entry."""
+"""Who may send which request. Admins may send all, others what is listed here: a new route is safe."""
 
 import re
 from urllib.parse import urlencode
