@@ -97,19 +97,18 @@ def declared(requests_of):
 
 def test_without_a_session_only_signing_in_answers(address, paths):
     found = reached(requests.Session(), address, paths)
-    assert {request for request, _ in found} <= PUBLIC | {"POST /sign-in"}
+    assert {request for request, _ in found} <= PUBLIC
     # Signing in with nothing gets 401, like a request that is refused.
-    assert allowed(found) == declared(PUBLIC) - {"POST /sign-in"}
+    assert allowed(found) | {"POST /sign-in"} == declared(PUBLIC)
 
 
 @pytest.mark.parametrize("accept", ["text/html", "application/json"])
 def test_a_labeler_reaches_the_label_page_and_nothing_else(catalog, address, paths, accept):
-    last = ("/sign-out", "/sign-out-everywhere")  # they end the session
-    browser = sign_in(address, "lars")
-    found = reached(browser, address, [path for path in paths if path not in last], Accept=accept)
-    found |= reached(browser, address, last, Accept=accept)
+    found, last = set(), ("/sign-out", "/sign-out-everywhere")  # they end the session
+    for some in ([path for path in paths if path not in last], last[:1], last[1:]):
+        found |= reached(sign_in(address, "lars"), address, some, Accept=accept)
     assert {request for request, _ in found} <= OF_LABELERS
-    assert allowed(found) == declared(OF_LABELERS) - {"POST /sign-in"}
+    assert allowed(found) | {"POST /sign-in"} == declared(OF_LABELERS)
 
 
 def test_a_new_route_is_for_admins(catalog):

@@ -26,7 +26,7 @@ def exist(session: Session) -> bool:
 
 def all_accounts(session: Session) -> list[Account]:
     """All accounts by name."""
-    return list(session.scalars(select(Account).order_by(Account.name)))
+    return sorted(session.scalars(select(Account)), key=lambda account: account.name.casefold())
 
 
 def find(session: Session, name: str) -> Account | None:
