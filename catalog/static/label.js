@@ -75,7 +75,8 @@ function failed(error) {
   const link = document.createElement("a");
   link.href = `/sign-in?next=${encodeURIComponent(location.pathname)}`;
   link.textContent = t("Sign in");
-  notice(`${t("Your session has ended. Your labels are kept in this tab.")} `, link);
+  const text = t("Your session has ended. Your labels are kept in this tab.");
+  notice(`${text} `, link);
 }
 
 // One request at a time: a second Enter must not submit the next page unseen.
