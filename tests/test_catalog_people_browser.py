@@ -81,9 +81,8 @@ def test_a_labeler_signs_in_and_labels_by_keyboard(catalog, new_tab):
     tab = new_tab(LONG)
     tab.click(".card .button")
     ready(tab)
-    assert tab.evaluate(
-        "[...document.querySelectorAll('.cell img')].every((image) => image.complete && image.naturalWidth > 0)"
-    )
+    shown = "[...document.querySelectorAll('.cell img')].every((image) => image.naturalWidth > 0)"
+    assert tab.wait_for_function(shown)
     tab.keyboard.press("Control+a")
     tab.keyboard.press("1")
     with tab.expect_response(lambda answer: answer.url.endswith("/pages") and answer.ok):
