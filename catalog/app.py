@@ -2,12 +2,12 @@
 
 import contextlib
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
@@ -26,29 +26,47 @@ from catalog.web import (
     labeling,
     language,
     lesson,
+    people,
     projects,
     samples,
+    sessions,
+    sign_in,
     taking,
     teach,
 )
+from catalog.web.access import Access
+from catalog.web.hashing import Hashing
 from catalog.web.language import RequestLanguage
 from catalog.web.security import SameOrigin
+from catalog.web.sessions import Sessions
+from catalog.web.throttle import Attempts
 from pipeline.common.errors import UserError
 from pipeline.inference.request_limits import RequestLimits
 
 MAX_REQUEST = 80_000_000  # bytes: one image of the largest size, with its form
 TIMEOUT = 600  # seconds for a request to arrive
 MAX_ACTIVE = 64  # requests
-ROUTES = (projects, labeling, images, exports, teach, samples, explain, taking, lesson, language)
+ROUTES = (
+    *(projects, labeling, images, exports, teach, samples, explain, taking, lesson, language),
+    *(sign_in, people),
+)
 
 
-def application(database: Database, library: Library, with_helper: bool = True) -> FastAPI:
+def application(
+    database: Database,
+    library: Library,
+    with_helper: bool = True,
+    hosts: Sequence[str] = (),
+    needs_accounts: bool = False,
+) -> FastAPI:
     """Builds the application.
 
     Args:
         database: the catalog's.
         library: image files.
         with_helper: whether to run the helper process; tests run its jobs themselves.
+        hosts: names of this server besides those of loopback.
+        needs_accounts: whether everybody has to sign in even if there is no account.
     """
     helper = HelperProcess(library)
     teacher = Teacher(database, library)
@@ -65,10 +83,20 @@ def application(database: Database, library: Library, with_helper: bool = True) 
         decoding.close()
 
     app = FastAPI(title="Pet Faces catalog", docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.state.context = context.Context(database, library, account.name(), teacher)
+    app.state.context = context.Context(
+        database,
+        library,
+        account.name(),
+        teacher,
+        Sessions(sessions.key_in(library.session_key)),
+        Attempts(),
+        Hashing(),
+    )
     for module in ROUTES:
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=context.PACKAGE / "static"), "static")
+    # The first is the innermost: it answers in the request's language.
+    app.add_middleware(Access, context=app.state.context, needs_accounts=needs_accounts)
     app.add_middleware(RequestLanguage)
     app.add_middleware(SameOrigin)
     app.add_middleware(
@@ -76,7 +104,7 @@ def application(database: Database, library: Library, with_helper: bool = True) 
         max_bytes=MAX_REQUEST,
         timeout=TIMEOUT,
         max_active=MAX_ACTIVE,
-        hosts=[],
+        hosts=[host.lower() for host in hosts],
         max_bytes_of={taking.OPEN: taking.MAX_SAVED},
     )
 
@@ -108,7 +136,4 @@ def application(database: Database, library: Library, with_helper: bool = True) 
 
 
 def _answer(request: Request, status: int, message: str) -> Response:
-    """An error as a page for browsers, or as JSON for programs."""
-    if "text/html" in request.headers.get("accept", ""):
-        return context.render("error.html", status, message=message)
-    return JSONResponse({"detail": message}, status)
+    return context.error_answer(request.headers, status, message)

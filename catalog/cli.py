@@ -10,12 +10,14 @@ import click
 
 from catalog import belonging, database_commands
 from catalog.library import DATABASE_VARIABLE, Library, default_folder
+from catalog.user_cli import user
 from pipeline.common import log
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT, main_checkout
 from pipeline.inference.loopback import is_loopback
 
 PORT = 8300
+EVERY_ADDRESS = ("", "0.0.0.0", "::")
 DEMO = "Drawn faces"
 DATA = {"single_label": "labels", "multi_label": "labels_multi"}  # the data set of a project's task
 
@@ -31,46 +33,76 @@ DATA = {"single_label": "labels", "multi_label": "labels_multi"}  # the data set
     metavar="URL",
     help="PostgreSQL, as postgresql://USER@HOST/NAME; instead of catalog.db in the folder.",
 )
-@click.option("--host", default="127.0.0.1", help="A loopback address: there are no accounts yet.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Another address needs accounts.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0 picks a free one."
 )
+@click.option(
+    "--allow-host",
+    "allowed",
+    multiple=True,
+    metavar="NAME",
+    help="A name by which browsers reach the catalog, through a proxy for example; may be repeated.",
+)
 @click.pass_context
-def main(ctx: click.Context, folder: Path | None, database: str, host: str, port: int) -> None:
+def main(
+    ctx: click.Context, folder: Path | None, database: str, host: str, port: int, allowed: tuple[str, ...]
+) -> None:
     """Label images in the browser, with a model's help; without a command, start the web application."""
     ctx.obj = Library(folder.resolve() if folder else default_folder(), database)
     if ctx.invoked_subcommand is None:
-        serve(ctx.obj, host, port)
+        serve(ctx.obj, host, port, allowed)
 
 
-def serve(library: Library, host: str, port: int) -> None:
+main.add_command(user)
+
+
+def serve(library: Library, host: str, port: int, allowed: tuple[str, ...] = ()) -> None:
     """Runs the web application until Ctrl-C.
 
+    Args:
+        library: its files.
+        host: address to listen on.
+        port: port to listen on.
+        allowed: names of this server besides those of loopback.
+
     Raises:
-        UserError: the host isn't loopback, or the port is taken.
+        UserError: others could reach it and there are no accounts, its name is unknown, or the port is taken.
     """
-    if not is_loopback(host):
-        raise UserError(
-            f"--host {host}: the catalog has no accounts, so it listens on this machine only; "
-            "leave --host out"
-        )
     import uvicorn
 
     from catalog.app import application
-    from catalog.store import open_database
+    from catalog.store import accounts, open_database
 
+    is_shared = bool(allowed) or not is_loopback(host)
+    database = open_database(library.database)
+    with database.read() as session:
+        if is_shared and not accounts.exist(session):
+            option = f"--allow-host {allowed[0]}" if allowed else f"--host {host}"
+            raise UserError(
+                f"{option} lets others reach the catalog, and it has no accounts; "
+                "add yours first: petfaces catalog user add NAME"
+            )
+    if is_shared and not allowed and host in EVERY_ADDRESS:
+        raise UserError(
+            f"--host {host} is every address of this machine; say by which name browsers reach it: "
+            "--allow-host catalog.example.org"
+        )
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
     except OSError as error:
         raise UserError(f"--port {port}: {error.strerror}; name another") from error
-    database = open_database(library.database)
     belonging.check(library, database.place)
-    app = application(database, library)
+    hosts = [*allowed, host]
+    app = application(database, library, hosts=hosts, needs_accounts=is_shared)
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # the browser gets the reason
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     click.echo(f"The catalog is at {address}; Ctrl-C ends it. Its files: {library.folder}")
+    if not is_loopback(host):
+        warning = "Passwords and images travel unencrypted; put a proxy with TLS in front: docs/catalog.md"
+        click.echo(warning, err=True)
     settings = uvicorn.Config(app, ws="none", log_level="warning", timeout_graceful_shutdown=10)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after an orderly end
         uvicorn.Server(settings).run(sockets=[listener])

@@ -33,7 +33,8 @@ class Library:
 
     Attributes:
         folder: holds ``catalog.db``, ``images/``, ``thumbnails/``, ``uploads/``, ``features/``,
-            ``champions/``, ``backbone/``, ``taught/``, ``compared/``, ``exported/`` and ``tmp/``.
+            ``champions/``, ``backbone/``, ``taught/``, ``compared/``, ``exported/``, ``tmp/``, and
+            ``session.key``, which signs the cookies of people who have signed in.
         database_url: of a database elsewhere; may hold a password. Empty for ``catalog.db``.
     """
 
@@ -44,6 +45,10 @@ class Library:
     def database(self) -> Path | str:
         """File or URL of the database, for `catalog.store.open_database`."""
         return self.database_url or self.folder / "catalog.db"
+
+    @property
+    def session_key(self) -> Path:
+        return self.folder / "session.key"
 
     @property
     def features(self) -> Path:

@@ -98,8 +98,12 @@ def test_verify_finds_and_repairs_labels_that_differ_from_the_events(command, ca
     assert "pets: 0 labels differ" in capsys.readouterr().out.splitlines()[-1]
 
 
-def test_the_catalog_listens_on_loopback_only(command):
-    assert "--host 0.0.0.0: the catalog has no accounts" in outcome(lambda: command("--host", "0.0.0.0"))
+def test_without_accounts_the_catalog_listens_on_loopback_only(command):
+    message = outcome(lambda: command("--host", "0.0.0.0"))
+    assert message == (
+        "error: --host 0.0.0.0 lets others reach the catalog, and it has no accounts; "
+        "add yours first: petfaces catalog user add NAME"
+    )
 
 
 def test_a_port_that_is_taken_is_an_error(command, catalog):

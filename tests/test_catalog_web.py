@@ -58,8 +58,8 @@ def test_a_request_for_another_host_is_refused(address):
     assert answer.status_code == 421
 
 
-def test_any_address_but_loopback_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no accounts"):
+def test_without_accounts_any_address_but_loopback_is_refused(tmp_path):
+    with pytest.raises(UserError, match="it has no accounts"):
         CliRunner().invoke(cli.main, ["--folder", str(tmp_path), "--host", "0.0.0.0"], catch_exceptions=False)
 
 

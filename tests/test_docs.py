@@ -65,8 +65,9 @@ def _parse(command: click.Command, arguments: list[str]) -> None:
     if arguments == ["--help"]:
         return
     with command.make_context(command.name, list(arguments)) as context:
-        if isinstance(command, click.Group):
-            _, inner, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        words = [*context._protected_args, *context.args]
+        if isinstance(command, click.Group) and (words or not command.invoke_without_command):
+            _, inner, rest = command.resolve_command(context, words)
             _parse(inner, rest)
 
 

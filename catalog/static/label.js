@@ -81,6 +81,19 @@ function button(text, action) {
   return element;
 }
 
+// What is typed stays in this tab, so that it is there again after signing in.
+function failed(error) {
+  if (error.status !== 401) {
+    notice(error.message);
+    return;
+  }
+  const link = document.createElement("a");
+  link.href = `/sign-in?next=${encodeURIComponent(location.pathname)}`;
+  link.textContent = t("Sign in");
+  const text = t("Your session has ended. Your labels are kept in this tab.");
+  notice(`${text} `, link);
+}
+
 // One request at a time: a second Enter must not submit the next page unseen.
 async function exclusively(action) {
   if (busy) return;
@@ -89,7 +102,7 @@ async function exclusively(action) {
   try {
     await action();
   } catch (error) {
-    notice(error.message);
+    failed(error);
   } finally {
     busy = false;
     grid.removeAttribute("aria-busy");
@@ -165,8 +178,9 @@ function show(next) {
 function emptyMessage() {
   const paragraph = document.createElement("p");
   const link = document.createElement("a");
-  link.href = `/projects/${project}`;
-  link.textContent = t("To the project's page");
+  const isAdmin = byId("app").dataset.isAdmin === "yes";
+  link.href = isAdmin ? `/projects/${project}` : "/";
+  link.textContent = isAdmin ? t("To the project's page") : t("To the projects");
   paragraph.append(link);
   return paragraph;
 }
@@ -519,7 +533,10 @@ for (const dialog of document.querySelectorAll("dialog")) dialog.addEventListene
 
 setInterval(async () => {
   if (!page) return;
-  const { held } = await request(`/api/pages/${page.token}/keep`, {}, []).catch(() => ({ held: true }));
+  const { held } = await request(`/api/pages/${page.token}/keep`, {}, []).catch((error) => {
+    if (error.status === 401) failed(error);
+    return { held: true };
+  });
   if (!held) notice(t("Some of these images were given to another page meanwhile; submit to save the rest."));
 }, KEEP_SECONDS * 1000);
 

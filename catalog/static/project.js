@@ -10,6 +10,7 @@ let shown = null;
 setInterval(async () => {
   if (document.hidden) return;
   const response = await fetch(status.dataset.url, { headers: { Accept: "text/html" } }).catch(() => null);
+  if (response?.status === 401) location.reload(); // the session has ended: to the sign-in page
   const text = response?.ok ? await response.text() : shown;
   if (text === shown) return; // what has the focus, or is being read aloud, stays
   shown = text;

@@ -9,7 +9,33 @@ from sqlalchemy.orm import Session
 from catalog.store import jobs, projects, suggestions
 from catalog.store.tables import Event, Help, Image, Job, LabelClass, Model, Project, Status, Suggestion
 
-HOURS = 24  # of the chart of labels per hour
+HOURS = 24  # of the charts of labels per hour
+
+
+@dataclass(frozen=True)
+class Work:
+    """The labels that a person has given on pages in the last HOURS hours.
+
+    Attributes:
+        name: the person's.
+        per_hour: labels in each hour, oldest first.
+    """
+
+    name: str
+    per_hour: list[int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.per_hour)
+
+    @property
+    def last_hour(self) -> int:
+        return self.per_hour[-1]
+
+    @property
+    def rate(self) -> float:
+        """Labels per hour in which there were any."""
+        return self.total / sum(map(bool, self.per_hour))
 
 
 @dataclass(frozen=True)
@@ -23,6 +49,7 @@ class Dashboard:
         prelabeled, clustered, tests: waiting images by the kind of page that they come on next.
         distribution: (class, images), most frequent first; an image counts for each of its classes.
         per_hour: labels in each of the last HOURS hours, oldest first.
+        people: the same by person, most labels first.
         jobs: the last job of each kind.
         model: the newest model.
         since_model: labels since then, and how many lead to the next one.
@@ -36,6 +63,7 @@ class Dashboard:
     tests: int
     distribution: list[tuple[LabelClass, int]]
     per_hour: list[int]
+    people: list[Work]
     jobs: dict[str, Job]
     model: Model | None
     since_model: tuple[int, int]
@@ -51,6 +79,7 @@ def of(session: Session, project: Project) -> Dashboard:
     counts = projects.counts(session, project.id)
     held = select(func.count()).where(Image.project_id == project.id, Image.leased_until >= now)
     model = suggestions.newest(session, project.id)
+    people = _people(session, project, now)
     suggested = (
         select(func.count())
         .select_from(Suggestion)
@@ -74,7 +103,8 @@ def of(session: Session, project: Project) -> Dashboard:
         clustered=clustered,
         tests=session.scalar(tests),
         distribution=_distribution(session, project),
-        per_hour=_per_hour(session, project, now),
+        per_hour=[sum(hour) for hour in zip(*(work.per_hour for work in people), strict=True)] or [0] * HOURS,
+        people=people,
         jobs=jobs.latest(session, project.id),
         model=model,
         since_model=suggestions.since(session, model) if model else (0, 0),
@@ -95,12 +125,14 @@ def _distribution(session: Session, project: Project) -> list[tuple[LabelClass, 
     return [(found[class_id], count) for class_id, count in sorted(counts.items(), key=lambda item: -item[1])]
 
 
-def _per_hour(session: Session, project: Project, now: float) -> list[int]:
+def _people(session: Session, project: Project, now: float) -> list[Work]:
     hour = func.floor((now - Event.at) / 3600)
     query = (
-        select(hour, func.count())
-        .where(Event.project_id == project.id, Event.at > now - HOURS * 3600, Event.page_token.is_not(None))
-        .group_by(hour)
+        select(Event.person, hour, func.count())
+        .where(Event.project_id == project.id, Event.at > now - HOURS * 3600, Event.page_kind.is_not(None))
+        .group_by(Event.person, hour)
     )
-    found = {int(ago): count for ago, count in session.execute(query)}
-    return [found.get(ago, 0) for ago in reversed(range(HOURS))]
+    found: dict[str, list[int]] = {}
+    for name, ago, count in session.execute(query):
+        found.setdefault(name, [0] * HOURS)[HOURS - 1 - max(0, int(ago))] += count
+    return sorted((Work(name, counts) for name, counts in found.items()), key=lambda work: -work.total)

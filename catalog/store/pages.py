@@ -182,6 +182,12 @@ def renew(session: Session, page: Page) -> int:
     return held if page.submitted_at is None else 0
 
 
+def is_open_for(session: Session, image: Image, person: str) -> bool:
+    """Whether an image is on an open page that was handed out to a person."""
+    page = session.get(Page, image.page_token) if image.page_token is not None else None
+    return page is not None and page.person == person and page.submitted_at is None
+
+
 def release(session: Session, page: Page) -> None:
     """Gives a page's images back to the queue."""
     session.execute(

@@ -213,6 +213,12 @@ def taught(session: Session) -> list[Project]:
     return sorted(session.scalars(select(Project).where(Project.kind == Kind.TEACH)), key=_name)
 
 
+def to_label(session: Session) -> list[Project]:
+    """The projects of the label page that aren't paused, by name."""
+    query = select(Project).where(Project.kind == Kind.LABEL, ~Project.paused).order_by(Project.name)
+    return list(session.scalars(query))
+
+
 def helped(session: Session) -> list[Project]:
     """The projects that run with a model's help."""
     query = select(Project).where(Project.model_help != Help.NONE, ~Project.paused)

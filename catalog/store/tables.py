@@ -285,6 +285,8 @@ class Event(Base):
         Index("event_project", "project_id", "id"),
         Index("event_image", "image_id", "id"),
         Index("event_batch", "batch"),
+        Index("event_hours", "project_id", "at", "person", "page_kind"),
+        Index("event_person", "person", "page_kind"),
         _NEVER_AGAIN,
     )
 

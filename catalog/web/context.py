@@ -1,14 +1,16 @@
 """What the handlers share: the database, the library of images and the templates."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import jinja2
 from fastapi import Depends, HTTPException, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from markupsafe import Markup
+from starlette.datastructures import Headers
 
 from catalog import language, sentences
 from catalog.language import _
@@ -16,7 +18,10 @@ from catalog.library import Library
 from catalog.store import Database, Session
 from catalog.store.tables import Kind, Page, Project, Role
 from catalog.teach.teacher import Teacher
+from catalog.web.hashing import Hashing
 from catalog.web.language import here, texts_address
+from catalog.web.sessions import Sessions
+from catalog.web.throttle import Attempts
 from pipeline.common import text
 
 PACKAGE = Path(__file__).parents[1]
@@ -29,6 +34,28 @@ _TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
     extensions=["jinja2.ext.i18n"],
 )
+
+
+@dataclass(frozen=True)
+class Person:
+    """Who sends a request.
+
+    Attributes:
+        name: recorded with each label.
+        role: what the person may do.
+        account_id: None while there are no accounts: the machine's account uses the catalog.
+    """
+
+    name: str
+    role: Role
+    account_id: int | None = None
+
+    @property
+    def is_admin(self) -> bool:
+        return self.role == Role.ADMIN
+
+
+signed_in: ContextVar[Person | None] = ContextVar("signed_in", default=None)  # set by catalog.web.access
 
 
 def _at_run_time(function: Callable) -> Callable:
@@ -63,9 +90,11 @@ _TEMPLATES.globals |= {
     "languages": language.LANGUAGES,
     "texts_address": _at_run_time(texts_address),
     "here": _at_run_time(here),
+    "person": _at_run_time(signed_in.get),
 }
 _TEMPLATES.filters |= {
     "number": _at_run_time(language.number),
+    "date": _at_run_time(language.date),
     "percent": _at_run_time(language.percent),
     "sentence": _at_run_time(sentences.shown),
 }
@@ -81,12 +110,18 @@ class Context:
         library: image files.
         owner: the account that runs the server.
         teacher: trains and runs the models of the teach page.
+        sessions: of people who have signed in.
+        attempts: to sign in.
+        hashing: of passwords.
     """
 
     database: Database
     library: Library
     owner: str
     teacher: Teacher
+    sessions: Sessions
+    attempts: Attempts
+    hashing: Hashing
 
 
 def _context(request: Request) -> Context:
@@ -96,24 +131,30 @@ def _context(request: Request) -> Context:
 InContext = Annotated[Context, Depends(_context)]
 
 
-@dataclass(frozen=True)
-class Person:
-    """Who sends a request; `name` is recorded with each label."""
-
-    name: str
-    role: Role
-
-
 def _person(request: Request) -> Person:
-    return Person(request.app.state.context.owner, Role.ADMIN)
+    return request.scope["person"]
 
 
 ByPerson = Annotated[Person, Depends(_person)]
 
 
-def render(template: str, status: int = 200, **shown: object) -> HTMLResponse:
+def render(
+    template: str, status: int = 200, headers: Mapping[str, str] | None = None, /, **shown: object
+) -> HTMLResponse:
     """A page from a template of ``catalog/templates``."""
-    return HTMLResponse(_TEMPLATES.get_template(template).render(shown), status)
+    return HTMLResponse(_TEMPLATES.get_template(template).render(shown), status, headers)
+
+
+def error_answer(headers: Headers, status: int, message: str) -> Response:
+    """An error as a page for browsers, or as JSON for programs."""
+    if accepts_pages(headers):
+        return render("error.html", status, message=message)
+    return JSONResponse({"detail": message}, status)
+
+
+def accepts_pages(headers: Headers) -> bool:
+    """Whether a request comes from a browser that shows the answer, rather than from a program or script."""
+    return "text/html" in headers.get("accept", "")
 
 
 def labeled_or_404(session: Session, project_id: int) -> Project:
@@ -156,6 +197,21 @@ def page_or_404(session: Session, token: str) -> Page:
         HTTPException: 404 if there is none.
     """
     return _or_404(session.get(Page, token), _("there is no such page"))
+
+
+def own_page_or_404(session: Session, token: str, person: Person) -> Page:
+    """The page of an address; for a labeler, one that was handed out to this person.
+
+    Raises:
+        HTTPException: 404 if there is none.
+    """
+    page = page_or_404(session, token)
+    return _or_404(page if may_use(person, page) else None, _("there is no such page"))
+
+
+def may_use(person: Person, page: Page) -> bool:
+    """Whether a person may see and submit a page."""
+    return person.is_admin or page.person == person.name
 
 
 def _or_404(found: object, message: str):

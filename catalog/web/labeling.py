@@ -11,7 +11,15 @@ from catalog.store import pages, projects
 from catalog.store.labels import Answer
 from catalog.store.pages import StalePageError
 from catalog.store.tables import Page, PageKind, Status
-from catalog.web.context import ByPerson, Context, InContext, labeled_or_404, page_or_404, render
+from catalog.web.context import (
+    ByPerson,
+    Context,
+    InContext,
+    labeled_or_404,
+    may_use,
+    own_page_or_404,
+    render,
+)
 from catalog.web.markdown import as_html
 
 router = APIRouter()
@@ -75,10 +83,11 @@ class Submission(BaseModel):
 
 
 @router.get("/projects/{project_id}/label", include_in_schema=False)
-def label_page(project_id: int, context: InContext) -> HTMLResponse:
+def label_page(project_id: int, context: InContext, person: ByPerson) -> HTMLResponse:
     with context.database.read() as session:
         project = labeled_or_404(session, project_id)
-        return render("label.html", project=project, instructions=as_html(project.instructions))
+        instructions = as_html(project.instructions)
+        return render("label.html", project=project, instructions=instructions, is_admin=person.is_admin)
 
 
 @router.get("/api/projects/{project_id}")
@@ -107,7 +116,8 @@ def open_page(
     with context.database.write() as session:
         project = labeled_or_404(session, project_id)
         page = None
-        if token is not None and (own := session.get(Page, token)) and own.project_id == project.id:
+        own = session.get(Page, token) if token is not None else None
+        if own is not None and own.project_id == project.id and may_use(person, own):
             # A page that has lost some of its images comes back, too: submitting it names them.
             page = own if pages.renew(session, own) else None
         page = page or pages.hand_out(session, project, person.name, size)
@@ -116,13 +126,13 @@ def open_page(
 
 
 @router.post("/api/pages/{token}/submit", responses={409: {"description": "images were labeled elsewhere"}})
-def submit(token: str, submission: Submission, context: InContext) -> JSONResponse:
+def submit(token: str, submission: Submission, context: InContext, person: ByPerson) -> JSONResponse:
     """Records a page's labels; repeating the request changes nothing."""
     answers = {
         number: Answer(given.status, tuple(given.classes)) for number, given in submission.answers.items()
     }
     with context.database.write() as session:
-        page = page_or_404(session, token)
+        page = own_page_or_404(session, token, person)
         project = labeled_or_404(session, page.project_id)
         if project.task == "single_label" and any(len(answer.classes) > 1 for answer in answers.values()):
             raise HTTPException(422, _("this project has one class per image"))
@@ -141,26 +151,26 @@ def submit(token: str, submission: Submission, context: InContext) -> JSONRespon
 
 
 @router.post("/api/pages/{token}/keep")
-def keep(token: str, context: InContext) -> dict[str, bool]:
+def keep(token: str, context: InContext, person: ByPerson) -> dict[str, bool]:
     """Keeps a page open; false if some of its images were handed out again."""
     with context.database.write() as session:
-        page = page_or_404(session, token)
+        page = own_page_or_404(session, token, person)
         return {"held": pages.renew(session, page) == len(page.images)}
 
 
 @router.post("/api/pages/{token}/release")
-def release(token: str, context: InContext) -> dict[str, bool]:
+def release(token: str, context: InContext, person: ByPerson) -> dict[str, bool]:
     """Gives a page's images back."""
     with context.database.write() as session:
-        pages.release(session, page_or_404(session, token))
+        pages.release(session, own_page_or_404(session, token, person))
         return {"released": True}
 
 
 @router.post("/api/pages/{token}/undo", responses={409: {"description": "labeled again since then"}})
-def undo(token: str, context: InContext) -> NextPage:
+def undo(token: str, context: InContext, person: ByPerson) -> NextPage:
     """Takes a submitted page's labels back, and hands it out again with them filled in."""
     with context.database.write() as session:
-        page = page_or_404(session, token)
+        page = own_page_or_404(session, token, person)
         reopened = pages.undo(session, page)
         if reopened is None:
             raise HTTPException(409, _("these images were labeled again or are open elsewhere"))

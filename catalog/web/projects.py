@@ -15,7 +15,7 @@ from catalog.language import N_, _
 from catalog.store import Session, dashboard, images, jobs, projects
 from catalog.store.projects import Draft
 from catalog.store.tables import Help, Kind, Project, Source, Status
-from catalog.web.context import Context, InContext, labeled_or_404, render
+from catalog.web.context import ByPerson, Context, InContext, labeled_or_404, render
 from pipeline.artifacts import atomic
 from pipeline.common.errors import UserError
 from pipeline.common.paths import main_checkout
@@ -53,8 +53,10 @@ def state_of(session: Session, project: Project) -> str:
 
 
 @router.get("/")
-def index(context: InContext) -> HTMLResponse:
+def index(context: InContext, person: ByPerson) -> HTMLResponse:
     with context.database.read() as session:
+        if not person.is_admin:
+            return render("labeler.html", projects=projects.to_label(session))
         rows = []
         everything = projects.all_projects(session)
         for project in (each for each in everything if each.kind == Kind.LABEL):
