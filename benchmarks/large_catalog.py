@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from benchmarks.catalog import draw
 from catalog.library import Library
-from catalog.store import Database, open_database, projects
+from catalog.store import Database, image_counts, open_database, projects
 from catalog.store.tables import (
     Event,
     Image,
@@ -217,8 +217,11 @@ def _add_rows(
     waits = np.array([each in (Status.WAITING, Status.SKIPPED) for each in status]) & ~is_test
     waits[stale] = True
     _insert(
-        session, Suggestion, _suggestion_rows(project, model, np.flatnonzero(waits), predicted, confidence, ids)
+        session,
+        Suggestion,
+        _suggestion_rows(project, model, np.flatnonzero(waits), predicted, confidence, ids),
     )
+    image_counts.recount(session)
 
 
 def _image_rows(project: Project, hashes: list[str], is_test: np.ndarray) -> Iterator[dict]:

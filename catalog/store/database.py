@@ -15,6 +15,7 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 
+from catalog.store.image_counts import CatalogSession
 from pipeline.common.errors import UserError
 
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
@@ -30,7 +31,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A session on one state of the database; nothing is kept of what is changed in it."""
-        with Session(self.engine) as session:
+        with CatalogSession(self.engine) as session:
             yield session
 
     @contextmanager
@@ -40,7 +41,7 @@ class Database:
         SQLite has one writer at a time. The transaction takes the write lock at its start: one that reads
         first and upgrades its lock later fails at once if another has written in between.
         """
-        with Session(self.engine.execution_options(writes=True)) as session, session.begin():
+        with CatalogSession(self.engine.execution_options(writes=True)) as session, session.begin():
             yield session
 
     def close(self) -> None:

@@ -11,12 +11,14 @@ from catalog.store.tables import (
     ClassChange,
     Event,
     Image,
+    ImageCount,
     Job,
     LabelClass,
     Model,
     Page,
     Project,
     Quarantined,
+    SeenFile,
     Suggestion,
 )
 
@@ -56,7 +58,8 @@ def project(session: Session, found: Project) -> list[Unused]:
     """Deletes a project with all that belongs to it; returns as `images` does."""
     query = select(Image.sha256, Image.suffix).where(Image.project_id == found.id)
     erased = session.execute(query).tuples().all()
-    for table in (Suggestion, Event, Page, Model, Job, Quarantined, Image, ClassChange, LabelClass):
+    tables = (Suggestion, Event, Page, Model, Job, Quarantined, SeenFile, Image, ClassChange, LabelClass)
+    for table in (*tables, ImageCount):
         session.execute(delete(table).where(table.project_id == found.id))
     session.execute(delete(Project).where(Project.id == found.id))
     return unused(session, erased)

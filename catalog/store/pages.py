@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Select, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from catalog.language import _, ngettext
-from catalog.store import labels, projects, suggestions
+from catalog.store import image_counts, labels, projects, suggestions
 from catalog.store.labels import Answer
 from catalog.store.tables import Help, Image, Page, PageKind, Project, Status, Suggestion
 from pipeline.common.errors import UserError
@@ -124,7 +124,8 @@ def _suggested(session: Session, project: Project, rest: Select) -> list[tuple[P
     model = suggestions.newest(session, project.id)
     if model is None or project.model_help == Help.NONE:
         return []
-    suggested = rest.join(Suggestion, Suggestion.image_id == Image.id).where(Suggestion.model_id == model.id)
+    own = Suggestion.project_id == project.id, Suggestion.model_id == model.id  # the first for an index
+    suggested = rest.join(Suggestion, Suggestion.image_id == Image.id).where(*own)
     similar = (Suggestion.cluster, Suggestion.distance)
     choices: list[tuple[PageKind, Select, tuple]] = [(PageKind.CLUSTER, suggested, similar)]
     if model.threshold is None or project.model_help != Help.SUGGESTIONS:
@@ -164,13 +165,10 @@ def _free(project: Project, status: Status) -> Select:
 
 def _tests_are_due(session: Session, project: Project) -> bool:
     """Whether a test page is next: test images are at most `test_fraction` of those that people have seen."""
-    query = (
-        select(Image.is_test, func.count())
-        .where(Image.project_id == project.id, Image.status != Status.WAITING)
-        .group_by(Image.is_test)
-    )
-    done = dict(session.execute(query).tuples().all())
-    return done.get(True, 0) <= project.test_fraction * sum(done.values())
+    seen = {True: 0, False: 0}
+    for (status, is_test), count in image_counts.by_split(session, project.id).items():
+        seen[is_test] += count if status != Status.WAITING else 0
+    return seen[True] <= project.test_fraction * sum(seen.values())
 
 
 def renew(session: Session, page: Page) -> int:

@@ -4,12 +4,12 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from catalog.language import N_, _, number, percent
-from catalog.store import jobs
-from catalog.store.tables import Help, Image, Kind, LabelClass, Project, Source, Status
+from catalog.store import image_counts, jobs
+from catalog.store.tables import Help, Kind, LabelClass, Project, Source, Status
 from pipeline import tasks
 from pipeline.common import text
 from pipeline.common.errors import UserError
@@ -216,6 +216,5 @@ def helped(session: Session) -> list[Project]:
 
 def counts(session: Session, project_id: int) -> dict[Status, int]:
     """Number of images by status, without those that were removed."""
-    query = select(Image.status, func.count()).where(Image.project_id == project_id).group_by(Image.status)
-    found = dict(session.execute(query).tuples().all())
-    return {status: found.get(status, 0) for status in Status if status != Status.REMOVED}
+    found = image_counts.by_status(session, project_id)
+    return {status: found[status] for status in Status if status != Status.REMOVED}

@@ -78,11 +78,12 @@ def checked(session: Session, project_id: int) -> list[tuple[float, bool]]:
     """
     query = (
         select(Event.confidence, Event.predicted, Event.after)
-        .join(Image, Image.event_id == Event.id)
+        .join(Image, Image.id == Event.image_id)
         .join(Model, Model.id == Event.model_id)
         .where(
+            Event.project_id == project_id,
+            Image.event_id == Event.id,
             Model.champion == "",
-            Image.project_id == project_id,
             Image.status.in_([Status.LABELED, Status.UNKNOWN]),
             Event.page_kind != PageKind.PRELABELED,
             Event.confidence > 0,
@@ -112,6 +113,29 @@ def is_due(session: Session, project_id: int) -> bool:
         return False
     new, needed = since(session, model)
     return new >= needed
+
+
+def waiting(session: Session, model: Model, least: float | None = None) -> int:
+    """Number of waiting images with a suggestion of the newest model.
+
+    All suggestions are counted, which an index does, without those whose image doesn't wait any more: it was
+    labeled since the model, or is skipped.
+
+    Args:
+        session: of any transaction.
+        model: the project's newest one.
+        least: confidence that the suggestions must have.
+    """
+    own = [Suggestion.project_id == model.project_id]
+    if least is not None:
+        own.append(Suggestion.confidence >= least)
+    of_image = select(func.count()).join(Image, Image.id == Suggestion.image_id).where(*own)
+    new = Event.project_id == model.project_id, Event.id > model.last_event
+    since = select(Event.image_id).where(*new).distinct()
+    labeled = of_image.where(Image.id.in_(since), Image.status.not_in((Status.WAITING, Status.SKIPPED)))
+    skipped = of_image.where(Image.project_id == model.project_id, Image.status == Status.SKIPPED)
+    everything = select(func.count()).select_from(Suggestion).where(*own)
+    return session.scalar(everything) - session.scalar(labeled) - session.scalar(skipped)
 
 
 def head_has_replaced(session: Session, project_id: int, champion: str) -> bool:
