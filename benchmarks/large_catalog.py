@@ -273,6 +273,7 @@ def _label_images(
 def _suggestion_rows(
     project: Project,
     model: Model,
+    status: np.ndarray,
     waiting: np.ndarray,
     predicted: np.ndarray,
     confidence: np.ndarray,
@@ -289,6 +290,7 @@ def _suggestion_rows(
                 "image_id": int(index) + 1,
                 "project_id": project.id,
                 "model_id": model.id,
+                "is_waiting": status[index] == Status.WAITING,
                 "cluster": number,
                 "distance": float(position),
                 "predicted": [ids[best]],

@@ -53,9 +53,9 @@ def of(session: Session, project: Project) -> Dashboard:
     model = suggestions.newest(session, project.id)
     prelabeled = clustered = 0
     if project.model_help != Help.NONE and model is not None:
-        clustered = suggestions.waiting(session, model)
+        clustered = suggestions.waiting(session, project.id)
         if model.threshold is not None:
-            prelabeled = suggestions.waiting(session, model, model.threshold)
+            prelabeled = suggestions.waiting(session, project.id, model.threshold)
             clustered -= prelabeled
     return Dashboard(
         counts=counts,

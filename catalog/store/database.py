@@ -15,7 +15,7 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 
-from catalog.store.image_counts import CatalogSession
+from catalog.store.session import CatalogSession
 from pipeline.common.errors import UserError
 
 MIGRATIONS = Path(__file__).parents[1] / "migrations"

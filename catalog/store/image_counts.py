@@ -1,8 +1,7 @@
-"""Numbers of images by status and class, kept in a table: counting an archive's images takes too long for a page.
+"""Numbers of images by status and class, kept in a table: to count an archive's images takes too long.
 
-The table changes in the transaction that changes the images, whoever makes the change: `CatalogSession` reports
-what it writes. Several processes may write, since a change adds to the stored number. A statement that changes
-the labels of images that were not loaded has all images counted again, before the transaction ends.
+The table changes in the transaction that changes the images: `catalog.store.session` notes what is written.
+Several processes may write, since a change is added to the stored number.
 """
 
 import json
@@ -10,13 +9,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from sqlalchemy import String, cast, event, func, insert, inspect, select, update
-from sqlalchemy.orm import ORMExecuteState, Session
+from sqlalchemy import String, cast, func, insert, select, update
+from sqlalchemy.orm import Session
 
-from catalog.store.tables import Image, ImageCount, LabelClass, Project, Status
+from catalog.store.tables import Image, ImageCount, Status
 
 ALL = 0  # in place of a class's id: all images with a status
-_COUNTED = {"project_id", "status", "classes", "is_test"}  # columns of `Image`
 _PENDING, _RECOUNT = "image counts", "count images again"  # keys of `Session.info`
 
 
@@ -27,10 +25,6 @@ class Key(NamedTuple):
     class_id: int
     status: str
     is_test: bool
-
-
-class CatalogSession(Session):
-    """A session that keeps the counts of images right."""
 
 
 def by_status(session: Session, project_id: int) -> dict[Status, int]:
@@ -64,7 +58,7 @@ def _stored(session: Session, project_id: int) -> Iterator[tuple[Key, int]]:
     """The counts of a project, with what this session has changed and not committed."""
     session.flush()
     if session.info.get(_RECOUNT):
-        _write(session)
+        write(session)
     pending = dict(session.info.get(_PENDING, {}))
     query = select(ImageCount).where(ImageCount.project_id == project_id)
     for row in session.scalars(query.execution_options(populate_existing=True)):
@@ -119,101 +113,56 @@ def _keys(project_id: int, status: str, is_test: bool, classes: Iterable[int]) -
         yield from (Key(project_id, class_id, str(status), is_test) for class_id in classes)
 
 
-def _pending(session: Session) -> Counter[Key]:
-    return session.info.setdefault(_PENDING, Counter())
+def note(session: Session, values: tuple[int, str, bool, Iterable[int]], change: int) -> None:
+    """Notes that an image has joined those with these values, or left them.
 
-
-@event.listens_for(CatalogSession, "after_flush")
-def _after_flush(session: Session, _context: object) -> None:
-    """Notes how the changes of loaded images change the counts."""
-    for item in session.dirty:
-        if isinstance(item, Image):
-            _note(session, _values(item, before=True), -1)
-            _note(session, _values(item), 1)
-    for item in session.new:
-        if isinstance(item, Image):
-            _note(session, _values(item), 1)
-        elif isinstance(item, Project | LabelClass):
-            _open(session, item)
-    for item in session.deleted:
-        if isinstance(item, Image):
-            _note(session, _values(item, before=True), -1)
-
-
-def _values(image: Image, before: bool = False) -> tuple:
-    """The counted columns of an image, after or before the flush."""
-    attributes = inspect(image).attrs
-
-    def value(name: str) -> object:
-        history = attributes[name].history
-        return history.deleted[0] if before and history.deleted else getattr(image, name)
-
-    return value("project_id"), value("status"), value("is_test"), value("classes")
-
-
-def _note(session: Session, values: tuple, change: int) -> None:
+    Args:
+        session: of a write transaction.
+        values: the image's project, status, whether it is a test image, and its classes.
+        change: 1 or -1.
+    """
     pending = _pending(session)
     for key in _keys(*values):
         pending[key] += change
 
 
-def _open(session: Session, item: Project | LabelClass) -> None:
-    """Makes rows with 0 for a new project or class, so that two transactions never both insert one."""
-    pending = _pending(session)
-    for is_test in (False, True):
-        if isinstance(item, LabelClass):
-            pending[Key(item.project_id, item.id, str(Status.LABELED), is_test)] += 0
-        else:
-            pending.update({Key(item.id, ALL, str(status), is_test): 0 for status in Status})
+def note_project(session: Session, project_id: int) -> None:
+    """Makes the rows of a new project, so that no two transactions insert the same one later."""
+    keys = [Key(project_id, ALL, str(status), is_test) for status in Status for is_test in (False, True)]
+    _pending(session).update(dict.fromkeys(keys, 0))
 
 
-@event.listens_for(CatalogSession, "do_orm_execute")
-def _on_statement(state: ORMExecuteState) -> None:
-    """Notes statements that add images, or change the labels of images that are not loaded."""
-    is_bulk = state.is_insert or state.is_update or state.is_delete
-    if not is_bulk or state.bind_mapper is None or state.bind_mapper.class_ is not Image:
-        return
-    rows = state.parameters if isinstance(state.parameters, list) else [state.parameters or {}]
-    if state.is_insert and all({"project_id", "is_test"} <= row.keys() for row in rows):
-        for row in rows:
-            values = row.get("status", Status.WAITING), row["is_test"], row.get("classes", ())
-            _note(state.session, (row["project_id"], *values), 1)
-    elif not state.is_update or _changed(state.statement, rows) & _COUNTED:
-        state.session.info[_RECOUNT] = True
+def note_class(session: Session, project_id: int, class_id: int) -> None:
+    """Makes the rows of a new class."""
+    keys = [Key(project_id, class_id, str(Status.LABELED), is_test) for is_test in (False, True)]
+    _pending(session).update(dict.fromkeys(keys, 0))
 
 
-def _changed(statement, rows: list[dict]) -> set[str]:
-    """The columns that an update changes."""
-    named = {getattr(column, "key", column) for column in statement._values or {}}
-    return named.union(*rows)
+def note_unknown(session: Session) -> None:
+    """Notes that images have changed in a way that isn't known: they are counted again."""
+    session.info[_RECOUNT] = True
 
 
-@event.listens_for(CatalogSession, "before_commit")
-def _before_commit(session: Session) -> None:
-    if not session.in_nested_transaction():
-        session.flush()
-        _write(session)
-
-
-def _write(session: Session) -> None:
-    """Adds what was noted to the table."""
-    if session.info.pop(_RECOUNT, False):
-        session.info.pop(_PENDING, None)
-        recount(session)
-        return
-    # In one order, so that two transactions can't wait for each other.
-    for key, change in sorted(session.info.pop(_PENDING, Counter()).items()):
-        row = [getattr(ImageCount, name) == value for name, value in key._asdict().items()]
-        values = {"images": ImageCount.images + change}
-        # Core statements: the rows are not loaded, and must not be.
-        connection = session.connection()
-        if not connection.execute(update(ImageCount.__table__).where(*row).values(values)).rowcount:
-            connection.execute(insert(ImageCount.__table__).values(**key._asdict(), images=change))
-
-
-@event.listens_for(CatalogSession, "after_soft_rollback")
-def _after_rollback(session: Session, _previous: object) -> None:
+def forget(session: Session) -> None:
+    """Forgets what was noted, after a rollback."""
     session.info.pop(_PENDING, None)
     session.info.pop(_RECOUNT, None)
-    if session.in_transaction():  # a part was rolled back, and what the rest has changed is unknown now
-        session.info[_RECOUNT] = True
+
+
+def write(session: Session) -> None:
+    """Adds what was noted to the table."""
+    if session.info.get(_RECOUNT):
+        forget(session)
+        recount(session)
+        return
+    connection, table = session.connection(), ImageCount.__table__
+    # In one order, so that no two transactions wait for each other.
+    for key, change in sorted(session.info.pop(_PENDING, Counter()).items()):
+        row = [table.c[name] == value for name, value in key._asdict().items()]
+        changed = connection.execute(update(table).where(*row).values(images=table.c.images + change))
+        if not changed.rowcount:
+            connection.execute(insert(table).values(**key._asdict(), images=change))
+
+
+def _pending(session: Session) -> Counter[Key]:
+    return session.info.setdefault(_PENDING, Counter())

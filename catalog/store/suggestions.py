@@ -1,9 +1,12 @@
 """What a model is trained on, and what it suggests."""
 
+import enum
+import itertools
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import ColumnElement, delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from catalog.store.database import Database
@@ -12,6 +15,7 @@ from catalog.store.tables import Event, Image, Model, PageKind, Status, Suggesti
 PAGE = 9  # labels
 CHECK_EVERY = 8  # pages; one of them shows confident predictions without filling them in
 RECENT = 500  # predictions that count as evidence; older ones are of models that knew less
+NEXT = 200  # suggestions that are looked at together for free images
 CHUNK = 500  # rows per transaction, so that nobody who labels waits long
 
 
@@ -115,27 +119,62 @@ def is_due(session: Session, project_id: int) -> bool:
     return new >= needed
 
 
-def waiting(session: Session, model: Model, least: float | None = None) -> int:
-    """Number of waiting images with a suggestion of the newest model.
+def waiting(session: Session, project_id: int, least: float = 0.0) -> int:
+    """Number of waiting images with a suggestion of at least this confidence."""
+    query = select(func.count()).select_from(Suggestion).where(*_waiting(project_id))
+    return session.scalar(query.where(Suggestion.confidence >= least) if least else query)
 
-    All suggestions are counted, which an index does, without those whose image doesn't wait any more: it was
-    labeled since the model, or is skipped.
+
+def _waiting(project_id: int) -> tuple[ColumnElement[bool], ...]:
+    return Suggestion.project_id == project_id, Suggestion.is_waiting
+
+
+class Order(enum.Enum):
+    """The order in which suggested images are shown."""
+
+    SIMILAR = (Suggestion.cluster, Suggestion.distance)
+    UNCERTAIN = (Suggestion.confidence, Suggestion.image_id)
+
+
+def next_images(
+    session: Session,
+    model: Model,
+    order: Order,
+    is_free: Sequence[ColumnElement[bool]],
+    size: int,
+    least: float | None = None,
+    below: float | None = None,
+) -> list[Image]:
+    """The first images with a suggestion of a model.
+
+    The suggestions come from an index in their order, some at a time, and their images by id. No database
+    then sorts all suggestions of an archive.
 
     Args:
         session: of any transaction.
         model: the project's newest one.
+        order: of the images.
+        is_free: conditions on `Image`.
+        size: of the result, at most.
         least: confidence that the suggestions must have.
+        below: confidence that they must not reach.
     """
-    own = [Suggestion.project_id == model.project_id]
+    query = select(Suggestion.image_id).where(*_waiting(model.project_id), Suggestion.model_id == model.id)
+    # An expression, which no index can serve, since that of the order must do it.
+    confidence = Suggestion.confidence + 0.0 if order == Order.SIMILAR else Suggestion.confidence
     if least is not None:
-        own.append(Suggestion.confidence >= least)
-    of_image = select(func.count()).join(Image, Image.id == Suggestion.image_id).where(*own)
-    new = Event.project_id == model.project_id, Event.id > model.last_event
-    since = select(Event.image_id).where(*new).distinct()
-    labeled = of_image.where(Image.id.in_(since), Image.status.not_in((Status.WAITING, Status.SKIPPED)))
-    skipped = of_image.where(Image.project_id == model.project_id, Image.status == Status.SKIPPED)
-    everything = select(func.count()).select_from(Suggestion).where(*own)
-    return session.scalar(everything) - session.scalar(labeled) - session.scalar(skipped)
+        query = query.where(confidence >= least)
+    if below is not None:
+        query = query.where(confidence < below)
+    found: list[Image] = []
+    for offset in itertools.count(0, NEXT):
+        ids = session.scalars(query.order_by(*order.value).offset(offset).limit(NEXT)).all()
+        images = {
+            image.id: image for image in session.scalars(select(Image).where(Image.id.in_(ids), *is_free))
+        }
+        found += [images[image_id] for image_id in ids if image_id in images]
+        if len(found) >= size or len(ids) < NEXT:
+            return found[:size]
 
 
 def head_has_replaced(session: Session, project_id: int, champion: str) -> bool:
@@ -194,9 +233,11 @@ def add_model(
         with database.write() as session:
             ids = [row["image_id"] for row in chunk]
             session.execute(delete(Suggestion).where(Suggestion.image_id.in_(ids)))
-            session.execute(
-                insert(Suggestion), [{**row, "project_id": project_id, "model_id": model_id} for row in chunk]
-            )
+            query = select(Image.id).where(Image.id.in_(ids), Image.status == Status.WAITING)
+            waits = set(session.scalars(query))  # others were labeled meanwhile
+            of_model = {"project_id": project_id, "model_id": model_id}
+            found = [{**row, **of_model, "is_waiting": row["image_id"] in waits} for row in chunk]
+            session.execute(insert(Suggestion), found)
     with database.write() as session:
         outdated = Suggestion.project_id == project_id, Suggestion.model_id != model_id
         session.execute(delete(Suggestion).where(*outdated))

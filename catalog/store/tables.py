@@ -216,7 +216,7 @@ class Image(Base):
     height: Mapped[int]
     is_test: Mapped[bool]
     rank: Mapped[int]
-    # Their former values are known at each change: `catalog.store.image_counts` needs them.
+    # Their former values are known at each change: `catalog.store.session` needs them.
     status: Mapped[Status] = mapped_column(String(10), default=Status.WAITING, active_history=True)
     classes: Mapped[list[int]] = mapped_column(JSON, default=list, active_history=True)
     event_id: Mapped[int | None]
@@ -379,6 +379,7 @@ class Suggestion(Base):
     """The latest model's group and prediction for an image that waits; the next model replaces it.
 
     Attributes:
+        is_waiting: whether the image waits now; it follows from its status.
         cluster: number of a group of similar images, in the order in which they are shown.
         distance: position within the cluster.
         predicted: the most probable classes; None before there is a trained head.
@@ -388,13 +389,14 @@ class Suggestion(Base):
 
     __tablename__ = "suggestion"
     __table_args__ = (
-        Index("suggestion_queue", "project_id", "cluster", "distance"),
-        Index("suggestion_confidence", "project_id", "confidence"),
+        Index("suggestion_queue", "project_id", "is_waiting", "cluster", "distance"),
+        Index("suggestion_confidence", "project_id", "is_waiting", "confidence"),
     )
 
     image_id: Mapped[int] = mapped_column(ForeignKey("image.id"), primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
     model_id: Mapped[int] = mapped_column(ForeignKey("model.id"))
+    is_waiting: Mapped[bool] = mapped_column(default=True)
     cluster: Mapped[int]
     distance: Mapped[float]
     predicted: Mapped[list[int] | None] = mapped_column(JSON)

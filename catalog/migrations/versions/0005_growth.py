@@ -36,7 +36,15 @@ def upgrade() -> None:
     op.create_index("image_lease", "image", ["project_id", "leased_until"])
     op.create_index("page_project", "page", ["project_id", "submitted_at"])
     op.create_index("event_time", "event", ["project_id", "at"])
-    op.create_index("suggestion_confidence", "suggestion", ["project_id", "confidence"])
+    op.add_column(
+        "suggestion", sa.Column("is_waiting", sa.Boolean(), nullable=False, server_default=sa.true())
+    )
+    op.execute(
+        "UPDATE suggestion SET is_waiting = image_id IN (SELECT id FROM image WHERE status = 'waiting')"
+    )
+    op.drop_index("suggestion_queue", "suggestion")
+    op.create_index("suggestion_queue", "suggestion", ["project_id", "is_waiting", "cluster", "distance"])
+    op.create_index("suggestion_confidence", "suggestion", ["project_id", "is_waiting", "confidence"])
     op.create_index("job_project", "job", ["project_id", "kind"])
     _count_images()
 
