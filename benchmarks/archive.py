@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,7 +112,13 @@ def serving(library: Library) -> Iterator[tuple[str, psutil.Process]]:
     command = [sys.executable, "-m", "pipeline", "catalog", "--folder", str(library.folder), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
-            yield re.search(r"http://\S+?(?=;)", server.stdout.readline())[0], psutil.Process(server.pid)
+            address = re.search(r"http://\S+?(?=;)", server.stdout.readline())[0]
+            while True:  # it listens a moment after it has named its address
+                with contextlib.suppress(urllib.error.URLError):
+                    request(address, "/")
+                    break
+                time.sleep(0.1)
+            yield address, psutil.Process(server.pid)
         finally:
             server.terminate()
 

@@ -10,6 +10,7 @@ from pipeline.tasks import calibration
 
 COMPONENTS = 512  # of the features; more don't help, and training takes as the cube of them
 SAMPLE = 10_000  # images that the components are computed from
+MOST = 10_000  # images with a class, and without it, that a logistic regression learns from
 SHRINKAGE = 0.5  # of the covariance towards a multiple of the identity
 FOLDS = 3
 
@@ -27,15 +28,19 @@ class Projection:
 
     @classmethod
     def fit(cls, features: np.ndarray) -> "Projection":
-        """Computes the components of features, N×C."""
+        """Computes the components of features, N×C; `sample` says of which images they should be."""
         from sklearn.decomposition import PCA
         from sklearn.preprocessing import normalize
 
-        sample = features[np.linspace(0, len(features) - 1, min(len(features), SAMPLE)).astype(int)]
-        unit = normalize(sample)
+        unit = normalize(features)
         most = min(COMPONENTS, *unit.shape)
         pca = PCA(most, random_state=0).fit(unit)
         return cls(pca.mean_, pca.components_)
+
+    @staticmethod
+    def sample(count: int) -> np.ndarray:
+        """Indices of the images, of so many, that the components are computed from."""
+        return np.linspace(0, count - 1, min(count, SAMPLE)).astype(int)
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         from sklearn.preprocessing import normalize
@@ -105,15 +110,8 @@ class MultiLabelHead:
     """
 
     def __init__(self, x: np.ndarray, y: np.ndarray):
-        from sklearn.linear_model import LogisticRegression
-
         self._x, self._y = x, y
-        self._models = [
-            LogisticRegression(C=10, max_iter=300).fit(x, column)
-            if 0 < column.sum() < len(column)
-            else column[0]
-            for column in y.T
-        ]
+        self._models = [_regression(x, column) for column in y.T]
 
     def probabilities(self, x: np.ndarray) -> np.ndarray:
         """The probability of each class, N×classes."""
@@ -131,3 +129,22 @@ class MultiLabelHead:
         for test in _folds(len(self._y)):
             held_out[test] = MultiLabelHead(self._x[~test], self._y[~test]).probabilities(self._x[test])
         return held_out
+
+
+def _regression(x: np.ndarray, column: np.ndarray):
+    """A logistic regression for one class, or the value that all images have.
+
+    Of more than MOST images with the class, or without it, some stand for all: time grows with their number.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    if not 0 < column.sum() < len(column):
+        return column[0]
+    model = LogisticRegression(C=10, max_iter=300)
+    groups = [np.flatnonzero(column == value) for value in (0, 1)]
+    if max(map(len, groups)) <= MOST:
+        return model.fit(x, column)
+    some = [group[np.linspace(0, len(group) - 1, min(len(group), MOST)).astype(int)] for group in groups]
+    weights = [len(group) / len(part) for group, part in zip(groups, some, strict=True)]
+    chosen = np.concatenate(some)
+    return model.fit(x[chosen], column[chosen], np.repeat(weights, [len(part) for part in some]))

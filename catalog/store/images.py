@@ -1,6 +1,6 @@
 """A project's images, and files that can't be used."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from sqlalchemy import delete, func, insert, select
@@ -44,6 +44,18 @@ def add(session: Session, project: Project, found: Iterable[NewImage]) -> int:
     if rows:
         session.execute(insert(Image), rows)
     return len(rows)
+
+
+def by_id(session: Session, project_id: int, ids: Iterable[int]) -> Iterator[Image]:
+    """The images with these ids; those of other projects are left out.
+
+    The ids alone are asked for: with the project as a further condition, SQLite, which doesn't know how many
+    images a project has, walks through all of them.
+    """
+    ids = list(ids)
+    for start in range(0, len(ids), CHUNK):
+        query = select(Image).where(Image.id.in_(ids[start : start + CHUNK]))
+        yield from (image for image in session.scalars(query).all() if image.project_id == project_id)
 
 
 def suffixes(session: Session, project_id: int) -> dict[str, str]:

@@ -133,8 +133,7 @@ def _suggested(session: Session, project: Project, size: int) -> list[_Choice]:
     model = suggestions.newest(session, project.id)
     if model is None or project.model_help == Help.NONE:
         return []
-    free = _free(project, Status.WAITING, is_test=False)
-    find = functools.partial(suggestions.next_images, session, model, is_free=free, size=size)
+    find = functools.partial(suggestions.next_images, session, model, is_free=_is_free, size=size)
     similar = functools.partial(find, order=Order.SIMILAR)
     choices: list[_Choice] = [(PageKind.CLUSTER, similar)]
     if model.threshold is None or project.model_help != Help.SUGGESTIONS:
@@ -170,6 +169,12 @@ def _free(project: Project, status: Status, is_test: bool) -> tuple[ColumnElemen
     available = or_(Image.leased_until.is_(None), Image.leased_until < time.time())
     of_split = Image.is_test if is_test else ~Image.is_test
     return Image.project_id == project.id, Image.status == status, of_split, available
+
+
+def _is_free(image: Image) -> bool:
+    """The same of an image that has a suggestion."""
+    is_held = image.leased_until is not None and image.leased_until >= time.time()
+    return image.status == Status.WAITING and not image.is_test and not is_held
 
 
 def _tests_are_due(session: Session, project: Project) -> bool:

@@ -3,7 +3,7 @@
 import enum
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, delete, func, insert, select
@@ -15,11 +15,12 @@ from catalog.store.tables import Event, Image, Model, PageKind, Status, Suggesti
 PAGE = 9  # labels
 CHECK_EVERY = 8  # pages; one of them shows confident predictions without filling them in
 RECENT = 500  # predictions that count as evidence; older ones are of models that knew less
-NEXT = 200  # suggestions that are looked at together for free images
+NEXT = 50  # suggestions that are looked at together for free images
 CHUNK = 500  # rows per transaction, so that nobody who labels waits long
+PAUSE = 0.02  # seconds between them: a writer that waits looks every few milliseconds whether it is its turn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Known:
     """An image as the helper needs it.
 
@@ -140,7 +141,7 @@ def next_images(
     session: Session,
     model: Model,
     order: Order,
-    is_free: Sequence[ColumnElement[bool]],
+    is_free: Callable[[Image], bool],
     size: int,
     least: float | None = None,
     below: float | None = None,
@@ -154,7 +155,7 @@ def next_images(
         session: of any transaction.
         model: the project's newest one.
         order: of the images.
-        is_free: conditions on `Image`.
+        is_free: whether an image can be shown.
         size: of the result, at most.
         least: confidence that the suggestions must have.
         below: confidence that they must not reach.
@@ -169,10 +170,9 @@ def next_images(
     found: list[Image] = []
     for offset in itertools.count(0, NEXT):
         ids = session.scalars(query.order_by(*order.value).offset(offset).limit(NEXT)).all()
-        images = {
-            image.id: image for image in session.scalars(select(Image).where(Image.id.in_(ids), *is_free))
-        }
-        found += [images[image_id] for image_id in ids if image_id in images]
+        # By their ids alone: with more conditions, SQLite walks through all images of the project.
+        images = {image.id: image for image in session.scalars(select(Image).where(Image.id.in_(ids)))}
+        found += [images[image_id] for image_id in ids if is_free(images[image_id])]
         if len(found) >= size or len(ids) < NEXT:
             return found[:size]
 
@@ -198,7 +198,7 @@ def add_model(
     threshold: float | None,
     message: str,
     champion: str,
-    rows: list[dict],
+    rows: Iterable[dict],
 ) -> int:
     """Adds a model and replaces the project's suggestions by its own; returns the model's id.
 
@@ -228,8 +228,8 @@ def add_model(
         session.add(model)
         session.flush()
         model_id = model.id
-    for start in range(0, len(rows), CHUNK):
-        chunk = rows[start : start + CHUNK]
+    remaining = iter(rows)
+    while chunk := list(itertools.islice(remaining, CHUNK)):
         with database.write() as session:
             ids = [row["image_id"] for row in chunk]
             session.execute(delete(Suggestion).where(Suggestion.image_id.in_(ids)))
@@ -238,9 +238,15 @@ def add_model(
             of_model = {"project_id": project_id, "model_id": model_id}
             found = [{**row, **of_model, "is_waiting": row["image_id"] in waits} for row in chunk]
             session.execute(insert(Suggestion), found)
-    with database.write() as session:
+        time.sleep(PAUSE)
+    with database.read() as session:
         outdated = Suggestion.project_id == project_id, Suggestion.model_id != model_id
-        session.execute(delete(Suggestion).where(*outdated))
+        ids = session.scalars(select(Suggestion.image_id).where(*outdated)).all()
+    for start in range(0, len(ids), CHUNK):
+        with database.write() as session:
+            session.execute(delete(Suggestion).where(Suggestion.image_id.in_(ids[start : start + CHUNK])))
+        time.sleep(PAUSE)
+    with database.write() as session:
         session.get(Model, model_id).threshold = threshold
     return model_id
 
