@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
-from babel import numbers
+from babel import dates, numbers
 from babel.messages import Catalog
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
@@ -91,6 +91,11 @@ def number(value: float) -> str:
 def percent(share: float) -> str:
     """A share with at most one decimal in the present language: 12.5 % or 12,5 %."""
     return numbers.format_decimal(100 * share, "#,##0.#", locale=current()) + "\N{NO-BREAK SPACE}%"
+
+
+def ago(seconds: float) -> str:
+    """A time in the past in the present language: 3 minutes ago."""
+    return dates.format_timedelta(-max(1.0, seconds), add_direction=True, locale=current())
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from filelock import FileLock
 from catalog import backbone
 from catalog.helper.progress import Progress
 from catalog.helper.reading import read
+from catalog.helper.watching import Watcher
 from catalog.library import Library
 from catalog.store import Database, jobs, open_database, projects, suggestions
 from catalog.store.tables import Help, JobState, Project
@@ -41,6 +42,7 @@ def main(folder: Path, crashed: bool) -> None:
         with database.write() as session:
             jobs.requeue_interrupted(session, crashed)
         _publish_backbone(library)
+        threading.Thread(target=Watcher(database).run, daemon=True).start()
         while True:
             if not work(database, library):
                 time.sleep(PAUSE)

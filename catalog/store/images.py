@@ -75,10 +75,12 @@ def quarantine(session: Session, project_id: int, problems: dict[str, str], usab
         session.execute(insert(Quarantined), rows)
 
 
-def quarantined(session: Session, project_id: int) -> list[Quarantined]:
-    """The unusable files, by path."""
-    query = select(Quarantined).where(Quarantined.project_id == project_id).order_by(Quarantined.path)
-    return list(session.scalars(query))
+def quarantined(
+    session: Session, project_id: int, after: str = "", limit: int | None = None
+) -> list[Quarantined]:
+    """The unusable files behind a path, by path."""
+    query = select(Quarantined).where(Quarantined.project_id == project_id, Quarantined.path > after)
+    return list(session.scalars(query.order_by(Quarantined.path).limit(limit)))
 
 
 def count_quarantined(session: Session, project_id: int) -> int:

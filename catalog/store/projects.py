@@ -42,6 +42,7 @@ class Draft:
     test_fraction: float = 0.05
     champion: str = ""
     kind: Kind = Kind.LABEL
+    is_watched: bool = False
 
     def __post_init__(self):
         """Raises UserError for a value that can't be used."""
@@ -58,6 +59,8 @@ class Draft:
         # What is taught tests itself by cross-validation; the pipeline draws its own test split.
         if not 0 < self.test_fraction <= 0.5 and self.kind != Kind.TEACH:
             raise UserError(_("the share of test images must be above 0 and at most 50 %"))
+        if self.is_watched and self.source != Source.FOLDER:
+            raise UserError(_("only a folder or an archive can be watched"))
         check_classes(self.classes, least=0 if self.kind == Kind.TEACH else 2)
 
 
@@ -212,6 +215,18 @@ def helped(session: Session) -> list[Project]:
     """The projects that run with a model's help."""
     query = select(Project).where(Project.model_help != Help.NONE, ~Project.paused)
     return list(session.scalars(query))
+
+
+def watched(session: Session) -> list[Project]:
+    """The running projects whose folders are watched."""
+    query = select(Project).where(Project.is_watched, ~Project.paused, Project.kind == Kind.LABEL)
+    return list(session.scalars(query))
+
+
+def note_refresh(session: Session, project_id: int) -> None:
+    """Records that a project's source was read to the end."""
+    if (project := session.get(Project, project_id)) is not None:  # it may be deleted by now
+        project.refreshed_at, project.refresh_problem = time.time(), ""
 
 
 def counts(session: Session, project_id: int) -> dict[Status, int]:
