@@ -10,9 +10,16 @@ from pipeline.tasks import calibration
 
 COMPONENTS = 512  # of the features; more don't help, and training takes as the cube of them
 SAMPLE = 10_000  # images that the components are computed from
+ENOUGH = 50_000  # images that discriminant analysis learns from, but ENOUGH_OF_CLASS of each class
+ENOUGH_OF_CLASS = 2_000
 MOST = 10_000  # images with a class, and without it, that a logistic regression learns from
 SHRINKAGE = 0.5  # of the covariance towards a multiple of the identity
 FOLDS = 3
+
+
+def evenly(values: np.ndarray, count: int) -> np.ndarray:
+    """At most so many of the values, evenly spaced."""
+    return values[np.linspace(0, len(values) - 1, min(len(values), count)).astype(int)]
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Projection:
     @staticmethod
     def sample(count: int) -> np.ndarray:
         """Indices of the images, of so many, that the components are computed from."""
-        return np.linspace(0, count - 1, min(count, SAMPLE)).astype(int)
+        return evenly(np.arange(count), SAMPLE)
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         from sklearn.preprocessing import normalize
@@ -86,11 +93,20 @@ def _folds(count: int) -> Iterator[np.ndarray]:
 
 
 def _fit(x: np.ndarray, y: np.ndarray):
+    """Discriminant analysis of all images, or of ENOUGH in which no class is rarer than it must be."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
+    classes, counts = np.unique(y, return_counts=True)
+    most, priors = max(ENOUGH // len(classes), ENOUGH_OF_CLASS), None
+    if counts.max() > most:
+        priors = counts / counts.sum()  # those of all images
+        rows = [np.flatnonzero(y == each) for each in classes]
+        chosen = np.concatenate([evenly(found, most) for found in rows])
+        x, y = x[chosen], y[chosen]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Only one sample")  # shrinkage makes its covariance usable
-        return LinearDiscriminantAnalysis(solver="lsqr", shrinkage=SHRINKAGE).fit(x, y)
+        model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=SHRINKAGE, priors=priors)
+        return model.fit(x, y)
 
 
 def _probabilities(model, x: np.ndarray, classes: int) -> np.ndarray:
@@ -144,7 +160,7 @@ def _regression(x: np.ndarray, column: np.ndarray):
     groups = [np.flatnonzero(column == value) for value in (0, 1)]
     if max(map(len, groups)) <= MOST:
         return model.fit(x, column)
-    some = [group[np.linspace(0, len(group) - 1, min(len(group), MOST)).astype(int)] for group in groups]
+    some = [evenly(group, MOST) for group in groups]
     weights = [len(group) / len(part) for group, part in zip(groups, some, strict=True)]
     chosen = np.concatenate(some)
     return model.fit(x[chosen], column[chosen], np.repeat(weights, [len(part) for part in some]))
