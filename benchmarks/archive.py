@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +23,14 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.catalog import draw
 from benchmarks.common import argument_parser, describe_machine
-from benchmarks.large_catalog import build, project_of
+from benchmarks.large_catalog import NAME, add_folder, build, project_of
+from catalog.helper import watching
+from catalog.helper.reading import read
 from catalog.library import Library
-from catalog.store import Database, jobs, open_database
-from catalog.store.tables import JobState
+from catalog.store import Database, jobs, open_database, projects
+from catalog.store.tables import JobState, Source
 
 HELPER = "catalog.helper"
 
@@ -148,6 +151,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=500_000)
     parser.add_argument("--pages", type=int, default=200, help="pages of labels while the helper rests")
     parser.add_argument("--folder", type=Path, help="of a generated catalog; it is generated if missing")
+    parser.add_argument(
+        "--files", type=int, default=5_000, help="of a folder that is read for the first time"
+    )
     parser.add_argument("--no-helper", action="store_true", help="leave the helper's jobs out")
     arguments = parser.parse_args()
     print(describe_machine())
@@ -159,6 +165,8 @@ def main() -> None:
             build(folder, arguments.images, with_features=not arguments.no_helper)
             print(f"generated in {time.perf_counter() - begin:.0f} s")
         measure(library, arguments.pages, not arguments.no_helper)
+        if not arguments.no_helper:
+            measure_reading(Path(scratch), library, arguments.files)
 
 
 def measure(library: Library, pages: int, with_helper: bool) -> None:
@@ -191,6 +199,55 @@ def measure(library: Library, pages: int, with_helper: bool) -> None:
     console = Console(width=110)
     console.print(table)
     console.print(memory)
+
+
+class Silent:
+    """Progress that nobody sees."""
+
+    def report(self, *_: object) -> None:
+        pass
+
+
+def measure_reading(scratch: Path, library: Library, files: int) -> None:
+    """Prints how long first readings, refreshes and looks take, in this process."""
+    table = Table("what", "files", "seconds", "files a second")
+
+    def row(what: str, count: int, work: Callable[[], object]) -> None:
+        begin = time.perf_counter()
+        result = work()
+        seconds = time.perf_counter() - begin
+        table.add_row(what, f"{count:,}", f"{seconds:.1f}", f"{count / seconds:,.0f}")
+        print(what, result)
+
+    folder = scratch / "new files"
+    folder.mkdir()
+    draw(folder, files)
+    small = Library(scratch / "small")
+    database = open_database(small.database)
+    draft = projects.Draft("new", "single_label", Source.FOLDER, str(folder), ("a", "b"))
+    with database.write() as session:
+        project = projects.create(session, draft)
+        session.flush()
+        session.expunge(project)
+    time.sleep(watching.SETTLE)  # the files count as complete
+    row("first reading", files, lambda: read(database, small, project, Silent()))
+    database.close()
+    database = open_database(library.database)
+    begin = time.perf_counter()
+    add_folder(library, database)
+    print(f"the folder was linked in {time.perf_counter() - begin:.0f} s")
+    with database.write() as session:
+        project = projects.by_name(session, NAME)
+        project.is_watched, project.paused = True, False
+        session.flush()
+        session.expunge(project)
+        count = sum(projects.counts(session, project.id).values())
+    watcher = watching.Watcher(database)
+    row("first look at a watched folder", count, lambda: watcher.look(0))
+    row("a later look", count, lambda: watcher.look(1e9))
+    row("refresh of known files", count, lambda: read(database, library, project, Silent()))
+    database.close()
+    Console(width=110).print(table)
 
 
 def _during(address: str, project: int, times: Times) -> None:

@@ -21,6 +21,7 @@ from catalog.store.tables import (
     Page,
     PageKind,
     Project,
+    SeenFile,
     Source,
     Status,
     Suggestion,
@@ -315,3 +316,30 @@ def project_of(database: Database) -> int:
     """The id of the generated project."""
     with database.read() as session:
         return projects.by_name(session, NAME).id
+
+
+def add_folder(library: Library, database: Database) -> Path:
+    """Gives the generated project a folder with all of its images, hard links again, as if it had been read."""
+    folder = library.folder / "source"
+    with database.write() as session:
+        project = projects.by_name(session, NAME)
+        project.source, project.source_path = Source.FOLDER, str(folder)
+        rows = session.execute(select(Image.path, Image.sha256).where(Image.project_id == project.id)).all()
+        for parent in {Path(path).parent for path, _ in rows}:
+            (folder / parent).mkdir(parents=True)
+
+        def seen() -> Iterator[dict]:
+            for path, sha256 in rows:
+                original = library.image(sha256, ".jpg")
+                os.link(original, folder / path)
+                status = original.stat()
+                yield {
+                    "project_id": project.id,
+                    "path": path,
+                    "size": status.st_size,
+                    "modified": status.st_mtime_ns,
+                    "sha256": sha256,
+                }
+
+        _insert(session, SeenFile, seen())
+    return folder

@@ -21,6 +21,7 @@ from pipeline.common import log, text
 from pipeline.common.errors import UserError
 from pipeline.portable import reason
 
+NICE = 10  # people who label come first where both want the processor
 PAUSE = 0.3  # seconds between looks for work
 
 _log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ def main(folder: Path, crashed: bool) -> None:
         crashed: whether the last helper of this server ended unexpectedly.
     """
     log.setup("catalog helper")
+    os.nice(NICE)
     threading.Thread(target=_end_with_server, daemon=True).start()
     library = Library(folder)
     database = open_database(library.database)

@@ -149,7 +149,7 @@ def _predictor(
             return Predictor(champion.name, found[images.unlabeled], True, checked)
     if head is None:
         return None
-    own = Predictions.of(head.probabilities(images.x[images.unlabeled]), project.task)
+    own = Predictions.of(head.probabilities(images.x, images.unlabeled), project.task)
     return Predictor("", own, images.are_enough, by_heads)
 
 
