@@ -319,7 +319,7 @@ def project_of(database: Database) -> int:
 
 
 def add_folder(library: Library, database: Database) -> Path:
-    """Gives the generated project a folder with all of its images, hard links again, as if it had been read."""
+    """Gives the generated project a folder with links to all of its images, as if it had been read."""
     folder = library.folder / "source"
     with database.write() as session:
         project = projects.by_name(session, NAME)
