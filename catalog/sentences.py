@@ -12,7 +12,9 @@ from catalog.language import N_, _, number, percent
 FILES_READ = N_("{files} files read")
 RESULT = N_("{files} files: {added} new images, {bad} that can't be used")
 UNREADABLE_FOLDER = N_("{path} can't be read ({reason})")
-EMPTY_FOLDER = N_("{path} is empty now, but {files} files were read there: is its disk or share connected?")
+EMPTY_FOLDER = N_(
+    "{path} is empty now, but {files} files were read there, so its disk or share may be disconnected"
+)
 NO_IMAGES = N_("no images yet")
 LOADING_BACKBONE = N_("loading the backbone")
 COMPUTING = N_("computing features")
