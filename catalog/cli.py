@@ -248,7 +248,7 @@ def _adopt(library: Library, project: str, data: str) -> None:
 @click.pass_obj
 def verify(library: Library, repair: bool) -> None:
     """Check that all current labels follow from the recorded events."""
-    from catalog.store import labels, open_database, projects
+    from catalog.store import image_counts, labels, open_database, projects
 
     database = open_database(library.database)
     with database.read() as session:
@@ -260,7 +260,15 @@ def verify(library: Library, repair: bool) -> None:
                 labels.rebuild(session, key)
         repaired = " (repaired)" if count and repair else ""
         click.echo(f"{names[key]}: {count:,} labels differ from the events{repaired}")
-    if any(wrong.values()) and not repair:
+    with database.read() as session:
+        wrong_counts = image_counts.wrong(session)
+    if wrong_counts and repair:
+        with database.write() as session:
+            image_counts.recount(session)
+    if wrong_counts:  # they are derived, so nothing is lost
+        repaired = " (repaired)" if repair else ""
+        click.echo(f"{wrong_counts:,} stored numbers of images are wrong{repaired}")
+    if (any(wrong.values()) or wrong_counts) and not repair:
         log.fail("labels differ from the events; petfaces catalog verify --repair sets them right")
 
 

@@ -3,12 +3,15 @@
 import json
 import uuid
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.artifacts import atomic
+
+OPEN = 256  # chunks that are kept open
+ONE_BY_ONE = 20_000  # features; more are read chunk by chunk
 
 
 class FeatureStore:
@@ -47,15 +50,47 @@ class FeatureStore:
         Raises:
             KeyError: an image has none.
         """
+        return self.mapped(hashes, lambda features: features)
+
+    def mapped(self, hashes: list[str], function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """A function of these images' features, in their order.
+
+        Args:
+            hashes: of the images.
+            function: takes features of some images, N×C float32, and returns a row for each. More than
+                ONE_BY_ONE are never in memory together.
+
+        Raises:
+            KeyError: an image has none.
+        """
         try:
-            return np.stack([self._row(key) for key in hashes])
+            return self._mapped(hashes, function)
         except FileNotFoundError:  # another process has discarded some, and stored the rest anew
             self._find()
-            return np.stack([self._row(key) for key in hashes])
+            return self._mapped(hashes, function)
+
+    def _mapped(self, hashes: list[str], function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        if len(hashes) <= ONE_BY_ONE:
+            return function(np.stack([self._row(key) for key in hashes]))
+        in_chunk: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for position, key in enumerate(hashes):
+            name, row = self._where[key]
+            in_chunk[name].append((position, row))
+        result = None
+        for name, pairs in in_chunk.items():
+            positions, rows = np.array(pairs).T
+            # Not memory-mapped: what was read would count as this process's memory until the end.
+            values = function(np.load(self._folder / f"{name}.npy")[rows])
+            if result is None:
+                result = np.empty((len(hashes), *values.shape[1:]), values.dtype)
+            result[positions] = values
+        return result
 
     def _row(self, sha256: str) -> np.ndarray:
         name, row = self._where[sha256]
         if name not in self._chunks:
+            if len(self._chunks) >= OPEN:
+                self._chunks.clear()
             self._chunks[name] = np.load(self._folder / f"{name}.npy", mmap_mode="r")
         return self._chunks[name][row]
 

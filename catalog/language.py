@@ -99,6 +99,11 @@ def date(seconds: float) -> str:
     return dates.format_date(datetime.fromtimestamp(seconds), locale=current())
 
 
+def ago(seconds: float) -> str:
+    """A time in the past in the present language: 3 minutes ago."""
+    return dates.format_timedelta(-max(1.0, seconds), add_direction=True, locale=current())
+
+
 @functools.cache
 def for_scripts(language: str) -> dict[str, str | tuple[str, ...]]:
     """Translations by English text; those of texts with a plural have two forms."""

@@ -11,6 +11,10 @@ from catalog.language import N_, _, number, percent
 
 FILES_READ = N_("{files} files read")
 RESULT = N_("{files} files: {added} new images, {bad} that can't be used")
+UNREADABLE_FOLDER = N_("{path} can't be read ({reason})")
+EMPTY_FOLDER = N_(
+    "{path} is empty now, but {files} files were read there, so its disk or share may be disconnected"
+)
 NO_IMAGES = N_("no images yet")
 LOADING_BACKBONE = N_("loading the backbone")
 COMPUTING = N_("computing features")
@@ -29,6 +33,7 @@ WITHOUT_PAGE = N_("without the browser page ({reason})")
 NOT_SHOWN = N_("not yet shown to be right {precision} of the time, so nothing is filled in")
 
 _MADE = (
+    *(UNREADABLE_FOLDER, EMPTY_FOLDER),
     *(FILES_READ, RESULT, NO_IMAGES, LOADING_BACKBONE, COMPUTING, TRAINING, LOADING_CHAMPION, PREDICTING),
     *(TOO_FEW, SIMILAR, CHAMPION, TRAINED, SAME_CLASS, FILLED_IN, CHECKED, NOT_SHOWN, WITHOUT_PAGE),
 )

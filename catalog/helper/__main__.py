@@ -14,6 +14,7 @@ from filelock import FileLock
 from catalog import backbone
 from catalog.helper.progress import Progress
 from catalog.helper.reading import read
+from catalog.helper.watching import Watcher
 from catalog.library import DATABASE_VARIABLE, Library
 from catalog.store import Database, UnavailableError, jobs, open_database, projects, suggestions
 from catalog.store.tables import Help, JobState, Project
@@ -21,6 +22,7 @@ from pipeline.common import log, text
 from pipeline.common.errors import UserError
 from pipeline.portable import reason
 
+NICE = 10  # people who label come first where both want the processor
 PAUSE = 0.3  # seconds between looks for work
 NICE = 10  # people who label come before it where processors are few
 WAIT = 3.0  # seconds between tries while the database can't be reached
@@ -46,6 +48,7 @@ def main(folder: Path, crashed: bool) -> None:
         database = _when_available(lambda: open_database(library.database))
         _when_available(lambda: _requeue(database, crashed))
         _publish_backbone(library)
+        threading.Thread(target=Watcher(database).run, daemon=True).start()
         while True:
             try:
                 if not work(database, library):

@@ -3,7 +3,7 @@
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +66,27 @@ class ChampionNetwork:
         return probabilities
 
 
+class ImageFiles(Mapping[str, Path]):
+    """The files of images by their hashes; paths are made when they are asked for, to save memory.
+
+    Args:
+        library: of the catalog.
+        suffixes: of the images, by hash.
+    """
+
+    def __init__(self, library: Library, suffixes: dict[str, str]):
+        self._library, self._suffixes = library, suffixes
+
+    def __getitem__(self, sha256: str) -> Path:
+        return self._library.image(sha256, self._suffixes[sha256])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._suffixes)
+
+    def __len__(self) -> int:
+        return len(self._suffixes)
+
+
 def _prepare(backbone: FileBackbone | ChampionNetwork, file: Path) -> np.ndarray:
     """Raises UserError for an image that has been damaged since it was read."""
     try:
@@ -77,7 +98,7 @@ def _prepare(backbone: FileBackbone | ChampionNetwork, file: Path) -> np.ndarray
 def compute(
     store: FeatureStore,
     backbone: FileBackbone | ChampionNetwork,
-    files: dict[str, Path],
+    files: ImageFiles,
     report: Callable[[int, int], None],
 ) -> int:
     """Computes and stores the features that are missing; returns their number.
@@ -85,10 +106,10 @@ def compute(
     Args:
         store: where they go.
         backbone: the network.
-        files: images by hash.
+        files: of the images.
         report: called with the number of finished and of all missing images.
     """
-    missing = [key for key, file in files.items() if key not in store and file.is_file()]
+    missing = [key for key in files if key not in store and files[key].is_file()]
     done = 0
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for start in range(0, len(missing), CHUNK):

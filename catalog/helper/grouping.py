@@ -2,6 +2,7 @@
 
 import numpy as np
 
+CANDIDATES = 50_000  # images that such groups are chosen from; they are in random order
 GROUPS = 200  # groups of similar images that are prepared while there are no predictions
 
 
@@ -23,11 +24,13 @@ def by_similarity(x: np.ndarray, unlabeled: np.ndarray, labeled: np.ndarray, siz
     """
     from sklearn.preprocessing import normalize
 
-    unit = normalize(x)
-    candidates, left = unit[unlabeled], np.ones(len(unlabeled), bool)
+    unlabeled = unlabeled[:CANDIDATES]
+    if not len(unlabeled):  # scikit-learn refuses no images at all
+        return []
+    candidates, left = normalize(x[unlabeled]), np.ones(len(unlabeled), bool)
     nearest = np.full(len(unlabeled), -1.0)  # similarity to the nearest labeled or grouped image
     for start in range(0, len(labeled), 1000):
-        block = candidates @ unit[labeled[start : start + 1000]].T
+        block = candidates @ normalize(x[labeled[start : start + 1000]]).T
         nearest = np.maximum(nearest, block.max(axis=1))
     groups = []
     while left.any() and len(groups) < GROUPS:

@@ -106,7 +106,7 @@ def train_head(task: str, images: Images) -> SingleLabelHead | MultiLabelHead | 
 def by_champion(
     champion: Champion,
     folder: Path,
-    files: dict[str, Path],
+    files: features.ImageFiles,
     images: Images,
     report: Callable[[int, int], None],
 ) -> Predictions:
@@ -115,25 +115,26 @@ def by_champion(
     Args:
         champion: the champion.
         folder: below which its probabilities are kept by image hash.
-        files: image files by hash.
+        files: of the images.
         images: the project's.
         report: called with the number of finished and of all images without probabilities.
 
     Returns:
-        Probabilities are 0 for classes that the champion doesn't know.
+        Probabilities are 0 for classes that the champion doesn't know, and for images whose file is missing.
 
     Raises:
         UserError: the champion or an image is damaged.
     """
     store, network = features.of_champion(folder, champion)
     features.compute(store, network, files, report)
-    found = store.get([image.sha256 for image in images.everything])
+    rows = [row for row, image in enumerate(images.everything) if image.sha256 in store]
+    found = store.get([images.everything[row].sha256 for row in rows])
     columns = {name: column for column, name in enumerate(network.card.classes)}
-    probabilities = np.zeros((len(found), len(images.class_names)))
+    probabilities = np.zeros((len(images.everything), len(images.class_names)))
     thresholds = np.full(len(images.class_names), 0.5)
     for column, name in enumerate(images.class_names):
         if name in columns:
-            probabilities[:, column] = found[:, columns[name]]
+            probabilities[rows, column] = found[:, columns[name]]
             if network.card.several:
                 thresholds[column] = network.card.thresholds[columns[name]]
     return Predictions.of(probabilities, network.card.task, thresholds)

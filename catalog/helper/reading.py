@@ -7,16 +7,19 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
 from catalog import sentences
+from catalog.helper.folder_scan import Entry, scan
 from catalog.helper.progress import Progress
+from catalog.helper.watching import has_settled
 from catalog.library import Library, suffix_of
-from catalog.store import Database, images
+from catalog.store import Database, images, projects, seen_files
 from catalog.store.images import NewImage
+from catalog.store.seen_files import Seen
 from catalog.store.tables import Project, Source
 from pipeline import portable
 from pipeline.common import text
@@ -24,6 +27,7 @@ from pipeline.common.errors import UserError
 from pipeline.common.paths import main_checkout
 from pipeline.sources import archives, photos
 
+RECORDED = 1000  # files that are no images, recorded in a transaction
 BATCH = 64  # images per transaction: the first ones can be labeled at once
 
 
@@ -35,20 +39,41 @@ class Found:
         path: for display.
         data: its bytes, or why they can't be read.
         upload: the file in which a browser's upload waits; None for other sources.
+        entry: the file of a folder.
     """
 
     path: str
     data: bytes | str
     upload: Path | None = None
+    entry: Entry | None = None
 
 
-def find(project: Project, library: Library, skipped: Counter[str]) -> Iterator[Found]:
-    """The files that were uploaded, and those of a project's source.
+@dataclass
+class Known:
+    """What needs not be read, and what is found out about it.
+
+    Attributes:
+        suffixes: of the project's images, by hash; new images are added.
+        files: of the project's folder that were read before, by path.
+        unchanged: number of files that are as they were.
+        skipped: files of a folder that are no images, by suffix.
+        others: those of them that are not recorded yet.
+    """
+
+    suffixes: dict[str, str]
+    files: dict[str, Seen]
+    unchanged: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    others: list[Seen] = field(default_factory=list)
+
+
+def find(project: Project, library: Library, known: Known) -> Iterator[Found]:
+    """The files that were uploaded, and those of a project's source that are not known.
 
     Args:
         project: the project.
         library: of the catalog.
-        skipped: counts files of a folder that are no images, by suffix.
+        known: files that are not read again; it is updated.
 
     Raises:
         UserError: the source is missing or damaged.
@@ -64,9 +89,11 @@ def find(project: Project, library: Library, skipped: Counter[str]) -> Iterator[
     if project.source == Source.UPLOAD:
         return
     if path.is_file():
+        status = path.stat()
         yield from _members(path)
+        known.others.append(Seen(text.path(path.name), status.st_size, status.st_mtime_ns, ""))
     elif path.is_dir():
-        yield from _files(path, skipped)
+        yield from _files(path, project.is_watched, library, known)
     else:
         raise UserError(f"{path} is not there; name a folder or an archive of this machine")
 
@@ -79,13 +106,60 @@ def _members(archive: Path) -> Iterator[Found]:
             yield Found(path, data)
 
 
-def _files(folder: Path, skipped: Counter[str]) -> Iterator[Found]:
-    for name in photos.image_paths([str(folder)], skipped):
-        path = str(Path(name).relative_to(folder))
+def _files(folder: Path, is_watched: bool, library: Library, known: Known) -> Iterator[Found]:
+    """Files of a folder; of a watched one without those that may still be written."""
+    hidden: list[Path] = []
+    for entry in scan(folder, hidden):
+        file = folder / entry.path
+        seen = known.files.get(entry.key)
+        if seen is not None and (seen.size, seen.modified) == (entry.size, entry.modified):
+            suffix = known.suffixes.get(seen.sha256)
+            if not seen.sha256:
+                known.skipped[entry.suffix] += 1
+                continue
+            if suffix is not None and library.holds(seen.sha256, suffix, seen.size):
+                known.unchanged += 1
+                continue
+        if not _is_picture(file, entry):
+            known.skipped[entry.suffix] += 1
+            if entry.size >= 0:
+                known.others.append(Seen(entry.key, entry.size, entry.modified, ""))
+            continue
+        if is_watched and entry.size >= 0 and not has_settled(entry.modified):
+            continue  # the next look finds it
         try:
-            yield Found(path, photos.read(name))
+            data = photos.read(str(file))
         except portable.UnreadableError as error:
-            yield Found(path, str(error))
+            yield Found(entry.path, str(error))
+            continue
+        if not (is_watched and _has_changed(file, entry)):
+            yield Found(entry.path, data, entry=entry)
+    if count := sum(1 for path in hidden for _ in photos.files_in_hidden(path)):
+        known.skipped[photos.HIDDEN] += count
+
+
+def _is_picture(file: Path, entry: Entry) -> bool:
+    """Whether a file counts as an image: by its suffix, else by its first bytes."""
+    if entry.is_denied:
+        return True  # reading it gives the reason
+    if entry.suffix in photos.SUFFIXES:
+        return entry.size >= 0 or not file.exists()  # no pipe or device; a broken link
+    if entry.size < 0:
+        return False
+    try:
+        with Image.open(file, formats=portable.FORMATS):
+            return True
+    except Exception:  # Pillow raises many types for what is no image
+        return False
+
+
+def _has_changed(file: Path, entry: Entry) -> bool:
+    """Whether a file was written while it was read."""
+    try:
+        status = file.stat()
+    except OSError:
+        return True
+    return (status.st_size, status.st_mtime_ns) != (entry.size, entry.modified)
 
 
 def _uploads(folder: Path) -> Iterator[Found]:
@@ -100,8 +174,17 @@ class Result:
     """What became of a file: a usable image, a reason why it isn't one, or neither if it was known."""
 
     found: Found
+    sha256: str
     image: NewImage | None = None
     reason: str | None = None
+
+    @property
+    def seen(self) -> Seen | None:
+        """The file for the record; None if it can't be read, or was written a moment ago and may be still."""
+        entry = self.found.entry
+        if entry is None or not has_settled(entry.modified):
+            return None
+        return Seen(entry.key, entry.size, entry.modified, self.sha256)
 
     @property
     def path(self) -> str:
@@ -119,26 +202,33 @@ def read(database: Database, library: Library, project: Project, progress: Progr
         UserError: the source is missing or damaged; what was read before stays.
     """
     with database.read() as session:
-        known = images.suffixes(session, project.id)
-    skipped: Counter[str] = Counter()
-    seen = added = bad = 0
+        known = Known(images.suffixes(session, project.id), seen_files.of(session, project.id))
+    read_files = added = bad = 0
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for results in _in_batches(pool, find(project, library, skipped), known, library):
+        for results in _in_batches(pool, find(project, library, known), known.suffixes, library):
             problems = {result.path: result.reason for result in results if result.reason}
             usable = {result.path for result in results if not result.reason}
             with database.write() as session:
                 for result in results:  # an image may have been erased in another project since it was stored
                     if result.image and not library.image(result.image.sha256, result.image.suffix).is_file():
-                        _read(result.found, result.image.sha256, library, is_new=True)
+                        _read(result.found, result.sha256, library, is_new=True)
                 added += images.add(session, project, [each.image for each in results if each.image])
                 images.quarantine(session, project.id, problems, usable)
+                seen_files.record(session, project.id, filter(None, (result.seen for result in results)))
             for upload in (result.found.upload for result in results):
                 if upload is not None:
                     upload.with_suffix(".bin").unlink(missing_ok=True)
                     upload.unlink()
-            seen, bad = seen + len(results), bad + len(problems)
+            read_files, bad = read_files + len(results), bad + len(problems)
+            seen = read_files + known.unchanged
             progress.report(seen, 0, sentences.FILES_READ.format(files=f"{seen:,}"))
-    more = f"; {photos.skipped_message(skipped)}" if skipped else ""
+    for start in range(0, len(known.others), RECORDED):
+        with database.write() as session:
+            seen_files.record(session, project.id, known.others[start : start + RECORDED])
+    with database.write() as session:
+        projects.note_refresh(session, project.id)
+    seen = read_files + known.unchanged
+    more = f"; {photos.skipped_message(known.skipped)}" if known.skipped else ""
     return sentences.RESULT.format(files=f"{seen:,}", added=f"{added:,}", bad=f"{bad:,}") + more
 
 
@@ -170,7 +260,7 @@ def _in_batches(
             elif suffix and not library.holds(sha256, suffix, len(found.data)):
                 pending.append(pool.submit(_read, found, sha256, library, is_new=False))
             else:
-                pending.append(Result(found))
+                pending.append(Result(found, sha256))
             if len(pending) >= 2 * BATCH:
                 yield finished(BATCH)
     except UserError:  # the source ended early; what came before it is kept
@@ -182,20 +272,20 @@ def _in_batches(
 def _read(found: Found, sha256: str, library: Library, is_new: bool) -> Result:
     """Checks and stores one image."""
     if isinstance(found.data, str):
-        return Result(found, reason=text.printable(found.data))
+        return Result(found, sha256, reason=text.printable(found.data))
     try:
         image = portable.read_picture(found.data)
     except portable.UnreadableError as error:
-        return Result(found, reason=text.printable(error))
+        return Result(found, sha256, reason=text.printable(error))
     width, height = image.size
     suffix = _suffix(found.data)
     library.store(found.data, sha256, suffix)
     if found.upload is not None:
         library.flush(sha256, suffix)
     library.store_thumbnail(image, sha256)
-    result = Result(found)
+    result = Result(found, sha256)
     if is_new:
-        result = Result(found, NewImage(result.path, sha256, suffix, width, height))
+        result = Result(found, sha256, NewImage(result.path, sha256, suffix, width, height))
     return result
 
 

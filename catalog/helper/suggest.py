@@ -3,8 +3,8 @@
 import functools
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -42,8 +42,7 @@ def suggest(database: Database, library: Library, project: Project, progress: Pr
         classes = projects.classes(session, project.id)
         by_heads = [Checked(*row) for row in suggestions.checked(session, project.id)]
         has_replaced = suggestions.head_has_replaced(session, project.id, project.champion)
-    files = {key: library.image(key, suffix) for key, suffix in suffixes.items()}
-    everything = [image for image in everything if files[image.sha256].is_file()]  # others are read again
+    files = features.ImageFiles(library, suffixes)
     if not everything:
         return sentences.NO_IMAGES
     clock = Clock()
@@ -52,6 +51,9 @@ def suggest(database: Database, library: Library, project: Project, progress: Pr
     computed = features.compute(
         store, backbone, files, lambda done, total: progress.report(done, total, sentences.COMPUTING)
     )
+    everything = [image for image in everything if image.sha256 in store]  # files of others are missing
+    if not everything:
+        return sentences.NO_IMAGES
     x = _components(store, tuple(image.sha256 for image in everything))
     images = Images.of(everything, x, classes)
     clock.lap("features")
@@ -79,7 +81,7 @@ def suggest(database: Database, library: Library, project: Project, progress: Pr
         metrics["checked/accuracy"] = float(np.mean([each.right for each in predictor.checked]))
     if threshold is not None:
         metrics["checked/threshold"] = threshold
-        metrics["images/prelabeled"] = sum(row["confidence"] >= threshold for row in rows)
+        metrics["images/prelabeled"] = int((predictor.predictions.confidence >= threshold).sum())
     champion = predictor.champion if predictor is not None else ""
     model_id = suggestions.add_model(
         database, project.id, last_event, len(images.labeled), threshold, message, champion, rows
@@ -109,7 +111,7 @@ class Predictor:
 def _predictor(
     project: Project,
     library: Library,
-    files: dict[str, Path],
+    files: features.ImageFiles,
     images: Images,
     by_heads: list[Checked],
     has_replaced: bool,
@@ -120,7 +122,7 @@ def _predictor(
     Args:
         project: the project.
         library: of the catalog.
-        files: image files by hash.
+        files: of the images.
         images: the project's.
         by_heads: checked predictions of heads.
         has_replaced: whether a head predicts now although there is a champion.
@@ -147,7 +149,7 @@ def _predictor(
             return Predictor(champion.name, found[images.unlabeled], True, checked)
     if head is None:
         return None
-    own = Predictions.of(head.probabilities(images.x[images.unlabeled]), project.task)
+    own = Predictions.of(head.probabilities(images.x, images.unlabeled), project.task)
     return Predictor("", own, images.are_enough, by_heads)
 
 
@@ -184,19 +186,18 @@ def _log_run(
 @functools.lru_cache(1)
 def _components(store: FeatureStore, hashes: tuple[str, ...]) -> np.ndarray:
     """Principal components of images' features, N×D; kept until the images change."""
-    vectors = store.get(list(hashes))
-    return Projection.fit(vectors)(vectors)
+    sample = store.get([hashes[index] for index in Projection.sample(len(hashes))])
+    return store.mapped(list(hashes), Projection.fit(sample))
 
 
 def _rows(
     images: Images, groups: list[np.ndarray], predictor: Predictor | None, suggests: bool
-) -> list[dict]:
+) -> Iterator[dict]:
     """The columns of `Suggestion` for each grouped image; with predictions only if the project `suggests`.
 
     A head that isn't ready only ranks the classes for the number keys. Its predictions are not recorded: it
     is overconfident where an image's class has no label yet, which would spoil the threshold.
     """
-    rows = []
     ids = np.array(images.class_ids)
     for group, members in enumerate(groups):
         for position, row in enumerate(members):
@@ -207,17 +208,14 @@ def _rows(
                 if predictor.is_ready and suggests:
                     predicted = ids[found.predicted[row]].tolist()
                     confidence = float(found.confidence[row])
-            rows.append(
-                {
-                    "image_id": images.everything[images.unlabeled[row]].id,
-                    "cluster": group,
-                    "distance": float(position),
-                    "predicted": predicted,
-                    "confidence": confidence,
-                    "probable": probable,
-                }
-            )
-    return rows
+            yield {
+                "image_id": images.everything[images.unlabeled[row]].id,
+                "cluster": group,
+                "distance": float(position),
+                "predicted": predicted,
+                "confidence": confidence,
+                "probable": probable,
+            }
 
 
 def _message(project: Project, predictor: Predictor | None, labels: int, threshold: float | None) -> str:

@@ -4,12 +4,11 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from catalog.store import images, labels
 from catalog.store.labels import Act, Answer
-from catalog.store.tables import Action, Image, Project, Status
+from catalog.store.tables import Action, Project, Status
 
 
 @dataclass(frozen=True)
@@ -58,17 +57,15 @@ def _give(
     act: Act,
     with_tests: bool,
 ) -> Done:
-    ids, now = list(ids), time.time()
+    now = time.time()
     changed = held = tests = 0
-    for start in range(0, len(ids), images.CHUNK):
-        chunk = Image.id.in_(ids[start : start + images.CHUNK])
-        for image in session.scalars(select(Image).where(Image.project_id == project.id, chunk)):
-            if image.page_token is not None and (image.leased_until or 0) >= now:
-                held += 1
-            elif image.is_test and not with_tests:
-                tests += 1
-            elif labels.current(image) != answer:
-                image.page_token = image.leased_until = image.first_person = None
-                labels.give(session, image, answer, person, act)
-                changed += 1
+    for image in images.by_id(session, project.id, ids):
+        if image.page_token is not None and (image.leased_until or 0) >= now:
+            held += 1
+        elif image.is_test and not with_tests:
+            tests += 1
+        elif labels.current(image) != answer:
+            image.page_token = image.leased_until = image.first_person = None
+            labels.give(session, image, answer, person, act)
+            changed += 1
     return Done(changed, held, tests, act.batch)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from catalog.store import jobs, projects, suggestions
-from catalog.store.tables import Event, Help, Image, Job, LabelClass, Model, Project, Status, Suggestion
+from catalog.store import image_counts, jobs, projects, suggestions
+from catalog.store.tables import Event, Help, Image, Job, LabelClass, Model, Project, Status
 
 HOURS = 24  # of the charts of labels per hour
 
@@ -80,20 +80,11 @@ def of(session: Session, project: Project) -> Dashboard:
     held = select(func.count()).where(Image.project_id == project.id, Image.leased_until >= now)
     model = suggestions.newest(session, project.id)
     people = _people(session, project, now)
-    suggested = (
-        select(func.count())
-        .select_from(Suggestion)
-        .join(Image, Image.id == Suggestion.image_id)
-        .where(Suggestion.project_id == project.id, Image.status == Status.WAITING)
-    )
-    tests = select(func.count()).where(
-        Image.project_id == project.id, Image.status == Status.WAITING, Image.is_test
-    )
     prelabeled = clustered = 0
     if project.model_help != Help.NONE and model is not None:
-        clustered = session.scalar(suggested)
+        clustered = suggestions.waiting(session, project.id)
         if model.threshold is not None:
-            prelabeled = session.scalar(suggested.where(Suggestion.confidence >= model.threshold))
+            prelabeled = suggestions.waiting(session, project.id, model.threshold)
             clustered -= prelabeled
     return Dashboard(
         counts=counts,
@@ -101,7 +92,7 @@ def of(session: Session, project: Project) -> Dashboard:
         open_now=session.scalar(held),
         prelabeled=prelabeled,
         clustered=clustered,
-        tests=session.scalar(tests),
+        tests=image_counts.by_split(session, project.id)[Status.WAITING, True],
         distribution=_distribution(session, project),
         per_hour=[sum(hour) for hour in zip(*(work.per_hour for work in people), strict=True)] or [0] * HOURS,
         people=people,
@@ -112,17 +103,9 @@ def of(session: Session, project: Project) -> Dashboard:
 
 
 def _distribution(session: Session, project: Project) -> list[tuple[LabelClass, int]]:
-    found = {label_class.id: label_class for label_class in projects.classes(session, project.id)}
-    counts = dict.fromkeys(found, 0)
-    query = (
-        select(Image.classes, func.count())
-        .where(Image.project_id == project.id, Image.status == Status.LABELED)
-        .group_by(Image.classes)
-    )
-    for classes, count in session.execute(query):
-        for class_id in classes:
-            counts[class_id] += count
-    return [(found[class_id], count) for class_id, count in sorted(counts.items(), key=lambda item: -item[1])]
+    counts = image_counts.by_class(session, project.id)
+    rows = [(found, counts[found.id]) for found in projects.classes(session, project.id)]
+    return sorted(rows, key=lambda row: -row[1])
 
 
 def _people(session: Session, project: Project, now: float) -> list[Work]:

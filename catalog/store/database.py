@@ -18,6 +18,7 @@ from catalog.store import address, engine, failures
 from catalog.store.engine import BUSY_SECONDS
 from catalog.store.failures import UnavailableError
 from catalog.store.fair_lock import FairLock
+from catalog.store.session import CatalogSession
 from pipeline.common.errors import UserError
 
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
@@ -53,7 +54,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A session on one state of the database; nothing is kept of what is changed in it."""
-        with failures.translated(), Session(self._reading) as session:
+        with failures.translated(), CatalogSession(self._reading) as session:
             yield session
 
     @contextmanager
@@ -70,7 +71,7 @@ class Database:
         except TimeoutError as error:
             raise failures.busy() from error
         try:
-            with failures.translated(), Session(self._writing) as session, session.begin():
+            with failures.translated(), CatalogSession(self._writing) as session, session.begin():
                 yield session
         finally:
             turn.__exit__(None, None, None)

@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from catalog.store.images import CHUNK, used
+from catalog.store.images import CHUNK, by_id, used
 from catalog.store.tables import (
     ClassChange,
     Event,
     Image,
+    ImageCount,
     Job,
     LabelClass,
     Model,
     Page,
     Project,
     Quarantined,
+    SeenFile,
     Suggestion,
 )
 
@@ -36,14 +38,15 @@ def images(session: Session, project: Project, ids: Iterable[int]) -> list[Unuse
         Those whose files nothing needs any more. Delete them within the transaction: then nobody can add one
         of them meanwhile.
     """
-    ids, erased = list(ids), []
-    for start in range(0, len(ids), CHUNK):
-        chunk = ids[start : start + CHUNK]
-        own = Image.project_id == project.id, Image.id.in_(chunk)
-        erased += session.execute(select(Image.sha256, Image.suffix).where(*own)).tuples().all()
+    own = list(by_id(session, project.id, ids))
+    erased = [(image.sha256, image.suffix) for image in own]
+    for start in range(0, len(own), CHUNK):
+        chunk = [image.id for image in own[start : start + CHUNK]]
         for table in (Suggestion, Event):
-            session.execute(delete(table).where(table.project_id == project.id, table.image_id.in_(chunk)))
-        session.execute(delete(Image).where(*own))
+            session.execute(delete(table).where(table.image_id.in_(chunk)))
+    for image in own:
+        session.delete(image)
+    session.flush()
     return unused(session, erased)
 
 
@@ -56,7 +59,8 @@ def project(session: Session, found: Project) -> list[Unused]:
     """Deletes a project with all that belongs to it; returns as `images` does."""
     query = select(Image.sha256, Image.suffix).where(Image.project_id == found.id)
     erased = session.execute(query).tuples().all()
-    for table in (Suggestion, Event, Page, Model, Job, Quarantined, Image, ClassChange, LabelClass):
+    tables = (Suggestion, Event, Page, Model, Job, Quarantined, SeenFile, Image, ClassChange, LabelClass)
+    for table in (*tables, ImageCount):
         session.execute(delete(table).where(table.project_id == found.id))
     session.execute(delete(Project).where(Project.id == found.id))
     return unused(session, erased)

@@ -1,6 +1,6 @@
 """A project's images, and files that can't be used."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from sqlalchemy import delete, func, insert, select
@@ -46,6 +46,18 @@ def add(session: Session, project: Project, found: Iterable[NewImage]) -> int:
     return len(rows)
 
 
+def by_id(session: Session, project_id: int, ids: Iterable[int]) -> Iterator[Image]:
+    """The images with these ids; those of other projects are left out.
+
+    The ids alone are asked for: with the project as a further condition, SQLite, which doesn't know how many
+    images a project has, walks through all of them.
+    """
+    ids = list(ids)
+    for start in range(0, len(ids), CHUNK):
+        query = select(Image).where(Image.id.in_(ids[start : start + CHUNK]))
+        yield from (image for image in session.scalars(query).all() if image.project_id == project_id)
+
+
 def suffixes(session: Session, project_id: int) -> dict[str, str]:
     """The suffix of each image of the project, by hash."""
     query = select(Image.sha256, Image.suffix).where(Image.project_id == project_id)
@@ -63,10 +75,12 @@ def quarantine(session: Session, project_id: int, problems: dict[str, str], usab
         session.execute(insert(Quarantined), rows)
 
 
-def quarantined(session: Session, project_id: int) -> list[Quarantined]:
-    """The unusable files, by path."""
-    query = select(Quarantined).where(Quarantined.project_id == project_id)
-    return sorted(session.scalars(query), key=lambda file: file.path)
+def quarantined(
+    session: Session, project_id: int, after: str = "", limit: int | None = None
+) -> list[Quarantined]:
+    """The unusable files behind a path, by path."""
+    query = select(Quarantined).where(Quarantined.project_id == project_id, Quarantined.path > after)
+    return list(session.scalars(query.order_by(Quarantined.path).limit(limit)))
 
 
 def count_quarantined(session: Session, project_id: int) -> int:

@@ -3,7 +3,7 @@
 import enum
 import time
 
-from sqlalchemy import case, select, update
+from sqlalchemy import case, delete, select, update
 from sqlalchemy.orm import Session
 
 from catalog.store.tables import Job, JobState, Project
@@ -98,9 +98,11 @@ def report(session: Session, job_id: int, done: int, total: int, message: str) -
 
 
 def finish(session: Session, job_id: int, state: JobState, message: str) -> None:
-    """Writes how a job ended."""
-    values = {"state": state, "message": message, "updated_at": time.time()}
-    session.execute(update(Job).where(Job.id == job_id).values(values))
+    """Writes how a job ended; earlier ones of its kind are deleted, of which a watched folder has many."""
+    job = session.get(Job, job_id)
+    job.state, job.message, job.updated_at = state, message, time.time()
+    of_kind = Job.project_id == job.project_id, Job.kind == job.kind
+    session.execute(delete(Job).where(*of_kind, Job.id < job_id, Job.state.not_in(OPEN)))
 
 
 def latest(session: Session, project_id: int) -> dict[str, Job]:

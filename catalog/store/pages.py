@@ -4,15 +4,18 @@ An image is on one page at a time: its row names the page that holds it. After L
 another page may take the images; while none has, the page can still be submitted.
 """
 
+import functools
 import secrets
 import time
+from collections.abc import Callable
 
-from sqlalchemy import ColumnElement, Select, func, or_, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from catalog.language import _, ngettext
-from catalog.store import labels, projects, suggestions
+from catalog.store import image_counts, labels, projects, suggestions
 from catalog.store.labels import Answer
+from catalog.store.suggestions import Order
 from catalog.store.tables import Help, Image, Page, PageKind, Project, Status, Suggestion
 from pipeline.common.errors import UserError
 
@@ -102,41 +105,46 @@ def _keys(session: Session, project: Project, shown: list[Suggestion]) -> list[i
     return sorted(first, key=lambda class_id: -scores[class_id])[:KEYS]
 
 
+_Choice = tuple[PageKind, Callable[[], list[Image]]]
+
+
 def _choose(session: Session, project: Project, size: int) -> tuple[PageKind, list[Image]]:
     """The next images, and the kind of page they make."""
-    rest = _free(project, Status.WAITING).where(~Image.is_test)
-    tests = _free(project, Status.WAITING).where(Image.is_test)
-    skipped = _free(project, Status.SKIPPED)
-    choices = [*_suggested(session, project, rest), (PageKind.MANUAL, rest, ())]
-    choices.insert(0 if _tests_are_due(session, project) else len(choices), (PageKind.TEST, tests, ()))
+
+    def choice(kind: PageKind, status: Status, is_test: bool) -> _Choice:
+        free = select(Image).where(*_free(project, status, is_test))
+        return kind, lambda: list(session.scalars(free.order_by(Image.rank).limit(size)))
+
+    choices = [*_suggested(session, project, size), choice(PageKind.MANUAL, Status.WAITING, is_test=False)]
+    tests = choice(PageKind.TEST, Status.WAITING, is_test=True)
+    choices.insert(0 if _tests_are_due(session, project) else len(choices), tests)
     choices += [
-        (PageKind.MANUAL, skipped.where(~Image.is_test), ()),
-        (PageKind.TEST, skipped.where(Image.is_test), ()),
+        choice(PageKind.MANUAL, Status.SKIPPED, is_test=False),
+        choice(PageKind.TEST, Status.SKIPPED, is_test=True),
     ]
-    for kind, query, order in choices:
-        if found := list(session.scalars(query.order_by(*order, Image.rank).limit(size))):
+    for kind, find in choices:
+        if found := find():
             return kind, _of_one_cluster(session, found) if kind == PageKind.CLUSTER else found
     return PageKind.MANUAL, []
 
 
-def _suggested(session: Session, project: Project, rest: Select) -> list[tuple[PageKind, Select, tuple]]:
-    """Queries for pages with a model's help, in the order in which they are tried."""
+def _suggested(session: Session, project: Project, size: int) -> list[_Choice]:
+    """Pages with a model's help, in the order in which they are tried."""
     model = suggestions.newest(session, project.id)
     if model is None or project.model_help == Help.NONE:
         return []
-    suggested = rest.join(Suggestion, Suggestion.image_id == Image.id).where(Suggestion.model_id == model.id)
-    similar = (Suggestion.cluster, Suggestion.distance)
-    choices: list[tuple[PageKind, Select, tuple]] = [(PageKind.CLUSTER, suggested, similar)]
+    find = functools.partial(suggestions.next_images, session, model, is_free=_is_free, size=size)
+    similar = functools.partial(find, order=Order.SIMILAR)
+    choices: list[_Choice] = [(PageKind.CLUSTER, similar)]
     if model.threshold is None or project.model_help != Help.SUGGESTIONS:
         return choices
-    sure = suggested.where(Suggestion.confidence >= model.threshold)
     kind = PageKind.CLUSTER if _check_is_due(session, project) else PageKind.PRELABELED
-    choices.insert(0, (kind, sure, similar))
+    choices.insert(0, (kind, functools.partial(similar, least=model.threshold)))
     if project.uncertain_first:
-        unsure = suggested.where(Suggestion.confidence < model.threshold)
+        unsure = functools.partial(find, order=Order.UNCERTAIN, below=model.threshold)
         # A page that checks confident predictions comes first; else the most uncertain images do.
         position = 1 if kind == PageKind.CLUSTER else 0
-        choices.insert(position, (PageKind.MANUAL, unsure, (Suggestion.confidence,)))
+        choices.insert(position, (PageKind.MANUAL, unsure))
     return choices
 
 
@@ -156,21 +164,25 @@ def _of_one_cluster(session: Session, found: list[Image]) -> list[Image]:
     return [image for image in found if clusters[image.id] == clusters[found[0].id]]
 
 
-def _free(project: Project, status: Status) -> Select:
-    """The project's images with this status that no page holds."""
-    available: ColumnElement[bool] = or_(Image.leased_until.is_(None), Image.leased_until < time.time())
-    return select(Image).where(Image.project_id == project.id, Image.status == status, available)
+def _free(project: Project, status: Status, is_test: bool) -> tuple[ColumnElement[bool], ...]:
+    """Conditions of the project's images with this status that no page holds."""
+    available = or_(Image.leased_until.is_(None), Image.leased_until < time.time())
+    of_split = Image.is_test if is_test else ~Image.is_test
+    return Image.project_id == project.id, Image.status == status, of_split, available
+
+
+def _is_free(image: Image) -> bool:
+    """The same of an image that has a suggestion."""
+    is_held = image.leased_until is not None and image.leased_until >= time.time()
+    return image.status == Status.WAITING and not image.is_test and not is_held
 
 
 def _tests_are_due(session: Session, project: Project) -> bool:
     """Whether a test page is next: test images are at most `test_fraction` of those that people have seen."""
-    query = (
-        select(Image.is_test, func.count())
-        .where(Image.project_id == project.id, Image.status != Status.WAITING)
-        .group_by(Image.is_test)
-    )
-    done = dict(session.execute(query).tuples().all())
-    return done.get(True, 0) <= project.test_fraction * sum(done.values())
+    seen = {True: 0, False: 0}
+    for (status, is_test), count in image_counts.by_split(session, project.id).items():
+        seen[is_test] += count if status != Status.WAITING else 0
+    return seen[True] <= project.test_fraction * sum(seen.values())
 
 
 def renew(session: Session, page: Page) -> int:

@@ -4,12 +4,12 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from catalog.language import N_, _, number, percent
-from catalog.store import jobs
-from catalog.store.tables import Help, Image, Kind, LabelClass, Project, Source, Status
+from catalog.store import image_counts, jobs
+from catalog.store.tables import Help, Kind, LabelClass, Project, Source, Status
 from pipeline import tasks
 from pipeline.common import text
 from pipeline.common.errors import UserError
@@ -42,6 +42,7 @@ class Draft:
     test_fraction: float = 0.05
     champion: str = ""
     kind: Kind = Kind.LABEL
+    is_watched: bool = False
 
     def __post_init__(self):
         """Raises UserError for a value that can't be used."""
@@ -58,6 +59,8 @@ class Draft:
         # What is taught tests itself by cross-validation; the pipeline draws its own test split.
         if not 0 < self.test_fraction <= 0.5 and self.kind != Kind.TEACH:
             raise UserError(_("the share of test images must be above 0 and at most 50 %"))
+        if self.is_watched and self.source != Source.FOLDER:
+            raise UserError(_("only a folder or an archive can be watched"))
         check_classes(self.classes, least=0 if self.kind == Kind.TEACH else 2)
 
 
@@ -225,8 +228,19 @@ def helped(session: Session) -> list[Project]:
     return list(session.scalars(query))
 
 
+def watched(session: Session) -> list[Project]:
+    """The running projects whose folders are watched."""
+    query = select(Project).where(Project.is_watched, ~Project.paused, Project.kind == Kind.LABEL)
+    return list(session.scalars(query))
+
+
+def note_refresh(session: Session, project_id: int) -> None:
+    """Records that a project's source was read to the end."""
+    if (project := session.get(Project, project_id)) is not None:  # it may be deleted by now
+        project.refreshed_at, project.refresh_problem = time.time(), ""
+
+
 def counts(session: Session, project_id: int) -> dict[Status, int]:
     """Number of images by status, without those that were removed."""
-    query = select(Image.status, func.count()).where(Image.project_id == project_id).group_by(Image.status)
-    found = dict(session.execute(query).tuples().all())
-    return {status: found.get(status, 0) for status in Status if status != Status.REMOVED}
+    found = image_counts.by_status(session, project_id)
+    return {status: found[status] for status in Status if status != Status.REMOVED}

@@ -1,6 +1,6 @@
 """Samples of the teach page: images that people put into a class one by one, move, remove and restore."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
@@ -59,7 +59,12 @@ def add(
 
 
 def _by_hash(session: Session, project_id: int, hashes: list[str]) -> dict[str, Image]:
-    return {image.sha256: image for image in _images(session, project_id, Image.sha256, hashes)}
+    found = {}
+    for start in range(0, len(hashes), images.CHUNK):
+        chunk = Image.sha256.in_(hashes[start : start + images.CHUNK])
+        query = select(Image).where(Image.project_id == project_id, chunk)
+        found |= {image.sha256: image for image in session.scalars(query)}
+    return found
 
 
 def _give(session: Session, image: Image, label_class: LabelClass, person: str) -> None:
@@ -96,14 +101,7 @@ def restore(session: Session, project: Project, ids: Iterable[int], person: str)
 
 
 def _by_id(session: Session, project_id: int, ids: Iterable[int]) -> list[Image]:
-    return list(_images(session, project_id, Image.id, list(ids)))
-
-
-def _images(session: Session, project_id: int, column, values: list) -> Iterator[Image]:
-    """The project's images with these values in a column."""
-    for start in range(0, len(values), images.CHUNK):
-        chunk = column.in_(values[start : start + images.CHUNK])
-        yield from session.scalars(select(Image).where(Image.project_id == project_id, chunk))
+    return list(images.by_id(session, project_id, ids))
 
 
 def of_class(session: Session, label_class: LabelClass, offset: int, limit: int) -> list[Image]:

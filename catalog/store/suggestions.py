@@ -1,9 +1,12 @@
 """What a model is trained on, and what it suggests."""
 
+import enum
+import itertools
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import ColumnElement, delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from catalog.store.database import Database
@@ -12,10 +15,12 @@ from catalog.store.tables import Event, Image, Model, PageKind, Status, Suggesti
 PAGE = 9  # labels
 CHECK_EVERY = 8  # pages; one of them shows confident predictions without filling them in
 RECENT = 500  # predictions that count as evidence; older ones are of models that knew less
+NEXT = 50  # suggestions that are looked at together for free images
 CHUNK = 500  # rows per transaction, so that nobody who labels waits long
+PAUSE = 0.02  # seconds between them: a writer that waits looks every few milliseconds whether it is its turn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Known:
     """An image as the helper needs it.
 
@@ -78,11 +83,12 @@ def checked(session: Session, project_id: int) -> list[tuple[float, bool]]:
     """
     query = (
         select(Event.confidence, Event.predicted, Event.after)
-        .join(Image, Image.event_id == Event.id)
+        .join(Image, Image.id == Event.image_id)
         .join(Model, Model.id == Event.model_id)
         .where(
+            Event.project_id == project_id,
+            Image.event_id == Event.id,
             Model.champion == "",
-            Image.project_id == project_id,
             Image.status.in_([Status.LABELED, Status.UNKNOWN]),
             Event.page_kind != PageKind.PRELABELED,
             Event.confidence > 0,
@@ -114,6 +120,63 @@ def is_due(session: Session, project_id: int) -> bool:
     return new >= needed
 
 
+def waiting(session: Session, project_id: int, least: float = 0.0) -> int:
+    """Number of waiting images with a suggestion of at least this confidence."""
+    query = select(func.count()).select_from(Suggestion).where(*_waiting(project_id))
+    return session.scalar(query.where(Suggestion.confidence >= least) if least else query)
+
+
+def _waiting(project_id: int) -> tuple[ColumnElement[bool], ...]:
+    return Suggestion.project_id == project_id, Suggestion.is_waiting
+
+
+class Order(enum.Enum):
+    """The order in which suggested images are shown."""
+
+    SIMILAR = (Suggestion.cluster, Suggestion.distance)
+    UNCERTAIN = (Suggestion.confidence, Suggestion.image_id)
+
+
+def next_images(
+    session: Session,
+    model: Model,
+    order: Order,
+    is_free: Callable[[Image], bool],
+    size: int,
+    least: float | None = None,
+    below: float | None = None,
+) -> list[Image]:
+    """The first images with a suggestion of a model.
+
+    The suggestions come from an index in their order, some at a time, and their images by id. No database
+    then sorts all suggestions of an archive.
+
+    Args:
+        session: of any transaction.
+        model: the project's newest one.
+        order: of the images.
+        is_free: whether an image can be shown.
+        size: of the result, at most.
+        least: confidence that the suggestions must have.
+        below: confidence that they must not reach.
+    """
+    query = select(Suggestion.image_id).where(*_waiting(model.project_id), Suggestion.model_id == model.id)
+    # An expression, which no index can serve, since that of the order must do it.
+    confidence = Suggestion.confidence + 0.0 if order == Order.SIMILAR else Suggestion.confidence
+    if least is not None:
+        query = query.where(confidence >= least)
+    if below is not None:
+        query = query.where(confidence < below)
+    found: list[Image] = []
+    for offset in itertools.count(0, NEXT):
+        ids = session.scalars(query.order_by(*order.value).offset(offset).limit(NEXT)).all()
+        # By their ids alone: with more conditions, SQLite walks through all images of the project.
+        images = {image.id: image for image in session.scalars(select(Image).where(Image.id.in_(ids)))}
+        found += [images[image_id] for image_id in ids if is_free(images[image_id])]
+        if len(found) >= size or len(ids) < NEXT:
+            return found[:size]
+
+
 def head_has_replaced(session: Session, project_id: int, champion: str) -> bool:
     """Whether a head predicts, although the project's champion has predicted before."""
     model = newest(session, project_id)
@@ -135,7 +198,7 @@ def add_model(
     threshold: float | None,
     message: str,
     champion: str,
-    rows: list[dict],
+    rows: Iterable[dict],
 ) -> int:
     """Adds a model and replaces the project's suggestions by its own; returns the model's id.
 
@@ -165,17 +228,25 @@ def add_model(
         session.add(model)
         session.flush()
         model_id = model.id
-    for start in range(0, len(rows), CHUNK):
-        chunk = rows[start : start + CHUNK]
+    remaining = iter(rows)
+    while chunk := list(itertools.islice(remaining, CHUNK)):
         with database.write() as session:
             ids = [row["image_id"] for row in chunk]
             session.execute(delete(Suggestion).where(Suggestion.image_id.in_(ids)))
-            session.execute(
-                insert(Suggestion), [{**row, "project_id": project_id, "model_id": model_id} for row in chunk]
-            )
-    with database.write() as session:
+            query = select(Image.id).where(Image.id.in_(ids), Image.status == Status.WAITING)
+            waits = set(session.scalars(query))  # others were labeled meanwhile
+            of_model = {"project_id": project_id, "model_id": model_id}
+            found = [{**row, **of_model, "is_waiting": row["image_id"] in waits} for row in chunk]
+            session.execute(insert(Suggestion), found)
+        time.sleep(PAUSE)
+    with database.read() as session:
         outdated = Suggestion.project_id == project_id, Suggestion.model_id != model_id
-        session.execute(delete(Suggestion).where(*outdated))
+        ids = session.scalars(select(Suggestion.image_id).where(*outdated)).all()
+    for start in range(0, len(ids), CHUNK):
+        with database.write() as session:
+            session.execute(delete(Suggestion).where(Suggestion.image_id.in_(ids[start : start + CHUNK])))
+        time.sleep(PAUSE)
+    with database.write() as session:
         session.get(Model, model_id).threshold = threshold
     return model_id
 

@@ -6,7 +6,7 @@ Times are seconds since 1970 (UTC). The current label of an image is derived fro
 import enum
 
 from sqlalchemy import JSON as PLAIN_JSON
-from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -114,7 +114,8 @@ class Project(Base):
     created_at: Mapped[float]
     kind: Mapped[Kind] = mapped_column(String(10), default=Kind.LABEL)
     is_watched: Mapped[bool] = mapped_column(default=False)  # new files of its folder join by themselves
-    refreshed_at: Mapped[float | None]  # when its source was last read to the end
+    refreshed_at: Mapped[float | None]  # when its source was last read to the end, or seen to be unchanged
+    refresh_problem: Mapped[str] = mapped_column(String(400), default="")  # why a watched source can't be
     second_share: Mapped[float] = mapped_column(default=0.0)  # of the images, to label by two people
 
 
@@ -205,6 +206,7 @@ class Image(Base):
         Index("image_page", "page_token"),
         Index("image_sha256", "sha256"),
         Index("image_second", "project_id", "first_person"),
+        Index("image_lease", "project_id", "leased_until"),
         _NEVER_AGAIN,
     )
 
@@ -217,13 +219,55 @@ class Image(Base):
     height: Mapped[int]
     is_test: Mapped[bool]
     rank: Mapped[int]
-    status: Mapped[Status] = mapped_column(String(10), default=Status.WAITING)
-    classes: Mapped[list[int]] = mapped_column(JSON, default=list)
+    # Their former values are known at each change: `catalog.store.session` needs them.
+    status: Mapped[Status] = mapped_column(String(10), default=Status.WAITING, active_history=True)
+    classes: Mapped[list[int]] = mapped_column(JSON, default=list, active_history=True)
     event_id: Mapped[int | None]
     page_token: Mapped[str | None] = mapped_column(String(40))
     leased_until: Mapped[float | None]
     burst: Mapped[str | None] = mapped_column(String(40))
     first_person: Mapped[str | None] = mapped_column(String(100))
+
+
+class ImageCount(Base):
+    """The number of a project's images with a status, and of those labeled with a class.
+
+    `catalog.store.image_counts` changes it with the images.
+
+    Attributes:
+        class_id: 0 in the rows that count all images with a status.
+    """
+
+    __tablename__ = "image_count"
+
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"), primary_key=True)
+    class_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    status: Mapped[Status] = mapped_column(String(10), primary_key=True)
+    is_test: Mapped[bool] = mapped_column(primary_key=True)
+    images: Mapped[int]
+
+
+class SeenFile(Base):
+    """A file of a project's folder that was read.
+
+    It isn't read again while its size and time of change are the same.
+
+    Attributes:
+        path: within the folder.
+        size: in bytes.
+        modified: time of its last change in nanoseconds.
+        sha256: of its content; empty if it is no image.
+    """
+
+    __tablename__ = "seen_file"
+    __table_args__ = (UniqueConstraint("project_id", "path"), _NEVER_AGAIN)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    path: Mapped[str]
+    size: Mapped[int] = mapped_column(BigInteger)
+    modified: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
 
 
 class Quarantined(Base):
@@ -252,6 +296,7 @@ class Page(Base):
     """
 
     __tablename__ = "page"
+    __table_args__ = (Index("page_project", "project_id", "submitted_at"),)
 
     token: Mapped[str] = mapped_column(String(40), primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
@@ -338,6 +383,7 @@ class Suggestion(Base):
     """The latest model's group and prediction for an image that waits; the next model replaces it.
 
     Attributes:
+        is_waiting: whether the image waits now; it follows from its status.
         cluster: number of a group of similar images, in the order in which they are shown.
         distance: position within the cluster.
         predicted: the most probable classes; None before there is a trained head.
@@ -346,11 +392,15 @@ class Suggestion(Base):
     """
 
     __tablename__ = "suggestion"
-    __table_args__ = (Index("suggestion_queue", "project_id", "cluster", "distance"),)
+    __table_args__ = (
+        Index("suggestion_queue", "project_id", "is_waiting", "cluster", "distance"),
+        Index("suggestion_confidence", "project_id", "is_waiting", "confidence"),
+    )
 
     image_id: Mapped[int] = mapped_column(ForeignKey("image.id"), primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
     model_id: Mapped[int] = mapped_column(ForeignKey("model.id"))
+    is_waiting: Mapped[bool] = mapped_column(default=True)
     cluster: Mapped[int]
     distance: Mapped[float]
     predicted: Mapped[list[int] | None] = mapped_column(JSON)
@@ -367,7 +417,11 @@ class Job(Base):
     """
 
     __tablename__ = "job"
-    __table_args__ = (Index("job_queue", "state", "id"), _NEVER_AGAIN)
+    __table_args__ = (
+        Index("job_queue", "state", "id"),
+        Index("job_project", "project_id", "kind"),
+        _NEVER_AGAIN,
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))

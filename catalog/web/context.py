@@ -1,5 +1,6 @@
 """What the handlers share: the database, the library of images and the templates."""
 
+import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -95,6 +96,7 @@ _TEMPLATES.globals |= {
 _TEMPLATES.filters |= {
     "number": _at_run_time(language.number),
     "date": _at_run_time(language.date),
+    "ago": _at_run_time(lambda at: language.ago(time.time() - at)),
     "percent": _at_run_time(language.percent),
     "sentence": _at_run_time(sentences.shown),
 }

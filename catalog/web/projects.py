@@ -30,6 +30,7 @@ INSTRUCTIONS = N_("""\
 
 **Wrong images** (no animal, several animals): press 0 as well.
 """)
+SHOWN_FILES = 500  # unusable files on a page
 EXAMPLE = {
     "task": "single_label",
     "source": "folder",
@@ -37,6 +38,7 @@ EXAMPLE = {
     "model_help": Help.SUGGESTIONS,
     "champion": "",
     "test_percent": 5,
+    "is_watched": False,
 }
 
 
@@ -99,6 +101,7 @@ def create(
     model_help: Annotated[Help, Form()] = Help.SUGGESTIONS,
     champion: Annotated[str, Form()] = "",
     test_percent: Annotated[float, Form()] = 5,
+    is_watched: Annotated[bool, Form()] = False,
 ) -> HTMLResponse:
     given = {
         "name": name,
@@ -111,6 +114,7 @@ def create(
         "model_help": model_help,
         "champion": champion,
         "test_percent": test_percent,
+        "is_watched": is_watched,
     }
     try:
         adopted = champions.adopt(context.library, champion, task, _lines(classes)) if champion else None
@@ -127,6 +131,7 @@ def create(
                     instructions=instructions,
                     model_help=model_help,
                     test_fraction=test_percent / 100,
+                    is_watched=is_watched and source == Source.FOLDER,  # the field is hidden for others
                 ),
             )
             project_id = project.id
@@ -186,10 +191,19 @@ def _dashboard(template: str, project_id: int, context: Context) -> HTMLResponse
 
 
 @router.get("/projects/{project_id}/quarantine")
-def quarantine(project_id: int, context: InContext) -> HTMLResponse:
+def quarantine(project_id: int, context: InContext, after: str = "") -> HTMLResponse:
+    """Unusable files, some at a time: those behind the path `after`."""
     with context.database.read() as session:
         project = labeled_or_404(session, project_id)
-        return render("quarantine.html", project=project, files=images.quarantined(session, project.id))
+        files = images.quarantined(session, project.id, after, SHOWN_FILES + 1)
+        return render(
+            "quarantine.html",
+            project=project,
+            files=files[:SHOWN_FILES],
+            is_first=not after,
+            following=files[SHOWN_FILES - 1].path if len(files) > SHOWN_FILES else "",
+            count=images.count_quarantined(session, project.id),
+        )
 
 
 @router.get("/projects/{project_id}/settings")
@@ -233,6 +247,7 @@ def change_settings(
     uncertain_first: Annotated[bool, Form()] = False,
     champion: Annotated[str, Form()] = "",
     paused: Annotated[bool, Form()] = False,
+    is_watched: Annotated[bool, Form()] = False,
     new_classes: Annotated[str, Form(max_length=300_000)] = "",
 ) -> HTMLResponse:
     values = {
@@ -244,6 +259,7 @@ def change_settings(
         "probable_keys": probable_keys,
         "uncertain_first": uncertain_first,
         "paused": paused,
+        "is_watched": is_watched,
     }
     try:
         with context.database.read() as session:
