@@ -24,7 +24,8 @@ DATABASE = "catalog.db"
 MARKER = "BACKUP.txt"  # shows that the folder is a backup, whose files may be deleted
 _TEXT = "A backup of a Pet Faces catalog. To make a catalog from it: petfaces catalog restore FOLDER\n"
 _BY_CONTENT = ("images", "thumbnails")
-_SKIPPED = ("features", "backbone", "exported", "tmp", MARKER, belonging.FILE)  # computed again, or its own
+# Computed again, its own, or a secret: with a new key people sign in again.
+_SKIPPED = ("features", "backbone", "exported", "tmp", MARKER, belonging.FILE, "session.key")
 _TRIES = 3  # if somebody deletes images meanwhile
 
 

@@ -182,7 +182,8 @@ def pytest_collection_finish() -> None:
 # order of the whole run; it does for the unit tier, too, where some of the first ones take no time.
 LONGEST = (
     *("resume", "reproduce", "seal", "catalog_browser", "train", "tracking", "multi_label", "folder", "docs"),
-    *("teach_faults", "teach_browser", "catalog_language"),
+    *("catalog_labelers", "catalog_people_browser", "catalog_database", "catalog_access"),
+    *("teach_faults", "teach_browser", "catalog_language", "catalog_watching"),
     *("trainer", "registry", "sweeps", "serve", "page", "predict", "settings", "full_disk", "repro"),
     *("sweep_folder", "catalog_suggestions", "catalog_champions", "features", "config", "export"),
     *("two_at_once", "audit", "imports", "fuzz_cards", "report", "augment", "store", "pack", "copied_store"),

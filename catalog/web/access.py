@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from catalog.language import _
-from catalog.store import accounts
+from catalog.store import UnavailableError, accounts
 from catalog.store.tables import Role
 from catalog.web.context import Context, Person, accepts_pages, error_answer, signed_in
 from catalog.web.language import here
@@ -64,7 +64,11 @@ class Access:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        person = await run_in_threadpool(self._person, scope, headers)
+        try:
+            person = await run_in_threadpool(self._person, scope, headers)
+        except UnavailableError as error:
+            await error_answer(headers, 503, str(error))(scope, receive, send)
+            return
         is_account = person is not None and person.account_id is not None
 
         async def send_uncached(message: Message) -> None:
