@@ -2,13 +2,14 @@
 
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from catalog.language import _
+from catalog.store import derived
 from catalog.store.tables import Action, Event, Image, Page, PageKind, Status
 from pipeline.common.errors import UserError
 
@@ -129,33 +130,17 @@ def _add(session: Session, image: Image, answer: Answer, **columns: object) -> N
     )
     session.add(event)
     session.flush()
-    image.status, image.classes, image.event_id = answer.status, sorted(answer.classes), event.id
+    derived.apply(image, derived.columns(event))
 
 
-def derived(events: Iterable[Event]) -> dict[int, tuple[int, dict]]:
-    """The last event's id and state of each image, from events in the order of their ids."""
-    return {event.image_id: (event.id, event.after) for event in events}
-
-
-def differences(session: Session, project_id: int) -> Iterator[tuple[Image, int | None, Answer]]:
-    """Images whose current label is not that of their events, with the id and label of the last event."""
-    events = session.scalars(
-        select(Event)
-        .where(Event.project_id == project_id)
-        .order_by(Event.id)
-        .execution_options(yield_per=1000)
-    )
-    expected = derived(events)
-    for image in session.scalars(select(Image).where(Image.project_id == project_id)):
-        event_id, state = expected.get(image.id, (None, Answer(Status.WAITING).as_json()))
-        stored = {"status": str(image.status), "classes": image.classes}  # may be no possible answer
-        if image.event_id != event_id or stored != state:
-            yield image, event_id, Answer.of(state)
+def differences(session: Session, project_id: int) -> Iterator[tuple[Image, dict[str, object]]]:
+    """Images whose current label is not that of their events, with the columns that it should have."""
+    return derived.wrong(session, project_id)
 
 
 def rebuild(session: Session, project_id: int) -> int:
     """Sets current labels to those of the events; returns how many differed."""
-    wrong = list(differences(session, project_id))
-    for image, event_id, answer in wrong:
-        image.status, image.classes, image.event_id = answer.status, sorted(answer.classes), event_id
+    wrong = list(derived.wrong(session, project_id))
+    for image, values in wrong:
+        derived.apply(image, values)
     return len(wrong)
