@@ -20,6 +20,8 @@ from catalog.sweep import sweep
 from catalog.teach.teacher import Teacher
 from catalog.web import (
     context,
+    data,
+    data_api,
     explain,
     exports,
     images,
@@ -39,7 +41,20 @@ from pipeline.inference.request_limits import RequestLimits
 MAX_REQUEST = 80_000_000  # bytes: one image of the largest size, with its form
 TIMEOUT = 600  # seconds for a request to arrive
 MAX_ACTIVE = 64  # requests
-ROUTES = (projects, labeling, images, exports, teach, samples, explain, taking, lesson, language)
+ROUTES = (
+    projects,
+    labeling,
+    data,
+    data_api,
+    images,
+    exports,
+    teach,
+    samples,
+    explain,
+    taking,
+    lesson,
+    language,
+)
 
 
 def application(database: Database, library: Library, with_helper: bool = True) -> FastAPI:

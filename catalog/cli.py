@@ -146,6 +146,27 @@ def retrain(library: Library, project: str) -> None:
         click.echo(f"The champion of {DATA[task]} has learned these images; to compare: petfaces leaderboard")
     else:
         _adopt(library, project, DATA[task])
+        _take_over_suspects(library, project, DATA[task])
+
+
+@main.command("suspects")
+@click.argument("project")
+@click.pass_obj
+def find_suspects(library: Library, project: str) -> None:
+    """Show on PROJECT's data page which labels the pipeline's audit doubts; retrain does this by itself."""
+    from catalog.store import open_database, projects
+
+    with open_database(library.database).read() as session:
+        task = projects.by_name(session, project).task
+    _take_over_suspects(library, project, DATA[task])
+
+
+def _take_over_suspects(library: Library, project: str, data: str) -> None:
+    from catalog import suspects
+    from catalog.store import open_database
+
+    count = suspects.take_over(open_database(library.database), project, data, ROOT)
+    click.echo(f"{count:,} labels to look at again, on the project's page Data, in the order of the audit")
 
 
 def _is_taught(library: Library, project: str) -> bool:

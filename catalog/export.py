@@ -23,6 +23,7 @@ from pipeline.common.errors import UserError
 from pipeline.sources import archives
 
 SNAPSHOT = "snapshot.tar"
+SUMMARY = "snapshot.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time of a zip's member
 
 
@@ -132,7 +133,7 @@ def snapshot(labels: Labels, library: Library, folder: Path) -> Path:
         "unknown": len(labels.images) - len(labels.labeled),
         "last_event": labels.last_event,
     }
-    atomic.replace_text(folder / "snapshot.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    atomic.replace_text(folder / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     return folder / SNAPSHOT
 
 

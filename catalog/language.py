@@ -11,9 +11,10 @@ import hashlib
 import io
 from collections.abc import Iterator
 from contextvars import ContextVar
+from datetime import datetime
 from pathlib import Path
 
-from babel import numbers
+from babel import dates, numbers
 from babel.messages import Catalog
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
@@ -91,6 +92,11 @@ def number(value: float) -> str:
 def percent(share: float) -> str:
     """A share with at most one decimal in the present language: 12.5 % or 12,5 %."""
     return numbers.format_decimal(100 * share, "#,##0.#", locale=current()) + "\N{NO-BREAK SPACE}%"
+
+
+def moment(seconds: float) -> str:
+    """A time, in seconds since 1970, as the date and time on this machine in the present language."""
+    return dates.format_datetime(datetime.fromtimestamp(seconds), "medium", locale=current())
 
 
 @functools.cache

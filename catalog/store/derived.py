@@ -40,8 +40,15 @@ def columns(event: Event | None) -> dict[str, object]:
         "labeled_at": event.at,
         "origin": str(event.page_kind or event.action or ""),
         "confidence": event.confidence if is_predicted else None,
-        "differs": is_predicted and state["status"] in _JUDGED and sorted(event.predicted) != state["classes"],
+        "differs": differs(event),
     }
+
+
+def differs(event: Event) -> bool:
+    """Whether the person has said something else than the prediction that was recorded."""
+    if event.predicted is None or event.after["status"] not in _JUDGED:
+        return False
+    return sorted(event.predicted) != event.after["classes"]
 
 
 def apply(image: Image, values: dict[str, object]) -> None:
@@ -60,4 +67,3 @@ def wrong(session: Session, project_id: int) -> Iterator[tuple[Image, dict[str, 
         values = expected.get(image.id, never)
         if any(getattr(image, name) != value for name, value in values.items()):
             yield image, values
-

@@ -18,6 +18,7 @@ from catalog.store.tables import (
     Project,
     Quarantined,
     Suggestion,
+    Suspect,
 )
 
 
@@ -41,7 +42,7 @@ def images(session: Session, project: Project, ids: Iterable[int]) -> list[Unuse
         chunk = ids[start : start + CHUNK]
         own = Image.project_id == project.id, Image.id.in_(chunk)
         erased += session.execute(select(Image.sha256, Image.suffix).where(*own)).tuples().all()
-        for table in (Suggestion, Event):
+        for table in (Suggestion, Suspect, Event):
             session.execute(delete(table).where(table.project_id == project.id, table.image_id.in_(chunk)))
         session.execute(delete(Image).where(*own))
     return unused(session, erased)
@@ -56,7 +57,7 @@ def project(session: Session, found: Project) -> list[Unused]:
     """Deletes a project with all that belongs to it; returns as `images` does."""
     query = select(Image.sha256, Image.suffix).where(Image.project_id == found.id)
     erased = session.execute(query).tuples().all()
-    for table in (Suggestion, Event, Page, Model, Job, Quarantined, Image, ClassChange, LabelClass):
+    for table in (Suggestion, Suspect, Event, Page, Model, Job, Quarantined, Image, ClassChange, LabelClass):
         session.execute(delete(table).where(table.project_id == found.id))
     session.execute(delete(Project).where(Project.id == found.id))
     return unused(session, erased)

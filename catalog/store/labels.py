@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -92,22 +92,42 @@ def give(session: Session, image: Image, answer: Answer, person: str, act: Act =
     _add(session, image, answer, person=person, **vars(act))
 
 
+def give_all(session: Session, given: Sequence[tuple[Image, Answer]], person: str, act: Act) -> None:
+    """Does what `give` does for many images, in few statements."""
+    events = [_event(image, answer, person=person, **vars(act)) for image, answer in given]
+    session.add_all(events)
+    session.flush()
+    for (image, _answer), event in zip(given, events, strict=True):
+        derived.apply(image, derived.columns(event))
+
+
 def undo(session: Session, project_id: int, batch: str, person: str) -> tuple[int, int]:
-    """Takes an action back: images get the labels from before it, unless they were labeled since then.
+    """Takes an action back: images get the labels from before it.
+
+    Those that were labeled since then, or that somebody has open, are left alone.
 
     Returns:
-        The number of images that got their label back, and of those that were labeled since.
+        The number of images that got their label back, and of those that were left alone.
     """
-    query = select(Event).where(Event.project_id == project_id, Event.batch == batch)
-    again, undone, kept = Act.start(Action.UNDO), 0, 0
-    for event in list(session.scalars(query)):
-        image = session.get(Image, event.image_id)
-        if image.event_id == event.id:
-            give(session, image, Answer.of(event.before), person, again)
-            undone += 1
-        else:
-            kept += 1
-    return undone, kept
+    query = (
+        select(Image, Event)
+        .join(Event, Event.image_id == Image.id)
+        .where(Event.project_id == project_id, Event.batch == batch)
+        .order_by(Event.id)
+    )
+    found = session.execute(query).tuples().all()
+    undone = [
+        (image, Answer.of(event.before))
+        for image, event in found
+        if image.event_id == event.id and not is_held(image)
+    ]
+    give_all(session, undone, person, Act.start(Action.UNDO))
+    return len(undone), len(found) - len(undone)
+
+
+def is_held(image: Image) -> bool:
+    """Whether somebody has the image open."""
+    return image.page_token is not None and (image.leased_until or 0) >= time.time()
 
 
 def take_back(session: Session, image: Image, page: Page) -> bool:
@@ -120,7 +140,14 @@ def take_back(session: Session, image: Image, page: Page) -> bool:
 
 
 def _add(session: Session, image: Image, answer: Answer, **columns: object) -> None:
-    event = Event(
+    event = _event(image, answer, **columns)
+    session.add(event)
+    session.flush()
+    derived.apply(image, derived.columns(event))
+
+
+def _event(image: Image, answer: Answer, **columns: object) -> Event:
+    return Event(
         project_id=image.project_id,
         image_id=image.id,
         at=time.time(),
@@ -128,9 +155,6 @@ def _add(session: Session, image: Image, answer: Answer, **columns: object) -> N
         after=answer.as_json(),
         **columns,
     )
-    session.add(event)
-    session.flush()
-    derived.apply(image, derived.columns(event))
 
 
 def differences(session: Session, project_id: int) -> Iterator[tuple[Image, dict[str, object]]]:

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Select, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from catalog.language import _, ngettext
-from catalog.store import labels, projects, suggestions
+from catalog.store import history, labels, projects, suggestions
 from catalog.store.labels import Answer
 from catalog.store.tables import Help, Image, Page, PageKind, Project, Status, Suggestion
 from pipeline.common.errors import UserError
@@ -66,7 +66,7 @@ def _open(
     if kind != PageKind.TEST and project.model_help != Help.NONE:
         query = select(Suggestion).where(Suggestion.image_id.in_([image.id for image in images]))
         by_image = {found.image_id: found for found in session.scalars(query)}
-    now, shown = time.time(), []
+    now, shown, reasons = time.time(), [], history.reasons(session, images)
     page = Page(token=secrets.token_urlsafe(18), project_id=project.id, kind=kind, person=person)
     for image in images:
         found = by_image.get(image.id)
@@ -77,6 +77,7 @@ def _open(
                 "predicted": found.predicted if found else None,
                 "confidence": found.confidence if found else None,
                 "answer": (answers or {}).get(image.id),
+                "reason": reasons.get(image.id),
             }
         )
         image.page_token, image.leased_until = page.token, now + LEASE_SECONDS
@@ -236,8 +237,7 @@ def undo(session: Session, page: Page) -> Page | None:
     answers, reopened = {}, []
     for number, given in (page.answers or {}).items():
         image = session.get(Image, int(number))
-        held = image.page_token is not None and (image.leased_until or 0) >= time.time()
-        if not held and labels.take_back(session, image, page):
+        if not labels.is_held(image) and labels.take_back(session, image, page):
             answers[image.id] = given
             reopened.append(image)
     if not reopened:

@@ -65,6 +65,7 @@ _TEMPLATES.globals |= {
     "here": _at_run_time(here),
 }
 _TEMPLATES.filters |= {
+    "moment": _at_run_time(language.moment),
     "number": _at_run_time(language.number),
     "percent": _at_run_time(language.percent),
     "sentence": _at_run_time(sentences.shown),
