@@ -32,12 +32,13 @@ function labelOf(image) {
 function noteOf(image) {
   const named = (classes) => classes.join(", ") || t("none of the classes");
   if (image.suspected) {
-    return t("suspect: the model says {label} ({share})", {
+    return t("suspect: {label}? {share}", {
       label: named(image.suspected),
       share: percent(image.probability),
     });
   }
-  if (image.predicted) return t("model: {label} ({share})", { label: named(image.predicted), share: percent(image.confidence) });
+  if (image.reason) return t("Sent back: {reason}", { reason: image.reason });
+  if (image.predicted) return t("model: {label} {share}", { label: named(image.predicted), share: percent(image.confidence) });
   return image.is_test ? t("test image") : "";
 }
 

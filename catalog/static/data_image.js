@@ -30,7 +30,7 @@ function showActions() {
 const KEYS = {
   ArrowLeft: () => document.querySelector("[rel=prev]")?.click(),
   ArrowRight: () => document.querySelector("[rel=next]")?.click(),
-  Escape: () => byId("results").click(),
+  Escape: () => byId("back").click(),
 };
 
 document.addEventListener("keydown", (event) => {

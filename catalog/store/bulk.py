@@ -109,7 +109,9 @@ def _give(
     changed = held = tests = 0
     for start in range(0, len(ids), images.CHUNK):
         chunk, given = Image.id.in_(ids[start : start + images.CHUNK]), []
-        for image in session.scalars(select(Image).where(Image.project_id == project.id, chunk)):
+        for image in session.scalars(select(Image).where(chunk)):
+            if image.project_id != project.id:
+                continue
             if labels.is_held(image):
                 held += 1
             elif image.is_test and not with_tests:

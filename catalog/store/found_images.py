@@ -21,6 +21,7 @@ class FoundImage:
         predicted, confidence: of the prediction that the last label records, if the label is another one.
         suspected: the classes that the pipeline's audit holds for right, with their probability, if it doubts
             the label; else None.
+        reason: why the image was sent back, while it waits.
     """
 
     id: int
@@ -36,13 +37,13 @@ class FoundImage:
     confidence: float | None
     suspected: tuple[str, ...] | None
     probability: float | None
+    reason: str | None
 
 
 def at(session: Session, project_id: int, positions: Sequence[Position]) -> list[FoundImage]:
-    """The images at these positions."""
+    """The images of a project at these positions."""
     ids = [position.id for position in positions]
-    own = select(Image).where(Image.project_id == project_id, Image.id.in_(ids))
-    found = {image.id: image for image in session.scalars(own)}
+    found = {image.id: image for image in session.scalars(select(Image).where(Image.id.in_(ids)))}
     differing = [image.event_id for image in found.values() if image.differs]
     query = select(Event.image_id, Event.predicted).where(Event.id.in_(differing))
     predictions = dict(session.execute(query).tuples().all())
@@ -52,9 +53,9 @@ def at(session: Session, project_id: int, positions: Sequence[Position]) -> list
         .where(Suspect.image_id.in_(ids), search.is_suspect())
     )
     suspects = {suspect.image_id: suspect for suspect in session.scalars(doubted)}
-    known = history.names(session, project_id)
+    known, reasons = history.names(session, project_id), history.reasons(session, found.values())
     return [
-        _found(position, found[number], predictions.get(number), suspects.get(number), known)
+        _found(position, found[number], predictions.get(number), suspects.get(number), reasons, known)
         for position, number in zip(positions, ids, strict=True)
         if number in found
     ]
@@ -65,6 +66,7 @@ def _found(
     image: Image,
     predicted: list[int] | None,
     suspect: Suspect | None,
+    reasons: dict[int, str],
     known: dict[int, str],
 ) -> FoundImage:
     return FoundImage(
@@ -81,4 +83,5 @@ def _found(
         confidence=None if predicted is None else image.confidence,
         suspected=history.named(suspect.proposed, known) if suspect else None,
         probability=suspect.probability if suspect else None,
+        reason=reasons.get(image.id),
     )
