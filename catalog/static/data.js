@@ -38,7 +38,10 @@ function noteOf(image) {
     });
   }
   if (image.reason) return t("Sent back: {reason}", { reason: image.reason });
-  if (image.predicted) return t("model: {label} {share}", { label: named(image.predicted), share: percent(image.confidence) });
+  if (image.predicted) {
+    const values = { label: named(image.predicted), share: percent(image.confidence) };
+    return t("model: {label} {share}", values);
+  }
   return image.is_test ? t("test image") : "";
 }
 
@@ -87,15 +90,16 @@ function showActions() {
       button(t("Label as…"), () => actions.label()),
       button(t("Labels are right"), () => actions.confirm()),
     );
-    if (selected === 1 && !matching) parts.push(button(t("History"), () => open(grid.images.find((each) => grid.selected.has(each.id)))));
+    const [only] = grid.images.filter((each) => grid.selected.has(each.id));
+    if (selected === 1 && !matching) parts.push(button(t("History"), () => open(only)));
     parts.push(button(t("Select none"), () => grid.select([])));
   } else if (grid.images.length) {
     parts.push(button(t("Select page"), () => grid.selectAll()));
   }
   const isMore = count === null || count > grid.images.length;
   if (isMore && !matching && grid.images.length) {
-    const all = tn("Select all {count}", "Select all {count}", count ?? most);
-    parts.push(button(count === null ? t("Select the first {most}", { most }) : all, () => actions.run(selectMatching)));
+    const text = count === null ? t("Select the first {most}", { most }) : t("Select all {count}", { count });
+    parts.push(button(text, () => actions.run(selectMatching)));
   }
   const hadFocus = byId("actions").contains(document.activeElement);
   byId("actions").replaceChildren(...parts);

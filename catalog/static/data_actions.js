@@ -165,10 +165,16 @@ export class Actions {
     const parts = [];
     if (held) parts.push(tn("{count} is open elsewhere.", "{count} are open elsewhere.", held));
     if (tests) {
-      parts.push(tn("{count} test image left alone: send it back instead.", "{count} test images left alone: send them back instead.", tests));
+      parts.push(
+        tn(
+          "{count} test image left alone: send it back instead.",
+          "{count} test images left alone: send them back instead.",
+          tests,
+        ),
+      );
     }
     const same = this.ids.length - changed - held - tests;
-    if (same) parts.push(tn("{count} had this label already.", "{count} had this label already.", same));
+    if (same) parts.push(t("{count} needed no change.", { count: same }));
     return parts;
   }
 
