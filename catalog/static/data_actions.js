@@ -71,7 +71,8 @@ export class Actions {
   async rejectNow() {
     const reason = byId("reason").value;
     if (byId("reject").returnValue !== "yes") return;
-    await this.send("reject", { reason }, (count) => tn("{count} image sent back.", "{count} images sent back.", count));
+    const said = (count) => tn("{count} image sent back.", "{count} images sent back.", count);
+    await this.send("reject", { reason }, said);
     byId("reason").value = "";
   }
 
