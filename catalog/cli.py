@@ -146,7 +146,10 @@ def retrain(library: Library, project: str) -> None:
         click.echo(f"The champion of {DATA[task]} has learned these images; to compare: petfaces leaderboard")
     else:
         _adopt(library, project, DATA[task])
-        _take_over_suspects(library, project, DATA[task])
+        try:
+            _take_over_suspects(library, project, DATA[task])
+        except UserError as error:  # the training itself has succeeded
+            click.echo(f"the label suspects stay as they were: {error}", err=True)
 
 
 @main.command("suspects")

@@ -2,14 +2,16 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import requests
 from catalog_server import Catalog, folder_of, open_page, submit, submit_answers
+from click.testing import CliRunner
 from sqlalchemy import select, text
 from sqlalchemy.dialects import sqlite
 
-from catalog import suspects
+from catalog import champions, cli, suspects
 from catalog.store import derived, erasing, labels, search
 from catalog.store.labels import Answer
 from catalog.store.search import Order, Search
@@ -430,6 +432,29 @@ def test_test_images_later_labels_and_other_labels_are_no_suspects(labeled, cata
     ]
     audit(tmp_path, catalog, *doubts, last_event=2)
     assert suspects.take_over(catalog.database, "pets", "labels", tmp_path) == 0
+
+
+@pytest.mark.parametrize("has_audit", [True, False])
+def test_a_training_brings_its_suspects_along(labeled, catalog, tmp_path, monkeypatch, has_audit):
+    for number in range(8, 20):
+        label(catalog, number, 1 + number % 2)
+
+    def train(*_arguments, **_options):
+        if has_audit:
+            audit(tmp_path, catalog, (1, "cat", "dog", 0.1), (10, "cat", "dog", 0.2))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(cli.subprocess, "run", train)
+    monkeypatch.setattr(cli, "ROOT", tmp_path)
+    monkeypatch.setattr(champions, "adopt", lambda *_: champions.Champion("labels-1", None, frozenset()))
+    arguments = ["--folder", str(catalog.library.folder), "retrain", "pets"]
+    done = CliRunner().invoke(cli.main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert (
+        "2 labels to look at again" if has_audit else "the label suspects stay as they were"
+    ) in done.output
+    with catalog.database.read() as session:
+        assert search.ids(session, 1, Search(order=Order.SUSPECTS)) == ([1, 10] if has_audit else [])
 
 
 def test_an_audit_of_another_project_is_refused_and_a_new_one_replaces_the_last(labeled, catalog, tmp_path):
