@@ -23,6 +23,7 @@ from catalog.web import (
     explain,
     exports,
     images,
+    imports,
     labeling,
     language,
     lesson,
@@ -30,6 +31,7 @@ from catalog.web import (
     samples,
     taking,
     teach,
+    undo,
 )
 from catalog.web.language import RequestLanguage
 from catalog.web.security import SameOrigin
@@ -39,7 +41,10 @@ from pipeline.inference.request_limits import RequestLimits
 MAX_REQUEST = 80_000_000  # bytes: one image of the largest size, with its form
 TIMEOUT = 600  # seconds for a request to arrive
 MAX_ACTIVE = 64  # requests
-ROUTES = (projects, labeling, images, exports, teach, samples, explain, taking, lesson, language)
+ROUTES = (
+    *(projects, labeling, images, exports, imports, undo),
+    *(teach, samples, explain, taking, lesson, language),
+)
 
 
 def application(database: Database, library: Library, with_helper: bool = True) -> FastAPI:
@@ -77,7 +82,7 @@ def application(database: Database, library: Library, with_helper: bool = True) 
         timeout=TIMEOUT,
         max_active=MAX_ACTIVE,
         hosts=[],
-        max_bytes_of={taking.OPEN: taking.MAX_SAVED},
+        max_bytes_of={taking.OPEN: taking.MAX_SAVED, imports.PATH: imports.MAX_REQUEST},
     )
 
     @app.exception_handler(OverflowError)

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -56,6 +56,7 @@ class Act:
 
 
 NO_ACT = Act()
+CHUNK = 500  # images of a statement
 
 
 def current(image: Image) -> Answer:
@@ -91,22 +92,38 @@ def give(session: Session, image: Image, answer: Answer, person: str, act: Act =
     _add(session, image, answer, person=person, **vars(act))
 
 
+def give_all(
+    session: Session, answers: Sequence[tuple[Image, Answer]], person: str, act: Act = NO_ACT
+) -> None:
+    """`give` for many images, in few statements."""
+    events = [_event(image, answer, person=person, **vars(act)) for image, answer in answers]
+    session.add_all(events)
+    session.flush()
+    for (image, answer), event in zip(answers, events, strict=True):
+        _set(image, answer, event)
+    session.flush()
+    for event in events:
+        session.expunge(event)  # a large action would keep all of them in memory
+
+
 def undo(session: Session, project_id: int, batch: str, person: str) -> tuple[int, int]:
     """Takes an action back: images get the labels from before it, unless they were labeled since then.
 
     Returns:
         The number of images that got their label back, and of those that were labeled since.
     """
-    query = select(Event).where(Event.project_id == project_id, Event.batch == batch)
-    again, undone, kept = Act.start(Action.UNDO), 0, 0
-    for event in list(session.scalars(query)):
-        image = session.get(Image, event.image_id)
-        if image.event_id == event.id:
-            give(session, image, Answer.of(event.before), person, again)
-            undone += 1
-        else:
-            kept += 1
-    return undone, kept
+    query = select(Event.id, Event.image_id, Event.before)
+    query = query.where(Event.project_id == project_id, Event.batch == batch)
+    events = {row.id: row for row in session.execute(query)}
+    numbers, again, undone = list(events), Act.start(Action.UNDO), 0
+    for start in range(0, len(numbers), CHUNK):
+        chunk = numbers[start : start + CHUNK]
+        held = select(Image).where(Image.id.in_([events[number].image_id for number in chunk]))
+        images = [image for image in session.scalars(held) if image.event_id in events]
+        answers = [(image, Answer.of(events[image.event_id].before)) for image in images]
+        give_all(session, answers, person, again)
+        undone += len(answers)
+    return undone, len(numbers) - undone
 
 
 def take_back(session: Session, image: Image, page: Page) -> bool:
@@ -119,7 +136,14 @@ def take_back(session: Session, image: Image, page: Page) -> bool:
 
 
 def _add(session: Session, image: Image, answer: Answer, **columns: object) -> None:
-    event = Event(
+    event = _event(image, answer, **columns)
+    session.add(event)
+    session.flush()
+    _set(image, answer, event)
+
+
+def _event(image: Image, answer: Answer, **columns: object) -> Event:
+    return Event(
         project_id=image.project_id,
         image_id=image.id,
         at=time.time(),
@@ -127,8 +151,10 @@ def _add(session: Session, image: Image, answer: Answer, **columns: object) -> N
         after=answer.as_json(),
         **columns,
     )
-    session.add(event)
-    session.flush()
+
+
+def _set(image: Image, answer: Answer, event: Event) -> None:
+    """Makes the answer of an event the image's current label."""
     image.status, image.classes, image.event_id = answer.status, sorted(answer.classes), event.id
 
 
