@@ -5,6 +5,7 @@ Checked with Label Studio 1.23 by tests/test_catalog_label_studio.py. `catalog.e
 
 import heapq
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
@@ -15,10 +16,10 @@ from catalog.store.exported import LabeledImage, Labels
 LOCAL_FILES = "/data/local-files/?d="  # where Label Studio serves files of its machine
 
 
-def configuration(labels: Labels) -> str:
-    """The labeling configuration for `tasks`."""
-    several = "multiple" if labels.task == "multi_label" else "single"
-    choices = "".join(f"    <Choice value={quoteattr(name)}/>\n" for name in labels.classes)
+def configuration(task: str, classes: Iterable[str]) -> str:
+    """The labeling configuration for `tasks`, from a project's task and the names of its classes."""
+    several = "multiple" if task == "multi_label" else "single"
+    choices = "".join(f"    <Choice value={quoteattr(name)}/>\n" for name in classes)
     return (
         "<View>\n"
         f'  <Image name="{OBJECT}" value="${OBJECT}"/>\n'
