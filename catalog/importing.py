@@ -1,21 +1,21 @@
 """Imports a file of labels in two steps: the file waits with a preview until a person applies it."""
 
 import dataclasses
-import json
 import re
 import secrets
 import shutil
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from catalog import exchange
 from catalog.exchange.recognize import MAX_BYTES
 from catalog.language import _, number
 from catalog.library import Library
 from catalog.store import Database, Session, import_preview, import_rows, imports
-from catalog.store.import_preview import Example, Preview
+from catalog.store.import_preview import Preview
 from catalog.store.imports import Choices, Imported
 from catalog.store.labels import Act
 from catalog.store.tables import Action, Project
@@ -46,6 +46,9 @@ class Waiting:
     format: str
     preview: Preview
     done: Imported | None = None
+
+
+_JSON = TypeAdapter(Waiting)
 
 
 def read_file(file: Path) -> exchange.LabelFile:
@@ -102,7 +105,7 @@ def _forget_old(library: Library) -> None:
 
 def _write(folder: Path, waiting: Waiting) -> None:
     part = folder / "part.json"
-    part.write_text(json.dumps(dataclasses.asdict(waiting)), encoding="utf-8")
+    part.write_bytes(_JSON.dump_json(waiting))
     part.replace(folder / "waiting.json")
 
 
@@ -111,17 +114,10 @@ def find(library: Library, token: str, project_id: int, person: str) -> Waiting 
     if not _TOKEN.fullmatch(token):
         return None
     try:
-        tree = json.loads((_folder(library, token) / "waiting.json").read_text(encoding="utf-8"))
+        found = _JSON.validate_json((_folder(library, token) / "waiting.json").read_bytes())
     except FileNotFoundError:
         return None
-    if (tree["project_id"], tree["person"]) != (project_id, person):
-        return None
-    shown = tree["preview"]
-    examples = {key: [Example(**each) for each in rows] for key, rows in shown["examples"].items()}
-    counted = {key: Counter(shown[key]) for key in ("counts", "by", "unknown_classes", "reasons")}
-    tree["preview"] = Preview(**{**shown, **counted, "examples": examples})
-    tree["done"] = Imported(**tree["done"]) if tree["done"] else None
-    return Waiting(**tree)
+    return found if (found.project_id, found.person) == (project_id, person) else None
 
 
 def forget(library: Library, waiting: Waiting) -> None:
