@@ -14,6 +14,8 @@ from pipeline.common.errors import UserError
 MAX_RECORDS = 1_000_000  # rows of a file
 MAX_CLASSES = 1000  # of one image
 MAX_PATH = 4096  # characters of a path or an address
+MAX_NAME = 1000  # characters of a class
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which JSON can spell
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _OF_UPLOAD = re.compile(r"[0-9a-f]{8}-(.+)")  # Label Studio's name of an uploaded file
 
@@ -115,7 +117,7 @@ def record(
         problem = Problem.NO_IMAGE
     given = []
     for name in classes:
-        if not isinstance(name, str) or not name.strip():
+        if not isinstance(name, str) or not 0 < len(name.strip()) <= MAX_NAME or _SURROGATE.search(name):
             problem = problem or Problem.BAD_VALUE
         elif len(given) == MAX_CLASSES:
             problem = problem or Problem.TOO_MANY

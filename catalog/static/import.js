@@ -54,6 +54,7 @@ undo?.addEventListener("click", async () => {
     message.textContent = answer?.detail || t("the server can't be reached");
     return;
   }
+  undo.hidden = true;
   message.textContent = tn("{count} image has its label from before again.", "{count} images have their labels from before again.", answer.undone);
   const kept = tn("{count} was labeled since then, and stays.", "{count} were labeled since then, and stay.", answer.kept);
   if (answer.kept) message.textContent += ` ${kept}`;

@@ -15,6 +15,8 @@ from pipeline.common import text
 from pipeline.common.errors import UserError
 
 EXAMPLES = 6  # of each outcome
+MAX_UNKNOWN = 200  # classes that are offered
+MAX_SHOWN = 200  # characters of an example's label
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,9 @@ class Preview:
         tests: test images that would get a label or another one.
         imported: rows with a different label whose image got its label from a file.
         by: matched rows by what their image was recognised by.
-        unknown_classes: the images of each class that the project doesn't have.
+        unknown_classes: the images of each class that the project doesn't have; MAX_UNKNOWN at most, the
+            most frequent first.
+        more_classes: further ones.
         unusable_classes: why some of these can't be added.
         reasons: rows by the reason why they give no label.
         examples: the first rows of each outcome.
@@ -59,6 +63,7 @@ class Preview:
     imported: int = 0
     by: Counter[str] = field(default_factory=Counter)
     unknown_classes: Counter[str] = field(default_factory=Counter)
+    more_classes: int = 0
     unusable_classes: dict[str, str] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[Example]] = field(default_factory=dict)
@@ -91,6 +96,8 @@ def preview(session: Session, project: Project, records: Sequence[Record]) -> Pr
         examples = shown.examples.setdefault(outcome, [])
         if len(examples) < EXAMPLES:
             examples.append(_example(row, image, names))
+    shown.more_classes = max(0, len(shown.unknown_classes) - MAX_UNKNOWN)
+    shown.unknown_classes = Counter(dict(shown.unknown_classes.most_common(MAX_UNKNOWN)))
     _check_classes(session, project, shown)
     return shown
 
@@ -103,8 +110,8 @@ def _example(row: Row, image: Present | None, names: Names) -> Example:
         reason=row.reason,
         image_id=row.found.image_id,
         sha256=image.sha256 if image else "",
-        ours=names.shown(image.answer) if image else "",
-        theirs=theirs,
+        ours=text.shortened(names.shown(image.answer), MAX_SHOWN) if image else "",
+        theirs=text.shortened(theirs, MAX_SHOWN),
     )
 
 
