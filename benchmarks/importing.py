@@ -1,10 +1,11 @@
-"""Seconds that an import of labels takes: ``python -m benchmarks.importing [--images 500000] [--rows 100000]``
+"""Seconds that an import of labels takes: ``python -m benchmarks.importing --images 500000 --rows 100000``
 
 The catalog has generated rows without image files. A file of each format is read, previewed, imported and
 taken back; meanwhile another thread asks for a page to label again and again.
 """
 
 import argparse
+import itertools
 import random
 import statistics
 import tempfile
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from catalog import exchange, export, importing, label_studio
 from catalog.library import Library
-from catalog.store import Database, exported, import_preview, images, labels, open_database, pages, projects
+from catalog.store import Database, exported, images, import_preview, labels, open_database, pages, projects
 from catalog.store.images import NewImage
 from catalog.store.imports import Choices
 from catalog.store.tables import Help, Project, Source
@@ -87,7 +88,7 @@ def measure(database: Database, name: str, rows: int) -> str:
     labeler.is_done.set()
     labeler.join()
     assert shown.counts["new"] == rows and done.new + done.held == rows and undone == done.new
-    seconds = " ".join(f"{after - before:>8.1f}" for before, after in zip(times, times[1:], strict=False))
+    seconds = " ".join(f"{after - before:>8.1f}" for before, after in itertools.pairwise(times))
     page = f"{statistics.median(labeler.milliseconds):>8.0f} {max(labeler.milliseconds):>8.0f}"
     return f"{name:>6} {len(content) / 1e6:>6.1f} {seconds} {page}"
 
