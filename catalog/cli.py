@@ -180,12 +180,13 @@ def import_labels(
 @click.pass_obj
 def undo_import(library: Library, project: str, batch: str) -> None:
     """Take an import back by the BATCH that it has printed: images get the labels from before it."""
-    from catalog import account
-    from catalog.store import labels, open_database, projects
+    from catalog import account, undoing
+    from catalog.store import open_database, projects
 
-    with open_database(library.database).write() as session:
-        chosen = projects.by_name(session, project)
-        undone, kept = labels.undo(session, chosen.id, batch, account.name())
+    database = open_database(library.database)
+    with database.read() as session:
+        project_id = projects.by_name(session, project).id
+    undone, kept = undoing.undo(database, project_id, batch, account.name())
     if not undone + kept:
         raise UserError(f"{project} has no such import; the command import prints its BATCH")
     click.echo(f"{undone:,} images have their labels from before again; {kept:,} were labeled since then")

@@ -22,7 +22,7 @@ from catalog.store.tables import Action, Project
 from catalog.sweep import OLD
 from pipeline.common.errors import UserError
 
-TRANSACTION = 2000  # images: people can label between two transactions
+TRANSACTION = 1000  # images: people can label between two transactions
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{24}")
 
 

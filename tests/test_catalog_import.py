@@ -10,7 +10,7 @@ from catalog_server import Catalog, folder_of, open_page, submit
 from conftest import outcome, petfaces
 from sqlalchemy import select, update
 
-from catalog import exchange, export, importing, label_studio
+from catalog import app, exchange, export, importing, label_studio
 from catalog.store import exported, import_preview, labels, projects
 from catalog.store.imports import Choices, Replace
 from catalog.store.tables import Action, ClassChange, Event, Image, LabelClass, Status
@@ -279,6 +279,16 @@ def test_a_file_that_cannot_be_read_is_an_error_of_the_form(catalog, address):
     assert answer.status_code == 422
     assert "the first line must name the columns" in answer.text and "<b>x" not in answer.text
     assert list(catalog.library.temporary.iterdir()) == []
+
+
+def test_a_file_of_labels_may_be_larger_than_other_requests(catalog, monkeypatch):
+    monkeypatch.setattr(app, "MAX_REQUEST", 2000)
+    content = table(*(f"{'x' * 200}{number}.png,cat" for number in range(100)))
+    with catalog.served() as address:
+        assert "100 rows" in send(address, content).text
+        form = {"name": "pets", "instructions": "x" * 3000}
+        answer = requests.post(f"{address}/projects/1/settings", data=form, timeout=30)
+        assert answer.status_code == 413
 
 
 def test_html_in_names_is_shown_as_text(address):

@@ -32,7 +32,8 @@ def address(catalog):
     "path",
     [
         *("", "projects/new", "projects/1", "projects/1/label", "projects/1/settings"),
-        *("projects/1/quarantine", "projects/1/export", "projects/1/status", "lesson"),
+        *("projects/1/quarantine", "projects/1/export", "projects/1/status", "projects/1/import"),
+        "lesson",
     ],
 )
 def test_each_page_is_served_with_a_strict_policy(address, path):

@@ -112,18 +112,24 @@ def undo(session: Session, project_id: int, batch: str, person: str) -> tuple[in
     Returns:
         The number of images that got their label back, and of those that were labeled since.
     """
-    query = select(Event.id, Event.image_id, Event.before)
-    query = query.where(Event.project_id == project_id, Event.batch == batch)
-    events = {row.id: row for row in session.execute(query)}
-    numbers, again, undone = list(events), Act.start(Action.UNDO), 0
-    for start in range(0, len(numbers), CHUNK):
-        chunk = numbers[start : start + CHUNK]
-        held = select(Image).where(Image.id.in_([events[number].image_id for number in chunk]))
-        images = [image for image in session.scalars(held) if image.event_id in events]
-        answers = [(image, Answer.of(events[image.event_id].before)) for image in images]
-        give_all(session, answers, person, again)
-        undone += len(answers)
-    return undone, len(numbers) - undone
+    events, again, undone = events_of(session, project_id, batch), Act.start(Action.UNDO), 0
+    for start in range(0, len(events), CHUNK):
+        undone += undo_events(session, events[start : start + CHUNK], person, again)
+    return undone, len(events) - undone
+
+
+def events_of(session: Session, project_id: int, batch: str) -> list[int]:
+    """Ids of an action's events."""
+    query = select(Event.id).where(Event.project_id == project_id, Event.batch == batch)
+    return list(session.scalars(query.order_by(Event.id)))
+
+
+def undo_events(session: Session, events: Sequence[int], person: str, act: Act) -> int:
+    """Takes at most CHUNK events of an action back, as a part of `act`; returns how many images changed."""
+    query = select(Image, Event.before).join(Event, Image.event_id == Event.id).where(Event.id.in_(events))
+    answers = [(image, Answer.of(before)) for image, before in session.execute(query)]
+    give_all(session, answers, person, act)
+    return len(answers)
 
 
 def take_back(session: Session, image: Image, page: Page) -> bool:
