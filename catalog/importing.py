@@ -20,9 +20,10 @@ from catalog.store.imports import Choices, Imported
 from catalog.store.labels import Act
 from catalog.store.tables import Action, Project
 from catalog.sweep import OLD
+from catalog.undoing import PAUSE
 from pipeline.common.errors import UserError
 
-TRANSACTION = 1000  # images: people can label between two transactions
+TRANSACTION = 500  # images: people can label between two transactions
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{24}")
 
 
@@ -166,6 +167,8 @@ def apply(
     ids = list(answers)
     for start in range(0, len(ids), TRANSACTION):
         chunk = {number: answers[number] for number in ids[start : start + TRANSACTION]}
+        if start:
+            time.sleep(PAUSE)
         with database.write() as session:
             imports.give(session, _project(session, project_id), chunk, choices, person, act, done)
     if done.new or done.replaced or done.added:

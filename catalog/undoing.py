@@ -1,8 +1,14 @@
 """Takes an action on many labels back, in several transactions: people can label between them."""
 
+import time
+
 from catalog.store import Database, labels
 from catalog.store.labels import Act
 from catalog.store.tables import Action
+
+# Seconds between two transactions. SQLite gives the lock to whoever asks first when it is free, and one that
+# waits asks ten times a second: without a pause, people's labels would wait until all is done.
+PAUSE = 0.11
 
 
 def undo(database: Database, project_id: int, batch: str, person: str) -> tuple[int, int]:
@@ -15,6 +21,8 @@ def undo(database: Database, project_id: int, batch: str, person: str) -> tuple[
         events = labels.events_of(session, project_id, batch)
     again, undone = Act.start(Action.UNDO), 0
     for start in range(0, len(events), labels.CHUNK):
+        if start:
+            time.sleep(PAUSE)
         with database.write() as session:
             undone += labels.undo_events(session, events[start : start + labels.CHUNK], person, again)
     return undone, len(events) - undone

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from catalog.language import _
@@ -95,15 +95,16 @@ def give(session: Session, image: Image, answer: Answer, person: str, act: Act =
 def give_all(
     session: Session, answers: Sequence[tuple[Image, Answer]], person: str, act: Act = NO_ACT
 ) -> None:
-    """`give` for many images, in few statements."""
-    events = [_event(image, answer, person=person, **vars(act)) for image, answer in answers]
-    session.add_all(events)
+    """`give` for many different images, in few statements."""
+    if not answers:
+        return
+    rows = [_columns(image, answer, person=person, **vars(act)) for image, answer in answers]
+    # Objects would be inserted one by one: SQLite doesn't tell which new id belongs to which of them.
+    added = session.execute(insert(Event).returning(Event.image_id, Event.id), rows)
+    events = dict(added.tuples().all())
+    for image, answer in answers:
+        _set(image, answer, events[image.id])
     session.flush()
-    for (image, answer), event in zip(answers, events, strict=True):
-        _set(image, answer, event)
-    session.flush()
-    for event in events:
-        session.expunge(event)  # a large action would keep all of them in memory
 
 
 def undo(session: Session, project_id: int, batch: str, person: str) -> tuple[int, int]:
@@ -142,26 +143,27 @@ def take_back(session: Session, image: Image, page: Page) -> bool:
 
 
 def _add(session: Session, image: Image, answer: Answer, **columns: object) -> None:
-    event = _event(image, answer, **columns)
+    event = Event(**_columns(image, answer, **columns))
     session.add(event)
     session.flush()
-    _set(image, answer, event)
+    _set(image, answer, event.id)
 
 
-def _event(image: Image, answer: Answer, **columns: object) -> Event:
-    return Event(
-        project_id=image.project_id,
-        image_id=image.id,
-        at=time.time(),
-        before=current(image).as_json(),
-        after=answer.as_json(),
+def _columns(image: Image, answer: Answer, **columns: object) -> dict[str, object]:
+    """The columns of an event."""
+    return {
+        "project_id": image.project_id,
+        "image_id": image.id,
+        "at": time.time(),
+        "before": current(image).as_json(),
+        "after": answer.as_json(),
         **columns,
-    )
+    }
 
 
-def _set(image: Image, answer: Answer, event: Event) -> None:
+def _set(image: Image, answer: Answer, event_id: int) -> None:
     """Makes the answer of an event the image's current label."""
-    image.status, image.classes, image.event_id = answer.status, sorted(answer.classes), event.id
+    image.status, image.classes, image.event_id = answer.status, sorted(answer.classes), event_id
 
 
 def derived(events: Iterable[Event]) -> dict[int, tuple[int, dict]]:
