@@ -25,6 +25,7 @@ from catalog.web import (
     explain,
     exports,
     images,
+    imports,
     labeling,
     language,
     lesson,
@@ -32,6 +33,7 @@ from catalog.web import (
     samples,
     taking,
     teach,
+    undo,
 )
 from catalog.web.language import RequestLanguage
 from catalog.web.security import SameOrigin
@@ -42,18 +44,8 @@ MAX_REQUEST = 80_000_000  # bytes: one image of the largest size, with its form
 TIMEOUT = 600  # seconds for a request to arrive
 MAX_ACTIVE = 64  # requests
 ROUTES = (
-    projects,
-    labeling,
-    data,
-    data_api,
-    images,
-    exports,
-    teach,
-    samples,
-    explain,
-    taking,
-    lesson,
-    language,
+    *(projects, labeling, data, data_api, undo, images, exports, imports),
+    *(teach, samples, explain, taking, lesson, language),
 )
 
 
@@ -92,7 +84,7 @@ def application(database: Database, library: Library, with_helper: bool = True) 
         timeout=TIMEOUT,
         max_active=MAX_ACTIVE,
         hosts=[],
-        max_bytes_of={taking.OPEN: taking.MAX_SAVED},
+        max_bytes_of={taking.OPEN: taking.MAX_SAVED, imports.PATH: imports.MAX_REQUEST},
     )
 
     @app.exception_handler(OverflowError)

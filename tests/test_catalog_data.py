@@ -258,7 +258,7 @@ def test_a_group_gets_one_label_and_undo_brings_the_old_ones_back(labeled, catal
     assert done["changed"] == 4
     assert ids(address, kind="group") == [8, 3, 2, 1]
     label(catalog, 3, 1)  # by somebody else meanwhile
-    assert post(address, f"undo/{done['batch']}").json() == {"undone": 3, "left": 1}
+    assert post(address, f"undo/{done['batch']}").json() == {"undone": 3, "kept": 1}
     with catalog.database.read() as session:
         states = [(image.status, image.classes) for image in (session.get(Image, n) for n in (1, 2, 3, 8))]
     assert states == [("labeled", [1]), ("labeled", [2]), ("labeled", [1]), ("waiting", [])]
@@ -275,7 +275,7 @@ def test_images_that_are_open_elsewhere_and_test_images_are_left_alone(labeled, 
     with catalog.database.write() as session:
         image = session.get(Image, 7)
         image.page_token, image.leased_until = page["token"], 1e12
-    assert post(address, f"undo/{done['batch']}").json() == {"undone": 0, "left": 1}
+    assert post(address, f"undo/{done['batch']}").json() == {"undone": 0, "kept": 1}
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_an_action_on_many_images_is_one_batch_in_several_transactions(catalog, 
     monkeypatch.setattr(bulk, "STEP", 7)
     done = post(address, "label", ids=list(range(1, COUNT + 1)), classes=[1]).json()
     assert done["changed"] == COUNT
-    assert post(address, f"undo/{done['batch']}").json() == {"undone": COUNT, "left": 0}
+    assert post(address, f"undo/{done['batch']}").json() == {"undone": COUNT, "kept": 0}
     assert count(address, status="waiting") == COUNT
 
 

@@ -181,15 +181,15 @@ export class Actions {
 
   async undo(batch) {
     await this.run(async () => {
-      const { undone, left } = await request(`${this.root}/undo/${batch}`, {});
+      const { undone, kept } = await request(`${this.root}/undo/${batch}`, {});
       await this.changed();
       const text = tn("{count} label is back as it was.", "{count} labels are back as they were.", undone);
       const rest = tn(
         "{count} was labeled again or is open elsewhere.",
         "{count} were labeled again or are open elsewhere.",
-        left,
+        kept,
       );
-      this.notice(left ? `${text} ${rest}` : text);
+      this.notice(kept ? `${text} ${rest}` : text);
     });
   }
 }

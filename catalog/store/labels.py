@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from catalog.language import _
@@ -57,6 +57,7 @@ class Act:
 
 
 NO_ACT = Act()
+CHUNK = 500  # images of a statement
 
 
 def current(image: Image) -> Answer:
@@ -92,13 +93,20 @@ def give(session: Session, image: Image, answer: Answer, person: str, act: Act =
     _add(session, image, answer, person=person, **vars(act))
 
 
-def give_all(session: Session, given: Sequence[tuple[Image, Answer]], person: str, act: Act) -> None:
-    """Does what `give` does for many images, in few statements."""
-    events = [_event(image, answer, person=person, **vars(act)) for image, answer in given]
-    session.add_all(events)
-    session.flush()
-    for (image, _answer), event in zip(given, events, strict=True):
+def give_all(
+    session: Session, answers: Sequence[tuple[Image, Answer]], person: str, act: Act = NO_ACT
+) -> None:
+    """`give` for many different images, in few statements."""
+    if not answers:
+        return
+    rows = {image.id: _columns(image, answer, person=person, **vars(act)) for image, answer in answers}
+    # Objects would be inserted one by one: SQLite doesn't tell which new id belongs to which of them.
+    added = session.execute(insert(Event).returning(Event.image_id, Event.id), list(rows.values()))
+    events = dict(added.tuples().all())
+    for image, _answer in answers:
+        event = Event(id=events[image.id], **rows[image.id])
         derived.apply(image, derived.columns(event))
+    session.flush()
 
 
 def undo(session: Session, project_id: int, batch: str, person: str) -> tuple[int, int]:
@@ -109,20 +117,27 @@ def undo(session: Session, project_id: int, batch: str, person: str) -> tuple[in
     Returns:
         The number of images that got their label back, and of those that were left alone.
     """
-    query = (
-        select(Image, Event)
-        .join(Event, Event.image_id == Image.id)
-        .where(Event.project_id == project_id, Event.batch == batch)
-        .order_by(Event.id)
-    )
-    found = session.execute(query).tuples().all()
-    undone = [
-        (image, Answer.of(event.before))
-        for image, event in found
-        if image.event_id == event.id and not is_held(image)
-    ]
-    give_all(session, undone, person, Act.start(Action.UNDO))
-    return len(undone), len(found) - len(undone)
+    events, again, undone = events_of(session, project_id, batch), Act.start(Action.UNDO), 0
+    for start in range(0, len(events), CHUNK):
+        undone += undo_events(session, events[start : start + CHUNK], person, again)
+    return undone, len(events) - undone
+
+
+def events_of(session: Session, project_id: int, batch: str) -> list[int]:
+    """Ids of an action's events."""
+    # With the project in the query, SQLite would read all events of the project.
+    query = select(Event.id, Event.project_id).where(Event.batch == batch).order_by(Event.id)
+    return [number for number, found in session.execute(query) if found == project_id]
+
+
+def undo_events(session: Session, events: Sequence[int], person: str, act: Act) -> int:
+    """Takes at most CHUNK events of an action back, as a part of `act`; returns how many images changed."""
+    is_last = Image.event_id == Event.id
+    query = select(Image, Event.before).join(Event, (Image.id == Event.image_id) & is_last)
+    found = session.execute(query.where(Event.id.in_(events))).tuples().all()
+    answers = [(image, Answer.of(before)) for image, before in found if not is_held(image)]
+    give_all(session, answers, person, act)
+    return len(answers)
 
 
 def is_held(image: Image) -> bool:
@@ -140,21 +155,22 @@ def take_back(session: Session, image: Image, page: Page) -> bool:
 
 
 def _add(session: Session, image: Image, answer: Answer, **columns: object) -> None:
-    event = _event(image, answer, **columns)
+    event = Event(**_columns(image, answer, **columns))
     session.add(event)
     session.flush()
     derived.apply(image, derived.columns(event))
 
 
-def _event(image: Image, answer: Answer, **columns: object) -> Event:
-    return Event(
-        project_id=image.project_id,
-        image_id=image.id,
-        at=time.time(),
-        before=current(image).as_json(),
-        after=answer.as_json(),
+def _columns(image: Image, answer: Answer, **columns: object) -> dict[str, object]:
+    """The columns of an event."""
+    return {
+        "project_id": image.project_id,
+        "image_id": image.id,
+        "at": time.time(),
+        "before": current(image).as_json(),
+        "after": answer.as_json(),
         **columns,
-    )
+    }
 
 
 def differences(session: Session, project_id: int) -> Iterator[tuple[Image, dict[str, object]]]:

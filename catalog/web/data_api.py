@@ -6,7 +6,7 @@ from fastapi import APIRouter, HTTPException, Query
 from pydantic import BaseModel, Field
 
 from catalog.language import _
-from catalog.store import Session, bulk, found_images, history, labels, projects, search
+from catalog.store import Session, bulk, found_images, history, projects, search
 from catalog.store.bulk import Done
 from catalog.store.found_images import FoundImage
 from catalog.store.history import Entry
@@ -76,13 +76,6 @@ class Confirmation(BaseModel):
     """Images whose labels are right."""
 
     ids: Ids
-
-
-class Undone(BaseModel):
-    """How many images got their label back; `left` were labeled again since then, or are open elsewhere."""
-
-    undone: int
-    left: int
 
 
 @router.get("/api/projects/{project_id}/images")
@@ -168,17 +161,6 @@ def confirm(project_id: int, given: Confirmation, context: InContext, person: By
         return bulk.confirm(session, project, ids, person.name, act)
 
     return bulk.in_steps(context.database, given.ids, act, step)
-
-
-@router.post("/api/projects/{project_id}/undo/{batch}")
-def undo(project_id: int, batch: str, context: InContext, person: ByPerson) -> Undone:
-    """Takes an action back; `batch` is from its answer."""
-    with context.database.write() as session:
-        project = labeled_or_404(session, project_id)
-        undone, left = labels.undo(session, project.id, batch, person.name)
-        if not undone + left:
-            raise HTTPException(404, _("there is no such action in this project"))
-        return Undone(undone=undone, left=left)
 
 
 def image_or_404(session: Session, project: Project, image_id: int) -> Image:
