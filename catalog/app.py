@@ -26,10 +26,12 @@ from catalog.web import (
     labeling,
     language,
     lesson,
+    maps,
     projects,
     samples,
     taking,
     teach,
+    undo,
 )
 from catalog.web.language import RequestLanguage
 from catalog.web.security import SameOrigin
@@ -39,7 +41,7 @@ from pipeline.inference.request_limits import RequestLimits
 MAX_REQUEST = 80_000_000  # bytes: one image of the largest size, with its form
 TIMEOUT = 600  # seconds for a request to arrive
 MAX_ACTIVE = 64  # requests
-ROUTES = (projects, labeling, images, exports, teach, samples, explain, taking, lesson, language)
+ROUTES = (projects, labeling, images, exports, teach, samples, explain, taking, lesson, language, maps, undo)
 
 
 def application(database: Database, library: Library, with_helper: bool = True) -> FastAPI:

@@ -62,6 +62,7 @@ def _give(
     changed = held = tests = 0
     for start in range(0, len(ids), images.CHUNK):
         chunk = Image.id.in_(ids[start : start + images.CHUNK])
+        given = []
         for image in session.scalars(select(Image).where(Image.project_id == project.id, chunk)):
             if image.page_token is not None and (image.leased_until or 0) >= now:
                 held += 1
@@ -69,6 +70,7 @@ def _give(
                 tests += 1
             elif labels.current(image) != answer:
                 image.page_token = image.leased_until = image.first_person = None
-                labels.give(session, image, answer, person, act)
-                changed += 1
+                given.append((image, answer))
+        labels.give_all(session, given, person, act)
+        changed += len(given)
     return Done(changed, held, tests, act.batch)

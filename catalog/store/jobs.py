@@ -17,6 +17,7 @@ class Kind(enum.StrEnum):
 
     READ = "read"  # find and check a project's images
     SUGGEST = "suggest"  # compute features, train a head or form clusters, write suggestions
+    MAP = "map"  # arrange the images by similarity
     EXPORT = "export"  # export the model of a project of the teach page
     COMPARE = "compare"  # train a small network from scratch on such a project
 

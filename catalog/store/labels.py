@@ -12,6 +12,8 @@ from catalog.language import _
 from catalog.store.tables import Action, Event, Image, Page, PageKind, Status
 from pipeline.common.errors import UserError
 
+CHUNK = 500  # images of a statement
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -91,6 +93,11 @@ def give(session: Session, image: Image, answer: Answer, person: str, act: Act =
     _add(session, image, answer, person=person, **vars(act))
 
 
+def give_all(session: Session, given: list[tuple[Image, Answer]], person: str, act: Act) -> None:
+    """Like `give` for many images; ten times as fast."""
+    _add_all(session, given, person=person, **vars(act))
+
+
 def undo(session: Session, project_id: int, batch: str, person: str) -> tuple[int, int]:
     """Takes an action back: images get the labels from before it, unless they were labeled since then.
 
@@ -99,13 +106,15 @@ def undo(session: Session, project_id: int, batch: str, person: str) -> tuple[in
     """
     query = select(Event).where(Event.project_id == project_id, Event.batch == batch)
     again, undone, kept = Act.start(Action.UNDO), 0, 0
-    for event in list(session.scalars(query)):
-        image = session.get(Image, event.image_id)
-        if image.event_id == event.id:
-            give(session, image, Answer.of(event.before), person, again)
-            undone += 1
-        else:
-            kept += 1
+    events = list(session.scalars(query.order_by(Event.id)))
+    for start in range(0, len(events), CHUNK):
+        before = {event.id: Answer.of(event.before) for event in events[start : start + CHUNK]}
+        last = Image.project_id == project_id, Image.event_id.in_(list(before))
+        numbers = Image.id.in_([event.image_id for event in events[start : start + CHUNK]])
+        images = list(session.scalars(select(Image).where(numbers, *last)))
+        give_all(session, [(image, before[image.event_id]) for image in images], person, again)
+        undone += len(images)
+        kept += len(before) - len(images)
     return undone, kept
 
 
@@ -119,17 +128,25 @@ def take_back(session: Session, image: Image, page: Page) -> bool:
 
 
 def _add(session: Session, image: Image, answer: Answer, **columns: object) -> None:
-    event = Event(
-        project_id=image.project_id,
-        image_id=image.id,
-        at=time.time(),
-        before=current(image).as_json(),
-        after=answer.as_json(),
-        **columns,
-    )
-    session.add(event)
+    _add_all(session, [(image, answer)], **columns)
+
+
+def _add_all(session: Session, given: list[tuple[Image, Answer]], **columns: object) -> None:
+    events = [
+        Event(
+            project_id=image.project_id,
+            image_id=image.id,
+            at=time.time(),
+            before=current(image).as_json(),
+            after=answer.as_json(),
+            **columns,
+        )
+        for image, answer in given
+    ]
+    session.add_all(events)
     session.flush()
-    image.status, image.classes, image.event_id = answer.status, sorted(answer.classes), event.id
+    for (image, answer), event in zip(given, events, strict=True):
+        image.status, image.classes, image.event_id = answer.status, sorted(answer.classes), event.id
 
 
 def derived(events: Iterable[Event]) -> dict[int, tuple[int, dict]]:
