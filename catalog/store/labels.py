@@ -94,7 +94,7 @@ def give(session: Session, image: Image, answer: Answer, person: str, act: Act =
 
 
 def give_all(session: Session, given: list[tuple[Image, Answer]], person: str, act: Act) -> None:
-    """Like `give` for many images; ten times as fast."""
+    """Like `give` for many images, in fewer statements."""
     _add_all(session, given, person=person, **vars(act))
 
 
