@@ -96,10 +96,13 @@ function framed(index, count) {
   }, SPEAK_MS);
 }
 
+// The images of a line or the frame; null takes the selection back.
 function select(indices) {
-  selected = new Set(indices);
+  selected = new Set(indices ?? []);
   restyle();
+  if (indices === null) return;
   if (indices.length) group.open(indices);
+  else notice(t("No image was inside; draw the line around some."));
 }
 
 function showSelection() {
@@ -109,20 +112,13 @@ function showSelection() {
 }
 
 const classNames = new ClassNames(byId("names"));
-const view = startView();
+const view = new MapView(byId("points"), byId("overlay"), isShown, {
+  hover,
+  framed,
+  select,
+  moved: () => classNames.place(view),
+});
 const legend = new Legend(byId("legend"), () => restyle());
-
-function startView() {
-  const events = { hover, framed, select, moved: () => classNames.place(view) };
-  try {
-    return new MapView(byId("points"), byId("overlay"), isShown, events);
-  } catch {
-    byId("empty").textContent = t("This browser can't draw the map: it needs WebGL 2, which is switched off or missing.");
-    byId("empty").hidden = false;
-    return null;
-  }
-}
-
 let coloring = { entries: [], of: [] };
 
 // Takes what is known of the images over into colours and the legend.
@@ -137,7 +133,8 @@ function recolor() {
   const colors = new Uint32Array(codes.length);
   for (let i = 0; i < codes.length; i++) colors[i] = words[codes[i]];
   view.drawing.setColors(new Uint8Array(colors.buffer));
-  view.ink = dark.matches ? [1, 1, 1] : [0, 0, 0];
+  const paper = dark.matches ? [0.125, 0.14, 0.165] : [1, 1, 1]; // --panel of the style sheet
+  view.theme = { ink: dark.matches ? [1, 1, 1] : [0, 0, 0], paper };
   legend.show(coloring.entries);
   classNames.find(view.index.positions, codes, coloring);
   restyle();
@@ -263,42 +260,40 @@ function setMode(isSelecting) {
   byId("mode-select").setAttribute("aria-pressed", String(isSelecting));
 }
 
-if (view) {
-  byId("coloring").addEventListener("change", (event) =>
-    reporting(async () => {
-      shownKind = event.target.value;
-      legend.hidden.clear();
-      if (shownKind === "people" && !known.people) await loadColors();
-      else recolor();
-    }),
-  );
-  byId("mode-move").addEventListener("click", () => setMode(false));
-  byId("mode-select").addEventListener("click", () => setMode(true));
-  byId("zoom-in").addEventListener("click", () => view.zoomBy(1.5));
-  byId("zoom-out").addEventListener("click", () => view.zoomBy(1 / 1.5));
-  byId("fit").addEventListener("click", () => view.fit());
-  byId("all").addEventListener("click", () => legend.setAll(true));
-  byId("none").addEventListener("click", () => legend.setAll(false));
-  byId("show-selection").addEventListener("click", () => group.open([...selected]));
-  byId("anew").addEventListener("click", () => reporting(() => follow(true, true)));
-  byId("help-button").addEventListener("click", () => byId("help").showModal());
-  document.addEventListener("keydown", (event) => {
-    if (event.key === "?" && !document.querySelector("dialog[open]")) byId("help").showModal();
+byId("coloring").addEventListener("change", (event) =>
+  reporting(async () => {
+    shownKind = event.target.value;
+    legend.hidden.clear();
+    if (shownKind === "people" && !known.people) await loadColors();
+    else recolor();
+  }),
+);
+byId("mode-move").addEventListener("click", () => setMode(false));
+byId("mode-select").addEventListener("click", () => setMode(true));
+byId("zoom-in").addEventListener("click", () => view.zoomBy(1.5));
+byId("zoom-out").addEventListener("click", () => view.zoomBy(1 / 1.5));
+byId("fit").addEventListener("click", () => view.fit());
+byId("legend-all").addEventListener("click", () => legend.setAll(true));
+byId("legend-none").addEventListener("click", () => legend.setAll(false));
+byId("show-selection").addEventListener("click", () => group.open([...selected]));
+byId("anew").addEventListener("click", () => reporting(() => follow(true, true)));
+byId("help-button").addEventListener("click", () => byId("help").showModal());
+document.addEventListener("keydown", (event) => {
+  if (event.key === "?" && !document.querySelector("dialog[open]")) byId("help").showModal();
+});
+dark.addEventListener("change", () => recolor());
+await reporting(async () => {
+  info = await api.describe();
+  names = new Map(info.classes.map((each) => [each.id, each.name]));
+  group = new Group({
+    classes: info.classes,
+    isMulti: info.task === "multi_label",
+    most: Number(app.dataset.most),
+    describe,
+    source: (index) => api.thumbnail(ids[index], version),
+    give,
   });
-  dark.addEventListener("change", () => recolor());
-  await reporting(async () => {
-    info = await api.describe();
-    names = new Map(info.classes.map((each) => [each.id, each.name]));
-    group = new Group({
-      classes: info.classes,
-      isMulti: info.task === "multi_label",
-      most: Number(app.dataset.most),
-      describe,
-      source: (index) => api.thumbnail(ids[index], version),
-      give,
-    });
-    group.dialog.addEventListener("close", () => byId("overlay").focus({ preventScroll: true }));
-    document.documentElement.dataset.ready = "yes";
-    await follow(true);
-  });
-}
+  group.dialog.addEventListener("close", () => byId("overlay").focus({ preventScroll: true }));
+  document.documentElement.dataset.ready = "yes";
+  await follow(true);
+});

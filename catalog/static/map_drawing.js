@@ -1,4 +1,7 @@
-// Draws the map's points with WebGL. `Points` holds what is drawn, in the order in which it is drawn.
+// Draws the map's points with WebGL where there is a graphics processor, else pixel by pixel.
+import { PixelDrawing } from "./map_pixels.js";
+
+const IN_SOFTWARE = /swiftshader|llvmpipe|softpipe|basic render|software/i; // names of renderers
 
 const VERTEX = `#version 300 es
 in vec2 position; in vec3 color;
@@ -12,15 +15,26 @@ void main() {
 const FRAGMENT = `#version 300 es
 precision mediump float;
 in vec4 shade; out vec4 pixel;
+uniform vec4 rim; // its colour, and the squared distance from the middle where it begins
 void main() {
   vec2 away = gl_PointCoord - 0.5;
-  if (dot(away, away) > 0.25) discard;
-  pixel = vec4(shade.rgb * shade.a, shade.a);
+  float apart = dot(away, away);
+  if (apart > 0.25) discard;
+  pixel = vec4((apart > rim.a ? rim.rgb : shade.rgb) * shade.a, shade.a);
 }`;
+const LEAST_RIMMED = 5; // pixels
 const DIM = 0.12; // opacity of points that don't belong to what is highlighted
 
+// The faster way to draw on this computer.
+export function startDrawing(canvas) {
+  const gl = document.createElement("canvas").getContext("webgl2");
+  const named = gl?.getExtension("WEBGL_debug_renderer_info");
+  const isFast = gl && !IN_SOFTWARE.test(gl.getParameter(named ? named.UNMASKED_RENDERER_WEBGL : gl.RENDERER));
+  gl?.getExtension("WEBGL_lose_context")?.loseContext(); // browsers have few
+  return isFast ? new Drawing(canvas) : new PixelDrawing(canvas);
+}
+
 export class Drawing {
-  // Raises an error if this browser has no WebGL 2.
   constructor(canvas) {
     this.canvas = canvas;
     this.count = 0;
@@ -38,7 +52,6 @@ export class Drawing {
 
   begin() {
     const gl = this.canvas.getContext("webgl2", { antialias: false, premultipliedAlpha: true });
-    if (!gl) throw new Error("WebGL 2 is missing");
     this.gl = gl;
     const program = gl.createProgram();
     for (const [kind, source] of [
@@ -53,7 +66,7 @@ export class Drawing {
     gl.linkProgram(program);
     gl.useProgram(program);
     this.at = Object.fromEntries(
-      ["scale", "offset", "size", "paint"].map((name) => [name, gl.getUniformLocation(program, name)]),
+      ["scale", "offset", "size", "paint", "rim"].map((name) => [name, gl.getUniformLocation(program, name)]),
     );
     this.buffers = { positions: gl.createBuffer(), colors: gl.createBuffer(), order: gl.createBuffer() };
     const attribute = (name, buffer, size, type, isNormalized) => {
@@ -94,8 +107,9 @@ export class Drawing {
     this.gl.bufferData(target, data, this.gl.DYNAMIC_DRAW);
   }
 
-  // `camera`: its middle in the map, and pixels per unit; `size`: of a point in pixels; `ink`: of a selected point's rim.
-  draw({ x, y, zoom, size, ink }) {
+  // `camera`: its middle in the map, and pixels per unit; `size`: of a point in pixels; `paper`: colour of
+  // the rim that tells points apart; `ink`: of that of selected points.
+  draw({ x, y, zoom, size, paper, ink }) {
     const { gl, at } = this;
     const { width, height } = this.canvas;
     gl.viewport(0, 0, width, height);
@@ -105,8 +119,11 @@ export class Drawing {
     gl.uniform2f(at.scale, ...scale);
     gl.uniform2f(at.offset, -x * scale[0], -y * scale[1]);
     const [dimmed, plain, selected] = this.parts;
+    const share = 0.5 - (window.devicePixelRatio || 1) / size; // a rim of one CSS pixel
+    gl.uniform4f(at.rim, ...paper, size < LEAST_RIMMED ? 1 : share * share);
     this.part(0, dimmed, size, [0, 0, 0, DIM]);
     this.part(dimmed, plain, size, [0, 0, 0, 1]);
+    gl.uniform4f(at.rim, 0, 0, 0, 1);
     this.part(dimmed + plain, selected, size + 4 * (window.devicePixelRatio || 1), [...ink, 2]);
     this.part(dimmed + plain, selected, size + 1, [0, 0, 0, 1]);
   }

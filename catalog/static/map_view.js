@@ -1,5 +1,5 @@
 // The map in its frame: moved, zoomed, pointed at and selected from, with mouse, fingers or keys.
-import { Drawing } from "./map_drawing.js";
+import { startDrawing } from "./map_drawing.js";
 import { PointIndex } from "./map_points.js";
 
 const STEP = 24; // CSS pixels that an arrow key moves the frame
@@ -11,7 +11,7 @@ const LINE_STEP = 4; // between the corners of a drawn line
 export class MapView {
   // `events`: hover(index, x, y), select(indices), moved(); `isShown(index)` tells which points can be found.
   constructor(points, overlay, isShown, events) {
-    this.drawing = new Drawing(points);
+    this.drawing = startDrawing(points);
     this.drawing.onRestored = () => this.redraw();
     Object.assign(this, { points, overlay, isShown, events });
     this.camera = { x: 0, y: 0, zoom: 1 };
@@ -20,6 +20,7 @@ export class MapView {
     this.fingers = new Map();
     this.isSelecting = false;
     this.index = null;
+    this.theme = { ink: [0, 0, 0], paper: [1, 1, 1] };
     this.isDue = false;
     new ResizeObserver(() => this.resize()).observe(overlay);
     overlay.addEventListener("pointerdown", (event) => this.onDown(event));
@@ -97,7 +98,7 @@ export class MapView {
   pointSize() {
     const count = this.index.positions.length / 2;
     const area = Math.sqrt((this.width * this.height) / count);
-    return Math.max(2.5, Math.min(14, 0.8 * area * (this.camera.zoom / this.whole) ** 0.4));
+    return Math.max(2.5, Math.min(12, 0.5 * area * (this.camera.zoom / this.whole) ** 0.4));
   }
 
   redraw() {
@@ -108,7 +109,7 @@ export class MapView {
       if (!this.index || !this.width) return;
       const { x, y, zoom } = this.camera;
       const size = this.pointSize() * this.density;
-      this.drawing.draw({ x, y, zoom: zoom * this.density, size, ink: this.ink ?? [0, 0, 0] });
+      this.drawing.draw({ x, y, zoom: zoom * this.density, size, ...this.theme });
       this.drawOverlay();
       this.events.moved();
     });
@@ -265,7 +266,7 @@ export class MapView {
     } else if (event.key === "Enter") {
       this.selectInside(this.corners());
     } else if (event.key === "Escape") {
-      this.events.select([]);
+      this.events.select(null);
     } else {
       return;
     }
