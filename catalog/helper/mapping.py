@@ -191,4 +191,3 @@ def _perplexity(count: int) -> float:
 
 def _threads() -> int:
     return len(os.sched_getaffinity(0))
-

@@ -213,7 +213,8 @@ async function follow(asks, anew = false) {
       });
     }
     if (!isOpen && (!state.version || state.version === version)) return;
-    await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+    do await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+    while (document.hidden);
     state = await api.state();
   }
 }

@@ -73,13 +73,13 @@ export function entriesOf(kind, { values, codes }, classes, isDark) {
       const color = IS_GREY.has(key)
         ? GREY[isDark ? "dark" : "light"]
         : colorOf(isClass ? numbers.get(key) : others++, isDark);
-      found.set(key, { key, name, color, count: 0, isLast: !isClass && !text.startsWith("person ") });
+      found.set(key, { key, name, color, count: 0, isOther: !isClass && !text.startsWith("person ") });
     }
     return found.get(key);
   };
   const keys = values.map((value, code) => (counts[code] ? KEYS[kind](value) : []));
   keys.forEach((list, code) => list.forEach((key) => (add(key).count += counts[code])));
-  const entries = [...found.values()].sort((a, b) => a.isLast - b.isLast || b.count - a.count);
+  const entries = [...found.values()].sort((a, b) => b.isOther - a.isOther || b.count - a.count);
   const at = new Map(entries.map((entry, position) => [entry.key, position]));
   return { entries, of: keys.map((list) => list.map((key) => at.get(key))) };
 }

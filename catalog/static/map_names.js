@@ -19,7 +19,7 @@ export class ClassNames {
     this.labels = [];
     entries.forEach((entry, position) => {
       const points = samples[position];
-      if (entry.isLast || points.length < 3) return;
+      if (entry.isOther || points.length < 3) return;
       const [x, y] = [0, 1].map((axis) => median(points.map((i) => positions[2 * i + axis])));
       const near = points.filter((i) => Math.hypot(positions[2 * i] - x, positions[2 * i + 1] - y) < REACH);
       if (near.length < LEAST * points.length) return;

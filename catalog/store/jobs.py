@@ -108,8 +108,12 @@ def latest(session: Session, project_id: int) -> dict[str, Job]:
     """The running job of each kind, or else the last one."""
     found = {}
     for kind in Kind:
-        query = select(Job).where(Job.project_id == project_id, Job.kind == kind)
-        job = session.scalar(query.order_by(Job.state != JobState.RUNNING, Job.id.desc()).limit(1))
-        if job is not None:
+        if (job := newest(session, project_id, kind)) is not None:
             found[str(kind)] = job
     return found
+
+
+def newest(session: Session, project_id: int, kind: Kind) -> Job | None:
+    """The running job of a kind, or else the last one."""
+    query = select(Job).where(Job.project_id == project_id, Job.kind == kind)
+    return session.scalar(query.order_by(Job.state != JobState.RUNNING, Job.id.desc()).limit(1))

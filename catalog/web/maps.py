@@ -14,8 +14,9 @@ from catalog.maps import Map
 from catalog.store import Session, bulk, jobs, projects
 from catalog.store import maps as stored
 from catalog.store.labels import Answer
-from catalog.store.tables import JobState, Status
+from catalog.store.tables import JobState, Project, Status
 from catalog.web.context import ByPerson, Context, InContext, labeled_or_404, render
+from pipeline.common.errors import UserError
 
 router = APIRouter()
 
@@ -83,34 +84,36 @@ def map_page(project_id: int, context: InContext) -> HTMLResponse:
 def state(project_id: int, context: InContext) -> MapState:
     """The map's version and progress."""
     with context.database.read() as session:
-        return _state(context, session, labeled_or_404(session, project_id).id)
+        return _state(context, session, labeled_or_404(session, project_id))
 
 
 @router.post("/api/projects/{project_id}/map")
-def request(
-    project_id: int, context: InContext, anew: Annotated[bool, Body(embed=True)] = False
-) -> MapState:
+def request(project_id: int, context: InContext, anew: Annotated[bool, Body(embed=True)] = False) -> MapState:
     """Asks for the map unless it has all images; `anew` arranges all images anew."""
     with context.database.write() as session:
         project = labeled_or_404(session, project_id)
-        found = _state(context, session, project.id)
+        if anew and project.paused:
+            raise UserError(_paused(project))
+        found = _state(context, session, project)
         if anew:
             context.library.map(project.id).unlink(missing_ok=True)
-        is_due = anew or not (found.is_current or found.message)
+        is_due = anew or not (found.is_current or found.message or project.paused)
         if is_due and not jobs.is_open(session, project.id, jobs.Kind.MAP):
             jobs.request(session, project.id, jobs.Kind.MAP)
             session.flush()
-        return _state(context, session, project.id)
+        return _state(context, session, project)
 
 
-def _state(context: Context, session: Session, project_id: int) -> MapState:
-    extent = stored.extent(session, project_id)
-    found = maps.load(context.library.map(project_id))
-    job = jobs.latest(session, project_id).get(str(jobs.Kind.MAP))
+def _state(context: Context, session: Session, project: Project) -> MapState:
+    extent = stored.extent(session, project.id)
+    found = maps.load(context.library.map(project.id))
+    job = jobs.newest(session, project.id, jobs.Kind.MAP)
     message = ""
     if found is None and extent.images < stored.MIN_IMAGES:
         few = sentences.TOO_FEW_TO_MAP.format(least=stored.MIN_IMAGES, count=extent.images)
         message = sentences.shown(few)
+    elif found is None and project.paused:
+        message = _paused(project)
     is_current = found is not None and (found.images, found.newest) == (extent.images, extent.newest)
     work = None
     if job is not None:
@@ -184,13 +187,16 @@ def label(project_id: int, group: Group, context: InContext, person: ByPerson) -
         if project.task == "single_label" and len(group.classes) != 1:
             raise HTTPException(422, _("this project has one class per image"))
         if project.paused:
-            message = _("{project} is paused; resume it on its settings page")
-            raise HTTPException(422, message.format(project=project.name))
+            raise UserError(_paused(project))
     answer = Answer(Status.LABELED, tuple(group.classes))
     with context.database.write() as session:
         project = labeled_or_404(session, project_id)
         done = bulk.label(session, project, group.ids, answer, person.name)
     return Labeled(**vars(done))
+
+
+def _paused(project: Project) -> str:
+    return _("{project} is paused; resume it on its settings page").format(project=project.name)
 
 
 def _map_or_404(context: Context, project_id: int, version: str) -> Map:
