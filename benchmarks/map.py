@@ -92,7 +92,7 @@ def draw_map(x: np.ndarray, table: Table) -> tuple[Fit, np.ndarray]:
 
 
 def add_images(database: Database, count: int) -> tuple[int, np.ndarray]:
-    """A project with so many images, half of them labeled and half with a prediction, and their ids in order."""
+    """A project with so many images, half labeled, half with a prediction; its id, and theirs in order."""
     draft = projects.Draft(
         name="speed",
         task="single_label",

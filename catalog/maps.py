@@ -30,7 +30,7 @@ class Fit:
     images: int
 
     def on_map(self, positions: np.ndarray) -> np.ndarray:
-        """Positions in t-SNE's units as those of the map; what lies outside of the sample is moved to its rim."""
+        """Positions in t-SNE's units as those of the map; those outside of the sample move to its rim."""
         low, high = self.positions.min(axis=0), self.positions.max(axis=0)
         return scaled(np.clip(positions, low, high), low, high)
 
@@ -47,7 +47,7 @@ class Map:
     Attributes:
         ids: of the images, N int64. The fitted ones are in random order, those that joined later follow.
         positions: N×2 float32, from about -1 to 1.
-        images: number of the project's images when it was made; those without a readable file have no position.
+        images: number of the project's images when it was made; those without a file have no position.
         newest: the largest id of an image at that time.
         fit: None while only the first two principal components are shown.
         version: of its content, for addresses.

@@ -1,4 +1,4 @@
-"""The map shows similar images together, stays where it is when images join, and labels groups in one action."""
+"""The map shows similar images together, stays as it is when images join, and labels groups in one action."""
 
 import json
 

@@ -91,7 +91,7 @@ def new_tab(browser, address):
 
 
 def place(tab, x, y):
-    """Where a place of the map is in the window; the whole map is 1.8 to 2 units wide and shown with a margin."""
+    """Where a place of the map is in the window; the whole map is shown with a margin."""
     tab.locator("#overlay").scroll_into_view_if_needed()
     box = tab.locator("#overlay").bounding_box()
     unit = min(box["width"] / 1.8, box["height"] / 1.2) * 0.92
@@ -259,7 +259,7 @@ def test_a_group_is_labeled_by_keyboard_alone(catalog, new_tab):
     tab.keyboard.press("Enter")
     tab.wait_for_selector(f"#notice:has-text('{count - 1} images labeled as cat_Siamese')")
     assert given(catalog) == [[2]] * (count - 1)
-    assert tab.evaluate("document.activeElement.id") == "overlay"
+    tab.wait_for_function("document.activeElement.id === 'overlay'")
 
 
 def spoken(tab):

@@ -1,10 +1,10 @@
 """Draws a project's map: images with similar features come to lie close together.
 
-The first two principal components are a map at once. Then t-SNE arranges a random sample, and places the other
-images one by one: where an image goes depends on the sample only, so images that join later move no other.
+The first two principal components are a map at once. Then t-SNE arranges a random sample, and places the
+other images one by one: where an image goes depends on the sample only, so images that join move no other.
 
-L. van der Maaten, G. Hinton, Visualizing data using t-SNE, 2008; placing new points as in P. Poličar, M. Stražar,
-B. Zupan, Embedding to reference t-SNE space addresses batch effects in single-cell classification, 2021.
+L. van der Maaten, G. Hinton, Visualizing data using t-SNE, 2008. P. Poličar, M. Stražar, B. Zupan, Embedding
+to reference t-SNE space addresses batch effects in single-cell classification, 2021: placing new points.
 """
 
 import os

@@ -234,7 +234,7 @@ async function give(indices, classes) {
   selected = new Set();
   const back = button(t("Undo"), () => reporting(() => undo(done.batch, back)));
   notice(`${parts.join(" ")} `, ...(done.changed ? [back] : []));
-  await refreshColors();
+  reporting(refreshColors); // the group closes meanwhile
 }
 
 async function undo(batch, back) {
