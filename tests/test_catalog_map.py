@@ -184,6 +184,15 @@ def test_too_few_images_are_said_in_one_sentence(tmp_path, monkeypatch):
     assert state["message"] == "a map needs at least 10 images that can be read; there are 4"
 
 
+def test_the_page_has_a_strict_policy_and_is_linked_from_the_project(catalog):
+    with catalog.served() as address:
+        answer = requests.get(f"{address}/projects/1/map", timeout=30)
+        assert 'href="/projects/1/map"' in requests.get(f"{address}/projects/1", timeout=30).text
+        assert requests.get(f"{address}/projects/9/map", timeout=30).status_code == 404
+    assert answer.status_code == 200 and "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "<script>" not in answer.text and "style=" not in answer.text and "onclick" not in answer.text
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"not a zip"])
 def test_a_damaged_map_is_drawn_anew(catalog, address, content):
     version = draw(catalog).version

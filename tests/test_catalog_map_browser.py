@@ -110,6 +110,13 @@ def lasso(tab, x, y, width=0.16, height=0.14):
     tab.wait_for_selector("#group[open]")
 
 
+def expecting(locator):
+    """Assertions that wait; playwright may be missing where the tests are collected."""
+    from playwright.sync_api import expect
+
+    return expect(locator)
+
+
 def given(catalog):
     """The class of each labeled image."""
     with catalog.database.read() as session:
@@ -164,7 +171,7 @@ def test_a_thumbnail_with_label_and_prediction_is_shown_under_the_pointer(new_ta
     tab.wait_for_selector("#card:visible")
     assert tab.inner_text("#card-label") == "no label"
     assert tab.inner_text("#card-prediction") == "predicted: cat_Siamese"
-    tab.wait_for_function("document.querySelector('#card img').naturalWidth > 0")
+    expecting(tab.locator("#card img")).not_to_have_js_property("naturalWidth", 0)
     tab.mouse.move(*place(tab, 0, -0.1))
     tab.wait_for_selector("#card", state="hidden")
 
@@ -206,7 +213,7 @@ def test_a_group_is_selected_checked_labeled_and_undone(catalog, new_tab):
     tab.click("#notice button")
     tab.wait_for_selector("#notice:has-text('18 labels taken back.')")
     assert given(catalog) == []
-    tab.wait_for_function("document.querySelectorAll('#legend li').length === 1")
+    expecting(tab.locator("#legend li")).to_have_count(1)
 
 
 def test_labels_that_people_gave_stay_unless_the_box_is_unchecked(catalog, new_tab):
@@ -259,7 +266,7 @@ def test_a_group_is_labeled_by_keyboard_alone(catalog, new_tab):
     tab.keyboard.press("Enter")
     tab.wait_for_selector(f"#notice:has-text('{count - 1} images labeled as cat_Siamese')")
     assert given(catalog) == [[2]] * (count - 1)
-    tab.wait_for_function("document.activeElement.id === 'overlay'")
+    expecting(tab.locator("#overlay")).to_be_focused()
 
 
 def spoken(tab):

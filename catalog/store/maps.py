@@ -17,7 +17,7 @@ from catalog.store.tables import Event, Image, Status, Suggestion
 MIN_IMAGES = 10  # of a map
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """An image that belongs on the map."""
 
