@@ -29,6 +29,7 @@ from catalog.web import (
     labeling,
     language,
     lesson,
+    maps,
     projects,
     samples,
     taking,
@@ -44,7 +45,7 @@ MAX_REQUEST = 80_000_000  # bytes: one image of the largest size, with its form
 TIMEOUT = 600  # seconds for a request to arrive
 MAX_ACTIVE = 64  # requests
 ROUTES = (
-    *(projects, labeling, data, data_api, undo, images, exports, imports),
+    *(projects, labeling, data, data_api, maps, undo, images, exports, imports),
     *(teach, samples, explain, taking, lesson, language),
 )
 

@@ -191,7 +191,8 @@ def undo_import(library: Library, project: str, batch: str) -> None:
         raise UserError(f"{project} has no such import; the command import prints its BATCH")
     click.echo(
         f"{undone:,} images have their labels from before again; {kept:,} were labeled since "
-        "then or are open elsewhere, and stay")
+        "then or are open elsewhere, and stay"
+    )
 
 
 @main.command()

@@ -26,14 +26,14 @@ class Projection:
     axes: np.ndarray
 
     @classmethod
-    def fit(cls, features: np.ndarray) -> "Projection":
-        """Computes the components of features, N×C."""
+    def fit(cls, features: np.ndarray, components: int = COMPONENTS) -> "Projection":
+        """Computes the first components of features, N×C."""
         from sklearn.decomposition import PCA
         from sklearn.preprocessing import normalize
 
         sample = features[np.linspace(0, len(features) - 1, min(len(features), SAMPLE)).astype(int)]
         unit = normalize(sample)
-        most = min(COMPONENTS, *unit.shape)
+        most = min(components, *unit.shape)
         pca = PCA(most, random_state=0).fit(unit)
         return cls(pca.mean_, pca.components_)
 
