@@ -20,12 +20,16 @@ from catalog.sweep import sweep
 from catalog.teach.teacher import Teacher
 from catalog.web import (
     context,
+    data,
+    data_api,
     explain,
     exports,
     images,
+    imports,
     labeling,
     language,
     lesson,
+    maps,
     people,
     projects,
     samples,
@@ -33,6 +37,7 @@ from catalog.web import (
     sign_in,
     taking,
     teach,
+    undo,
 )
 from catalog.web.access import Access
 from catalog.web.hashing import Hashing
@@ -47,8 +52,8 @@ MAX_REQUEST = 80_000_000  # bytes: one image of the largest size, with its form
 TIMEOUT = 600  # seconds for a request to arrive
 MAX_ACTIVE = 64  # requests
 ROUTES = (
-    *(projects, labeling, images, exports, teach, samples, explain, taking, lesson, language),
-    *(sign_in, people),
+    *(projects, labeling, data, data_api, maps, undo, images, exports, imports),
+    *(teach, samples, explain, taking, lesson, language, sign_in, people),
 )
 
 
@@ -105,7 +110,7 @@ def application(
         timeout=TIMEOUT,
         max_active=MAX_ACTIVE,
         hosts=[host.lower() for host in hosts],
-        max_bytes_of={taking.OPEN: taking.MAX_SAVED},
+        max_bytes_of={taking.OPEN: taking.MAX_SAVED, imports.PATH: imports.MAX_REQUEST},
     )
 
     @app.exception_handler(OverflowError)

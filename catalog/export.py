@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from catalog.exchange import table as csv_table
 from catalog.language import _
 from catalog.library import Library
 from catalog.store.exported import LabeledImage, Labels
@@ -23,6 +24,7 @@ from pipeline.common.errors import UserError
 from pipeline.sources import archives
 
 SNAPSHOT = "snapshot.tar"
+SUMMARY = "snapshot.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time of a zip's member
 
 
@@ -75,14 +77,17 @@ def _distinct(image: LabeledImage) -> str:
 
 
 def table(labels: Labels) -> str:
-    """A CSV file with a row for each image that people have looked at, unknown ones too."""
+    """A CSV file with a row for each image that people have looked at, unknown ones too.
+
+    Paths and classes that a spreadsheet would run as a formula have an apostrophe before them.
+    """
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["path", "labels", "status", "split", "sha256"])
     for image in labels.images:
         status = "unknown" if image.is_unknown else "labeled"
-        path = f"'{image.path}" if image.path[:1] in "=+-@\t\r" else image.path  # a formula in a spreadsheet
-        writer.writerow([path, tasks.SEPARATOR.join(image.classes), status, image.split, image.sha256])
+        classes = csv_table.escaped(tasks.SEPARATOR.join(image.classes))
+        writer.writerow([csv_table.escaped(image.path), classes, status, image.split, image.sha256])
     return stream.getvalue()
 
 
@@ -132,7 +137,7 @@ def snapshot(labels: Labels, library: Library, folder: Path) -> Path:
         "unknown": len(labels.images) - len(labels.labeled),
         "last_event": labels.last_event,
     }
-    atomic.replace_text(folder / "snapshot.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    atomic.replace_text(folder / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     return folder / SNAPSHOT
 
 

@@ -104,6 +104,11 @@ def ago(seconds: float) -> str:
     return dates.format_timedelta(-max(1.0, seconds), add_direction=True, locale=current())
 
 
+def moment(seconds: float) -> str:
+    """A time, in seconds since 1970, as the date and time on this machine in the present language."""
+    return dates.format_datetime(datetime.fromtimestamp(seconds), "medium", locale=current())
+
+
 @functools.cache
 def for_scripts(language: str) -> dict[str, str | tuple[str, ...]]:
     """Translations by English text; those of texts with a plural have two forms."""

@@ -33,7 +33,7 @@ class Library:
 
     Attributes:
         folder: holds ``catalog.db``, ``images/``, ``thumbnails/``, ``uploads/``, ``features/``,
-            ``champions/``, ``backbone/``, ``taught/``, ``compared/``, ``exported/``, ``tmp/``, and
+            ``champions/``, ``backbone/``, ``taught/``, ``compared/``, ``exported/``, ``maps/``, ``tmp/``, and
             ``session.key``, which signs the cookies of people who have signed in.
         database_url: of a database elsewhere; may hold a password. Empty for ``catalog.db``.
     """
@@ -82,6 +82,10 @@ class Library:
         """Folder of that model's export, in a folder named by `TaughtModel.export_key`."""
         return self.folder / "exported" / str(project_id)
 
+    def map(self, project_id: int) -> Path:
+        """File of a project's map, see `catalog.maps`."""
+        return self.folder / "maps" / f"{project_id}.npz"
+
     def uploads(self, project_id: int) -> Path:
         """Folder of files that a browser has sent and that were not read yet."""
         return self.folder / "uploads" / str(project_id)
@@ -111,10 +115,10 @@ class Library:
         self.thumbnail(sha256).unlink(missing_ok=True)
 
     def erase_project(self, project_id: int) -> None:
-        """Deletes a project's own files: its taught model, the export, and uploads that were not read."""
+        """Deletes a project's own files: its taught model, the export, its map, and uploads not read yet."""
         for folder in (self.exported(project_id), self.uploads(project_id)):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.taught(project_id), self.compared(project_id)):
+        for file in (self.taught(project_id), self.compared(project_id), self.map(project_id)):
             file.unlink(missing_ok=True)
 
     def flush(self, sha256: str, suffix: str) -> None:

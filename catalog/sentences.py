@@ -18,6 +18,10 @@ EMPTY_FOLDER = N_(
 NO_IMAGES = N_("no images yet")
 LOADING_BACKBONE = N_("loading the backbone")
 COMPUTING = N_("computing features")
+ARRANGING = N_("arranging images by similarity")
+PLACING = N_("placing the other images")
+MAPPED = N_("a map of {count} images")
+TOO_FEW_TO_MAP = N_("a map needs at least {least} images that can be read; there are {count}")
 TRAINING = N_("training on the labels")
 LOADING_CHAMPION = N_("loading the champion {champion}")
 PREDICTING = N_("predicting with {champion}")
@@ -35,6 +39,7 @@ NOT_SHOWN = N_("not yet shown to be right {precision} of the time, so nothing is
 _MADE = (
     *(UNREADABLE_FOLDER, EMPTY_FOLDER),
     *(FILES_READ, RESULT, NO_IMAGES, LOADING_BACKBONE, COMPUTING, TRAINING, LOADING_CHAMPION, PREDICTING),
+    *(ARRANGING, PLACING, MAPPED, TOO_FEW_TO_MAP),
     *(TOO_FEW, SIMILAR, CHAMPION, TRAINED, SAME_CLASS, FILLED_IN, CHECKED, NOT_SHOWN, WITHOUT_PAGE),
 )
 # Those of the store and of the pipeline, as they are written there.

@@ -22,7 +22,7 @@ def sweep(database: Database, library: Library) -> int:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     with database.read() as session:
         known = {str(project.id) for project in projects.all_projects(session)}
-    for folder in ("exported", "taught", "compared", "uploads"):
+    for folder in ("exported", "taught", "compared", "maps", "uploads"):
         for path in (library.folder / folder).glob("[0-9]*"):
             if path.name.partition(".")[0] not in known and _is_old(path):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -41,7 +41,7 @@ def sweep(database: Database, library: Library) -> int:
 def _temporary(library: Library) -> Iterator[Path]:
     yield from (library.folder / "tmp").glob("*")
     yield from library.folder.glob(".?*")
-    for folder in ("images/??", "thumbnails/??", "exported/*", "taught", "features/*", "champions"):
+    for folder in ("images/??", "thumbnails/??", "exported/*", "taught", "maps", "features/*", "champions"):
         yield from library.folder.glob(f"{folder}/.?*")
 
 

@@ -79,8 +79,8 @@ def test_no_answered_label_is_lost(tmp_path):
     assert len(answered) > 500
     with catalog.database.read() as session:
         assert list(labels.differences(session, 1)) == []
-        last = labels.derived(session.scalars(select(Event).order_by(Event.id)))
-    assert {key: last[key][1]["classes"] for key in answered} == {
+        last = {event.image_id: event.after for event in session.scalars(select(Event).order_by(Event.id))}
+    assert {key: last[key]["classes"] for key in answered} == {
         key: [value] for key, value in answered.items()
     }
 

@@ -33,6 +33,7 @@ def address(catalog):
     [
         *("", "projects/new", "projects/1", "projects/1/label", "projects/1/settings"),
         *("projects/1/quarantine", "projects/1/export", "projects/1/status", "lesson"),
+        *("projects/1/data", "projects/1/data/1", "projects/1/import"),
     ],
 )
 def test_each_page_is_served_with_a_strict_policy(address, path):

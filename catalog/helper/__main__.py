@@ -127,6 +127,8 @@ def _function(kind: jobs.Kind) -> Callable[[Database, Library, Project, Progress
         return read
     if kind == jobs.Kind.SUGGEST:
         from catalog.helper.suggest import suggest as function
+    elif kind == jobs.Kind.MAP:
+        from catalog.helper.mapping import draw as function
     elif kind == jobs.Kind.EXPORT:
         from catalog.helper.taught_export import export as function
     else:

@@ -35,13 +35,13 @@ class Projection:
     axes: np.ndarray
 
     @classmethod
-    def fit(cls, features: np.ndarray) -> "Projection":
-        """Computes the components of features, N×C; `sample` says of which images they should be."""
+    def fit(cls, features: np.ndarray, components: int = COMPONENTS) -> "Projection":
+        """Computes the first components of features, N×C; `sample` says of which images they should be."""
         from sklearn.decomposition import PCA
         from sklearn.preprocessing import normalize
 
         unit = normalize(features)
-        most = min(COMPONENTS, *unit.shape)
+        most = min(components, *unit.shape)
         pca = PCA(most, random_state=0).fit(unit)
         return cls(pca.mean_, pca.components_)
 

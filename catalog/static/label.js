@@ -197,6 +197,12 @@ function cell(image, position) {
   const label = document.createElement("span");
   label.className = "label";
   figure.append(picture, label);
+  if (image.reason) {
+    const reason = document.createElement("span");
+    reason.className = "reason";
+    reason.textContent = reason.title = t("Sent back: {reason}", { reason: image.reason });
+    figure.append(reason);
+  }
   figure.addEventListener("click", () => {
     cursor = position;
     toggle(position);
@@ -230,7 +236,8 @@ function update() {
     const values = { number: position + 1, label: text || t("no label") };
     const plain = t("Image {number}: {label}", values);
     const spoken = isSuggestion(image) ? t("Image {number}: {label}, suggested", values) : plain;
-    element.setAttribute("aria-label", spoken);
+    const sentBack = image.reason ? `. ${t("Sent back: {reason}", { reason: image.reason })}` : "";
+    element.setAttribute("aria-label", spoken + sentBack);
   });
   grid.setAttribute("aria-activedescendant", `image-${cursor}`);
   byId(`image-${cursor}`).scrollIntoView({ block: "nearest" });

@@ -20,6 +20,7 @@ from catalog.store.tables import (
     Quarantined,
     SeenFile,
     Suggestion,
+    Suspect,
 )
 
 
@@ -42,7 +43,7 @@ def images(session: Session, project: Project, ids: Iterable[int]) -> list[Unuse
     erased = [(image.sha256, image.suffix) for image in own]
     for start in range(0, len(own), CHUNK):
         chunk = [image.id for image in own[start : start + CHUNK]]
-        for table in (Suggestion, Event):
+        for table in (Suggestion, Suspect, Event):
             session.execute(delete(table).where(table.image_id.in_(chunk)))
     for image in own:
         session.delete(image)
@@ -59,8 +60,8 @@ def project(session: Session, found: Project) -> list[Unused]:
     """Deletes a project with all that belongs to it; returns as `images` does."""
     query = select(Image.sha256, Image.suffix).where(Image.project_id == found.id)
     erased = session.execute(query).tuples().all()
-    tables = (Suggestion, Event, Page, Model, Job, Quarantined, SeenFile, Image, ClassChange, LabelClass)
-    for table in (*tables, ImageCount):
+    tables = (Suggestion, Suspect, Event, Page, Model, Job, Quarantined, SeenFile, Image, ClassChange)
+    for table in (*tables, LabelClass, ImageCount):
         session.execute(delete(table).where(table.project_id == found.id))
     session.execute(delete(Project).where(Project.id == found.id))
     return unused(session, erased)

@@ -7,7 +7,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from catalog.store import projects, suggestions
-from catalog.store.tables import Image, Project, Status
+from catalog.store.tables import Event, Image, Project, Status
+
+_UNLABELED = (Status.WAITING, Status.SKIPPED, Status.DISPUTED)
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class LabeledImage:
     Attributes:
         classes: names; empty for an image that is unknown.
         split: `test` for images that were labeled without suggestions, else `train`.
+        labeled_by, labeled_at: who gave the label, and when.
     """
 
     id: int
@@ -28,6 +31,8 @@ class LabeledImage:
     is_unknown: bool
     classes: tuple[str, ...]
     split: str
+    labeled_by: str = ""
+    labeled_at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Labels:
         images: sorted by hash.
         last_event: id of the last event; 0 without one.
         switched_off: the classes that people have left out of training.
+        waiting: the images that nobody has labeled, sorted by hash, if they were asked for.
     """
 
     project: str
@@ -46,6 +52,7 @@ class Labels:
     images: tuple[LabeledImage, ...]
     last_event: int
     switched_off: frozenset[str] = frozenset()
+    waiting: tuple[LabeledImage, ...] = ()
 
     @property
     def labeled(self) -> list[LabeledImage]:
@@ -72,17 +79,31 @@ def count(session: Session, project: Project) -> dict[str, int]:
     return {"labels": counts[Status.LABELED], "unknown": counts[Status.UNKNOWN]}
 
 
-def labels(session: Session, project: Project) -> Labels:
-    """All labels of a project."""
+def labels(session: Session, project: Project, with_waiting: bool = False) -> Labels:
+    """All labels of a project; the images without one too, if they are asked for."""
     classes = projects.classes(session, project.id)
     names = {found.id: found.name for found in projects.all_classes(session, project.id)}
-    switched_off = frozenset(found.name for found in classes if not found.is_enabled)
+    return Labels(
+        project=project.name,
+        task=project.task,
+        classes=tuple(found.name for found in classes),
+        images=_images(session, project, names, (Status.LABELED, Status.UNKNOWN)),
+        last_event=suggestions.last_event(session, project.id),
+        switched_off=frozenset(found.name for found in classes if not found.is_enabled),
+        waiting=_images(session, project, names, _UNLABELED) if with_waiting else (),
+    )
+
+
+def _images(
+    session: Session, project: Project, names: dict[int, str], statuses: tuple[Status, ...]
+) -> tuple[LabeledImage, ...]:
     query = (
-        select(Image)
-        .where(Image.project_id == project.id, Image.status.in_([Status.LABELED, Status.UNKNOWN]))
+        select(Image, Event.person, Event.at)
+        .outerjoin(Event, Event.id == Image.event_id)
+        .where(Image.project_id == project.id, Image.status.in_(statuses))
         .order_by(Image.sha256)
     )
-    images = tuple(
+    return tuple(
         LabeledImage(
             id=image.id,
             path=image.path,
@@ -93,10 +114,8 @@ def labels(session: Session, project: Project) -> Labels:
             is_unknown=image.status == Status.UNKNOWN,
             classes=tuple(sorted(names[class_id] for class_id in image.classes)),
             split="test" if image.is_test else "train",
+            labeled_by=person or "",
+            labeled_at=at or 0.0,
         )
-        for image in session.scalars(query)
-    )
-    last_event = suggestions.last_event(session, project.id)
-    return Labels(
-        project.name, project.task, tuple(found.name for found in classes), images, last_event, switched_off
+        for image, person, at in session.execute(query)
     )

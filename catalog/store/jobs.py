@@ -17,6 +17,7 @@ class Kind(enum.StrEnum):
 
     READ = "read"  # find and check a project's images
     SUGGEST = "suggest"  # compute features, train a head or form clusters, write suggestions
+    MAP = "map"  # arrange the images by similarity
     EXPORT = "export"  # export the model of a project of the teach page
     COMPARE = "compare"  # train a small network from scratch on such a project
 
@@ -109,8 +110,12 @@ def latest(session: Session, project_id: int) -> dict[str, Job]:
     """The running job of each kind, or else the last one."""
     found = {}
     for kind in Kind:
-        query = select(Job).where(Job.project_id == project_id, Job.kind == kind)
-        job = session.scalar(query.order_by(Job.state != JobState.RUNNING, Job.id.desc()).limit(1))
-        if job is not None:
+        if (job := newest(session, project_id, kind)) is not None:
             found[str(kind)] = job
     return found
+
+
+def newest(session: Session, project_id: int, kind: Kind) -> Job | None:
+    """The running job of a kind, or else the last one."""
+    query = select(Job).where(Job.project_id == project_id, Job.kind == kind)
+    return session.scalar(query.order_by(Job.state != JobState.RUNNING, Job.id.desc()).limit(1))

@@ -2,14 +2,15 @@
 
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from catalog.language import _
+from catalog.store import derived
 from catalog.store.tables import Action, Event, Image, Page, PageKind, Status
 from pipeline.common.errors import UserError
 
@@ -57,6 +58,7 @@ class Act:
 
 
 NO_ACT = Act()
+CHUNK = 500  # images of a statement
 _TOGETHER = "labels given together"  # of a session's info
 
 
@@ -93,22 +95,56 @@ def give(session: Session, image: Image, answer: Answer, person: str, act: Act =
     _add(session, image, answer, person=person, **vars(act))
 
 
+def give_all(
+    session: Session, answers: Sequence[tuple[Image, Answer]], person: str, act: Act = NO_ACT
+) -> None:
+    """`give` for many different images, in few statements."""
+    if not answers:
+        return
+    rows = {image.id: _columns(image, answer, person=person, **vars(act)) for image, answer in answers}
+    # Objects would be inserted one by one: SQLite doesn't tell which new id belongs to which of them.
+    added = session.execute(insert(Event).returning(Event.image_id, Event.id), list(rows.values()))
+    events = dict(added.tuples().all())
+    for image, _answer in answers:
+        event = Event(id=events[image.id], **rows[image.id])
+        derived.apply(image, derived.columns(event))
+    session.flush()
+
+
 def undo(session: Session, project_id: int, batch: str, person: str) -> tuple[int, int]:
-    """Takes an action back: images get the labels from before it, unless they were labeled since then.
+    """Takes an action back: images get the labels from before it.
+
+    Those that were labeled since then, or that somebody has open, are left alone.
 
     Returns:
-        The number of images that got their label back, and of those that were labeled since.
+        The number of images that got their label back, and of those that were left alone.
     """
-    events = session.scalars(select(Event).where(Event.batch == batch)).all()  # only so by the index
-    again, undone, kept = Act.start(Action.UNDO), 0, 0
-    for event in (each for each in events if each.project_id == project_id):
-        image = session.get(Image, event.image_id)
-        if image.event_id == event.id:
-            give(session, image, Answer.of(event.before), person, again)
-            undone += 1
-        else:
-            kept += 1
-    return undone, kept
+    events, again, undone = events_of(session, project_id, batch), Act.start(Action.UNDO), 0
+    for start in range(0, len(events), CHUNK):
+        undone += undo_events(session, events[start : start + CHUNK], person, again)
+    return undone, len(events) - undone
+
+
+def events_of(session: Session, project_id: int, batch: str) -> list[int]:
+    """Ids of an action's events."""
+    # With the project in the query, SQLite would read all events of the project.
+    query = select(Event.id, Event.project_id).where(Event.batch == batch).order_by(Event.id)
+    return [number for number, found in session.execute(query) if found == project_id]
+
+
+def undo_events(session: Session, events: Sequence[int], person: str, act: Act) -> int:
+    """Takes at most CHUNK events of an action back, as a part of `act`; returns how many images changed."""
+    is_last = Image.event_id == Event.id
+    query = select(Image, Event.before).join(Event, (Image.id == Event.image_id) & is_last)
+    found = session.execute(query.where(Event.id.in_(events))).tuples().all()
+    answers = [(image, Answer.of(before)) for image, before in found if not is_held(image)]
+    give_all(session, answers, person, act)
+    return len(answers)
+
+
+def is_held(image: Image) -> bool:
+    """Whether somebody has the image open."""
+    return image.page_token is not None and (image.leased_until or 0) >= time.time()
 
 
 def take_back(session: Session, image: Image, page: Page) -> bool:
@@ -121,21 +157,14 @@ def take_back(session: Session, image: Image, page: Page) -> bool:
 
 
 def _add(session: Session, image: Image, answer: Answer, **columns: object) -> None:
-    event = Event(
-        project_id=image.project_id,
-        image_id=image.id,
-        at=time.time(),
-        before=current(image).as_json(),
-        after=answer.as_json(),
-        **columns,
-    )
+    event = Event(**_columns(image, answer, **columns))
     session.add(event)
     image.status, image.classes = answer.status, sorted(answer.classes)
     if (together := session.info.get(_TOGETHER)) is not None:
         together.append((image, event))
     else:
         session.flush()
-        image.event_id = event.id
+        derived.apply(image, derived.columns(event))
 
 
 @contextmanager
@@ -152,33 +181,29 @@ def together(session: Session) -> Iterator[None]:
         del session.info[_TOGETHER]
     session.flush()
     for image, event in given:
-        image.event_id = event.id
+        derived.apply(image, derived.columns(event))
 
 
-def derived(events: Iterable[Event]) -> dict[int, tuple[int, dict]]:
-    """The last event's id and state of each image, from events in the order of their ids."""
-    return {event.image_id: (event.id, event.after) for event in events}
+def _columns(image: Image, answer: Answer, **columns: object) -> dict[str, object]:
+    """The columns of an event."""
+    return {
+        "project_id": image.project_id,
+        "image_id": image.id,
+        "at": time.time(),
+        "before": current(image).as_json(),
+        "after": answer.as_json(),
+        **columns,
+    }
 
 
-def differences(session: Session, project_id: int) -> Iterator[tuple[Image, int | None, Answer]]:
-    """Images whose current label is not that of their events, with the id and label of the last event."""
-    events = session.scalars(
-        select(Event)
-        .where(Event.project_id == project_id)
-        .order_by(Event.id)
-        .execution_options(yield_per=1000)
-    )
-    expected = derived(events)
-    for image in session.scalars(select(Image).where(Image.project_id == project_id)):
-        event_id, state = expected.get(image.id, (None, Answer(Status.WAITING).as_json()))
-        stored = {"status": str(image.status), "classes": image.classes}  # may be no possible answer
-        if image.event_id != event_id or stored != state:
-            yield image, event_id, Answer.of(state)
+def differences(session: Session, project_id: int) -> Iterator[tuple[Image, dict[str, object]]]:
+    """Images whose current label is not that of their events, with the columns that it should have."""
+    return derived.wrong(session, project_id)
 
 
 def rebuild(session: Session, project_id: int) -> int:
     """Sets current labels to those of the events; returns how many differed."""
-    wrong = list(differences(session, project_id))
-    for image, event_id, answer in wrong:
-        image.status, image.classes, image.event_id = answer.status, sorted(answer.classes), event_id
+    wrong = list(derived.wrong(session, project_id))
+    for image, values in wrong:
+        derived.apply(image, values)
     return len(wrong)

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from catalog.language import _, ngettext
-from catalog.store import image_counts, labels, projects, suggestions
+from catalog.store import history, image_counts, labels, projects, suggestions
 from catalog.store.labels import Answer
 from catalog.store.suggestions import Order
 from catalog.store.tables import Help, Image, Page, PageKind, Project, Status, Suggestion
@@ -69,7 +69,7 @@ def _open(
     if kind != PageKind.TEST and project.model_help != Help.NONE:
         query = select(Suggestion).where(Suggestion.image_id.in_([image.id for image in images]))
         by_image = {found.image_id: found for found in session.scalars(query)}
-    now, shown = time.time(), []
+    now, shown, reasons = time.time(), [], history.reasons(session, images)
     page = Page(token=secrets.token_urlsafe(18), project_id=project.id, kind=kind, person=person)
     for image in images:
         found = by_image.get(image.id)
@@ -80,6 +80,7 @@ def _open(
                 "predicted": found.predicted if found else None,
                 "confidence": found.confidence if found else None,
                 "answer": (answers or {}).get(image.id),
+                "reason": reasons.get(image.id),
             }
         )
         image.page_token, image.leased_until = page.token, now + LEASE_SECONDS
@@ -255,8 +256,7 @@ def undo(session: Session, page: Page) -> Page | None:
     answers, reopened = {}, []
     for number, given in (page.answers or {}).items():
         image = session.get(Image, int(number))
-        held = image.page_token is not None and (image.leased_until or 0) >= time.time()
-        if not held and labels.take_back(session, image, page):
+        if not labels.is_held(image) and labels.take_back(session, image, page):
             answers[image.id] = given
             reopened.append(image)
     if not reopened:

@@ -211,6 +211,18 @@ def by_name(session: Session, name: str) -> Project:
     return project
 
 
+def labeled_by_name(session: Session, name: str) -> Project:
+    """The project with this name.
+
+    Raises:
+        UserError: there is none, or it belongs to the teach page.
+    """
+    project = by_name(session, name)
+    if project.kind != Kind.LABEL:
+        raise UserError(f"{name} is a project of the teach page, which takes no files of labels")
+    return project
+
+
 def taught(session: Session) -> list[Project]:
     """The projects of the teach page, by name."""
     return sorted(session.scalars(select(Project).where(Project.kind == Kind.TEACH)), key=_name)

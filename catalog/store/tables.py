@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 JSON = PLAIN_JSON().with_variant(JSONB(), "postgresql")  # whose JSON can't be compared or grouped
+_SEARCHED = ("status", "is_test", "origin", "differs", "labeled_by", "class_key")  # columns of images
 _NEVER_AGAIN = {"sqlite_autoincrement": True}  # an id of a deleted row, which somebody may still know
 
 
@@ -72,6 +73,7 @@ class Action(enum.StrEnum):
     MERGE = "merge"  # its class was merged into another one
     IMPORT = "import"  # a file of labels
     GROUP = "group"  # a group of images was labeled in one action, on the map or the data page
+    CONFIRM = "confirm"  # a person has looked at the label again, and it is right
     UNDO = "undo"  # an action was taken back
 
 
@@ -193,7 +195,14 @@ class Image(Base):
         path: where it was found first, for display and export.
         is_test: drawn from `sha256`; test images are labeled without suggestions.
         rank: position in the random order, from `sha256`.
-        status, classes, event_id: derived from the last event.
+        status, classes, event_id: derived from the last event, as are the next six, by which people search;
+            see `catalog.store.derived`.
+        class_key: `classes` as text, `,3,17,`; empty without classes.
+        labeled_by: who has made the last event; empty without one.
+        labeled_at: its time; 0 without one.
+        origin: its kind of page, or its action; empty if it has neither.
+        confidence: of the prediction that it records; None without a prediction.
+        differs: whether the person has said something else than this prediction.
         page_token, leased_until: the page that shows the image now.
         burst: the webcam recording that it belongs to; None for other images.
         first_person: who has labeled it first, while it waits for the label of a second person; else None.
@@ -207,6 +216,12 @@ class Image(Base):
         Index("image_sha256", "sha256"),
         Index("image_second", "project_id", "first_person"),
         Index("image_lease", "project_id", "leased_until"),
+        Index("image_person", "project_id", "labeled_by"),
+        # An order of the data page each. They have all that is searched by, so a search that finds little
+        # reads one of them to its end, and no rows.
+        Index("image_by_time", "project_id", "labeled_at", "id", *_SEARCHED, "confidence"),
+        Index("image_by_confidence", "project_id", "confidence", "id", *_SEARCHED),
+        Index("image_by_rank", "project_id", "rank", "id", *_SEARCHED, "confidence"),
         _NEVER_AGAIN,
     )
 
@@ -227,6 +242,12 @@ class Image(Base):
     leased_until: Mapped[float | None]
     burst: Mapped[str | None] = mapped_column(String(40))
     first_person: Mapped[str | None] = mapped_column(String(100))
+    class_key: Mapped[str] = mapped_column(default="")
+    labeled_by: Mapped[str] = mapped_column(String(100), default="")
+    labeled_at: Mapped[float] = mapped_column(default=0.0)
+    origin: Mapped[str] = mapped_column(String(12), default="")
+    confidence: Mapped[float | None]
+    differs: Mapped[bool] = mapped_column(default=False)
 
 
 class ImageCount(Base):
@@ -287,8 +308,9 @@ class Page(Base):
 
     Attributes:
         token: random; who knows it may submit the page.
-        images: in their order, each with `id`, `sha256`, `predicted`, `confidence` and `answer`. The
-            prediction is shown on prelabeled pages only; the answer is that of an undone page.
+        images: in their order, each with `id`, `sha256`, `predicted`, `confidence`, `answer` and `reason`.
+            The prediction is shown on prelabeled pages only; the answer is that of an undone page; the reason
+            is that of the person who has sent the image back.
         keys: class ids on the keys 1-9.
         model_id: the model that made the predictions.
         answers: what was submitted, by image id, so that a repeated request is recognised.
@@ -406,6 +428,31 @@ class Suggestion(Base):
     predicted: Mapped[list[int] | None] = mapped_column(JSON)
     confidence: Mapped[float]
     probable: Mapped[list[int]] = mapped_column(JSON)
+
+
+class Suspect(Base):
+    """A label that the pipeline's last audit holds for wrong.
+
+    It counts while it is the image's label: not if somebody has labeled the image again since the audit.
+
+    Attributes:
+        event_id: of the label.
+        class_key: the label, see `Image`.
+        proposed: ids of the classes that the audit holds for right.
+        own_probability: of the label, by a model that was trained without the image.
+        probability: of `proposed`.
+    """
+
+    __tablename__ = "suspect"
+    __table_args__ = (Index("suspect_order", "project_id", "own_probability", "image_id"),)
+
+    image_id: Mapped[int] = mapped_column(ForeignKey("image.id"), primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    event_id: Mapped[int]
+    class_key: Mapped[str]
+    proposed: Mapped[list[int]] = mapped_column(JSON)
+    own_probability: Mapped[float]
+    probability: Mapped[float]
 
 
 class Job(Base):

@@ -94,6 +94,7 @@ _TEMPLATES.globals |= {
     "person": _at_run_time(signed_in.get),
 }
 _TEMPLATES.filters |= {
+    "moment": _at_run_time(language.moment),
     "number": _at_run_time(language.number),
     "date": _at_run_time(language.date),
     "ago": _at_run_time(lambda at: language.ago(time.time() - at)),

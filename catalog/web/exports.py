@@ -1,12 +1,13 @@
 """Downloads of a project's labels."""
 
 import shlex
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
-from catalog import export
-from catalog.store import exported
+from catalog import export, label_studio
+from catalog.store import exported, projects
 from catalog.store.exported import Labels
 from catalog.web.context import Context, InContext, project_or_404, render
 from catalog.web.downloads import zip_response
@@ -14,9 +15,9 @@ from catalog.web.downloads import zip_response
 router = APIRouter(include_in_schema=False)
 
 
-def _labels(context: Context, project_id: int) -> Labels:
+def _labels(context: Context, project_id: int, with_waiting: bool = False) -> Labels:
     with context.database.read() as session:
-        return exported.labels(session, project_or_404(session, project_id))
+        return exported.labels(session, project_or_404(session, project_id), with_waiting)
 
 
 @router.get("/projects/{project_id}/export")
@@ -24,7 +25,12 @@ def page(project_id: int, context: InContext) -> HTMLResponse:
     with context.database.read() as session:
         project = project_or_404(session, project_id)
         return render(
-            "export.html", project=project, name=shlex.quote(project.name), **exported.count(session, project)
+            "export.html",
+            project=project,
+            name=shlex.quote(project.name),
+            local_files=label_studio.LOCAL_FILES,
+            folder=context.library.folder,
+            **exported.count(session, project),
         )
 
 
@@ -50,3 +56,25 @@ def folders(project_id: int, context: InContext) -> FileResponse:
     return zip_response(
         context.library, "folders.zip", lambda file: export.class_folders(labels, context.library, file)
     )
+
+
+@router.get("/projects/{project_id}/export/label-studio.json")
+def tasks(
+    project_id: int,
+    context: InContext,
+    prefix: Annotated[str, Query(max_length=500)] = label_studio.LOCAL_FILES,
+    own_paths: bool = False,
+    with_waiting: bool = False,
+) -> Response:
+    labels = _labels(context, project_id, with_waiting)
+    content = label_studio.tasks(labels, prefix.strip(), own_paths)
+    return _download(content, "label-studio.json", "application/json")
+
+
+@router.get("/projects/{project_id}/export/label-studio.xml")
+def configuration(project_id: int, context: InContext) -> Response:
+    with context.database.read() as session:
+        project = project_or_404(session, project_id)
+        classes = [found.name for found in projects.classes(session, project_id)]
+        content = label_studio.configuration(project.task, classes)
+    return _download(content, "label-studio.xml", "application/xml")

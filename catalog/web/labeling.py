@@ -42,13 +42,17 @@ class Labeling(BaseModel):
 
 
 class ShownImage(BaseModel):
-    """An image on a page; `suggested` and `confidence` are those of a prelabeled page."""
+    """An image on a page.
+
+    `suggested` and `confidence` are those of a prelabeled page; `reason` says why it was sent back.
+    """
 
     id: int
     sha256: str
     suggested: list[int] | None
     confidence: float | None
     answer: "GivenAnswer | None"
+    reason: str | None
 
 
 class GivenAnswer(BaseModel):
@@ -210,6 +214,7 @@ def _shown(page: Page) -> OpenPage:
                 suggested=image["predicted"] if is_filled else None,
                 confidence=image["confidence"] if is_filled else None,
                 answer=image["answer"],
+                reason=image.get("reason"),  # a page that was opened before there were reasons has none
             )
             for image in page.images
         ],

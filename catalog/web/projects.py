@@ -286,9 +286,9 @@ def _chosen_champion(context: Context, project: Project, data: str, classes: lis
 
 @router.post("/projects/{project_id}/jobs/{kind}")
 def request_job(
-    project_id: int, kind: Literal[jobs.Kind.READ, jobs.Kind.SUGGEST], context: InContext
+    project_id: int, kind: Literal[jobs.Kind.READ, jobs.Kind.SUGGEST, jobs.Kind.MAP], context: InContext
 ) -> RedirectResponse:
-    """Reads the images again, or computes suggestions again."""
+    """Reads the images again, or computes suggestions or the map again."""
     with context.database.write() as session:
         project = labeled_or_404(session, project_id)
         jobs.request(session, project.id, kind)

@@ -98,12 +98,17 @@ def class_name_problem(name: str) -> str | None:
     return None
 
 
+def folded(name: str) -> str:
+    """The name without what `look_alikes` ignores."""
+    lower = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(unicodedata.normalize("NFKC", lower).split())
+
+
 def look_alikes(names: Iterable[str]) -> list[list[str]]:
     """Groups of names that differ only in case, whitespace, width or Unicode normalization."""
     groups = defaultdict(list)
     for name in names:
-        folded = unicodedata.normalize("NFKC", name).casefold()
-        groups["".join(unicodedata.normalize("NFKC", folded).split())].append(name)
+        groups[folded(name)].append(name)
     return [group for group in groups.values() if len(group) > 1]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fnmatch
 import json
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -24,7 +25,7 @@ class RequestLimits:
         timeout: seconds for receiving a request.
         max_active: maximum number of fully received requests in progress.
         hosts: allowed values of `Host` besides loopback names; None allows any.
-        max_bytes_of: other maximum sizes, by path.
+        max_bytes_of: other maximum sizes, by path; `*` in it stands for any text.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class RequestLimits:
             await self._refuse(scope, receive, send, 421, detail)
             return
         length = headers.get(b"content-length", b"0")
-        max_bytes = self.max_bytes_of.get(scope["path"], self.max_bytes)
+        max_bytes = self._max_bytes(scope["path"])
         if length.isdigit() and int(length) > max_bytes:
             detail = f"the upload has {int(length):,} bytes, more than {max_bytes:,}"
             await self._refuse(scope, receive, send, 413, detail)
@@ -66,6 +67,10 @@ class RequestLimits:
                 await self._refuse(scope, receive, send, 503, BUSY)
                 return
             await self.app(scope, receive, send)
+
+    def _max_bytes(self, path: str) -> int:
+        limits = (limit for pattern, limit in self.max_bytes_of.items() if fnmatch.fnmatchcase(path, pattern))
+        return next(limits, self.max_bytes)
 
     def _acquire(self, slot: contextlib.ExitStack) -> bool:
         """Counts a received request as active until `slot` closes; returns False if there are too many."""

@@ -1,0 +1,40 @@
+"""Recognises the format of a file of labels by its content."""
+
+from catalog.exchange import coco, label_studio, safe_json, table
+from catalog.exchange.records import LabelFile
+from catalog.language import _
+from pipeline.common.errors import UserError
+
+MAX_BYTES = 200_000_000  # of a file
+_BOM = b"\xef\xbb\xbf"
+
+
+def read(data: bytes) -> LabelFile:
+    """The labels in a file.
+
+    Raises:
+        UserError: it is no file of a known format, or is damaged.
+    """
+    data = data.removeprefix(_BOM)
+    start = data[:1000].lstrip()
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise UserError(_("the file is UTF-16; save it as UTF-8"))
+    if b"\0" in data[:1000]:
+        raise UserError(_("the file is neither JSON nor CSV; unpack it if it is an archive"))
+    try:
+        if start[:1] in (b"{", b"["):
+            return _read_json(safe_json.load(data))
+        return table.read(data.decode())
+    except UnicodeDecodeError as error:
+        message = _("byte {position} of the file is not UTF-8; save it as UTF-8")
+        raise UserError(message.format(position=error.start)) from None
+
+
+def _read_json(tree: object) -> LabelFile:
+    if coco.is_coco(tree):
+        return coco.read(tree)
+    if label_studio.is_export(tree):
+        return label_studio.read(tree)
+    if label_studio.is_min_export(tree):
+        return label_studio.read_min(tree)
+    raise UserError(_("the JSON file is neither COCO nor an export of Label Studio (JSON or JSON-MIN)"))

@@ -1,0 +1,66 @@
+// Choosing a file of labels, importing it, and taking that back.
+import { t, tn } from "./texts.js";
+
+const upload = document.querySelector("form.upload");
+const input = upload?.querySelector("input");
+const apply = document.getElementById("apply");
+const undo = document.getElementById("undo");
+
+function choose() {
+  const [file] = input.files;
+  const isTooLarge = file && file.size > Number(upload.dataset.most);
+  const bytes = Number(upload.dataset.most);
+  const message = isTooLarge ? t("{name} has more than {bytes} bytes; split it", { name: file.name, bytes }) : "";
+  input.setCustomValidity(message);
+  upload.querySelector("[role=status]").textContent = message || (file ? file.name : "");
+}
+
+// Says what takes a while, and keeps a second press from sending the form again.
+function wait(form, message) {
+  form.querySelector("[role=status]").textContent = message;
+  if (form.dataset.sent) return false;
+  form.dataset.sent = "yes";
+  return true;
+}
+
+if (upload) {
+  input.addEventListener("change", choose);
+  upload.addEventListener("submit", (event) => wait(upload, t("Reading the file…")) || event.preventDefault());
+  upload.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    upload.classList.add("over");
+  });
+  upload.addEventListener("dragleave", () => upload.classList.remove("over"));
+  upload.addEventListener("drop", (event) => {
+    event.preventDefault();
+    upload.classList.remove("over");
+    input.files = event.dataTransfer.files;
+    choose();
+  });
+}
+
+apply?.addEventListener("submit", (event) => {
+  const isImport = !event.submitter?.hasAttribute("formaction");
+  if (!wait(apply, isImport ? t("Importing…") : "")) event.preventDefault();
+});
+
+undo?.addEventListener("click", async () => {
+  const message = document.getElementById("undone");
+  undo.disabled = true;
+  const response = await fetch(undo.dataset.url, { method: "POST" }).catch(() => null);
+  const answer = await response?.json().catch(() => ({}));
+  if (!response?.ok) {
+    undo.disabled = false;
+    message.textContent = answer?.detail || t("the server can't be reached");
+    return;
+  }
+  undo.hidden = true;
+  message.textContent = tn("{count} image has its label from before again.", "{count} images have their labels from before again.", answer.undone);
+  const kept = tn("{count} was labeled again or is open elsewhere.", "{count} were labeled again or are open elsewhere.", answer.kept);
+  if (answer.kept) message.textContent += ` ${kept}`;
+});
+
+// The page may come back from the browser's memory with its form sent.
+window.addEventListener("pageshow", () => {
+  for (const form of [upload, apply]) delete form?.dataset.sent;
+});

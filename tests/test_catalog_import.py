@@ -1,0 +1,356 @@
+"""Labels from files: nothing changes before a person has seen what would, and all of it can be taken back."""
+
+import csv
+import io
+import json
+
+import pytest
+import requests
+from catalog_server import Catalog, folder_of, open_page, submit
+from conftest import outcome, petfaces
+from sqlalchemy import select, update
+
+from catalog import app, exchange, export, importing, label_studio
+from catalog.store import exported, import_preview, labels, projects
+from catalog.store.imports import Choices, Replace
+from catalog.store.tables import Action, ClassChange, Event, Image, LabelClass, Status
+from pipeline.common.errors import UserError
+
+CLASSES = ("cat", "dog", "rabbit")
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    """A project with 20 images, of which nobody has labeled any; about a third test the models."""
+    catalog = Catalog.create(tmp_path)
+    catalog.add_project(folder_of(tmp_path / "images", 20), page_size=4, test_fraction=0.3)
+    return catalog
+
+
+@pytest.fixture
+def address(catalog):
+    with catalog.served() as address:
+        yield address
+
+
+def table(*rows, header="path,label"):
+    return "\n".join([header, *rows]).encode()
+
+
+def previewed(catalog, content, project=1):
+    with catalog.database.read() as session:
+        records = exchange.read(content).records
+        return import_preview.preview(session, catalog.project(session, project), records)
+
+
+def imported(catalog, content, project=1, **choices):
+    return importing.apply(
+        catalog.database, project, exchange.read(content).records, Choices(**choices), "me"
+    )
+
+
+def given(catalog, project=1):
+    """The label of each image that has one, by path; `?` for unknown ones."""
+    with catalog.database.read() as session:
+        names = {found.id: found.name for found in projects.all_classes(session, project)}
+        query = select(Image).where(Image.project_id == project, Image.event_id.is_not(None))
+        shown = {
+            image.path: "|".join(sorted(names[number] for number in image.classes)) or image.status
+            for image in session.scalars(query)
+            if image.status != Status.WAITING
+        }
+        assert list(labels.differences(session, project)) == []
+        return shown
+
+
+def send(address, content, project=1, name="labels.csv"):
+    """Uploads a file; returns the answer, whose address is that of the preview."""
+    files = {"file": (name, content)}
+    return requests.post(f"{address}/projects/{project}/import", files=files, timeout=60)
+
+
+def test_a_preview_counts_what_would_change_and_changes_nothing(catalog):
+    imported(catalog, table("000.png,cat", "001.png,dog"))
+    content = table(
+        *("000.png,cat", "001.png,rabbit", "002.png,dog", "003.png,hamster", "004.png,cat|dog"),
+        *("nowhere.png,cat", "005.png,", "x,y,z", "006.png,cat", "006.png,cat"),
+    )
+    before = given(catalog)
+    shown = previewed(catalog, content)
+    expected = {"equal": 1, "different": 1, "new": 2, "unknown_class": 1, "refused": 3, "unmatched": 1}
+    assert dict(shown.counts) == expected
+    assert (shown.rows, shown.repeated, shown.imported) == (10, 1, 1)
+    assert dict(shown.unknown_classes) == {"hamster": 1}
+    assert [(each.ours, each.theirs) for each in shown.examples["different"]] == [("dog", "rabbit")]
+    assert given(catalog) == before
+
+
+@pytest.mark.parametrize(
+    ("task", "labeled"), [("single_label", [("cat",), ("dog",)]), ("multi_label", [("cat", "dog"), ()])]
+)
+def test_each_export_comes_back_as_it_was(catalog, tmp_path, task, labeled):
+    first = catalog.add_project(tmp_path / "images", name="first", task=task)
+    with catalog.database.write() as session:
+        ids = {found.name: found.id for found in projects.classes(session, first)}
+        for number, image in enumerate(session.scalars(select(Image).where(Image.project_id == first))):
+            answer = labels.Answer(Status.LABELED, tuple(ids[name] for name in labeled[number % 2]))
+            labels.give(session, image, labels.Answer(Status.UNKNOWN) if number == 5 else answer, "me")
+    with catalog.database.read() as session:
+        everything = exported.labels(session, catalog.project(session, first))
+    before = given(catalog, first)
+    for name, content, complete in (
+        ("csv", export.table(everything), True),
+        ("tasks", label_studio.tasks(everything), False),
+        ("coco", export.coco(everything), False),
+    ):
+        again = catalog.add_project(tmp_path / "images", name=name, task=task)
+        imported(catalog, content.encode(), again)
+        expected = dict(before) if complete else {k: v for k, v in before.items() if v != "unknown"}
+        if name == "coco":  # an image without annotations may be one that nobody has looked at
+            expected = {path: label for path, label in expected.items() if label != "labeled"}
+        assert given(catalog, again) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "by"),
+    [
+        ("000.png", "path"),
+        ("sub/a.png", "path"),
+        ("/somewhere/images/sub/a.png", "path"),
+        ("elsewhere/b.png", "name"),
+        ("a.png", None),  # there are two of them
+        ("other/c.png", None),
+    ],
+)
+def test_images_are_matched_by_path_or_by_a_name_that_only_one_has(catalog, name, by):
+    with catalog.database.write() as session:
+        for number, path in enumerate(["sub/a.png", "more/a.png", "b.png"], start=1):
+            session.execute(update(Image).where(Image.id == number).values(path=path))
+        session.execute(update(Image).where(Image.id == 4).values(path="000.png"))
+        session.execute(update(Image).where(Image.id.not_in([1, 2, 3, 4])).values(path="many.png"))
+    shown = previewed(catalog, table(f"{name},cat"))
+    assert dict(shown.counts) == ({"new": 1} if by else {"unmatched": 1})
+    assert dict(shown.by) == ({by: 1} if by else {})
+
+
+def test_a_row_that_tells_the_content_is_not_matched_by_its_path(catalog):
+    content = table(f"000.png,{'0' * 64},cat", header="path,sha256,label")
+    assert dict(previewed(catalog, content).counts) == {"unmatched": 1}
+
+
+def test_rows_that_contradict_each_other_are_refused(catalog):
+    content = table("000.png,cat", "images/000.png,dog", "001.png,cat")
+    assert dict(previewed(catalog, content).counts) == {"refused": 2, "new": 1}
+    imported(catalog, content)
+    assert given(catalog) == {"001.png": "cat"}
+
+
+def test_labels_that_differ_are_kept_unless_a_person_chooses_otherwise(catalog, address):
+    imported(catalog, table("000.png,cat"))
+    page = open_page(address)
+    submit(address, page, 1).raise_for_status()
+    with catalog.database.read() as session:
+        path = session.get(Image, page["images"][0]["id"]).path
+    by_people = path if path != "000.png" else session.get(Image, page["images"][1]["id"]).path
+    content = table("000.png,dog", f"{by_people},dog")
+    done = imported(catalog, content)
+    assert (done.kept, done.replaced) == (2, 0)
+    done = imported(catalog, content, replace=Replace.IMPORTED)
+    assert (done.kept, done.replaced) == (1, 1)
+    assert (given(catalog)["000.png"], given(catalog)[by_people]) == ("dog", "cat")
+    assert imported(catalog, content, replace=Replace.ALL).replaced == 1
+    assert given(catalog)[by_people] == "dog"
+
+
+def test_unknown_classes_are_added_only_if_they_are_chosen(catalog):
+    content = table("000.png,hamster", "001.png,budgie", "002.png,DOG")
+    done = imported(catalog, content, new_classes=frozenset({"hamster"}))
+    assert (done.added, done.new, done.skipped) == (["hamster"], 2, 1)
+    assert given(catalog) == {"000.png": "hamster", "002.png": "dog"}
+    with catalog.database.read() as session:
+        assert [found.name for found in projects.classes(session, 1)] == [*CLASSES, "hamster"]
+        (change,) = session.scalars(select(ClassChange))
+        assert (change.kind, change.after, change.person) == ("added", "hamster", "me")
+
+
+@pytest.mark.parametrize("name", ["a/b", "x" * 300, "\u202egod"])
+def test_a_class_that_no_project_can_have_is_offered_with_the_reason(catalog, name):
+    rows = [{"data": {"image": "000.png"}, "annotations": [annotation(name)]}]
+    shown = previewed(catalog, json.dumps(rows).encode())
+    assert list(shown.unusable_classes) == [name]
+    with pytest.raises(UserError, match="the class"):
+        imported(catalog, json.dumps(rows).encode(), new_classes=frozenset({name}))
+    assert given(catalog) == {}
+
+
+def test_of_very_many_unknown_classes_the_most_frequent_are_offered(catalog, address):
+    rows = [f"{number:03}.png,class {number // 2}" for number in range(20)]
+    shown = previewed(catalog, table(*rows, *(f"{number}.png,other" for number in range(5))))
+    assert len(shown.unknown_classes) == 10 and not shown.more_classes
+    several = catalog.add_project(
+        catalog.library.folder.parent / "images", name="several", task="multi_label"
+    )
+    rows = [f"000.png,{'|'.join(map(str, range(900)))}", "001.png,7"]
+    answer = send(address, table(*rows), several)
+    assert answer.status_code == 200 and "700 rarer classes" in answer.text
+    assert answer.text.count('name="new_class"') == 200
+
+
+def annotation(*names, **values):
+    result = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": list(names)}}
+    return {"result": [result], **values}
+
+
+def test_a_class_that_was_merged_is_the_one_that_took_over(catalog):
+    with catalog.database.write() as session:
+        session.execute(update(LabelClass).where(LabelClass.name == "rabbit").values(merged_into=2))
+    imported(catalog, table("000.png,rabbit"))
+    assert given(catalog) == {"000.png": "dog"}
+
+
+def test_test_images_can_be_left_out(catalog):
+    content = table(*(f"{number:03}.png,cat" for number in range(20)))
+    shown = previewed(catalog, content)
+    assert 0 < shown.tests < 20
+    done = imported(catalog, content, with_tests=False)
+    assert (done.tests, done.new) == (shown.tests, 20 - shown.tests)
+    assert imported(catalog, content).new == shown.tests
+
+
+def test_images_that_are_open_on_a_page_are_left_alone(catalog, address):
+    page = open_page(address)
+    content = table(*(f"{number:03}.png,cat" for number in range(20)))
+    done = imported(catalog, content)
+    assert (done.held, done.new) == (len(page["images"]), 20 - len(page["images"]))
+    submit(address, page, 2).raise_for_status()
+
+
+def test_an_import_is_one_action_that_can_be_undone(catalog, address):
+    imported(catalog, table("000.png,cat"))
+    done = imported(catalog, table("000.png,dog", "001.png,dog", "002.png,dog"), replace=Replace.ALL)
+    imported(catalog, table("002.png,rabbit"), replace=Replace.ALL)
+    url = f"{address}/api/projects/1/undo/{done.batch}"
+    assert requests.post(url, timeout=30).json() == {"undone": 2, "kept": 1}
+    assert given(catalog) == {"000.png": "cat", "002.png": "rabbit"}
+    with catalog.database.read() as session:
+        events = session.scalars(select(Event).where(Event.batch == done.batch)).all()
+        assert {event.action for event in events} == {Action.IMPORT}
+    assert requests.post(f"{address}/api/projects/1/undo/nothing", timeout=30).status_code == 404
+
+
+def test_a_file_is_uploaded_shown_and_imported_once(catalog, address):
+    shown = send(address, table("000.png,cat", "001.png,hamster"))
+    assert shown.status_code == 200 and "Nothing has changed yet" in shown.text
+    assert given(catalog) == {}
+    form = {"new_class": "hamster", "with_tests": "true"}
+    done = requests.post(shown.url, data=form, timeout=30)
+    assert "2 labels imported" in done.text and done.url == shown.url
+    assert given(catalog) == {"000.png": "cat", "001.png": "hamster"}
+    again = requests.post(shown.url, data=form, timeout=30)
+    assert (again.status_code, "was imported before" in again.text) == (422, True)
+    assert "2 labels imported" in requests.get(shown.url, timeout=30).text
+    with catalog.database.read() as session:
+        assert len(session.scalars(select(Event)).all()) == 2
+
+
+def test_a_waiting_file_belongs_to_its_project_and_person_and_can_be_cancelled(catalog, address, tmp_path):
+    catalog.add_project(tmp_path / "images", name="other")
+    shown = send(address, table("000.png,cat"))
+    token = shown.url.rpartition("/")[2]
+    assert requests.get(f"{address}/projects/2/import/{token}", timeout=30).status_code == 404
+    assert importing.find(catalog.library, token, 1, "somebody else") is None
+    for strange in ("..", "../../catalog", "x" * 24):
+        assert importing.find(catalog.library, strange, 1, "me") is None
+    for strange in ("x" * 24, "%2e%2e%2fimages", "%00"):
+        assert requests.get(f"{address}/projects/1/import/{strange}", timeout=30).status_code == 404
+    requests.post(f"{shown.url}/cancel", timeout=30).raise_for_status()
+    assert requests.get(shown.url, timeout=30).status_code == 404
+    assert list(catalog.library.temporary.iterdir()) == []
+
+
+def test_a_class_that_the_file_does_not_have_cannot_be_added_with_it(catalog, address):
+    shown = send(address, table("000.png,cat"))
+    answer = requests.post(shown.url, data={"new_class": "zebra"}, timeout=30)
+    assert (answer.status_code, "has no new class zebra" in answer.text) == (422, True)
+
+
+def test_a_file_that_cannot_be_read_is_an_error_of_the_form(catalog, address):
+    answer = send(address, b"nothing here", name="<b>x</b>.csv")
+    assert answer.status_code == 422
+    assert "the first line must name the columns" in answer.text and "<b>x" not in answer.text
+    assert list(catalog.library.temporary.iterdir()) == []
+
+
+def test_a_file_of_labels_may_be_larger_than_other_requests(catalog, monkeypatch):
+    monkeypatch.setattr(app, "MAX_REQUEST", 2000)
+    content = table(*(f"{'x' * 200}{number}.png,cat" for number in range(100)))
+    with catalog.served() as address:
+        assert "100 rows" in send(address, content).text
+        form = {"name": "pets", "instructions": "x" * 3000}
+        answer = requests.post(f"{address}/projects/1/settings", data=form, timeout=30)
+        assert answer.status_code == 413
+
+
+def test_html_in_names_is_shown_as_text(address):
+    shown = send(address, table("<script>1</script>.png,<b>x</b>", "000.png,<i>y</i>"))
+    assert shown.status_code == 200
+    assert not any(text in shown.text for text in ("<script>1", "<b>x", "<i>y"))
+    assert "&lt;i&gt;y" in shown.text
+
+
+def test_a_file_of_another_program_is_never_opened_by_its_names(catalog):
+    rows = [
+        {
+            "data": {"image": "/data/local-files/?d=../../../../etc/passwd"},
+            "annotations": [annotation("cat")],
+        },
+        {"data": {"image": "file:///etc/passwd"}, "annotations": [annotation("cat")]},
+        {"data": {"image": "http://[::1/x.png"}, "annotations": [annotation("cat")]},
+    ]
+    assert dict(previewed(catalog, json.dumps(rows).encode()).counts) == {"unmatched": 3}
+
+
+def test_names_that_a_spreadsheet_would_run_come_back_as_they_were(catalog, tmp_path):
+    project = catalog.add_project(tmp_path / "images", name="formulas", classes=("=1+1", "-b", "@c"))
+    with catalog.database.write() as session:
+        session.execute(update(Image).where(Image.project_id == project).values(path="=cmd.png"))
+        image = session.scalars(select(Image).where(Image.project_id == project)).first()
+        ids = [found.id for found in projects.classes(session, project)]
+        labels.give(session, image, labels.Answer(Status.LABELED, (ids[0],)), "me")
+    with catalog.database.read() as session:
+        content = export.table(exported.labels(session, catalog.project(session, project)))
+    (row,) = csv.DictReader(io.StringIO(content))
+    assert (row["path"], row["labels"]) == ("'=cmd.png", "'=1+1")
+    assert dict(previewed(catalog, content.encode(), project).counts) == {"equal": 1}
+    assert exchange.read(content.encode()).records[0].classes == ("=1+1",)
+
+
+def test_the_command_shows_first_and_imports_with_yes(catalog, tmp_path, capsys, monkeypatch):
+    file = tmp_path / "labels.csv"
+    file.write_bytes(table("000.png,cat", "001.png,hamster", "nowhere.png,cat"))
+    folder = ("catalog", "--folder", str(catalog.library.folder))
+    monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: "n")
+    outcome(lambda: petfaces(*folder, "import", "pets", str(file)))
+    assert given(catalog) == {}
+    petfaces(*folder, "import", "pets", str(file), "--yes", "--add-classes")
+    output = capsys.readouterr().out
+    assert "hamster (1)" in output and "nowhere.png: this project has no such image" in output
+    assert "2 labeled, 1 rows left out" in output
+    assert given(catalog) == {"000.png": "cat", "001.png": "hamster"}
+    petfaces(*folder, "undo-import", "pets", output.split()[-1])
+    assert given(catalog) == {}
+    assert "has no such import" in outcome(lambda: petfaces(*folder, "undo-import", "pets", "x"))
+
+
+def test_tasks_for_label_studio_can_have_other_addresses_and_the_images_that_wait(catalog, address):
+    imported(catalog, table("000.png,cat"))
+    url = f"{address}/projects/1/export/label-studio.json"
+    values = {"prefix": "https://images.example/a b/", "own_paths": "true", "with_waiting": "true"}
+    tasks = requests.get(url, values, timeout=30).json()
+    assert len(tasks) == 20
+    (labeled,) = [task for task in tasks if "annotations" in task]
+    assert labeled["data"]["image"] == "https://images.example/a b/000.png"
+    assert requests.get(url, timeout=30).content == requests.get(url, timeout=30).content
+    assert len(requests.get(url, timeout=30).json()) == 1
+    configuration = requests.get(f"{address}/projects/1/export/label-studio.xml", timeout=30).text
+    assert '<Choice value="cat"/>' in configuration and 'choice="single"' in configuration

@@ -1,0 +1,116 @@
+"""In a browser a file of labels is imported by keyboard alone, on a phone too."""
+
+import pytest
+from catalog_server import Catalog, folder_of
+from chromium import axe_core, chromium
+from sqlalchemy import select
+
+from catalog.store import projects
+from catalog.store.tables import Image, Status
+
+TABLE = b"path,label\n000.png,cat\n001.png,hamster\n002.png,\nnowhere.png,cat\n"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory):
+    """The source of axe-core; skipped if npm can't provide it."""
+    return axe_core(tmp_path_factory.mktemp("axe"))
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    catalog = Catalog.create(tmp_path)
+    catalog.add_project(folder_of(tmp_path / "images", 4), test_fraction=0.5)
+    return catalog
+
+
+@pytest.fixture
+def address(catalog):
+    with catalog.served() as address:
+        yield address
+
+
+def opened(browser, address, path="projects/1/import", **options):
+    """A tab; errors are collected in `problems`."""
+    tab = browser.new_context(**options).new_page()
+    tab.problems = []
+    tab.on("pageerror", lambda error: tab.problems.append(str(error)))
+    tab.on("console", lambda line: line.type == "error" and tab.problems.append(line.text))
+    tab.goto(f"{address}/{path}")
+    return tab
+
+
+def choose(tab):
+    tab.set_input_files("input[type=file]", {"name": "labels.csv", "mimeType": "text/csv", "buffer": TABLE})
+    tab.get_by_role("button", name="Show what it would change").press("Enter")
+    tab.wait_for_selector("#apply")
+
+
+def given(catalog):
+    with catalog.database.read() as session:
+        names = {found.id: found.name for found in projects.all_classes(session, 1)}
+        query = select(Image).where(Image.status == Status.LABELED)
+        return {image.path: names[image.classes[0]] for image in session.scalars(query)}
+
+
+def test_a_file_is_imported_and_taken_back_by_keyboard_alone(catalog, browser, address):
+    tab = opened(browser, address)
+    choose(tab)
+    tab.get_by_role("checkbox", name="hamster").press("Space")
+    tab.get_by_role("button", name="Import").press("Enter")
+    tab.wait_for_selector("#undo")
+    assert given(catalog) == {"000.png": "cat", "001.png": "hamster"}
+    tab.locator("#undo").press("Enter")
+    tab.get_by_text("2 images have their labels from before again.").wait_for()
+    assert given(catalog) == {}
+    assert tab.problems == []
+    tab.context.close()
+
+
+def test_cancelling_leaves_everything_as_it_is(catalog, browser, address):
+    tab = opened(browser, address)
+    choose(tab)
+    tab.get_by_role("button", name="Cancel").press("Enter")
+    tab.get_by_role("heading", name="Import labels").wait_for()
+    assert given(catalog) == {} and tab.problems == []
+    tab.context.close()
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_sent(browser, address):
+    tab = opened(browser, address)
+    tab.locator("form.upload").evaluate("form => { form.dataset.most = 5; }")
+    file = {"name": "labels.csv", "mimeType": "text/csv", "buffer": TABLE}
+    tab.set_input_files("input[type=file]", file)
+    tab.get_by_text("labels.csv has more than 5 bytes").wait_for()
+    tab.get_by_role("button", name="Show what it would change").click()
+    assert tab.url.endswith("/import") and tab.locator("#apply").count() == 0
+    tab.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_pages_fit_a_phone_and_have_no_mistake_that_axe_finds(browser, address, axe, scheme):
+    tab = opened(
+        browser, address, viewport={"width": 390, "height": 844}, color_scheme=scheme, bypass_csp=True
+    )
+
+    def check():
+        tab.evaluate(axe)
+        found = tab.evaluate("axe.run()")
+        assert [(each["id"], each["nodes"][0]["html"]) for each in found["violations"]] == []
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+
+    check()
+    choose(tab)
+    check()
+    tab.get_by_role("button", name="Import").click()
+    tab.wait_for_selector("#undo")
+    check()
+    tab.goto(f"{address}/projects/1/export")
+    check()
+    tab.context.close()
