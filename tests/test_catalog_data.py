@@ -360,8 +360,10 @@ def test_the_migration_fills_what_is_searched_by_from_the_events_of_before(label
     from alembic.config import Config
 
     from catalog.store import database
+    from catalog.store.address import url_of
+    from catalog.store.engine import create
 
-    engine = database._engine(tmp_path / "catalog/catalog.db", foreign_keys=False)
+    engine = create(url_of(tmp_path / "catalog/catalog.db"), foreign_keys=False)
     config = Config()
     config.set_main_option("script_location", str(database.MIGRATIONS))
     with engine.begin() as connection:
@@ -373,7 +375,7 @@ def test_the_migration_fills_what_is_searched_by_from_the_events_of_before(label
         connection.execute(text("DROP TABLE suspect"))
     with engine.connect() as connection:
         config.attributes["connection"] = connection
-        command.stamp(config, "0004")
+        command.stamp(config, "0005c")
         command.upgrade(config, "0005d")
         connection.commit()
     with catalog.database.read() as session:

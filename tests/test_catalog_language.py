@@ -127,6 +127,9 @@ SAME = {
     "coco.json",
     "labels.csv",
     "folders.zip",
+    "Data",
+    "Label Studio",
+    "label-studio.json",
 }
 PAGES = ("", "projects/new", "projects/1", "projects/1/label", "projects/1/settings", "projects/1/export")
 

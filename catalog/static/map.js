@@ -183,10 +183,11 @@ function showState(state) {
     const bar = byId("progress").querySelector("progress");
     if (work.total) [bar.max, bar.value] = [work.total, work.done];
     else bar.removeAttribute("value");
-    const step = work.state === "running" ? work.message : "";
+    const soon = t("begins soon");
+    const step = (work.state === "running" && work.message) || soon;
     byId("progress-text").textContent = state.version && !state.is_arranged
-      ? t("First view by principal components. The map is being arranged: {step}", { step: step || t("begins soon") })
-      : t("The map is being computed: {step}", { step: step || t("begins soon") });
+      ? t("First view by principal components. The map is being arranged: {step}", { step })
+      : t("The map is being computed: {step}", { step });
   }
   const failed = work?.state === "failed" ? t("The map can't be computed: {reason}", { reason: work.message }) : "";
   byId("empty").hidden = Boolean(state.version);
