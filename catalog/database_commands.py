@@ -73,7 +73,7 @@ def backup(library: Library, target: Path) -> None:
 
 
 @click.command()
-@click.argument("source", metavar="FOLDER", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("source", metavar="FOLDER", type=click.Path(path_type=Path, file_okay=False))
 @click.pass_obj
 def restore(library: Library, source: Path) -> None:
     """Make a catalog from the backup in FOLDER.
