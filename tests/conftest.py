@@ -183,7 +183,8 @@ def pytest_collection_finish() -> None:
 LONGEST = (
     *("resume", "reproduce", "seal", "catalog_browser", "train", "tracking", "multi_label", "folder", "docs"),
     *("catalog_labelers", "catalog_people_browser", "catalog_database", "catalog_access"),
-    *("teach_faults", "teach_browser", "catalog_language", "catalog_watching"),
+    *("teach_faults", "teach_browser", "catalog_language", "catalog_watching", "catalog_map"),
+    *("catalog_map_browser", "catalog_data_browser", "catalog_import_page", "catalog_data", "catalog_import"),
     *("trainer", "registry", "sweeps", "serve", "page", "predict", "settings", "full_disk", "repro"),
     *("sweep_folder", "catalog_suggestions", "catalog_champions", "features", "config", "export"),
     *("two_at_once", "audit", "imports", "fuzz_cards", "report", "augment", "store", "pack", "copied_store"),

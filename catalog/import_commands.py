@@ -1,0 +1,77 @@
+"""Commands of ``petfaces catalog`` for labels from files."""
+
+from pathlib import Path
+
+import click
+
+from catalog.library import Library
+from pipeline.common.errors import UserError
+
+
+@click.command("import")
+@click.argument("project")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--yes", is_flag=True, help="Import without asking.")
+@click.option(
+    "--replace",
+    type=click.Choice(["none", "imported", "all"]),
+    default="none",
+    show_default=True,
+    help="Labels here that differ from the file's: keep all, replace those that came from a file, or all.",
+)
+@click.option("--add-classes", is_flag=True, help="Add the file's classes that PROJECT doesn't have.")
+@click.option("--without-tests", is_flag=True, help="Leave test images out.")
+@click.pass_obj
+def import_labels(
+    library: Library,
+    project: str,
+    file: Path,
+    yes: bool,
+    replace: str,
+    add_classes: bool,
+    without_tests: bool,
+) -> None:
+    """Give PROJECT's images the labels in FILE: Label Studio JSON, COCO or CSV.
+
+    What would change is shown first. The import can be taken back with undo-import.
+    """
+    from catalog import account, importing, importing_report
+    from catalog.store import import_preview, open_database, projects
+    from catalog.store.imports import Choices, Replace
+
+    database = open_database(library.database)
+    found = importing.read_file(file)
+    with database.read() as session:
+        chosen = projects.labeled_by_name(session, project)
+        shown, project_id = import_preview.preview(session, chosen, found.records), chosen.id
+    importing_report.print_preview(found.format, shown)
+    new = set(shown.unknown_classes) - set(shown.unusable_classes) if add_classes else set()
+    choices = Choices(Replace(replace), frozenset(new), not without_tests)
+    if not importing_report.changes(shown, choices):
+        click.echo("Nothing to import.")
+        return
+    if not yes:
+        click.confirm(f"Import into {project}?", abort=True)
+    done = importing.apply(database, project_id, found.records, choices, account.name())
+    importing_report.print_done(done, project)
+
+
+@click.command("undo-import")
+@click.argument("project")
+@click.argument("batch")
+@click.pass_obj
+def undo_import(library: Library, project: str, batch: str) -> None:
+    """Take an import back by the BATCH that it has printed: images get the labels from before it."""
+    from catalog import account, undoing
+    from catalog.store import open_database, projects
+
+    database = open_database(library.database)
+    with database.read() as session:
+        project_id = projects.by_name(session, project).id
+    undone, kept = undoing.undo(database, project_id, batch, account.name())
+    if not undone + kept:
+        raise UserError(f"{project} has no such import; the command import prints its BATCH")
+    click.echo(
+        f"{undone:,} images have their labels from before again; {kept:,} were labeled since "
+        "then or are open elsewhere, and stay"
+    )
