@@ -39,6 +39,8 @@ def import_labels(
     from catalog.store import import_preview, open_database, projects
     from catalog.store.imports import Choices, Replace
 
+    if not file.is_file():
+        raise UserError(f"{file} is not there; name a file of labels")
     database = open_database(library.database)
     found = importing.read_file(file)
     with database.read() as session:

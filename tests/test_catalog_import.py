@@ -354,3 +354,9 @@ def test_tasks_for_label_studio_can_have_other_addresses_and_the_images_that_wai
     assert len(requests.get(url, timeout=30).json()) == 1
     configuration = requests.get(f"{address}/projects/1/export/label-studio.xml", timeout=30).text
     assert '<Choice value="cat"/>' in configuration and 'choice="single"' in configuration
+
+
+def test_a_missing_file_of_labels_is_an_error(catalog, tmp_path):
+    folder = ("catalog", "--folder", str(catalog.library.folder))
+    message = outcome(lambda: petfaces(*folder, "import", "pets", str(tmp_path / "nowhere.csv")))
+    assert message == f"error: {tmp_path / 'nowhere.csv'} is not there; name a file of labels"
