@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 AXE = "axe-core@4.10.3"
@@ -28,11 +29,30 @@ def chromium(*arguments: str) -> Iterator:
 
 
 def axe_core(folder: Path) -> str:
-    """The source of axe-core, which finds mistakes in pages; skips the test if npm can't provide it."""
-    try:
-        subprocess.run(["npm", "pack", "--silent", AXE], cwd=folder, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"npm can't fetch axe-core: {error}")
-    (archive,) = folder.glob("*.tgz")
+    """The source of axe-core, which finds mistakes in pages; skips the test if npm can't provide it.
+
+    Args:
+        folder: where it is kept, for several processes.
+    """
+    with FileLock(folder / "axe.lock"):
+        if not any(folder.glob("axe-core-*.tgz")):
+            try:
+                subprocess.run(["npm", "pack", "--silent", AXE], cwd=folder, check=True, capture_output=True)
+            except (OSError, subprocess.CalledProcessError) as error:
+                pytest.skip(f"npm can't fetch axe-core: {error}")
+    (archive,) = folder.glob("axe-core-*.tgz")
     with tarfile.open(archive) as package:
         return package.extractfile("package/axe.min.js").read().decode()
+
+
+def check_page(tab, axe: str, what: object = "") -> None:
+    """Asserts that axe finds no mistake, and that nothing is wider than the window.
+
+    In dark colours only that is checked which depends on colours.
+    """
+    tab.evaluate(axe)
+    for scheme, options in (("light", {}), ("dark", {"runOnly": ["color-contrast", "link-in-text-block"]})):
+        tab.emulate_media(color_scheme=scheme)
+        found = tab.evaluate("options => axe.run(options)", options)["violations"]
+        assert [(each["id"], each["nodes"][0]["html"]) for each in found] == [], (what, scheme)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= tab.viewport_size["width"], what

@@ -21,6 +21,7 @@ from pathlib import Path
 import fork_server
 import postgresql
 import pytest
+from chromium import axe_core
 from filelock import FileLock
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -194,6 +195,11 @@ LONGEST = (
 )
 
 
+def _database(item: pytest.Item) -> str | None:
+    """The parameter of `database_url`, if the test has one."""
+    return item.callspec.params.get("database_url") if hasattr(item, "callspec") else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks what `make test-unit` leaves out, and orders the files so that no worker waits.
 
@@ -205,6 +211,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if {"run", "repro", "browser"} & set(item.fixturenames):
             item.add_marker("integration")
             needing.add(item.path)
+        elif _database(item) == "postgresql":
+            item.add_marker("integration")
     rank = {f"test_{name}.py": number for number, name in enumerate(LONGEST)}
 
     def order(item: pytest.Item) -> tuple:
@@ -276,6 +284,12 @@ def _patterns_once():
 def database_url(request) -> str:
     """A new database of the catalog: empty for a file in the catalog's folder, then on PostgreSQL."""
     return "" if request.param == "sqlite" else postgresql.session_server().create()
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The source of axe-core for `chromium.check_page`; skipped if npm can't provide it."""
+    return axe_core(SESSION)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import re
 
 import pytest
 from catalog_server import Catalog
-from chromium import axe_core, chromium
+from chromium import chromium
 from teaching import Lesson, photo, publish_backbone
 
 # A webcam for tests: a canvas in the colour that `window.scene` names. Each encoded frame is different, also
@@ -55,11 +55,6 @@ PUT = """([kind, data, selector]) => {
 def browser():
     with chromium() as opened:
         yield opened
-
-
-@pytest.fixture(scope="module")
-def axe(tmp_path_factory):
-    return axe_core(tmp_path_factory.mktemp("axe"))
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from catalog.store.fair_lock import FairLock
 from catalog.store.tables import Base, Event, Image, LabelClass
 from pipeline.common.errors import UserError
 
+pytestmark = pytest.mark.integration  # most start PostgreSQL
+
 
 @pytest.fixture
 def catalog(tmp_path, database_url):

@@ -7,18 +7,18 @@ from chromium import chromium
 
 from benchmarks.labelers import run
 from catalog.store import projects
-from catalog.store.tables import Help, Status
+from catalog.store.tables import Status
 
 
-@pytest.mark.parametrize(("labelers", "count"), [(8, 400), pytest.param(20, 10_000, marks=pytest.mark.slow)])
-def test_people_who_label_at_once_lose_nothing(tmp_path, database_url, labelers, count):
-    model_help = Help.NONE if count < 1000 else Help.SUGGESTIONS
-    result = run(labelers, count, tmp_path, database_url, model_help)
+@pytest.mark.slow  # test_catalog_labeling has eight people in one process
+def test_twenty_people_who_label_at_once_lose_nothing(tmp_path, database_url):
+    result = run(20, 10_000, tmp_path, database_url)
     assert dict(result.errors) == {}
-    assert len(result.given) == count
+    assert len(result.given) == 10_000
     assert (result.lost, result.doubled, result.differences) == (0, 0, 0)
 
 
+@pytest.mark.integration
 def test_the_label_page_keeps_its_answers_while_the_database_is_away_and_then_saves_them(tmp_path):
     with postgresql.own_server() as server, chromium() as browser:
         catalog = Catalog.create(tmp_path, server.create())

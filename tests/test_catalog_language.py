@@ -14,7 +14,7 @@ from catalog_server import Catalog, folder_of, open_page, submit
 
 from catalog import language, sentences
 from catalog.language import LANGUAGES, LOCALE
-from catalog.store.tables import Job, Model
+from catalog.store.tables import Help, Job, Model
 from catalog.web.language import is_local, wanted
 from pipeline.portable import UnreadableError, read_picture
 
@@ -74,8 +74,9 @@ def catalog(tmp_path_factory):
     images = folder_of(folder / "images", 12)
     (images / "bad.png").write_bytes(b"")
     catalog = Catalog.create(folder)
-    catalog.add_project(images, name="a project", classes=("aa", "bb", "cc"), model_help="suggestions")
+    catalog.add_project(images, name="a project", classes=("aa", "bb", "cc"))
     with catalog.database.write() as session:
+        catalog.project(session).model_help = Help.SUGGESTIONS  # now, so that none are computed
         message = "trained on 1,234 labels; suggestions are filled in at a confidence of 97.4% and above"
         values = {"labels": 1234, "threshold": 0.974, "message": message, "run_path": "x"}
         session.add(Model(project_id=1, created_at=0, last_event=0, **values))

@@ -22,7 +22,6 @@ from pipeline.common import log, text
 from pipeline.common.errors import UserError
 from pipeline.portable import reason
 
-NICE = 10  # people who label come first where both want the processor
 PAUSE = 0.3  # seconds between looks for work
 NICE = 10  # people who label come before it where processors are few
 WAIT = 3.0  # seconds between tries while the database can't be reached
