@@ -12,6 +12,8 @@ from people import add_person, sign_in
 from catalog.app import application
 from catalog.store.tables import Image, Page, Role
 
+pytestmark = pytest.mark.integration  # they ask a server about each route
+
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
 PUBLIC = {
     *("GET /sign-in", "HEAD /sign-in", "POST /sign-in", "POST /language"),

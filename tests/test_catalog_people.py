@@ -14,6 +14,8 @@ from catalog.store import accounts, dashboard
 from catalog.store.tables import Event, Role
 from pipeline.common.errors import UserError
 
+pytestmark = pytest.mark.integration  # they hash passwords, which takes its time
+
 
 @pytest.fixture
 def catalog(tmp_path):

@@ -17,6 +17,8 @@ from catalog.web.sessions import SECONDS, Sessions, key_in
 from catalog.web.throttle import SIZE, Attempts, Throttle
 from pipeline.common.errors import UserError
 
+pytestmark = pytest.mark.integration  # they hash passwords, which takes its time
+
 NEW = "another long password"
 
 

@@ -22,6 +22,8 @@ from pipeline import tracking
 from pipeline.common.errors import UserError
 from pipeline.tracking.store import client
 
+pytestmark = pytest.mark.integration  # they compute features and train heads
+
 LOG_RUN = suggest._log_run
 COLOURS = {"cat": (200, 30, 30), "dog": (30, 200, 30), "rabbit": (30, 30, 200)}
 
@@ -109,7 +111,6 @@ def mlflow_store(tmp_path, monkeypatch):
     client.cache_clear()
 
 
-@pytest.mark.integration
 def test_each_computation_is_a_run_in_mlflow_that_names_the_last_label(catalog, mlflow_store):
     with catalog.served() as address:
         submit(address, open_page(address), 1)

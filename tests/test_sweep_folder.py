@@ -17,6 +17,8 @@ from pipeline.common.errors import StoppedError, UserError
 from pipeline.stage import stage
 from pipeline.sweeps import jobs, resume
 
+pytestmark = pytest.mark.integration  # each runs a sweep
+
 
 @pytest.fixture(autouse=True)
 def composed_once(monkeypatch):
@@ -173,7 +175,6 @@ def test_a_folder_that_cannot_be_created_is_an_error(sweeps, monkeypatch, tmp_pa
     assert "Not a directory" in message
 
 
-@pytest.mark.integration
 def test_sweeps_started_together_run_all_jobs(sweeps, project):
     command = [PYTHON, "-m", "pipeline.split", "--multirun", "seed=-1,-2"]
     running = [subprocess.Popen(command, cwd=project, stderr=subprocess.PIPE, text=True) for _ in range(2)]
