@@ -166,6 +166,7 @@ function show(next) {
     manual: t("Images in random order."),
     test: t("These images test the model, so there are no suggestions."),
     cluster: t("Similar images, all selected: one key labels them all."),
+    recheck: t("Images that were labeled before, with their earlier labels: correct what is wrong, then submit."),
     prelabeled: t("Suggested labels, the least certain first: correct what is wrong, then submit."),
   }[page.kind];
   grid.style.setProperty("--columns", Math.ceil(Math.sqrt(page.images.length)));

@@ -29,7 +29,8 @@ def columns(event: Event | None) -> dict[str, object]:
     if event is None:
         label = {"status": Status.WAITING, "classes": [], "event_id": None, "class_key": ""}
         by = {"labeled_by": "", "labeled_at": 0.0, "origin": ""}
-        return {**label, **by, "confidence": None, "differs": False}
+        requeued = {"is_requeued": False, "earlier": None}
+        return {**label, **by, "confidence": None, "differs": False, **requeued}
     state, is_predicted = event.after, event.predicted is not None
     return {
         "status": Status(state["status"]),
@@ -41,6 +42,8 @@ def columns(event: Event | None) -> dict[str, object]:
         "origin": str(event.page_kind or event.action or ""),
         "confidence": event.confidence if is_predicted else None,
         "differs": differs(event),
+        "is_requeued": "earlier" in state,
+        "earlier": state.get("earlier"),
     }
 
 

@@ -98,6 +98,7 @@ def reasons(session: Session, images: Iterable[Image]) -> dict[int, str]:
         if image.event_id is not None
         and image.status in (Status.WAITING, Status.SKIPPED)
         and image.origin not in _OTHER_CAUSES
+        and not image.is_requeued
     ]
     if not sent_back:
         return {}

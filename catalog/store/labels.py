@@ -4,7 +4,7 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
@@ -17,10 +17,15 @@ from pipeline.common.errors import UserError
 
 @dataclass(frozen=True)
 class Answer:
-    """A person's answer to an image: its classes, or that it is unknown, skipped or removed."""
+    """A person's answer to an image: its classes, or that it is unknown, skipped or removed.
+
+    Attributes:
+        earlier: of an image that is queued again, the answer that is filled in.
+    """
 
     status: Status
     classes: tuple[int, ...] = ()
+    earlier: "Answer | None" = None
 
     def __post_init__(self):
         """Raises UserError if classes are given with a status that has none, or twice."""
@@ -30,11 +35,13 @@ class Answer:
             raise UserError(_("a class is given twice"))
 
     def as_json(self) -> dict:
-        return {"status": str(self.status), "classes": sorted(self.classes)}
+        state = {"status": str(self.status), "classes": sorted(self.classes)}
+        return state | {"earlier": self.earlier.as_json()} if self.earlier else state
 
     @classmethod
     def of(cls, state: dict) -> "Answer":
-        return cls(Status(state["status"]), tuple(state["classes"]))
+        earlier = cls.of(state["earlier"]) if state.get("earlier") else None
+        return cls(Status(state["status"]), tuple(state["classes"]), earlier)
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,8 @@ _TOGETHER = "labels given together"  # of a session's info
 
 def current(image: Image) -> Answer:
     """The image's current label."""
-    return Answer(Status(image.status), tuple(image.classes))
+    earlier = Answer.of(image.earlier) if image.earlier else None
+    return Answer(Status(image.status), tuple(image.classes), earlier)
 
 
 def record(session: Session, image: Image, answer: Answer, page: Page, shown: dict) -> None:
@@ -77,6 +85,8 @@ def record(session: Session, image: Image, answer: Answer, page: Page, shown: di
         page: the page that showed it.
         shown: its entry in `page.images`.
     """
+    if answer.status == Status.SKIPPED and image.earlier:  # it comes again with the same label filled in
+        answer = replace(answer, earlier=Answer.of(image.earlier))
     _add(
         session,
         image,

@@ -53,7 +53,8 @@ def hand_out(session: Session, project: Project, person: str, size: int | None =
     if project.paused:
         raise UserError(_("{project} is paused; resume it on its settings page").format(project=project.name))
     kind, images = _choose(session, project, size or project.page_size)
-    return _open(session, project, kind, images, person) if images else None
+    earlier = {image.id: image.earlier for image in images if image.is_requeued}
+    return _open(session, project, kind, images, person, earlier) if images else None
 
 
 def _open(
@@ -66,7 +67,7 @@ def _open(
 ) -> Page:
     """Creates a page that holds these images; `answers` are filled in."""
     by_image: dict[int, Suggestion] = {}
-    if kind != PageKind.TEST and project.model_help != Help.NONE:
+    if kind not in (PageKind.TEST, PageKind.RECHECK) and project.model_help != Help.NONE:
         query = select(Suggestion).where(Suggestion.image_id.in_([image.id for image in images]))
         by_image = {found.image_id: found for found in session.scalars(query)}
     now, shown, reasons = time.time(), [], history.reasons(session, images)
@@ -113,7 +114,7 @@ def _choose(session: Session, project: Project, size: int) -> tuple[PageKind, li
     """The next images, and the kind of page they make."""
 
     def choice(kind: PageKind, status: Status, is_test: bool) -> _Choice:
-        free = select(Image).where(*_free(project, status, is_test))
+        free = select(Image).where(*_free(project, status, is_test), _is_requeued(kind))
         return kind, lambda: list(session.scalars(free.order_by(Image.rank).limit(size)))
 
     choices = [*_suggested(session, project, size), choice(PageKind.MANUAL, Status.WAITING, is_test=False)]
@@ -122,6 +123,13 @@ def _choose(session: Session, project: Project, size: int) -> tuple[PageKind, li
     choices += [
         choice(PageKind.MANUAL, Status.SKIPPED, is_test=False),
         choice(PageKind.TEST, Status.SKIPPED, is_test=True),
+    ]
+    # Images that had a label before come first: the model learns from them again.
+    recheck = functools.partial(choice, PageKind.RECHECK)
+    choices = [
+        *(recheck(Status.WAITING, is_test=is_test) for is_test in (False, True)),
+        *choices,
+        *(recheck(Status.SKIPPED, is_test=is_test) for is_test in (False, True)),
     ]
     for kind, find in choices:
         if found := find():
@@ -172,10 +180,16 @@ def _free(project: Project, status: Status, is_test: bool) -> tuple[ColumnElemen
     return Image.project_id == project.id, Image.status == status, of_split, available
 
 
+def _is_requeued(kind: PageKind) -> ColumnElement[bool]:
+    """Images that are queued again are on pages of their own."""
+    return Image.is_requeued if kind == PageKind.RECHECK else ~Image.is_requeued
+
+
 def _is_free(image: Image) -> bool:
     """The same of an image that has a suggestion."""
     is_held = image.leased_until is not None and image.leased_until >= time.time()
-    return image.status == Status.WAITING and not image.is_test and not is_held
+    waits = image.status == Status.WAITING and not image.is_requeued
+    return waits and not image.is_test and not is_held
 
 
 def _tests_are_due(session: Session, project: Project) -> bool:

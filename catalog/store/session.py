@@ -13,7 +13,7 @@ from catalog.store import image_counts
 from catalog.store.tables import Image, LabelClass, Project, Status, Suggestion
 
 CHUNK = 500  # parameters of a statement
-_DERIVED_FROM = {"project_id", "status", "classes", "is_test"}  # columns of `Image`
+_DERIVED_FROM = {"project_id", "status", "classes", "is_test", "is_requeued"}  # columns of `Image`
 _WAITING, _ALL_WAITING = "images that wait", "any image may wait"  # keys of `Session.info`
 
 
@@ -29,7 +29,9 @@ def _after_flush(session: Session, _context: object) -> None:
             if before != after:
                 image_counts.note(session, before, -1)
                 image_counts.note(session, after, 1)
-                session.info.setdefault(_WAITING, {})[item.id] = item.status == Status.WAITING
+            if before != after or inspect(item).attrs.is_requeued.history.has_changes():
+                is_offered = item.status == Status.WAITING and not item.is_requeued
+                session.info.setdefault(_WAITING, {})[item.id] = is_offered
     for item in session.new:
         if isinstance(item, Image):
             image_counts.note(session, _values(item), 1)
@@ -82,7 +84,8 @@ def _before_commit(session: Session) -> None:
     image_counts.write(session)
     waiting = session.info.pop(_WAITING, {})
     if session.info.pop(_ALL_WAITING, False):
-        waits = Suggestion.image_id.in_(select(Image.id).where(Image.status == Status.WAITING))
+        offered = select(Image.id).where(Image.status == Status.WAITING, ~Image.is_requeued)
+        waits = Suggestion.image_id.in_(offered)
         session.connection().execute(update(Suggestion.__table__).values(is_waiting=waits))
         return
     for value in (False, True):

@@ -17,6 +17,7 @@ CHECK_EVERY = 8  # pages; one of them shows confident predictions without fillin
 RECENT = 500  # predictions that count as evidence; older ones are of models that knew less
 NEXT = 50  # suggestions that are looked at together for free images
 CHUNK = 500  # rows per transaction, so that nobody who labels waits long
+_WITH_LABELS = (None, PageKind.PRELABELED, PageKind.RECHECK)  # pages with labels filled in, or none
 PAUSE = 0.02  # seconds between them: a writer that waits looks every few milliseconds whether it is its turn
 
 
@@ -64,7 +65,7 @@ def known(session: Session, project_id: int) -> tuple[list[Known], int]:
 
 
 def _weight(status: str, kind: str | None, confidence: float | None, threshold: float | None) -> int:
-    if status not in (Status.LABELED, Status.UNKNOWN) or kind in (None, PageKind.PRELABELED):
+    if status not in (Status.LABELED, Status.UNKNOWN) or kind in _WITH_LABELS:
         return 0
     is_confident = confidence is not None and threshold is not None and confidence >= threshold
     return CHECK_EVERY if is_confident else 1
@@ -90,7 +91,7 @@ def checked(session: Session, project_id: int) -> list[tuple[float, bool]]:
             Image.event_id == Event.id,
             Model.champion == "",
             Image.status.in_([Status.LABELED, Status.UNKNOWN]),
-            Event.page_kind != PageKind.PRELABELED,
+            Event.page_kind.not_in([PageKind.PRELABELED, PageKind.RECHECK]),
             Event.confidence > 0,
         )
         .order_by(Event.id.desc())
@@ -234,6 +235,7 @@ def add_model(
             ids = [row["image_id"] for row in chunk]
             session.execute(delete(Suggestion).where(Suggestion.image_id.in_(ids)))
             query = select(Image.id).where(Image.id.in_(ids), Image.status == Status.WAITING)
+            query = query.where(~Image.is_requeued)
             waits = set(session.scalars(query))  # others were labeled meanwhile
             of_model = {"project_id": project_id, "model_id": model_id}
             found = [{**row, **of_model, "is_waiting": row["image_id"] in waits} for row in chunk]

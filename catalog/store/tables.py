@@ -62,6 +62,7 @@ class PageKind(enum.StrEnum):
     PRELABELED = "prelabeled"  # with a model's suggestions filled in
     SECOND = "second"  # labeled by somebody else before, which isn't shown
     REVIEW = "review"  # disputed images, with both answers
+    RECHECK = "recheck"  # images that are queued again, with their earlier labels filled in
 
 
 class Action(enum.StrEnum):
@@ -166,10 +167,10 @@ class ClassChange(Base):
     """A change of a project's classes; rows are only ever added.
 
     Attributes:
-        kind: `added`, `renamed` or `merged`.
+        kind: `added`, `renamed`, `merged`, or `undone` for a change that was taken back.
         before, after: the name before and after it; of the class that took over if it was merged.
-        policy: of `catalog.store.classes`, what was done with the project's labels; empty if nothing was.
-        batch: of the events that it caused; empty if there are none.
+        policy: of `catalog.store.class_changes`, what was done with the labels; empty if nothing was.
+        batch: of the events that it caused, or that were taken back; empty if there are none.
     """
 
     __tablename__ = "class_change"
@@ -187,6 +188,38 @@ class ClassChange(Base):
     batch: Mapped[str] = mapped_column(String(40))
 
 
+class Relabeling(Base):
+    """A change of many labels that follows from a change of classes; see `catalog.store.relabeling`.
+
+    It is done in many transactions. A row without `finished_at` goes on when the server starts again.
+
+    Attributes:
+        kind: an `Action`: `requeue`, `discard`, `merge` or `undo`.
+        batch: of its events.
+        undone_batch: the batch that it takes back; empty if it isn't an undo.
+        class_id: the class that was merged into another; else None.
+        last_event: the project's last event when it began; later labels stay as they are.
+        total: images to change when it began.
+        changed: images that were changed.
+    """
+
+    __tablename__ = "relabeling"
+    __table_args__ = (Index("relabeling_project", "project_id", "id"), _NEVER_AGAIN)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    kind: Mapped[Action] = mapped_column(String(10))
+    batch: Mapped[str] = mapped_column(String(40))
+    undone_batch: Mapped[str] = mapped_column(String(40), default="")
+    person: Mapped[str] = mapped_column(String(100))
+    class_id: Mapped[int | None] = mapped_column(ForeignKey("label_class.id"))
+    last_event: Mapped[int]
+    total: Mapped[int]
+    changed: Mapped[int] = mapped_column(default=0)
+    started_at: Mapped[float]
+    finished_at: Mapped[float | None]
+
+
 class Image(Base):
     """An image of a project, with its current label and lease.
 
@@ -195,14 +228,16 @@ class Image(Base):
         path: where it was found first, for display and export.
         is_test: drawn from `sha256`; test images are labeled without suggestions.
         rank: position in the random order, from `sha256`.
-        status, classes, event_id: derived from the last event, as are the next six, by which people search;
-            see `catalog.store.derived`.
+        status, classes, event_id: derived from the last event, as are the next eight, of which people search
+            by the first six; see `catalog.store.derived`.
         class_key: `classes` as text, `,3,17,`; empty without classes.
         labeled_by: who has made the last event; empty without one.
         labeled_at: its time; 0 without one.
         origin: its kind of page, or its action; empty if it has neither.
         confidence: of the prediction that it records; None without a prediction.
         differs: whether the person has said something else than this prediction.
+        is_requeued: whether it waits again with a label from before, which is filled in.
+        earlier: this label, as in `Event`.
         page_token, leased_until: the page that shows the image now.
         burst: the webcam recording that it belongs to; None for other images.
         first_person: who has labeled it first, while it waits for the label of a second person; else None.
@@ -211,7 +246,7 @@ class Image(Base):
     __tablename__ = "image"
     __table_args__ = (
         UniqueConstraint("project_id", "sha256"),
-        Index("image_queue", "project_id", "status", "is_test", "rank"),
+        Index("image_queue", "project_id", "status", "is_requeued", "is_test", "rank"),
         Index("image_page", "page_token"),
         Index("image_sha256", "sha256"),
         Index("image_second", "project_id", "first_person"),
@@ -248,6 +283,8 @@ class Image(Base):
     origin: Mapped[str] = mapped_column(String(12), default="")
     confidence: Mapped[float | None]
     differs: Mapped[bool] = mapped_column(default=False)
+    is_requeued: Mapped[bool] = mapped_column(default=False, active_history=True)
+    earlier: Mapped[dict | None] = mapped_column(JSON)
 
 
 class ImageCount(Base):
@@ -339,7 +376,8 @@ class Event(Base):
     Attributes:
         page_kind: how the image was shown; None for an event without a page.
         model_id, predicted, confidence: the prediction that a model had made before, shown or not.
-        before, after: status and classes, as ``{"status": "labeled", "classes": [3]}``.
+        before, after: status and classes, as ``{"status": "labeled", "classes": [3]}``; of an image that is
+            queued again also `earlier`, the label that is filled in.
         geometry: reserved for boxes.
         answer: what a second person said, whatever the label became (see `Status.DISPUTED`); else None.
         action: what caused an event without a page; None for a single label on the teach page.
@@ -405,7 +443,7 @@ class Suggestion(Base):
     """The latest model's group and prediction for an image that waits; the next model replaces it.
 
     Attributes:
-        is_waiting: whether the image waits now; it follows from its status.
+        is_waiting: whether the image waits now, and isn't queued again; it follows from its columns.
         cluster: number of a group of similar images, in the order in which they are shown.
         distance: position within the cluster.
         predicted: the most probable classes; None before there is a trained head.

@@ -26,6 +26,7 @@ ORIGINS: dict[str, str] = {
     PageKind.TEST: N_("test page"),
     PageKind.SECOND: N_("second opinion"),
     PageKind.REVIEW: N_("review of a dispute"),
+    PageKind.RECHECK: N_("page of images queued again"),
     Action.GROUP: N_("labeled as a group"),
     Action.IMPORT: N_("imported file"),
     Action.CONFIRM: N_("confirmed"),
