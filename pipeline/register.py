@@ -158,6 +158,7 @@ def register(runs: Path, data_dir: Path, models: list[str], significance: float)
         _log.info("the champion of %s has changed; copying its files again", name)
     else:
         raise UserError(f"the champion of {name} changed {ATTEMPTS} times meanwhile; run again: dvc repro")
+    champion = ModelFolder(*(out / "champion" / part for part in PARTS))
     shutil.rmtree(out / "former", ignore_errors=True)
     decision = {
         "candidates": {model: candidate.sha256 for model, candidate in candidates.items()},

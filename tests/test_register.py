@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 from untrusted_models import CARD
@@ -93,8 +94,6 @@ def test_the_cheapest_of_tied_candidates_is_the_challenger(tmp_path):
 
 
 def test_an_export_that_differs_from_the_evaluated_model_is_an_error(repro, project, tmp_path):
-    import shutil
-
     import numpy as np
 
     runs = project / "runs/sample"
@@ -107,6 +106,21 @@ def test_an_export_that_differs_from_the_evaluated_model_is_an_error(repro, proj
         register.check_export(
             ModelFolder(folders[0], tmp_path / "other", folders[2]), project / "data/sample"
         )
+
+
+def test_a_champion_that_is_no_candidate_any_more_stays_with_all_its_files(
+    repro, project, tmp_path, monkeypatch
+):
+    former = json.loads((project / "runs/sample/register/decision.json").read_text())["champion"]
+    shutil.copytree(project / "runs/sample", tmp_path / "sample", ignore=shutil.ignore_patterns("register"))
+    monkeypatch.setattr(register.tracking, "tag_test_comparison", lambda *_: None)
+    others = [name for name in ("scratch", "probe") if name != former["model"]]
+    decision = register.register(tmp_path / "sample", project / "data/sample", others, significance=0)
+    assert not decision["promoted"] and decision["challenger"] in others
+    assert decision["champion"]["sha256"] == former["sha256"]
+    champion = tmp_path / "sample/register/champion"
+    assert ModelFolder(*(champion / part for part in register.PARTS)).sha256 == former["sha256"]
+    assert not (champion.parent / "former").exists()
 
 
 def test_an_exported_model_holds_no_path_of_this_machine(repro, project):
