@@ -19,6 +19,7 @@ from catalog.store import Database, UnavailableError
 from catalog.sweep import sweep
 from catalog.teach.teacher import Teacher
 from catalog.web import (
+    agreement,
     context,
     data,
     data_api,
@@ -52,7 +53,7 @@ MAX_REQUEST = 80_000_000  # bytes: one image of the largest size, with its form
 TIMEOUT = 600  # seconds for a request to arrive
 MAX_ACTIVE = 64  # requests
 ROUTES = (
-    *(projects, labeling, data, data_api, maps, undo, images, exports, imports),
+    *(projects, labeling, agreement, data, data_api, maps, undo, images, exports, imports),
     *(teach, samples, explain, taking, lesson, language, sign_in, people),
 )
 

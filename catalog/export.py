@@ -10,12 +10,13 @@ import json
 import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from catalog.exchange import table as csv_table
 from catalog.language import _
 from catalog.library import Library
+from catalog.store.agreement import Row
 from catalog.store.exported import LabeledImage, Labels
 from pipeline import tasks
 from pipeline.artifacts import atomic
@@ -88,6 +89,24 @@ def table(labels: Labels) -> str:
         status = "unknown" if image.is_unknown else "labeled"
         classes = csv_table.escaped(tasks.SEPARATOR.join(image.classes))
         writer.writerow([csv_table.escaped(image.path), classes, status, image.split, image.sha256])
+    return stream.getvalue()
+
+
+def agreement(rows: Iterable[Row]) -> str:
+    """A CSV file with a row for each image that two people have labeled: both answers, and its label now."""
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, lineterminator="\n")
+    header = [
+        column for name in ("first", "second", "label") for column in (f"{name}_status", f"{name}_classes")
+    ]
+    writer.writerow(["path", "sha256", "first_person", "second_person", "equal", *header])
+    for row in rows:
+        people = [csv_table.escaped(name) for name in row.people]
+        values: list[str] = []
+        for state in (row.first, row.second, row.label):
+            values += [str(state.status), csv_table.escaped(tasks.SEPARATOR.join(state.classes))]
+        equal = "yes" if row.is_equal else "no"
+        writer.writerow([csv_table.escaped(row.path), row.sha256, *people, equal, *values])
     return stream.getvalue()
 
 

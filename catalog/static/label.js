@@ -10,7 +10,9 @@ const PAUSES = [1, 2, 4, 8]; // seconds before a request is repeated that the se
 const SWALLOW_MS = 1000; // letters typed on after a class was found do not begin another search
 
 const byId = (id) => document.getElementById(id);
-const project = byId("app").dataset.project;
+const { project, queue } = byId("app").dataset;
+const pagesAddress = `/api/projects/${project}/${queue}`; // of new images, or of those to review
+const place = queue === "review" ? `review:${project}` : project; // of what this tab stores
 const grid = byId("grid");
 const search = byId("search");
 
@@ -26,8 +28,8 @@ let shownAt = 0;
 let steps = []; // the answers before each change, for undo
 let found = { rest: "", at: 0 }; // the last class found by letters
 
-const stored = (key) => JSON.parse(sessionStorage.getItem(`${key}:${project}`) || "null");
-const store = (key, value) => sessionStorage.setItem(`${key}:${project}`, JSON.stringify(value));
+const stored = (key) => JSON.parse(sessionStorage.getItem(`${key}:${place}`) || "null");
+const store = (key, value) => sessionStorage.setItem(`${key}:${place}`, JSON.stringify(value));
 
 class Refused extends Error {
   constructor(status, body) {
@@ -125,7 +127,7 @@ async function openPage() {
   let token = stored("page");
   releaseLock();
   if (token && !(await isOurs(token))) token = null;
-  show(await request(`/api/projects/${project}/pages`, { token }));
+  show(await request(pagesAddress, { token }));
   if (page && page.token !== token) {
     releaseLock();
     await isOurs(page.token);
@@ -147,7 +149,7 @@ function show(next) {
     byId("kind").textContent = next.message;
     grid.append(emptyMessage());
     byId("classes").replaceChildren();
-    if (next.done < next.total || !next.total) setTimeout(() => page || exclusively(openPage), RETRY_SECONDS * 1000);
+    if (next.may_come) setTimeout(() => page || exclusively(openPage), RETRY_SECONDS * 1000);
     return;
   }
   const typed = stored("answers");
@@ -168,6 +170,8 @@ function show(next) {
     cluster: t("Similar images, all selected: one key labels them all."),
     recheck: t("Images that were labeled before, with their earlier labels: correct what is wrong, then submit."),
     prelabeled: t("Suggested labels, the least certain first: correct what is wrong, then submit."),
+    second: t("Somebody else has labeled these images, too. You don't see how, so that both judge independently."),
+    review: t("Two people disagree about these images: your label decides."),
   }[page.kind];
   grid.style.setProperty("--columns", Math.ceil(Math.sqrt(page.images.length)));
   page.images.forEach((image, position) => grid.append(cell(image, position)));
@@ -204,6 +208,12 @@ function cell(image, position) {
     reason.textContent = reason.title = t("Sent back: {reason}", { reason: image.reason });
     figure.append(reason);
   }
+  if (image.opinions.length) {
+    const opinions = document.createElement("span");
+    opinions.className = "opinions";
+    opinions.textContent = opinionsOf(image);
+    figure.append(opinions);
+  }
   figure.addEventListener("click", () => {
     cursor = position;
     toggle(position);
@@ -212,8 +222,16 @@ function cell(image, position) {
   return figure;
 }
 
+// What two people have said of an image that is reviewed, a line each.
+function opinionsOf(image) {
+  return image.opinions.map((each) => `${each.person}: ${inWords(each)}`).join("\n");
+}
+
 function describe(image) {
-  const answer = answers.get(image.id);
+  return inWords(answers.get(image.id));
+}
+
+function inWords(answer) {
   if (!answer) return "";
   if (answer.status !== "labeled") return answer.status === "skipped" ? t("skip") : t("unknown");
   return answer.classes.map((id) => names.get(id)).join(", ") || t("none of the classes");
@@ -238,7 +256,8 @@ function update() {
     const plain = t("Image {number}: {label}", values);
     const spoken = isSuggestion(image) ? t("Image {number}: {label}, suggested", values) : plain;
     const sentBack = image.reason ? `. ${t("Sent back: {reason}", { reason: image.reason })}` : "";
-    element.setAttribute("aria-label", spoken + sentBack);
+    const said = image.opinions.length ? `. ${opinionsOf(image)}` : "";
+    element.setAttribute("aria-label", spoken + sentBack + said);
   });
   grid.setAttribute("aria-activedescendant", `image-${cursor}`);
   byId(`image-${cursor}`).scrollIntoView({ block: "nearest" });

@@ -119,11 +119,11 @@ def _give(
             tests += 1
         elif answer is None:
             if image.status == Status.LABELED:
-                given.append((image, labels.current(image)))
+                given.append((image, Answer(Status.LABELED, tuple(image.classes))))
         elif labels.current(image) != answer:
             given.append((image, answer))
     for image, _answer in given:
-        image.page_token = image.leased_until = image.first_person = None
+        image.page_token = image.leased_until = None
     labels.give_all(session, given, person, act)
     changed += len(given)
     return Done(changed, held, tests, act.batch)

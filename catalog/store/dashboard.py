@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from catalog.store import image_counts, jobs, projects, suggestions
+from catalog.store import image_counts, jobs, projects, second_labels, suggestions
 from catalog.store.tables import Event, Help, Image, Job, LabelClass, Model, Project, Status
 
 HOURS = 24  # of the charts of labels per hour
@@ -46,6 +46,7 @@ class Dashboard:
         counts: images by status.
         total: all images.
         open_now: images on open pages.
+        second: labeled images that wait for the label of a second person.
         prelabeled, clustered, tests: waiting images by the kind of page that they come on next.
         distribution: (class, images), most frequent first; an image counts for each of its classes.
         per_hour: labels in each of the last HOURS hours, oldest first.
@@ -58,6 +59,7 @@ class Dashboard:
     counts: dict[Status, int]
     total: int
     open_now: int
+    second: int
     prelabeled: int
     clustered: int
     tests: int
@@ -90,6 +92,7 @@ def of(session: Session, project: Project) -> Dashboard:
         counts=counts,
         total=sum(counts.values()),
         open_now=session.scalar(held),
+        second=second_labels.waiting(session, project.id).total(),
         prelabeled=prelabeled,
         clustered=clustered,
         tests=image_counts.by_split(session, project.id)[Status.WAITING, True],

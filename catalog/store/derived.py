@@ -28,6 +28,7 @@ def columns(event: Event | None) -> dict[str, object]:
     """The columns of `Image` that follow from its last event; None before the first one."""
     if event is None:
         label = {"status": Status.WAITING, "classes": [], "event_id": None, "class_key": ""}
+        label["first_person"] = None
         by = {"labeled_by": "", "labeled_at": 0.0, "origin": ""}
         requeued = {"is_requeued": False, "earlier": None}
         return {**label, **by, "confidence": None, "differs": False, **requeued}
@@ -35,6 +36,7 @@ def columns(event: Event | None) -> dict[str, object]:
     return {
         "status": Status(state["status"]),
         "classes": state["classes"],
+        "first_person": state.get("first_person"),
         "event_id": event.id,
         "class_key": class_key(state["classes"]),
         "labeled_by": event.person,

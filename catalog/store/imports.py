@@ -127,7 +127,7 @@ def give(
             elif labels.is_held(image):
                 done.held += 1
             else:
-                image.page_token = image.leased_until = image.first_person = None
+                image.page_token = image.leased_until = None
                 changed.append((image, answer))
                 done.new += outcome == Outcome.NEW
                 done.replaced += outcome == Outcome.DIFFERENT

@@ -4,9 +4,9 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from sqlalchemy import insert, select
+from sqlalchemy import ColumnElement, insert, or_, select
 from sqlalchemy.orm import Session
 
 from catalog.language import _
@@ -21,11 +21,14 @@ class Answer:
 
     Attributes:
         earlier: of an image that is queued again, the answer that is filled in.
+        first_person: who has given it, while it waits for the label of a second person; else None. It is no
+            part of what two answers are compared by.
     """
 
     status: Status
     classes: tuple[int, ...] = ()
     earlier: "Answer | None" = None
+    first_person: str | None = field(default=None, compare=False)
 
     def __post_init__(self):
         """Raises UserError if classes are given with a status that has none, or twice."""
@@ -36,12 +39,16 @@ class Answer:
 
     def as_json(self) -> dict:
         state = {"status": str(self.status), "classes": sorted(self.classes)}
-        return state | {"earlier": self.earlier.as_json()} if self.earlier else state
+        if self.earlier:
+            state["earlier"] = self.earlier.as_json()
+        if self.first_person is not None:
+            state["first_person"] = self.first_person
+        return state
 
     @classmethod
     def of(cls, state: dict) -> "Answer":
         earlier = cls.of(state["earlier"]) if state.get("earlier") else None
-        return cls(Status(state["status"]), tuple(state["classes"]), earlier)
+        return cls(Status(state["status"]), tuple(state["classes"]), earlier, state.get("first_person"))
 
 
 @dataclass(frozen=True)
@@ -72,18 +79,21 @@ _TOGETHER = "labels given together"  # of a session's info
 def current(image: Image) -> Answer:
     """The image's current label."""
     earlier = Answer.of(image.earlier) if image.earlier else None
-    return Answer(Status(image.status), tuple(image.classes), earlier)
+    return Answer(Status(image.status), tuple(image.classes), earlier, image.first_person)
 
 
-def record(session: Session, image: Image, answer: Answer, page: Page, shown: dict) -> None:
+def record(
+    session: Session, image: Image, answer: Answer, page: Page, shown: dict, given: Answer | None = None
+) -> None:
     """Adds the event of a page's answer, and updates the image's current label.
 
     Args:
         session: of a write transaction.
         image: the image.
-        answer: the person's.
+        answer: what becomes the label.
         page: the page that showed it.
         shown: its entry in `page.images`.
+        given: what a second person has said; None on other pages, where the answer is the person's.
     """
     if answer.status == Status.SKIPPED and image.earlier:  # it comes again with the same label filled in
         answer = replace(answer, earlier=Answer.of(image.earlier))
@@ -94,9 +104,10 @@ def record(session: Session, image: Image, answer: Answer, page: Page, shown: di
         person=page.person,
         page_token=page.token,
         page_kind=PageKind(page.kind),
-        model_id=page.model_id,
+        model_id=shown.get("model_id", page.model_id),
         predicted=shown["predicted"],
         confidence=shown["confidence"],
+        answer=None if given is None else given.as_json(),
     )
 
 
@@ -111,7 +122,10 @@ def give_all(
     """`give` for many different images, in few statements."""
     if not answers:
         return
-    rows = {image.id: _columns(image, answer, person=person, **vars(act)) for image, answer in answers}
+    rows = {
+        image.id: _columns(image, answer, person=person, takes_back=_taken_back(image, act), **vars(act))
+        for image, answer in answers
+    }
     # Objects would be inserted one by one: SQLite doesn't tell which new id belongs to which of them.
     added = session.execute(insert(Event).returning(Event.image_id, Event.id), list(rows.values()))
     events = dict(added.tuples().all())
@@ -157,19 +171,29 @@ def is_held(image: Image) -> bool:
     return image.page_token is not None and (image.leased_until or 0) >= time.time()
 
 
+def not_held() -> ColumnElement[bool]:
+    """The condition of images that nobody has open."""
+    return or_(Image.leased_until.is_(None), Image.leased_until < time.time())
+
+
 def take_back(session: Session, image: Image, page: Page) -> bool:
     """Restores the label from before a page was submitted; False if the image was labeled since then."""
     last = session.get(Event, image.event_id) if image.event_id else None
     if last is None or last.page_token != page.token:
         return False
-    _add(session, image, Answer.of(last.before), person=page.person)
+    _add(session, image, Answer.of(last.before), person=page.person, takes_back=last.id)
     return True
 
 
-def _add(session: Session, image: Image, answer: Answer, **columns: object) -> None:
-    event = Event(**_columns(image, answer, **columns))
+def _taken_back(image: Image, act: Act) -> int | None:
+    """The event that an act takes back; None unless it is an undo, which always takes the last one back."""
+    return image.event_id if act.action == Action.UNDO else None
+
+
+def _add(session: Session, image: Image, label: Answer, **columns: object) -> None:
+    event = Event(**_columns(image, label, **columns))
     session.add(event)
-    image.status, image.classes = answer.status, sorted(answer.classes)
+    image.status, image.classes = label.status, sorted(label.classes)
     if (together := session.info.get(_TOGETHER)) is not None:
         together.append((image, event))
     else:
@@ -194,14 +218,14 @@ def together(session: Session) -> Iterator[None]:
         derived.apply(image, derived.columns(event))
 
 
-def _columns(image: Image, answer: Answer, **columns: object) -> dict[str, object]:
+def _columns(image: Image, label: Answer, **columns: object) -> dict[str, object]:
     """The columns of an event."""
     return {
         "project_id": image.project_id,
         "image_id": image.id,
         "at": time.time(),
         "before": current(image).as_json(),
-        "after": answer.as_json(),
+        "after": label.as_json(),
         **columns,
     }
 

@@ -9,11 +9,11 @@ import secrets
 import time
 from collections.abc import Callable
 
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
 from catalog.language import _, ngettext
-from catalog.store import history, image_counts, labels, projects, suggestions
+from catalog.store import history, image_counts, labels, projects, review, second_labels, suggestions
 from catalog.store.labels import Answer
 from catalog.store.suggestions import Order
 from catalog.store.tables import Help, Image, Page, PageKind, Project, Status, Suggestion
@@ -50,11 +50,22 @@ def hand_out(session: Session, project: Project, person: str, size: int | None =
     Raises:
         UserError: the project is paused.
     """
-    if project.paused:
-        raise UserError(_("{project} is paused; resume it on its settings page").format(project=project.name))
-    kind, images = _choose(session, project, size or project.page_size)
+    _check_runs(project)
+    kind, images = _choose(session, project, person, size or project.page_size)
     earlier = {image.id: image.earlier for image in images if image.is_requeued}
     return _open(session, project, kind, images, person, earlier) if images else None
+
+
+def hand_out_review(session: Session, project: Project, person: str, size: int | None = None) -> Page | None:
+    """The same with disputed images, for somebody who decides."""
+    _check_runs(project)
+    images = review.next_images(session, project, person, size or project.page_size)
+    return _open(session, project, PageKind.REVIEW, images, person) if images else None
+
+
+def _check_runs(project: Project) -> None:
+    if project.paused:
+        raise UserError(_("{project} is paused; resume it on its settings page").format(project=project.name))
 
 
 def _open(
@@ -67,9 +78,13 @@ def _open(
 ) -> Page:
     """Creates a page that holds these images; `answers` are filled in."""
     by_image: dict[int, Suggestion] = {}
-    if kind not in (PageKind.TEST, PageKind.RECHECK) and project.model_help != Help.NONE:
+    more: dict[int, dict] = {}
+    if kind in second_labels.KINDS:
+        more = second_labels.predictions(session, images)
+    elif kind not in (PageKind.TEST, PageKind.RECHECK) and project.model_help != Help.NONE:
         query = select(Suggestion).where(Suggestion.image_id.in_([image.id for image in images]))
         by_image = {found.image_id: found for found in session.scalars(query)}
+    opinions = review.opinions(session, images) if kind == PageKind.REVIEW else {}
     now, shown, reasons = time.time(), [], history.reasons(session, images)
     page = Page(token=secrets.token_urlsafe(18), project_id=project.id, kind=kind, person=person)
     for image in images:
@@ -82,6 +97,8 @@ def _open(
                 "confidence": found.confidence if found else None,
                 "answer": (answers or {}).get(image.id),
                 "reason": reasons.get(image.id),
+                "opinions": [vars(each) for each in opinions.get(image.id, [])],
+                **more.get(image.id, {}),
             }
         )
         image.page_token, image.leased_until = page.token, now + LEASE_SECONDS
@@ -110,8 +127,14 @@ def _keys(session: Session, project: Project, shown: list[Suggestion]) -> list[i
 _Choice = tuple[PageKind, Callable[[], list[Image]]]
 
 
-def _choose(session: Session, project: Project, size: int) -> tuple[PageKind, list[Image]]:
-    """The next images, and the kind of page they make."""
+def _choose(session: Session, project: Project, person: str, size: int) -> tuple[PageKind, list[Image]]:
+    """The next images, and the kind of page they make.
+
+    Second labels come as soon as there are enough for a page, so that their share is kept up from the start.
+    """
+    second = functools.partial(second_labels.next_images, session, project, person, size)
+    if len(seconds := second()) == size:
+        return PageKind.SECOND, seconds
 
     def choice(kind: PageKind, status: Status, is_test: bool) -> _Choice:
         free = select(Image).where(*_free(project, status, is_test), _is_requeued(kind))
@@ -121,8 +144,10 @@ def _choose(session: Session, project: Project, size: int) -> tuple[PageKind, li
     tests = choice(PageKind.TEST, Status.WAITING, is_test=True)
     choices.insert(0 if _tests_are_due(session, project) else len(choices), tests)
     choices += [
+        (PageKind.SECOND, lambda: seconds),
         choice(PageKind.MANUAL, Status.SKIPPED, is_test=False),
         choice(PageKind.TEST, Status.SKIPPED, is_test=True),
+        (PageKind.SECOND, functools.partial(second, with_skipped=True)),
     ]
     # Images that had a label before come first: the model learns from them again.
     recheck = functools.partial(choice, PageKind.RECHECK)
@@ -163,7 +188,8 @@ def _check_is_due(session: Session, project: Project) -> bool:
     People tend to accept what is filled in, so only such pages are evidence for the threshold.
     """
     query = select(func.count()).where(Page.project_id == project.id, Page.submitted_at.is_not(None))
-    return session.scalar(query) % suggestions.CHECK_EVERY == 0
+    others = session.scalar(query.where(Page.kind.in_(second_labels.KINDS)))
+    return (session.scalar(query) - others) % suggestions.CHECK_EVERY == 0
 
 
 def _of_one_cluster(session: Session, found: list[Image]) -> list[Image]:
@@ -175,9 +201,8 @@ def _of_one_cluster(session: Session, found: list[Image]) -> list[Image]:
 
 def _free(project: Project, status: Status, is_test: bool) -> tuple[ColumnElement[bool], ...]:
     """Conditions of the project's images with this status that no page holds."""
-    available = or_(Image.leased_until.is_(None), Image.leased_until < time.time())
     of_split = Image.is_test if is_test else ~Image.is_test
-    return Image.project_id == project.id, Image.status == status, of_split, available
+    return Image.project_id == project.id, Image.status == status, of_split, labels.not_held()
 
 
 def _is_requeued(kind: PageKind) -> ColumnElement[bool]:
@@ -244,12 +269,14 @@ def submit(session: Session, page: Page, answers: dict[int, Answer]) -> int:
         if unknown := set(answer.classes) - known:
             raise UserError(_("there is no class {number} in this project").format(number=min(unknown)))
     images = {image.id: image for image in session.scalars(select(Image).where(Image.id.in_(list(shown))))}
-    if taken := [number for number in answers if images[number].page_token != page.token]:
+    if taken := [
+        number
+        for number in answers
+        if images[number].page_token != page.token or not second_labels.is_wanted(page, images[number])
+    ]:
         raise StalePageError(taken)
     page.submitted_at, page.answers = time.time(), stored
-    with labels.together(session):
-        for number, answer in answers.items():
-            labels.record(session, images[number], answer, page, shown[number])
+    second_labels.record(session, page, images, answers)
     release(session, page)
     return len(answers)
 
@@ -270,7 +297,9 @@ def undo(session: Session, page: Page) -> Page | None:
     answers, reopened = {}, []
     for number, given in (page.answers or {}).items():
         image = session.get(Image, int(number))
-        if not labels.is_held(image) and labels.take_back(session, image, page):
+        if labels.is_held(image):
+            continue
+        if labels.take_back(session, image, page) or second_labels.was_skipped(page, image, given):
             answers[image.id] = given
             reopened.append(image)
     if not reopened:

@@ -43,6 +43,7 @@ class Draft:
     champion: str = ""
     kind: Kind = Kind.LABEL
     is_watched: bool = False
+    second_share: float = 0.0
 
     def __post_init__(self):
         """Raises UserError for a value that can't be used."""
@@ -61,6 +62,10 @@ class Draft:
             raise UserError(_("the share of test images must be above 0 and at most 50 %"))
         if self.is_watched and self.source != Source.FOLDER:
             raise UserError(_("only a folder or an archive can be watched"))
+        if not 0 <= self.second_share <= 1:
+            raise UserError(_("the share of images for a second person must be from 0 to 100 %"))
+        if self.second_share and self.kind == Kind.TEACH:
+            raise UserError(_("images of the teach page are labeled once"))
         check_classes(self.classes, least=0 if self.kind == Kind.TEACH else 2)
 
 
@@ -196,6 +201,17 @@ def all_classes(session: Session, project_id: int) -> list[LabelClass]:
     """A project's classes, with those that were merged into others: earlier events name them."""
     query = select(LabelClass).where(LabelClass.project_id == project_id).order_by(LabelClass.position)
     return list(session.scalars(query))
+
+
+def successors(session: Session, project_id: int) -> dict[int, int]:
+    """The class that now has the images of each class that was merged, by id."""
+    merged = {found.id: found.merged_into for found in all_classes(session, project_id) if found.merged_into}
+    found = dict(merged)
+    for class_id, target in merged.items():
+        while target in merged:
+            target = merged[target]
+        found[class_id] = target
+    return found
 
 
 def by_name(session: Session, name: str) -> Project:

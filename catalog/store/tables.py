@@ -229,7 +229,7 @@ class Image(Base):
         is_test: drawn from `sha256`; test images are labeled without suggestions.
         rank: position in the random order, from `sha256`.
         status, classes, event_id: derived from the last event, as are the next eight, of which people search
-            by the first six; see `catalog.store.derived`.
+            by the first six, and `first_person`; see `catalog.store.derived`.
         class_key: `classes` as text, `,3,17,`; empty without classes.
         labeled_by: who has made the last event; empty without one.
         labeled_at: its time; 0 without one.
@@ -249,7 +249,7 @@ class Image(Base):
         Index("image_queue", "project_id", "status", "is_requeued", "is_test", "rank"),
         Index("image_page", "page_token"),
         Index("image_sha256", "sha256"),
-        Index("image_second", "project_id", "first_person"),
+        Index("image_second", "project_id", "first_person", "rank"),
         Index("image_lease", "project_id", "leased_until"),
         Index("image_person", "project_id", "labeled_by"),
         # An order of the data page each. They have all that is searched by, so a search that finds little
@@ -347,7 +347,8 @@ class Page(Base):
         token: random; who knows it may submit the page.
         images: in their order, each with `id`, `sha256`, `predicted`, `confidence`, `answer` and `reason`.
             The prediction is shown on prelabeled pages only; the answer is that of an undone page; the reason
-            is that of the person who has sent the image back.
+            is that of the person who has sent the image back. On the pages of second labels and of reviews
+            also `model_id`, of the prediction, and `opinions`, the two answers that a review shows.
         keys: class ids on the keys 1-9.
         model_id: the model that made the predictions.
         answers: what was submitted, by image id, so that a repeated request is recognised.
@@ -355,7 +356,10 @@ class Page(Base):
     """
 
     __tablename__ = "page"
-    __table_args__ = (Index("page_project", "project_id", "submitted_at"),)
+    __table_args__ = (
+        Index("page_project", "project_id", "submitted_at"),
+        Index("page_kind", "project_id", "kind", "person", "submitted_at"),
+    )
 
     token: Mapped[str] = mapped_column(String(40), primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
@@ -376,13 +380,15 @@ class Event(Base):
     Attributes:
         page_kind: how the image was shown; None for an event without a page.
         model_id, predicted, confidence: the prediction that a model had made before, shown or not.
-        before, after: status and classes, as ``{"status": "labeled", "classes": [3]}``; of an image that is
-            queued again also `earlier`, the label that is filled in.
+        before, after: status and classes, as ``{"status": "labeled", "classes": [3]}``. If the image is
+            queued again, also `earlier`, the label that is filled in; if it waits for a second label, also
+            `first_person`.
         geometry: reserved for boxes.
         answer: what a second person said, whatever the label became (see `Status.DISPUTED`); else None.
         action: what caused an event without a page; None for a single label on the teach page.
         reason: a person's, for rejecting a label.
         batch: random; shared by the events of one action, so that it can be taken back.
+        takes_back: id of the event that this one takes back; None if it takes none back.
     """
 
     __tablename__ = "event"
@@ -392,6 +398,8 @@ class Event(Base):
         Index("event_batch", "batch"),
         Index("event_hours", "project_id", "at", "person", "page_kind"),
         Index("event_person", "person", "page_kind"),
+        Index("event_kind", "project_id", "page_kind", "id"),
+        Index("event_takes_back", "takes_back"),
         _NEVER_AGAIN,
     )
 
@@ -412,6 +420,7 @@ class Event(Base):
     action: Mapped[Action | None] = mapped_column(String(12))
     reason: Mapped[str | None] = mapped_column(String(500))
     batch: Mapped[str | None] = mapped_column(String(40))
+    takes_back: Mapped[int | None]
 
 
 class Model(Base):

@@ -17,7 +17,7 @@ from catalog import language, sentences
 from catalog.language import _
 from catalog.library import Library
 from catalog.store import Database, Session
-from catalog.store.tables import Kind, Page, Project, Role
+from catalog.store.tables import Kind, Page, PageKind, Project, Role
 from catalog.teach.teacher import Teacher
 from catalog.web.hashing import Hashing
 from catalog.web.language import here, texts_address
@@ -214,7 +214,7 @@ def own_page_or_404(session: Session, token: str, person: Person) -> Page:
 
 def may_use(person: Person, page: Page) -> bool:
     """Whether a person may see and submit a page."""
-    return person.is_admin or page.person == person.name
+    return person.is_admin or (page.person == person.name and page.kind != PageKind.REVIEW)
 
 
 def _or_404(found: object, message: str):

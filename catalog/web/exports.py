@@ -34,7 +34,8 @@ def page(project_id: int, context: InContext) -> HTMLResponse:
         )
 
 
-def _download(content: str | bytes, name: str, media_type: str) -> Response:
+def download(content: str | bytes, name: str, media_type: str) -> Response:
+    """A file for the browser to save."""
     return Response(
         content, media_type=media_type, headers={"Content-Disposition": f'attachment; filename="{name}"'}
     )
@@ -42,12 +43,12 @@ def _download(content: str | bytes, name: str, media_type: str) -> Response:
 
 @router.get("/projects/{project_id}/export/coco.json")
 def coco(project_id: int, context: InContext) -> Response:
-    return _download(export.coco(_labels(context, project_id)), "coco.json", "application/json")
+    return download(export.coco(_labels(context, project_id)), "coco.json", "application/json")
 
 
 @router.get("/projects/{project_id}/export/labels.csv")
 def csv(project_id: int, context: InContext) -> Response:
-    return _download(export.table(_labels(context, project_id)), "labels.csv", "text/csv; charset=utf-8")
+    return download(export.table(_labels(context, project_id)), "labels.csv", "text/csv; charset=utf-8")
 
 
 @router.get("/projects/{project_id}/export/folders.zip")
@@ -68,7 +69,7 @@ def tasks(
 ) -> Response:
     labels = _labels(context, project_id, with_waiting)
     content = label_studio.tasks(labels, prefix.strip(), own_paths)
-    return _download(content, "label-studio.json", "application/json")
+    return download(content, "label-studio.json", "application/json")
 
 
 @router.get("/projects/{project_id}/export/label-studio.xml")
@@ -77,4 +78,4 @@ def configuration(project_id: int, context: InContext) -> Response:
         project = project_or_404(session, project_id)
         classes = [found.name for found in projects.classes(session, project_id)]
         content = label_studio.configuration(project.task, classes)
-    return _download(content, "label-studio.xml", "application/xml")
+    return download(content, "label-studio.xml", "application/xml")

@@ -1,20 +1,23 @@
 """The label page, and the JSON interface that it and other programs use."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Body, HTTPException
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
 
-from catalog.language import _
-from catalog.store import pages, projects
+from catalog import language
+from catalog.language import _, ngettext
+from catalog.store import Session, pages, projects, second_labels
 from catalog.store.labels import Answer
 from catalog.store.pages import StalePageError
-from catalog.store.tables import Page, PageKind, Status
+from catalog.store.tables import Page, PageKind, Project, Status
 from catalog.web.context import (
     ByPerson,
     Context,
     InContext,
+    Person,
     labeled_or_404,
     may_use,
     own_page_or_404,
@@ -44,7 +47,8 @@ class Labeling(BaseModel):
 class ShownImage(BaseModel):
     """An image on a page.
 
-    `suggested` and `confidence` are those of a prelabeled page; `reason` says why it was sent back.
+    `suggested` and `confidence` are those of a prelabeled page; `reason` says why it was sent back;
+    `opinions` are the two answers that a review decides between.
     """
 
     id: int
@@ -53,6 +57,7 @@ class ShownImage(BaseModel):
     confidence: float | None
     answer: "GivenAnswer | None"
     reason: str | None
+    opinions: list["Opinion"] = []
 
 
 class GivenAnswer(BaseModel):
@@ -60,6 +65,12 @@ class GivenAnswer(BaseModel):
 
     status: Status
     classes: list[int] = Field(default=[], max_length=1000)
+
+
+class Opinion(GivenAnswer):
+    """The answer of one of two people."""
+
+    person: str
 
 
 class OpenPage(BaseModel):
@@ -72,10 +83,14 @@ class OpenPage(BaseModel):
 
 
 class NextPage(BaseModel):
-    """A page, or why there is none, with the number of images that are done and of all."""
+    """A page, or why there is none, with the number of images that are done and of all.
+
+    `may_come` says whether it is worth asking again soon.
+    """
 
     page: OpenPage | None
     message: str
+    may_come: bool
     done: int
     total: int
 
@@ -88,10 +103,21 @@ class Submission(BaseModel):
 
 @router.get("/projects/{project_id}/label", include_in_schema=False)
 def label_page(project_id: int, context: InContext, person: ByPerson) -> HTMLResponse:
+    return _label_page(context, project_id, person, is_review=False)
+
+
+@router.get("/projects/{project_id}/review", include_in_schema=False)
+def review_page(project_id: int, context: InContext, person: ByPerson) -> HTMLResponse:
+    """The label page with images that two people have labeled differently."""
+    return _label_page(context, project_id, person, is_review=True)
+
+
+def _label_page(context: Context, project_id: int, person: Person, is_review: bool) -> HTMLResponse:
     with context.database.read() as session:
         project = labeled_or_404(session, project_id)
         instructions = as_html(project.instructions)
-        return render("label.html", project=project, instructions=instructions, is_admin=person.is_admin)
+        shown = {"instructions": instructions, "is_admin": person.is_admin, "is_review": is_review}
+        return render("label.html", project=project, **shown)
 
 
 @router.get("/api/projects/{project_id}")
@@ -117,16 +143,41 @@ def open_page(
     size: Annotated[int | None, Body(embed=True, ge=1, le=25)] = None,
 ) -> NextPage:
     """Hands out a page; `token` brings an open one back after a reload."""
+    return _open(context, project_id, person, token, lambda *each: pages.hand_out(*each, size), False)
+
+
+@router.post("/api/projects/{project_id}/review")
+def open_review(
+    project_id: int,
+    context: InContext,
+    person: ByPerson,
+    token: Annotated[str | None, Body(embed=True)] = None,
+    size: Annotated[int | None, Body(embed=True, ge=1, le=25)] = None,
+) -> NextPage:
+    """Hands out a page of images that two people have labeled differently, with both answers."""
+    return _open(context, project_id, person, token, lambda *each: pages.hand_out_review(*each, size), True)
+
+
+def _open(
+    context: Context,
+    project_id: int,
+    person: Person,
+    token: str | None,
+    hand_out: Callable[[Session, Project, str], Page | None],
+    is_review: bool,
+) -> NextPage:
+    """The open page with this token, or a new one."""
     with context.database.write() as session:
         project = labeled_or_404(session, project_id)
         page = None
         own = session.get(Page, token) if token is not None else None
-        if own is not None and own.project_id == project.id and may_use(person, own):
+        is_same = own is not None and own.project_id == project.id
+        if is_same and may_use(person, own) and (own.kind == PageKind.REVIEW) == is_review:
             # A page that has lost some of its images comes back, too: submitting it names them.
             page = own if pages.renew(session, own) else None
-        page = page or pages.hand_out(session, project, person.name, size)
+        page = page or hand_out(session, project, person.name)
         opened = _shown(page) if page else None
-    return _next(context, project_id, opened)
+    return _next(context, project_id, person, opened, is_review)
 
 
 @router.post("/api/pages/{token}/submit", responses={409: {"description": "images were labeled elsewhere"}})
@@ -179,26 +230,40 @@ def undo(token: str, context: InContext, person: ByPerson) -> NextPage:
         if reopened is None:
             raise HTTPException(409, _("these images were labeled again or are open elsewhere"))
         project_id, opened = labeled_or_404(session, page.project_id).id, _shown(reopened)
-    return _next(context, project_id, opened)
+    return _next(context, project_id, person, opened)
 
 
-def _next(context: Context, project_id: int, page: OpenPage | None) -> NextPage:
+def _next(
+    context: Context, project_id: int, person: Person, page: OpenPage | None, is_review: bool = False
+) -> NextPage:
     """A page with the project's counts, which others needn't wait for: they are read after the writing."""
     with context.database.read() as session:
         counts = projects.counts(session, project_id)
+        seconds = second_labels.waiting(session, project_id) if page is None and not is_review else {}
     total = sum(counts.values())
-    message = ""
+    left = counts[Status.WAITING] + counts[Status.SKIPPED]
+    message, may_come = "", False
     if page is None:
-        waiting = counts[Status.WAITING] + counts[Status.SKIPPED]
-        message = _("All images are labeled.") if total and not waiting else ""
-        if waiting:
+        own = seconds.pop(person.name, 0)
+        open_elsewhere = counts[Status.DISPUTED] if is_review else left + sum(seconds.values())
+        may_come = bool(open_elsewhere) or not total
+        if open_elsewhere:
             message = _(
                 "All images that are left are open in another tab. They come back after three minutes."
             )
+        elif is_review:
+            message = _("No image is disputed.")
         elif not total:
             message = _("There are no images yet.")
-    done = total - counts[Status.WAITING] - counts[Status.SKIPPED]
-    return NextPage(page=page, message=message, done=done, total=total)
+        elif own:
+            message = ngettext(
+                "All images are labeled. {count} of your labels waits for the label of another person.",
+                "All images are labeled. {count} of your labels wait for the label of another person.",
+                own,
+            ).format(count=language.number(own))
+        else:
+            message = _("All images are labeled.")
+    return NextPage(page=page, message=message, may_come=may_come, done=total - left, total=total)
 
 
 def _shown(page: Page) -> OpenPage:
@@ -214,7 +279,9 @@ def _shown(page: Page) -> OpenPage:
                 suggested=image["predicted"] if is_filled else None,
                 confidence=image["confidence"] if is_filled else None,
                 answer=image["answer"],
-                reason=image.get("reason"),  # a page that was opened before there were reasons has none
+                # A page that was opened before there were such has none.
+                reason=image.get("reason"),
+                opinions=image.get("opinions", []),
             )
             for image in page.images
         ],

@@ -248,6 +248,7 @@ def change_settings(
     champion: Annotated[str, Form()] = "",
     paused: Annotated[bool, Form()] = False,
     is_watched: Annotated[bool, Form()] = False,
+    second_percent: Annotated[float, Form()] = 0,
     new_classes: Annotated[str, Form(max_length=300_000)] = "",
 ) -> HTMLResponse:
     values = {
@@ -260,6 +261,7 @@ def change_settings(
         "uncertain_first": uncertain_first,
         "paused": paused,
         "is_watched": is_watched,
+        "second_share": second_percent / 100,
     }
     try:
         with context.database.read() as session:
