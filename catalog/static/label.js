@@ -201,7 +201,7 @@ function cell(image, position) {
   picture.draggable = false;
   const label = document.createElement("span");
   label.className = "label";
-  figure.append(picture, label);
+  figure.append(picture);
   if (image.reason) {
     const reason = document.createElement("span");
     reason.className = "reason";
@@ -214,6 +214,7 @@ function cell(image, position) {
     opinions.textContent = opinionsOf(image);
     figure.append(opinions);
   }
+  figure.append(label);
   figure.addEventListener("click", () => {
     cursor = position;
     toggle(position);
