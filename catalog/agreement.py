@@ -6,7 +6,7 @@ Computing Krippendorff's Alpha-Reliability, https://repository.upenn.edu/asc_pap
 
 import itertools
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,6 @@ import numpy as np
 UNKNOWN = 0  # in place of a class's id: the person couldn't tell
 RESAMPLES = 1000  # of the bootstrap
 COVERAGE = 0.95  # of intervals
-MAX_CELLS = 2_000_000  # of tables that are computed together
 MOST = 3  # confusions of a class that are shown
 
 
@@ -90,44 +89,25 @@ class Agreement:
         return self.equal / self.images
 
 
-def alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
-    """Krippendorff's alpha for nominal data.
+def alpha(table: np.ndarray) -> float | None:
+    """Krippendorff's alpha for nominal data, of units with two values each.
 
     Args:
-        units: the values that each unit got, by any number of observers; missing ones are left out.
+        table: number of units by the first value and the second one, K x K.
 
     Returns:
-        None if it isn't defined: no unit has two values, or all values are equal.
+        None if it isn't defined, since all values are equal.
     """
-    pairable = [Counter(values) for values in units if len(values) > 1]
-    totals: Counter[Hashable] = Counter()
-    for counts in pairable:
-        totals.update(counts)
-    values = sum(totals.values())
-    # Ordered pairs of different values: observed within units, and expected among all values.
-    observed = sum(
-        (counts.total() ** 2 - sum(count**2 for count in counts.values())) / (counts.total() - 1)
-        for counts in pairable
-    )
-    expected = values**2 - sum(count**2 for count in totals.values())
-    return 1 - (values - 1) * observed / expected if expected else None
+    found = _alpha(table.sum(0) + table.sum(1), 2 * (table.sum() - np.trace(table)))
+    return None if np.isnan(found) else float(found)
 
 
-def of_two(table: np.ndarray) -> np.ndarray:
-    """The same for units with two values each, from tables of how often each pair of values occurs.
-
-    Args:
-        table: number of units by the first value and the second one, ... x K x K.
-
-    Returns:
-        Alpha of each table, ...; NaN where it isn't defined.
-    """
-    counts = table.sum(-1) + table.sum(-2)
-    values = counts.sum(-1)
-    observed = values - 2 * np.trace(table, axis1=-2, axis2=-1)
-    expected = values**2 - (counts**2).sum(-1)
+def _alpha(counts: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """Alpha from the number of each value, ... x K, and of values whose unit has another one, too, ..."""
+    total = counts.sum(-1)
+    expected = total**2 - (counts**2).sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(expected > 0, 1 - (values - 1) * observed / expected, np.nan)
+        return np.where(expected > 0, 1 - (total - 1) * observed / expected, np.nan)
 
 
 def interval(table: np.ndarray) -> tuple[float, float] | None:
@@ -139,17 +119,12 @@ def interval(table: np.ndarray) -> tuple[float, float] | None:
     Returns:
         The bounds; None if alpha isn't defined.
     """
-    rows, columns = np.nonzero(table)
-    counts = table[rows, columns]
-    images = int(counts.sum())
-    drawn = np.random.default_rng(0).multinomial(images, counts / images, RESAMPLES)
-    found = []
-    steps = RESAMPLES * table.size // MAX_CELLS + 1  # all tables at once would need much memory
-    for some in np.array_split(drawn, min(steps, RESAMPLES)):
-        tables = np.zeros((len(some), *table.shape))
-        tables[:, rows, columns] = some
-        found.append(of_two(tables))
-    alphas = np.concatenate(found)
+    first, second = np.nonzero(table)
+    images = table[first, second]
+    # Resamples, times combinations of values.
+    drawn = np.random.default_rng(0).multinomial(int(images.sum()), images / images.sum(), RESAMPLES)
+    values = np.eye(len(table))
+    alphas = _alpha(drawn @ (values[first] + values[second]), 2 * drawn[:, first != second].sum(1))
     if np.isnan(alphas).all():
         return None
     low, high = np.nanquantile(alphas, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
@@ -175,7 +150,7 @@ def overall(
         defined = [each for each in alphas if each is not None]
         return Agreement(len(pairs), equal, sum(defined) / len(defined) if defined else None)
     table = _nominal(pairs)
-    found = _number(of_two(table))
+    found = alpha(table)
     return Agreement(
         len(pairs), equal, found, interval(table) if with_interval and found is not None else None
     )
@@ -218,7 +193,7 @@ def by_class(pairs: Sequence[Pair], classes: Iterable[int], has_several: bool) -
         said = sorted(others.get(number, {}).items(), key=lambda item: (-len(item[1]), item[0]))
         confusions = [Confusion(other, len(ids), ids[-1]) for other, ids in said[:MOST]]
         share = 2 * both[number] / answers
-        rows.append(ClassAgreement(number, answers, share, _number(of_two(table)), confusions))
+        rows.append(ClassAgreement(number, answers, share, alpha(table), confusions))
     return sorted(rows, key=lambda row: (row.share, -row.answers))
 
 
@@ -234,7 +209,3 @@ def _nominal(pairs: Iterable[Pair]) -> np.ndarray:
     for (first, second), images in counts.items():
         table[position[first], position[second]] = images
     return table
-
-
-def _number(value: np.ndarray) -> float | None:
-    return None if np.isnan(value) else float(value)
