@@ -1,5 +1,7 @@
 """The catalog's pages: only this machine's browser may use them, and mistakes get one clear line."""
 
+import re
+
 import pytest
 import requests
 from alembic.autogenerate import compare_metadata
@@ -41,6 +43,19 @@ def test_each_page_is_served_with_a_strict_policy(address, path):
     assert answer.status_code == 200
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert "<script>" not in answer.text and "style=" not in answer.text and "onclick" not in answer.text
+
+
+PROJECT_PAGES = ("data", "map", "agreement", "import", "export", "settings")
+
+
+@pytest.mark.parametrize("page", ["", *PROJECT_PAGES, "data/1"])
+def test_each_page_of_a_project_links_to_the_others_and_marks_itself(address, page):
+    text = requests.get(f"{address}/projects/1/{page}".rstrip("/"), timeout=30).text
+    links = dict(re.findall(r'<a href="/projects/1/(\w+)"( aria-current="\w+")?>', text))
+    assert set(links) >= {"label", *PROJECT_PAGES}
+    marked = {name: mark for name, mark in links.items() if mark}
+    expected = {"": {}, "data/1": {"data": ' aria-current="true"'}}
+    assert marked == expected.get(page, {page: ' aria-current="page"'})
 
 
 @pytest.mark.parametrize(
