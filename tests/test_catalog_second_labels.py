@@ -1,5 +1,7 @@
 """A share of the images is labeled by two people, who don't see each other's answers; others decide."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from catalog_server import Catalog, folder_of
 from sqlalchemy import select
@@ -153,6 +155,22 @@ def test_nobody_gets_an_image_for_the_second_time(catalog):
             answer(catalog, page, CAT)
     assert all(len(ids) == len(set(ids)) for ids in seen.values())
     assert sorted(number for ids in seen.values() for number in ids) == sorted([*range(1, COUNT + 1)] * 2)
+
+
+def test_people_who_label_at_the_same_time_give_each_image_two_labels(catalog):
+    def work(person):
+        while (page := hand_out(catalog, person)) is not None:
+            answer(catalog, page, CAT)
+
+    people = ("ann", "bob", "cem")
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(work, people))
+    for person in people:  # what was open elsewhere when somebody asked
+        work(person)
+    with catalog.database.read() as session:
+        given = list(session.execute(select(Event.image_id, Event.person)).tuples())
+        assert sorted(number for number, _ in given) == sorted([*range(1, COUNT + 1)] * 2)
+        assert len(set(given)) == 2 * COUNT
 
 
 def test_one_person_alone_labels_everything_and_then_there_is_no_page(catalog):
