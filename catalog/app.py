@@ -15,11 +15,13 @@ from catalog import account, decoding
 from catalog.helper_process import HelperProcess
 from catalog.language import _
 from catalog.library import Library
+from catalog.relabeler import Relabeler
 from catalog.store import Database, UnavailableError
 from catalog.sweep import sweep
 from catalog.teach.teacher import Teacher
 from catalog.web import (
     agreement,
+    classes,
     context,
     data,
     data_api,
@@ -53,7 +55,7 @@ MAX_REQUEST = 80_000_000  # bytes: one image of the largest size, with its form
 TIMEOUT = 600  # seconds for a request to arrive
 MAX_ACTIVE = 64  # requests
 ROUTES = (
-    *(projects, labeling, agreement, data, data_api, maps, undo, images, exports, imports),
+    *(projects, classes, labeling, agreement, data, data_api, maps, undo, images, exports, imports),
     *(teach, samples, explain, taking, lesson, language, sign_in, people),
 )
 
@@ -76,16 +78,19 @@ def application(
     """
     helper = HelperProcess(library)
     teacher = Teacher(database, library)
+    relabeler = Relabeler(database)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         if with_helper:
             helper.start()
         teacher.start()
+        relabeler.start()
         threading.Thread(target=sweep, args=(database, library), daemon=True).start()
         yield
         helper.stop()
         teacher.stop()
+        relabeler.stop()
         decoding.close()
 
     app = FastAPI(title="Pet Faces catalog", docs_url=None, redoc_url=None, lifespan=lifespan)
@@ -97,6 +102,7 @@ def application(
         Sessions(sessions.key_in(library.session_key)),
         Attempts(),
         Hashing(),
+        relabeler,
     )
     for module in ROUTES:
         app.include_router(module.router)

@@ -401,4 +401,4 @@ def test_a_wrong_first_person_is_found_and_repaired_from_the_events(catalog):
 def test_a_share_beyond_all_images_is_refused(catalog):
     with pytest.raises(UserError), catalog.database.write() as session:
         project = session.get(Project, 1)
-        projects.change(session, project, new_classes=(), name="pets", second_share=1.01)
+        projects.change(session, project, name="pets", second_share=1.01)

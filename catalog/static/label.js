@@ -127,11 +127,43 @@ async function openPage() {
   let token = stored("page");
   releaseLock();
   if (token && !(await isOurs(token))) token = null;
-  show(await request(pagesAddress, { token }));
+  await showNext(await request(pagesAddress, { token }));
   if (page && page.token !== token) {
     releaseLock();
     await isOurs(page.token);
   }
+}
+
+async function loadClasses() {
+  info = await request(`/api/projects/${project}`);
+  names = new Map(info.classes.map((each) => [each.id, each.name]));
+}
+
+// Somebody may have added, renamed or merged classes since they were loaded.
+async function showNext(next) {
+  const isChanged = next.classes_version !== info.classes_version;
+  if (isChanged) await loadClasses();
+  show(next);
+  if (isChanged) notice(t("The classes of this project have changed."));
+}
+
+// The same on an open page, on which answers may name a class that was merged into another one.
+async function refreshClasses() {
+  await loadClasses();
+  if (!page) return;
+  answers = present(answers);
+  steps = steps.map(present);
+  page.keys = [...new Set(page.keys.map((id) => info.merged[id] ?? id))];
+  for (const image of page.images) image.suggested &&= merged(image.suggested);
+  showClasses();
+  update();
+  notice(t("The classes of this project have changed."));
+}
+
+const merged = (classes) => [...new Set(classes.map((id) => info.merged[id] ?? id))];
+
+function present(given) {
+  return new Map([...given].map(([id, answer]) => [id, { ...answer, classes: merged(answer.classes ?? []) }]));
 }
 
 function show(next) {
@@ -154,8 +186,8 @@ function show(next) {
   }
   const typed = stored("answers");
   if (typed?.token === page.token) {
-    answers = new Map(typed.answers);
-    steps = typed.steps.map((step) => new Map(step));
+    answers = present(typed.answers);
+    steps = typed.steps.map((step) => present(step));
   } else {
     answers = new Map();
     for (const image of page.images) {
@@ -429,7 +461,7 @@ async function undo() {
     throw error;
   });
   store("history", history.slice(0, -1));
-  show(next);
+  await showNext(next);
   releaseLock();
   await isOurs(page.token);
   if (current && current.token !== token) await request(`/api/pages/${current.token}/release`, {});
@@ -561,16 +593,16 @@ for (const dialog of document.querySelectorAll("dialog")) dialog.addEventListene
 
 setInterval(async () => {
   if (!page) return;
-  const { held } = await request(`/api/pages/${page.token}/keep`, {}, []).catch((error) => {
+  const kept = await request(`/api/pages/${page.token}/keep`, {}, []).catch((error) => {
     if (error.status === 401) failed(error);
-    return { held: true };
+    return { held: true, classes_version: info.classes_version };
   });
-  if (!held) notice(t("Some of these images were given to another page meanwhile; submit to save the rest."));
+  if (kept.classes_version !== info.classes_version && !busy) await exclusively(refreshClasses);
+  if (!kept.held) notice(t("Some of these images were given to another page meanwhile; submit to save the rest."));
 }, KEEP_SECONDS * 1000);
 
 await exclusively(async () => {
-  info = await request(`/api/projects/${project}`);
-  names = new Map(info.classes.map((each) => [each.id, each.name]));
+  await loadClasses();
   if (!localStorage.getItem(`seen-help:${project}`)) {
     localStorage.setItem(`seen-help:${project}`, "yes");
     byId("help").showModal();

@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
 from catalog.agreement import Pair
-from catalog.store import history, images, labels, projects, second_labels
+from catalog.store import history, images, labels, merged, second_labels
 from catalog.store.history import State
 from catalog.store.labels import Answer
 from catalog.store.tables import Event, PageKind, Project, Status
@@ -40,7 +40,7 @@ def pairs(session: Session, project: Project) -> list[Pair]:
     An answer that was taken back doesn't count. If two people have labeled an image more than once, the last
     two answers count.
     """
-    successors = projects.successors(session, project.id)
+    successors = merged.successors(session, project.id)
     known: dict[tuple[int, ...], frozenset[int]] = {}  # most answers are among few
 
     def named(state: dict) -> frozenset[int] | None:
@@ -71,7 +71,7 @@ def _second(project: Project, *columns: object):
 
 def rows(session: Session, project: Project) -> list[Row]:
     """The images that two people have labeled, in the order of their hashes."""
-    successors, names = projects.successors(session, project.id), history.names(session, project.id)
+    successors, names = merged.successors(session, project.id), history.names(session, project.id)
 
     def state(answer: Answer) -> State:
         given = second_labels.resolved(answer, successors)

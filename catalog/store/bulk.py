@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from catalog.store import images, labels
+from catalog.store import images, labels, merged
 from catalog.store.database import Database
 from catalog.store.labels import Act, Answer
 from catalog.store.tables import Action, Project, Status
@@ -78,6 +78,7 @@ def label(
         act: what it is a part of, if it is done in several transactions; a new one by default.
     """
     act = act or Act.start(Action.GROUP)
+    answer = answer.with_successors(merged.successors(session, project.id))  # merged since it was checked
     return _give(session, project, ids, answer, person, act, with_tests=False)
 
 

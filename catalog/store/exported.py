@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from catalog.store import projects, suggestions
+from catalog.store import merged, projects, suggestions
 from catalog.store.tables import Event, Image, Project, Status
 
 _UNLABELED = (Status.WAITING, Status.SKIPPED, Status.DISPUTED)
@@ -82,7 +82,10 @@ def count(session: Session, project: Project) -> dict[str, int]:
 def labels(session: Session, project: Project, with_waiting: bool = False) -> Labels:
     """All labels of a project; the images without one too, if they are asked for."""
     classes = projects.classes(session, project.id)
-    names = {found.id: found.name for found in projects.all_classes(session, project.id)}
+    names = {found.id: found.name for found in classes}
+    # While images are still being changed after a merge of classes.
+    successor_of = merged.successors(session, project.id)
+    names |= {number: names[successor] for number, successor in successor_of.items()}
     return Labels(
         project=project.name,
         task=project.task,
@@ -112,7 +115,7 @@ def _images(
             width=image.width,
             height=image.height,
             is_unknown=image.status == Status.UNKNOWN,
-            classes=tuple(sorted(names[class_id] for class_id in image.classes)),
+            classes=tuple(sorted({names[class_id] for class_id in image.classes})),
             split="test" if image.is_test else "train",
             labeled_by=person or "",
             labeled_at=at or 0.0,

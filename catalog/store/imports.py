@@ -1,18 +1,17 @@
 """Gives a project the labels of a file."""
 
 import enum
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from catalog.store import jobs, labels, projects
+from catalog.store import class_changes, jobs, labels
 from catalog.store.images import CHUNK
 from catalog.store.import_rows import Names, Outcome, present_labels
 from catalog.store.labels import Act, Answer
-from catalog.store.tables import ClassChange, Help, Image, LabelClass, Project
+from catalog.store.tables import Help, Image, Project
 
 
 class Replace(enum.StrEnum):
@@ -48,15 +47,7 @@ def add_classes(session: Session, project: Project, new: Iterable[str], person: 
     missing = [name for name, number in ids.items() if number is None]
     if not missing:
         return []
-    everything = projects.all_classes(session, project.id)
-    projects.check_classes([*(found.name for found in everything if found.merged_into is None), *missing])
-    last, now = max((found.position for found in everything), default=-1), time.time()
-    for position, name in enumerate(missing, start=last + 1):
-        added = LabelClass(project_id=project.id, name=name, position=position)
-        session.add(added)
-        session.flush()
-        columns = {"kind": "added", "before": "", "after": name, "policy": "", "batch": ""}
-        session.add(ClassChange(project_id=project.id, class_id=added.id, at=now, person=person, **columns))
+    class_changes.add(session, project, missing, person)
     return missing
 
 

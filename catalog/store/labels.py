@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, insert, or_, select
 from sqlalchemy.orm import Session
 
 from catalog.language import _
-from catalog.store import derived
+from catalog.store import derived, merged
 from catalog.store.tables import Action, Event, Image, Page, PageKind, Status
 from pipeline.common.errors import UserError
 
@@ -49,6 +49,13 @@ class Answer:
     def of(cls, state: dict) -> "Answer":
         earlier = cls.of(state["earlier"]) if state.get("earlier") else None
         return cls(Status(state["status"]), tuple(state["classes"]), earlier, state.get("first_person"))
+
+    def with_successors(self, successor_of: Mapping[int, int]) -> "Answer":
+        """The same with present classes in place of those that were merged into them."""
+        if not successor_of:
+            return self
+        earlier = self.earlier and self.earlier.with_successors(successor_of)
+        return replace(self, classes=tuple(merged.current(self.classes, successor_of)), earlier=earlier)
 
 
 @dataclass(frozen=True)
@@ -161,7 +168,12 @@ def undo_events(session: Session, events: Sequence[int], person: str, act: Act) 
     is_last = Image.event_id == Event.id
     query = select(Image, Event.before).join(Event, (Image.id == Event.image_id) & is_last)
     found = session.execute(query.where(Event.id.in_(events))).tuples().all()
-    answers = [(image, Answer.of(before)) for image, before in found if not is_held(image)]
+    successor_of = merged.successors(session, found[0][0].project_id) if found else {}
+    answers = [
+        (image, Answer.of(before).with_successors(successor_of))
+        for image, before in found
+        if not is_held(image)
+    ]
     give_all(session, answers, person, act)
     return len(answers)
 
@@ -181,7 +193,8 @@ def take_back(session: Session, image: Image, page: Page) -> bool:
     last = session.get(Event, image.event_id) if image.event_id else None
     if last is None or last.page_token != page.token:
         return False
-    _add(session, image, Answer.of(last.before), person=page.person, takes_back=last.id)
+    before = Answer.of(last.before).with_successors(merged.successors(session, image.project_id))
+    _add(session, image, before, person=page.person, takes_back=last.id)
     return True
 
 

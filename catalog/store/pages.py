@@ -7,13 +7,13 @@ another page may take the images; while none has, the page can still be submitte
 import functools
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
 from catalog.language import _, ngettext
-from catalog.store import history, image_counts, labels, projects, review, second_labels, suggestions
+from catalog.store import history, image_counts, labels, merged, projects, review, second_labels, suggestions
 from catalog.store.labels import Answer
 from catalog.store.suggestions import Order
 from catalog.store.tables import Help, Image, Page, PageKind, Project, Status, Suggestion
@@ -85,6 +85,7 @@ def _open(
         query = select(Suggestion).where(Suggestion.image_id.in_([image.id for image in images]))
         by_image = {found.image_id: found for found in session.scalars(query)}
     opinions = review.opinions(session, images) if kind == PageKind.REVIEW else {}
+    successor_of = merged.successors(session, project.id)
     now, shown, reasons = time.time(), [], history.reasons(session, images)
     page = Page(token=secrets.token_urlsafe(18), project_id=project.id, kind=kind, person=person)
     for image in images:
@@ -93,7 +94,9 @@ def _open(
             {
                 "id": image.id,
                 "sha256": image.sha256,
-                "predicted": found.predicted if found else None,
+                "predicted": merged.current(found.predicted, successor_of)
+                if found and found.predicted is not None
+                else None,
                 "confidence": found.confidence if found else None,
                 "answer": (answers or {}).get(image.id),
                 "reason": reasons.get(image.id),
@@ -265,6 +268,10 @@ def submit(session: Session, page: Page, answers: dict[int, Answer]) -> int:
     if foreign := answers.keys() - shown.keys():
         raise UserError(_("image {image} isn't on this page").format(image=min(foreign)))
     known = {found.id for found in projects.classes(session, page.project_id)}
+    # The page may be older than a merge of classes.
+    successor_of = merged.successors(session, page.project_id)
+    answers = {number: answer.with_successors(successor_of) for number, answer in answers.items()}
+    shown = {number: current_classes(image, successor_of) for number, image in shown.items()}
     for answer in answers.values():
         if unknown := set(answer.classes) - known:
             raise UserError(_("there is no class {number} in this project").format(number=min(unknown)))
@@ -279,6 +286,22 @@ def submit(session: Session, page: Page, answers: dict[int, Answer]) -> int:
     second_labels.record(session, page, images, answers)
     release(session, page)
     return len(answers)
+
+
+def current_classes(image: dict, successor_of: Mapping[int, int]) -> dict:
+    """An entry of `Page.images` without classes that were merged since it was written."""
+    if not successor_of:
+        return image
+    predicted, answer = image["predicted"], image["answer"]
+    return {
+        **image,
+        "predicted": predicted and merged.current(predicted, successor_of),
+        "answer": answer and Answer.of(answer).with_successors(successor_of).as_json(),
+        "opinions": [
+            {**each, "classes": merged.current(each["classes"], successor_of)}
+            for each in image.get("opinions", [])
+        ],
+    }
 
 
 def undo(session: Session, page: Page) -> Page | None:

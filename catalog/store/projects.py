@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from catalog.language import N_, _, number, percent
-from catalog.store import image_counts, jobs
+from catalog.store import image_counts, jobs, relabeling
 from catalog.store.tables import Help, Kind, LabelClass, Project, Source, Status
 from pipeline import tasks
 from pipeline.common import text
@@ -135,24 +135,25 @@ def _name(project: Project) -> str:
     return project.name
 
 
-def change(session: Session, project: Project, new_classes: tuple[str, ...], **values: object) -> None:
-    """Changes a project's settings, and adds classes behind its present ones.
+def change(session: Session, project: Project, **values: object) -> None:
+    """Changes a project's settings.
 
     Args:
         session: of a write transaction.
         project: the project.
-        new_classes: names.
         **values: columns of `Project`; task, source and share of test images can't change.
 
     Raises:
-        UserError: a value can't be used, or the name is taken.
+        UserError: a value can't be used, the name is taken, or labels are still being changed.
     """
+    if not values.get("paused", project.paused):
+        relabeling.check_done(session, project.id)
     present = classes(session, project.id)
     draft = Draft(
         task=project.task,
         source=Source(project.source),
         source_path=project.source_path,
-        classes=(*(found.name for found in present), *new_classes),
+        classes=tuple(found.name for found in present),
         test_fraction=project.test_fraction,
         kind=Kind(project.kind),
         **{key: value for key, value in values.items() if key != "paused"},
@@ -162,15 +163,22 @@ def change(session: Session, project: Project, new_classes: tuple[str, ...], **v
         message = _("there is a project {name} already; choose another name")
         raise UserError(message.format(name=draft.name))
     of_suggestions = ("model_help", "min_precision", "champion")
-    has_changed = bool(new_classes) or any(
-        getattr(draft, key) != getattr(project, key) for key in of_suggestions
-    )
+    has_changed = any(getattr(draft, key) != getattr(project, key) for key in of_suggestions)
     if has_changed and draft.model_help != Help.NONE:
         jobs.request(session, project.id, jobs.Kind.SUGGEST)
     for key, value in values.items():
         setattr(project, key, value)
-    for position, name in enumerate(new_classes, start=len(present)):
-        session.add(LabelClass(project_id=project.id, name=name, position=position))
+
+
+def pause(session: Session, project: Project, is_paused: bool) -> None:
+    """Pauses or resumes a project.
+
+    Raises:
+        UserError: labels are still being changed.
+    """
+    if not is_paused:
+        relabeling.check_done(session, project.id)
+    project.paused = is_paused
 
 
 def rename(session: Session, project: Project, name: str) -> None:
@@ -201,17 +209,6 @@ def all_classes(session: Session, project_id: int) -> list[LabelClass]:
     """A project's classes, with those that were merged into others: earlier events name them."""
     query = select(LabelClass).where(LabelClass.project_id == project_id).order_by(LabelClass.position)
     return list(session.scalars(query))
-
-
-def successors(session: Session, project_id: int) -> dict[int, int]:
-    """The class that now has the images of each class that was merged, by id."""
-    merged = {found.id: found.merged_into for found in all_classes(session, project_id) if found.merged_into}
-    found = dict(merged)
-    for class_id, target in merged.items():
-        while target in merged:
-            target = merged[target]
-        found[class_id] = target
-    return found
 
 
 def by_name(session: Session, name: str) -> Project:

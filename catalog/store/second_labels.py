@@ -12,7 +12,7 @@ from dataclasses import replace
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from catalog.store import labels, projects
+from catalog.store import labels, merged
 from catalog.store.labels import Answer
 from catalog.store.tables import Event, Image, Page, PageKind, Project, Status
 
@@ -41,7 +41,7 @@ def record(session: Session, page: Page, images: Mapping[int, Image], answers: M
         answers: the person's, by the images' ids.
     """
     project = session.get(Project, page.project_id)
-    successors = projects.successors(session, project.id) if page.kind == PageKind.SECOND else {}
+    successors = merged.successors(session, project.id) if page.kind == PageKind.SECOND else {}
     shown = {image["id"]: image for image in page.images}
     with labels.together(session):
         for number, answer in answers.items():
@@ -60,7 +60,7 @@ def record(session: Session, page: Page, images: Mapping[int, Image], answers: M
 
 
 def resolved(answer: Answer, successors: Mapping[int, int]) -> Answer:
-    """The answer with the classes that have taken over those which were merged, see `projects.successors`."""
+    """The answer with the classes that have taken over those which were merged, see `merged.successors`."""
     return Answer(answer.status, tuple(sorted({successors.get(each, each) for each in answer.classes})))
 
 

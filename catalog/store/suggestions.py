@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, delete, func, insert, select
 from sqlalchemy.orm import Session
 
+from catalog.store import merged
 from catalog.store.database import Database
 from catalog.store.tables import Event, Image, Model, PageKind, Status, Suggestion
 
@@ -50,12 +51,13 @@ def known(session: Session, project_id: int) -> tuple[list[Known], int]:
         .where(Image.project_id == project_id)
         .order_by(Image.rank, Image.id)
     )
+    successor_of = merged.successors(session, project_id)  # while labels are being changed after a merge
     images = [
         Known(
             number,
             sha256,
             is_test,
-            tuple(classes) if status == Status.LABELED else None,
+            tuple(merged.current(classes, successor_of)) if status == Status.LABELED else None,
             status in (Status.WAITING, Status.SKIPPED),
             _weight(status, *shown),
         )

@@ -16,6 +16,7 @@ from starlette.datastructures import Headers
 from catalog import language, sentences
 from catalog.language import _
 from catalog.library import Library
+from catalog.relabeler import Relabeler
 from catalog.store import Database, Session
 from catalog.store.tables import Kind, Page, PageKind, Project, Role
 from catalog.teach.teacher import Teacher
@@ -116,6 +117,7 @@ class Context:
         sessions: of people who have signed in.
         attempts: to sign in.
         hashing: of passwords.
+        relabeler: changes many labels after a change of classes.
     """
 
     database: Database
@@ -125,6 +127,7 @@ class Context:
     sessions: Sessions
     attempts: Attempts
     hashing: Hashing
+    relabeler: Relabeler
 
 
 def _context(request: Request) -> Context:

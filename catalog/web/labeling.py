@@ -1,6 +1,6 @@
 """The label page, and the JSON interface that it and other programs use."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Body, HTTPException
@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from catalog import language
 from catalog.language import _, ngettext
-from catalog.store import Session, pages, projects, second_labels
+from catalog.store import Session, class_changes, merged, pages, projects, second_labels
 from catalog.store.labels import Answer
 from catalog.store.pages import StalePageError
 from catalog.store.tables import Page, PageKind, Project, Status
@@ -36,12 +36,17 @@ class ShownClass(BaseModel):
 
 
 class Labeling(BaseModel):
-    """What a label page needs to know of its project."""
+    """What a label page needs to know of its project.
+
+    `merged` has, for each class that was merged, the one that stands for it now.
+    """
 
     project: int
     name: str
     task: str
     classes: list[ShownClass]
+    classes_version: int
+    merged: dict[int, int]
 
 
 class ShownImage(BaseModel):
@@ -85,7 +90,8 @@ class OpenPage(BaseModel):
 class NextPage(BaseModel):
     """A page, or why there is none, with the number of images that are done and of all.
 
-    `may_come` says whether it is worth asking again soon.
+    `may_come` says whether it is worth asking again soon. When `classes_version` isn't that of the project
+    that was asked for before, its classes have changed.
     """
 
     page: OpenPage | None
@@ -93,6 +99,7 @@ class NextPage(BaseModel):
     may_come: bool
     done: int
     total: int
+    classes_version: int
 
 
 class Submission(BaseModel):
@@ -131,6 +138,8 @@ def describe(project_id: int, context: InContext) -> Labeling:
             name=project.name,
             task=project.task,
             classes=[ShownClass(id=found.id, name=found.name) for found in classes],
+            classes_version=class_changes.version(session, project.id),
+            merged=merged.successors(session, project.id),
         )
 
 
@@ -176,7 +185,7 @@ def _open(
             # A page that has lost some of its images comes back, too: submitting it names them.
             page = own if pages.renew(session, own) else None
         page = page or hand_out(session, project, person.name)
-        opened = _shown(page) if page else None
+        opened = _shown(page, merged.successors(session, project.id)) if page else None
     return _next(context, project_id, person, opened, is_review)
 
 
@@ -206,11 +215,12 @@ def submit(token: str, submission: Submission, context: InContext, person: ByPer
 
 
 @router.post("/api/pages/{token}/keep")
-def keep(token: str, context: InContext, person: ByPerson) -> dict[str, bool]:
-    """Keeps a page open; false if some of its images were handed out again."""
+def keep(token: str, context: InContext, person: ByPerson) -> dict[str, bool | int]:
+    """Keeps a page open; `held` is false if some of its images were handed out again."""
     with context.database.write() as session:
         page = own_page_or_404(session, token, person)
-        return {"held": pages.renew(session, page) == len(page.images)}
+        held = pages.renew(session, page) == len(page.images)
+        return {"held": held, "classes_version": class_changes.version(session, page.project_id)}
 
 
 @router.post("/api/pages/{token}/release")
@@ -229,7 +239,8 @@ def undo(token: str, context: InContext, person: ByPerson) -> NextPage:
         reopened = pages.undo(session, page)
         if reopened is None:
             raise HTTPException(409, _("these images were labeled again or are open elsewhere"))
-        project_id, opened = labeled_or_404(session, page.project_id).id, _shown(reopened)
+        project_id = labeled_or_404(session, page.project_id).id
+        opened = _shown(reopened, merged.successors(session, project_id))
     return _next(context, project_id, person, opened)
 
 
@@ -238,7 +249,7 @@ def _next(
 ) -> NextPage:
     """A page with the project's counts, which others needn't wait for: they are read after the writing."""
     with context.database.read() as session:
-        counts = projects.counts(session, project_id)
+        counts, version = projects.counts(session, project_id), class_changes.version(session, project_id)
         seconds = second_labels.waiting(session, project_id) if page is None and not is_review else {}
     total = sum(counts.values())
     left = counts[Status.WAITING] + counts[Status.SKIPPED]
@@ -263,10 +274,17 @@ def _next(
             ).format(count=language.number(own))
         else:
             message = _("All images are labeled.")
-    return NextPage(page=page, message=message, may_come=may_come, done=total - left, total=total)
+    return NextPage(
+        page=page,
+        message=message,
+        may_come=may_come,
+        done=total - left,
+        total=total,
+        classes_version=version,
+    )
 
 
-def _shown(page: Page) -> OpenPage:
+def _shown(page: Page, successor_of: Mapping[int, int]) -> OpenPage:
     is_filled = page.kind == PageKind.PRELABELED
     return OpenPage(
         token=page.token,
@@ -283,6 +301,6 @@ def _shown(page: Page) -> OpenPage:
                 reason=image.get("reason"),
                 opinions=image.get("opinions", []),
             )
-            for image in page.images
+            for image in (pages.current_classes(each, successor_of) for each in page.images)
         ],
     )

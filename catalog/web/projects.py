@@ -226,7 +226,7 @@ def _settings(
         "settings.html",
         status,
         project=project,
-        values=present | {"new_classes": ""} | (given or {}),
+        values=present | (given or {}),
         classes=projects.classes(session, project.id),
         sizes=projects.PAGE_SIZES,
         champions=sorted({*champions.available(), *filter(None, [champions.data_of(project.champion)])}),
@@ -249,7 +249,6 @@ def change_settings(
     paused: Annotated[bool, Form()] = False,
     is_watched: Annotated[bool, Form()] = False,
     second_percent: Annotated[float, Form()] = 0,
-    new_classes: Annotated[str, Form(max_length=300_000)] = "",
 ) -> HTMLResponse:
     values = {
         "name": name.strip(),
@@ -270,11 +269,11 @@ def change_settings(
             values["champion"] = _chosen_champion(context, project, champion, names)
         with context.database.write() as session:
             project = labeled_or_404(session, project_id)
-            projects.change(session, project, new_classes=_lines(new_classes), **values)
+            projects.change(session, project, **values)
     except UserError as error:
         with context.database.read() as session:
             project = labeled_or_404(session, project_id)
-            given = {**values, "champion": champion, "new_classes": new_classes}
+            given = {**values, "champion": champion}
             return _settings(session, project, given, str(error), 422)
     return RedirectResponse(f"/projects/{project_id}", 303)
 
