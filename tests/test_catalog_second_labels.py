@@ -341,6 +341,14 @@ def test_the_review_shows_both_answers_with_their_people_and_its_decision_is_the
     assert review(catalog) is None
 
 
+def test_the_review_shows_answers_of_merged_classes_as_present_ones(catalog):
+    disputed(catalog)
+    with catalog.database.write() as session:
+        session.get(LabelClass, 1).merged_into = 3
+    said = [[opinion["classes"] for opinion in image["opinions"]] for image in review(catalog)["images"]]
+    assert said == [[[3], [2]]] * 4
+
+
 def test_a_dispute_that_is_skipped_stays_and_comes_last(catalog):
     page = disputed(catalog)
     decided = review(catalog)

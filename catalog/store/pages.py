@@ -84,7 +84,7 @@ def _open(
     elif kind not in (PageKind.TEST, PageKind.RECHECK) and project.model_help != Help.NONE:
         query = select(Suggestion).where(Suggestion.image_id.in_([image.id for image in images]))
         by_image = {found.image_id: found for found in session.scalars(query)}
-    opinions = review.opinions(session, images) if kind == PageKind.REVIEW else {}
+    opinions = review.opinions(session, project, images) if kind == PageKind.REVIEW else {}
     successor_of = merged.successors(session, project.id)
     now, shown, reasons = time.time(), [], history.reasons(session, images)
     page = Page(token=secrets.token_urlsafe(18), project_id=project.id, kind=kind, person=person)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from catalog.store import labels, second_labels
+from catalog.store import labels, merged, second_labels
 from catalog.store.tables import Event, Image, PageKind, Project, Status
 
 
@@ -29,8 +29,13 @@ def next_images(session: Session, project: Project, person: str, size: int) -> l
     return [*found] or list(session.scalars(query.order_by(Image.rank).limit(size)))
 
 
-def opinions(session: Session, images: Iterable[Image]) -> dict[int, list[Opinion]]:
-    """The two answers to each of these images, the first person's first."""
+def opinions(session: Session, project: Project, images: Iterable[Image]) -> dict[int, list[Opinion]]:
+    """The two answers to each of these images, the first person's first, with present classes."""
+    successor_of = merged.successors(session, project.id)
+
+    def opinion(person: str, state: dict) -> Opinion:
+        return Opinion(person, state["status"], merged.current(state["classes"], successor_of))
+
     query = (
         select(Event)
         .where(Event.image_id.in_([image.id for image in images]), Event.page_kind == PageKind.SECOND)
@@ -38,8 +43,8 @@ def opinions(session: Session, images: Iterable[Image]) -> dict[int, list[Opinio
     )
     return {  # the last ones, if an image was labeled twice more than once
         event.image_id: [
-            Opinion(event.before.get("first_person") or "", event.before["status"], event.before["classes"]),
-            Opinion(event.person, event.answer["status"], event.answer["classes"]),
+            opinion(event.before.get("first_person", ""), event.before),
+            opinion(event.person, event.answer),
         ]
         for event in session.scalars(query)
         if event.answer
