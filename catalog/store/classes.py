@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from catalog.language import _
-from catalog.store import class_changes, image_counts, jobs, labels, projects, relabeling
+from catalog.store import class_changes, image_counts, jobs, projects, relabeling
 from catalog.store.class_changes import ChangeKind, Policy
 from catalog.store.labels import Act
 from catalog.store.tables import Action, ClassChange, Help, LabelClass, Project, Relabeling, Status
@@ -106,7 +106,7 @@ def undo(session: Session, project: Project, change_id: int, person: str) -> Non
     class_changes.record(
         session, found, ChangeKind.UNDONE, person, change.before, change.after, change.policy, change.batch
     )
-    total = len(labels.events_of(session, project.id, change.batch))
+    total = _labels_changed(session, project.id).get(change.batch, 0)
     again = Act.start(Action.UNDO)
     relabeling.start(session, project, again, person, total, undone_batch=change.batch)
 
