@@ -301,6 +301,42 @@ def test_a_label_that_is_taken_back_after_a_merge_is_that_of_the_other_class(cat
     assert states(catalog, 1) == [("labeled", [DOG])]
 
 
+def test_a_label_that_waited_for_a_second_person_waits_again_after_undo(catalog):
+    with catalog.database.write() as session:
+        first = Answer(Status.LABELED, (CAT,), first_person="ann")
+        labels.give(session, session.get(Image, 1), first, "ann")
+    add(catalog, "horse", policy=Policy.REQUEUE)
+    with catalog.database.read() as session:
+        image = session.get(Image, 1)
+        assert image.first_person is None
+        assert image.earlier == {"status": "labeled", "classes": [CAT]}
+    undo(catalog)
+    merge(catalog, CAT, DOG)
+    with catalog.database.read() as session:
+        image = session.get(Image, 1)
+        assert (image.first_person, image.classes) == ("ann", [DOG])
+    assert is_consistent(catalog)
+
+
+def test_who_decides_a_dispute_sees_the_class_that_took_over(catalog):
+    with catalog.database.write() as session:
+        project = catalog.project(session)
+        project.second_share = 1.0
+        page = pages.hand_out(session, project, "ann", 1)
+        pages.submit(session, page, {page.images[0]["id"]: Answer(Status.LABELED, (CAT,))})
+        session.flush()
+        page = pages.hand_out(session, project, "bob", 1)
+        assert page.kind == PageKind.SECOND
+        pages.submit(session, page, {page.images[0]["id"]: Answer(Status.LABELED, (RABBIT,))})
+    merge(catalog, CAT, DOG)
+    pause(catalog, False)
+    with catalog.served() as address:
+        answer = requests.post(f"{address}/api/projects/1/review", json={}, timeout=30)
+        answer.raise_for_status()
+        (image,) = answer.json()["page"]["images"]
+    assert [each["classes"] for each in image["opinions"]] == [[DOG], [RABBIT]]
+
+
 def test_suggestions_of_a_merged_class_are_never_offered(catalog):
     suggest(catalog)
     merge(catalog, CAT, DOG)
