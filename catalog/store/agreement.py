@@ -1,8 +1,9 @@
 """The answers of two people to the same images, from the events of second labels."""
 
+import json
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import String, cast, select
 from sqlalchemy.orm import Session, aliased
 
 from catalog.agreement import Pair
@@ -41,20 +42,23 @@ def pairs(session: Session, project: Project) -> list[Pair]:
     two answers count.
     """
     successors = merged.successors(session, project.id)
-    known: dict[tuple[int, ...], frozenset[int]] = {}  # most answers are among few
+    known: dict[str, tuple[frozenset[int] | None, str]] = {}
 
-    def named(state: dict) -> frozenset[int] | None:
-        if state["status"] == Status.UNKNOWN:
-            return None
-        classes = tuple(successors.get(number, number) for number in state["classes"])
-        return known.setdefault(classes, frozenset(classes))
+    def said(text: str) -> tuple[frozenset[int] | None, str]:
+        """An answer and its first person. Most are the same few texts, which are decoded once."""
+        if text not in known:
+            state = json.loads(text)
+            classes = frozenset(merged.current(state["classes"], successors))
+            is_unknown = state["status"] == Status.UNKNOWN
+            known[text] = (None if is_unknown else classes, state.get("first_person", ""))
+        return known[text]
 
-    columns = (Event.image_id, Event.before, Event.answer, Event.person)
-    found = {
-        number: Pair(named(before), named(answer), (before.get("first_person", ""), person), number)
-        for number, before, answer, person in session.execute(_second(project, *columns))
-        if answer
-    }
+    columns = (Event.image_id, cast(Event.before, String), cast(Event.answer, String), Event.person)
+    found = {}
+    for number, before, answer, person in session.execute(_second(project, *columns)):
+        if answer not in (None, "null"):
+            first, first_person = said(before)
+            found[number] = Pair(first, said(answer)[0], (first_person, person), number)
     return list(found.values())
 
 
