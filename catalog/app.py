@@ -142,10 +142,17 @@ def application(
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        return _answer(request, 422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+        where, *names = map(str, first["loc"])
+        if where == "path":  # such as /projects/abc
+            return _answer(request, 404, _("there is no such page"))
+        is_missing = first["type"] == "missing"
+        text = _("{field} is missing") if is_missing else _("{field} can't have this value")
+        message = text.format(field=".".join(names) or where)
+        details = [{"loc": each["loc"], "msg": each["msg"]} for each in error.errors()]
+        return _answer(request, 422, message, errors=details)
 
     return app
 
 
-def _answer(request: Request, status: int, message: str) -> Response:
-    return context.error_answer(request.headers, status, message)
+def _answer(request: Request, status: int, message: str, **details: object) -> Response:
+    return context.error_answer(request.headers, status, message, **details)

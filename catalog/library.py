@@ -118,7 +118,8 @@ class Library:
         """Deletes a project's own files: its taught model, the export, its map, and uploads not read yet."""
         for folder in (self.exported(project_id), self.uploads(project_id)):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.taught(project_id), self.compared(project_id), self.map(project_id)):
+        drawn = self.map(project_id)
+        for file in (self.taught(project_id), self.compared(project_id), drawn, drawn.with_suffix(".anew")):
             file.unlink(missing_ok=True)
 
     def flush(self, sha256: str, suffix: str) -> None:

@@ -81,6 +81,32 @@ class Map:
             np.savez(stream, **content)
 
 
+def ask_anew(file: Path) -> None:
+    """Asks for all images to be arranged again; the map in the file is shown until then."""
+    wish = _wish(file)
+    wish.parent.mkdir(parents=True, exist_ok=True)
+    wish.touch()
+
+
+def asked_anew(file: Path) -> int | None:
+    """When `ask_anew` was called for this map, in nanoseconds; None if all that was asked is done."""
+    try:
+        return _wish(file).stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def done_anew(file: Path, asked: int | None) -> None:
+    """Notes that all images were arranged again, as was asked at this time and not again since then."""
+    if asked is not None and asked_anew(file) == asked:
+        _wish(file).unlink(missing_ok=True)
+
+
+def _wish(file: Path) -> Path:
+    """An empty file next to the map."""
+    return file.with_suffix(".anew")
+
+
 def load(file: Path, with_fit: bool = False) -> Map | None:
     """The map in a file; None if there is none, or one of another version of this program.
 

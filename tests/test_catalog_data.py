@@ -203,6 +203,9 @@ def test_a_search_reads_one_index_and_sorts_nothing(catalog, order):
         {"order": "size"},
         {"kind": "x"},
         {"after": "here"},
+        {"differs": "no"},
+        {"text": "a\0b"},
+        {"person": "\0"},
     ],
 )
 def test_an_address_that_means_nothing_gets_one_line(address, parameters):
@@ -276,6 +279,60 @@ def test_images_that_are_open_elsewhere_and_test_images_are_left_alone(labeled, 
         image = session.get(Image, 7)
         image.page_token, image.leased_until = page["token"], 1e12
     assert post(address, f"undo/{done['batch']}").json() == {"undone": 0, "kept": 1}
+
+
+@pytest.mark.parametrize(
+    ("action", "body"), [("label", {"classes": [3]}), ("reject", {"reason": "blurred"}), ("confirm", {})]
+)
+def test_what_was_labeled_after_a_page_was_shown_is_left_alone_and_counted(
+    labeled, catalog, address, action, body
+):
+    seen = found(address)["seen"]
+    label(catalog, 2, 1, person="chris")  # in another tab meanwhile
+    done = post(address, action, ids=[1, 2, 3], seen=seen, **body).json()
+    assert (done["changed"], done["newer"]) == (2, 1)
+    with catalog.database.read() as session:
+        assert session.get(Image, 2).labeled_by == "chris"
+    done = post(address, action, ids=[2], seen=found(address)["seen"], **body).json()
+    assert (done["changed"], done["newer"]) == (1, 0)
+
+
+def test_the_label_of_a_test_image_can_be_confirmed(labeled, address):
+    done = post(address, "confirm", ids=[7]).json()
+    assert (done["changed"], done["tests"]) == (1, 0)
+    assert ids(address, kind="confirm") == [7]
+
+
+def test_the_same_classes_in_another_order_are_the_same_label(tmp_path, catalog, address):
+    catalog.add_project(folder_of(tmp_path / "several", 3), name="several", task="multi_label")
+    body = {"ids": [COUNT + 1], "classes": [4, 6]}
+    requests.post(f"{address}/api/projects/2/label", json=body, timeout=30).raise_for_status()
+    body["classes"] = [6, 4]
+    assert requests.post(f"{address}/api/projects/2/label", json=body, timeout=30).json()["changed"] == 0
+
+
+@pytest.mark.parametrize("number", [0, -1, 2**63, 10**30])
+def test_a_number_that_no_image_can_have_changes_nothing_and_is_named(labeled, address, monkeypatch, number):
+    from catalog.store import bulk
+
+    monkeypatch.setattr(bulk, "STEP", 2)
+    for action, body in (
+        ("reject", {"reason": "no"}),
+        ("label", {"classes": [3]}),
+        ("map/label", {"classes": [3]}),
+    ):
+        answer = post(address, action, ids=[1, 2, 3, number], **body)
+        assert answer.status_code == 422 and "ids" in answer.json()["detail"]
+    assert ids(address, label=1) == [1]
+
+
+@pytest.mark.parametrize(("language", "line"), [("en", "file is missing"), ("nl", "file ontbreekt")])
+def test_a_request_that_is_wrong_gets_a_line_in_the_language_of_the_page(address, language, line):
+    headers = {"Accept": "text/html", "Accept-Language": language}
+    answer = requests.post(f"{address}/projects/1/import", headers=headers, timeout=30)
+    assert answer.status_code == 422 and line in answer.text and "Field required" not in answer.text
+    answer = requests.get(f"{address}/projects/1/data/abc", headers=headers, timeout=30)
+    assert answer.status_code == 404 and "valid integer" not in answer.text
 
 
 @pytest.mark.parametrize(

@@ -81,12 +81,12 @@ def names_of(catalog):
         return {number: path.split("/")[-1].split("-")[0] for number, path in session.execute(query)}
 
 
-def coloring(address, version, what):
+def coloring(address, version, what, kind="<u2"):
     """What each image is shown as, by its place on the map."""
     content = requests.get(f"{address}/map/{version}/{what}", timeout=30).content
     length = int.from_bytes(content[:4], "little")
     values = json.loads(content[4 : 4 + length])
-    return [values[code] for code in np.frombuffer(content[4 + length :], "<u2")]
+    return [values[code] for code in np.frombuffer(content[4 + length :], kind)]
 
 
 def test_similar_images_lie_together_and_the_same_images_give_the_same_map(catalog):
@@ -314,11 +314,68 @@ def test_a_group_that_cannot_be_labeled_is_refused(catalog, address, body, messa
         assert session.scalar(select(Event).limit(1)) is None
 
 
-def test_nothing_is_labeled_or_drawn_while_the_project_is_paused(catalog, address):
+def test_a_group_that_was_labeled_meanwhile_keeps_its_labels(catalog, address):
+    version = draw(catalog).version
+    seen = int(requests.get(f"{address}/map/{version}/labels", timeout=30).headers["Last-Event"])
+    with catalog.database.write() as session:
+        images = session.scalars(select(Image).where(~Image.is_test).limit(3)).all()
+        labels.give(session, images[0], labels.Answer(Status.LABELED, (1,)), "Ann")
+        ids = [image.id for image in images]
+    body = {"ids": ids, "seen": seen, "classes": [2]}
+    done = requests.post(f"{address}/map/label", json=body, timeout=30).json()
+    assert (done["changed"], done["newer"]) == (2, 1)
+    with catalog.database.read() as session:
+        assert [session.get(Image, number).classes for number in ids] == [[1], [2], [2]]
+
+
+def test_each_of_very_many_combinations_of_labels_has_its_colour(catalog, address, monkeypatch):
+    from catalog.web import maps as pages
+
+    version = draw(catalog).version
+    with catalog.database.write() as session:
+        for number, image in enumerate(session.scalars(select(Image)).all()):
+            labels.give(session, image, labels.Answer(Status.LABELED, (1 + number % 3,)), "Ann")
+    whole = coloring(address, version, "labels")
+    monkeypatch.setattr(pages, "MAX_CODES", 3)
+    assert coloring(address, version, "labels", kind="<u4") == whole
+
+
+def test_a_map_stays_until_all_are_arranged_again(catalog, address, monkeypatch):
+    before = draw(catalog)
+    ask = {"json": {"anew": True}, "timeout": 30}
+    assert requests.post(f"{address}/map", **ask).json()["version"] == before.version
+
+    def fails(*_):
+        assert maps.load(catalog.library.map(1)).version == before.version
+        raise UserError("no power")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mapping, "arrange", fails)
+        catalog.finish_jobs()
+    assert job(catalog) == (JobState.FAILED, "no power")
+    assert maps.load(catalog.library.map(1)).version == before.version
+    arranged = []
+    arrange = mapping.arrange
+
+    def asks_again(components, report):
+        arranged.append(len(components))
+        if len(arranged) == 1:
+            requests.post(f"{address}/map", **ask)  # while the map is being arranged
+        return arrange(components, report)
+
+    monkeypatch.setattr(mapping, "arrange", asks_again)
+    requests.post(f"{address}/map", json={}, timeout=30)  # Try again
+    catalog.finish_jobs()
+    assert arranged == [60, 60]
+    assert requests.post(f"{address}/map", json={}, timeout=30).json()["work"]["state"] == "done"
+
+
+def test_admins_label_groups_of_a_paused_project_whose_map_is_not_drawn(catalog, address):
     with catalog.database.write() as session:
         catalog.project(session).paused = True
-    answer = requests.post(f"{address}/map/label", json={"ids": [1], "classes": [1]}, timeout=30)
-    assert answer.status_code == 422 and "is paused" in answer.json()["detail"]
+        ids = list(session.scalars(select(Image.id).where(~Image.is_test).limit(1)))
+    answer = requests.post(f"{address}/map/label", json={"ids": ids, "classes": [1]}, timeout=30)
+    assert answer.json()["changed"] == 1
     state = requests.post(f"{address}/map", json={}, timeout=30).json()
     assert "is paused" in state["message"] and state["work"] is None
 

@@ -37,6 +37,8 @@ GROWTH = 0.3  # of a map by images that were placed, after which it is fitted an
 def draw(database: Database, library: Library, project: Project, progress: Progress) -> str:
     """Computes missing features, then draws the map, or adds images to it that it doesn't have.
 
+    A map that is arranged again stays until the new one is there.
+
     Returns:
         How many images it has, in one line.
 
@@ -61,22 +63,24 @@ def draw(database: Database, library: Library, project: Project, progress: Progr
         store, backbone, files, lambda done, total: progress.report(done, total, sentences.COMPUTING)
     )
     file = library.map(project.id)
-    before = maps.load(file, with_fit=True)
-    if before is None or before.fit is None or extent.images > (1 + GROWTH) * before.fit.images:
-        fit, components = _fit(store, present, extent, file, progress)
+    asked, before = maps.asked_anew(file), maps.load(file, with_fit=True)
+    has_map = before is not None and before.fit is not None
+    if not has_map or asked is not None or extent.images > (1 + GROWTH) * before.fit.images:
+        fit, components = _fit(store, present, extent, None if has_map else file, progress)
         ids = np.array([image.id for image in present])
         raw = np.concatenate([fit.positions, _placed(fit, components[len(fit.positions) :], progress)])
         positions = fit.on_map(raw)
     else:
         ids, positions, fit = _joined(store, present, before, progress)
     Map(ids, positions, extent.images, extent.newest, fit).save(file)
+    maps.done_anew(file, asked)
     return sentences.MAPPED.format(count=f"{len(ids):,}")
 
 
 def _fit(
-    store: FeatureStore, present: list[Place], extent: stored.Extent, file: Path, progress: Progress
+    store: FeatureStore, present: list[Place], extent: stored.Extent, first: Path | None, progress: Progress
 ) -> tuple[Fit, np.ndarray]:
-    """Saves the map of principal components, then arranges the sample.
+    """Saves the map of principal components to the file `first`, if there is one, then arranges the sample.
 
     Returns:
         The fit, and the components of all images, N×COMPONENTS.
@@ -84,10 +88,11 @@ def _fit(
     sample = store.get([image.sha256 for image in present[:SAMPLE]])
     projection = Projection.fit(sample, COMPONENTS)
     components = np.concatenate(list(_components(store, projection.mean, projection.axes, present)))
-    plane = components[:, :2] if components.shape[1] > 1 else np.pad(components, ((0, 0), (0, 1)))
-    ids = np.array([image.id for image in present])
-    corners = plane.min(axis=0), plane.max(axis=0)
-    Map(ids, maps.scaled(plane, *corners), extent.images, extent.newest, None).save(file)
+    if first is not None:
+        plane = components[:, :2] if components.shape[1] > 1 else np.pad(components, ((0, 0), (0, 1)))
+        ids = np.array([image.id for image in present])
+        corners = plane.min(axis=0), plane.max(axis=0)
+        Map(ids, maps.scaled(plane, *corners), extent.images, extent.newest, None).save(first)
     positions = arrange(
         components[:SAMPLE], lambda done, total: progress.report(done, total, sentences.ARRANGING)
     )

@@ -1,6 +1,7 @@
 // The data page: the images that match the address, and actions on those that are selected.
-import { Actions, button, request } from "./data_actions.js";
+import { Actions, request } from "./data_actions.js";
 import { ImageGrid } from "./image_grid.js";
+import { button } from "./notices.js";
 import { shown, t, tn } from "./texts.js";
 
 const byId = (id) => document.getElementById(id);
@@ -9,12 +10,17 @@ const root = `/api/projects/${app.dataset.project}/images`;
 const address = new URLSearchParams(location.search);
 const filters = new URLSearchParams([...address].filter(([name]) => !["after", "before"].includes(name)));
 
-let matching = null; // ids of all images that match, if they are selected together
+let matching = null; // ids of all images that match, if they were selected together, less those taken out since
+let seen = null; // tells the server which labels this page shows
 let count = null; // how many match; null if they are more than `most`
 let most = 0;
 
 const grid = new ImageGrid(t("Images"));
-const actions = new Actions(app.dataset, () => matching ?? grid.targets(), show);
+const actions = new Actions(app.dataset, {
+  targets: () => ({ ids: matching ?? grid.targets(), seen }),
+  changed: show,
+  home: () => (grid.images.length ? grid.list : byId("count")),
+});
 
 const percent = (share) => `${shown(Math.round(100 * share))}\u00a0%`;
 
@@ -45,6 +51,9 @@ function noteOf(image) {
   return image.is_test ? t("test image") : "";
 }
 
+// That an image is a test image is no warning.
+const isQuiet = (image) => !image.suspected && !image.reason && !image.predicted;
+
 function link(to, places) {
   const parameters = new URLSearchParams(filters);
   for (const [name, place] of Object.entries(places)) parameters.set(name, place);
@@ -59,7 +68,13 @@ async function show() {
   }
   grid.selected.clear();
   matching = null;
-  grid.show(page.images.map((image) => ({ ...image, text: labelOf(image), note: noteOf(image), title: image.path })));
+  ({ seen } = page);
+  grid.show(
+    page.images.map((image) => {
+      const lines = { text: labelOf(image), note: noteOf(image), isQuiet: isQuiet(image) };
+      return { ...image, ...lines, title: image.path };
+    }),
+  );
   const places = { prev: ["before", page.previous], next: ["after", page.next] };
   for (const [name, [parameter, place]] of Object.entries(places)) {
     const element = document.querySelector(`#pages [rel=${name}]`);
@@ -83,6 +98,7 @@ function showActions() {
   const parts = [];
   if (selected) {
     const text = document.createElement("span");
+    text.className = "selected";
     text.textContent = tn("{count} selected", "{count} selected", selected);
     parts.push(
       text,
@@ -103,7 +119,7 @@ function showActions() {
   }
   const hadFocus = byId("actions").contains(document.activeElement);
   byId("actions").replaceChildren(...parts);
-  if (hadFocus) grid.list.focus({ preventScroll: true }); // otherwise the focus would be lost
+  if (hadFocus) actions.goHome(); // otherwise the focus would be lost
 }
 
 async function selectMatching() {
@@ -114,12 +130,15 @@ async function selectMatching() {
 }
 
 function open(image) {
+  sessionStorage.setItem(`results:${app.dataset.project}`, location.href); // for the way back
   location.href = link(`${location.pathname}/${image.id}`, { at: image.place });
 }
 
 grid.onOpen = open;
-grid.onSelect = () => {
-  matching = null;
+grid.onSelect = (isNew) => {
+  if (isNew) matching = null;
+  const out = new Set(grid.images.map((each) => each.id).filter((id) => !grid.selected.has(id)));
+  matching = matching?.filter((id) => !out.has(id)) ?? null;
   showActions();
 };
 grid.onKey = (event) => {
@@ -142,4 +161,10 @@ keys.textContent = t("Arrow keys: go to an image · Space: select · Enter: hist
 grid.list.setAttribute("aria-describedby", keys.id);
 byId("results").append(grid.element, keys);
 await actions.run(show);
+const cameFrom = /\/data\/(\d+)(\?|$)/.exec(document.referrer)?.[1];
+const position = grid.images.findIndex((each) => each.id === Number(cameFrom));
+if (position >= 0) {
+  grid.list.focus({ preventScroll: true });
+  grid.moveTo(position);
+}
 document.documentElement.dataset.ready = "yes";

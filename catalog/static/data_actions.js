@@ -1,5 +1,6 @@
 // What people do with the images that they look through: send back, label, confirm, undo.
 import { findClasses } from "./search.js";
+import { button, failure, notice } from "./notices.js";
 import { t, tn } from "./texts.js";
 
 const byId = (id) => document.getElementById(id);
@@ -14,33 +15,26 @@ export async function request(path, body) {
   return answer;
 }
 
-export function button(text, action, kind = "") {
-  const element = document.createElement("button");
-  element.type = "button";
-  element.className = kind;
-  element.textContent = text;
-  element.addEventListener("click", action);
-  return element;
-}
-
 export class Actions {
-  // `targets()`: ids of the images; `changed()`: shows what they are now.
-  constructor({ project, task }, targets, changed) {
+  // `targets()`: {ids, seen}, the images, and up to which event the person has seen their labels; `changed()`:
+  // shows what they are now; `home()`: the element that gets the focus when the one that had it is gone.
+  constructor({ project, task }, { targets, changed, home }) {
     this.root = `/api/projects/${project}`;
     this.isSeveral = task === "multi_label";
-    this.targets = targets;
-    this.changed = changed;
+    Object.assign(this, { targets, changed, home });
     this.isBusy = false;
     this.chosen = new Set(); // class ids and "unknown" in the dialog
+    byId("reason").addEventListener("input", () => this.checkReason());
     byId("reject").addEventListener("close", () => this.rejectNow());
     byId("label").addEventListener("close", () => this.labelNow());
     byId("find-class").addEventListener("input", () => this.showChoices());
     byId("find-class").addEventListener("keydown", (event) => this.chooseFirst(event));
   }
 
-  notice(text, ...buttons) {
-    byId("notice").replaceChildren(text, ...buttons);
-    byId("notice").hidden = !text;
+  goHome() {
+    const home = this.home();
+    if (!home.hasAttribute("tabindex")) home.tabIndex = -1;
+    home.focus({ preventScroll: true });
   }
 
   // One at a time; what goes wrong is said, and the selection stays.
@@ -51,33 +45,48 @@ export class Actions {
     try {
       await action();
     } catch (error) {
-      this.notice(error.message);
+      failure(error.message);
     } finally {
       this.isBusy = false;
       document.body.removeAttribute("aria-busy");
+      if (document.activeElement === document.body) this.goHome();
     }
   }
 
   reject() {
-    this.ids = this.targets();
-    if (!this.ids.length) return;
-    const title = tn("Send {count} image back", "Send {count} images back", this.ids.length);
-    byId("reject-title").textContent = title;
+    this.chooseTargets();
+    const count = this.ids.length;
+    if (!count) return;
+    byId("reject-title").textContent = tn("Send {count} image back", "Send {count} images back", count);
+    byId("reject-hint").textContent = tn(
+      "It waits on the label page again, without its label. Whoever labels it sees your reason.",
+      "They wait on the label page again, without their labels. Whoever labels them sees your reason.",
+      count,
+    );
     byId("reject").returnValue = "no";
+    this.checkReason();
     byId("reject").showModal();
     byId("reason").focus();
+  }
+
+  chooseTargets() {
+    Object.assign(this, this.targets()); // `ids` and `seen`
+  }
+
+  checkReason() {
+    const isBlank = byId("reason").value && !byId("reason").value.trim();
+    byId("reason").setCustomValidity(isBlank ? t("Give a reason; spaces alone are none.") : "");
   }
 
   async rejectNow() {
     const reason = byId("reason").value;
     if (byId("reject").returnValue !== "yes") return;
     const said = (count) => tn("{count} image sent back.", "{count} images sent back.", count);
-    await this.send("reject", { reason }, said);
-    byId("reason").value = "";
+    if (await this.send("reject", { reason }, said)) byId("reason").value = ""; // else it can be sent again
   }
 
   async label() {
-    this.ids = this.targets();
+    this.chooseTargets();
     if (!this.ids.length) return;
     await this.run(async () => {
       this.classes ??= (await request(this.root)).classes;
@@ -91,12 +100,22 @@ export class Actions {
     });
   }
 
+  // The classes with what is typed in their name; "unknown" is one of the answers.
+  found() {
+    const answers = [...this.classes, { id: "unknown", name: t("unknown") }];
+    return findClasses(answers, byId("find-class").value);
+  }
+
   showChoices() {
-    const typed = byId("find-class").value;
-    const found = findClasses(this.classes, typed);
-    const choices = found.map((each) => this.choice(each.id, each.name));
-    if (!typed) choices.push(this.choice("unknown", t("unknown")));
-    byId("choices").replaceChildren(...choices);
+    const found = this.found();
+    byId("choices").replaceChildren(...found.map((each) => this.choice(each.id, each.name)));
+    byId("no-class").textContent = found.length ? "" : t("No class is called that.");
+    this.checkChosen();
+  }
+
+  // In a project with one class per image, nothing can be sent without one.
+  checkChosen() {
+    byId("label-yes").disabled = !this.chosen.size && !this.isSeveral;
   }
 
   choice(value, name) {
@@ -121,13 +140,14 @@ export class Actions {
       if (this.isSeveral && value !== "unknown") input.checked = false;
     }
     if (this.isSeveral && value === "unknown") this.showChoices();
+    this.checkChosen();
   }
 
   // Enter takes the first class that was found, and a second Enter labels.
   chooseFirst(event) {
     if (event.key !== "Enter" || !event.target.value) return;
     event.preventDefault();
-    const [first] = findClasses(this.classes, event.target.value);
+    const [first] = this.found();
     if (!first) return;
     this.choose(first.id, true);
     event.target.value = "";
@@ -138,33 +158,42 @@ export class Actions {
   async labelNow() {
     if (byId("label").returnValue !== "yes") return;
     const isUnknown = this.chosen.has("unknown");
-    if (!this.chosen.size && !this.isSeveral) {
-      this.notice(t("No class was chosen; nothing has changed."));
-      return;
-    }
     const answer = isUnknown ? { status: "unknown" } : { status: "labeled", classes: [...this.chosen] };
     await this.send("label", answer, (count) => tn("{count} image labeled.", "{count} images labeled.", count));
   }
 
   async confirm() {
-    this.ids = this.targets();
+    this.chooseTargets();
     const said = (count) => tn("{count} label confirmed.", "{count} labels confirmed.", count);
     if (this.ids.length) await this.send("confirm", {}, said);
   }
 
+  // True if the server has done it.
   async send(action, body, said) {
+    let isDone = false;
     await this.run(async () => {
-      const done = await request(`${this.root}/${action}`, { ids: this.ids, ...body });
+      const done = await request(`${this.root}/${action}`, { ids: this.ids, seen: this.seen, ...body });
+      isDone = true;
       await this.changed();
       const parts = [said(done.changed), ...this.leftAlone(done)];
       const undo = done.changed ? [" ", button(t("Undo"), () => this.undo(done.batch))] : [];
-      this.notice(parts.join(" "), ...undo);
+      notice(parts.join(" "), ...undo);
     });
+    return isDone;
   }
 
-  leftAlone({ changed, held, tests }) {
+  leftAlone({ changed, held, tests, newer }) {
     const parts = [];
     if (held) parts.push(tn("{count} is open elsewhere.", "{count} are open elsewhere.", held));
+    if (newer) {
+      parts.push(
+        tn(
+          "{count} was labeled meanwhile and left alone: look at it again.",
+          "{count} were labeled meanwhile and left alone: look at them again.",
+          newer,
+        ),
+      );
+    }
     if (tests) {
       parts.push(
         tn(
@@ -174,7 +203,7 @@ export class Actions {
         ),
       );
     }
-    const same = this.ids.length - changed - held - tests;
+    const same = this.ids.length - changed - held - tests - newer;
     if (same) parts.push(t("{count} needed no change.", { count: same }));
     return parts;
   }
@@ -189,7 +218,7 @@ export class Actions {
         "{count} were labeled again or are open elsewhere.",
         kept,
       );
-      this.notice(kept ? `${text} ${rest}` : text);
+      notice(kept ? `${text} ${rest}` : text);
     });
   }
 }

@@ -1,10 +1,15 @@
 // The page of one image: its actions, and the arrow keys to the images before and behind it.
-import { Actions, button } from "./data_actions.js";
+import { Actions } from "./data_actions.js";
+import { button } from "./notices.js";
 import { t } from "./texts.js";
 
 const byId = (id) => document.getElementById(id);
 const app = byId("app");
-const actions = new Actions(app.dataset, () => [Number(app.dataset.image)], reload);
+const actions = new Actions(app.dataset, {
+  targets: () => ({ ids: [Number(app.dataset.image)], seen: Number(byId("actions").dataset.seen) }),
+  changed: reload,
+  home: () => document.querySelector("#app h1"),
+});
 
 // Shows the image's label and history as they are now; the notice with its button stays.
 async function reload() {
@@ -23,8 +28,21 @@ function showActions() {
   const parts = [];
   if (!isWaiting) parts.push(button(t("Send back…"), () => actions.reject()));
   if (test === undefined) parts.push(button(t("Label as…"), () => actions.label()));
-  if (test === undefined && status === "labeled") parts.push(button(t("Label is right"), () => actions.confirm()));
+  if (status === "labeled") parts.push(button(t("Label is right"), () => actions.confirm()));
   byId("actions").replaceChildren(...parts);
+}
+
+// Back to the page of results that led here, not to their first one.
+const results = sessionStorage.getItem(`results:${app.dataset.project}`);
+if (results && sameSearch(new URL(results), new URL(byId("back").href))) byId("back").href = results;
+
+function sameSearch(one, other) {
+  const [first, second] = [one, other].map(({ searchParams }) => {
+    for (const place of ["after", "before"]) searchParams.delete(place);
+    searchParams.sort();
+    return searchParams.toString();
+  });
+  return first === second;
 }
 
 const KEYS = {

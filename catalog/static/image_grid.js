@@ -2,8 +2,9 @@
 //
 //   const grid = new ImageGrid("Images of the group");
 //   page.append(grid.element);
-//   grid.show([{ id: 7, sha256: "…", text: "cat", note: "model: dog" }, …]); // `text` and `note` may be left out
-//   grid.onSelect = () => …;       // the selection or the highlighted image has changed
+//   grid.show([{ id: 7, sha256: "…", text: "cat", note: "model: dog" }, …]); // `text` and `note` may be left out;
+//                                  // a note with `isQuiet` is no warning
+//   grid.onSelect = (isNew) => …;  // the selection has changed; `isNew` if it has replaced the one before
 //   grid.onOpen = (image) => …;    // Enter or a double click
 //   grid.onKey = (event) => true;  // a key of the page's own; true if it is done with it
 //   grid.targets();                // ids of the selected images, or of the highlighted one
@@ -28,7 +29,9 @@ export class ImageGrid {
     this.element = this.list;
     this.name(label);
     this.list.addEventListener("keydown", (event) => this.keydown(event));
-    this.list.addEventListener("focus", () => this.update());
+    this.list.addEventListener("focus", () => {
+      if (this.list.matches(":focus-visible")) this.reveal(); // a click must find its image where it was
+    });
   }
 
   name(label) {
@@ -54,6 +57,7 @@ export class ImageGrid {
     images.forEach((image, position) => this.fill(this.list.children[position], image));
     this.list.hidden = !images.length;
     this.update();
+    this.onSelect(false);
   }
 
   option(image) {
@@ -78,6 +82,7 @@ export class ImageGrid {
     const lines = ["text", "note"].map((name) => {
       const line = document.createElement("span");
       line.className = name;
+      line.classList.toggle("quiet", name === "note" && Boolean(image.isQuiet));
       line.textContent = image[name] ?? "";
       return line;
     });
@@ -92,7 +97,8 @@ export class ImageGrid {
     this.cursor = position;
     if (!isRange) return this.toggle(id);
     for (const each of this.images.slice(first, last + 1)) this.selected.add(each.id);
-    return this.update();
+    this.update();
+    return this.onSelect(false);
   }
 
   open(id) {
@@ -104,11 +110,13 @@ export class ImageGrid {
     if (this.selected.has(id)) this.selected.delete(id);
     else this.selected.add(id);
     this.update();
+    this.onSelect(false);
   }
 
   select(ids) {
     this.selected = new Set(ids);
     this.update();
+    this.onSelect(true);
   }
 
   selectAll() {
@@ -122,7 +130,6 @@ export class ImageGrid {
   }
 
   update() {
-    const hasFocus = document.activeElement === this.list;
     [...this.list.children].forEach((option, position) => {
       option.setAttribute("aria-selected", String(this.selected.has(Number(option.dataset.id))));
       option.setAttribute("aria-label", this.spoken(this.images[position], position));
@@ -131,8 +138,17 @@ export class ImageGrid {
     const current = this.list.children[this.cursor];
     if (current) this.list.setAttribute("aria-activedescendant", current.id);
     else this.list.removeAttribute("aria-activedescendant");
-    if (hasFocus) current?.scrollIntoView({ block: "nearest" });
-    this.onSelect();
+  }
+
+  // Makes an image the highlighted one, and shows it.
+  moveTo(position) {
+    this.cursor = Math.max(0, Math.min(this.images.length - 1, position));
+    this.update();
+    this.reveal();
+  }
+
+  reveal() {
+    this.list.children[this.cursor]?.scrollIntoView({ block: "nearest" });
   }
 
   spoken(image, position) {
@@ -151,8 +167,7 @@ export class ImageGrid {
     const current = this.images[this.cursor];
     if (event.altKey) return;
     if (event.key in steps) {
-      this.cursor = Math.max(0, Math.min(this.images.length - 1, this.cursor + steps[event.key]));
-      this.update();
+      this.moveTo(this.cursor + steps[event.key]);
     } else if (event.key === " ") {
       if (current) this.toggle(current.id);
     } else if (event.key === "Enter") {

@@ -6,6 +6,7 @@ import { Legend } from "./map_legend.js";
 import { ClassNames } from "./map_names.js";
 import { DIMMED, HIDDEN, PLAIN, drawnOrder } from "./map_points.js";
 import { MapView } from "./map_view.js";
+import { button, failure, notice } from "./notices.js";
 import { t, tn } from "./texts.js";
 
 const LOOK_MS = 1500; // between looks for a new map while one is computed
@@ -45,24 +46,11 @@ function describe(index) {
   };
 }
 
-function notice(text, ...buttons) {
-  byId("notice").replaceChildren(text, ...buttons);
-  byId("notice").hidden = !text;
-}
-
-function button(text, action) {
-  const element = document.createElement("button");
-  element.type = "button";
-  element.textContent = text;
-  element.addEventListener("click", action);
-  return element;
-}
-
 async function reporting(action) {
   try {
     await action();
   } catch (error) {
-    notice(error.message);
+    failure(error.message);
   }
 }
 
@@ -102,7 +90,7 @@ function select(indices) {
   restyle();
   if (indices === null) return;
   if (indices.length) group.open(indices);
-  else notice(t("No image was inside; draw the line around some."));
+  else failure(t("No image was inside; draw the line around some."));
 }
 
 function showSelection() {
@@ -192,7 +180,7 @@ function showState(state) {
   const failed = work?.state === "failed" ? t("The map can't be computed: {reason}", { reason: work.message }) : "";
   byId("empty").hidden = Boolean(state.version);
   byId("empty").textContent = state.message || failed || (isOpen ? t("The map appears here.") : work?.message || "");
-  if (state.version && failed) notice(failed, button(t("Try again"), () => reporting(() => follow(true))));
+  if (state.version && failed) failure(failed, button(t("Try again"), () => reporting(() => follow(true))));
   byId("growth").hidden = isOpen || !state.placed;
   byId("growth").querySelector("p").textContent = tn(
     "{count} image has joined since the map was arranged.",
@@ -206,27 +194,59 @@ function showState(state) {
 // Shows the map, and newer ones as long as the helper works on it.
 async function follow(asks, anew = false) {
   let state = asks ? await api.request(anew) : await api.state();
-  for (;;) {
-    const isOpen = showState(state);
-    if (state.version && state.version !== version && !group?.dialog.open) {
-      await loadMap(state.version).catch((error) => {
-        if (error.status !== 404) throw error; // replaced meanwhile: the next look finds the new one
-      });
+  try {
+    for (;;) {
+      const isOpen = showState(state);
+      if (state.version && state.version !== version && !group?.dialog.open) {
+        await loadMap(state.version).catch((error) => {
+          // Replaced meanwhile, or out of reach: the next look finds it.
+          if (error.status !== 404 && !isPassing(error)) throw error;
+        });
+      }
+      if (!isOpen && (!state.version || state.version === version)) return;
+      state = await nextState();
     }
-    if (!isOpen && (!state.version || state.version === version)) return;
+  } catch (error) {
+    byId("progress").hidden = true; // nobody looks any more
+    throw error;
+  }
+}
+
+const isPassing = (error) => !error.status || error.status >= 500;
+
+// The state after a while; while the server can't be reached, that is said, and it is asked again.
+async function nextState() {
+  for (let isLost = false; ; ) {
     do await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
     while (document.hidden);
-    state = await api.state();
+    try {
+      const state = await api.state();
+      if (isLost) notice("");
+      return state;
+    } catch (error) {
+      if (!isPassing(error)) throw error;
+      isLost = true;
+      failure(error.message);
+    }
   }
 }
 
 async function give(indices, classes) {
-  const done = await api.label([...indices].map((index) => ids[index]), classes);
+  const done = await api.label([...indices].map((index) => ids[index]), known.labels.seen, classes);
   const values = { names: classes.map((id) => names.get(id)).join(", ") };
   const parts = [tn("{count} image labeled as {names}.", "{count} images labeled as {names}.", done.changed, values)];
   if (done.held) {
     parts.push(
       tn("{count} was left alone: somebody has it open.", "{count} were left alone: somebody has them open.", done.held),
+    );
+  }
+  if (done.newer) {
+    parts.push(
+      tn(
+        "{count} was labeled meanwhile and left alone: look at it again.",
+        "{count} were labeled meanwhile and left alone: look at them again.",
+        done.newer,
+      ),
     );
   }
   if (done.tests) {

@@ -49,17 +49,18 @@ export class MapApi {
     return { ids: new Float64Array(content, 0, count), positions: new Float32Array(content, 8 * count, 2 * count) };
   }
 
-  // {values, codes}: what is known, and for each image its position in that list.
+  // {values, codes, seen}: what is known, for each image its position in that list, and up to which event it is.
   async coloring(version, name) {
     const response = await answered(`${this.base}/map/${version}/${name}`);
     const content = await response.arrayBuffer();
     const length = new DataView(content).getUint32(0, true);
     const values = JSON.parse(new TextDecoder().decode(content.slice(4, 4 + length)));
-    return { values, codes: new Uint16Array(content.slice(4 + length)) };
+    const Codes = values.length > 65_536 ? Uint32Array : Uint16Array;
+    return { values, codes: new Codes(content.slice(4 + length)), seen: Number(response.headers.get("Last-Event")) };
   }
 
-  label(ids, classes) {
-    return this.post("/map/label", { ids, classes });
+  label(ids, seen, classes) {
+    return this.post("/map/label", { ids, seen, classes });
   }
 
   undo(batch) {

@@ -37,7 +37,6 @@ export function startDrawing(canvas) {
 export class Drawing {
   constructor(canvas) {
     this.canvas = canvas;
-    this.count = 0;
     this.parts = [0, 0, 0]; // numbers of dimmed, plain and selected points
     canvas.addEventListener("webglcontextlost", (event) => event.preventDefault());
     canvas.addEventListener("webglcontextrestored", () => {
@@ -84,7 +83,6 @@ export class Drawing {
 
   setPoints(positions) {
     this.last = positions;
-    this.count = positions.length / 2;
     this.fill(this.gl.ARRAY_BUFFER, this.buffers.positions, positions);
     this.parts = [0, 0, 0];
   }

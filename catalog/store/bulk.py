@@ -25,18 +25,25 @@ class Done:
         changed: how many have another label now, or were confirmed.
         held: how many were left alone since somebody has them open.
         tests: how many were left alone since they test the models, so people label them one by one.
+        newer: how many were left alone since they were labeled after the person had seen them.
         batch: of the events.
     """
 
     changed: int
     held: int
     tests: int
+    newer: int
     batch: str
 
     def __add__(self, other: "Done") -> "Done":
         """What both steps of one action have done."""
-        counts = (self.changed + other.changed, self.held + other.held, self.tests + other.tests)
-        return Done(*counts, self.batch)
+        return Done(
+            self.changed + other.changed,
+            self.held + other.held,
+            self.tests + other.tests,
+            self.newer + other.newer,
+            self.batch,
+        )
 
 
 def in_steps(
@@ -50,7 +57,7 @@ def in_steps(
         act: what all steps are a part of.
         step: does it with some of the images, in a write transaction.
     """
-    done = Done(0, 0, 0, act.batch)
+    done = Done(0, 0, 0, 0, act.batch)
     for start in range(0, len(ids), STEP):
         if start:
             time.sleep(PAUSE)
@@ -66,6 +73,7 @@ def label(
     answer: Answer,
     person: str,
     act: Act | None = None,
+    seen: int | None = None,
 ) -> Done:
     """Gives images of a project the same label.
 
@@ -76,29 +84,42 @@ def label(
         answer: for all of them.
         person: who gives it.
         act: what it is a part of, if it is done in several transactions; a new one by default.
+        seen: the last event when the person saw the images, see `labels.last_event`; what was labeled later
+            stays as it is. None if it isn't known.
     """
     act = act or Act.start(Action.GROUP)
     answer = answer.with_successors(merged.successors(session, project.id))  # merged since it was checked
-    return _give(session, project, ids, answer, person, act, with_tests=False)
+    return _give(session, project, ids, answer, person, act, seen, with_tests=False)
 
 
 def reject(
-    session: Session, project: Project, ids: Iterable[int], reason: str, person: str, act: Act | None = None
+    session: Session,
+    project: Project,
+    ids: Iterable[int],
+    reason: str,
+    person: str,
+    act: Act | None = None,
+    seen: int | None = None,
 ) -> Done:
     """Sends images back to the queue, with the reason; see `label`."""
     act = act or Act.start(Action.REJECT, reason)
-    return _give(session, project, ids, Answer(Status.WAITING), person, act, with_tests=True)
+    return _give(session, project, ids, Answer(Status.WAITING), person, act, seen, with_tests=True)
 
 
 def confirm(
-    session: Session, project: Project, ids: Iterable[int], person: str, act: Act | None = None
+    session: Session,
+    project: Project,
+    ids: Iterable[int],
+    person: str,
+    act: Act | None = None,
+    seen: int | None = None,
 ) -> Done:
     """Records that a person has looked at labels again and that they are right; see `label`.
 
     Images without a label stay as they are.
     """
     act = act or Act.start(Action.CONFIRM)
-    return _give(session, project, ids, None, person, act, with_tests=False)
+    return _give(session, project, ids, None, person, act, seen, with_tests=True)
 
 
 def _give(
@@ -108,14 +129,17 @@ def _give(
     answer: Answer | None,
     person: str,
     act: Act,
+    seen: int | None,
     with_tests: bool,
 ) -> Done:
     """Gives images an answer; None confirms what they have."""
-    changed = held = tests = 0
+    held = tests = newer = 0
     given = []
     for image in images.by_id(session, project.id, ids):
         if labels.is_held(image):
             held += 1
+        elif seen is not None and (image.event_id or 0) > seen:
+            newer += 1
         elif image.is_test and not with_tests:
             tests += 1
         elif answer is None:
@@ -126,5 +150,4 @@ def _give(
     for image, _answer in given:
         image.page_token = image.leased_until = None
     labels.give_all(session, given, person, act)
-    changed += len(given)
-    return Done(changed, held, tests, act.batch)
+    return Done(len(given), held, tests, newer, act.batch)

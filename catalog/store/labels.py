@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from sqlalchemy import ColumnElement, insert, or_, select
+from sqlalchemy import ColumnElement, func, insert, or_, select
 from sqlalchemy.orm import Session
 
 from catalog.language import _
@@ -32,6 +32,7 @@ class Answer:
 
     def __post_init__(self):
         """Raises UserError if classes are given with a status that has none, or twice."""
+        object.__setattr__(self, "classes", tuple(sorted(self.classes)))  # equal answers are compared by it
         if self.classes and self.status != Status.LABELED:
             raise UserError(_("an image that is unknown, skipped or removed has no class"))
         if len(set(self.classes)) < len(self.classes):
@@ -87,6 +88,14 @@ def current(image: Image) -> Answer:
     """The image's current label."""
     earlier = Answer.of(image.earlier) if image.earlier else None
     return Answer(Status(image.status), tuple(image.classes), earlier, image.first_person)
+
+
+def last_event(session: Session) -> int:
+    """The id of the newest event of all projects; 0 without any.
+
+    Whoever asks for it before reading labels has seen those of no later event.
+    """
+    return session.scalar(select(func.max(Event.id))) or 0
 
 
 def record(

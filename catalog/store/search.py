@@ -4,8 +4,8 @@ A page begins where the last one ended, at the position of its last image (keyse
 doesn't grow with the number of pages before it, and labels that change meanwhile neither repeat nor hide
 other images.
 
-Each order has an index with all columns that are searched by. `_apart` keeps the database from another index,
-which would lead it to the images' rows one by one.
+Each order has an index with all columns that are searched by. `_without_index` keeps the
+database from another index, which would lead it to the images' rows one by one.
 """
 
 import enum
@@ -192,7 +192,9 @@ def _ordered(order: Order, columns: tuple) -> Select:
 
 def is_suspect() -> ColumnElement[bool]:
     """Whether the doubted label is still the image's: not labeled again, but for changes that were undone."""
-    restored = and_(_apart(Image.origin) == Action.UNDO, _apart(Image.class_key) == Suspect.class_key)
+    restored = and_(
+        _without_index(Image.origin) == Action.UNDO, _without_index(Image.class_key) == Suspect.class_key
+    )
     return or_(Image.event_id == Suspect.event_id, restored)
 
 
@@ -203,23 +205,23 @@ def _matching(project_id: int, search: Search, columns: tuple) -> Select:
     else:
         query = query.where(Image.project_id == project_id)
     if search.statuses:
-        query = query.where(_apart(Image.status).in_(search.statuses))
+        query = query.where(_without_index(Image.status).in_(search.statuses))
     else:
-        query = query.where(_apart(Image.status) != Status.REMOVED)
+        query = query.where(_without_index(Image.status) != Status.REMOVED)
     if search.class_id is not None:
-        query = query.where(_apart(Image.class_key).contains(derived.containing(search.class_id)))
+        query = query.where(_without_index(Image.class_key).contains(derived.containing(search.class_id)))
     if search.person:
-        query = query.where(_apart(Image.labeled_by) == search.person)
+        query = query.where(_without_index(Image.labeled_by) == search.person)
     if search.origin:
-        query = query.where(_apart(Image.origin) == search.origin)
+        query = query.where(_without_index(Image.origin) == search.origin)
     if search.least is not None:
-        query = query.where(_apart(Image.confidence) >= search.least)
+        query = query.where(_without_index(Image.confidence) >= search.least)
     if search.most is not None:
-        query = query.where(_apart(Image.confidence) <= search.most)
+        query = query.where(_without_index(Image.confidence) <= search.most)
     if search.differs:
-        query = query.where(_apart(Image.differs))
+        query = query.where(_without_index(Image.differs))
     if search.is_test is not None:
-        query = query.where(_apart(Image.is_test) == search.is_test)
+        query = query.where(_without_index(Image.is_test) == search.is_test)
     if search.text:
         query = query.where(Image.id.in_(_with_text(project_id, search.text)))
     return query
@@ -228,10 +230,10 @@ def _matching(project_id: int, search: Search, columns: tuple) -> Select:
 def _with_text(project_id: int, text: str) -> Select:
     """Ids of the images whose path contains the text, from one pass over the rows as they lie on the disk."""
     other = aliased(Image)
-    is_own = _apart(other.project_id) == project_id
+    is_own = _without_index(other.project_id) == project_id
     return select(other.id).where(is_own, other.path.icontains(text, autoescape=True))
 
 
-def _apart(column: ColumnElement) -> ColumnElement:
+def _without_index(column: ColumnElement) -> ColumnElement:
     """The column, as an expression for which the database looks for no index."""
     return func.coalesce(column, column)

@@ -151,11 +151,11 @@ def render(
     return HTMLResponse(_TEMPLATES.get_template(template).render(shown), status, headers)
 
 
-def error_answer(headers: Headers, status: int, message: str) -> Response:
-    """An error as a page for browsers, or as JSON for programs."""
+def error_answer(headers: Headers, status: int, message: str, **details: object) -> Response:
+    """An error as a page for browsers, or as JSON for programs, with more details for them."""
     if accepts_pages(headers):
         return render("error.html", status, message=message)
-    return JSONResponse({"detail": message}, status)
+    return JSONResponse({"detail": message, **details}, status)
 
 
 def accepts_pages(headers: Headers) -> bool:

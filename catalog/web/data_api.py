@@ -6,13 +6,14 @@ from fastapi import APIRouter, HTTPException, Query
 from pydantic import BaseModel, Field
 
 from catalog.language import _
-from catalog.store import Session, bulk, found_images, history, projects, search
+from catalog.store import Session, bulk, found_images, history, labels, projects, search
 from catalog.store.bulk import Done
 from catalog.store.found_images import FoundImage
 from catalog.store.history import Entry
 from catalog.store.labels import Act, Answer
 from catalog.store.tables import Action, Image, Project, Status
 from catalog.web.context import ByPerson, Context, InContext, labeled_or_404
+from catalog.web.fields import ImageId, Text
 from catalog.web.searching import ByAddress, position
 from pipeline.common.errors import UserError
 
@@ -20,15 +21,21 @@ PAGE = 60  # images
 MAX_PAGE = 500
 
 router = APIRouter()
-Ids = Annotated[list[int], Field(min_length=1, max_length=search.COUNTED)]
+Ids = Annotated[list[ImageId], Field(min_length=1, max_length=search.COUNTED)]
 
 
 class FoundPage(BaseModel):
-    """A page of results; `previous` and `next` are values of the parameters `before` and `after`, or null."""
+    """A page of results.
+
+    Attributes:
+        previous, next: values of the parameters `before` and `after`, or null.
+        seen: for actions on these images, which then leave alone what was labeled after this.
+    """
 
     images: list[FoundImage]
     previous: str | None
     next: str | None
+    seen: int
 
 
 class Count(BaseModel):
@@ -57,32 +64,36 @@ class ImageHistory(BaseModel):
     history: list[Entry]
 
 
-class Rejection(BaseModel):
+class Targets(BaseModel):
+    """Images for an action.
+
+    Attributes:
+        ids: of the images; those of other projects are ignored.
+        seen: of the answer that showed them; images that were labeled later are left alone. Null changes all.
+    """
+
+    ids: Ids
+    seen: int | None = None
+
+
+class Rejection(Targets):
     """Images to send back to the queue, and why."""
 
-    ids: Ids
-    reason: str = Field(max_length=500)
+    reason: Annotated[Text, Field(max_length=500)]
 
 
-class GroupLabel(BaseModel):
+class GroupLabel(Targets):
     """Images that get the same label."""
 
-    ids: Ids
     status: Status = Status.LABELED
     classes: list[int] = Field(default=[], max_length=projects.MAX_CLASSES)
-
-
-class Confirmation(BaseModel):
-    """Images whose labels are right."""
-
-    ids: Ids
 
 
 @router.get("/api/projects/{project_id}/images")
 def images(
     project_id: int,
     context: InContext,
-    given: ByAddress,
+    query: ByAddress,
     after: str | None = None,
     before: str | None = None,
     size: Annotated[int, Query(ge=1, le=MAX_PAGE)] = PAGE,
@@ -90,29 +101,31 @@ def images(
     """Images that match; the first page, that behind `after`, or that before `before`."""
     with context.database.read() as session:
         project = labeled_or_404(session, project_id)
-        found = search.find(session, project.id, given.search(), size, position(after), position(before))
+        seen = labels.last_event(session)
+        found = search.find(session, project.id, query.search(), size, position(after), position(before))
         shown = found_images.at(session, project.id, found.positions)
         return FoundPage(
             images=shown,
             previous=str(found.positions[0]) if found.has_previous and found.positions else None,
             next=str(found.positions[-1]) if found.has_next else None,
+            seen=seen,
         )
 
 
 @router.get("/api/projects/{project_id}/images/count")
-def count(project_id: int, context: InContext, given: ByAddress) -> Count:
+def count(project_id: int, context: InContext, query: ByAddress) -> Count:
     """How many images match."""
     with context.database.read() as session:
         project = labeled_or_404(session, project_id)
-        return Count(count=search.count(session, project.id, given.search()))
+        return Count(count=search.count(session, project.id, query.search()))
 
 
 @router.get("/api/projects/{project_id}/images/ids")
-def matching(project_id: int, context: InContext, given: ByAddress) -> Matching:
+def matching(project_id: int, context: InContext, query: ByAddress) -> Matching:
     """Ids of the images that match, for an action on all of them."""
     with context.database.read() as session:
         project = labeled_or_404(session, project_id)
-        wanted = given.search()
+        wanted = query.search()
         found = search.ids(session, project.id, wanted)
         return Matching(ids=found, is_all=search.count(session, project.id, wanted) is not None)
 
@@ -135,7 +148,7 @@ def reject(project_id: int, rejection: Rejection, context: InContext, person: By
     project, act = _project(context, project_id), Act.start(Action.REJECT, reason)
 
     def step(session: Session, ids: list[int]) -> Done:
-        return bulk.reject(session, project, ids, reason, person.name, act)
+        return bulk.reject(session, project, ids, reason, person.name, act, rejection.seen)
 
     return bulk.in_steps(context.database, rejection.ids, act, step)
 
@@ -147,18 +160,18 @@ def label(project_id: int, given: GroupLabel, context: InContext, person: ByPers
     answer = _answer(context, project, given)
 
     def step(session: Session, ids: list[int]) -> Done:
-        return bulk.label(session, project, ids, answer, person.name, act)
+        return bulk.label(session, project, ids, answer, person.name, act, given.seen)
 
     return bulk.in_steps(context.database, given.ids, act, step)
 
 
 @router.post("/api/projects/{project_id}/confirm")
-def confirm(project_id: int, given: Confirmation, context: InContext, person: ByPerson) -> Done:
+def confirm(project_id: int, given: Targets, context: InContext, person: ByPerson) -> Done:
     """Records that labels are right: they are no suspects any more."""
     project, act = _project(context, project_id), Act.start(Action.CONFIRM)
 
     def step(session: Session, ids: list[int]) -> Done:
-        return bulk.confirm(session, project, ids, person.name, act)
+        return bulk.confirm(session, project, ids, person.name, act, given.seen)
 
     return bulk.in_steps(context.database, given.ids, act, step)
 

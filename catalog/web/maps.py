@@ -12,17 +12,18 @@ from pydantic import BaseModel, Field
 from catalog import maps, sentences
 from catalog.language import _, number
 from catalog.maps import Map
-from catalog.store import Session, bulk, jobs, projects
+from catalog.store import Session, bulk, jobs, labels, projects, search
 from catalog.store import maps as stored
 from catalog.store.bulk import Done
 from catalog.store.labels import Act, Answer
 from catalog.store.tables import Action, JobState, Project, Status
 from catalog.web.context import ByPerson, Context, InContext, labeled_or_404, render
+from catalog.web.fields import ImageId
 from pipeline.common.errors import UserError
 
 router = APIRouter()
 
-MAX_GROUP = 10_000  # images that are labeled in one action
+MAX_CODES = 65_536  # that 16 bits can tell apart
 _COLORINGS = {"labels": stored.labels, "predictions": stored.predictions, "people": stored.people}
 
 
@@ -60,9 +61,16 @@ class MapState(BaseModel):
 
 
 class Group(BaseModel):
-    """Images that get the same label."""
+    """Images that get the same classes.
 
-    ids: list[int] = Field(min_length=1, max_length=MAX_GROUP)
+    Attributes:
+        ids: of the images; those of other projects are ignored.
+        seen: of the colours that showed them; images that were labeled later are left alone.
+        classes: for all of them.
+    """
+
+    ids: list[ImageId] = Field(min_length=1, max_length=search.COUNTED)
+    seen: int | None = None
     classes: list[int] = Field(max_length=projects.MAX_CLASSES)
 
 
@@ -70,7 +78,7 @@ class Group(BaseModel):
 def map_page(project_id: int, context: InContext) -> HTMLResponse:
     with context.database.read() as session:
         project = labeled_or_404(session, project_id)
-        return render("map.html", project=project, most=MAX_GROUP)
+        return render("map.html", project=project, most=search.COUNTED)
 
 
 @router.get("/api/projects/{project_id}/map")
@@ -82,16 +90,21 @@ def state(project_id: int, context: InContext) -> MapState:
 
 @router.post("/api/projects/{project_id}/map")
 def request(project_id: int, context: InContext, anew: Annotated[bool, Body(embed=True)] = False) -> MapState:
-    """Asks for the map unless it has all images; `anew` arranges all images anew."""
+    """Asks for the map unless it has all images; `anew` arranges all of them again.
+
+    The present map stays until the new one is there.
+    """
     with context.database.write() as session:
         project = labeled_or_404(session, project_id)
         if anew and project.paused:
             raise UserError(_paused(project))
         found = _state(context, session, project)
         if anew:
-            context.library.map(project.id).unlink(missing_ok=True)
-        is_due = anew or not (found.is_current or found.message or project.paused)
-        if is_due and not jobs.is_open(session, project.id, jobs.Kind.MAP):
+            maps.ask_anew(context.library.map(project.id))
+        is_wanted = not found.is_current or maps.asked_anew(context.library.map(project.id)) is not None
+        is_missing = is_wanted and not (found.message or project.paused)
+        # A job that runs may have begun before this was asked.
+        if anew or (is_missing and not jobs.is_open(session, project.id, jobs.Kind.MAP)):
             jobs.request(session, project.id, jobs.Kind.MAP)
             session.flush()
         return _state(context, session, project)
@@ -148,23 +161,26 @@ def colors(
     """What the map shows of each image.
 
     The answer is the number of bytes of a JSON list (uint32, little-endian), this list, and for each image in
-    the order of the map the position in it, uint16. The first entry, null, stands for nothing.
+    the order of the map the position in it: uint16, or uint32 if the list has more than MAX_CODES entries.
+    The first entry, null, stands for nothing. The header Last-Event is `seen` of a group that is labeled by
+    what was shown.
     """
     found = _map_or_404(context, project_id, version)
     order = np.argsort(found.ids)
     ids = found.ids[order]
-    codes, values = np.zeros(len(ids), np.uint16), [None]
+    codes, values = np.zeros(len(ids), np.uint32), [None]
     with context.database.read() as session:
+        seen = labels.last_event(session)
         for group in _COLORINGS[coloring](session, project_id):
             at = np.minimum(np.searchsorted(ids, group.ids), len(ids) - 1)
             at = at[ids[at] == group.ids]  # others have joined since
             if len(at):
-                code = len(values) if len(values) < 65_535 else 0
-                codes[order[at]] = code
-                values += [group.value] if code else []
+                codes[order[at]] = len(values)
+                values.append(group.value)
     text = json.dumps(values).encode()
-    content = len(text).to_bytes(4, "little") + text + codes.astype("<u2").tobytes()
-    headers = {"Cache-Control": "no-store"}
+    kind = "<u2" if len(values) <= MAX_CODES else "<u4"
+    content = len(text).to_bytes(4, "little") + text + codes.astype(kind).tobytes()
+    headers = {"Cache-Control": "no-store", "Last-Event": str(seen)}
     return Response(content, media_type="application/octet-stream", headers=headers)
 
 
@@ -179,13 +195,11 @@ def label(project_id: int, group: Group, context: InContext, person: ByPerson) -
             raise HTTPException(422, message.format(number=number(min(unknown))))
         if project.task == "single_label" and len(group.classes) != 1:
             raise HTTPException(422, _("this project has one class per image"))
-        if project.paused:
-            raise UserError(_paused(project))
         session.expunge(project)  # for the transactions to come
     answer, act = Answer(Status.LABELED, tuple(group.classes)), Act.start(Action.GROUP)
 
     def step(session: Session, ids: Sequence[int]) -> Done:
-        return bulk.label(session, project, ids, answer, person.name, act)
+        return bulk.label(session, project, ids, answer, person.name, act, group.seen)
 
     return bulk.in_steps(context.database, group.ids, act, step)
 

@@ -9,15 +9,25 @@ from fastapi import Depends, Query
 from catalog.language import N_, _
 from catalog.store.search import Order, Position, Search
 from catalog.store.tables import Action, PageKind, Status
+from catalog.web.fields import Text
 from pipeline.common.errors import UserError
 
-STATUSES: dict[str, tuple[str, tuple[Status, ...]]] = {
-    "labeled": (N_("labeled"), (Status.LABELED,)),
-    "unlabeled": (N_("not labeled yet"), (Status.WAITING, Status.SKIPPED)),
-    "waiting": (N_("waiting"), (Status.WAITING,)),
-    "skipped": (N_("skipped"), (Status.SKIPPED,)),
-    "unknown": (N_("unknown"), (Status.UNKNOWN,)),
-    "disputed": (N_("disputed"), (Status.DISPUTED,)),
+
+@dataclass(frozen=True)
+class Choice:
+    """A value of a filter: its name, and what it stands for."""
+
+    name: str
+    means: object
+
+
+STATUSES = {
+    "labeled": Choice(N_("labeled"), (Status.LABELED,)),
+    "unlabeled": Choice(N_("not labeled or skipped"), (Status.WAITING, Status.SKIPPED)),
+    "waiting": Choice(N_("not labeled yet"), (Status.WAITING,)),
+    "skipped": Choice(N_("skipped"), (Status.SKIPPED,)),
+    "unknown": Choice(N_("unknown"), (Status.UNKNOWN,)),
+    "disputed": Choice(N_("disputed"), (Status.DISPUTED,)),
 }
 ORIGINS: dict[str, str] = {
     PageKind.MANUAL: N_("page in random order"),
@@ -42,11 +52,15 @@ ORDERS: dict[Order, str] = {
     Order.UNSURE: N_("least certain first"),
     Order.RANDOM: N_("random order"),
 }
-TESTS = {"only": (N_("only test images"), True), "without": (N_("without test images"), False)}
+TESTS = {
+    "only": Choice(N_("only test images"), True),
+    "without": Choice(N_("without test images"), False),
+}
+DIFFERS = {"yes": True}
 
 
 @dataclass(frozen=True)
-class Given:
+class SearchQuery:
     """The parameters of an address, as text.
 
     Attributes:
@@ -56,13 +70,13 @@ class Given:
 
     status: str = ""
     label: str = ""
-    person: str = ""
+    person: Text = ""
     kind: str = ""
     least: str = ""
     most: str = ""
     differs: str = ""
     test: str = ""
-    text: str = ""
+    text: Annotated[Text, Query(max_length=200)] = ""
     order: str = ""
 
     @property
@@ -82,35 +96,20 @@ class Given:
             UserError: a parameter has no meaning.
         """
         return Search(
-            statuses=_known(STATUSES, self.status, "status")[1] if self.status else (),
+            statuses=_known(STATUSES, self.status, "status").means if self.status else (),
             class_id=_number(self.label, "label"),
             person=self.person,
             origin=self.kind if self.kind and _known(ORIGINS, self.kind, "kind") else "",
             least=_share(self.least, "least"),
             most=_share(self.most, "most"),
-            differs=bool(self.differs),
-            is_test=_known(TESTS, self.test, "test")[1] if self.test else None,
-            text=self.text,
+            differs=bool(self.differs and _known(DIFFERS, self.differs, "differs")),
+            is_test=_known(TESTS, self.test, "test").means if self.test else None,
+            text=self.text.strip(),
             order=Order(self.order) if self.order and _known(ORDERS, self.order, "order") else Order.NEWEST,
         )
 
 
-def _given(
-    status: str = "",
-    label: str = "",
-    person: str = "",
-    kind: str = "",
-    least: str = "",
-    most: str = "",
-    differs: str = "",
-    test: str = "",
-    text: Annotated[str, Query(max_length=200)] = "",
-    order: str = "",
-) -> Given:
-    return Given(status, label, person, kind, least, most, differs, test, text.strip(), order)
-
-
-ByAddress = Annotated[Given, Depends(_given)]
+ByAddress = Annotated[SearchQuery, Depends()]
 
 
 def position(text: str | None) -> Position | None:
