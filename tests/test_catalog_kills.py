@@ -14,11 +14,12 @@ import psutil
 import pytest
 import requests
 from catalog_server import Catalog, folder_of, open_page
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from catalog.library import DATABASE_VARIABLE
-from catalog.store import labels
-from catalog.store.tables import Event, Help
+from catalog.store import bulk, labels, relabeling
+from catalog.store.labels import Answer
+from catalog.store.tables import Event, Help, Image, Status
 
 KILLS = 25
 
@@ -145,3 +146,44 @@ def test_no_answered_label_is_lost_on_postgresql(tmp_path):
             key: [value] for key, value in answered.items()
         }
         catalog.database.close()
+
+
+def until_answered(address):
+    for _ in range(300):
+        try:
+            requests.get(f"{address}/projects/1/classes/progress", timeout=30).raise_for_status()
+            return
+        except requests.ConnectionError:
+            time.sleep(0.1)
+    raise AssertionError(f"nothing answers on {address}")
+
+
+def test_discarding_labels_goes_on_after_each_kill_until_all_are_discarded(tmp_path):
+    catalog = Catalog.create(tmp_path)
+    catalog.add_project(folder_of(tmp_path / "images", 3000))
+    with catalog.database.write() as session:
+        project = catalog.project(session)
+        bulk.label(session, project, range(1, 3001), Answer(Status.LABELED, (1,)), "ann")
+        project.paused = True
+        tests = {image.id for image in session.scalars(select(Image).where(Image.is_test))}
+    form = {"names": "horse", "policy": "discard", "is_confirmed": "true"}
+    chance, left = random.Random(0), []
+    while not left or left[-1]:
+        server, address = start(catalog)
+        until_answered(address)
+        if not left:
+            requests.post(f"{address}/projects/1/classes", data=form, timeout=30).raise_for_status()
+        time.sleep(chance.uniform(0, 0.6))
+        server.kill()
+        server.wait()
+        server.stdout.close()
+        with catalog.database.read() as session:
+            (row,) = relabeling.unfinished(session) or [None]
+            labeled = select(func.count()).where(Image.status == Status.LABELED)
+            left.append(session.scalar(labeled))
+            assert row is not None or left[-1] == 0
+        assert len(left) < 60
+    assert any(0 < count < 3000 - len(tests) for count in left), left
+    with catalog.database.read() as session:
+        assert len(session.scalars(select(Event).where(Event.action == "discard")).all()) == 3000 - len(tests)
+        assert list(labels.differences(session, 1)) == []
