@@ -162,9 +162,9 @@ grid.list.setAttribute("aria-describedby", keys.id);
 byId("results").append(grid.element, keys);
 await actions.run(show);
 const cameFrom = /\/data\/(\d+)(\?|$)/.exec(document.referrer)?.[1];
-const position = grid.images.findIndex((each) => each.id === Number(cameFrom));
-if (position >= 0) {
-  grid.list.focus({ preventScroll: true });
-  grid.moveTo(position);
+if (cameFrom) {
+  actions.goHome();
+  const position = grid.images.findIndex((each) => each.id === Number(cameFrom));
+  if (position >= 0) grid.moveTo(position); // it may have left the results, or this page of them
 }
 document.documentElement.dataset.ready = "yes";

@@ -40,6 +40,7 @@ export class Actions {
   // One at a time; what goes wrong is said, and the selection stays.
   async run(action) {
     if (this.isBusy) return;
+    const hadFocus = document.activeElement !== document.body;
     this.isBusy = true;
     document.body.setAttribute("aria-busy", "true");
     try {
@@ -49,7 +50,7 @@ export class Actions {
     } finally {
       this.isBusy = false;
       document.body.removeAttribute("aria-busy");
-      if (document.activeElement === document.body) this.goHome();
+      if (hadFocus && document.activeElement === document.body) this.goHome();
     }
   }
 
