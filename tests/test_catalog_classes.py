@@ -416,6 +416,18 @@ def test_what_was_cut_off_goes_on_and_the_project_stays_paused_until_then(catalo
     assert is_consistent(catalog)
 
 
+def test_the_page_of_a_project_shows_that_labels_are_being_changed(catalog, monkeypatch):
+    monkeypatch.setattr(relabeling, "finish", lambda *_arguments: None)
+    label(catalog, CAT)
+    merge(catalog, CAT, DOG, is_finished=False)
+    with catalog.served() as address:
+        for path in ("projects/1", "projects/1/classes"):
+            assert "abels are being changed" in requests.get(f"{address}/{path}", timeout=30).text
+        form = {"name": "pets", "model_help": "none"}
+        answer = requests.post(f"{address}/projects/1/settings", data=form, timeout=30)
+        assert (answer.status_code, "still being changed" in answer.text) == (422, True)
+
+
 def test_labels_that_are_given_meanwhile_stay(catalog):
     label(catalog, CAT, CAT)
     pause(catalog)

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from catalog import champions
 from catalog.language import N_, _
-from catalog.store import Session, dashboard, images, jobs, projects
+from catalog.store import Session, dashboard, images, jobs, projects, relabeling
 from catalog.store.projects import Draft
 from catalog.store.tables import Help, Kind, Project, Source, Status
 from catalog.web.context import ByPerson, Context, InContext, labeled_or_404, render
@@ -186,6 +186,7 @@ def _dashboard(template: str, project_id: int, context: Context) -> HTMLResponse
             name=shlex.quote(project.name),
             state=state_of(session, project),
             bad=images.count_quarantined(session, project.id),
+            is_relabeling=bool(relabeling.unfinished(session, project.id)),
             **dashboard.of(session, project).as_dict(),
         )
 
