@@ -188,7 +188,7 @@ def test_a_group_is_selected_checked_labeled_and_undone(catalog, new_tab):
     tab.keyboard.down("Shift")
     lasso(tab, -0.8, -0.5)
     tab.keyboard.up("Shift")
-    assert tab.inner_text("#group-title") == "20 images selected"
+    assert tab.inner_text("#group-title") == "19 of 20 selected images can be labeled"
     assert "1 test image is left out" in tab.inner_text("#group-note")
     options = tab.locator("#group-grid [role=option]")
     assert options.count() == 19
@@ -206,6 +206,7 @@ def test_a_group_is_selected_checked_labeled_and_undone(catalog, new_tab):
     assert len(colors_at(tab, -0.8, -0.5)) > 1
     tab.click("#notice button")
     tab.wait_for_selector("#notice:has-text('18 labels taken back.')")
+    expecting(tab.locator("#overlay")).to_be_focused()  # the button that had the focus is gone
     assert given(catalog) == []
     expecting(tab.locator("#legend li")).to_have_count(1)
 
@@ -227,6 +228,40 @@ def test_labels_that_people_gave_stay_unless_the_box_is_unchecked(catalog, new_t
     tab.click("#give")
     tab.wait_for_selector("#notice:has-text('17 images labeled')")
     assert sorted(given(catalog)) == [[1]] * 3 + [[2]] * 17
+
+
+def test_a_large_group_has_several_sheets_and_what_was_taken_out_stays_out(catalog, new_tab):
+    tab = new_tab(is_ready=False)
+    tab.route(
+        "**/map_group.js", lambda route: route.fulfill(response=route.fetch(), body=small_sheets(route))
+    )
+    tab.reload()
+    tab.wait_for_selector("html[data-map]")
+    tab.click("#mode-select")
+    lasso(tab, 0.8, -0.5)
+    options = tab.locator("#group-grid [role=option]")
+    assert options.count() == 8 and tab.inner_text("#sheet-number") == "1–8 of 20"
+    options.nth(2).click()
+    options.nth(4).click(modifiers=["Shift"])
+    tab.keyboard.press("PageDown")
+    assert tab.inner_text("#sheet-number") == "9–16 of 20"
+    assert options.nth(0).get_attribute("aria-label") == "Image 9: cat_Siamese, predicted"
+    assert tab.locator("#group-grid [aria-selected=true]").count() == 8
+    tab.keyboard.press("PageUp")
+    assert tab.locator("#group-grid [aria-selected=false]").count() == 0  # with Shift all up to here are in
+    options.nth(2).click()
+    tab.keyboard.press("PageDown")
+    tab.keyboard.press("PageUp")
+    assert options.nth(2).get_attribute("aria-selected") == "false"
+    tab.click("#classes button:has-text('Siamese')")
+    assert tab.inner_text("#give") == "Label 19 images as cat_Siamese"
+    tab.focus("#group-grid")
+    tab.keyboard.press("Escape")
+    tab.wait_for_selector("#group", state="hidden")
+
+
+def small_sheets(route):
+    return route.fetch().text().replace("PER_SHEET = 200", "PER_SHEET = 8")
 
 
 def test_labels_that_were_given_in_another_tab_meanwhile_stay(catalog, new_tab):

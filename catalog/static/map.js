@@ -47,11 +47,14 @@ function describe(index) {
 }
 
 async function reporting(action) {
+  const hadFocus = document.activeElement !== document.body;
   try {
     await action();
   } catch (error) {
     failure(error.message);
   }
+  const isLost = document.activeElement === document.body || document.activeElement.disabled;
+  if (hadFocus && isLost) byId("overlay").focus({ preventScroll: true }); // its button is gone
 }
 
 // The image under the pointer or next to the frame's middle.
@@ -312,7 +315,8 @@ await reporting(async () => {
     isMulti: info.task === "multi_label",
     most: Number(app.dataset.most),
     describe,
-    source: (index) => api.thumbnail(ids[index], version),
+    idOf: (index) => ids[index],
+    version: () => version,
     give,
   });
   group.dialog.addEventListener("close", () => byId("overlay").focus({ preventScroll: true }));

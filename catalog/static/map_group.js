@@ -1,19 +1,45 @@
 // A selected group of images: a grid to take the odd ones out of, and the class for the others.
+import { ImageGrid } from "./image_grid.js";
 import { findClasses } from "./search.js";
 import { shown, t, tn } from "./texts.js";
 
 const PER_SHEET = 200;
 const byId = (id) => document.getElementById(id);
 
+// The images of a sheet; those that are selected get the label.
+class SheetGrid extends ImageGrid {
+  first = 1; // number of the sheet's first image
+
+  spoken(image, position) {
+    const number = this.first + position;
+    if (!image.text) return t("Image {number}", { number });
+    if (image.isPredicted) return t("Image {number}: {label}, predicted", { number, label: image.text });
+    return t("Image {number}: {label}", { number, label: image.text });
+  }
+
+  fill(option, image) {
+    super.fill(option, image);
+    option.classList.toggle("predicted", image.isPredicted);
+  }
+
+  keydown(event) {
+    if (event.key !== "Escape") super.keydown(event); // it closes the dialog
+  }
+}
+
 export class Group {
-  // `describe(index)`: {label, prediction, isLabeled, isTest, classes} of an image; `source(index)`: its thumbnail;
-  // `give(indices, classes)` resolves when they are labeled.
-  constructor({ classes, isMulti, most, describe, source, give }) {
-    Object.assign(this, { classes, isMulti, most, describe, source, give });
+  // `describe(index)`: {label, prediction, isLabeled, isTest, classes} of an image; `idOf(index)`: its id;
+  // `version()`: of the map; `give(indices, classes)` resolves when they are labeled.
+  constructor({ classes, isMulti, most, describe, idOf, version, give }) {
+    Object.assign(this, { classes, isMulti, most, describe, idOf, version, give });
     this.dialog = byId("group");
-    this.grid = byId("group-grid");
+    this.grid = new SheetGrid(t("Images of the group"), "group-grid");
+    this.grid.list.id = "group-grid";
+    this.grid.list.setAttribute("aria-describedby", "group-keys");
+    this.grid.onSelect = () => this.keepSelected();
+    this.grid.onKey = (event) => this.onKey(event);
+    byId("group-images").prepend(this.grid.element);
     this.search = byId("search");
-    this.grid.addEventListener("keydown", (event) => this.onKey(event));
     byId("previous").addEventListener("click", () => this.turn(-1));
     byId("next").addEventListener("click", () => this.turn(1));
     byId("group-all").addEventListener("click", () => this.keep(true));
@@ -42,7 +68,7 @@ export class Group {
     byId("group-error").hidden = true;
     this.fill();
     if (!this.dialog.open) this.dialog.showModal();
-    this.grid.focus();
+    this.grid.list.focus();
   }
 
   // Images that can be labeled, those whose class is rare in the group first.
@@ -81,9 +107,16 @@ export class Group {
     }
     if (this.images.length > 1) notes.push(t("What is rare in the group comes first."));
     byId("group-note").textContent = notes.join(" ");
-    byId("group-title").textContent = tn("{count} image selected", "{count} images selected", this.everything.length);
+    const total = this.everything.length;
+    const all = tn("{count} image selected", "{count} images selected", total);
+    const some = tn(
+      "{count} of {total} selected images can be labeled",
+      "{count} of {total} selected images can be labeled",
+      this.images.length,
+      { total },
+    );
+    byId("group-title").textContent = this.images.length === total ? all : some;
     this.sheet = 0;
-    this.cursor = 0;
     this.showSheet();
     this.showClasses();
   }
@@ -94,8 +127,13 @@ export class Group {
 
   showSheet() {
     const images = this.onSheet();
-    this.grid.replaceChildren(...images.map((index, position) => this.option(index, position)));
-    this.grid.scrollTop = 0;
+    this.grid.first = this.sheet * PER_SHEET + 1;
+    this.grid.cursor = 0;
+    this.isTurning = true; // what is selected then is no choice of the person's
+    this.grid.show(images.map((index) => this.shown(index)));
+    this.grid.select(images.filter((index) => !this.out.has(index)).map((index) => this.idOf(index)));
+    this.isTurning = false;
+    this.grid.list.scrollTop = 0;
     const sheets = Math.max(1, Math.ceil(this.images.length / PER_SHEET));
     byId("previous").hidden = byId("next").hidden = byId("sheet-number").hidden = sheets === 1;
     byId("previous").disabled = this.sheet === 0;
@@ -108,48 +146,32 @@ export class Group {
     this.update();
   }
 
-  option(index, position) {
-    const option = document.createElement("div");
-    option.id = `group-image-${position}`;
-    option.setAttribute("role", "option");
-    const image = document.createElement("img");
-    image.src = this.source(index);
-    image.alt = "";
-    image.loading = "lazy";
-    image.draggable = false;
-    const text = document.createElement("span");
+  shown(index) {
     const { label, prediction } = this.describe(index);
-    text.textContent = label || prediction;
-    text.classList.toggle("predicted", !label);
-    const number = this.sheet * PER_SHEET + position + 1;
-    let spoken = t("Image {number}", { number });
-    if (label) spoken = t("Image {number}: {label}", { number, label });
-    else if (prediction) spoken = t("Image {number}: {label}, predicted", { number, label: prediction });
-    option.setAttribute("aria-label", spoken);
-    option.append(image, text);
-    option.addEventListener("click", () => {
-      this.cursor = position;
-      this.toggle(index);
-    });
-    return option;
+    const isPredicted = !label && Boolean(prediction);
+    return { id: this.idOf(index), sha256: this.version(), text: label || prediction, isPredicted };
   }
 
-  toggle(index) {
-    if (this.out.has(index)) this.out.delete(index);
-    else this.out.add(index);
+  // Takes the selection of the sheet over.
+  keepSelected() {
+    if (this.isTurning) return;
+    for (const index of this.onSheet()) {
+      if (this.grid.selected.has(this.idOf(index))) this.out.delete(index);
+      else this.out.add(index);
+    }
     this.update();
   }
 
+  // All images, or none, on all sheets.
   keep(isKept) {
     this.out = new Set(isKept ? [] : this.images);
-    this.update();
+    this.grid.select(isKept ? this.onSheet().map((index) => this.idOf(index)) : []);
   }
 
   turn(step) {
     this.sheet += step;
-    this.cursor = 0;
     this.showSheet();
-    this.grid.focus();
+    this.grid.list.focus();
   }
 
   targets() {
@@ -157,15 +179,6 @@ export class Group {
   }
 
   update() {
-    const images = this.onSheet();
-    [...this.grid.children].forEach((option, position) => {
-      option.setAttribute("aria-selected", String(!this.out.has(images[position])));
-      option.classList.toggle("cursor", position === this.cursor);
-    });
-    const current = this.grid.children[this.cursor];
-    if (current) this.grid.setAttribute("aria-activedescendant", current.id);
-    else this.grid.removeAttribute("aria-activedescendant");
-    if (document.activeElement === this.grid) current?.scrollIntoView({ block: "nearest" });
     const count = this.targets().length;
     const button = byId("give");
     const names = this.classes.filter((each) => this.chosen.has(each.id)).map((each) => each.name);
@@ -233,27 +246,15 @@ export class Group {
     }
   }
 
+  // Keys of the grid that are no selecting or moving; true if it is done with one.
   onKey(event) {
-    const columns = getComputedStyle(this.grid).gridTemplateColumns.split(" ").length;
-    const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns };
-    const images = this.onSheet();
-    if (event.key in steps) {
-      this.cursor = Math.max(0, Math.min(images.length - 1, this.cursor + steps[event.key]));
-      this.update();
-    } else if (event.key === " ") {
-      if (images[this.cursor] !== undefined) this.toggle(images[this.cursor]);
-    } else if (event.key === "a" && (event.ctrlKey || event.metaKey)) {
-      this.keep(true);
-    } else if (event.key === "PageDown" && !byId("next").disabled) {
-      this.turn(1);
-    } else if (event.key === "PageUp" && !byId("previous").disabled) {
-      this.turn(-1);
-    } else if (/^\p{L}$/u.test(event.key) && !event.ctrlKey && !event.metaKey && !event.altKey) {
-      this.search.focus(); // the letter itself goes there
-      return;
-    } else {
-      return;
+    if (event.key === "PageDown" && !byId("next").disabled) this.turn(1);
+    else if (event.key === "PageUp" && !byId("previous").disabled) this.turn(-1);
+    else {
+      const isLetter = /^\p{L}$/u.test(event.key) && !event.ctrlKey && !event.metaKey;
+      if (isLetter) this.search.focus(); // the letter itself goes there
+      return false;
     }
-    event.preventDefault();
+    return true;
   }
 }
