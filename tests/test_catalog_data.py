@@ -360,6 +360,24 @@ def test_an_action_on_many_images_is_one_batch_in_several_transactions(catalog, 
     assert count(address, status="waiting") == COUNT
 
 
+def test_an_action_that_is_cut_off_says_how_far_it_came_and_is_taken_back(catalog, address, monkeypatch):
+    from catalog.store import bulk, failures
+
+    monkeypatch.setattr(bulk, "STEP", 7)
+    give = bulk._give
+
+    def is_away(session, project, ids, *rest, **options):
+        if 15 in ids:
+            raise failures.busy()
+        return give(session, project, ids, *rest, **options)
+
+    monkeypatch.setattr(bulk, "_give", is_away)
+    done = post(address, "label", ids=list(range(1, COUNT + 1)), classes=[1]).json()
+    assert (done["changed"], done["missed"]) == (14, COUNT - 14)
+    assert post(address, f"undo/{done['batch']}").json() == {"undone": 14, "kept": 0}
+    assert post(address, "label", ids=[15], classes=[1]).status_code == 503
+
+
 def test_the_history_tells_who_said_what_and_what_the_model_had_predicted(labeled, catalog, address):
     label(catalog, 2, 3, person="chris")
     post(address, "reject", ids=[2], reason="<b>too dark</b>")

@@ -1,6 +1,6 @@
 // What people do with the images that they look through: send back, label, confirm, undo.
 import { findClasses } from "./search.js";
-import { button, failure, notice } from "./notices.js";
+import { button, failure, leftAlone, notice } from "./notices.js";
 import { t, tn } from "./texts.js";
 
 const byId = (id) => document.getElementById(id);
@@ -183,28 +183,18 @@ export class Actions {
     return isDone;
   }
 
-  leftAlone({ changed, held, tests, newer }) {
-    const parts = [];
-    if (held) parts.push(tn("{count} is open elsewhere.", "{count} are open elsewhere.", held));
-    if (newer) {
-      parts.push(
-        tn(
-          "{count} was labeled meanwhile and left alone: look at it again.",
-          "{count} were labeled meanwhile and left alone: look at them again.",
-          newer,
-        ),
-      );
-    }
-    if (tests) {
+  leftAlone(done) {
+    const parts = leftAlone(done);
+    if (done.tests) {
       parts.push(
         tn(
           "{count} test image left alone: send it back instead.",
           "{count} test images left alone: send them back instead.",
-          tests,
+          done.tests,
         ),
       );
     }
-    const same = this.ids.length - changed - held - tests - newer;
+    const same = this.ids.length - done.changed - done.held - done.tests - done.newer - done.missed;
     if (same) parts.push(t("{count} needed no change.", { count: same }));
     return parts;
   }

@@ -55,6 +55,8 @@ undo?.addEventListener("click", async () => {
     return;
   }
   undo.hidden = true;
+  message.tabIndex = -1;
+  message.focus(); // the button that had the focus is gone
   message.textContent = tn("{count} image has its label from before again.", "{count} images have their labels from before again.", answer.undone);
   const kept = tn("{count} was labeled again or is open elsewhere.", "{count} were labeled again or are open elsewhere.", answer.kept);
   if (answer.kept) message.textContent += ` ${kept}`;

@@ -6,7 +6,7 @@ import { Legend } from "./map_legend.js";
 import { ClassNames } from "./map_names.js";
 import { DIMMED, HIDDEN, PLAIN, drawnOrder } from "./map_points.js";
 import { MapView } from "./map_view.js";
-import { button, failure, notice } from "./notices.js";
+import { button, failure, leftAlone, notice } from "./notices.js";
 import { t, tn } from "./texts.js";
 
 const LOOK_MS = 1500; // between looks for a new map while one is computed
@@ -238,20 +238,7 @@ async function give(indices, classes) {
   const done = await api.label([...indices].map((index) => ids[index]), known.labels.seen, classes);
   const values = { names: classes.map((id) => names.get(id)).join(", ") };
   const parts = [tn("{count} image labeled as {names}.", "{count} images labeled as {names}.", done.changed, values)];
-  if (done.held) {
-    parts.push(
-      tn("{count} was left alone: somebody has it open.", "{count} were left alone: somebody has them open.", done.held),
-    );
-  }
-  if (done.newer) {
-    parts.push(
-      tn(
-        "{count} was labeled meanwhile and left alone: look at it again.",
-        "{count} were labeled meanwhile and left alone: look at them again.",
-        done.newer,
-      ),
-    );
-  }
+  parts.push(...leftAlone(done));
   if (done.tests) {
     parts.push(tn("{count} test image was left alone.", "{count} test images were left alone.", done.tests));
   }

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy.orm import Session
 
 from catalog.store import images, labels, merged
 from catalog.store.database import Database
+from catalog.store.failures import UnavailableError
 from catalog.store.labels import Act, Answer
 from catalog.store.tables import Action, Project, Status
 
@@ -26,6 +27,7 @@ class Done:
         held: how many were left alone since somebody has them open.
         tests: how many were left alone since they test the models, so people label them one by one.
         newer: how many were left alone since they were labeled after the person had seen them.
+        missed: how many were not reached, because the database could not be used any more.
         batch: of the events.
     """
 
@@ -34,6 +36,7 @@ class Done:
     tests: int
     newer: int
     batch: str
+    missed: int = 0
 
     def __add__(self, other: "Done") -> "Done":
         """What both steps of one action have done."""
@@ -56,13 +59,22 @@ def in_steps(
         ids: of the images.
         act: what all steps are a part of.
         step: does it with some of the images, in a write transaction.
+
+    Raises:
+        UnavailableError: the database can't be used, and nothing is done. If that happens later, the
+            answer says so, and has the batch by which what was done can be taken back.
     """
     done = Done(0, 0, 0, 0, act.batch)
     for start in range(0, len(ids), STEP):
         if start:
             time.sleep(PAUSE)
-        with database.write() as session:
-            done += step(session, ids[start : start + STEP])
+        try:
+            with database.write() as session:
+                done += step(session, ids[start : start + STEP])
+        except UnavailableError:
+            if not start:
+                raise
+            return replace(done, missed=len(ids) - start)
     return done
 
 
