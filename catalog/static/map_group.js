@@ -110,8 +110,8 @@ export class Group {
     const total = this.everything.length;
     const all = tn("{count} image selected", "{count} images selected", total);
     const some = tn(
-      "{count} of {total} selected images can be labeled",
-      "{count} of {total} selected images can be labeled",
+      "{count} of {total} can be labeled",
+      "{count} of {total} can be labeled",
       this.images.length,
       { total },
     );

@@ -90,6 +90,7 @@ export class SampleGrid extends ImageGrid {
     if (found === null) return;
     for (const id of ids) this.selected.delete(id);
     this.update();
+    this.onSelect();
   }
 
   onKey(event) {
