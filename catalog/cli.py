@@ -15,7 +15,7 @@ from catalog.user_cli import user
 from pipeline.common import log
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT, main_checkout
-from pipeline.inference.loopback import is_loopback
+from pipeline.inference.loopback import host_of, is_loopback
 
 PORT = 8300
 EVERY_ADDRESS = ("", "0.0.0.0", "::")
@@ -78,6 +78,12 @@ def serve(library: Library, host: str, port: int, allowed: tuple[str, ...] = ())
     from catalog.store import accounts, open_database
 
     is_shared = bool(allowed) or not is_loopback(host)
+    for name in allowed:
+        if not name or host_of(name) != name.lower() or set(name) & set("/*@ "):
+            raise UserError(
+                f"--allow-host {name or repr(name)}: give a host's name without scheme, port, path or "
+                "wildcard, such as catalog.example.org"
+            )
     database = open_database(library.database)
     with database.read() as session:
         if is_shared and not accounts.exist(session):

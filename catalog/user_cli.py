@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -57,9 +57,10 @@ def add(library: Library, name: str, role: str | None, generate: bool, password_
         accounts.check_name(session, name)  # before a password is typed
         is_first = not accounts.exist(session)
     chosen = Role(role) if role else Role.ADMIN if is_first else Role.LABELER
-    password = _new_password(generate, password_stdin)
+    new = _new_password(generate, password_stdin)
     with _writing(library) as session:
-        accounts.add(session, name, chosen, password)
+        accounts.add(session, name, chosen, new.hashed)
+    new.show()
     click.echo(f"{name} can sign in now, as {chosen}")
     if is_first:
         click.echo("From now on everybody has to sign in, on this machine too")
@@ -69,9 +70,9 @@ def add(library: Library, name: str, role: str | None, generate: bool, password_
 @click.pass_obj
 def list_accounts(library: Library) -> None:
     """List the accounts: name, role, day of creation and number of labels."""
-    from catalog.store import accounts
+    from catalog.store import accounts, open_database
 
-    with _writing(library) as session:
+    with open_database(library.database).read() as session:
         labels = accounts.labels_by_person(session)
         for account in accounts.all_accounts(session):
             day = datetime.fromtimestamp(account.created_at).date()
@@ -109,9 +110,10 @@ def password(library: Library, name: str, generate: bool, password_stdin: bool) 
 
     with _writing(library) as session:
         accounts.by_name(session, name)
-    renewed = _new_password(generate, password_stdin)
+    new = _new_password(generate, password_stdin)
     with _writing(library) as session:
-        accounts.change_password(accounts.by_name(session, name), renewed)
+        accounts.change_password(accounts.by_name(session, name), new.hashed)
+    new.show()
     click.echo(f"{name} has a new password and is signed out")
 
 
@@ -129,8 +131,20 @@ def role(library: Library, name: str, role: str) -> None:
     click.echo(f"{name} is {role} now")
 
 
-def _new_password(generate: bool, from_stdin: bool) -> str:
-    """The hash of a new password.
+class _Password(NamedTuple):
+    """The hash of a new password, and the password itself if it was made here."""
+
+    hashed: str
+    made: str = ""
+
+    def show(self) -> None:
+        """Prints the password that was made, once it is saved."""
+        if self.made:
+            click.echo(f"The password, which is shown only now: {self.made}")
+
+
+def _new_password(generate: bool, from_stdin: bool) -> _Password:
+    """A new password: made here, read, or asked for.
 
     Raises:
         UserError: it can't be used, or can't be asked for.
@@ -141,12 +155,10 @@ def _new_password(generate: bool, from_stdin: bool) -> str:
         raise UserError("--generate or --password-stdin: choose one")
     if generate:
         made = passwords.generate()
-        hashed = passwords.hashed(made)
-        click.echo(f"The password, which is shown only now: {made}")
-        return hashed
+        return _Password(passwords.hashed(made), made)
     if from_stdin:
-        return passwords.hashed(sys.stdin.readline().rstrip("\r\n"))
+        return _Password(passwords.hashed(sys.stdin.readline().rstrip("\r\n")))
     if not sys.stdin.isatty():
         raise UserError("there is no terminal to type a password in; use --password-stdin or --generate")
     question = f"Password (at least {passwords.MIN_LENGTH} characters)"
-    return passwords.hashed(click.prompt(question, hide_input=True, confirmation_prompt=True))
+    return _Password(passwords.hashed(click.prompt(question, hide_input=True, confirmation_prompt=True)))

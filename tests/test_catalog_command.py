@@ -106,6 +106,13 @@ def test_without_accounts_the_catalog_listens_on_loopback_only(command):
     )
 
 
+@pytest.mark.parametrize(
+    "name", ["https://a.example.org", "a.example.org:443", "a.example.org/", "*.example.org", "", "a b"]
+)
+def test_a_host_that_no_browser_could_name_is_an_error(command, name):
+    assert "give a host's name without scheme" in outcome(lambda: command("--allow-host", name))
+
+
 def test_a_port_that_is_taken_is_an_error(command, catalog):
     with catalog.served() as address:
         port = address.rpartition(":")[2]

@@ -82,9 +82,19 @@ def test_nobody_locks_the_own_account_out(catalog, address, action):
     assert ann.post(f"{address}/people/9/remove", timeout=30).status_code == 404
 
 
+def test_a_name_is_the_same_however_its_accents_are_written(catalog, address):
+    add_person(catalog, "Zoe\u0308", Role.ADMIN)
+    assert names(catalog) == {"Zo\u00eb": "admin"}
+    for written in ("Zo\u00eb", "Zoe\u0308"):
+        sign_in(address, written)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("ann\u200b", "can&#39;t be seen"),
+        ("a\u00adnn", "can&#39;t be seen"),
+        ("\u3164", "can&#39;t be seen"),
         ("", "name is empty"),
         ("x" * 101, "more than 100 characters"),
         ("a\u202eb", "control characters"),
@@ -115,6 +125,12 @@ def test_the_last_admin_stays_an_admin_while_there_are_others(catalog):
         with pytest.raises(UserError, match="ann is the only admin"), catalog.database.write() as session:
             change(session, accounts.by_name(session, "ann"))
     assert names(catalog) == {"ann": "admin", "lars": "labeler"}
+
+
+def test_no_password_is_printed_for_an_account_that_is_not_made(command, capsys):
+    line = outcome(lambda: command("user", "add", "ann", "--role", "labeler", "--generate"))
+    assert "the first account must be an admin" in line
+    assert capsys.readouterr().out == ""
 
 
 def test_commands_add_list_change_and_remove_accounts(command, catalog, capsys, monkeypatch, address):

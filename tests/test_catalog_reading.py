@@ -11,7 +11,8 @@ from PIL import Image as PillowImage
 from sqlalchemy import select
 
 from catalog.store import images, jobs
-from catalog.store.tables import Image, JobState, Source
+from catalog.store.tables import Help, Image, JobState, Model, Source, Suggestion
+from pipeline.sources import photos
 
 
 @pytest.fixture
@@ -71,6 +72,44 @@ def test_unusable_files_are_listed_with_the_reason(catalog, tmp_path):
         "text.jpg": "not a picture of a known format",
         "empty.png": "empty file",
     }
+
+
+def test_a_folder_that_can_be_read_again_leaves_the_list_and_a_vanished_file_does_not_join_it(
+    catalog, tmp_path, monkeypatch
+):
+    folder = folder_of(tmp_path / "images", 3)
+    (folder / "below").mkdir()
+    project = catalog.add_project(folder)
+    with catalog.database.write() as session:
+        images.quarantine(session, project, {"below": "Permission denied"}, set())
+    read, vanished = photos.read, folder / "new.png"
+    vanished.write_bytes(picture(9))
+
+    def read_late(path: str) -> bytes:
+        vanished.unlink(missing_ok=True)
+        return read(path)
+
+    monkeypatch.setattr(photos, "read", read_late)
+    read_again(catalog)
+    assert reasons(catalog) == {}
+
+
+def test_suggestions_are_not_computed_again_if_nothing_has_joined(catalog, tmp_path, monkeypatch):
+    monkeypatch.setattr("catalog.helper.suggest.suggest", lambda *_: requested.append(1) or "done")
+    requested = []
+    catalog.add_project(folder_of(tmp_path / "images", 3), model_help=Help.GROUPS)
+    assert requested == [1]
+    with catalog.database.write() as session:
+        values = {"project_id": 1, "model_id": 1, "cluster": 0, "distance": 0.0, "confidence": 0.0}
+        session.add(Model(project_id=1, created_at=0, last_event=0, labels=0, message=""))
+        session.flush()
+        for image in session.scalars(select(Image)):
+            session.add(Suggestion(image_id=image.id, probable=[], **values))
+    read_again(catalog)
+    assert requested == [1]
+    (tmp_path / "images" / "new.png").write_bytes(picture(9))
+    read_again(catalog)
+    assert requested == [1, 1]
 
 
 def test_images_stay_when_their_source_is_deleted(catalog, tmp_path):

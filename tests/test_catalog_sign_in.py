@@ -1,12 +1,13 @@
 """Signing in: sessions end when they should, guesses are delayed, and the cookie can't be taken along."""
 
+import socket
 import time
 
 import pytest
 import requests
 from argon2 import PasswordHasher
 from catalog_server import Catalog, folder_of
-from people import PASSWORD, add_person, sign_in, try_to_sign_in
+from people import HASH, PASSWORD, add_person, sign_in, try_to_sign_in
 
 from benchmarks.common import serving
 from catalog import passwords
@@ -98,7 +99,7 @@ def test_a_session_ends_after_twelve_hours(catalog, monkeypatch):
 def test_the_cookie_is_for_this_server_only_and_not_for_scripts(catalog, address):
     answer = try_to_sign_in(requests.Session(), address, "lars")
     cookie = answer.headers["set-cookie"]
-    assert cookie.startswith("session=") and "HttpOnly" in cookie and "SameSite=lax" in cookie
+    assert cookie.startswith("petfaces-catalog=") and "HttpOnly" in cookie and "SameSite=lax" in cookie
     assert "Secure" not in cookie and "Domain" not in cookie
     form = {"name": "lars", "password": PASSWORD}
     proxied = requests.post(
@@ -109,7 +110,7 @@ def test_the_cookie_is_for_this_server_only_and_not_for_scripts(catalog, address
         timeout=30,
     )
     cookie = proxied.headers["set-cookie"]
-    assert cookie.startswith("__Host-session=") and "Secure" in cookie and "Path=/" in cookie
+    assert cookie.startswith("__Host-petfaces-catalog=") and "Secure" in cookie and "Path=/" in cookie
     # A cookie that was planted without https isn't read by https.
     planted = {"Cookie": answer.headers["set-cookie"].split(";")[0]}
     by_https = {**planted, "X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.7"}
@@ -119,11 +120,11 @@ def test_the_cookie_is_for_this_server_only_and_not_for_scripts(catalog, address
 
 def test_a_changed_cookie_is_no_session(address):
     browser = sign_in(address, "lars")
-    value = browser.cookies["session"]
+    value = browser.cookies["petfaces-catalog"]
     changed = value[:-3] + ("A" if value[-3] != "A" else "B") + value[-2:]  # the last one holds spare bits
     for wrong in (changed, "x", "WzEsIiJd.aaaa.bbbb", "é"):
         answer = requests.get(
-            f"{address}/account", headers={"Cookie": f"session={wrong}".encode()}, timeout=30
+            f"{address}/account", headers={"Cookie": f"petfaces-catalog={wrong}".encode()}, timeout=30
         )
         assert answer.status_code == 401
 
@@ -270,6 +271,35 @@ def test_people_change_their_own_password(catalog, address):
     sign_in(address, "lars", NEW)
 
 
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_change_of_the_password_does_not_undo_what_an_admin_did_meanwhile(catalog, address, removed):
+    browser, hashed = sign_in(address, "lars"), passwords.hashed
+
+    def meanwhile(password: str) -> str:
+        def act(session, account):
+            if removed:
+                accounts.remove(session, account)
+            else:
+                accounts.change_password(account, HASH)
+
+        change(catalog, "lars", act)
+        return hashed(password)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(passwords, "hashed", meanwhile)
+        form = {"present": PASSWORD, "password": NEW, "repeated": NEW}
+        answer = browser.post(f"{address}/account", data=form, timeout=30)
+    assert answer.status_code == 401 and "your session has ended" in answer.text
+    assert try_to_sign_in(requests.Session(), address, "lars", NEW).status_code == 401
+
+
+def test_images_are_not_shown_from_the_browsers_cache_after_signing_out(address):
+    browser = sign_in(address, "ann")
+    assert browser.get(f"{address}/images/1/thumbnail", timeout=30).headers["vary"] == "Cookie"
+    browser.post(f"{address}/sign-out", timeout=30)
+    assert browser.get(f"{address}/images/1/thumbnail", timeout=30).status_code == 401
+
+
 def test_pages_are_not_kept_by_the_browser_once_there_are_accounts(address):
     browser = sign_in(address, "ann")
     assert browser.get(f"{address}/projects/1", timeout=30).headers["cache-control"] == "no-store"
@@ -290,9 +320,13 @@ def test_without_accounts_a_proxy_reaches_nothing(tmp_path):
     catalog = Catalog.create(tmp_path)
     with catalog.served() as address:
         assert requests.get(address, timeout=30).status_code == 200
-        for name in ("X-Forwarded-For", "Forwarded", "X-Real-IP"):
+        for name in ("X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"):
             answer = requests.get(address, headers={name: "203.0.113.7"}, timeout=30)
             assert (answer.status_code, "petfaces catalog user add" in answer.text) == (403, True)
+        host = address.removeprefix("http://")
+        with socket.create_connection(host.split(":")) as plain:  # as nginx does without further settings
+            plain.sendall(f"GET / HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+            assert b" 403 " in plain.recv(1000)
 
 
 def test_removing_the_last_account_does_not_open_a_catalog_that_runs(tmp_path):

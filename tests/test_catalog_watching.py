@@ -15,6 +15,7 @@ from catalog.helper.watching import Watcher
 from catalog.store import images, jobs, labels
 from catalog.store.tables import Image, Job, JobState, Project, SeenFile
 from pipeline.common.errors import UserError
+from pipeline.portable import UnreadableError
 from pipeline.sources import photos
 
 
@@ -138,6 +139,24 @@ def test_a_repaired_file_of_a_watched_folder_leaves_the_list(catalog, folder):
     look()
     with catalog.database.read() as session:
         assert images.quarantined(session, 1) == []
+
+
+def test_a_file_joins_once_its_permissions_let_it_be_read(catalog, folder, monkeypatch):
+    look, read = watched(catalog, folder), photos.read
+
+    def denied(path: str) -> bytes:
+        if path.endswith("new.png"):
+            raise UnreadableError("Permission denied")
+        return read(path)
+
+    (folder / "new.png").write_bytes(picture(7))
+    age(folder / "new.png")
+    with monkeypatch.context() as patched:
+        patched.setattr(photos, "read", denied)
+        look(4)
+    (folder / "new.png").chmod(0o600)  # its time and size stay
+    look()
+    assert "new.png" in paths(catalog)
 
 
 def test_a_folder_that_is_gone_is_one_line_on_the_dashboard_until_it_is_back(catalog, folder, tmp_path):

@@ -115,7 +115,8 @@ def work(database: Database, library: Library) -> bool:
             library.erase_project(project.id)
             return True
         jobs.finish(session, job_id, state, message)
-        if kind == jobs.Kind.READ and state == JobState.DONE and project.model_help != Help.NONE:
+        is_read = kind == jobs.Kind.READ and state == JobState.DONE
+        if is_read and project.model_help != Help.NONE and suggestions.are_missing(session, project.id):
             jobs.request(session, project.id, jobs.Kind.SUGGEST)
     return True
 

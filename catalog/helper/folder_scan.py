@@ -22,12 +22,14 @@ class Entry:
         path: within the folder.
         size: in bytes; -1 if it is no plain file, or can't be looked at.
         modified: time of its last change, nanoseconds.
+        changed: the same of its attributes, of its permissions for example.
         is_denied: whether it, or the folder that it is, may not be looked at.
     """
 
     path: str
     size: int = -1
     modified: int = 0
+    changed: int = 0
     is_denied: bool = False
 
     @property
@@ -84,7 +86,7 @@ def scan(folder: Path, hidden: list[Path]) -> Iterator[Entry]:
                 continue
             if not stat.S_ISDIR(status.st_mode):
                 is_plain = stat.S_ISREG(status.st_mode)
-                yield Entry(path, status.st_size if is_plain else -1, status.st_mtime_ns)
+                yield Entry(path, status.st_size if is_plain else -1, status.st_mtime_ns, status.st_ctime_ns)
             elif _identity(status) not in above | {identity}:  # else a link to a folder that it lies in
                 folders.append((path, above | {identity}, is_linked or entry.is_symlink()))
         waiting += reversed(folders)

@@ -88,7 +88,7 @@ def find(project: Project, library: Library, known: Known) -> Iterator[Found]:
             )
     if project.source == Source.UPLOAD:
         return
-    if path.is_file():
+    if _is_file(path):
         status = path.stat()
         yield from _members(path)
         known.others.append(Seen(text.path(path.name), status.st_size, status.st_mtime_ns, ""))
@@ -96,6 +96,19 @@ def find(project: Project, library: Library, known: Known) -> Iterator[Found]:
         yield from _files(path, project.is_watched, library, known)
     else:
         raise UserError(f"{path} is not there; name a folder or an archive of this machine")
+
+
+def _is_file(path: Path) -> bool:
+    """Whether the source is a file.
+
+    Raises:
+        UserError: the folder above it can't be read.
+    """
+    try:
+        return path.is_file()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(sentences.UNREADABLE_FOLDER.format(path=path, reason=reason)) from error
 
 
 def _members(archive: Path) -> Iterator[Found]:
@@ -130,7 +143,8 @@ def _files(folder: Path, is_watched: bool, library: Library, known: Known) -> It
         try:
             data = photos.read(str(file))
         except portable.UnreadableError as error:
-            yield Found(entry.path, str(error))
+            if entry.is_denied or os.path.lexists(file):  # else it was moved away or deleted meanwhile
+                yield Found(entry.path, str(error))
             continue
         if not (is_watched and _has_changed(file, entry)):
             yield Found(entry.path, data, entry=entry)
@@ -227,9 +241,18 @@ def read(database: Database, library: Library, project: Project, progress: Progr
             seen_files.record(session, project.id, known.others[start : start + RECORDED])
     with database.write() as session:
         projects.note_refresh(session, project.id)
+        images.forget_quarantined(session, project.id, _readable_folders(database, project))
     seen = read_files + known.unchanged
     more = f"; {photos.skipped_message(known.skipped)}" if known.skipped else ""
     return sentences.RESULT.format(files=f"{seen:,}", added=f"{added:,}", bad=f"{bad:,}") + more
+
+
+def _readable_folders(database: Database, project: Project) -> list[str]:
+    """Paths in the quarantine of folders that can be read by now."""
+    with database.read() as session:
+        paths = [found.path for found in images.quarantined(session, project.id)]
+    folder, wanted = Path(project.source_path), os.R_OK | os.X_OK
+    return [path for path in paths if os.access(folder / path, wanted) and (folder / path).is_dir()]
 
 
 def _in_batches(

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from catalog import sentences
 from catalog.helper.folder_scan import Entry, scan
-from catalog.store import Database, jobs, projects, seen_files
+from catalog.store import Database, UnavailableError, jobs, projects, seen_files
 from catalog.store.tables import JobState, Project
+from pipeline.common import text
 from pipeline.common.errors import UserError
 
 INTERVAL = 60  # seconds from a look to the next one
@@ -31,8 +32,9 @@ class Watched:
     Attributes:
         known: hashes of the states of files that were read.
         last: id of the last row of `SeenFile` among them.
-        requested: hashes of states that a reading was requested for; files that can't be read stay unknown.
-        fresh: hashes of states that were new at the last look.
+        requested: hashes of states, with the times of the files' attributes, that a reading was requested
+            for. Files that can't be read stay unknown until their permissions change.
+        fresh: such hashes that were new at the last look.
         next: when to look again, monotonic seconds.
     """
 
@@ -53,7 +55,7 @@ class Watcher:
     def run(self) -> None:
         """Looks at each folder when it is due, until the process ends.
 
-        It has a thread of its own: a share that doesn't answer stops nothing else.
+        It has a thread of its own: a share that doesn't answer delays only other watched folders.
         """
         message = ""
         while True:
@@ -87,6 +89,11 @@ class Watcher:
                 is_current = self._look_at(project, watched)
             except UserError as error:
                 problem = str(error)
+            except UnavailableError:
+                raise
+            except Exception as error:  # other projects' folders are looked at all the same
+                problem = text.shortened(f"{type(error).__name__}: {error}", 300)
+                _log.exception("looking at %s failed", project.source_path)
             pause = SETTLE if watched.fresh else INTERVAL
             watched.next = now + max(pause, SHARE * (time.monotonic() - begin))
             self._note(project, problem, is_current)
@@ -104,13 +111,16 @@ class Watcher:
         for entry in _entries(Path(project.source_path)):
             count += 1
             state = hash((entry.key, entry.size, entry.modified))
-            if entry.size >= 0 and state not in watched.known and state not in watched.requested:
-                fresh[state] = entry
+            attempt = hash((state, entry.changed))
+            if entry.size >= 0 and state not in watched.known and attempt not in watched.requested:
+                fresh[attempt] = entry
         if not count and watched.known:
             number = f"{len(watched.known):,}"
             raise UserError(sentences.EMPTY_FOLDER.format(path=project.source_path, files=number))
         ready = {
-            state for state, entry in fresh.items() if state in watched.fresh and has_settled(entry.modified)
+            attempt
+            for attempt, entry in fresh.items()
+            if attempt in watched.fresh and has_settled(entry.modified)
         }
         watched.fresh = fresh.keys() - ready
         if ready:

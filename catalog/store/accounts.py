@@ -7,6 +7,7 @@ sessions.
 import hmac
 import secrets
 import time
+import unicodedata
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -17,6 +18,7 @@ from pipeline.common import text
 from pipeline.common.errors import UserError
 
 MAX_NAME = 100  # characters
+_BLANK = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"  # letters and marks that show nothing
 
 
 def exist(session: Session) -> bool:
@@ -31,7 +33,7 @@ def all_accounts(session: Session) -> list[Account]:
 
 def find(session: Session, name: str) -> Account | None:
     """The account with this name, or None."""
-    return session.scalar(select(Account).where(Account.name == name))
+    return session.scalar(select(Account).where(Account.name == unicodedata.normalize("NFC", name)))
 
 
 def by_id(session: Session, account_id: int) -> Account | None:
@@ -70,6 +72,7 @@ def add(session: Session, name: str, role: Role, password: str) -> Account:
     Raises:
         UserError: the name can't be used, or the first account is no admin.
     """
+    name = unicodedata.normalize("NFC", name)  # keyboards differ in how they write an accent
     check_name(session, name)
     if role != Role.ADMIN and not exist(session):
         raise UserError(_("the first account must be an admin: somebody has to manage the others"))
@@ -83,6 +86,8 @@ def check_name(session: Session, name: str) -> None:
     """Raises UserError if a new account can't have this name."""
     if problem := text.class_name_problem(name):
         raise UserError(_("the person's name {problem}").format(problem=_(problem)))
+    if any(unicodedata.category(letter) == "Cf" or letter in _BLANK for letter in name):
+        raise UserError(_("the person's name has characters that can't be seen"))
     if name != name.strip():
         raise UserError(_("the person's name begins or ends with a space"))
     if len(name) > MAX_NAME:

@@ -66,13 +66,17 @@ def suffixes(session: Session, project_id: int) -> dict[str, str]:
 
 def quarantine(session: Session, project_id: int, problems: dict[str, str], usable: set[str]) -> None:
     """Records files that can't be used, by path with the reason, and forgets those that can by now."""
-    paths = [*problems, *usable]
-    for start in range(0, len(paths), CHUNK):
-        outdated = Quarantined.path.in_(paths[start : start + CHUNK])
-        session.execute(delete(Quarantined).where(Quarantined.project_id == project_id, outdated))
+    forget_quarantined(session, project_id, [*problems, *usable])
     rows = [{"project_id": project_id, "path": path, "reason": reason} for path, reason in problems.items()]
     if rows:
         session.execute(insert(Quarantined), rows)
+
+
+def forget_quarantined(session: Session, project_id: int, paths: list[str]) -> None:
+    """Takes paths out of the quarantine."""
+    for start in range(0, len(paths), CHUNK):
+        outdated = Quarantined.path.in_(paths[start : start + CHUNK])
+        session.execute(delete(Quarantined).where(Quarantined.project_id == project_id, outdated))
 
 
 def quarantined(

@@ -123,6 +123,17 @@ def is_due(session: Session, project_id: int) -> bool:
     return new >= needed
 
 
+def are_missing(session: Session, project_id: int) -> bool:
+    """Whether an image that suggestions are made for has none."""
+    query = (
+        select(Image.id)
+        .outerjoin(Suggestion, Suggestion.image_id == Image.id)
+        .where(Image.project_id == project_id, Image.status == Status.WAITING, ~Image.is_test)
+        .where(~Image.is_requeued, Suggestion.image_id.is_(None))
+    )
+    return session.scalar(query.limit(1)) is not None
+
+
 def waiting(session: Session, project_id: int, least: float = 0.0) -> int:
     """Number of waiting images with a suggestion of at least this confidence."""
     query = select(func.count()).select_from(Suggestion).where(*_waiting(project_id))

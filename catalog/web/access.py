@@ -30,7 +30,7 @@ OF_LABELERS = (
     *("GET /images/{image_id}/thumbnail", "GET /images/{image_id}/large"),
     *("GET /account", "POST /account", "POST /sign-out", "POST /sign-out-everywhere"),
 )
-_OF_PROXIES = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
+_OF_PROXIES = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 
 
 def _compiled(routes: tuple[str, ...]) -> list[tuple[str, re.Pattern]]:
@@ -94,8 +94,7 @@ class Access:
                 self._needs_accounts = True
                 return Person(account.name, Role(account.role), account.id)
             self._needs_accounts = self._needs_accounts or accounts.exist(session)
-        # A proxy makes this server's loopback address one that others reach.
-        if self._needs_accounts or any(name in headers for name in _OF_PROXIES):
+        if self._needs_accounts or _is_from_proxy(scope, headers):
             return None
         return Person(self._context.owner, Role.ADMIN)
 
@@ -109,6 +108,14 @@ class Access:
         if not person.is_admin and not _is_among(scope, _OF_LABELERS):
             return error_answer(headers, 403, _("this page is for admins; you can label images"))
         return None
+
+
+def _is_from_proxy(scope: Scope, headers: Headers) -> bool:
+    """Whether a proxy has passed a request on: it makes this server's loopback address one that others reach.
+
+    nginx without further settings names nothing, but speaks HTTP/1.0, which browsers don't.
+    """
+    return scope["http_version"] == "1.0" or any(name in headers for name in _OF_PROXIES)
 
 
 def _to_sign_in(scope: Scope, headers: Headers) -> Response:

@@ -14,7 +14,8 @@ from catalog.web.context import ByPerson, Context, InContext, Person
 from pipeline.portable import UnreadableError
 
 # Pages put the image's hash into the address: ids begin at 1 again in another catalog on the same port.
-_CACHED = {"Cache-Control": "private, max-age=31536000, immutable"}
+# After signing out, which changes the cookie, the browser shows none of them.
+_CACHED = {"Cache-Control": "private, max-age=31536000, immutable", "Vary": "Cookie"}
 
 router = APIRouter()
 

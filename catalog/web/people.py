@@ -1,6 +1,6 @@
 """The page on which admins add people, change what they may do, and remove them."""
 
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Form, HTTPException
 from fastapi.concurrency import run_in_threadpool
@@ -94,16 +94,20 @@ def remove(account_id: int, context: InContext, person: ByPerson) -> RedirectRes
     return RedirectResponse("/people", 303)
 
 
-class _Password:
+class _Password(NamedTuple):
     """A random password with its hash."""
 
-    def __init__(self):
-        self.text = passwords.generate()
-        self.hashed = passwords.hashed(self.text)
+    text: str
+    hashed: str
+
+    @classmethod
+    def new(cls) -> "_Password":
+        text = passwords.generate()
+        return cls(text, passwords.hashed(text))
 
 
 async def _new_password(context: Context) -> _Password:
-    return await context.hashing.run(_Password)
+    return await context.hashing.run(_Password.new)
 
 
 def _add(context: Context, person: Person, name: str, role: Role, password: str) -> None:

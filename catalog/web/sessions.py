@@ -51,7 +51,8 @@ class Sessions:
 
 
 def _cookie(scheme: str) -> str:
-    return "__Host-session" if scheme == "https" else "session"
+    """The cookie's name, which no other program on this machine has: browsers ignore ports."""
+    return "__Host-petfaces-catalog" if scheme == "https" else "petfaces-catalog"
 
 
 def key_in(file: Path) -> bytes:

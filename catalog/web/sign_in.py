@@ -102,7 +102,7 @@ async def change_password(
         renewed = await context.hashing.run(passwords.hashed, password)
     except UserError as error:
         return _account(account, 422, str(error))
-    changed = await run_in_threadpool(_change_password, context, person, renewed)
+    changed = await run_in_threadpool(_change_password, context, account, renewed)
     answer = _account(changed, is_changed=True)
     context.sessions.start(answer, changed, request.url.scheme)
     return answer
@@ -141,9 +141,11 @@ def _renew_hash(context: Context, account: Account, password: str) -> None:
 
 
 def _own(session: Session, person: Person) -> Account:
-    account = accounts.by_id(session, person.account_id) if person.account_id is not None else None
-    if account is None:
+    if person.account_id is None:
         raise HTTPException(404, _("nobody has signed in: there are no accounts"))
+    account = accounts.by_id(session, person.account_id)
+    if account is None:  # removed since the request began
+        raise HTTPException(401, _("your session has ended, or you have not signed in"))
     return account
 
 
@@ -154,10 +156,17 @@ def _read_own(context: Context, person: Person) -> Account:
         return account
 
 
-def _change_password(context: Context, person: Person, password: str) -> Account:
+def _change_password(context: Context, account: Account, password: str) -> Account:
+    """Changes the password, unless somebody else did so since the present one was checked.
+
+    Raises:
+        HTTPException: 401; an admin has reset the password or removed the account meanwhile.
+    """
     with context.database.write() as session:
-        account = _own(session, person)
-        accounts.change_password(account, password)
+        current = accounts.of_session(session, account.id, account.session_key)
+        if current is None:
+            raise HTTPException(401, _("your session has ended, or you have not signed in"))
+        accounts.change_password(current, password)
         session.flush()
-        session.expunge(account)
-        return account
+        session.expunge(current)
+        return current
