@@ -21,6 +21,8 @@ def sweep(database: Database, library: Library) -> int:
         if _is_old(path):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     with database.read() as session:
+        if not images.exist(session):
+            return 0  # this may be another database than the one that the folder's files belong to
         known = {str(project.id) for project in projects.all_projects(session)}
     for folder in ("exported", "taught", "compared", "maps", "uploads"):
         for path in (library.folder / folder).glob("[0-9]*"):

@@ -170,5 +170,5 @@ def test_the_migrations_make_the_tables_of_the_code(tmp_path, database_url):
 
 def test_a_file_that_is_no_database_is_an_error(tmp_path):
     (tmp_path / "catalog.db").write_text("not a database, but long enough to be read as one " * 100)
-    with pytest.raises(UserError, match="is no database of the catalog"):
+    with pytest.raises(UserError, match=r"is no database of the catalog .* restore a backup"):
         open_database(tmp_path / "catalog.db")

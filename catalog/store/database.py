@@ -140,7 +140,7 @@ def _explained(error: DBAPIError, url: URL) -> UserError:
     """Why a database can't be opened, and what to do."""
     name, reason = address.shown(url), failures.reason(error)
     if url.get_backend_name() == "sqlite":
-        return UserError(f"{name} is no database of the catalog ({error.orig}); move it away")
+        return failures.of_file(error.orig, name)
     if failures.is_unavailable(error):
         advice = "start the server or correct the URL"
         if "password" in reason:

@@ -10,15 +10,15 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from catalog.language import _
 from pipeline.common.errors import UserError
 
-# SQLite reports mistakes of the program as OperationalError, too; these are none.
-_SQLITE = (
-    "SQLITE_BUSY",
-    "SQLITE_LOCKED",
-    "SQLITE_FULL",
-    "SQLITE_IOERR",
-    "SQLITE_READONLY",
-    "SQLITE_CANTOPEN",
-)
+# SQLite reports mistakes of the program as OperationalError, too; these are none. With what to do.
+_ADVICE = {
+    "SQLITE_BUSY": "another program uses it: try again in a moment",
+    "SQLITE_LOCKED": "another program uses it: try again in a moment",
+    "SQLITE_FULL": "free space on its disk",
+    "SQLITE_IOERR": "check its disk",
+    "SQLITE_READONLY": "check the permissions of the file and its folder",
+    "SQLITE_CANTOPEN": "check the permissions of the file and its folder",
+}
 _IS_BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED", "55P03", "57014", "40001", "40P01")  # and PostgreSQL's codes
 _OUT_OF_RANGE = "22003"
 
@@ -43,8 +43,18 @@ def reason(error: DBAPIError) -> str:
 def is_unavailable(error: DBAPIError) -> bool:
     """Whether the database, and not the statement, is the cause."""
     if name := getattr(error.orig, "sqlite_errorname", ""):
-        return name.startswith(_SQLITE)
+        return name.startswith(tuple(_ADVICE))
     return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+
+
+def of_file(error: BaseException, name: str) -> UserError:
+    """Why a file of SQLite can't be opened, and what to do; never to move it away, since labels are in it."""
+    code = getattr(error, "sqlite_errorname", "")
+    for start, advice in _ADVICE.items():
+        if code.startswith(start):
+            return UnavailableError(f"the database {name} can't be opened ({error}); {advice}")
+    advice = "restore a backup into an empty folder, see docs/catalog.md, and leave this one as it is"
+    return UserError(f"{name} is damaged, or is no database of the catalog ({error}); {advice}")
 
 
 @contextmanager

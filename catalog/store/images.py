@@ -93,6 +93,11 @@ def count_quarantined(session: Session, project_id: int) -> int:
     return session.scalar(query)
 
 
+def exist(session: Session) -> bool:
+    """Whether any project has an image."""
+    return session.scalar(select(Image.id).limit(1)) is not None
+
+
 def used(session: Session, hashes: Iterable[str]) -> set[str]:
     """Those of the hashes that an image of any project has."""
     hashes, found = list(hashes), set()
