@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from catalog.library import Library
+from pipeline.common import text
 from pipeline.common.errors import UserError
 
 
@@ -21,6 +22,7 @@ from pipeline.common.errors import UserError
 )
 @click.option("--add-classes", is_flag=True, help="Add the file's classes that PROJECT doesn't have.")
 @click.option("--without-tests", is_flag=True, help="Leave test images out.")
+@click.option("--without-names", is_flag=True, help="Leave images out that only their file name tells.")
 @click.pass_obj
 def import_labels(
     library: Library,
@@ -30,6 +32,7 @@ def import_labels(
     replace: str,
     add_classes: bool,
     without_tests: bool,
+    without_names: bool,
 ) -> None:
     """Give PROJECT's images the labels in FILE: Label Studio JSON, COCO or CSV.
 
@@ -46,15 +49,21 @@ def import_labels(
     with database.read() as session:
         chosen = projects.labeled_by_name(session, project)
         shown, project_id = import_preview.preview(session, chosen, found.records), chosen.id
-    importing_report.print_preview(found.format, shown)
-    new = set(shown.unknown_classes) - set(shown.unusable_classes) if add_classes else set()
-    choices = Choices(Replace(replace), frozenset(new), not without_tests)
+        unusable = import_preview.unusable_classes(session, chosen, shown.unknown_classes)
+    importing_report.print_preview(found.format, shown, unusable)
+    new = set(shown.unknown_classes) - set(unusable) if add_classes else set()
+    choices = Choices(Replace(replace), frozenset(new), not without_tests, not without_names)
     if not importing_report.changes(shown, choices):
         click.echo("Nothing to import.")
         return
     if not yes:
         click.confirm(f"Import into {project}?", abort=True)
-    done = importing.apply(database, project_id, found.records, choices, account.name())
+    about = text.shortened(text.path(file.name), 100), found.format
+    try:
+        done = importing.apply(database, project_id, found.records, choices, account.name(), *about)
+    except importing.CutOffError as error:
+        command = importing_report.undo_command(project, error.batch)
+        raise UserError(f"{error}; to take them back: {command}") from error
     importing_report.print_done(done, project)
 
 

@@ -1,55 +1,45 @@
 """Imports a file of labels in two steps: the file waits with a preview until a person applies it."""
 
-import dataclasses
+import logging
 import re
 import secrets
-import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import TypeAdapter
+from filelock import FileLock, Timeout
 
 from catalog import exchange
 from catalog.exchange.recognize import MAX_BYTES
 from catalog.language import _, number
 from catalog.library import Library
-from catalog.store import Database, Session, import_preview, import_rows, imports
+from catalog.store import Database, Session, import_log, import_preview, import_rows, imports
 from catalog.store.bulk import PAUSE
-from catalog.store.import_preview import Preview
 from catalog.store.imports import Choices, Imported
 from catalog.store.labels import Act
-from catalog.store.tables import Action, Project
-from catalog.sweep import OLD
+from catalog.store.matching import By
+from catalog.store.tables import Action, ImportState, LabelImport, Project
 from pipeline.common.errors import UserError
 
 TRANSACTION = 500  # images: people can label between two transactions
-_TOKEN = re.compile(r"[A-Za-z0-9_-]{24}")
+_BATCH = re.compile(r"[0-9a-f]{24}")  # no dash at its beginning: commands take it as an argument
+
+_log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Waiting:
-    """An uploaded file with its preview, or with what was done once it is applied.
+class CutOffError(UserError):
+    """An import that has ended halfway: some labels are in.
 
     Attributes:
-        token: random; names its folder.
-        project_id, person: who uploaded it, and for which project; nobody else can apply it.
-        name: of the file, for display.
-        format: of `exchange.Format`.
-        preview: what it would have changed when it came.
-        done: what it has changed; None before.
+        batch: by which they can be taken back.
+        given: their number.
     """
 
-    token: str
-    project_id: int
-    person: str
-    name: str
-    format: str
-    preview: Preview
-    done: Imported | None = None
-
-
-_JSON = TypeAdapter(Waiting)
+    def __init__(self, batch: str, given: int, reason: str):
+        self.batch, self.given = batch, given
+        message = _("the import was cut off (labels that are in: {count}): {reason}")
+        super().__init__(message.format(count=number(given), reason=reason))
 
 
 def read_file(file: Path) -> exchange.LabelFile:
@@ -63,28 +53,30 @@ def read_file(file: Path) -> exchange.LabelFile:
     return exchange.read(file.read_bytes())
 
 
-def keep(
-    database: Database, library: Library, project_id: int, person: str, name: str, file: Path
-) -> Waiting:
-    """Reads a file, computes its preview, and moves it to a folder of its own.
+def keep(database: Database, library: Library, project_id: int, person: str, name: str, file: Path) -> str:
+    """Reads a file, computes its preview, and keeps both until a person applies the file.
+
+    Returns:
+        The batch that its labels will have.
 
     Raises:
         UserError: it can't be imported; it is deleted.
     """
+    batch = secrets.token_hex(12)
+    kept = waiting_file(library, project_id, batch)
     try:
         found = read_file(file)
         with database.read() as session:
             shown = import_preview.preview(session, _project(session, project_id), found.records)
+        kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file.rename(kept)
+        with database.write() as session:
+            import_log.add(session, project_id, batch, person, name, found.format, shown)
     except BaseException:
         file.unlink(missing_ok=True)
+        kept.unlink(missing_ok=True)
         raise
-    _forget_old(library)
-    waiting = Waiting(secrets.token_urlsafe(18), project_id, person, name, found.format, shown)
-    folder = _folder(library, waiting.token)
-    folder.mkdir(mode=0o700)
-    file.rename(folder / "file")
-    _write(folder, waiting)
-    return waiting
+    return batch
 
 
 def _project(session: Session, project_id: int) -> Project:
@@ -94,84 +86,170 @@ def _project(session: Session, project_id: int) -> Project:
     return project
 
 
-def _folder(library: Library, token: str) -> Path:
-    return library.temporary / f"import-{token}"
+def waiting_file(library: Library, project_id: int, batch: str) -> Path:
+    """Where a file is that was not imported to its end."""
+    return library.imports(project_id) / batch
 
 
-def _forget_old(library: Library) -> None:
-    for folder in library.temporary.glob("import-*"):
-        if time.time() - folder.stat().st_mtime > OLD:
-            shutil.rmtree(folder, ignore_errors=True)
+def find(session: Session, project_id: int, batch: str, person: str) -> LabelImport | None:
+    """The import with this batch; None if there is none, or if it is somebody else's file that waits."""
+    entry = import_log.find(session, project_id, batch) if _BATCH.fullmatch(batch) else None
+    is_foreign = entry is not None and entry.state == ImportState.WAITING and entry.person != person
+    return None if is_foreign else entry
 
 
-def _write(folder: Path, waiting: Waiting) -> None:
-    part = folder / "part.json"
-    part.write_bytes(_JSON.dump_json(waiting))
-    part.replace(folder / "waiting.json")
+@contextmanager
+def _claimed(library: Library, project_id: int, batch: str) -> Iterator[Path]:
+    """The file of an import, for one request at a time; the system frees it if the program is killed.
 
-
-def find(library: Library, token: str, project_id: int, person: str) -> Waiting | None:
-    """The file with this token; None if it isn't there, or belongs to another project or person."""
-    if not _TOKEN.fullmatch(token):
-        return None
+    Raises:
+        UserError: it was imported, or is being imported.
+    """
+    file = waiting_file(library, project_id, batch)
+    lock = FileLock(f"{file}.lock", timeout=0)
     try:
-        found = _JSON.validate_json((_folder(library, token) / "waiting.json").read_bytes())
-    except FileNotFoundError:
-        return None
-    return found if (found.project_id, found.person) == (project_id, person) else None
+        if file.exists():
+            lock.acquire()
+    except Timeout:
+        raise UserError(_("this file is being imported already")) from None
+    try:
+        if not file.exists():
+            raise UserError(_("this file was imported before, or is gone; choose it again"))
+        yield file
+        if not file.exists():
+            Path(lock.lock_file).unlink(missing_ok=True)
+    finally:
+        lock.release()
 
 
-def forget(library: Library, waiting: Waiting) -> None:
-    """Deletes a file that waits."""
-    shutil.rmtree(_folder(library, waiting.token), ignore_errors=True)
+def is_running(library: Library, project_id: int, batch: str) -> bool:
+    """Whether a file is being imported now."""
+    if not waiting_file(library, project_id, batch).exists():
+        return False
+    try:
+        with _claimed(library, project_id, batch):
+            return False
+    except UserError:
+        return True
 
 
-def apply_waiting(database: Database, library: Library, waiting: Waiting, choices: Choices) -> Imported:
-    """Applies a file that waits, once.
+def forget(database: Database, library: Library, project_id: int, batch: str) -> None:
+    """Deletes a file of which no label was taken over.
+
+    Raises:
+        UserError: it is being imported, or labels of it are in.
+    """
+    lost = waiting_file(library, project_id, batch)
+    lost.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lost.touch()  # so that it can be claimed
+    with _claimed(library, project_id, batch) as file:
+        with database.write() as session:
+            entry = import_log.find(session, project_id, batch)
+            if entry is not None and import_log.done(entry).given:
+                raise UserError(_("labels of this file are in; undo the import instead"))
+            if entry is not None:
+                session.delete(entry)
+        file.unlink()
+
+
+def apply_waiting(
+    database: Database, library: Library, project_id: int, batch: str, choices: Choices
+) -> Imported:
+    """Applies a file that waits, or goes on with one that was cut off.
 
     Raises:
         UserError: it was applied before, or is being applied now.
+        CutOffError: some of its labels are in.
     """
-    folder = _folder(library, waiting.token)
-    try:
-        (folder / "file").rename(folder / "applied")  # of two requests at once, one succeeds
-    except FileNotFoundError:
-        raise UserError(_("this file is being imported already, or was imported before")) from None
-    try:
-        records = read_file(folder / "applied").records
-        done = apply(database, waiting.project_id, records, choices, waiting.person)
-    except BaseException:
-        (folder / "applied").rename(folder / "file")  # what was imported is found to be equal next time
-        raise
-    _write(folder, dataclasses.replace(waiting, done=done))
-    (folder / "applied").unlink(missing_ok=True)
+    with _claimed(library, project_id, batch) as file:
+        records = read_file(file).records
+        done = _apply(database, project_id, batch, records, choices)
+        file.unlink()
     return done
 
 
 def apply(
-    database: Database, project_id: int, records: list[exchange.Record], choices: Choices, person: str
+    database: Database,
+    project_id: int,
+    records: list[exchange.Record],
+    choices: Choices,
+    person: str,
+    name: str = "",
+    format_name: str = "",
 ) -> Imported:
     """Gives a project the labels of a file: one action, in several transactions.
 
     Raises:
         UserError: a new class can't be added; nothing is changed then.
+        CutOffError: some of its labels are in.
     """
-    act = Act.start(Action.IMPORT)
-    done = Imported(batch=act.batch)
+    batch = secrets.token_hex(12)
     with database.write() as session:
-        done.added = imports.add_classes(session, _project(session, project_id), choices.new_classes, person)
-    with database.read() as session:
-        everything = import_rows.rows(session, _project(session, project_id), records)
-    answers = {row.found.image_id: row.answer for row in everything if row.answer is not None}
-    done.skipped = sum(row.answer is None for row in everything)
-    ids = list(answers)
-    for start in range(0, len(ids), TRANSACTION):
-        chunk = {number: answers[number] for number in ids[start : start + TRANSACTION]}
-        if start:
-            time.sleep(PAUSE)
+        _project(session, project_id)
+        import_log.add(session, project_id, batch, person, name, format_name)
+    try:
+        return _apply(database, project_id, batch, records, choices)
+    except CutOffError:
+        raise
+    except UserError:
         with database.write() as session:
-            imports.give(session, _project(session, project_id), chunk, choices, person, act, done)
-    if done.new or done.replaced or done.added:
+            session.delete(import_log.find(session, project_id, batch))
+        raise
+
+
+def _entry(session: Session, project_id: int, batch: str) -> LabelImport:
+    """The import, if it may go on.
+
+    Raises:
+        UserError: it was taken back, has ended, or is gone.
+    """
+    entry = import_log.find(session, project_id, batch)
+    if entry is None or entry.state == ImportState.DONE:
+        raise UserError(_("this file was imported before, or is gone; choose it again"))
+    if entry.undone_at is not None:
+        raise UserError(_("this import was taken back; choose the file again to import it"))
+    return entry
+
+
+def _apply(
+    database: Database, project_id: int, batch: str, records: list[exchange.Record], choices: Choices
+) -> Imported:
+    with database.write() as session:
+        entry, project = _entry(session, project_id, batch), _project(session, project_id)
+        done, person = import_log.done(entry).again(), entry.person
+        done.added += imports.add_classes(session, project, choices.new_classes, person)
+        import_log.start(entry, choices, done)
+    given = done.given
+    try:
+        with database.read() as session:
+            everything = import_rows.rows(session, _project(session, project_id), records)
+            before = import_log.labeled(session, _entry(session, project_id, batch))
+        usable = [row for row in everything if row.answer is not None]
+        done.skipped = len(everything) - len(usable)
+        chosen = [row for row in usable if choices.with_names or row.found.by != By.NAME]
+        done.named = len(usable) - len(chosen)
+        answers = {row.found.image_id: row.answer for row in chosen}
+        ids, act = [each for each in answers if each not in before], Act(Action.IMPORT, batch)
+        for start in range(0, len(ids), TRANSACTION):
+            chunk = {each: answers[each] for each in ids[start : start + TRANSACTION]}
+            if start:
+                time.sleep(PAUSE)
+            with database.write() as session:
+                entry = _entry(session, project_id, batch)
+                imports.give(session, _project(session, project_id), chunk, choices, person, act, done)
+                import_log.note(entry, done)
+            given = done.given
         with database.write() as session:
-            imports.ask_for_suggestions(session, _project(session, project_id))
+            entry = _entry(session, project_id, batch)
+            if done.given or done.added:
+                imports.ask_for_suggestions(session, _project(session, project_id))
+            import_log.note(entry, done)
+            entry.state = ImportState.DONE
+    except Exception as error:
+        if not given:
+            raise
+        if not isinstance(error, UserError):
+            _log.exception("an import was cut off")
+        reason = str(error) if isinstance(error, UserError) else _("an error in the catalog")
+        raise CutOffError(batch, given, reason) from error
     return done

@@ -33,8 +33,8 @@ class Library:
 
     Attributes:
         folder: holds ``catalog.db``, ``images/``, ``thumbnails/``, ``uploads/``, ``features/``,
-            ``champions/``, ``backbone/``, ``taught/``, ``compared/``, ``exported/``, ``maps/``, ``tmp/``, and
-            ``session.key``, which signs the cookies of people who have signed in.
+            ``champions/``, ``backbone/``, ``taught/``, ``compared/``, ``exported/``, ``maps/``,
+            ``imports/``, ``tmp/``, and ``session.key``, which signs the cookies of people who have signed in.
         database_url: of a database elsewhere; may hold a password. Empty for ``catalog.db``.
     """
 
@@ -90,6 +90,10 @@ class Library:
         """Folder of files that a browser has sent and that were not read yet."""
         return self.folder / "uploads" / str(project_id)
 
+    def imports(self, project_id: int) -> Path:
+        """Folder of files of labels that wait until a person applies them, named by their batch."""
+        return self.folder / "imports" / str(project_id)
+
     def image(self, sha256: str, suffix: str) -> Path:
         """Path of an original file."""
         return self.folder / "images" / sha256[:2] / f"{sha256}{suffix}"
@@ -115,8 +119,8 @@ class Library:
         self.thumbnail(sha256).unlink(missing_ok=True)
 
     def erase_project(self, project_id: int) -> None:
-        """Deletes a project's own files: its taught model, the export, its map, and uploads not read yet."""
-        for folder in (self.exported(project_id), self.uploads(project_id)):
+        """Deletes a project's own files: its taught model, the export, its map, and files not read yet."""
+        for folder in (self.exported(project_id), self.uploads(project_id), self.imports(project_id)):
             shutil.rmtree(folder, ignore_errors=True)
         drawn = self.map(project_id)
         for file in (self.taught(project_id), self.compared(project_id), drawn, drawn.with_suffix(".anew")):

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from catalog.library import Library
-from catalog.store import Database, erasing, images, projects
+from catalog.store import Database, erasing, images, import_log, projects
+from catalog.store.tables import ImportState
 
+KEPT = 7 * 24 * 3600  # seconds; a file of labels waits so long for a person to apply it
 OLD = 3600  # seconds; younger files may belong to a program that is at work
 
 
@@ -24,10 +26,11 @@ def sweep(database: Database, library: Library) -> int:
         if not images.exist(session):
             return 0  # this may be another database than the one that the folder's files belong to
         known = {str(project.id) for project in projects.all_projects(session)}
-    for folder in ("exported", "taught", "compared", "maps", "uploads"):
+    for folder in ("exported", "taught", "compared", "maps", "uploads", "imports"):
         for path in (library.folder / folder).glob("[0-9]*"):
             if path.name.partition(".")[0] not in known and _is_old(path):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    _delete_imports(database, library)
     deleted = 0
     for folder in (library.folder / "images").glob("??"):
         found = [(file.stem, file.suffix) for file in folder.iterdir() if _is_old(file)]
@@ -38,6 +41,19 @@ def sweep(database: Database, library: Library) -> int:
                     library.erase(image.sha256, image.suffix)
                     deleted += 1
     return deleted
+
+
+def _delete_imports(database: Database, library: Library) -> None:
+    """Deletes files of labels that were imported, or that nobody has applied for a week, with their notes."""
+    for file in (library.folder / "imports").glob("[0-9]*/*"):
+        project_id, batch = int(file.parent.name), file.name.removesuffix(".lock")
+        with database.read() as session:
+            entry = import_log.find(session, project_id, batch)
+            is_needed = entry is not None and entry.state != ImportState.DONE and entry.undone_at is None
+        if _is_old(file) and not (is_needed and time.time() - entry.at < KEPT):
+            file.unlink(missing_ok=True)
+    with database.write() as session:
+        import_log.delete_waiting(session, time.time() - KEPT)
 
 
 def _temporary(library: Library) -> Iterator[Path]:

@@ -3,17 +3,22 @@
 import csv
 import io
 import json
+import os
+import re
+import time
 
 import pytest
 import requests
 from catalog_server import Catalog, folder_of, open_page, submit
 from conftest import outcome, petfaces
+from filelock import FileLock
 from sqlalchemy import select, update
 
-from catalog import app, exchange, export, importing, label_studio
-from catalog.store import exported, import_preview, labels, projects
+from catalog import app, exchange, export, importing, label_studio, undoing
+from catalog.store import exported, import_preview, imports, labels, projects
 from catalog.store.imports import Choices, Replace
-from catalog.store.tables import Action, ClassChange, Event, Image, LabelClass, Status
+from catalog.store.tables import Action, ClassChange, Event, Image, LabelClass, LabelImport, Status
+from catalog.sweep import sweep
 from pipeline.common.errors import UserError
 
 CLASSES = ("cat", "dog", "rabbit")
@@ -61,6 +66,11 @@ def given(catalog, project=1):
         }
         assert list(labels.differences(session, project)) == []
         return shown
+
+
+def left(catalog):
+    """Files of labels that are still there."""
+    return [*catalog.library.temporary.iterdir(), *catalog.library.imports(1).glob("*")]
 
 
 def send(address, content, project=1, name="labels.csv"):
@@ -177,7 +187,9 @@ def test_unknown_classes_are_added_only_if_they_are_chosen(catalog):
 def test_a_class_that_no_project_can_have_is_offered_with_the_reason(catalog, name):
     rows = [{"data": {"image": "000.png"}, "annotations": [annotation(name)]}]
     shown = previewed(catalog, json.dumps(rows).encode())
-    assert list(shown.unusable_classes) == [name]
+    with catalog.database.read() as session:
+        project = catalog.project(session)
+        assert list(import_preview.unusable_classes(session, project, shown.unknown_classes)) == [name]
     with pytest.raises(UserError, match="the class"):
         imported(catalog, json.dumps(rows).encode(), new_classes=frozenset({name}))
     assert given(catalog) == {}
@@ -256,16 +268,17 @@ def test_a_file_is_uploaded_shown_and_imported_once(catalog, address):
 def test_a_waiting_file_belongs_to_its_project_and_person_and_can_be_cancelled(catalog, address, tmp_path):
     catalog.add_project(tmp_path / "images", name="other")
     shown = send(address, table("000.png,cat"))
-    token = shown.url.rpartition("/")[2]
-    assert requests.get(f"{address}/projects/2/import/{token}", timeout=30).status_code == 404
-    assert importing.find(catalog.library, token, 1, "somebody else") is None
-    for strange in ("..", "../../catalog", "x" * 24):
-        assert importing.find(catalog.library, strange, 1, "me") is None
+    batch = shown.url.rpartition("/")[2]
+    assert requests.get(f"{address}/projects/2/import/{batch}", timeout=30).status_code == 404
+    with catalog.database.read() as session:
+        assert importing.find(session, 1, batch, "somebody else") is None
+        for strange in ("..", "../../catalog", "x" * 24, "\0" * 24):
+            assert importing.find(session, 1, strange, "me") is None
     for strange in ("x" * 24, "%2e%2e%2fimages", "%00"):
         assert requests.get(f"{address}/projects/1/import/{strange}", timeout=30).status_code == 404
     requests.post(f"{shown.url}/cancel", timeout=30).raise_for_status()
     assert requests.get(shown.url, timeout=30).status_code == 404
-    assert list(catalog.library.temporary.iterdir()) == []
+    assert left(catalog) == []
 
 
 def test_a_class_that_the_file_does_not_have_cannot_be_added_with_it(catalog, address):
@@ -278,7 +291,7 @@ def test_a_file_that_cannot_be_read_is_an_error_of_the_form(catalog, address):
     answer = send(address, b"nothing here", name="<b>x</b>.csv")
     assert answer.status_code == 422
     assert "the first line must name the columns" in answer.text and "<b>x" not in answer.text
-    assert list(catalog.library.temporary.iterdir()) == []
+    assert left(catalog) == []
 
 
 def test_a_file_of_labels_may_be_larger_than_other_requests(catalog, monkeypatch):
@@ -360,3 +373,168 @@ def test_a_missing_file_of_labels_is_an_error(catalog, tmp_path):
     folder = ("catalog", "--folder", str(catalog.library.folder))
     message = outcome(lambda: petfaces(*folder, "import", "pets", str(tmp_path / "nowhere.csv")))
     assert message == f"error: {tmp_path / 'nowhere.csv'} is not there; name a file of labels"
+
+
+class FullDiskError(Exception):
+    """Ends an import as a full disk would."""
+
+
+def cut_off_after(monkeypatch, transactions):
+    """Lets each import fail after so many transactions of 10 images."""
+    give, calls = imports.give, iter(range(1000))
+
+    def failing(*arguments):
+        if next(calls) >= transactions:
+            raise FullDiskError
+        give(*arguments)
+
+    monkeypatch.setattr(importing, "TRANSACTION", 10)
+    monkeypatch.setattr(imports, "give", failing)
+    return lambda: monkeypatch.setattr(imports, "give", give)
+
+
+ALL = table(*(f"{number:03}.png,cat" for number in range(20)))
+
+
+def test_an_import_that_fails_halfway_goes_on_and_is_taken_back_as_one(catalog, address, monkeypatch):
+    mend = cut_off_after(monkeypatch, 1)
+    shown = send(address, ALL)
+    form = {"with_tests": "true", "with_names": "true"}
+    answer = requests.post(shown.url, data=form, timeout=30)
+    assert "The import was cut off: 10 labels are in" in answer.text and len(given(catalog)) == 10
+    assert "not finished: 10 labels are in" in requests.get(f"{address}/projects/1/import", timeout=30).text
+    mend()
+    done = requests.post(f"{shown.url}/rest", timeout=30)
+    assert "20 labels imported" in done.text and len(given(catalog)) == 20
+    batch = shown.url.rpartition("/")[2]
+    url = f"{address}/api/projects/1/undo/{batch}"
+    assert requests.post(url, timeout=30).json() == {"undone": 20, "kept": 0}
+    assert given(catalog) == {} and left(catalog) == []
+
+
+def test_an_import_that_fails_halfway_can_be_taken_back_at_once(catalog, address, monkeypatch):
+    mend = cut_off_after(monkeypatch, 1)
+    shown = send(address, ALL)
+    answer = requests.post(shown.url, data={"with_tests": "true"}, timeout=30)
+    mend()
+    url = re.search('data-url="([^"]*)"', answer.text)[1]
+    assert requests.post(f"{address}{url}", timeout=30).json() == {"undone": 10, "kept": 0}
+    answer = requests.post(f"{shown.url}/rest", timeout=30)
+    assert (answer.status_code, "was taken back" in answer.text) == (422, True)
+    assert given(catalog) == {}
+
+
+def test_an_import_that_was_killed_is_not_taken_for_one_that_runs(catalog, address, monkeypatch):
+    shown = send(address, ALL)
+    batch = shown.url.rpartition("/")[2]
+    file = importing.waiting_file(catalog.library, 1, batch)
+    with FileLock(f"{file}.lock"):
+        answer = requests.post(shown.url, timeout=30)
+        assert (answer.status_code, "is being imported already" in answer.text) == (422, True)
+    assert "20 labels imported" in requests.post(shown.url, data={"with_tests": "true"}, timeout=30).text
+
+
+def test_an_import_stops_when_it_is_taken_back(catalog, monkeypatch):
+    give = imports.give
+
+    def giving(*arguments):
+        give(*arguments)
+        monkeypatch.setattr(imports, "give", give)
+
+    def undo(_seconds):
+        with catalog.database.read() as session:
+            batch = session.scalars(select(Event.batch)).first()
+        assert undoing.undo(catalog.database, 1, batch, "you") == (10, 0)
+
+    monkeypatch.setattr(importing, "TRANSACTION", 10)
+    monkeypatch.setattr(imports, "give", giving)
+    monkeypatch.setattr(importing.time, "sleep", undo)
+    with pytest.raises(importing.CutOffError, match="taken back"):
+        imported(catalog, ALL)
+    assert given(catalog) == {}
+
+
+def test_imports_can_be_taken_back_later_and_files_wait_for_days(catalog, address):
+    done = send(address, table("000.png,cat"))
+    requests.post(done.url, data={"with_tests": "true"}, timeout=30)
+    waits = send(address, table("001.png,cat"))
+    for path in (*left(catalog), *catalog.library.imports(1).glob("*")):
+        os.utime(path, times=(time.time() - 6 * 86400,) * 2)
+    with catalog.database.write() as session:
+        session.execute(update(LabelImport).values(at=time.time() - 6 * 86400))
+    sweep(catalog.database, catalog.library)
+    page = requests.get(f"{address}/projects/1/import", timeout=30).text
+    assert all(url.removeprefix(address) in page for url in (done.url, waits.url))
+    assert 'class="undo"' in requests.get(done.url, timeout=30).text
+    assert "Nothing has changed yet" in requests.get(waits.url, timeout=30).text
+    with catalog.database.write() as session:
+        session.execute(update(LabelImport).values(at=time.time() - 8 * 86400))
+    sweep(catalog.database, catalog.library)
+    assert requests.get(waits.url, timeout=30).status_code == 404 and left(catalog) == []
+    assert 'class="undo"' in requests.get(done.url, timeout=30).text
+
+
+def test_an_import_that_was_taken_back_says_so_and_can_take_back_the_rest(catalog, address):
+    shown = send(address, table("000.png,cat", "001.png,cat"))
+    requests.post(shown.url, data={"with_tests": "true"}, timeout=30)
+    with catalog.database.write() as session:
+        image = session.scalars(select(Image).where(Image.path == "000.png")).one()
+        image.page_token, image.leased_until = "somebody's", time.time() + 60
+    url = f"{address}/api/projects/1/undo/{shown.url.rpartition('/')[2]}"
+    assert requests.post(url, timeout=30).json() == {"undone": 1, "kept": 1}
+    page = requests.get(shown.url, timeout=30).text
+    assert "This import was taken back" in page and "2 labels imported" not in page and "the rest" in page
+    with catalog.database.write() as session:
+        image = session.scalars(select(Image).where(Image.path == "000.png")).one()
+        image.page_token = image.leased_until = None
+    assert requests.post(url, timeout=30).json() == {"undone": 2, "kept": 0}
+    assert requests.post(url, timeout=30).json() == {"undone": 2, "kept": 0}
+    assert "data-url" not in requests.get(shown.url, timeout=30).text and given(catalog) == {}
+
+
+def test_a_command_that_is_cut_off_names_the_one_that_takes_it_back(catalog, tmp_path, monkeypatch):
+    file = tmp_path / "labels.csv"
+    file.write_bytes(ALL)
+    mend = cut_off_after(monkeypatch, 1)
+    folder = ("catalog", "--folder", str(catalog.library.folder))
+    message = outcome(lambda: petfaces(*folder, "import", "pets", str(file), "--yes"))
+    mend()
+    assert "labels that are in: 10" in message
+    petfaces(*message.split("petfaces ")[1].replace("catalog", " ".join(folder), 1).split())
+    assert given(catalog) == {}
+
+
+def test_spellings_of_one_unknown_class_are_offered_once_and_are_one_class(catalog, address):
+    content = table("000.png,Parrot", "001.png,parrot", "002.png,parrot", "003.png,PARROT", "003.png,parrot")
+    shown = previewed(catalog, content)
+    assert dict(shown.unknown_classes) == {"parrot": 4} and shown.counts["refused"] == 0
+    assert sorted(shown.spellings["parrot"]) == ["PARROT", "Parrot", "parrot"]
+    page = send(address, content)
+    assert page.text.count('name="new_class"') == 1 and "disabled" not in page.text
+    done = requests.post(page.url, data={"new_class": "parrot", "with_tests": "true"}, timeout=30)
+    assert "4 labels imported" in done.text
+    assert set(given(catalog).values()) == {"parrot"}
+
+
+def test_images_of_which_only_the_file_name_matches_can_be_left_out(catalog, address):
+    content = table("elsewhere/000.png,cat", "001.png,cat")
+    with catalog.database.write() as session:
+        session.execute(update(Image).values(path="folder/" + Image.path))
+        session.execute(update(Image).where(Image.id == 2).values(path="001.png"))
+    assert previewed(catalog, content).named == 1
+    shown = send(address, content)
+    assert "Label 1 image too of which only the file name matches" in shown.text
+    done = requests.post(shown.url, data={"with_tests": "true"}, timeout=30)
+    assert "1 label imported" in done.text and list(given(catalog)) == ["001.png"]
+
+
+def test_a_preview_is_in_the_language_of_its_reader(catalog, address):
+    with catalog.database.write() as session:
+        image = session.scalars(select(Image).where(Image.path == "000.png")).one()
+        labels.give(session, image, labels.Answer(Status.UNKNOWN), "me")
+    content = table("000.png,cat,", "001.png,a/b,", "002.png,,unknown", header="path,label,status")
+    shown = send(address, content)
+    dutch = requests.get(shown.url, headers={"Accept-Language": "nl"}, timeout=30).text
+    assert "<s>onbekend</s>" in dutch and "<strong>onbekend</strong>" in dutch
+    assert "klassen worden mappen" in dutch or "een schuine streep" in dutch
+    assert "unknown" not in re.sub("<[^>]*>", "", dutch) and "contains" not in dutch

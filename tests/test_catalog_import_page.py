@@ -58,9 +58,9 @@ def test_a_file_is_imported_and_taken_back_by_keyboard_alone(catalog, browser, a
     choose(tab)
     tab.get_by_role("checkbox", name="hamster").press("Space")
     tab.get_by_role("button", name="Import").press("Enter")
-    tab.wait_for_selector("#undo")
+    tab.wait_for_selector("button.undo")
     assert given(catalog) == {"000.png": "cat", "001.png": "hamster"}
-    tab.locator("#undo").press("Enter")
+    tab.locator("button.undo").press("Enter")
     tab.get_by_text("2 images have their labels from before again.").wait_for()
     assert given(catalog) == {}
     assert tab.problems == []
@@ -97,7 +97,7 @@ def test_the_pages_fit_a_phone_and_have_no_mistake_that_axe_finds(browser, addre
     choose(tab)
     check()
     tab.get_by_role("button", name="Import").click()
-    tab.wait_for_selector("#undo")
+    tab.wait_for_selector("button.undo")
     check()
     tab.goto(f"{address}/projects/1/export")
     check()

@@ -15,7 +15,7 @@ MAX_RECORDS = 1_000_000  # rows of a file
 MAX_CLASSES = 1000  # of one image
 MAX_PATH = 4096  # characters of a path or an address
 MAX_NAME = 1000  # characters of a class
-_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which JSON can spell
+_UNUSABLE = re.compile("[\0\ud800-\udfff]")  # no character, or half a one, which JSON can spell
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _OF_UPLOAD = re.compile(r"[0-9a-f]{8}-(.+)")  # Label Studio's name of an uploaded file
 
@@ -117,7 +117,7 @@ def record(
         problem = Problem.NO_IMAGE
     given = []
     for name in classes:
-        if not isinstance(name, str) or not 0 < len(name.strip()) <= MAX_NAME or _SURROGATE.search(name):
+        if not isinstance(name, str) or not 0 < len(name.strip()) <= MAX_NAME or _UNUSABLE.search(name):
             problem = problem or Problem.BAD_VALUE
         elif len(given) == MAX_CLASSES:
             problem = problem or Problem.TOO_MANY

@@ -4,7 +4,6 @@ import { t, tn } from "./texts.js";
 const upload = document.querySelector("form.upload");
 const input = upload?.querySelector("input");
 const apply = document.getElementById("apply");
-const undo = document.getElementById("undo");
 
 function choose() {
   const [file] = input.files;
@@ -44,23 +43,27 @@ apply?.addEventListener("submit", (event) => {
   if (!wait(apply, isImport ? t("Importing…") : "")) event.preventDefault();
 });
 
-undo?.addEventListener("click", async () => {
+async function takeBack(button) {
   const message = document.getElementById("undone");
-  undo.disabled = true;
-  const response = await fetch(undo.dataset.url, { method: "POST" }).catch(() => null);
+  button.disabled = true;
+  message.textContent = t("Taking the import back…");
+  const response = await fetch(button.dataset.url, { method: "POST" }).catch(() => null);
   const answer = await response?.json().catch(() => ({}));
   if (!response?.ok) {
-    undo.disabled = false;
+    button.disabled = false;
     message.textContent = answer?.detail || t("the server can't be reached");
     return;
   }
-  undo.hidden = true;
+  button.hidden = true;
+  for (const rest of document.querySelectorAll("#apply button")) rest.hidden = true; // it is over
   message.tabIndex = -1;
   message.focus(); // the button that had the focus is gone
   message.textContent = tn("{count} image has its label from before again.", "{count} images have their labels from before again.", answer.undone);
   const kept = tn("{count} was labeled again or is open elsewhere.", "{count} were labeled again or are open elsewhere.", answer.kept);
   if (answer.kept) message.textContent += ` ${kept}`;
-});
+}
+
+for (const button of document.querySelectorAll("button.undo")) button.addEventListener("click", () => takeBack(button));
 
 // The page may come back from the browser's memory with its form sent.
 window.addEventListener("pageshow", () => {

@@ -14,6 +14,7 @@ from catalog.store.tables import (
     ImageCount,
     Job,
     LabelClass,
+    LabelImport,
     Model,
     Page,
     Project,
@@ -62,7 +63,7 @@ def project(session: Session, found: Project) -> list[Unused]:
     query = select(Image.sha256, Image.suffix).where(Image.project_id == found.id)
     erased = session.execute(query).tuples().all()
     tables = (Suggestion, Suspect, Event, Page, Model, Job, Quarantined, SeenFile, Image, ClassChange)
-    for table in (*tables, Relabeling, LabelClass, ImageCount):
+    for table in (*tables, Relabeling, LabelImport, LabelClass, ImageCount):
         session.execute(delete(table).where(table.project_id == found.id))
     session.execute(delete(Project).where(Project.id == found.id))
     return unused(session, erased)

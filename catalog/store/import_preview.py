@@ -1,15 +1,15 @@
 """What a file of labels would change in a project."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy.orm import Session
 
 from catalog.exchange.records import Record
-from catalog.language import _
 from catalog.store import projects
 from catalog.store.import_rows import Names, Outcome, Present, Row, present_labels, rows
+from catalog.store.matching import By
 from catalog.store.tables import Project
 from pipeline.common import text
 from pipeline.common.errors import UserError
@@ -25,7 +25,8 @@ class Example:
 
     Attributes:
         name: how the file calls the image.
-        ours, theirs: the label here, and in the file.
+        ours, theirs: the classes here, and in the file.
+        our_status, their_status: of `Status`, which says more where there are no classes.
     """
 
     where: int
@@ -35,6 +36,8 @@ class Example:
     sha256: str = ""
     ours: str = ""
     theirs: str = ""
+    our_status: str = ""
+    their_status: str = ""
 
 
 @dataclass
@@ -48,10 +51,11 @@ class Preview:
         tests: test images that would get a label or another one.
         imported: rows with a different label whose image got its label from a file.
         by: matched rows by what their image was recognised by.
+        named: images that would get a label, and were recognised by their file name alone.
         unknown_classes: the images of each class that the project doesn't have; MAX_UNKNOWN at most, the
-            most frequent first.
+            most frequent first. Those that differ in capitals, spaces or Unicode forms are one class.
+        spellings: the names of such a class, if there are several, by the one in `unknown_classes`.
         more_classes: further ones.
-        unusable_classes: why some of these can't be added.
         reasons: rows by the reason why they give no label.
         examples: the first rows of each outcome.
     """
@@ -62,9 +66,10 @@ class Preview:
     tests: int = 0
     imported: int = 0
     by: Counter[str] = field(default_factory=Counter)
+    named: int = 0
     unknown_classes: Counter[str] = field(default_factory=Counter)
+    spellings: dict[str, list[str]] = field(default_factory=dict)
     more_classes: int = 0
-    unusable_classes: dict[str, str] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[Example]] = field(default_factory=dict)
 
@@ -74,7 +79,7 @@ def preview(session: Session, project: Project, records: Sequence[Record]) -> Pr
     everything, names = rows(session, project, records), Names(session, project)
     ids = list(dict.fromkeys(row.found.image_id for row in everything if row.found.image_id is not None))
     present = present_labels(session, project.id, ids)
-    shown, seen = Preview(rows=len(records)), set()
+    shown, seen, unknown = Preview(rows=len(records)), set(), _Unknown()
     for row in everything:
         image = present.get(row.found.image_id)
         outcome = row.outcome or image.outcome(row.answer)
@@ -90,42 +95,59 @@ def preview(session: Session, project: Project, records: Sequence[Record]) -> Pr
             shown.reasons[row.reason] += 1
         if outcome in (Outcome.NEW, Outcome.DIFFERENT, Outcome.UNKNOWN_CLASS):
             shown.tests += image.is_test
+            shown.named += row.found.by == By.NAME
         if outcome == Outcome.DIFFERENT:
             shown.imported += image.is_imported
-        shown.unknown_classes.update(row.unknown)
+        unknown.count(row.unknown)
         examples = shown.examples.setdefault(outcome, [])
         if len(examples) < EXAMPLES:
             examples.append(_example(row, image, names))
-    shown.more_classes = max(0, len(shown.unknown_classes) - MAX_UNKNOWN)
-    shown.unknown_classes = Counter(dict(shown.unknown_classes.most_common(MAX_UNKNOWN)))
-    _check_classes(session, project, shown)
+    shown.more_classes = max(0, len(unknown.images) - MAX_UNKNOWN)
+    for key, count in unknown.images.most_common(MAX_UNKNOWN):
+        names = [name for name, _count in unknown.spelled[key].most_common()]
+        shown.unknown_classes[names[0]] = count
+        if len(names) > 1:
+            shown.spellings[names[0]] = names
     return shown
 
 
+class _Unknown:
+    """Unknown classes by what remains of their names without capitals and spaces."""
+
+    def __init__(self):
+        self.images: Counter[str] = Counter()
+        self.spelled: dict[str, Counter[str]] = defaultdict(Counter)
+
+    def count(self, names: Iterable[str]) -> None:
+        """Counts the unknown classes of one image."""
+        keys = {name: text.folded(name) for name in names}
+        self.images.update(set(keys.values()))
+        for name, key in keys.items():
+            self.spelled[key][name] += 1
+
+
 def _example(row: Row, image: Present | None, names: Names) -> Example:
-    theirs = names.shown(row.answer) if row.answer else ", ".join(row.record.classes)
+    theirs = names.of(row.answer) if row.answer else row.record.classes
     return Example(
         where=row.record.where,
         name=image.path if image else next(iter(row.record.paths), row.record.sha256 or ""),
         reason=row.reason,
         image_id=row.found.image_id,
         sha256=image.sha256 if image else "",
-        ours=text.shortened(names.shown(image.answer), MAX_SHOWN) if image else "",
-        theirs=text.shortened(theirs, MAX_SHOWN),
+        ours=text.shortened(", ".join(names.of(image.answer)), MAX_SHOWN) if image else "",
+        theirs=text.shortened(", ".join(theirs), MAX_SHOWN),
+        our_status=str(image.answer.status) if image else "",
+        their_status=str(row.answer.status) if row.answer else "",
     )
 
 
-def _check_classes(session: Session, project: Project, shown: Preview) -> None:
-    """Finds out which unknown classes can't be added, one by one and all together."""
+def unusable_classes(session: Session, project: Project, unknown: Iterable[str]) -> dict[str, str]:
+    """Why some of these classes can't be added to a project, in the language of the request."""
     present = [found.name for found in projects.classes(session, project.id)]
-    folded: dict[str, str] = {}
-    for name in shown.unknown_classes:
+    found = {}
+    for name in unknown:
         try:
             projects.check_classes([*present, name])
         except UserError as error:
-            shown.unusable_classes[name] = str(error)
-            continue
-        if other := folded.get(text.folded(name)):
-            message = _("it looks like {name}")
-            shown.unusable_classes[name] = message.format(name=text.shortened(other, 60))
-        folded.setdefault(text.folded(name), name)
+            found[name] = str(error)
+    return found

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from catalog.exchange.records import Problem, Record
-from catalog.language import N_, _
+from catalog.language import N_
 from catalog.store import matching, projects
 from catalog.store.images import CHUNK
 from catalog.store.labels import Answer
@@ -63,11 +63,9 @@ class Names:
         """The id of each class, None if there is none."""
         return {name: self._ids.get(text.folded(name)) for name in classes}
 
-    def shown(self, answer: Answer) -> str:
-        """An answer for people."""
-        if answer.status == Status.LABELED:
-            return ", ".join(sorted(self._names[number] for number in answer.classes)) or _("no class")
-        return {Status.UNKNOWN: _("unknown"), Status.DISPUTED: _("disputed")}.get(answer.status, "")
+    def of(self, answer: Answer) -> list[str]:
+        """The names of an answer's classes, sorted."""
+        return sorted(self._names[number] for number in answer.classes)
 
     def row(self, record: Record, found: Found) -> Row:
         """The row with its answer, as far as it follows from the file and the classes."""
@@ -77,7 +75,7 @@ class Names:
             return Row(record, found, Outcome.UNMATCHED, reason=str(found.problem))
         if record.is_unknown:
             return Row(record, found, answer=Answer(Status.UNKNOWN))
-        if not self._several and len(record.classes) != 1:
+        if not self._several and len(set(map(text.folded, record.classes))) != 1:
             reason = SEVERAL if record.classes else str(Problem.NO_LABEL)
             return Row(record, found, Outcome.REFUSED, reason=reason)
         ids = self.ids(record.classes)
@@ -94,7 +92,8 @@ def rows(session: Session, project: Project, records: Sequence[Record]) -> list[
     answers: dict[int, set[object]] = {}
     for row in everything:
         if row.outcome in (None, Outcome.UNKNOWN_CLASS):
-            answers.setdefault(row.found.image_id, set()).add(row.answer or row.record.classes)
+            spelled = frozenset(map(text.folded, row.record.classes))
+            answers.setdefault(row.found.image_id, set()).add(row.answer or spelled)
     return [
         Row(row.record, row.found, Outcome.REFUSED, reason=TWICE)
         if row.outcome in (None, Outcome.UNKNOWN_CLASS) and len(answers[row.found.image_id]) > 1

@@ -30,11 +30,13 @@ class Choices:
         replace: which labels the file may replace.
         new_classes: names that become classes; rows with other unknown classes are left out.
         with_tests: whether test images get labels of the file.
+        with_names: whether images that were recognised by their file name alone do.
     """
 
     replace: Replace = Replace.NONE
     new_classes: frozenset[str] = frozenset()
     with_tests: bool = True
+    with_names: bool = True
 
 
 def add_classes(session: Session, project: Project, new: Iterable[str], person: str) -> list[str]:
@@ -60,6 +62,7 @@ class Imported:
         equal: images that had the same label; `kept`: those that kept another one.
         held: images that were left alone since somebody has them open.
         tests: test images that were left out.
+        named: rows left out because their image was recognised by its file name alone.
         skipped: rows without an image, with an unknown class, or refused.
         added: classes.
         batch: of the events, to take them back.
@@ -71,9 +74,19 @@ class Imported:
     kept: int = 0
     held: int = 0
     tests: int = 0
+    named: int = 0
     skipped: int = 0
     added: list[str] = field(default_factory=list)
     batch: str = ""
+
+    @property
+    def given(self) -> int:
+        """Images whose label is from the file now."""
+        return self.new + self.replaced
+
+    def again(self) -> "Imported":
+        """With what a further attempt goes on: it counts anew what it leaves as it is."""
+        return Imported(new=self.new, replaced=self.replaced, added=self.added, batch=self.batch)
 
 
 def give(

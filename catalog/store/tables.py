@@ -78,6 +78,14 @@ class Action(enum.StrEnum):
     UNDO = "undo"  # an action was taken back
 
 
+class ImportState(enum.StrEnum):
+    """How far the import of a file of labels is."""
+
+    WAITING = "waiting"  # nobody has applied it
+    STARTED = "started"  # is being applied, or was cut off
+    DONE = "done"
+
+
 class Role(enum.StrEnum):
     """What an account may do."""
 
@@ -527,3 +535,37 @@ class Job(Base):
     message: Mapped[str]
     created_at: Mapped[float]
     updated_at: Mapped[float]
+
+
+class LabelImport(Base):
+    """A file of labels that waits for a person's choices, or whose labels were taken over.
+
+    Attributes:
+        batch: of the events, from the first attempt on, so that all of them can be taken back together.
+        person: who has sent it; `at`: when.
+        name, format: of the file, for display.
+        preview: what it would have changed when it came, see `catalog.store.import_preview`; None if it was
+            imported by a command.
+        choices: what a person has decided; None before.
+        counts: what was done so far, see `catalog.store.imports.Imported`; changes with the labels.
+        undone_at, undone_by: when somebody has begun to take it back, and who; None and empty before.
+        undone: images that have their label from before again.
+    """
+
+    __tablename__ = "label_import"
+    __table_args__ = (Index("label_import_project", "project_id", "id"), _NEVER_AGAIN)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"))
+    batch: Mapped[str] = mapped_column(String(40), unique=True)
+    person: Mapped[str] = mapped_column(String(100))
+    at: Mapped[float]
+    name: Mapped[str] = mapped_column(String(200))
+    format: Mapped[str] = mapped_column(String(30))
+    state: Mapped[ImportState] = mapped_column(String(10))
+    preview: Mapped[dict | None] = mapped_column(JSON)
+    choices: Mapped[dict | None] = mapped_column(JSON)
+    counts: Mapped[dict] = mapped_column(JSON)
+    undone_at: Mapped[float | None]
+    undone_by: Mapped[str] = mapped_column(String(100), default="")
+    undone: Mapped[int] = mapped_column(default=0)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +12,10 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from catalog import importing
 from catalog.exchange.recognize import MAX_BYTES
-from catalog.importing import Waiting
 from catalog.language import _
-from catalog.store import projects
+from catalog.store import Session, import_log, import_preview
 from catalog.store.imports import Choices, Replace
+from catalog.store.tables import ImportState, LabelImport
 from catalog.web.context import ByPerson, Context, InContext, Person, labeled_or_404, render
 from pipeline.common import text
 from pipeline.common.errors import UserError
@@ -26,14 +27,19 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/projects/{project_id}/import")
-def page(project_id: int, context: InContext) -> HTMLResponse:
-    return _page(project_id, context)
+def page(project_id: int, context: InContext, person: ByPerson) -> HTMLResponse:
+    return _page(project_id, context, person)
 
 
-def _page(project_id: int, context: Context, error: str = "", status: int = 200) -> HTMLResponse:
+def _page(
+    project_id: int, context: Context, person: Person, error: str = "", status: int = 200
+) -> HTMLResponse:
     with context.database.read() as session:
         project = labeled_or_404(session, project_id)
-        return render("import.html", status, project=project, error=error, most=MAX_BYTES)
+        entries = [
+            (entry, import_log.done(entry)) for entry in import_log.listed(session, project_id, person.name)
+        ]
+        return render("import.html", status, project=project, error=error, most=MAX_BYTES, entries=entries)
 
 
 @router.post("/projects/{project_id}/import")
@@ -46,62 +52,93 @@ def upload(project_id: int, file: UploadFile, context: InContext, person: ByPers
     with os.fdopen(handle, "wb") as target:
         shutil.copyfileobj(file.file, target, 1 << 20)
     try:
-        waiting = importing.keep(context.database, context.library, project_id, person.name, name, Path(path))
+        batch = importing.keep(context.database, context.library, project_id, person.name, name, Path(path))
     except UserError as error:
         message = _("{name} can't be imported: {reason}").format(name=name or _("the file"), reason=error)
-        return _page(project_id, context, message, 422)
-    return _to(waiting)
+        return _page(project_id, context, person, message, 422)
+    return _to(project_id, batch)
 
 
-def _to(waiting: Waiting) -> RedirectResponse:
-    return RedirectResponse(f"/projects/{waiting.project_id}/import/{waiting.token}", 303)
+def _to(project_id: int, batch: str) -> RedirectResponse:
+    return RedirectResponse(f"/projects/{project_id}/import/{batch}", 303)
 
 
-def _waiting(context: Context, project_id: int, token: str, person: Person) -> Waiting:
-    """The file with this token.
+def _entry(session: Session, project_id: int, batch: str, person: Person) -> LabelImport:
+    """The import with this batch.
 
     Raises:
-        HTTPException: 404 if it is gone, or somebody else's.
+        HTTPException: 404 if it is gone, or somebody else's file that waits.
     """
-    found = importing.find(context.library, token, project_id, person.name)
+    labeled_or_404(session, project_id)
+    found = importing.find(session, project_id, batch, person.name)
     if found is None:
         raise HTTPException(404, _("this file doesn't wait any more; choose it again"))
     return found
 
 
-@router.get("/projects/{project_id}/import/{token}")
-def preview(project_id: int, token: str, context: InContext, person: ByPerson) -> HTMLResponse:
+@router.get("/projects/{project_id}/import/{batch}")
+def preview(project_id: int, batch: str, context: InContext, person: ByPerson) -> HTMLResponse:
     """What the file would change; what it has changed, once it was applied."""
-    waiting = _waiting(context, project_id, token, person)
     with context.database.read() as session:
-        project = labeled_or_404(session, project_id)
-        classes = [found.name for found in projects.classes(session, project_id)]
-        template = "import_done.html" if waiting.done else "import_preview.html"
-        return render(template, project=project, waiting=waiting, shown=waiting.preview, classes=classes)
+        entry = _entry(session, project_id, batch, person)
+        project, done = labeled_or_404(session, project_id), import_log.done(entry)
+        if entry.state == ImportState.DONE or done.given or entry.undone_at is not None:
+            file = importing.waiting_file(context.library, project_id, batch)
+            is_running = importing.is_running(context.library, project_id, batch)
+            return render(
+                "import_done.html",
+                project=project,
+                entry=entry,
+                done=done,
+                is_running=is_running,
+                can_go_on=file.exists() and not is_running,
+            )
+        shown = import_log.preview(entry)
+        unusable = import_preview.unusable_classes(session, project, shown.unknown_classes)
+        return render("import_preview.html", project=project, entry=entry, shown=shown, unusable=unusable)
 
 
-@router.post("/projects/{project_id}/import/{token}")
+@router.post("/projects/{project_id}/import/{batch}")
 def apply(
     project_id: int,
-    token: str,
+    batch: str,
     context: InContext,
     person: ByPerson,
     replace: Annotated[Replace, Form()] = Replace.NONE,
     new_class: Annotated[list[str] | None, Form()] = None,
     with_tests: Annotated[bool, Form()] = False,
+    with_names: Annotated[bool, Form()] = False,
 ) -> RedirectResponse:
     """Applies a file with the choices of its preview."""
-    waiting = _waiting(context, project_id, token, person)
-    if foreign := set(new_class or ()) - set(waiting.preview.unknown_classes):
+    with context.database.read() as session:
+        shown = import_log.preview(_entry(session, project_id, batch, person))
+    if foreign := set(new_class or ()) - set(shown.unknown_classes):
         message = _("the file has no new class {name}")
         raise UserError(message.format(name=text.shortened(min(foreign), 60)))
-    choices = Choices(replace, frozenset(new_class or ()), with_tests)
-    importing.apply_waiting(context.database, context.library, waiting, choices)
-    return _to(waiting)
+    choices = Choices(replace, frozenset(new_class or ()), with_tests, with_names)
+    _apply(context, project_id, batch, choices)
+    return _to(project_id, batch)
 
 
-@router.post("/projects/{project_id}/import/{token}/cancel")
-def cancel(project_id: int, token: str, context: InContext, person: ByPerson) -> RedirectResponse:
+def _apply(context: Context, project_id: int, batch: str, choices: Choices) -> None:
+    # The page of the import says what is in, and offers to go on or to take it back.
+    with suppress(importing.CutOffError):
+        importing.apply_waiting(context.database, context.library, project_id, batch, choices)
+
+
+@router.post("/projects/{project_id}/import/{batch}/rest")
+def go_on(project_id: int, batch: str, context: InContext, person: ByPerson) -> RedirectResponse:
+    """Applies the rest of a file whose import was cut off, with the same choices."""
+    with context.database.read() as session:
+        choices = import_log.choices(_entry(session, project_id, batch, person))
+    _apply(context, project_id, batch, choices)
+    return _to(project_id, batch)
+
+
+@router.post("/projects/{project_id}/import/{batch}/cancel")
+def cancel(project_id: int, batch: str, context: InContext, person: ByPerson) -> RedirectResponse:
     """Deletes a file that waits."""
-    importing.forget(context.library, _waiting(context, project_id, token, person))
+    with context.database.read() as session:
+        _entry(session, project_id, batch, person)
+    importing.forget(context.database, context.library, project_id, batch)
     return RedirectResponse(f"/projects/{project_id}/import", 303)
