@@ -16,13 +16,14 @@ from filelock import FileLock, Timeout
 
 from catalog import belonging
 from catalog.library import Library
-from catalog.store import Database, copying, images, projects, snapshot
+from catalog.store import Database, copying, identity, images, projects, snapshot
 from pipeline.artifacts import atomic
 from pipeline.common.errors import UserError
 
 DATABASE = "catalog.db"
 MARKER = "BACKUP.txt"  # shows that the folder is a backup, whose files may be deleted
 _TEXT = "A backup of a Pet Faces catalog. To make a catalog from it: petfaces catalog restore FOLDER\n"
+_CATALOG = "catalog: "  # begins the marker's line with the catalog that the backup belongs to
 _BY_CONTENT = ("images", "thumbnails")
 # Computed again, its own, or a secret: with a new key people sign in again.
 _SKIPPED = ("features", "backbone", "exported", "tmp", MARKER, belonging.FILE, "session.key")
@@ -53,7 +54,8 @@ def write(library: Library, database: Database, folder: Path) -> Outcome:
         folder: of an earlier backup, or empty; it is created.
 
     Raises:
-        UserError: the folder holds something else, is the catalog's own, or another backup is being written.
+        UserError: the folder holds something else, another catalog's backup, or the catalog itself; or
+            another backup is being written.
     """
     folder = folder.resolve()
     if folder.is_relative_to(library.folder.resolve()):
@@ -63,10 +65,28 @@ def write(library: Library, database: Database, folder: Path) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # nobody else may see the images
     try:
         with FileLock(folder / ".lock", timeout=0):
-            (folder / MARKER).write_text(_TEXT)
+            _claim(folder, database)
             return _write(library, database, folder)
     except Timeout:
         raise UserError(f"another backup to {folder} is being written") from None
+
+
+def _claim(folder: Path, database: Database) -> None:
+    """Records whose backup the folder holds.
+
+    Raises:
+        UserError: it holds another catalog's, which would be deleted.
+    """
+    marker = folder / MARKER
+    lines = marker.read_text(encoding="utf-8").splitlines() if marker.is_file() else []
+    known = next((line.removeprefix(_CATALOG) for line in lines if line.startswith(_CATALOG)), "")
+    with database.read() as session:
+        own, has_images = identity.of(session).catalog, images.exist(session)
+    # One from before the line was written is anybody's, but not replaced by an empty one.
+    is_lost = not known and not has_images and identity.look(folder / DATABASE).has_images
+    if is_lost or known not in ("", own):
+        raise UserError(f"{folder} holds another catalog's backup; name another folder")
+    atomic.replace_text(marker, f"{_TEXT}{_CATALOG}{own}\n")
 
 
 def _write(library: Library, database: Database, folder: Path) -> Outcome:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from catalog import belonging, database_commands
+from catalog import database_commands
 from catalog.import_commands import import_labels, undo_import
 from catalog.library import DATABASE_VARIABLE, Library, default_folder
 from catalog.user_cli import user
@@ -75,7 +75,8 @@ def serve(library: Library, host: str, port: int, allowed: tuple[str, ...] = ())
     import uvicorn
 
     from catalog.app import application
-    from catalog.store import accounts, open_database
+    from catalog.belonging import open_catalog
+    from catalog.store import accounts
 
     is_shared = bool(allowed) or not is_loopback(host)
     for name in allowed:
@@ -84,7 +85,7 @@ def serve(library: Library, host: str, port: int, allowed: tuple[str, ...] = ())
                 f"--allow-host {name or repr(name)}: give a host's name without scheme, port, path or "
                 "wildcard, such as catalog.example.org"
             )
-    database = open_database(library.database)
+    database = open_catalog(library, may_create=True)
     with database.read() as session:
         if is_shared and not accounts.exist(session):
             option = f"--allow-host {allowed[0]}" if allowed else f"--host {host}"
@@ -103,7 +104,6 @@ def serve(library: Library, host: str, port: int, allowed: tuple[str, ...] = ())
         listener.bind((host, port))
     except OSError as error:
         raise UserError(f"--port {port}: {error.strerror}; name another") from error
-    belonging.check(library, database.place)
     hosts = [*allowed, host]
     app = application(database, library, hosts=hosts, needs_accounts=is_shared)
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # the browser gets the reason
@@ -122,7 +122,8 @@ def serve(library: Library, host: str, port: int, allowed: tuple[str, ...] = ())
 @click.pass_obj
 def demo(library: Library, port: int) -> None:
     """Start with a project of the sample's drawn faces, without their labels."""
-    from catalog.store import open_database, projects
+    from catalog.belonging import open_catalog
+    from catalog.store import projects
     from catalog.store.tables import Source
     from pipeline.sources import archives, photos
 
@@ -132,7 +133,7 @@ def demo(library: Library, port: int) -> None:
     names = {
         Path(path).parent.name for path, _ in archives.members(archive) if photos.is_named_as_picture(path)
     }
-    database = open_database(library.database)
+    database = open_catalog(library, may_create=True)
     with database.write() as session:
         if not any(project.name == DEMO for project in projects.all_projects(session)):
             draft = projects.Draft(
@@ -162,9 +163,10 @@ def export(library: Library, project: str, out: Path) -> None:
 def _export(library: Library, project: str, out: Path) -> str:
     """Writes the snapshot of a project; returns the project's task."""
     from catalog import export as exports
-    from catalog.store import exported, open_database, projects
+    from catalog.belonging import open_catalog
+    from catalog.store import exported, projects
 
-    with open_database(library.database).read() as session:
+    with open_catalog(library).read() as session:
         labels = exported.labels(session, projects.by_name(session, project))
     file = exports.snapshot(labels, library, out)
     unknown, off = len(labels.images) - len(labels.labeled), len(labels.labeled) - len(labels.chosen)
@@ -208,26 +210,28 @@ def retrain(library: Library, project: str) -> None:
 @click.pass_obj
 def find_suspects(library: Library, project: str) -> None:
     """Show on PROJECT's data page which labels the pipeline's audit doubts; retrain does this by itself."""
-    from catalog.store import open_database, projects
+    from catalog.belonging import open_catalog
+    from catalog.store import projects
 
-    with open_database(library.database).read() as session:
+    with open_catalog(library).read() as session:
         task = projects.by_name(session, project).task
     _take_over_suspects(library, project, DATA[task])
 
 
 def _take_over_suspects(library: Library, project: str, data: str) -> None:
     from catalog import suspects
-    from catalog.store import open_database
+    from catalog.belonging import open_catalog
 
-    count = suspects.take_over(open_database(library.database), project, data, ROOT)
+    count = suspects.take_over(open_catalog(library), project, data, ROOT)
     click.echo(f"{count:,} labels to look at again, on the project's page Data, in the order of the audit")
 
 
 def _is_taught(library: Library, project: str) -> bool:
-    from catalog.store import open_database, projects
+    from catalog.belonging import open_catalog
+    from catalog.store import projects
     from catalog.store.tables import Kind
 
-    with open_database(library.database).read() as session:
+    with open_catalog(library).read() as session:
         return projects.by_name(session, project).kind == Kind.TEACH
 
 
@@ -237,12 +241,12 @@ def _is_taught(library: Library, project: str) -> bool:
 def open_project(library: Library, source: Path) -> None:
     """Open a project that the teach page has saved: SOURCE is its zip, or the folder it was unpacked to."""
     from catalog import account, decoding
-    from catalog.store import open_database
+    from catalog.belonging import open_catalog
     from catalog.teach import saved_project
 
     if not source.exists():
         raise UserError(f"{source} is not there; name the zip that the teach page has saved, or its folder")
-    database = open_database(library.database)
+    database = open_catalog(library)
     try:
         opened = saved_project.open_saved(source, database, library, account.name())
     finally:
@@ -263,9 +267,10 @@ def adopt(library: Library, project: str, data: str) -> None:
 
 def _adopt(library: Library, project: str, data: str) -> None:
     from catalog import champions
-    from catalog.store import open_database, projects
+    from catalog.belonging import open_catalog
+    from catalog.store import projects
 
-    database = open_database(library.database)
+    database = open_catalog(library)
     with database.read() as session:
         found = projects.by_name(session, project)
         classes = [each.name for each in projects.classes(session, found.id)]
@@ -281,9 +286,10 @@ def _adopt(library: Library, project: str, data: str) -> None:
 @click.pass_obj
 def verify(library: Library, repair: bool) -> None:
     """Check that all current labels follow from the recorded events."""
-    from catalog.store import image_counts, labels, open_database, projects
+    from catalog.belonging import open_catalog
+    from catalog.store import image_counts, labels, projects
 
-    database = open_database(library.database)
+    database = open_catalog(library)
     with database.read() as session:
         names = {project.id: project.name for project in projects.all_projects(session)}
         wrong = {key: sum(1 for _ in labels.differences(session, key)) for key in names}

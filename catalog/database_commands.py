@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 from filelock import FileLock, Timeout
 
-from catalog import belonging
 from catalog.library import DATABASE_VARIABLE, Library
 from pipeline.common import log, text
 from pipeline.common.errors import UserError
@@ -37,17 +36,19 @@ def copy_database(library: Library, target: str) -> None:
     URL is postgresql://USER@HOST/NAME, or sqlite:////FOLDER/catalog.db to go back to a file. The catalog
     must be stopped: labels that were given meanwhile would stay behind.
     """
-    from catalog.store import copying, open_database
+    from catalog import belonging
+    from catalog.store import copying, identity, open_database
 
-    with _stopped(library):
-        source, copy = open_database(library.database), open_database(target)
-        try:
-            rows = copying.copy(source, copy, lambda name, count: click.echo(f"{name}: {count:,} rows"))
-            belonging.change(library, copy.place)
-            click.echo(f"{sum(rows.values()):,} rows are in {copy.name}; all labels follow from the events")
-        finally:
-            source.close()
-            copy.close()
+    with _stopped(library), contextlib.ExitStack() as stack:
+        source = belonging.open_catalog(library)
+        stack.callback(source.close)
+        copy = open_database(target)
+        stack.callback(copy.close)
+        if identity.are_same(source, copy):
+            raise UserError(f"{copy.name} is the catalog's own database; name an empty one")
+        rows = copying.copy(source, copy, lambda name, count: click.echo(f"{name}: {count:,} rows"))
+        belonging.record(library, copy)
+        click.echo(f"{sum(rows.values()):,} rows are in {copy.name}; all labels follow from the events")
     click.echo(f"To use it: set {DATABASE_VARIABLE} to its URL, or start the catalog with --database URL")
     click.echo(f"{source.name} stays as it was; delete it once the catalog runs on the copy")
 
@@ -61,9 +62,9 @@ def backup(library: Library, target: Path) -> None:
     Images that FOLDER has are not copied again; those that were deleted for good are deleted there, too.
     """
     from catalog import backup as backups
-    from catalog.store import open_database
+    from catalog import belonging
 
-    database = open_database(library.database)
+    database = belonging.open_catalog(library)
     try:
         outcome = backups.write(library, database, target)
     finally:
@@ -81,13 +82,14 @@ def restore(library: Library, source: Path) -> None:
     --folder and --database, before `restore`, name the new catalog, which must be empty.
     """
     from catalog import backup as backups
+    from catalog import belonging
     from catalog.store import open_database
 
     with _stopped(library):
         database = open_database(library.database)
         try:
             outcome = backups.restore(library, database, source)
-            belonging.change(library, database.place)
+            belonging.record(library, database)
             click.echo(
                 f"{outcome.images:,} images and their labels are in {library.folder} and {database.name}"
             )

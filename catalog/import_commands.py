@@ -39,12 +39,13 @@ def import_labels(
     What would change is shown first. The import can be taken back with undo-import.
     """
     from catalog import account, importing, importing_report
-    from catalog.store import import_preview, open_database, projects
+    from catalog.belonging import open_catalog
+    from catalog.store import import_preview, projects
     from catalog.store.imports import Choices, Replace
 
     if not file.is_file():
         raise UserError(f"{file} is not there; name a file of labels")
-    database = open_database(library.database)
+    database = open_catalog(library)
     found = importing.read_file(file)
     with database.read() as session:
         chosen = projects.labeled_by_name(session, project)
@@ -74,9 +75,10 @@ def import_labels(
 def undo_import(library: Library, project: str, batch: str) -> None:
     """Take an import back by the BATCH that it has printed: images get the labels from before it."""
     from catalog import account, undoing
-    from catalog.store import open_database, projects
+    from catalog.belonging import open_catalog
+    from catalog.store import projects
 
-    database = open_database(library.database)
+    database = open_catalog(library)
     with database.read() as session:
         project_id = projects.by_name(session, project).id
     undone, kept = undoing.undo(database, project_id, batch, account.name())

@@ -32,10 +32,10 @@ def _password_options(command: Callable) -> Callable:
 
 
 @contextmanager
-def _writing(library: Library) -> Iterator[Session]:
-    from catalog.store import open_database
+def _writing(library: Library, may_create: bool = False) -> Iterator[Session]:
+    from catalog.belonging import open_catalog
 
-    database = open_database(library.database)
+    database = open_catalog(library, may_create)
     try:
         with database.write() as session:
             yield session
@@ -53,7 +53,7 @@ def add(library: Library, name: str, role: str | None, generate: bool, password_
     from catalog.store import accounts
     from catalog.store.tables import Role
 
-    with _writing(library) as session:
+    with _writing(library, may_create=True) as session:
         accounts.check_name(session, name)  # before a password is typed
         is_first = not accounts.exist(session)
     chosen = Role(role) if role else Role.ADMIN if is_first else Role.LABELER
@@ -70,9 +70,10 @@ def add(library: Library, name: str, role: str | None, generate: bool, password_
 @click.pass_obj
 def list_accounts(library: Library) -> None:
     """List the accounts: name, role, day of creation and number of labels."""
-    from catalog.store import accounts, open_database
+    from catalog.belonging import open_catalog
+    from catalog.store import accounts
 
-    with open_database(library.database).read() as session:
+    with open_catalog(library).read() as session:
         labels = accounts.labels_by_person(session)
         for account in accounts.all_accounts(session):
             day = datetime.fromtimestamp(account.created_at).date()

@@ -5,13 +5,31 @@ import sqlite3
 import time
 from pathlib import Path
 
+import postgresql
 import pytest
 from catalog_server import Catalog, folder_of
+from conftest import outcome, petfaces
 
-from catalog.store import UnavailableError, failures
+from catalog import backup, belonging
+from catalog.library import Library
+from catalog.store import UnavailableError, failures, identity, open_database
 from catalog.sweep import sweep
+from pipeline.common.errors import UserError
 
 pytestmark = pytest.mark.integration  # some start PostgreSQL
+
+
+@pytest.fixture
+def catalog(tmp_path, database_url):
+    """A project of three images."""
+    catalog = Catalog.create(tmp_path, database_url)
+    catalog.add_project(folder_of(tmp_path / "images", 3))
+    yield catalog
+    catalog.database.close()
+
+
+def open_closed(library: Library, may_create: bool = False) -> None:
+    belonging.open_catalog(library, may_create).close()
 
 
 def image_files(folder: Path) -> list[str]:
@@ -51,3 +69,149 @@ def test_nobody_is_told_to_move_a_database_away(code, advice):
     found = failures.of_file(error, "catalog.db")
     assert advice in str(found) and "move" not in str(found)
     assert isinstance(found, UnavailableError) == ("restore" not in advice)
+
+
+def test_a_folder_stays_with_its_database(catalog, database_url, tmp_path):
+    open_closed(catalog.library)
+    open_closed(catalog.library)
+    with catalog.database.read() as session:
+        known = identity.of(session).database
+    assert (catalog.library.folder / belonging.FILE).read_text().startswith(f"{known}\n")
+    url = postgresql.session_server().create(migrated=False) if database_url else f"sqlite:///{tmp_path}/x.db"
+    other = Library(catalog.library.folder, url)
+    with pytest.raises(UserError, match="belongs to the database"):
+        open_closed(other, may_create=True)
+    open_database(url).close()
+    with pytest.raises(UserError, match="belongs to the database"):
+        open_closed(other)
+
+
+def test_the_database_that_was_copied_is_left_behind(catalog, database_url, tmp_path):
+    url = f"sqlite:///{tmp_path}/x.db" if database_url else postgresql.session_server().create(migrated=False)
+    folder, own = str(catalog.library.folder), catalog.library.database_url
+    petfaces("catalog", "--folder", folder, "--database", own, "copy-database", url)
+    open_closed(Library(catalog.library.folder, url))
+    with pytest.raises(UserError, match="belongs to the database"):
+        open_closed(catalog.library, may_create=True)
+
+
+@pytest.mark.parametrize("recorded", ["", "catalog.db\n", "0" * 32 + "\ncatalog.db\n"])
+def test_a_new_database_is_refused_in_a_folder_with_images(tmp_path, recorded):
+    catalog = Catalog.create(tmp_path)
+    catalog.add_project(folder_of(tmp_path / "images", 3))
+    catalog.database.close()
+    (catalog.library.folder / "catalog.db").rename(tmp_path / "moved-away.db")
+    if recorded:
+        (catalog.library.folder / belonging.FILE).write_text(recorded)
+    message = outcome(lambda: petfaces("catalog", "--folder", str(catalog.library.folder), "--port", "0"))
+    assert str(catalog.library.folder) in message and "restore a backup" in message
+    assert not (catalog.library.folder / "catalog.db").exists()
+    assert len(image_files(catalog.library.folder)) == 3
+
+
+def test_a_folder_from_before_identities_goes_on(catalog, database_url):
+    file = catalog.library.folder / belonging.FILE
+    for recorded in (None, "catalog.db\n" if not database_url else f"{catalog.database.place}\n"):
+        file.unlink(missing_ok=True)
+        if recorded:
+            file.write_text(recorded)
+        open_closed(catalog.library)
+        assert len(file.read_text().splitlines()[0]) == 32
+    file.write_text("postgresql://***@elsewhere/catalog\n")
+    with pytest.raises(UserError, match="belongs to the database postgresql"):
+        open_closed(catalog.library)
+
+
+def test_another_database_is_not_migrated_before_it_is_refused(catalog, database_url, tmp_path):
+    open_closed(catalog.library)
+    url = postgresql.session_server().create(migrated=False) if database_url else f"sqlite:///{tmp_path}/x.db"
+    database = open_database(url)
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE identity")
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0007'")
+    with pytest.raises(UserError, match="belongs to the database"):
+        open_closed(Library(catalog.library.folder, url))
+    with database.engine.begin() as connection:
+        found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    assert found == "0007"
+    database.close()
+
+
+def test_databases_that_only_a_parameter_tells_apart_are_two(tmp_path):
+    server = postgresql.session_server()
+    urls = []
+    for _ in range(2):
+        url, _, name = server.create(migrated=False).rpartition("/")
+        urls.append(f"{url}/?dbname={name}")
+    folder = tmp_path / "catalog"
+    open_closed(Library(folder, urls[0]), may_create=True)
+    with pytest.raises(UserError, match="another one of that name"):
+        open_closed(Library(folder, urls[1]), may_create=True)
+    # The same one without the password, and by another name of this machine.
+    assert belonging._is_same("postgresql://***@h/x", "postgresql://u@h/x")
+
+
+def test_a_link_to_the_folder_is_the_same_folder(tmp_path):
+    catalog = Catalog.create(tmp_path)
+    (tmp_path / "link").symlink_to(catalog.library.folder)
+    (catalog.library.folder / belonging.FILE).write_text(f"{tmp_path}/link/catalog.db\n")
+    open_closed(catalog.library)
+    open_closed(Library(tmp_path / "link", f"sqlite:///{tmp_path}/link/catalog.db"))
+    catalog.database.close()
+
+
+def test_a_database_with_images_is_refused_in_an_empty_folder(catalog, database_url, tmp_path):
+    url = database_url or f"sqlite:///{catalog.library.folder}/catalog.db"
+    with pytest.raises(UserError, match="has none of them"):
+        open_closed(Library(tmp_path / "new", url), may_create=True)
+
+
+@pytest.mark.parametrize("command", [["verify"], ["user", "list"], ["backup", "BACKUP"]])
+def test_a_command_on_no_catalog_makes_none(command, tmp_path):
+    catalog = Catalog.create(tmp_path)
+    catalog.add_project(folder_of(tmp_path / "images", 3))
+    backup.write(catalog.library, catalog.database, tmp_path / "backup")
+    words = [word.replace("BACKUP", str(tmp_path / "backup")) for word in command]
+    typo = tmp_path / "typo"
+    message = outcome(lambda: petfaces("catalog", "--folder", str(typo), *words))
+    assert f"there is no catalog in {typo}" in message
+    assert not typo.exists()
+    assert len(image_files(tmp_path / "backup")) == 3
+    catalog.database.close()
+
+
+def test_a_command_on_an_empty_postgresql_makes_no_tables(tmp_path):
+    url = postgresql.session_server().create(migrated=False)
+    arguments = ("catalog", "--folder", str(tmp_path), "--database", url, "verify")
+    assert "there is no catalog in postgresql://" in outcome(lambda: petfaces(*arguments))
+    assert not identity.look(url).is_catalog
+
+
+def test_another_catalogs_backup_is_not_replaced(catalog, database_url, tmp_path):
+    target = tmp_path / "backup"
+    backup.write(catalog.library, catalog.database, target)
+    other = Catalog.create(tmp_path / "other")
+    with pytest.raises(UserError, match="another catalog's backup"):
+        backup.write(other.library, other.database, target)
+    # One from before the marker had the line.
+    (target / backup.MARKER).write_text("A backup of a Pet Faces catalog.\n")
+    with pytest.raises(UserError, match="another catalog's backup"):
+        backup.write(other.library, other.database, target)
+    assert len(image_files(target)) == 3
+    backup.write(catalog.library, catalog.database, target)
+    assert "catalog: " in (target / backup.MARKER).read_text()
+    other.database.close()
+
+
+def test_a_restored_catalog_goes_on_with_its_backup(catalog, tmp_path, database_url):
+    target = tmp_path / "backup"
+    backup.write(catalog.library, catalog.database, target)
+    url = postgresql.session_server().create(migrated=False) if database_url else ""
+    folder = tmp_path / "restored"
+    petfaces("catalog", "--folder", str(folder), "--database", url, "restore", str(target))
+    petfaces("catalog", "--folder", str(folder), "--database", url, "backup", str(target))
+    # But the live folder isn't used with the restored database.
+    open_closed(catalog.library)
+    restored = Library(catalog.library.folder, url or f"sqlite:///{folder}/catalog.db")
+    with pytest.raises(UserError, match="belongs to the database"):
+        open_closed(restored)

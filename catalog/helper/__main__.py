@@ -11,12 +11,12 @@ from typing import TypeVar
 
 from filelock import FileLock
 
-from catalog import backbone
+from catalog import backbone, belonging
 from catalog.helper.progress import Progress
 from catalog.helper.reading import read
 from catalog.helper.watching import Watcher
 from catalog.library import DATABASE_VARIABLE, Library
-from catalog.store import Database, UnavailableError, jobs, open_database, projects, suggestions
+from catalog.store import Database, UnavailableError, jobs, projects, suggestions
 from catalog.store.tables import Help, JobState, Project
 from pipeline.common import log, text
 from pipeline.common.errors import UserError
@@ -44,7 +44,7 @@ def main(folder: Path, crashed: bool) -> None:
     library = Library(folder, os.environ.get(DATABASE_VARIABLE, ""))
     # A helper of a server that was killed may still be in its last step.
     with FileLock(folder / "helper.lock"):
-        database = _when_available(lambda: open_database(library.database))
+        database = _when_available(lambda: belonging.open_catalog(library))
         _when_available(lambda: _requeue(database, crashed))
         _publish_backbone(library)
         threading.Thread(target=Watcher(database).run, daemon=True).start()

@@ -43,5 +43,5 @@ def shown(url: URL) -> str:
 
 
 def place(url: URL) -> str:
-    """Where the database is, whoever connects to it."""
+    """Where the database is, for messages: services and other parameters may lead two URLs to one name."""
     return shown(url.set(username=None, password=None, query={}))

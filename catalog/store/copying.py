@@ -21,12 +21,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from catalog.store import labels, projects
+from catalog.store import identity, labels, projects
 from catalog.store.database import Database
-from catalog.store.tables import Base
+from catalog.store.tables import Base, Identity
 from pipeline.common.errors import UserError
 
 CHUNK = 1000  # rows
+# The copy has an identity of its own, so that its folder isn't used with the one that is left behind.
+TABLES = [each for each in Base.metadata.sorted_tables if each is not Identity.__table__]
 Report = Callable[[str, int], None]  # a table and its number of rows
 
 
@@ -49,9 +51,10 @@ def copy(source: Database, target: Database, report: Report = lambda name, rows:
     counts = {}
     with source.read() as reading, target.write() as writing:
         check_empty(writing, target)
-        for each in Base.metadata.sorted_tables:
+        for each in TABLES:
             counts[each.name] = _copy_table(reading, writing, each)
             report(each.name, counts[each.name])
+        identity.of(writing).catalog = identity.of(reading).catalog
         _raise_last_ids(reading, writing)
         writing.flush()
         _check(reading, writing, counts)
@@ -60,7 +63,7 @@ def copy(source: Database, target: Database, report: Report = lambda name, rows:
 
 def check_empty(session: Session, database: Database) -> None:
     """Raises UserError if the database has a row."""
-    for each in Base.metadata.sorted_tables:
+    for each in TABLES:
         if session.execute(select(each).limit(1)).first() is not None:
             message = f"the database {database.name} isn't empty: its table {each.name} has rows"
             raise UserError(f"{message}; name an empty one")
@@ -82,8 +85,8 @@ def _copy_table(reading: Session, writing: Session, source: Table) -> int:
                     row[each.name] = None
         writing.execute(insert(target), rows)
         count += len(rows)
-    for identity, name, value in references:
-        here = [target.c[part] == number for part, number in identity.items()]
+    for row_key, name, value in references:
+        here = [target.c[part] == number for part, number in row_key.items()]
         writing.execute(update(target).where(*here).values({name: value}))
     return count
 
@@ -125,7 +128,7 @@ def _chunks(reading: Session, source: Table) -> Iterator[list[dict]]:
 
 def _raise_last_ids(reading: Session, writing: Session) -> None:
     """Lets the copy count ids on from where the source is."""
-    for each in Base.metadata.sorted_tables:
+    for each in TABLES:
         key = each.autoincrement_column
         if key is None or not (last := _last_id(reading, each, key)):
             continue
@@ -162,7 +165,7 @@ def _check(reading: Session, writing: Session, counts: dict[str, int]) -> None:
     Raises:
         UserError: something differs.
     """
-    for each in Base.metadata.sorted_tables:
+    for each in TABLES:
         query = select(func.count()).select_from(each)
         rows, copied = reading.scalar(query), writing.scalar(query)
         if not rows == copied == counts[each.name]:

@@ -1,5 +1,6 @@
 """Opens the catalog's database, migrates it, and gives transactions."""
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -48,7 +49,7 @@ class Database:
 
     @property
     def place(self) -> str:
-        """Its file, or server and name: the same for every user."""
+        """Its file, or server and name, for messages: two may have the same."""
         return address.place(self.engine.url)
 
     @contextmanager
@@ -65,16 +66,13 @@ class Database:
         until its end. It takes the lock at its start: one of SQLite that reads first and upgrades its lock
         later fails at once if another has written in between.
         """
-        try:
-            turn = self._writers.hold(BUSY_SECONDS)
-            turn.__enter__()
-        except TimeoutError as error:
-            raise failures.busy() from error
-        try:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self._writers.hold(BUSY_SECONDS))
+            except TimeoutError as error:
+                raise failures.busy() from error
             with failures.translated(), CatalogSession(self._writing) as session, session.begin():
                 yield session
-        finally:
-            turn.__exit__(None, None, None)
 
     def close(self) -> None:
         self.engine.dispose()
@@ -100,7 +98,7 @@ def open_database(where: Path | str) -> Database:
             _migrate(connection, url)
             connection.commit()
     except (DatabaseError, InterfaceError) as error:
-        raise _explained(error, url) from error
+        raise explained(error, url) from error
     finally:
         migrating.dispose()
     return Database(engine.create(url))
@@ -136,7 +134,7 @@ def _migrate(connection: Connection, url: URL) -> None:
     command.upgrade(config, "head")
 
 
-def _explained(error: DBAPIError, url: URL) -> UserError:
+def explained(error: DBAPIError, url: URL) -> UserError:
     """Why a database can't be opened, and what to do."""
     name, reason = address.shown(url), failures.reason(error)
     if url.get_backend_name() == "sqlite":

@@ -1,8 +1,9 @@
 """Connections to SQLite and PostgreSQL that behave alike: one writer at a time, and durable commits."""
 
 import sqlite3
+from pathlib import Path
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 
 from pipeline.common.errors import UserError
 
@@ -47,6 +48,16 @@ def _sqlite(url: URL, foreign_keys: bool) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def existing_sqlite(url: URL) -> Engine:
+    """An engine for a file of SQLite that is only looked at; it creates none, and changes no setting."""
+
+    def connected() -> sqlite3.Connection:
+        file = Path(url.database).absolute().as_uri()
+        return sqlite3.connect(f"{file}?mode=rw", uri=True, timeout=BUSY_SECONDS)
+
+    return create_engine("sqlite://", creator=connected, poolclass=NullPool)
 
 
 def _postgresql(url: URL) -> Engine:

@@ -19,6 +19,21 @@ class Base(DeclarativeBase):
     """Base of all tables."""
 
 
+class Identity(Base):
+    """One row, made with the tables.
+
+    Attributes:
+        catalog: random; copies and restored backups have the same. A backup belongs to it.
+        database: random, of this very database; a copy has its own. A folder belongs to it.
+    """
+
+    __tablename__ = "identity"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    catalog: Mapped[str] = mapped_column(String(32))
+    database: Mapped[str] = mapped_column(String(32))
+
+
 class Source(enum.StrEnum):
     """Where a project's images come from."""
 
