@@ -11,7 +11,7 @@ from sqlalchemy import update
 
 from catalog import cli
 from catalog.store import accounts, dashboard
-from catalog.store.tables import Event, Role
+from catalog.store.tables import Account, Event, Role
 from pipeline.common.errors import UserError
 
 pytestmark = pytest.mark.integration  # they hash passwords, which takes its time
@@ -87,6 +87,29 @@ def test_a_name_is_the_same_however_its_accents_are_written(catalog, address):
     assert names(catalog) == {"Zo\u00eb": "admin"}
     for written in ("Zo\u00eb", "Zoe\u0308"):
         sign_in(address, written)
+
+
+def test_an_account_of_an_earlier_version_signs_in_however_its_accents_are_written(catalog, address):
+    add_person(catalog, "Zoe\u0308", Role.ADMIN)
+    with catalog.database.write() as session:  # as earlier versions stored it
+        session.execute(update(Account).values(name="Zoe\u0308"))
+    for written in ("Zo\u00eb", "Zoe\u0308"):
+        sign_in(address, written)
+
+
+def test_a_new_account_with_a_removed_persons_name_sees_none_of_the_images_on_the_open_pages(
+    catalog, address
+):
+    add_person(catalog, "ann", Role.ADMIN)
+    add_person(catalog, "lars")
+    opened = sign_in(address, "lars").post(f"{address}/api/projects/1/pages", timeout=30).json()["page"]
+    image = f"{address}/images/{opened['images'][0]['id']}/thumbnail"
+    with catalog.database.write() as session:
+        accounts.remove(session, accounts.by_name(session, "lars"))
+    add_person(catalog, "lars")
+    again = sign_in(address, "lars")
+    assert again.get(image, timeout=30).status_code == 404
+    assert sign_in(address, "ann").get(image, timeout=30).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ import secrets
 import time
 import unicodedata
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from catalog.language import _
-from catalog.store.tables import Account, Event, Role
+from catalog.store.tables import Account, Event, Image, Page, Role
 from pipeline.common import text
 from pipeline.common.errors import UserError
 
@@ -32,8 +32,9 @@ def all_accounts(session: Session) -> list[Account]:
 
 
 def find(session: Session, name: str) -> Account | None:
-    """The account with this name, or None."""
-    return session.scalar(select(Account).where(Account.name == unicodedata.normalize("NFC", name)))
+    """The account with this name, or None; older accounts may have an accent as a character of its own."""
+    forms = {unicodedata.normalize(form, name) for form in ("NFC", "NFD")} | {name}
+    return session.scalar(select(Account).where(Account.name.in_(forms)))
 
 
 def by_id(session: Session, account_id: int) -> Account | None:
@@ -103,6 +104,8 @@ def check_name(session: Session, name: str) -> None:
 def remove(session: Session, account: Account, to_none: bool = False) -> None:
     """Removes an account and ends its sessions; labels keep the person's name.
 
+    The person's open pages are given back, or a later account with the same name could see their images.
+
     Args:
         session: of a write transaction.
         account: the account.
@@ -114,6 +117,9 @@ def remove(session: Session, account: Account, to_none: bool = False) -> None:
     is_only = session.scalar(select(func.count()).select_from(Account)) == 1
     if not (to_none and is_only):
         _check_other_admin(session, account)
+    tokens = select(Page.token).where(Page.person == account.name, Page.submitted_at.is_(None))
+    held = update(Image).where(Image.page_token.in_(tokens))
+    session.execute(held.values(page_token=None, leased_until=None))
     session.delete(account)
 
 

@@ -1,6 +1,7 @@
 """Signing in and out, and a person's own account."""
 
 import math
+import unicodedata
 from typing import Annotated
 
 from fastapi import APIRouter, Form, HTTPException, Request
@@ -34,7 +35,7 @@ async def sign_in(
     next: Annotated[str, Form(max_length=4000)] = "/",
 ) -> Response:
     """Starts a session. Whether the name or the password was wrong isn't said, nor shown by the time."""
-    name = name.strip()
+    name = unicodedata.normalize("NFC", name.strip())  # the throttle counts one name for all its forms
     if waits := _begin_attempt(request, context, name):
         return render(
             "sign_in.html", 429, {"Retry-After": str(waits)}, next=next, name=name, error=_wait(waits)
