@@ -128,12 +128,12 @@ def test_another_database_is_not_migrated_before_it_is_refused(catalog, database
     database = open_database(url)
     with database.engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE identity")
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0007'")
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0008'")
     with pytest.raises(UserError, match="belongs to the database"):
         open_closed(Library(catalog.library.folder, url))
     with database.engine.begin() as connection:
         found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-    assert found == "0007"
+    assert found == "0008"
     database.close()
 
 
