@@ -16,7 +16,7 @@ from sqlalchemy import select, update
 from catalog import champions, cli
 from catalog.champions import Champion
 from catalog.library import Library
-from catalog.store import open_database
+from catalog.store import address, open_database
 from catalog.store.tables import Image, LabelClass, Project
 
 
@@ -111,6 +111,32 @@ def test_without_accounts_the_catalog_listens_on_loopback_only(command):
 )
 def test_a_host_that_no_browser_could_name_is_an_error(command, name):
     assert "give a host's name without scheme" in outcome(lambda: command("--allow-host", name))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://u:pa@ss@127.0.0.1:1/x", "postgresql://u:pa@s/s@127.0.0.1:1/x"],
+)
+def test_no_part_of_a_password_with_an_at_sign_is_taken_for_a_host(tmp_path, url):
+    line = outcome(lambda: petfaces("catalog", "--folder", str(tmp_path), "--database", url, "verify"))
+    assert line == (
+        "error: the database's URL has a second @; write an @ of its password as %40, and a / as %2F"
+    )
+
+
+def test_messages_show_known_parameters_of_a_database_only(tmp_path):
+    url = address.url_of(
+        "postgresql://u@127.0.0.1/x?passwort=secret&pass=secret&service=a&sslpassword=secret"
+    )
+    assert address.shown(url).endswith("@127.0.0.1/x?service=a")
+    assert url.query["sslpassword"] == "secret"
+
+
+@pytest.mark.parametrize("url", ["catalog", "mysql://localhost/x"])
+def test_the_url_in_an_error_message_can_be_copied(tmp_path, url):
+    line = outcome(lambda: petfaces("catalog", "--folder", str(tmp_path), "--database", url, "verify"))
+    example = line.split()[-1]
+    assert address.url_of(example).query == {"user": "petfaces"} and "*" not in example
 
 
 def test_a_port_that_is_taken_is_an_error(command, catalog):
