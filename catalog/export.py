@@ -80,10 +80,11 @@ def _distinct(image: LabeledImage) -> str:
 def table(labels: Labels) -> str:
     """A CSV file with a row for each image that people have looked at, unknown ones too.
 
-    Paths and classes that a spreadsheet would run as a formula have an apostrophe before them.
+    Paths and classes that a spreadsheet would run as a formula have an apostrophe before them. All fields are
+    quoted, since spreadsheets of some countries would split them at semicolons, and run what follows.
     """
     stream = io.StringIO(newline="")
-    writer = csv.writer(stream, lineterminator="\n")
+    writer = csv.writer(stream, quoting=csv.QUOTE_ALL, lineterminator="\n")
     writer.writerow(["path", "labels", "status", "split", "sha256"])
     for image in labels.images:
         status = "unknown" if image.is_unknown else "labeled"
@@ -95,7 +96,7 @@ def table(labels: Labels) -> str:
 def agreement(rows: Iterable[Row]) -> str:
     """A CSV file with a row for each image that two people have labeled: both answers, and its label now."""
     stream = io.StringIO(newline="")
-    writer = csv.writer(stream, lineterminator="\n")
+    writer = csv.writer(stream, quoting=csv.QUOTE_ALL, lineterminator="\n")
     header = [
         column for name in ("first", "second", "label") for column in (f"{name}_status", f"{name}_classes")
     ]

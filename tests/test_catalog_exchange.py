@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from catalog import exchange
+from catalog import exchange, language
 from catalog.exchange import records, safe_json
 from catalog.exchange.records import Problem, paths_of
 from pipeline.common.errors import UserError
@@ -72,7 +72,7 @@ def test_the_labels_of_each_format():
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 def test_a_table_has_any_usual_delimiter_and_quotes(delimiter, newline):
     rows = ["Label", "Path"], ['"big cat"', f'"a{delimiter} b.png"'], [" dog ", "c.png"]
     content = newline.join(delimiter.join(row) for row in rows)
@@ -81,6 +81,19 @@ def test_a_table_has_any_usual_delimiter_and_quotes(delimiter, newline):
         (f"a{delimiter} b.png".replace("\t", "\\t"), ("big cat",)),
         ("c.png", ("dog",)),
     ]
+
+
+def test_a_table_may_name_its_delimiter_as_excel_does():
+    found = exchange.read(b"\xef\xbb\xbfsep=;\r\npath;label\r\na,b.png;cat\r\n").records
+    assert [(record.where, record.paths[0], record.classes) for record in found] == [(3, "a,b.png", ("cat",))]
+
+
+def test_annotations_of_no_image_are_refused_rather_than_dropped():
+    more = [{"image_id": 5, "category_id": 7}, {"category_id": 7}, None, {"image_id": 5, "category_id": 8}]
+    found = read(COCO | {"annotations": COCO["annotations"] + more}).records
+    expected = [None, None, *[Problem.NO_IMAGE_THERE] * 3]
+    assert [record.problem for record in found] == expected
+    assert [record.where for record in found[2:]] == [6, 7, 8]
 
 
 @pytest.mark.parametrize(
@@ -133,16 +146,23 @@ def test_an_address_gives_the_path_in_it(address, paths):
         (b"", "the first line must name the columns"),
         (b"path,label\n", "has no rows"),
         (b"a.png,cat\nb.png,dog\n", "the first line must name the columns"),
-        (b'path,label\n"a.png,cat\n', "the CSV file is damaged: unexpected end of data"),
+        (
+            b'path,label\na,b\n"a.png,cat\nx\n',
+            "line 3 of the CSV file can't be read: a quotation mark is not cl",
+        ),
+        (b'path,label\na,b\n"a"x,cat\n', "line 3 of the CSV file .* after a closing quotation mark"),
+        (b'sep=;\r\n\npath;label\n"a"x;cat\n', "line 4 of the CSV file .* else than ;"),
         (b"path,path,label\na,b,c\n", "two columns named path"),
-        (b"path,label\n" + b"x" * 200_000 + b",cat\n", "the CSV file is damaged: field larger than"),
-        ("path,label\ncaf\u00e9.png,cat\n".encode("latin-1"), "is not UTF-8"),
+        (b"path,label\n" + b"x" * 200_000 + b",cat\n", "line 2 of .*: a field is too long"),
+        ("path,label\r\ncaf\u00e9.png,cat\n".encode("latin-1"), "line 2 of .* is not UTF-8; .* CSV UTF-8"),
+        ("path,label\na\n,\u00e9.png,cat\n".encode("latin-1"), "line 3 of .* is not UTF-8"),
+        (b"PK\x03\x04" + b"x" * 2000, "an Excel workbook or an archive"),
         ("path,label\na,b\n".encode("utf-16"), "UTF-16"),
-        (b"PK\x03\x04\0\0", "neither JSON nor CSV"),
+        (b"\x1f\x8b\0\0", "neither JSON nor CSV"),
         (b"[]", "neither COCO nor an export of Label Studio"),
         (b'{"a": 1}', "neither COCO nor an export of Label Studio"),
         (b"[1, 2]", "neither COCO nor an export of Label Studio"),
-        (b'{"images": [', "line 1 is no JSON"),
+        (b'{"images": [', "line 1 is no JSON from character 13 on"),
         (b"[" * 100_000, "too deeply"),
         (b'{"images": [], "images": []}', "the key images stands twice"),
         (b"[" + b"9" * 5000 + b"]", "number that is too large"),
@@ -159,6 +179,28 @@ def test_a_file_that_cannot_be_read_is_one_clear_line(content, message):
     assert len(str(error.value)) < 400 and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'path,label\n"a"x,c\n',
+        b'path,label\n"a',
+        b"path,label\n\xe9,c",
+        b"PK\x03\x04",
+        b"{,",
+        b"path,label\n" + b"x" * 200_000,
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told_in_dutch(content):
+    with language.using("nl"), pytest.raises(UserError) as dutch:
+        exchange.read(content)
+    with pytest.raises(UserError) as english:
+        exchange.read(content)
+    words = [set(str(error.value).split(": ")[-1].split(";")[0].split()) for error in (dutch, english)]
+    assert words[0].isdisjoint(
+        words[1] - {"is", "UTF-8", "Excel", ",", "CSV", "JSON", "2", "1", "in", "UTF-8)"}
+    )
+
+
 def test_files_with_too_many_values_or_rows_are_refused(monkeypatch):
     monkeypatch.setattr(safe_json, "MAX_VALUES", 100)
     monkeypatch.setattr(records, "MAX_RECORDS", 3)
@@ -170,8 +212,8 @@ def test_files_with_too_many_values_or_rows_are_refused(monkeypatch):
 
 def test_a_million_empty_values_are_read_as_problems():
     assert len(read([{"data": {}}] + [{}] * 300_000).records) == 300_001
-    wide = {**COCO, "annotations": [0] * 1_000_000}
-    assert set(problems(wide)) == {Problem.NO_LABEL}
+    wide = {**COCO, "annotations": [0] * 900_000}
+    assert set(problems(wide)) == {Problem.NO_LABEL, Problem.NO_IMAGE_THERE}
 
 
 STRANGE = [

@@ -7,6 +7,7 @@ import os
 import re
 import time
 
+import pandas
 import pytest
 import requests
 from catalog_server import Catalog, folder_of, open_page, submit
@@ -538,3 +539,45 @@ def test_a_preview_is_in_the_language_of_its_reader(catalog, address):
     assert "<s>onbekend</s>" in dutch and "<strong>onbekend</strong>" in dutch
     assert "klassen worden mappen" in dutch or "een schuine streep" in dutch
     assert "unknown" not in re.sub("<[^>]*>", "", dutch) and "contains" not in dutch
+
+
+@pytest.mark.parametrize(
+    ("stored", "written"),
+    [
+        ("shelter north/IMG_0200.png", "C:\\photos\\shelter north\\IMG_0200.png"),
+        ("caf\u00e9/b.png", "cafe\u0301/b.png"),
+        ("cafe\u0301/b.png", "caf\u00e9/b.png"),
+        ("caf\u00e9/b.png", "D:\\cafe\u0301\\b.png"),
+        ("a\\b.png", "a\\b.png"),
+    ],
+)
+def test_paths_of_windows_and_macos_are_matched(catalog, stored, written):
+    with catalog.database.write() as session:
+        session.execute(update(Image).values(path="many/" + stored.rpartition("/")[2]))
+        session.execute(update(Image).where(Image.id == 1).values(path=stored))
+    assert dict(previewed(catalog, table(f"{written},cat")).by) == {"path": 1}
+    imported(catalog, table(f"{written},cat"))
+    assert given(catalog) == {stored: "cat"}
+
+
+def test_of_paths_that_differ_in_unicode_forms_the_one_that_is_written_so_is_meant(catalog):
+    with catalog.database.write() as session:
+        for number, path in enumerate(["caf\u00e9.png", "cafe\u0301.png"], start=1):
+            session.execute(update(Image).where(Image.id == number).values(path=path))
+    imported(catalog, table("caf\u00e9.png,cat", "cafe\u0301.png,dog"))
+    assert given(catalog) == {"caf\u00e9.png": "cat", "cafe\u0301.png": "dog"}
+
+
+def test_a_spreadsheet_neither_splits_nor_misreads_the_exported_table(catalog, address):
+    with catalog.database.write() as session:
+        session.execute(update(Image).where(Image.id == 1).values(path="Ch\u00e2teau;=1+1.png"))
+        labels.give(session, session.get(Image, 1), labels.Answer(Status.LABELED, (1,)), "me")
+    content = requests.get(f"{address}/projects/1/export/labels.csv", timeout=30).content
+    assert content.startswith(b"\xef\xbb\xbf") and '\n"Ch\u00e2teau;=1+1.png"' in content.decode()
+    assert pandas.read_csv(io.BytesIO(content)).columns[0] == "path"
+    assert dict(previewed(catalog, content).counts) == {"equal": 1}
+
+
+def test_the_error_of_an_import_that_is_gone_leads_to_the_imports(address):
+    page = requests.get(f"{address}/projects/1/import/x", headers={"Accept": "text/html"}, timeout=30)
+    assert page.status_code == 404 and 'href="/projects/1/import"' in page.text

@@ -33,10 +33,10 @@ def read(tree: dict) -> LabelFile:
         image = _id(annotation, "image_id")
         if image is not None:
             given[image].add(names.get(_id(annotation, "category_id")))
-    return LabelFile(Format.COCO, checked(_records(images, given)))
+    return LabelFile(Format.COCO, checked(_records(images, annotations, given)))
 
 
-def _records(images: list, given: dict[int, set[str | None]]) -> Iterator[Record]:
+def _records(images: list, annotations: list, given: dict[int, set[str | None]]) -> Iterator[Record]:
     seen: set[int] = set()
     for where, image in enumerate(images, start=1):
         number = _id(image)
@@ -51,6 +51,12 @@ def _records(images: list, given: dict[int, set[str | None]]) -> Iterator[Record
         paths = [image.get("path"), *paths_of(image.get("file_name")), *paths_of(image.get("coco_url"))]
         # An annotation without a known category makes the value None, which `record` refuses.
         yield record(where, image.get("sha256"), paths, classes, problem=problem)
+    for where, annotation in enumerate(annotations, start=1):
+        number = _id(annotation, "image_id")
+        if number not in seen:
+            if number is not None:
+                seen.add(number)  # an image that the file lacks is one row, however many boxes it has
+            yield Record(where, problem=Problem.NO_IMAGE_THERE)
 
 
 def _list(tree: dict, key: str) -> list:

@@ -2,10 +2,11 @@
 
 from catalog.exchange import coco, label_studio, safe_json, table
 from catalog.exchange.records import LabelFile
-from catalog.language import _
+from catalog.language import _, number
 from pipeline.common.errors import UserError
 
 MAX_BYTES = 200_000_000  # of a file
+_ZIP = b"PK\x03\x04"
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -17,6 +18,8 @@ def read(data: bytes) -> LabelFile:
     """
     data = data.removeprefix(_BOM)
     start = data[:1000].lstrip()
+    if data.startswith(_ZIP):
+        raise UserError(_("the file is an Excel workbook or an archive; in Excel: Save as, CSV UTF-8"))
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise UserError(_("the file is UTF-16; save it as UTF-8"))
     if b"\0" in data[:1000]:
@@ -26,8 +29,10 @@ def read(data: bytes) -> LabelFile:
             return _read_json(safe_json.load(data))
         return table.read(data.decode())
     except UnicodeDecodeError as error:
-        message = _("byte {position} of the file is not UTF-8; save it as UTF-8")
-        raise UserError(message.format(position=error.start)) from None
+        lines = data[: error.start].splitlines() or [b""]
+        line = len(lines) + data[: error.start].endswith((b"\r", b"\n"))
+        message = _("line {line} of the file is not UTF-8; save it as UTF-8 (in Excel: Save as, CSV UTF-8)")
+        raise UserError(message.format(line=number(line))) from None
 
 
 def _read_json(tree: object) -> LabelFile:

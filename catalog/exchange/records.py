@@ -33,6 +33,7 @@ class Problem(enum.StrEnum):
     """Why a row of a file gives no label; the texts are shown to people."""
 
     NO_IMAGE = N_("it names no image")
+    NO_IMAGE_THERE = N_("this annotation belongs to no image of the file")
     NO_LABEL = N_("it has no label")
     BAD_ROW = N_("it has another number of fields than the header")
     BAD_VALUE = N_("it isn't written as this format has it")
@@ -136,7 +137,8 @@ def _forms(path: str) -> list[str]:
 
 def hash_in_name(record: Record) -> str | None:
     """The hash that one of the row's file names consists of, as those of the catalog's own copies do."""
-    return next(filter(None, (hash_of(PurePosixPath(path).stem) for path in record.paths)), None)
+    paths = (PurePosixPath(path.replace("\\", "/")) for path in record.paths)
+    return next(filter(None, (hash_of(path.stem) for path in paths)), None)
 
 
 def paths_of(address: object) -> list[str]:

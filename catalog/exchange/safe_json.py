@@ -23,8 +23,8 @@ def load(data: bytes) -> object:
     try:
         return json.loads(data.decode(), object_pairs_hook=_object, parse_constant=_constant)
     except json.JSONDecodeError as error:
-        message = _("line {line} is no JSON: {reason}")
-        raise UserError(message.format(line=number(error.lineno), reason=error.msg)) from None
+        message = _("line {line} is no JSON from character {column} on")
+        raise UserError(message.format(line=number(error.lineno), column=number(error.colno))) from None
     except RecursionError:
         raise UserError(_("the file nests its values too deeply")) from None
     except ValueError:  # of a number with thousands of digits

@@ -2,10 +2,11 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 
 from catalog.exchange.records import Format, LabelFile, Problem, Record, checked, record
-from catalog.language import _
+from catalog.language import N_, _, number
 from pipeline import tasks
 from pipeline.common import text
 from pipeline.common.errors import UserError
@@ -15,6 +16,16 @@ HASHES = ("sha256", "hash")
 PATHS = ("path", "file", "filename", "file_name", "image", "image_path")
 LABELS = ("labels", "label", "classes", "class", "category")
 STATUS = "status"
+_START = re.compile(r"[\r\n]*")
+_NEWLINE = re.compile(r"\r\n|\n|\r")
+_SEPARATOR = re.compile(r"sep=([,;\t|])[ \t]*[\r\n]+", re.IGNORECASE)
+_NOT_CLOSED = N_("a quotation mark is not closed")
+_REASONS = {  # what is shown, by a part of what Python's parser says
+    "unexpected end of data": _NOT_CLOSED,
+    "expected after": N_("after a closing quotation mark comes something else than {delimiter}"),
+    "field larger than": N_("a field is too long"),
+    "NUL": N_("it has a character with the number 0"),
+}
 FORMULA = "=+-@\t\r"  # with which a spreadsheet's formula begins
 
 
@@ -29,22 +40,24 @@ def escaped(value: str) -> str:
 
 
 def read(content: str) -> LabelFile:
-    """Reads a CSV file with a header.
+    """Reads a CSV file with a header, which may follow after a line ``sep=;`` as Excel writes and reads it.
 
     Raises:
         UserError: the header has no such columns, or the file is no CSV.
     """
-    delimiter, header = _header(content)
-    try:
-        return LabelFile(Format.TABLE, checked(_records(content, delimiter, header)))
-    except csv.Error as error:
-        raise UserError(_("the CSV file is damaged: {reason}").format(reason=error)) from None
+    skipped, delimiters = _START.match(content)[0], DELIMITERS
+    if told := _SEPARATOR.match(content, len(skipped)):
+        skipped, delimiters = skipped + told[0], (told[1],)
+    content = content[len(skipped) :]
+    delimiter, header = _header(content, delimiters)
+    lines = len(_NEWLINE.findall(skipped))
+    return LabelFile(Format.TABLE, checked(_records(content, lines, delimiter, header)))
 
 
-def _header(content: str) -> tuple[str, list[str]]:
+def _header(content: str, delimiters: tuple[str, ...]) -> tuple[str, list[str]]:
     """The delimiter, and the names of the columns."""
-    first = content.lstrip("\r\n").split("\n", 1)[0]
-    for delimiter in DELIMITERS:
+    first = _NEWLINE.split(content, 1)[0]
+    for delimiter in delimiters:
         try:
             names = next(csv.reader([first], delimiter=delimiter, strict=True), [])
         except csv.Error:
@@ -71,14 +84,41 @@ def _column(names: list[str], wanted: tuple[str, ...]) -> int | None:
     return next((names.index(name) for name in wanted if name in names), None)
 
 
-def _records(content: str, delimiter: str, header: list[str]) -> Iterator[Record]:
+def _rows(content: str, lines: int, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows, each with the line in which it ends.
+
+    Args:
+        content: from the header on.
+        lines: before it.
+        delimiter: between fields.
+
+    Raises:
+        UserError: a row is no CSV.
+    """
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
+    start = 0
+    while True:
+        start = lines + reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            known = next((reason for part, reason in _REASONS.items() if part in str(error)), None)
+            line = start if known == _NOT_CLOSED else lines + reader.line_num
+            message = _("line {line} of the CSV file can't be read: {reason}")
+            reason = _(known).format(delimiter=delimiter) if known else str(error)
+            raise UserError(message.format(line=number(line), reason=reason)) from None
+        yield lines + reader.line_num, row
+
+
+def _records(content: str, lines: int, delimiter: str, header: list[str]) -> Iterator[Record]:
     hashed, labels = _column(header, HASHES), _column(header, LABELS)
-    paths = [number for number, name in enumerate(header) if name in PATHS]
+    paths = [column for column, name in enumerate(header) if name in PATHS]
     status = _column(header, (STATUS,))
-    reader = csv.reader(io.StringIO(content.lstrip("\r\n"), newline=""), delimiter=delimiter, strict=True)
-    next(reader)
-    for row in reader:
-        where = reader.line_num
+    rows = _rows(content, lines, delimiter)
+    next(rows)
+    for where, row in rows:
         if not row:
             continue
         if len(row) != len(header):

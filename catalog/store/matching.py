@@ -1,7 +1,8 @@
 """Finds the images of a project that the rows of a file of labels mean."""
 
 import enum
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -28,7 +29,7 @@ class Unmatched(enum.StrEnum):
 
     MISSING = N_("this project has no such image")
     OTHER_CONTENT = N_("this project has no image with that content (sha256)")
-    AMBIGUOUS = N_("several images of this project are called so")
+    AMBIGUOUS = N_("several images have this name")
 
 
 @dataclass(frozen=True)
@@ -78,30 +79,61 @@ class _Names:
     It reads all paths of the project once.
     """
 
-    def __init__(self, session: Session, project_id: int, records: Iterable[Record]):
-        wanted = {tail for record in records for path in record.paths for tail in _tails(path)}
-        self._whole: dict[str, int | None] = {}  # None: several images
-        self._tails: dict[str, int | None] = {}
+    def __init__(self, session: Session, project_id: int, records: Sequence[Record]):
+        self._exact = _Index(path for record in records for path in record.paths)
+        self._similar = _Index(path for record in records for path in _similar_forms(record))
         query = select(Image.id, Image.path).where(Image.project_id == project_id)
         for image_id, path in session.execute(query.execution_options(yield_per=10_000)):
-            for number, tail in enumerate(_tails(path)):
-                if tail in wanted:
-                    if number == 0:
-                        self._whole[tail] = None if tail in self._whole else image_id
-                    self._tails[tail] = None if tail in self._tails else image_id
+            tails = _tails(path)
+            self._exact.add(image_id, tails)
+            self._similar.add(image_id, tails if path.isascii() else _tails(_composed(path)))
 
     def find(self, record: Record) -> Found:
-        problem = Unmatched.MISSING
-        for tails in map(_tails, record.paths):
+        """The image of a row: as the path is written, else as other systems write the same path."""
+        found = self._exact.find(record.paths)
+        return found if found.image_id is not None else self._similar.find(_similar_forms(record), found)
+
+
+class _Index:
+    """The paths of images, and their ends, as far as they are wanted."""
+
+    def __init__(self, wanted: Iterable[str]):
+        self._wanted = {tail for path in wanted for tail in _tails(path)}
+        self._whole: dict[str, int | None] = {}  # None: several images
+        self._tails: dict[str, int | None] = {}
+
+    def add(self, image_id: int, tails: Iterable[str]) -> None:
+        for number, tail in enumerate(tails):
+            if tail in self._wanted:
+                if number == 0:
+                    self._whole[tail] = None if tail in self._whole else image_id
+                self._tails[tail] = None if tail in self._tails else image_id
+
+    def find(self, paths: Iterable[str], otherwise: Found = Found(problem=Unmatched.MISSING)) -> Found:
+        """The image with the first of the paths that only one has; `otherwise` if none has any."""
+        for tails in map(_tails, paths):
             for number, tail in enumerate(tails):
                 image_id = self._whole.get(tail) or self._tails.get(tail)
                 if image_id is not None:
                     is_path = "/" in tail or (number == 0 and tail in self._whole)
                     return Found(image_id, By.PATH if is_path else By.NAME)
                 if tail in self._tails:
-                    problem = Unmatched.AMBIGUOUS  # so are its ends
+                    otherwise = Found(problem=Unmatched.AMBIGUOUS)  # so are its ends
                     break
-        return Found(problem=problem)
+        return otherwise
+
+
+def _composed(path: str) -> str:
+    """The path in the Unicode form of most systems: macOS writes an accent as a character of its own."""
+    return unicodedata.normalize("NFC", path)
+
+
+def _similar_forms(record: Record) -> Iterator[str]:
+    """A row's paths with composed characters, and with slashes in place of the backslashes of Windows."""
+    for path in map(_composed, record.paths):
+        yield path
+        if "\\" in path:
+            yield path.replace("\\", "/")
 
 
 def _tails(path: str) -> list[str]:

@@ -10,7 +10,7 @@ from catalog.store import agreement as answers
 from catalog.store import image_counts, projects, second_labels
 from catalog.store.tables import Status
 from catalog.web.context import InContext, labeled_or_404, render
-from catalog.web.exports import download
+from catalog.web.exports import csv_download
 
 router = APIRouter(include_in_schema=False)
 
@@ -38,4 +38,4 @@ def page(project_id: int, context: InContext) -> HTMLResponse:
 def csv(project_id: int, context: InContext) -> Response:
     with context.database.read() as session:
         rows = answers.rows(session, labeled_or_404(session, project_id))
-    return download(export.agreement(rows), "agreement.csv", "text/csv; charset=utf-8")
+    return csv_download(export.agreement(rows), "agreement.csv")

@@ -41,6 +41,11 @@ def download(content: str | bytes, name: str, media_type: str) -> Response:
     )
 
 
+def csv_download(content: str, name: str) -> Response:
+    """A CSV file that begins with a byte order mark: without one, Excel takes it for another encoding."""
+    return download(content.encode("utf-8-sig"), name, "text/csv; charset=utf-8")
+
+
 @router.get("/projects/{project_id}/export/coco.json")
 def coco(project_id: int, context: InContext) -> Response:
     return download(export.coco(_labels(context, project_id)), "coco.json", "application/json")
@@ -48,7 +53,7 @@ def coco(project_id: int, context: InContext) -> Response:
 
 @router.get("/projects/{project_id}/export/labels.csv")
 def csv(project_id: int, context: InContext) -> Response:
-    return download(export.table(_labels(context, project_id)), "labels.csv", "text/csv; charset=utf-8")
+    return csv_download(export.table(_labels(context, project_id)), "labels.csv")
 
 
 @router.get("/projects/{project_id}/export/folders.zip")
