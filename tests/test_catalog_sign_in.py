@@ -12,7 +12,7 @@ from people import HASH, PASSWORD, add_person, sign_in, try_to_sign_in
 from benchmarks.common import serving
 from catalog import passwords
 from catalog.app import application
-from catalog.store import accounts
+from catalog.store import UnavailableError, accounts
 from catalog.store.tables import Role
 from catalog.web.sessions import SECONDS, Sessions, key_in
 from catalog.web.throttle import SIZE, Attempts, Throttle
@@ -190,6 +190,33 @@ def test_guesses_are_delayed_and_the_message_says_for_how_long(address):
 def test_many_guesses_at_once_are_counted_before_they_are_checked():
     attempts = Attempts()
     assert [attempts.begin("lars", "203.0.113.7") > 0 for _ in range(7)] == [False] * 5 + [True] * 2
+
+
+def test_guesses_from_many_addresses_are_delayed_and_do_not_keep_the_owner_out():
+    attempts = Attempts()
+    assert attempts.begin("lars", "203.0.113.7") == 0
+    attempts.succeeded("lars", "203.0.113.7")
+    assert all(attempts.begin("lars", f"198.51.100.{number}") == 0 for number in range(50))
+    assert attempts.begin("lars", "198.51.100.99") > 0
+    assert attempts.begin("lars", "203.0.113.7") == 0
+    assert attempts.begin("lena", "198.51.100.99") == 0
+
+
+def test_somebody_elses_guesses_from_an_address_do_not_delay_other_addresses():
+    attempts = Attempts()
+    assert [attempts.begin("lars", "203.0.113.7") > 0 for _ in range(6)] == [False] * 5 + [True]
+    assert attempts.begin("lars", "203.0.113.8") == 0
+
+
+def test_attempts_while_the_database_is_away_are_not_counted(address, monkeypatch):
+    def away(*_):
+        raise UnavailableError("the database can't be reached")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(accounts, "find", away)
+        answers = [try_to_sign_in(requests.Session(), address, "lars").status_code for _ in range(6)]
+    assert answers == [503] * 6
+    sign_in(address, "lars")
 
 
 def test_delays_double_up_to_the_longest_and_end_after_an_hour():

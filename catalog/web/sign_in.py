@@ -36,11 +36,13 @@ async def sign_in(
 ) -> Response:
     """Starts a session. Whether the name or the password was wrong isn't said, nor shown by the time."""
     name = unicodedata.normalize("NFC", name.strip())  # the throttle counts one name for all its forms
+    account = await run_in_threadpool(
+        _find, context, name
+    )  # first: while the database is away nothing counts
     if waits := _begin_attempt(request, context, name):
         return render(
             "sign_in.html", 429, {"Retry-After": str(waits)}, next=next, name=name, error=_wait(waits)
         )
-    account = await run_in_threadpool(_find, context, name)
     stored = account.password if account else None
     if not await context.hashing.run(passwords.matches, password, stored):
         error = _("the name or the password is wrong")

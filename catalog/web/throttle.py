@@ -53,27 +53,45 @@ class Throttle:
 class Attempts:
     """Attempts to sign in.
 
-    A name's delay is short, or whoever guesses could keep its owner out for long; many people may share an
-    address, so it has more attempts, and then a longer delay.
+    Attempts for a name are counted for each address, and more loosely for all: guesses from many addresses
+    must not keep its owner out, who passes from where the right password came before. Many people may share
+    an address, so it has more attempts for all names, and then a longer delay.
     """
 
     def __init__(self):
-        self._names = Throttle(free=5, longest=60)
+        self._pairs = Throttle(free=5, longest=60)  # of a name and an address
+        self._names = Throttle(free=50, longest=60)
         self._addresses = Throttle(free=20, longest=900)
+        self._known: OrderedDict[str, None] = OrderedDict()  # pairs that have succeeded
 
     def begin(self, name: str, address: str) -> float:
         """Counts an attempt; if it has to wait, returns for how many seconds, and doesn't count it."""
         address = network(address)
-        wait = max(self._names.wait(name), self._addresses.wait(address))
+        pair = _pair(name, address)
+        counted = [(self._pairs, pair), (self._addresses, address)]
+        if pair not in self._known:
+            counted.append((self._names, name))
+        wait = max(throttle.wait(key) for throttle, key in counted)
         if not wait:
-            self._names.count(name)
-            self._addresses.count(address)
+            for throttle, key in counted:
+                throttle.count(key)
         return wait
 
     def succeeded(self, name: str, address: str) -> None:
         """An attempt was right. The address keeps its others: they may be guesses for other names."""
-        self._names.forget(name)
-        self._addresses.take_back(network(address))
+        address = network(address)
+        pair = _pair(name, address)
+        self._pairs.forget(pair)
+        self._addresses.take_back(address)
+        if pair not in self._known:
+            self._names.take_back(name)
+            self._known[pair] = None
+            if len(self._known) > SIZE:
+                self._known.popitem(last=False)
+
+
+def _pair(name: str, address: str) -> str:
+    return f"{address} {name}"
 
 
 def network(address: str) -> str:
