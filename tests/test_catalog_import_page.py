@@ -102,3 +102,22 @@ def test_the_pages_fit_a_phone_and_have_no_mistake_that_axe_finds(browser, addre
     tab.goto(f"{address}/projects/1/export")
     check()
     tab.context.close()
+
+
+def test_the_export_page_leads_with_one_file_and_shows_code_only_to_those_who_ask(browser, address, axe):
+    tab = opened(browser, address, "projects/1/export", viewport={"width": 1100, "height": 900})
+    colour = "links => links.map(link => getComputedStyle(link).backgroundColor)"
+    colours = tab.locator(".downloads a, #main button").evaluate_all(colour)
+    assert colours.count(colours[0]) == 1 and len(set(colours[1:])) == 1
+    places = tab.locator(".downloads a").evaluate_all("links => links.map(link => link.offsetTop)")
+    assert len(set(places)) == 1
+    assert [code.is_visible() for code in tab.locator(".downloads pre").all()] == [False] * 3
+    tab.context.close()
+    tab = opened(
+        browser, address, "projects/1/export", viewport={"width": 360, "height": 800}, bypass_csp=True
+    )
+    for summary in tab.locator("summary").all():
+        summary.press("Enter")
+    assert [code.is_visible() for code in tab.locator(".downloads pre").all()] == [True] * 3
+    check_page(tab, axe)
+    tab.context.close()

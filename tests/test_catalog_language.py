@@ -136,6 +136,7 @@ SAME = {
     "coco.json",
     "labels.csv",
     "folders.zip",
+    "In Python",
     "Data",
     "Label Studio",
     "label-studio.json",
