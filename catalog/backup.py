@@ -62,7 +62,8 @@ def write(library: Library, database: Database, folder: Path) -> Outcome:
         raise UserError(f"{folder} is in the catalog's own folder; name one on another disk")
     if folder.exists() and any(folder.iterdir()) and not (folder / MARKER).is_file():
         raise UserError(f"{folder} holds other files than a backup; name another folder")
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # nobody else may see the images
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)  # nobody else may see the images
     try:
         with FileLock(folder / ".lock", timeout=0):
             _claim(folder, database)
@@ -91,26 +92,34 @@ def _claim(folder: Path, database: Database) -> None:
 
 def _write(library: Library, database: Database, folder: Path) -> Outcome:
     part = folder / f".{DATABASE}.part"
-    copied = sum(_copy_new(library.folder, folder, path) for path in _content(library.folder))
+    # Uploads come before the snapshot, too: one that is read after it isn't among its images.
+    before = _others(library.folder)
+    copied = _copy_others(library.folder, folder, before)
+    damaged: set[Path] = set()
+    copied += sum(_copy_new(library.folder, folder, path, damaged) for path in _content(library.folder))
     for _ in range(_TRIES):
         part.unlink(missing_ok=True)
         snapshot.write(database, part)
         with snapshot.opened(part) as taken:
             wanted = _wanted(taken, library)
         for path in wanted.values():
-            copied += _copy_new(library.folder, folder, path)
+            copied += _copy_new(library.folder, folder, path, damaged)
         missing = {sha for sha, path in wanted.items() if not (folder / path).is_file()}
         with database.read() as session:
             lost = missing & images.used(session, missing)
         if lost == missing:
             break
         # The others were deleted after the snapshot: one without them is made.
-    copied += _copy_others(library.folder, folder)
+    after = _others(library.folder)
+    copied += _copy_others(library.folder, folder, after)
+    for path in _others(folder) - after - {path for path in before if path.parts[0] == "uploads"}:
+        (folder / path).unlink()
     os.sync()
     os.replace(part, folder / DATABASE)
     os.sync()
     _delete_erased(folder, set(wanted))
-    return Outcome(len(wanted), copied, tuple(sorted(str(wanted[sha]) for sha in missing)))
+    problems = {wanted[sha] for sha in missing} | (damaged & set(wanted.values()))
+    return Outcome(len(wanted), copied, tuple(sorted(map(str, problems))))
 
 
 def _wanted(database: Database, library: Library) -> dict[str, Path]:
@@ -131,16 +140,29 @@ def _content(folder: Path) -> Iterator[Path]:
                 yield file.relative_to(folder)
 
 
-def _copy_new(source: Path, target: Path, path: Path) -> bool:
-    """Copies a file that never changes, unless the target has it; False, too, if it is gone."""
+def _copy_new(source: Path, target: Path, path: Path, damaged: set[Path]) -> bool:
+    """Copies a file that never changes, unless the target has it; False, too, if it is gone.
+
+    An image whose content isn't that of its name is added to `damaged`, and replaces nothing.
+    """
+    new, old = source / path, target / path
     try:
-        if (target / path).is_file() and (target / path).stat().st_size == (source / path).stat().st_size:
+        if old.is_file() and old.stat().st_size == new.stat().st_size:
             return False
-        with atomic.replace_file(target / path) as part:
-            shutil.copyfile(source / path, part)
+        with atomic.replace_file(old) as part:
+            shutil.copyfile(new, part)
+            if path.parts[0] == "images" and not _is_intact(part, path.stem):
+                raise _DamagedError
+    except _DamagedError:
+        damaged.add(path)
+        return False
     except FileNotFoundError:
         return False
     return True
+
+
+class _DamagedError(Exception):
+    """An image has another content than it had when it was added."""
 
 
 def _others(folder: Path) -> set[Path]:
@@ -155,10 +177,10 @@ def _others(folder: Path) -> set[Path]:
     }
 
 
-def _copy_others(source: Path, target: Path) -> int:
-    """Copies the files that differ by size or time, and deletes those that are gone."""
-    copied, found = 0, _others(source)
-    for path in found:
+def _copy_others(source: Path, target: Path, paths: set[Path]) -> int:
+    """Copies those of the files that differ by size or time."""
+    copied = 0
+    for path in paths:
         new, old = source / path, target / path
         try:
             stat = new.stat()
@@ -169,8 +191,6 @@ def _copy_others(source: Path, target: Path) -> int:
             copied += 1
         except FileNotFoundError:  # deleted meanwhile
             continue
-    for path in _others(target) - found:
-        (target / path).unlink()
     return copied
 
 
@@ -179,6 +199,19 @@ def _delete_erased(folder: Path, wanted: set[str]) -> None:
     for path in list(_content(folder)):
         if path.stem not in wanted:
             (folder / path).unlink()
+
+
+def check_target(library: Library) -> None:
+    """Checks that a backup can be restored into a folder.
+
+    Raises:
+        UserError: it holds a catalog, unless it is what a restore that was cut off has left.
+    """
+    if (library.folder / belonging.RESTORING).is_file():
+        return
+    for name in (DATABASE, "images", belonging.FILE):
+        if (library.folder / name).exists():
+            raise UserError(f"{library.folder} holds a catalog ({name}); name an empty folder with --folder")
 
 
 def restore(library: Library, database: Database, folder: Path) -> Outcome:
@@ -198,12 +231,13 @@ def restore(library: Library, database: Database, folder: Path) -> Outcome:
         raise UserError(f"{folder} is no finished backup; name the folder that petfaces catalog backup wrote")
     with database.read() as session:
         copying.check_empty(session, database)
-    part = library.temporary / "restored.db"
+    part = library.temporary / Path(belonging.RESTORING).name
     shutil.copyfile(folder / DATABASE, part)
+    damaged: set[Path] = set()
     with snapshot.opened(part) as kept:  # which migrates it, if it is of an older version
         wanted, copied = _wanted(kept, library), 0
         for path in _content(folder):
-            copied += _copy_new(folder, library.folder, path)
+            copied += _copy_new(folder, library.folder, path, damaged)
         missing = [path for sha, path in wanted.items() if not _is_intact(library.folder / path, sha)]
         copied += sum(_copy_other(folder, library.folder, path) for path in _others(folder))
         copying.copy(kept, database)

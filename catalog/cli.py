@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from catalog import database_commands
+from catalog import database_commands, running
 from catalog.import_commands import import_labels, undo_import
 from catalog.library import DATABASE_VARIABLE, Library, default_folder
 from catalog.user_cli import user
@@ -72,12 +72,6 @@ def serve(library: Library, host: str, port: int, allowed: tuple[str, ...] = ())
     Raises:
         UserError: others could reach it and there are no accounts, its name is unknown, or the port is taken.
     """
-    import uvicorn
-
-    from catalog.app import application
-    from catalog.belonging import open_catalog
-    from catalog.store import accounts
-
     is_shared = bool(allowed) or not is_loopback(host)
     for name in allowed:
         if not name or host_of(name) != name.lower() or set(name) & set("/*@ "):
@@ -85,6 +79,17 @@ def serve(library: Library, host: str, port: int, allowed: tuple[str, ...] = ())
                 f"--allow-host {name or repr(name)}: give a host's name without scheme, port, path or "
                 "wildcard, such as catalog.example.org"
             )
+    with running.server(library):
+        _serve(library, host, port, allowed, is_shared)
+
+
+def _serve(library: Library, host: str, port: int, allowed: tuple[str, ...], is_shared: bool) -> None:
+    import uvicorn
+
+    from catalog.app import application
+    from catalog.belonging import open_catalog
+    from catalog.store import accounts
+
     database = open_catalog(library, may_create=True)
     with database.read() as session:
         if is_shared and not accounts.exist(session):

@@ -1,30 +1,14 @@
 """Commands of ``petfaces catalog`` for whoever looks after its database: copy, back up, restore."""
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from filelock import FileLock, Timeout
 
+from catalog import running
 from catalog.library import DATABASE_VARIABLE, Library
 from pipeline.common import log, text
 from pipeline.common.errors import UserError
-
-
-@contextlib.contextmanager
-def _stopped(library: Library) -> Iterator[None]:
-    """Keeps the catalog from being started meanwhile.
-
-    Raises:
-        UserError: it runs.
-    """
-    library.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(library.folder / "helper.lock", timeout=0):
-            yield
-    except Timeout:
-        raise UserError(f"the catalog in {library.folder} is running; stop it first") from None
 
 
 @click.command("copy-database")
@@ -39,7 +23,9 @@ def copy_database(library: Library, target: str) -> None:
     from catalog import belonging
     from catalog.store import copying, identity, open_database
 
-    with _stopped(library), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        if library.folder.is_dir():  # else it isn't made for the lock
+            stack.enter_context(running.stopped(library))
         source = belonging.open_catalog(library)
         stack.callback(source.close)
         copy = open_database(target)
@@ -85,7 +71,8 @@ def restore(library: Library, source: Path) -> None:
     from catalog import belonging
     from catalog.store import open_database
 
-    with _stopped(library):
+    backups.check_target(library)
+    with running.stopped(library):
         database = open_database(library.database)
         try:
             outcome = backups.restore(library, database, source)

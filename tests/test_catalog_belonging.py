@@ -1,5 +1,6 @@
 """A catalog's folder and its database stay together; no command deletes images or backups otherwise."""
 
+import functools
 import os
 import sqlite3
 import time
@@ -10,7 +11,7 @@ import pytest
 from catalog_server import Catalog, folder_of
 from conftest import outcome, petfaces
 
-from catalog import backup, belonging
+from catalog import backup, belonging, running
 from catalog.library import Library
 from catalog.store import UnavailableError, failures, identity, open_database
 from catalog.sweep import sweep
@@ -215,3 +216,84 @@ def test_a_restored_catalog_goes_on_with_its_backup(catalog, tmp_path, database_
     restored = Library(catalog.library.folder, url or f"sqlite:///{folder}/catalog.db")
     with pytest.raises(UserError, match="belongs to the database"):
         open_closed(restored)
+
+
+def test_a_backup_is_not_restored_into_a_folder_with_a_catalog(catalog, tmp_path, database_url):
+    backup.write(catalog.library, catalog.database, tmp_path / "backup")
+    url = postgresql.session_server().create(migrated=False) if database_url else f"sqlite:///{tmp_path}/x.db"
+    arguments = ("--folder", str(catalog.library.folder), "--database", url)
+    open_closed(catalog.library)
+    message = outcome(lambda: petfaces("catalog", *arguments, "restore", str(tmp_path / "backup")))
+    assert "holds a catalog" in message
+    open_closed(catalog.library)  # the folder still belongs to its own
+
+
+def test_a_restore_that_was_cut_off_is_repeated_and_never_started(catalog, tmp_path, monkeypatch):
+    backup.write(catalog.library, catalog.database, tmp_path / "backup")
+    folder = tmp_path / "restored"
+    arguments = ("catalog", "--folder", str(folder), "restore", str(tmp_path / "backup"))
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("catalog.store.copying.copy", fail)
+        assert outcome(lambda: petfaces(*arguments)) not in (0, None)
+    with pytest.raises(UserError, match="cut off; run the same command again"):
+        open_closed(Library(folder), may_create=True)
+    petfaces(*arguments)
+    open_closed(Library(folder))
+    assert len(image_files(folder)) == 3
+
+
+def test_one_server_runs_and_none_while_the_database_is_copied(catalog, tmp_path):
+    arguments = ("--folder", str(catalog.library.folder), "--database", catalog.library.database_url)
+    for holder in (running.server, running.stopped):
+        with holder(catalog.library):
+            for words in (["--port", "0"], ["copy-database", f"sqlite:///{tmp_path}/copy.db"]):
+                command = functools.partial(petfaces, "catalog", *arguments, *words)
+                assert "is running" in outcome(command)
+    assert not (tmp_path / "copy.db").exists()
+
+
+def test_a_damaged_image_does_not_replace_its_copy(catalog, tmp_path):
+    target = tmp_path / "backup"
+    backup.write(catalog.library, catalog.database, target)
+    first, second, _ = sorted((catalog.library.folder / "images").rglob("*.png"))
+    kept = (target / first.relative_to(catalog.library.folder)).read_bytes()
+    first.write_bytes(b"half")
+    # And one that the backup lost is not taken with a wrong content, either.
+    copy = target / second.relative_to(catalog.library.folder)
+    copy.unlink()
+    second.write_bytes(b"half")
+    arguments = ("--folder", str(catalog.library.folder), "--database", catalog.library.database_url)
+    message = outcome(lambda: petfaces("catalog", *arguments, "backup", str(target)))
+    assert "2 image files are missing or damaged" in message and first.name in message
+    assert (target / first.relative_to(catalog.library.folder)).read_bytes() == kept
+    assert not copy.exists()
+
+
+def test_an_upload_that_is_read_during_a_backup_is_in_it(catalog, tmp_path, monkeypatch):
+    upload = catalog.library.uploads(1) / "new.png"
+    upload.parent.mkdir(parents=True)
+    upload.write_bytes(b"sent by a browser")
+    write = backup.snapshot.write
+
+    def write_and_read(database, file) -> None:
+        write(database, file)
+        upload.unlink(missing_ok=True)
+
+    monkeypatch.setattr(backup.snapshot, "write", write_and_read)
+    target = tmp_path / "backup"
+    backup.write(catalog.library, catalog.database, target)
+    assert (target / "uploads/1/new.png").read_bytes() == b"sent by a browser"
+    backup.write(catalog.library, catalog.database, target)
+    assert not (target / "uploads/1/new.png").exists()
+
+
+def test_folders_are_closed_to_others(catalog, tmp_path):
+    (tmp_path / "backup").mkdir(mode=0o755)
+    backup.write(catalog.library, catalog.database, tmp_path / "backup")
+    petfaces("catalog", "--folder", str(tmp_path / "restored"), "restore", str(tmp_path / "backup"))
+    for name in ("backup", "restored"):
+        assert (tmp_path / name).stat().st_mode & 0o077 == 0

@@ -205,7 +205,7 @@ def test_a_damaged_image_of_a_backup_is_named_and_the_rest_restored(tmp_path):
     database = open_database(tmp_path / "restored/catalog.db")
     assert len(rows(database)["image"]) == 3
     database.close()
-    assert "isn't empty" in outcome(lambda: petfaces("catalog", *arguments))
+    assert "holds a catalog" in outcome(lambda: petfaces("catalog", *arguments))
 
 
 def test_files_that_are_no_backup_are_left_alone(tmp_path):
