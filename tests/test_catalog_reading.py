@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import zipfile
 
 import pytest
@@ -66,12 +67,16 @@ def test_unusable_files_are_listed_with_the_reason(catalog, tmp_path):
     folder = folder_of(tmp_path / "images", 2)
     (folder / "text.jpg").write_text("no image")
     (folder / "empty.png").touch()
+    (folder / "empty too.png").touch()
     catalog.add_project(folder)
-    assert len(rows(catalog)) == 2
-    assert reasons(catalog) == {
-        "text.jpg": "not a picture of a known format",
-        "empty.png": "empty file",
-    }
+    for _ in range(2):
+        assert len(rows(catalog)) == 2
+        assert reasons(catalog) == {
+            "text.jpg": "not a picture of a known format",
+            "empty.png": "empty file",
+            "empty too.png": "empty file",
+        }
+        read_again(catalog)
 
 
 def test_a_folder_that_can_be_read_again_leaves_the_list_and_a_vanished_file_does_not_join_it(
@@ -92,6 +97,23 @@ def test_a_folder_that_can_be_read_again_leaves_the_list_and_a_vanished_file_doe
     monkeypatch.setattr(photos, "read", read_late)
     read_again(catalog)
     assert reasons(catalog) == {}
+
+
+def test_files_that_are_gone_leave_the_list_and_uploads_stay_on_it(catalog, tmp_path):
+    folder = folder_of(tmp_path / "images", 2)
+    for name in ("renamed.png", "stays.png"):
+        (folder / name).write_text("no image")
+        os.utime(folder / name, (0, 0))
+    project = catalog.add_project(folder)
+    with catalog.database.write() as session:
+        problems = {"gone": "Permission denied", "v.png": "No such file or directory"}
+        images.quarantine(session, project, problems, set())
+    with catalog.served() as address:
+        files = {"files": ("uploaded.png", b"no image")}
+        requests.post(f"{address}/projects/1/files", files=files, timeout=30).raise_for_status()
+    (folder / "renamed.png").rename(folder / "note.txt")
+    read_again(catalog)
+    assert reasons(catalog).keys() == {"stays.png", "uploaded.png"}
 
 
 def test_suggestions_are_not_computed_again_if_nothing_has_joined(catalog, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Reads a project's images from its folder, archive or data set, and from uploads."""
 
+import errno
 import hashlib
 import io
 import json
@@ -7,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image
@@ -20,7 +21,7 @@ from catalog.library import Library, suffix_of
 from catalog.store import Database, images, projects, seen_files
 from catalog.store.images import NewImage
 from catalog.store.seen_files import Seen
-from catalog.store.tables import Project, Source
+from catalog.store.tables import Project, Quarantined, Source
 from pipeline import portable
 from pipeline.common import text
 from pipeline.common.errors import UserError
@@ -28,6 +29,7 @@ from pipeline.common.paths import main_checkout
 from pipeline.sources import archives, photos
 
 RECORDED = 1000  # files that are no images, recorded in a transaction
+_OF_FILES = {os.strerror(code) for code in (errno.EACCES, errno.EPERM, errno.ENOENT)}  # never of an upload
 BATCH = 64  # images per transaction: the first ones can be labeled at once
 
 
@@ -217,7 +219,8 @@ def read(database: Database, library: Library, project: Project, progress: Progr
     """
     with database.read() as session:
         known = Known(images.suffixes(session, project.id), seen_files.of(session, project.id))
-    read_files = added = bad = 0
+    read_files = added = 0
+    bad: set[str] = set()
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for results in _in_batches(pool, find(project, library, known), known.suffixes, library):
             problems = {result.path: result.reason for result in results if result.reason}
@@ -233,26 +236,45 @@ def read(database: Database, library: Library, project: Project, progress: Progr
                 if upload is not None:
                     upload.with_suffix(".bin").unlink(missing_ok=True)
                     upload.unlink()
-            read_files, bad = read_files + len(results), bad + len(problems)
-            seen = read_files + known.unchanged
-            progress.report(seen, 0, sentences.FILES_READ.format(files=f"{seen:,}"))
+            read_files += len(results)
+            bad.update(problems)
+            files = read_files + known.unchanged
+            progress.report(files, 0, sentences.FILES_READ.format(files=f"{files:,}"))
     for start in range(0, len(known.others), RECORDED):
         with database.write() as session:
             seen_files.record(session, project.id, known.others[start : start + RECORDED])
+    outdated = _outdated(database, project, known, bad)
     with database.write() as session:
         projects.note_refresh(session, project.id)
-        images.forget_quarantined(session, project.id, _readable_folders(database, project))
-    seen = read_files + known.unchanged
+        images.forget_quarantined(session, project.id, outdated)
+    files = read_files + known.unchanged
     more = f"; {photos.skipped_message(known.skipped)}" if known.skipped else ""
-    return sentences.RESULT.format(files=f"{seen:,}", added=f"{added:,}", bad=f"{bad:,}") + more
+    return sentences.RESULT.format(files=f"{files:,}", added=f"{added:,}", bad=f"{len(bad):,}") + more
 
 
-def _readable_folders(database: Database, project: Project) -> list[str]:
-    """Paths in the quarantine of folders that can be read by now."""
+def _outdated(database: Database, project: Project, known: Known, bad: set[str]) -> list[str]:
+    """Paths in the quarantine of folders that can be read by now, and of files that are gone.
+
+    Uploads that can't be used stay, for nothing else is left of them.
+
+    Args:
+        database: the catalog's.
+        project: one whose source was read to its end.
+        known: what was known of its files.
+        bad: paths that can't be used.
+    """
+    folder = Path(project.source_path)
+    if project.source != Source.FOLDER or not folder.is_dir():
+        return []
     with database.read() as session:
-        paths = [found.path for found in images.quarantined(session, project.id)]
-    folder, wanted = Path(project.source_path), os.R_OK | os.X_OK
-    return [path for path in paths if os.access(folder / path, wanted) and (folder / path).is_dir()]
+        found = [each for each in images.quarantined(session, project.id) if each.path not in bad]
+    return [each.path for each in found if _is_outdated(each, folder / each.path, known)]
+
+
+def _is_outdated(found: Quarantined, file: Path, known: Known) -> bool:
+    if os.path.lexists(file):
+        return os.access(file, os.R_OK | os.X_OK) and file.is_dir()
+    return found.path in known.files or found.reason in _OF_FILES
 
 
 def _in_batches(
@@ -267,11 +289,13 @@ def _in_batches(
         library: of the catalog.
     """
     pending: list[Future[Result] | Result] = []
+    reasons: dict[str, str | None] = {}  # by hash; copies of a file are checked once
 
     def finished(count: int) -> list[Result]:
         done = [each.result() if isinstance(each, Future) else each for each in pending[:count]]
         del pending[:count]
-        return done
+        reasons.update({each.sha256: each.reason for each in done if each.sha256 and each.reason})
+        return [replace(each, reason=each.reason or reasons.get(each.sha256)) for each in done]
 
     try:
         for found in files:
