@@ -143,7 +143,6 @@ def test_an_address_gives_the_path_in_it(address, paths):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "the first line must name the columns"),
         (b"path,label\n", "has no rows"),
         (b"a.png,cat\nb.png,dog\n", "the first line must name the columns"),
         (
@@ -156,7 +155,11 @@ def test_an_address_gives_the_path_in_it(address, paths):
         (b"path,label\n" + b"x" * 200_000 + b",cat\n", "line 2 of .*: a field is too long"),
         ("path,label\r\ncaf\u00e9.png,cat\n".encode("latin-1"), "line 2 of .* is not UTF-8; .* CSV UTF-8"),
         ("path,label\na\n,\u00e9.png,cat\n".encode("latin-1"), "line 3 of .* is not UTF-8"),
+        ('[\n{"path": "caf\u00e9.png"}]'.encode("latin-1"), "line 2 of .* is not UTF-8"),
         (b"PK\x03\x04" + b"x" * 2000, "an Excel workbook or an archive"),
+        (bytes.fromhex("d0cf11e0a1b11ae1") + bytes(2000), "an Excel workbook or an archive"),
+        (b"", "the file is empty"),
+        (b"\xef\xbb\xbf\r\n \n", "the file is empty"),
         ("path,label\na,b\n".encode("utf-16"), "UTF-16"),
         (b"\x1f\x8b\0\0", "neither JSON nor CSV"),
         (b"[]", "neither COCO nor an export of Label Studio"),

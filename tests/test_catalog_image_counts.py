@@ -5,7 +5,8 @@ import requests
 from catalog_server import Catalog, folder_of, open_page, submit
 from sqlalchemy import insert, select, update
 
-from catalog.store import bulk, erasing, image_counts, labels, projects, suggestions
+from catalog import undoing
+from catalog.store import bulk, erasing, image_counts, projects, suggestions
 from catalog.store.labels import Answer
 from catalog.store.tables import Image, ImageCount, Model, Project, Status, Suggestion
 
@@ -45,8 +46,8 @@ def test_counts_follow_actions_on_many_images(catalog):
         done = bulk.label(session, project, ids, Answer(Status.LABELED, (1,)), "Ada")
         assert projects.counts(session, 1)[Status.LABELED] == len(ids)  # before the commit, too
     counts(catalog)
+    undoing.undo(catalog.database, 1, done.batch, "Ada")
     with catalog.database.write() as session:
-        labels.undo(session, 1, done.batch, "Ada")
         erasing.images(session, catalog.project(session), ids[:3])
     assert counts(catalog)[Status.WAITING] == 17
 
@@ -108,8 +109,7 @@ def test_a_suggestion_waits_as_long_as_its_image(catalog):
     with catalog.database.write() as session:
         done = bulk.label(session, catalog.project(session), ids[:5], Answer(Status.UNKNOWN), "Ada")
     assert waiting() == len(ids) - 5 and waiting(ids[-2] / 100) == 2
-    with catalog.database.write() as session:
-        labels.undo(session, 1, done.batch, "Ada")
+    undoing.undo(catalog.database, 1, done.batch, "Ada")
     assert waiting() == len(ids)
 
 

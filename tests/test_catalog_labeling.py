@@ -9,6 +9,7 @@ import requests
 from catalog_server import Catalog, folder_of, open_page, submit
 from sqlalchemy import select
 
+from catalog import undoing
 from catalog.store import labels, pages, projects
 from catalog.store.labels import Answer
 from catalog.store.tables import Action, Event, Image, LabelClass, Page, Status
@@ -302,8 +303,7 @@ def test_an_action_is_taken_back_where_nobody_has_labeled_since(catalog):
         for image in images:
             labels.give(session, image, Answer(Status.LABELED, (1,)), "ann", act)
         labels.give(session, images[0], Answer(Status.LABELED, (2,)), "bob")
-    with catalog.database.write() as session:
-        assert labels.undo(session, 1, act.batch, "ann") == (2, 1)
+    assert undoing.undo(catalog.database, 1, act.batch, "ann") == (2, 1)
     assert counts(catalog)[Status.LABELED] == 1
 
 

@@ -6,6 +6,7 @@ import pytest
 from catalog_server import Catalog, folder_of
 from sqlalchemy import select
 
+from catalog import undoing
 from catalog.store import bulk, labels, pages, projects, second_labels
 from catalog.store.labels import Answer
 from catalog.store.pages import StalePageError
@@ -392,8 +393,7 @@ def test_an_action_on_many_labels_ends_the_wait_for_a_second_one_and_its_undo_re
             "confirm": lambda: bulk.confirm(session, project, page["ids"], "eva"),
         }[action]()
     assert {found[2] for found in state(catalog, page)} == {None}
-    with catalog.database.write() as session:
-        labels.undo(session, 1, done.batch, "eva")
+    undoing.undo(catalog.database, 1, done.batch, "eva")
     assert state(catalog, page) == [(Status.LABELED, [1], "ann")] * 4
 
 

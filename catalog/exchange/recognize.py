@@ -6,7 +6,7 @@ from catalog.language import _, number
 from pipeline.common.errors import UserError
 
 MAX_BYTES = 200_000_000  # of a file
-_ZIP = b"PK\x03\x04"
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # archives of today's Excel, and those before 2007
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -18,7 +18,9 @@ def read(data: bytes) -> LabelFile:
     """
     data = data.removeprefix(_BOM)
     start = data[:1000].lstrip()
-    if data.startswith(_ZIP):
+    if not data.strip():
+        raise UserError(_("the file is empty"))
+    if data.startswith(_WORKBOOKS):
         raise UserError(_("the file is an Excel workbook or an archive; in Excel: Save as, CSV UTF-8"))
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise UserError(_("the file is UTF-16; save it as UTF-8"))

@@ -15,13 +15,15 @@ def load(data: bytes) -> object:
     Raises:
         UserError: it is no JSON, or has duplicate keys, NaN, too large numbers, too many or too deeply
             nested values.
+        UnicodeDecodeError: it is not UTF-8.
     """
     # Each value but the first follows one of these; those within texts count too.
     if data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_VALUES:
         message = _("the file has more than {count} values; split it")
         raise UserError(message.format(count=number(MAX_VALUES)))
+    content = data.decode()  # not below: this error is a ValueError, too
     try:
-        return json.loads(data.decode(), object_pairs_hook=_object, parse_constant=_constant)
+        return json.loads(content, object_pairs_hook=_object, parse_constant=_constant)
     except json.JSONDecodeError as error:
         message = _("line {line} is no JSON from character {column} on")
         raise UserError(message.format(line=number(error.lineno), column=number(error.colno))) from None

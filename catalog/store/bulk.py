@@ -1,4 +1,4 @@
-"""Actions on many labels at once, which can be taken back: `labels.undo` with the batch."""
+"""Actions on many labels at once, which can be taken back by their batch, see `catalog.undoing`."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence

@@ -151,20 +151,6 @@ def give_all(
     session.flush()
 
 
-def undo(session: Session, project_id: int, batch: str, person: str) -> tuple[int, int]:
-    """Takes an action back: images get the labels from before it.
-
-    Those that were labeled since then, or that somebody has open, are left alone.
-
-    Returns:
-        The number of images that got their label back, and of those that were left alone.
-    """
-    events, again, undone = events_of(session, project_id, batch), Act.start(Action.UNDO), 0
-    for start in range(0, len(events), CHUNK):
-        undone += undo_events(session, events[start : start + CHUNK], person, again)
-    return undone, len(events) - undone
-
-
 def events_of(session: Session, project_id: int, batch: str) -> list[int]:
     """Ids of an action's events."""
     # With the project in the query, SQLite would read all events of the project.
