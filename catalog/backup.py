@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from catalog import belonging
 from catalog.library import Library
-from catalog.store import Database, copying, identity, images, projects, snapshot
+from catalog.store import Database, UnavailableError, copying, identity, images, projects, snapshot
 from pipeline.artifacts import atomic
 from pipeline.common.errors import UserError
 
@@ -26,7 +26,7 @@ _TEXT = "A backup of a Pet Faces catalog. To make a catalog from it: petfaces ca
 _CATALOG = "catalog: "  # begins the marker's line with the catalog that the backup belongs to
 _BY_CONTENT = ("images", "thumbnails")
 # Computed again, its own, or a secret: with a new key people sign in again.
-_SKIPPED = ("features", "backbone", "exported", "tmp", MARKER, belonging.FILE, "session.key")
+_SKIPPED = ("features", "backbone", "exported", "tmp", "unused", MARKER, belonging.FILE, "session.key")
 _TRIES = 3  # if somebody deletes images meanwhile
 
 
@@ -234,6 +234,13 @@ def restore(library: Library, database: Database, folder: Path) -> Outcome:
     part = library.temporary / Path(belonging.RESTORING).name
     shutil.copyfile(folder / DATABASE, part)
     damaged: set[Path] = set()
+    try:
+        identity.look(part)
+    except UnavailableError:
+        raise
+    except UserError as error:
+        part.unlink()
+        raise UserError(f"the database of the backup in {folder} is damaged; name another backup") from error
     with snapshot.opened(part) as kept:  # which migrates it, if it is of an older version
         wanted, copied = _wanted(kept, library), 0
         for path in _content(folder):

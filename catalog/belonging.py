@@ -5,6 +5,7 @@ delete them; or people would go on labeling in the copy that was left behind. So
 identity of its database, and is never used with another one.
 """
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -40,6 +41,9 @@ def open_catalog(library: Library, may_create: bool = False) -> Database:
         )
     _check(library, found, place)
     library.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if may_create:
+        with contextlib.suppress(PermissionError):  # it is somebody else's, who decides
+            library.folder.chmod(library.folder.stat().st_mode & 0o7700)  # images, hashes of passwords
     database = open_database(library.database)
     record(library, database)
     return database

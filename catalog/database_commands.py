@@ -1,6 +1,7 @@
 """Commands of ``petfaces catalog`` for whoever looks after its database: copy, back up, restore."""
 
 import contextlib
+import sqlite3
 from pathlib import Path
 
 import click
@@ -53,6 +54,9 @@ def backup(library: Library, target: Path) -> None:
     database = belonging.open_catalog(library)
     try:
         outcome = backups.write(library, database, target)
+    except (OSError, sqlite3.Error) as error:
+        message = f"the backup to {target} was not finished ({error}); the last one there, if any, is whole"
+        raise UserError(message) from error
     finally:
         database.close()
     click.echo(f"{target}: {outcome.images:,} images; {outcome.copied:,} files were new")

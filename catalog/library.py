@@ -66,6 +66,11 @@ class Library:
         return folder
 
     @property
+    def unused(self) -> Path:
+        """Folder of originals that nothing refers to; they are deleted after some weeks."""
+        return self.folder / "unused"
+
+    @property
     def backbone(self) -> Path:
         """Folder of the exported backbone, see `catalog.backbone`."""
         return self.folder / "backbone"
@@ -117,6 +122,19 @@ class Library:
         """Deletes an original and its thumbnail."""
         self.image(sha256, suffix).unlink(missing_ok=True)
         self.thumbnail(sha256).unlink(missing_ok=True)
+
+    def set_aside(self, sha256: str, suffix: str) -> None:
+        """Moves an original that nothing refers to where `put_back` finds it; its thumbnail stays."""
+        target = self.unused / f"{sha256}{suffix}"
+        target.parent.mkdir(exist_ok=True)
+        os.replace(self.image(sha256, suffix), target)
+        os.utime(target)  # since when it is unused
+
+    def put_back(self, file: Path) -> None:
+        """Moves a file of `unused` back."""
+        target = self.image(file.stem, file.suffix)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, target)
 
     def erase_project(self, project_id: int) -> None:
         """Deletes a project's own files: its taught model, the export, its map, and files not read yet."""

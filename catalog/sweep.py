@@ -10,14 +10,18 @@ from catalog.store import Database, erasing, images, import_log, projects
 from catalog.store.tables import ImportState
 
 KEPT = 7 * 24 * 3600  # seconds; a file of labels waits so long for a person to apply it
+KEPT = 30 * 86400  # seconds for which images are kept that nothing refers to
 OLD = 3600  # seconds; younger files may belong to a program that is at work
 
 
 def sweep(database: Database, library: Library) -> int:
-    """Deletes images without a row, files of projects that are gone, and temporary files.
+    """Deletes files of projects that are gone and temporary files, and sets images without a row aside.
+
+    An older state of the database, put back by other means than `restore`, doesn't have the newest images:
+    they are kept for some weeks, and put back when a database has them again.
 
     Returns:
-        The number of deleted images.
+        The number of images that were set aside.
     """
     for path in _temporary(library):
         if _is_old(path):
@@ -31,16 +35,17 @@ def sweep(database: Database, library: Library) -> int:
             if path.name.partition(".")[0] not in known and _is_old(path):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     _delete_imports(database, library)
-    deleted = 0
+    _put_back(database, library)
+    moved = 0
     for folder in (library.folder / "images").glob("??"):
         found = [(file.stem, file.suffix) for file in folder.iterdir() if _is_old(file)]
         for start in range(0, len(found), images.CHUNK):
             # In a write transaction, so that no image of these is added meanwhile.
             with database.write() as session:
                 for image in erasing.unused(session, found[start : start + images.CHUNK]):
-                    library.erase(image.sha256, image.suffix)
-                    deleted += 1
-    return deleted
+                    library.set_aside(image.sha256, image.suffix)
+                    moved += 1
+    return moved
 
 
 def _delete_imports(database: Database, library: Library) -> None:
@@ -56,6 +61,21 @@ def _delete_imports(database: Database, library: Library) -> None:
         import_log.delete_waiting(session, time.time() - KEPT)
 
 
+def _put_back(database: Database, library: Library) -> None:
+    """Puts images back that a project has again, and deletes those that have been unused for long."""
+    found = list(library.unused.glob("*"))
+    for start in range(0, len(found), images.CHUNK):
+        chunk = found[start : start + images.CHUNK]
+        with database.write() as session:  # so that no image of these is added meanwhile
+            used = images.used(session, [file.stem for file in chunk])
+            for file in chunk:
+                if file.stem in used:
+                    library.put_back(file)
+                elif _is_old(file, KEPT):
+                    file.unlink()
+                    library.erase(file.stem, file.suffix)
+
+
 def _temporary(library: Library) -> Iterator[Path]:
     yield from (library.folder / "tmp").glob("*")
     yield from library.folder.glob(".?*")
@@ -63,8 +83,8 @@ def _temporary(library: Library) -> Iterator[Path]:
         yield from library.folder.glob(f"{folder}/.?*")
 
 
-def _is_old(path: Path) -> bool:
+def _is_old(path: Path, seconds: float = OLD) -> bool:
     try:
-        return time.time() - path.stat().st_mtime > OLD
+        return time.time() - path.stat().st_mtime > seconds
     except FileNotFoundError:
         return False

@@ -10,11 +10,14 @@ import postgresql
 import pytest
 from catalog_server import Catalog, folder_of
 from conftest import outcome, petfaces
+from sqlalchemy import select
 
 from catalog import backup, belonging, running
 from catalog.library import Library
 from catalog.store import UnavailableError, failures, identity, open_database
-from catalog.sweep import sweep
+from catalog.store.tables import Image
+from catalog.sweep import KEPT, sweep
+from catalog.web import sessions
 from pipeline.common.errors import UserError
 
 pytestmark = pytest.mark.integration  # some start PostgreSQL
@@ -297,3 +300,80 @@ def test_folders_are_closed_to_others(catalog, tmp_path):
     petfaces("catalog", "--folder", str(tmp_path / "restored"), "restore", str(tmp_path / "backup"))
     for name in ("backup", "restored"):
         assert (tmp_path / name).stat().st_mode & 0o077 == 0
+
+
+def test_images_that_an_older_database_lacks_come_back_with_the_newer_one(catalog):
+    older = image_files(catalog.library.folder)[:1]
+    with catalog.database.write() as session:
+        row = session.scalars(select(Image).where(Image.sha256 == Path(older[0]).stem)).one()
+        number, newer, row.sha256 = row.id, row.sha256, "0" * 64
+    make_old(catalog.library.folder)
+    assert sweep(catalog.database, catalog.library) == 1
+    assert older[0] not in image_files(catalog.library.folder)
+    with catalog.database.write() as session:
+        session.get(Image, number).sha256 = newer
+    sweep(catalog.database, catalog.library)
+    assert older[0] in image_files(catalog.library.folder)
+    with catalog.database.write() as session:
+        session.get(Image, number).sha256 = "0" * 64
+    make_old(catalog.library.folder)
+    sweep(catalog.database, catalog.library)
+    long_ago = time.time() - KEPT - 1
+    os.utime(catalog.library.unused / older[0], (long_ago, long_ago))
+    sweep(catalog.database, catalog.library)
+    assert not (catalog.library.unused / older[0]).exists()
+
+
+def test_a_backup_that_cannot_be_written_is_one_line(catalog, tmp_path, monkeypatch):
+    arguments = ("--folder", str(catalog.library.folder), "--database", catalog.library.database_url)
+
+    def full(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(backup.snapshot, "write", full)
+    message = outcome(lambda: petfaces("catalog", *arguments, "backup", str(tmp_path / "backup")))
+    assert "was not finished (database or disk is full)" in message
+    message = outcome(lambda: petfaces("catalog", *arguments, "backup", "/proc/backup"))
+    assert "the backup to /proc/backup was not finished" in message
+
+
+def test_a_database_in_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"can't be opened"):
+        open_database("sqlite:////proc/x.db")
+
+
+def test_a_damaged_backup_is_named(tmp_path):
+    (tmp_path / "backup").mkdir()
+    (tmp_path / "backup" / backup.MARKER).touch()
+    (tmp_path / "backup/catalog.db").write_text("not a database, but long enough to be read as one " * 100)
+    arguments = ("--folder", str(tmp_path / "new"), "restore", str(tmp_path / "backup"))
+    assert "the database of the backup in" in outcome(lambda: petfaces("catalog", *arguments))
+    assert not list((tmp_path / "new").glob("tmp/restored.db*"))
+
+
+def test_a_database_is_not_copied_onto_itself(catalog, database_url):
+    folder = str(catalog.library.folder)
+    own = database_url or f"sqlite:///{folder}/catalog.db"
+    command = ("catalog", "--folder", folder, "--database", database_url, "copy-database", own)
+    assert "is the catalog's own database" in outcome(lambda: petfaces(*command))
+
+
+def test_a_wrong_parameter_of_a_url_is_named():
+    url = postgresql.session_server().create(migrated=False)
+    with pytest.raises(UserError, match="correct the URL's parameters"):
+        identity.look(f"{url}?passwort=x")
+
+
+def test_a_key_is_made_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    key = sessions.key_in(tmp_path / "session.key")
+    assert sessions.key_in(tmp_path / "session.key") == key and len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_folder_of_a_catalog_is_closed_when_it_starts(catalog):
+    catalog.library.folder.chmod(0o755)
+    open_closed(catalog.library, may_create=True)
+    assert catalog.library.folder.stat().st_mode & 0o077 == 0

@@ -50,6 +50,9 @@ def copy(source: Database, target: Database, report: Report = lambda name, rows:
     """
     counts = {}
     with source.read() as reading, target.write() as writing:
+        for session in (reading, writing):
+            if session.get_bind().dialect.name == "postgresql":  # one side waits while the other is at work
+                session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         check_empty(writing, target)
         for each in TABLES:
             counts[each.name] = _copy_table(reading, writing, each)

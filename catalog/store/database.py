@@ -3,14 +3,14 @@
 import contextlib
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError
 from sqlalchemy.orm import Session
@@ -104,16 +104,34 @@ def open_database(where: Path | str) -> Database:
     return Database(engine.create(url))
 
 
-def _alone(url: URL):
+@contextmanager
+def _alone(url: URL) -> Iterator[None]:
     """Keeps other processes from migrating the same file of SQLite."""
     if url.get_backend_name() != "sqlite":
-        return nullcontext()
-    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(f"{url.database}.lock")
+        yield
+        return
+    file = Path(f"{url.database}.lock")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()  # FileLock would wait for a file that can't be made
+        lock = FileLock(file)
+        lock.acquire(timeout=BUSY_SECONDS)
+    except Timeout as error:
+        raise failures.busy() from error
+    except OSError as error:
+        message = f"the database {url.database} can't be opened ({error.strerror}: {file})"
+        raise UserError(f"{message}; correct the path, or the permissions of its folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _prepare(connection: Connection, url: URL) -> None:
     """Waits for other processes that migrate the same database, and checks that it can hold any text."""
+    # Others wait as long as a migration takes, and none of its statements is cut off.
+    connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
+    connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({engine.MIGRATION})")
     encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
     if encoding != "UTF8":
@@ -139,6 +157,8 @@ def explained(error: DBAPIError, url: URL) -> UserError:
     name, reason = address.shown(url), failures.reason(error)
     if url.get_backend_name() == "sqlite":
         return failures.of_file(error.orig, name)
+    if any(words in reason for words in ("connection option", "bad value for", "invalid value for")):
+        return UserError(f"the database {name} can't be opened ({reason}); correct the URL's parameters")
     if failures.is_unavailable(error):
         advice = "start the server or correct the URL"
         if "password" in reason:

@@ -70,7 +70,11 @@ def key_in(file: Path) -> bytes:
             target.write(secrets.token_bytes(_KEY_BYTES))
             target.flush()
             os.fsync(target.fileno())
-        with contextlib.suppress(FileExistsError):  # another process was faster; its key is read
+        try:
             os.link(part, file)
-        part.unlink()
+        except FileExistsError:  # another process was faster; its key is read
+            pass
+        except OSError:  # the file system has no hard links; one server runs in a folder
+            os.replace(part, file)
+        part.unlink(missing_ok=True)
     return file.read_bytes()
