@@ -161,6 +161,30 @@ def test_a_dutch_page_has_no_english_text(address, path):
     assert path.endswith("status") or '<html lang="nl" data-texts="/texts/nl.json?' in dutch.text
 
 
+def test_the_pages_of_an_import_have_no_english_text(address):
+    """Their addresses are only known once a file has come: the preview, the result, what was undone."""
+    rows = "001.png,A\n002.png,New\n002.png,new\nx/003.png,B\nnowhere.png,B\n004.png,\n"
+    files = {"file": ("labels.txt", f"path,label\n{rows}")}
+    shown = requests.post(f"{address}/projects/1/import", files=files, timeout=30)
+    names = re.compile(rf"(\d+ labels|labels\.txt|\S+\.png.*|New|New, new|.*{re.escape(account.name())}.*)")
+
+    def check():
+        for url in (shown.url, f"{address}/projects/1/import"):
+            english, dutch = (get(*url.rsplit("/", 1), **{"Accept-Language": each}) for each in ("en", "nl"))
+            assert (english.status_code, dutch.status_code) == (200, 200)
+            same = Texts(english.text).found & Texts(dutch.text).found - SAME
+            assert {
+                text for text in same if re.search("[a-z]{2}", text) and not names.fullmatch(text)
+            } == set()
+
+    check()
+    requests.post(shown.url, data={"with_names": "on"}, timeout=30).raise_for_status()
+    check()
+    batch = shown.url.rpartition("/")[2]
+    requests.post(f"{address}/api/projects/1/undo/{batch}", timeout=30).raise_for_status()
+    check()
+
+
 def test_sentences_and_numbers_are_in_the_language_of_the_page(address):
     page = get(address, "projects/1", Cookie="language=nl").text
     assert "Getraind met 1.234 labels; suggesties worden ingevuld vanaf een zekerheid van 97,4\xa0%." in page

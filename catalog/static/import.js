@@ -43,6 +43,25 @@ apply?.addEventListener("submit", (event) => {
   if (!wait(apply, isImport ? t("Importing…") : "")) event.preventDefault();
 });
 
+// Says on the button how many labels the choices take over; those of new classes aren't known before.
+function count() {
+  const chosen = new FormData(apply);
+  const replaced = { none: [], imported: ["imported"], all: ["imported", "all"] }[chosen.get("replace") ?? "none"];
+  let labels = 0;
+  for (const [key, images] of Object.entries(JSON.parse(apply.dataset.labels))) {
+    const [kind, ...marks] = key.split(" ");
+    const isLeftOut = (marks.includes("test") && !chosen.has("with_tests")) || (marks.includes("name") && !chosen.has("with_names"));
+    if (!isLeftOut && (kind === "new" || replaced.includes(kind))) labels += images;
+  }
+  const isKnown = labels && !chosen.has("new_class");
+  document.getElementById("import").textContent = isKnown ? tn("Import {count} label", "Import {count} labels", labels) : t("Import");
+}
+
+if (apply?.dataset.labels) {
+  apply.addEventListener("change", count);
+  count(); // the browser may have kept choices
+}
+
 async function takeBack(button) {
   const message = document.getElementById("undone");
   button.disabled = true;

@@ -52,6 +52,7 @@ class Preview:
         imported: rows with a different label whose image got its label from a file.
         by: matched rows by what their image was recognised by.
         named: images that would get a label, and were recognised by their file name alone.
+        labels: images with a new or different label by what a person chooses by, see `choice_key`.
         unknown_classes: the images of each class that the project doesn't have; MAX_UNKNOWN at most, the
             most frequent first. Those that differ in capitals, spaces or Unicode forms are one class.
         spellings: the names of such a class, if there are several, by the one in `unknown_classes`.
@@ -67,6 +68,7 @@ class Preview:
     imported: int = 0
     by: Counter[str] = field(default_factory=Counter)
     named: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
     unknown_classes: Counter[str] = field(default_factory=Counter)
     spellings: dict[str, list[str]] = field(default_factory=dict)
     more_classes: int = 0
@@ -96,6 +98,8 @@ def preview(session: Session, project: Project, records: Sequence[Record]) -> Pr
         if outcome in (Outcome.NEW, Outcome.DIFFERENT, Outcome.UNKNOWN_CLASS):
             shown.tests += image.is_test
             shown.named += row.found.by == By.NAME
+        if outcome in (Outcome.NEW, Outcome.DIFFERENT):
+            shown.labels[choice_key(outcome, image, row.found.by)] += 1
         if outcome == Outcome.DIFFERENT:
             shown.imported += image.is_imported
         unknown.count(row.unknown)
@@ -124,6 +128,13 @@ class _Unknown:
         self.images.update(set(keys.values()))
         for name, key in keys.items():
             self.spelled[key][name] += 1
+
+
+def choice_key(outcome: Outcome, image: Present, by: By) -> str:
+    """What decides whether an image gets its label: `new`, `imported` or `all`, then `test` and `name`."""
+    replaces = "imported" if image.is_imported else "all"
+    parts = ["new" if outcome == Outcome.NEW else replaces]
+    return " ".join([*parts, *["test"] * image.is_test, *["name"] * (by == By.NAME)])
 
 
 def _example(row: Row, image: Present | None, names: Names) -> Example:
