@@ -6,10 +6,10 @@ import pytest
 import requests
 from catalog_server import Catalog, folder_of, open_page, submit
 from conftest import outcome, petfaces
-from people import PASSWORD, add_person, sign_in, try_to_sign_in
+from people import HASH, PASSWORD, add_person, sign_in, try_to_sign_in
 from sqlalchemy import update
 
-from catalog import cli
+from catalog import cli, passwords
 from catalog.store import accounts, dashboard
 from catalog.store.tables import Account, Event, Role
 from pipeline.common.errors import UserError
@@ -70,6 +70,20 @@ def test_an_admin_adds_changes_and_removes_people(catalog, address):
     lars.post(f"{address}/people/1/remove", timeout=30)
     assert names(catalog) == {"lars": "admin"}
     assert ann.get(f"{address}/people", timeout=30).status_code == 401
+
+
+def test_a_session_that_ends_while_a_password_is_hashed_adds_nobody(catalog, address, monkeypatch):
+    add_person(catalog, "ann", Role.ADMIN)
+    thief, hashed = sign_in(address, "ann"), passwords.hashed
+
+    def meanwhile(password):
+        with catalog.database.write() as session:
+            accounts.change_password(accounts.by_name(session, "ann"), HASH)
+        return hashed(password)
+
+    monkeypatch.setattr(passwords, "hashed", meanwhile)
+    answer = thief.post(f"{address}/people", data={"name": "eve", "role": "admin"}, timeout=30)
+    assert (answer.status_code, names(catalog)) == (401, {"ann": "admin"})
 
 
 @pytest.mark.parametrize("action", ["password", "role", "remove"])

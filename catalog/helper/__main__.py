@@ -110,13 +110,15 @@ def work(database: Database, library: Library) -> bool:
     except Exception as error:  # shown on the page; the next job may well succeed
         _log.exception("%s of project %s failed", kind, project.name)
         state, message = JobState.FAILED, text.shortened(f"{type(error).__name__}: {reason(error)}", 300)
+    is_read = kind == jobs.Kind.READ and state == JobState.DONE and project.model_help != Help.NONE
+    with database.read() as session:  # of many images this takes a second; writers needn't wait for it
+        lacks_suggestions = is_read and suggestions.are_missing(session, project.id)
     with database.write() as session:
         if session.get(Project, project.id) is None:  # deleted meanwhile
             library.erase_project(project.id)
             return True
         jobs.finish(session, job_id, state, message)
-        is_read = kind == jobs.Kind.READ and state == JobState.DONE
-        if is_read and project.model_help != Help.NONE and suggestions.are_missing(session, project.id):
+        if lacks_suggestions:
             jobs.request(session, project.id, jobs.Kind.SUGGEST)
     return True
 

@@ -92,7 +92,7 @@ class Access:
         with self._context.database.read() as session:
             if found and (account := accounts.of_session(session, *found)):
                 self._needs_accounts = True
-                return Person(account.name, Role(account.role), account.id)
+                return Person(account.name, Role(account.role), *found)
             self._needs_accounts = self._needs_accounts or accounts.exist(session)
         if self._needs_accounts or _is_from_proxy(scope, headers):
             return None

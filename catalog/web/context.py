@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -46,11 +46,13 @@ class Person:
         name: recorded with each label.
         role: what the person may do.
         account_id: None while there are no accounts: the machine's account uses the catalog.
+        session_key: the account's when the request began.
     """
 
     name: str
     role: Role
     account_id: int | None = None
+    session_key: str = field(default="", repr=False)
 
     @property
     def is_admin(self) -> bool:

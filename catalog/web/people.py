@@ -139,8 +139,12 @@ def _other(session: Session, account_id: int, person: Person) -> Account:
 
 
 def _check_still_admin(session: Session, person: Person) -> None:
-    """Two admins may act at once: whoever was removed first has lost the rights that were checked before."""
-    account = accounts.by_id(session, person.account_id) if person.account_id is not None else None
-    is_admin = account is not None and account.role == Role.ADMIN
-    if not is_admin and accounts.exist(session):
-        raise HTTPException(403, _("you are no admin any more"))
+    """Raises HTTPException if the session has ended, or the rights, since they were checked.
+
+    Two admins may act at once, and passwords queue to be hashed.
+    """
+    if person.account_id is None:
+        if accounts.exist(session):
+            raise HTTPException(403, _("you are no admin any more"))
+    elif accounts.of_session(session, person.account_id, person.session_key) is None:
+        raise HTTPException(401, _("your session has ended, or you have not signed in"))
