@@ -1,7 +1,9 @@
 """The command ``petfaces catalog``: the web application, and what is done with its labels."""
 
 import contextlib
+import ipaddress
 import logging
+import re
 import socket
 import subprocess
 from pathlib import Path
@@ -15,7 +17,7 @@ from catalog.user_cli import user
 from pipeline.common import log
 from pipeline.common.errors import UserError
 from pipeline.common.paths import ROOT, main_checkout
-from pipeline.inference.loopback import host_of, is_loopback
+from pipeline.inference.loopback import is_loopback
 
 PORT = 8300
 EVERY_ADDRESS = ("", "0.0.0.0", "::")
@@ -74,13 +76,22 @@ def serve(library: Library, host: str, port: int, allowed: tuple[str, ...] = ())
     """
     is_shared = bool(allowed) or not is_loopback(host)
     for name in allowed:
-        if not name or host_of(name) != name.lower() or set(name) & set("/*@ "):
+        if not _is_host(name):
             raise UserError(
                 f"--allow-host {name or repr(name)}: give a host's name without scheme, port, path or "
                 "wildcard, such as catalog.example.org"
             )
     with running.server(library):
         _serve(library, host, port, allowed, is_shared)
+
+
+def _is_host(name: str) -> bool:
+    """Whether it is a host's name or address, as browsers send it without the port."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None  # others are sent as xn--…
+    return True
 
 
 def _serve(library: Library, host: str, port: int, allowed: tuple[str, ...], is_shared: bool) -> None:

@@ -107,7 +107,8 @@ def test_without_accounts_the_catalog_listens_on_loopback_only(command):
 
 
 @pytest.mark.parametrize(
-    "name", ["https://a.example.org", "a.example.org:443", "a.example.org/", "*.example.org", "", "a b"]
+    "name",
+    ["https://a.example.org", "a.example.org:443", "a.example.org/", "*.example.org", "", "a b", "a?b"],
 )
 def test_a_host_that_no_browser_could_name_is_an_error(command, name):
     assert "give a host's name without scheme" in outcome(lambda: command("--allow-host", name))
@@ -137,6 +138,15 @@ def test_the_url_in_an_error_message_can_be_copied(tmp_path, url):
     line = outcome(lambda: petfaces("catalog", "--folder", str(tmp_path), "--database", url, "verify"))
     example = line.split()[-1]
     assert address.url_of(example).query == {"user": "petfaces"} and "*" not in example
+
+
+@pytest.mark.parametrize(
+    "name", ["catalog.example.org", "CATALOG", "host_1.local", "192.0.2.1", "2001:db8::1"]
+)
+def test_names_and_addresses_of_hosts_may_be_allowed(command, name):
+    assert f"--allow-host {name} lets others reach the catalog" in outcome(
+        lambda: command("--allow-host", name)
+    )
 
 
 def test_a_port_that_is_taken_is_an_error(command, catalog):
