@@ -140,16 +140,22 @@ def forget(database: Database, library: Library, project_id: int, batch: str) ->
         UserError: it is being imported, or labels of it are in.
     """
     lost = waiting_file(library, project_id, batch)
+    with database.read() as session:
+        _refuse_if_given(import_log.find(session, project_id, batch))  # before a file is made for it
     lost.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     lost.touch()  # so that it can be claimed
     with _claimed(library, project_id, batch) as file:
         with database.write() as session:
             entry = import_log.find(session, project_id, batch)
-            if entry is not None and import_log.done(entry).given:
-                raise UserError(_("labels of this file are in; undo the import instead"))
+            _refuse_if_given(entry)
             if entry is not None:
                 session.delete(entry)
         file.unlink()
+
+
+def _refuse_if_given(entry: LabelImport | None) -> None:
+    if entry is not None and import_log.done(entry).given:
+        raise UserError(_("labels of this file are in; undo the import instead"))
 
 
 def apply_waiting(

@@ -22,7 +22,7 @@ def undo(database: Database, project_id: int, batch: str, person: str) -> tuple[
         is_import = import_log.find(session, project_id, batch) is not None
     if is_import:
         with database.write() as session:
-            import_log.begin_undo(session, project_id, batch, person)
+            is_import = import_log.begin_undo(session, project_id, batch, person)
     with database.read() as session:
         events = labels.events_of(session, project_id, batch)
     again, undone = Act.start(Action.UNDO), 0

@@ -581,3 +581,20 @@ def test_a_spreadsheet_neither_splits_nor_misreads_the_exported_table(catalog, a
 def test_the_error_of_an_import_that_is_gone_leads_to_the_imports(address):
     page = requests.get(f"{address}/projects/1/import/x", headers={"Accept": "text/html"}, timeout=30)
     assert page.status_code == 404 and 'href="/projects/1/import"' in page.text
+
+
+def test_a_file_that_waits_can_be_imported_although_somebody_tried_to_undo_it(catalog, address):
+    shown = send(address, table("000.png,cat"))
+    batch = shown.url.rpartition("/")[2]
+    assert requests.post(f"{address}/api/projects/1/undo/{batch}", timeout=30).status_code == 404
+    done = requests.post(shown.url, data={"with_tests": "true"}, timeout=30)
+    assert "1 label imported" in done.text and given(catalog) == {"000.png": "cat"}
+
+
+def test_cancelling_a_file_that_was_imported_meanwhile_changes_and_leaves_nothing(catalog, address):
+    shown = send(address, table("000.png,cat"))
+    requests.post(shown.url, data={"with_tests": "true"}, timeout=30).raise_for_status()
+    cancelled = requests.post(f"{shown.url}/cancel", timeout=30)  # from the browser's memory of the preview
+    assert (cancelled.status_code, "labels of this file are in" in cancelled.text) == (422, True)
+    assert given(catalog) == {"000.png": "cat"}
+    assert [path for path in catalog.library.imports(1).iterdir() if path.suffix != ".lock"] == []

@@ -93,12 +93,12 @@ def labeled(session: Session, entry: LabelImport) -> set[int]:
 
 
 def begin_undo(session: Session, project_id: int, batch: str, person: str) -> bool:
-    """Notes that somebody takes an action back; False if it is no import.
+    """Notes that somebody takes an action back; False if it is no import that has begun.
 
     An import that is still being applied stops then.
     """
     entry = find(session, project_id, batch)
-    if entry is None:
+    if entry is None or entry.state == ImportState.WAITING:
         return False
     if entry.undone_at is None:
         entry.undone_at, entry.undone_by = time.time(), person
