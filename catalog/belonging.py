@@ -56,7 +56,10 @@ def record(library: Library, database: Database) -> None:
     place = _OWN if _is_own(library, database.place) else database.place
     text, file = f"{known}\n{place}\n", library.folder / FILE
     if not file.is_file() or file.read_text(encoding="utf-8") != text:
-        atomic.replace_text(file, text)
+        try:
+            atomic.replace_text(file, text)
+        except OSError as error:
+            raise UserError(f"{file} can't be written: {error.strerror or error}") from error
 
 
 def _check(library: Library, found: identity.Found, place: str) -> None:

@@ -377,3 +377,12 @@ def test_the_folder_of_a_catalog_is_closed_when_it_starts(catalog):
     catalog.library.folder.chmod(0o755)
     open_closed(catalog.library, may_create=True)
     assert catalog.library.folder.stat().st_mode & 0o077 == 0
+
+
+def test_an_identity_that_cannot_be_recorded_is_one_line(catalog, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(belonging.atomic, "replace_text", full)
+    with pytest.raises(UserError, match=r"database\.txt can't be written: No space left"):
+        open_closed(catalog.library)
