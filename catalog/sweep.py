@@ -9,7 +9,7 @@ from catalog.library import Library
 from catalog.store import Database, erasing, images, import_log, projects
 from catalog.store.tables import ImportState
 
-KEPT = 7 * 24 * 3600  # seconds; a file of labels waits so long for a person to apply it
+KEPT_FILES = 7 * 86400  # seconds; a file of labels waits so long for a person to apply it
 KEPT = 30 * 86400  # seconds for which images are kept that nothing refers to
 OLD = 3600  # seconds; younger files may belong to a program that is at work
 
@@ -55,10 +55,10 @@ def _delete_imports(database: Database, library: Library) -> None:
         with database.read() as session:
             entry = import_log.find(session, project_id, batch)
             is_needed = entry is not None and entry.state != ImportState.DONE and entry.undone_at is None
-        if _is_old(file) and not (is_needed and time.time() - entry.at < KEPT):
+        if _is_old(file) and not (is_needed and time.time() - entry.at < KEPT_FILES):
             file.unlink(missing_ok=True)
     with database.write() as session:
-        import_log.delete_waiting(session, time.time() - KEPT)
+        import_log.delete_waiting(session, time.time() - KEPT_FILES)
 
 
 def _put_back(database: Database, library: Library) -> None:
