@@ -134,6 +134,17 @@ def test_suggestions_are_not_computed_again_if_nothing_has_joined(catalog, tmp_p
     assert requested == [1, 1]
 
 
+def test_a_source_that_cannot_be_looked_at_is_one_line(catalog, tmp_path, caplog):
+    catalog.add_project(folder_of(tmp_path / "images", 1))
+    with catalog.database.write() as session:  # the system refuses it, as it does without permission
+        catalog.project(session).source_path = f"{tmp_path}/{'x' * 300}"
+    read_again(catalog)
+    with catalog.database.read() as session:
+        job = jobs.latest(session, 1)["read"]
+    assert (job.state, "File name too long" in job.message) == (JobState.FAILED, True)
+    assert "OSError" not in job.message and not caplog.records
+
+
 def test_images_stay_when_their_source_is_deleted(catalog, tmp_path):
     folder = folder_of(tmp_path / "images", 2)
     catalog.add_project(folder)

@@ -333,13 +333,14 @@ def test_pages_are_not_kept_by_the_browser_once_there_are_accounts(address):
     assert "private" in browser.get(f"{address}/images/1/thumbnail", timeout=30).headers["cache-control"]
 
 
-def test_the_key_of_the_cookies_is_private_and_stays(tmp_path):
+def test_the_key_of_the_cookies_is_private_and_stays(tmp_path, caplog):
     file = tmp_path / "session.key"
     key = key_in(file)
     assert (len(key), file.stat().st_mode & 0o777) == (32, 0o600)
     assert key_in(file) == key and list(tmp_path.iterdir()) == [file]
     file.chmod(0o644)  # others may have read it
     renewed = key_in(file)
+    assert f"others could read {file}: it is replaced" in caplog.text
     assert renewed != key and file.stat().st_mode & 0o777 == 0o600
 
 

@@ -7,6 +7,7 @@ this very host only, so that no other host of the domain can sign somebody in un
 
 import contextlib
 import hashlib
+import logging
 import os
 import secrets
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ from catalog.store.tables import Account
 
 SECONDS = 12 * 3600
 _KEY_BYTES = 32
+
+_log = logging.getLogger(__name__)
 
 
 class Sessions:
@@ -64,6 +67,8 @@ def key_in(file: Path) -> bytes:
                 key = source.read()
             if is_private and len(key) == _KEY_BYTES:
                 return key
+            if not is_private:
+                _log.warning("others could read %s: it is replaced, and everybody signs in again", file)
             file.unlink(missing_ok=True)
         part = file.with_name(f"{file.name}.{secrets.token_hex(8)}.part")
         with open(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as target:

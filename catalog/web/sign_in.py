@@ -4,7 +4,7 @@ import math
 import unicodedata
 from typing import Annotated
 
-from fastapi import APIRouter, Form, HTTPException, Request
+from fastapi import APIRouter, Form, HTTPException, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
@@ -22,8 +22,8 @@ Password = Annotated[str, Form(max_length=passwords.MAX_LENGTH)]
 
 
 @router.get("/sign-in")
-def sign_in_page(next: str = "/") -> HTMLResponse:
-    return render("sign_in.html", next=next, name="", error="")
+def sign_in_page(target: Annotated[str, Query(alias="next")] = "/") -> HTMLResponse:
+    return render("sign_in.html", next=target, name="", error="")
 
 
 @router.post("/sign-in")
@@ -32,7 +32,7 @@ async def sign_in(
     context: InContext,
     name: Name = "",
     password: Password = "",
-    next: Annotated[str, Form(max_length=4000)] = "/",
+    target: Annotated[str, Form(alias="next", max_length=4000)] = "/",
 ) -> Response:
     """Starts a session. Whether the name or the password was wrong isn't said, nor shown by the time."""
     name = unicodedata.normalize("NFC", name.strip())  # the throttle counts one name for all its forms
@@ -41,17 +41,17 @@ async def sign_in(
     )  # first: while the database is away nothing counts
     if waits := _begin_attempt(request, context, name):
         return render(
-            "sign_in.html", 429, {"Retry-After": str(waits)}, next=next, name=name, error=_wait(waits)
+            "sign_in.html", 429, {"Retry-After": str(waits)}, next=target, name=name, error=_wait(waits)
         )
     stored = account.password if account else None
     if not await context.hashing.run(passwords.matches, password, stored):
         error = _("the name or the password is wrong")
-        return render("sign_in.html", 401, next=next, name=name, error=error)
+        return render("sign_in.html", 401, next=target, name=name, error=error)
     context.attempts.succeeded(name, _address(request))
     if passwords.is_outdated(stored):
         renewed = await context.hashing.run(passwords.hashed, password)
         await run_in_threadpool(_renew_hash, context, account, renewed)
-    answer = RedirectResponse(next if is_local(next) else "/", 303)
+    answer = RedirectResponse(target if is_local(target) else "/", 303)
     context.sessions.start(answer, account, request.url.scheme)
     return answer
 
