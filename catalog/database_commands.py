@@ -1,7 +1,6 @@
 """Commands of ``petfaces catalog`` for whoever looks after its database: copy, back up, restore."""
 
 import contextlib
-import sqlite3
 from pathlib import Path
 
 import click
@@ -54,7 +53,7 @@ def backup(library: Library, target: Path) -> None:
     database = belonging.open_catalog(library)
     try:
         outcome = backups.write(library, database, target)
-    except (OSError, sqlite3.Error) as error:
+    except OSError as error:
         message = f"the backup to {target} was not finished ({error}); the last one there, if any, is whole"
         raise UserError(message) from error
     finally:

@@ -83,8 +83,9 @@ def _temporary(library: Library) -> Iterator[Path]:
         yield from library.folder.glob(f"{folder}/.?*")
 
 
-def _is_old(path: Path, seconds: float = OLD) -> bool:
+def _is_old(path: Path, seconds: float | None = None) -> bool:
+    """Whether a file was last changed longer ago than `seconds`, by default `OLD`."""
     try:
-        return time.time() - path.stat().st_mtime > seconds
+        return time.time() - path.stat().st_mtime > (OLD if seconds is None else seconds)
     except FileNotFoundError:
         return False

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import sqlite3
 import time
 from pathlib import Path
@@ -330,9 +331,9 @@ def test_a_backup_that_cannot_be_written_is_one_line(catalog, tmp_path, monkeypa
     def full(*_):
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr(backup.snapshot, "write", full)
+    monkeypatch.setattr(backup.snapshot, "_make_single", full)
     message = outcome(lambda: petfaces("catalog", *arguments, "backup", str(tmp_path / "backup")))
-    assert "was not finished (database or disk is full)" in message
+    assert re.search(r"not finished \(the snapshot .* can't be written: database or disk is full", message)
     message = outcome(lambda: petfaces("catalog", *arguments, "backup", "/proc/backup"))
     assert "the backup to /proc/backup was not finished" in message
 

@@ -89,7 +89,7 @@ def test_a_class_that_is_left_out_of_training_is_in_no_snapshot(lesson, tmp_path
     assert (summary["switched_off"], summary["too_few_to_train"]) == (3, 0)
     with lesson.catalog.database.read() as session:
         labels = exported.labels(session, projects.by_name(session, lesson.state()["name"]))
-    assert ",blue," in export.table(labels)
+    assert ',"blue",' in export.table(labels)
     assert len(json.loads(export.coco(labels))["images"]) == 11
 
 

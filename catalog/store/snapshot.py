@@ -18,16 +18,24 @@ def write(database: Database, file: Path) -> None:
     Args:
         database: the catalog's; people can go on labeling.
         file: must not exist.
+
+    Raises:
+        OSError: it can't be written, or is damaged.
     """
-    if database.is_postgresql:
-        with opened(file) as copy:
-            copying.copy(database, copy)
-    else:
-        with closing(database.engine.raw_connection()) as source, closing(sqlite3.connect(file)) as target:
-            source.driver_connection.backup(target)  # in one step: on one state, without holding up writers
-        _make_single(file)
-    with closing(sqlite3.connect(file)) as written:
-        found = written.execute("PRAGMA quick_check(1)").fetchone()[0]
+    try:
+        if database.is_postgresql:
+            with opened(file) as copy:
+                copying.copy(database, copy)
+        else:
+            source = database.engine.raw_connection()
+            with closing(source), closing(sqlite3.connect(file)) as target:
+                # In one step: on one state, without holding up writers.
+                source.driver_connection.backup(target)
+            _make_single(file)
+        with closing(sqlite3.connect(file)) as written:
+            found = written.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.Error as error:
+        raise OSError(f"the snapshot {file} can't be written: {error}") from error
     if found != "ok":
         raise OSError(f"the snapshot {file} is damaged: {found}")
     with open(file, "rb") as stream:
