@@ -24,7 +24,7 @@ def sweep(database: Database, library: Library) -> int:
         The number of images that were set aside.
     """
     for path in _temporary(library):
-        if _is_old(path):
+        if _is_old(path, OLD):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     with database.read() as session:
         if not images.exist(session):
@@ -32,13 +32,13 @@ def sweep(database: Database, library: Library) -> int:
         known = {str(project.id) for project in projects.all_projects(session)}
     for folder in ("exported", "taught", "compared", "maps", "uploads", "imports"):
         for path in (library.folder / folder).glob("[0-9]*"):
-            if path.name.partition(".")[0] not in known and _is_old(path):
+            if path.name.partition(".")[0] not in known and _is_old(path, OLD):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     _delete_imports(database, library)
     _put_back(database, library)
     moved = 0
     for folder in (library.folder / "images").glob("??"):
-        found = [(file.stem, file.suffix) for file in folder.iterdir() if _is_old(file)]
+        found = [(file.stem, file.suffix) for file in folder.iterdir() if _is_old(file, OLD)]
         for start in range(0, len(found), images.CHUNK):
             # In a write transaction, so that no image of these is added meanwhile.
             with database.write() as session:
@@ -55,7 +55,7 @@ def _delete_imports(database: Database, library: Library) -> None:
         with database.read() as session:
             entry = import_log.find(session, project_id, batch)
             is_needed = entry is not None and entry.state != ImportState.DONE and entry.undone_at is None
-        if _is_old(file) and not (is_needed and time.time() - entry.at < KEPT_FILES):
+        if _is_old(file, OLD) and not (is_needed and time.time() - entry.at < KEPT_FILES):
             file.unlink(missing_ok=True)
     with database.write() as session:
         import_log.delete_waiting(session, time.time() - KEPT_FILES)
@@ -83,9 +83,8 @@ def _temporary(library: Library) -> Iterator[Path]:
         yield from library.folder.glob(f"{folder}/.?*")
 
 
-def _is_old(path: Path, seconds: float | None = None) -> bool:
-    """Whether a file was last changed longer ago than `seconds`, by default `OLD`."""
+def _is_old(path: Path, seconds: float) -> bool:
     try:
-        return time.time() - path.stat().st_mtime > (OLD if seconds is None else seconds)
+        return time.time() - path.stat().st_mtime > seconds
     except FileNotFoundError:
         return False

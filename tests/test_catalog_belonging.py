@@ -325,11 +325,17 @@ def test_images_that_an_older_database_lacks_come_back_with_the_newer_one(catalo
     assert not (catalog.library.unused / older[0]).exists()
 
 
-def test_a_backup_that_cannot_be_written_is_one_line(catalog, tmp_path, monkeypatch):
+@pytest.mark.parametrize("failing", [1, 2])  # while the snapshot is written, and after it was read
+def test_a_backup_that_cannot_be_written_is_one_line(catalog, tmp_path, monkeypatch, failing):
     arguments = ("--folder", str(catalog.library.folder), "--database", catalog.library.database_url)
 
-    def full(*_):
-        raise sqlite3.OperationalError("database or disk is full")
+    make_single, calls = backup.snapshot._make_single, []
+
+    def full(file):
+        calls.append(file)
+        if len(calls) == failing:
+            raise sqlite3.OperationalError("database or disk is full")
+        make_single(file)
 
     monkeypatch.setattr(backup.snapshot, "_make_single", full)
     message = outcome(lambda: petfaces("catalog", *arguments, "backup", str(tmp_path / "backup")))

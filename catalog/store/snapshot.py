@@ -22,7 +22,7 @@ def write(database: Database, file: Path) -> None:
     Raises:
         OSError: it can't be written, or is damaged.
     """
-    try:
+    with _os_errors(file):
         if database.is_postgresql:
             with opened(file) as copy:
                 copying.copy(database, copy)
@@ -34,8 +34,6 @@ def write(database: Database, file: Path) -> None:
             _make_single(file)
         with closing(sqlite3.connect(file)) as written:
             found = written.execute("PRAGMA quick_check(1)").fetchone()[0]
-    except sqlite3.Error as error:
-        raise OSError(f"the snapshot {file} can't be written: {error}") from error
     if found != "ok":
         raise OSError(f"the snapshot {file} is damaged: {found}")
     with open(file, "rb") as stream:
@@ -44,13 +42,27 @@ def write(database: Database, file: Path) -> None:
 
 @contextmanager
 def opened(file: Path) -> Iterator[Database]:
-    """A database in a file, which is one file again afterwards."""
+    """A database in a file, which is one file again afterwards.
+
+    Raises:
+        OSError: it can't be made one file.
+    """
     database = open_database(file)
     try:
         yield database
     finally:
         database.close()
-        _make_single(file)
+        with _os_errors(file):
+            _make_single(file)
+
+
+@contextmanager
+def _os_errors(file: Path) -> Iterator[None]:
+    """Turns errors of SQLite into an OSError that names the file: callers know no database."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise OSError(f"the snapshot {file} can't be written: {error}") from error
 
 
 def _make_single(file: Path) -> None:
